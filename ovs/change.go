@@ -1,0 +1,66 @@
+package ovs
+
+import (
+	"hash/fnv"
+	"strconv"
+)
+
+// DBChange is what one OVSDB transaction is to do.
+type DBChange struct {
+	// CreateBridge says that SetBridge is not there yet.
+	CreateBridge bool
+	// SetBridge is the bridge to create or to bring to this state; nil leaves
+	// it. Keys of its maps that are not named are left alone.
+	SetBridge *Bridge
+	// DeleteBridge names a bridge to remove with all its ports.
+	DeleteBridge string
+	// AddPorts are new, UpdatePorts are there but differ.
+	AddPorts, UpdatePorts []Port
+	// RemovePorts are the names of ports to remove.
+	RemovePorts []string
+}
+
+// Empty reports whether there is nothing to do.
+func (c DBChange) Empty() bool {
+	return c.SetBridge == nil && c.DeleteBridge == "" &&
+		len(c.AddPorts)+len(c.UpdatePorts)+len(c.RemovePorts) == 0
+}
+
+// FlowID is how an installed flow is recognised: Baize never compares texts
+// on the common path, because the switch prints them in its own form.
+type FlowID struct {
+	Table  int
+	Cookie uint64
+}
+
+// BoundFlow is a flow with port numbers in place of names, and its cookie.
+type BoundFlow struct {
+	Flow
+	Cookie uint64
+}
+
+// ID returns the flow's identity.
+func (f BoundFlow) ID() FlowID { return FlowID{f.Table, f.Cookie} }
+
+// CookieTag is the upper 16 bits of every cookie of Baize.
+const CookieTag = 0xba12
+
+// OwnCookie reports whether a flow with this cookie is one of Baize's.
+func OwnCookie(cookie uint64) bool { return cookie>>48 == CookieTag }
+
+// CookieOf returns the content-addressed cookie of a bound flow: CookieTag,
+// then 48 bits of FNV-1a over its table, priority, match and actions. A flow
+// that differs in anything has another cookie.
+func CookieOf(f Flow) uint64 {
+	h := fnv.New64a()
+	buf := make([]byte, 0, 256)
+	buf = strconv.AppendInt(buf, int64(f.Table), 10)
+	buf = append(buf, ' ')
+	buf = strconv.AppendInt(buf, int64(f.Priority), 10)
+	buf = append(buf, ' ')
+	buf = append(buf, f.Match...)
+	buf = append(buf, ' ')
+	buf = append(buf, f.Actions...)
+	h.Write(buf)
+	return CookieTag<<48 | h.Sum64()>>16
+}

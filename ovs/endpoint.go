@@ -1,0 +1,99 @@
+package ovs
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// AsPort returns the port an endpoint hangs on. The port's external_ids are the
+// only record of the endpoint.
+func (e Endpoint) AsPort() Port {
+	ips := make([]string, len(e.IPs))
+	for i, a := range e.IPs {
+		ips[i] = a.String()
+	}
+	ids := map[string]string{
+		KeyOwner: Owner, KeyRole: RoleEndpoint, KeyEndpoint: e.Name, KeyNetwork: e.Network,
+		KeyNetns: e.Netns, KeyIfname: e.Ifname, KeyIPs: strings.Join(ips, ","), KeyMAC: e.MAC.String(),
+	}
+	// OVSDB would keep an empty string, but a reader need not see it.
+	maps.DeleteFunc(ids, func(_, v string) bool { return v == "" })
+	return Port{Name: e.Port, ExternalIDs: ids}
+}
+
+// EndpointOf reads an endpoint back from its port's external_ids. The error
+// names the port.
+func EndpointOf(p Port) (Endpoint, error) {
+	id := p.ExternalIDs
+	e := Endpoint{Name: id[KeyEndpoint], Network: id[KeyNetwork], Netns: id[KeyNetns], Ifname: id[KeyIfname], Port: p.Name}
+	bad := func(what string, args ...any) (Endpoint, error) {
+		return Endpoint{}, &topology.Error{
+			Kind: topology.ErrInvalid, Item: "port " + p.Name, What: fmt.Sprintf(what, args...),
+			Remedy: "remove it with 'ovs-vsctl del-port " + p.Name + "' and add the endpoint again",
+		}
+	}
+	if e.Network == "" || e.Name == "" {
+		return bad("its external_ids lack %s or %s", KeyNetwork, KeyEndpoint)
+	}
+	if s := id[KeyIPs]; s != "" {
+		for _, f := range strings.Split(s, ",") {
+			a, err := netip.ParseAddr(f)
+			if err != nil {
+				return bad("%s=%q: %v", KeyIPs, s, err)
+			}
+			e.IPs = append(e.IPs, a)
+		}
+	}
+	if s := id[KeyMAC]; s != "" {
+		m, err := topology.ParseMAC(s)
+		if err != nil {
+			return bad("%s: %v", KeyMAC, err)
+		}
+		e.MAC = m
+	}
+	return e, nil
+}
+
+// Endpoints reads all endpoints of a bridge, by network and name, and reports
+// the ports that cannot be read.
+func (o Observed) Endpoints() ([]Endpoint, []topology.Problem) {
+	var out []Endpoint
+	var problems []topology.Problem
+	for _, name := range slices.Sorted(maps.Keys(o.Ports)) {
+		p := o.Ports[name]
+		if !p.Owned() || p.Role() != RoleEndpoint {
+			continue
+		}
+		e, err := EndpointOf(p.Port)
+		if err != nil {
+			problems = append(problems, topology.AsProblem(err))
+			continue
+		}
+		if o.Bridge != nil {
+			e.Node = o.Bridge.ExternalIDs[KeyNode]
+		}
+		out = append(out, e)
+	}
+	slices.SortFunc(out, CompareEndpoints)
+	return out, problems
+}
+
+// CompareEndpoints orders by network and name.
+func CompareEndpoints(a, b Endpoint) int {
+	if c := strings.Compare(a.Network, b.Network); c != 0 {
+		return c
+	}
+	return topology.CompareNames(a.Name, b.Name)
+}
+
+// LinkLocal returns the IPv6 link-local address Linux forms from a MAC
+// (modified EUI-64, RFC 4291 appendix A).
+func LinkLocal(m net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
+}

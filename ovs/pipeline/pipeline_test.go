@@ -1,0 +1,213 @@
+package pipeline_test
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// cluster describes a topology for tests in few words.
+type cluster struct {
+	s   *topology.Snapshot
+	rev int64
+}
+
+func newCluster() *cluster { return &cluster{s: topology.NewSnapshot(1, nil), rev: 1} }
+
+func (c *cluster) put(records ...topology.Record) *cluster {
+	for _, r := range records {
+		c.rev++
+		meta := topology.Meta{CreateRevision: c.rev, ModRevision: c.rev}
+		c.s = c.s.With(c.rev, []topology.KV{{Key: r.Key(), Value: topology.Encode(r), Meta: meta}}, nil)
+	}
+	return c
+}
+
+func network(name string, vni uint32, t topology.Transport, prefixes ...string) topology.Network {
+	n := topology.Network{Name: name, VNI: vni, Transport: t}
+	for _, p := range prefixes {
+		if pfx := netip.MustParsePrefix(p); pfx.Addr().Is4() {
+			n.IPv4 = pfx
+		} else {
+			n.IPv6 = pfx
+		}
+	}
+	return n.Defaults()
+}
+
+func node(i int) topology.Node {
+	return topology.Node{
+		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprintf("id%d", i),
+		VTEPs:          []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})},
+		Encapsulations: topology.Transports(), UnderlayMTU: 1500,
+	}
+}
+
+func subnet(network, prefix string, node int) topology.Subnet {
+	return topology.Subnet{Network: network, Prefix: netip.MustParsePrefix(prefix), Node: fmt.Sprintf("host%d", node)}
+}
+
+func endpoint(name, network string, ips ...string) ovs.Endpoint {
+	e := ovs.Endpoint{Name: name, Network: network, Netns: "/run/netns/" + name, Ifname: "eth0", Port: "bz" + name}
+	for _, ip := range ips {
+		e.IPs = append(e.IPs, netip.MustParseAddr(ip))
+	}
+	if len(ips) > 0 {
+		e.MAC = topology.MACOf(e.IPs[0])
+	}
+	return e
+}
+
+func threeHosts(t topology.Transport) *cluster {
+	return newCluster().put(
+		network("blue", 100, t, "10.1.0.0/16", "fd00:10:1::/48"),
+		node(1), node(2), node(3),
+		subnet("blue", "10.1.5.0/24", 1), subnet("blue", "fd00:10:1:5::/64", 1),
+		subnet("blue", "10.1.7.0/24", 2), subnet("blue", "fd00:10:1:7::/64", 2),
+		subnet("blue", "10.1.9.0/24", 3), subnet("blue", "fd00:10:1:9::/64", 3),
+	)
+}
+
+func TestGolden(t *testing.T) {
+	c1 := endpoint("c1", "blue", "10.1.5.2", "fd00:10:1:5::2")
+	cases := map[string]struct {
+		cluster   *cluster
+		endpoints []ovs.Endpoint
+		opt       pipeline.Options
+	}{
+		"empty":       {newCluster().put(node(1)), nil, pipeline.Options{Datapath: "system"}},
+		"three-hosts": {threeHosts(topology.VXLAN), []ovs.Endpoint{c1}, pipeline.Options{Datapath: "netdev"}},
+		"two-networks": {
+			threeHosts(topology.GRE).put(
+				network("red", 200, topology.VXLAN, "10.1.0.0/16"),
+				subnet("red", "10.1.5.0/24", 1), subnet("red", "10.1.8.0/24", 2)),
+			[]ovs.Endpoint{c1, endpoint("r1", "red", "10.1.5.2")}, pipeline.Options{Datapath: "system", VXLANPort: 8472},
+		},
+		"pins": {
+			threeHosts(topology.VXLAN).put(
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("fd00:10:1:5::4d"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.200.1"), Node: "host1", MAC: "02:42:0a:01:c8:01"}),
+			[]ovs.Endpoint{endpoint("p", "blue", "10.1.200.1")}, pipeline.Options{Datapath: "system"},
+		},
+		"open-port": {threeHosts(topology.Geneve), []ovs.Endpoint{c1, endpoint("segment", "blue")}, pipeline.Options{Datapath: "system"}},
+		"ipv6-underlay": {
+			newCluster().put(network("blue", 100, topology.VXLAN, "fd00:10:1::/48"),
+				topology.Node{Name: "a-host-with-a-long-name", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::1")}, Encapsulations: topology.Transports()},
+				topology.Node{Name: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::2")}, Encapsulations: topology.Transports()},
+				subnet("blue", "fd00:10:1:5::/64", 1),
+				topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:6::/64"), Node: "a-host-with-a-long-name"}),
+			[]ovs.Endpoint{endpoint("c1", "blue", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "system"},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			view := c.cluster.s.View("host1")
+			require.Empty(t, view.Problems)
+			state := pipeline.Build(view, c.endpoints, c.opt)
+			var b strings.Builder
+			require.NoError(t, pipeline.Format(&b, state))
+			file := filepath.Join("testdata", name+".golden")
+			if *update {
+				require.NoError(t, os.MkdirAll("testdata", 0o755))
+				require.NoError(t, os.WriteFile(file, []byte(b.String()), 0o644))
+			}
+			want, err := os.ReadFile(file)
+			require.NoError(t, err, "run 'go test ./ovs/pipeline -update' and read the difference")
+			require.Equal(t, string(want), b.String())
+			require.Equal(t, state, pipeline.Build(c.cluster.s.View("host1"), c.endpoints, c.opt), "not a pure function")
+		})
+	}
+}
+
+// big returns a cluster of n nodes that all carry one dual-stack network.
+func big(n int) *topology.Snapshot {
+	net := network("blue", 100, topology.VXLAN, "10.0.0.0/8", "fd00:10::/32")
+	kvs := []topology.KV{{Key: net.Key(), Value: topology.Encode(net), Meta: topology.Meta{CreateRevision: 1}}}
+	for i := 1; i <= n; i++ {
+		h := node(i)
+		kvs = append(kvs, topology.KV{Key: h.Key(), Value: topology.Encode(h)})
+		for _, f := range net.Families() {
+			s := topology.Subnet{Network: "blue", Prefix: topology.SubnetAt(net, f, uint64(i)), Node: h.Name}
+			kvs = append(kvs, topology.KV{Key: s.Key(), Value: topology.Encode(s)})
+		}
+	}
+	return topology.NewSnapshot(1, kvs)
+}
+
+// The promise that makes the domain large: at most six flows for a peer and
+// network, whatever the number of containers.
+func TestFlowsPerPeer(t *testing.T) {
+	local := len(pipeline.Build(big(1).View("host1"), nil, pipeline.Options{}).Flows)
+	for _, n := range []int{10, 100, 1000} {
+		view := big(n).View("host1")
+		require.Len(t, view.Networks[0].Peers, n-1)
+		state := pipeline.Build(view, nil, pipeline.Options{})
+		chain := (n + 899) / 900
+		require.LessOrEqual(t, len(state.Flows), local+6*(n-1)+chain)
+		require.Len(t, state.Ports, n-1)
+	}
+}
+
+// Every tunnel must be in the chain of replication exactly once, and no flow
+// may have more outputs than the kernel can queue.
+func TestReplicationChain(t *testing.T) {
+	for _, n := range []int{2, 900, 901, 902, 1801, 1802, 5000} {
+		state := pipeline.Build(big(n).View("host1"), nil, pipeline.Options{})
+		next, seen := pipeline.TableReplicate, map[string]int{}
+		for next != pipeline.TableFlood {
+			i := 0
+			for i < len(state.Flows) && (state.Flows[i].Table != next || state.Flows[i].Priority == 0) {
+				i++
+			}
+			require.Less(t, i, len(state.Flows), "%d nodes: chain broken at table %d", n, next)
+			outputs := 0
+			for a := range strings.SplitSeq(state.Flows[i].Actions, ",") {
+				if strings.HasPrefix(a, "output:") {
+					seen[a]++
+					outputs++
+				} else {
+					_, err := fmt.Sscanf(a, "goto_table:%d", &next)
+					require.NoError(t, err)
+				}
+			}
+			require.LessOrEqual(t, outputs, 900)
+		}
+		require.Len(t, seen, n-1)
+		for out, times := range seen {
+			require.Equal(t, 1, times, out)
+		}
+	}
+}
+
+func TestTunnelNames(t *testing.T) {
+	require.Equal(t, "vx-host2", pipeline.TunnelName(topology.VXLAN, "host2"))
+	a := pipeline.TunnelName(topology.VXLAN, "rack-17-position-1")
+	b := pipeline.TunnelName(topology.VXLAN, "rack-17-position-2")
+	require.NotEqual(t, a, b)
+	require.LessOrEqual(t, len(a), 15)
+}
+
+func BenchmarkBuild(b *testing.B) {
+	for _, n := range []int{10, 100, 1000, 10000} {
+		s := big(n)
+		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				pipeline.Build(s.View("host1"), nil, pipeline.Options{})
+			}
+		})
+	}
+}

@@ -1,0 +1,148 @@
+// Package ovs is the pure model of what Baize wants an Open vSwitch to be and
+// what it observed it to be: bridge, ports, flows, and the difference between
+// the two as a Plan. Effects live in ovs/vswitch (OVSDB) and ovs/openflow.
+package ovs
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// The names in external_ids by which Baize recognises what it made
+// (ovs-vswitchd.conf.db(5), "Common Columns").
+const (
+	KeyOwner    = "baize"          // on bridges and ports: Owner
+	KeyRole     = "baize-role"     // RoleTunnel or RoleEndpoint
+	KeyNode     = "baize-node"     // tunnel: the peer; bridge: this node
+	KeyEncap    = "baize-encap"    // tunnel: vxlan, gre, geneve
+	KeyNetwork  = "baize-network"  // endpoint: its network
+	KeyIPs      = "baize-ips"      // endpoint: its addresses, comma separated; empty: not known
+	KeyMAC      = "baize-mac"      // endpoint: its link address
+	KeyEndpoint = "baize-endpoint" // endpoint: its name
+	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
+	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
+
+	// Owner is the value of KeyOwner.
+	Owner = "v1"
+
+	RoleTunnel   = "tunnel"
+	RoleEndpoint = "endpoint"
+)
+
+// DefaultBridge is the integration bridge unless another is named.
+const DefaultBridge = "br-baize"
+
+// State is a whole wanted state. Ports are sorted by name, flows by table,
+// priority (descending) and match: two equal states are equal field by field.
+type State struct {
+	Bridge Bridge
+	Ports  []Port
+	Flows  []Flow
+}
+
+// Bridge is the integration bridge.
+type Bridge struct {
+	Name string
+	// Datapath is datapath_type: "system" or "netdev".
+	Datapath string
+	// FailMode is always "secure": without flows nothing is forwarded, so a
+	// restart can never turn the full mesh into a loop.
+	FailMode string
+	// Protocols are the OpenFlow versions the bridge speaks.
+	Protocols   []string
+	OtherConfig map[string]string
+	ExternalIDs map[string]string
+}
+
+// Port is one port with its one interface.
+type Port struct {
+	Name string
+	// Type is the interface type: "" (an existing device), "internal",
+	// "vxlan", "gre", "geneve".
+	Type        string
+	Options     map[string]string
+	ExternalIDs map[string]string
+}
+
+// Role returns KeyRole.
+func (p Port) Role() string { return p.ExternalIDs[KeyRole] }
+
+// Owned reports whether Baize made the port.
+func (p Port) Owned() bool { return p.ExternalIDs[KeyOwner] != "" }
+
+// Flow is one OpenFlow rule in the text of ovs-ofctl(8), ports by quoted name:
+// in_port="c1", output:"vx-host2". Match and Actions are canonical: the same
+// meaning is always written the same way, so equal text is equal meaning.
+type Flow struct {
+	Table    int
+	Priority int
+	Match    string // empty matches everything
+	Actions  string // "drop" is explicit
+}
+
+// CompareFlows orders by table, priority (highest first), match, actions.
+func CompareFlows(a, b Flow) int {
+	return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(b.Priority, a.Priority),
+		cmp.Compare(a.Match, b.Match), cmp.Compare(a.Actions, b.Actions))
+}
+
+// Sort brings a state into its one order.
+func (s *State) Sort() {
+	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Flows, CompareFlows)
+}
+
+// ObservedPort is a port as OVS has it.
+type ObservedPort struct {
+	Port
+	// OFPort is the OpenFlow port number; 0 or less when there is none.
+	OFPort int
+	// Error is the interface's own error message.
+	Error string
+	// Status is the interface's status column (tunnel_egress_iface, …).
+	Status map[string]string
+	// Statistics is the interface's statistics column.
+	Statistics map[string]int64
+	// Up is the link state.
+	Up bool
+}
+
+// Live reports whether OVS can forward through the port. A number alone is
+// not enough: a second tunnel to the same remote has one, and an error.
+func (p ObservedPort) Live() bool { return p.OFPort >= 1 && p.Error == "" }
+
+// Observed is what the database of an Open vSwitch says about one bridge.
+type Observed struct {
+	// Bridge is nil when there is no bridge of that name.
+	Bridge *Bridge
+	// DatapathID is empty until vswitchd made the bridge.
+	DatapathID string
+	// Ports are all ports of the bridge but the local one, by name.
+	Ports map[string]ObservedPort
+	// LocalOFPort is 65534 once the bridge works.
+	LocalOFPort int
+	// Foreign lists other bridges' ports by name: "br-ex" for port eth1. A
+	// name in use there cannot be used here.
+	Foreign map[string]string
+	// Version is ovs_version; DatapathTypes and IfaceTypes are what the
+	// running vswitchd offers.
+	Version       string
+	DatapathTypes []string
+	IfaceTypes    []string
+}
+
+// Endpoint is a local attachment to a network, as its port's external_ids
+// tell.
+type Endpoint struct {
+	Name    string           `json:"name"`
+	Node    string           `json:"node"`
+	Network string           `json:"network"`
+	IPs     []netip.Addr     `json:"ips"`
+	MAC     net.HardwareAddr `json:"mac"`
+	Netns   string           `json:"netns,omitempty"`
+	Ifname  string           `json:"ifname,omitempty"`
+	// Port is the port's name on the bridge.
+	Port string `json:"port,omitempty"`
+}

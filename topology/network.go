@@ -1,0 +1,91 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Defaults returns the network with what the user left open filled in:
+// subnets of /24 and /64 (or the nearest that leaves room), VXLAN, and the MTU that an underlay of
+// DefaultUnderlayMTU leaves. The VNI stays as it is: only the store knows
+// which are taken.
+func (n Network) Defaults() Network {
+	if n.Transport == "" {
+		n.Transport = VXLAN
+	}
+	if n.IPv4.IsValid() && n.SubnetLenIPv4 == 0 {
+		n.SubnetLenIPv4 = defaultSubnetLen(n.IPv4, 24, 28)
+	}
+	if n.IPv6.IsValid() && n.SubnetLenIPv6 == 0 {
+		n.SubnetLenIPv6 = defaultSubnetLen(n.IPv6, 64, 120)
+	}
+	if n.MTU == 0 {
+		n.MTU = MTU(n.Transport, IPv4, DefaultUnderlayMTU)
+	}
+	return n
+}
+
+// defaultSubnetLen prefers the usual length, and where the network is too
+// small for that, sixteen subnets, but none longer than longest.
+func defaultSubnetLen(p netip.Prefix, usual, longest int) int {
+	if p.Bits()+2 <= usual {
+		return usual
+	}
+	return min(p.Bits()+4, max(longest, p.Bits()+1))
+}
+
+// Check says whether the network makes sense by itself. The error is an
+// *Error of kind ErrInvalid.
+func (n Network) Check() error {
+	bad := func(remedy, what string, args ...any) error {
+		return &Error{Kind: ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf(what, args...), Remedy: remedy}
+	}
+	if err := CheckName("network", n.Name); err != nil {
+		return err
+	}
+	if len(n.Families()) == 0 {
+		return bad("give it an IPv4 or an IPv6 prefix", "no prefix")
+	}
+	if n.IPv4.IsValid() && !n.IPv4.Addr().Is4() {
+		return bad("", "%s is not an IPv4 prefix", n.IPv4)
+	}
+	if n.IPv6.IsValid() && !n.IPv6.Addr().Is6() {
+		return bad("", "%s is not an IPv6 prefix", n.IPv6)
+	}
+	for _, f := range n.Families() {
+		p, l := n.Prefix(f), n.SubnetLen(f)
+		if p != p.Masked() {
+			return bad(fmt.Sprintf("write %s", p.Masked()), "%s has bits set beyond its length", p)
+		}
+		if !p.Addr().IsGlobalUnicast() || p.Addr().IsLinkLocalUnicast() {
+			return bad("", "%s is not a unicast prefix", p)
+		}
+		longest := p.Addr().BitLen() - 2
+		switch {
+		case p.Bits() >= longest:
+			return bad(fmt.Sprintf("use a prefix of /%d or shorter", longest-1), "%s is too small to be divided among nodes", p)
+		case l <= p.Bits():
+			return bad(fmt.Sprintf("use a subnet length from %d to %d", p.Bits()+1, longest), "subnets of /%d do not fit in %s", l, p)
+		case l > longest:
+			return bad(fmt.Sprintf("use a subnet length from %d to %d", p.Bits()+1, longest), "subnets of /%d have no room for endpoints", l)
+		}
+		if g := n.Gateway(f); g.IsValid() && !p.Contains(g) {
+			return bad("choose one inside it, such as "+p.Addr().Next().String(), "gateway %s is outside %s", g, p)
+		}
+	}
+	for _, f := range []Family{IPv4, IPv6} {
+		if g := n.Gateway(f); g.IsValid() && !n.Prefix(f).IsValid() {
+			return bad("", "gateway %s but no %s prefix", g, f)
+		}
+	}
+	if n.VNI == 0 || n.VNI > MaxVNI {
+		return bad(fmt.Sprintf("use 1 to %d", MaxVNI), "VNI %d is out of range", n.VNI)
+	}
+	if !n.Transport.Valid() {
+		return bad(fmt.Sprintf("use one of %v", Transports()), "transport %q is unknown", n.Transport)
+	}
+	if n.MTU < n.MinMTU() || n.MTU > 65535 {
+		return bad(fmt.Sprintf("use %d to 65535; 1450 fits VXLAN over Ethernet", n.MinMTU()), "MTU %d is out of range", n.MTU)
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package topology
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// SubnetID identifies a subnet: its network and prefix.
+type SubnetID struct {
+	Network string
+	Prefix  netip.Prefix
+}
+
+// PinID identifies a pin: its network and address.
+type PinID struct {
+	Network string
+	Addr    netip.Addr
+}
+
+// Snapshot is the whole topology at one etcd revision. It is immutable: With
+// returns a changed copy.
+type Snapshot struct {
+	Revision int64
+	Networks map[string]Network
+	Nodes    map[string]Node
+	Alive    map[string]Liveness
+	Subnets  map[SubnetID]Subnet
+	Pins     map[PinID]Pin
+	// Malformed has one problem for each key that could not be decoded.
+	Malformed map[string]Problem
+}
+
+// NewSnapshot decodes a full listing. Keys that cannot be decoded become
+// problems, the rest stands.
+func NewSnapshot(revision int64, kvs []KV) *Snapshot {
+	s := &Snapshot{
+		Networks:  map[string]Network{},
+		Nodes:     map[string]Node{},
+		Alive:     map[string]Liveness{},
+		Subnets:   map[SubnetID]Subnet{},
+		Pins:      map[PinID]Pin{},
+		Malformed: map[string]Problem{},
+	}
+	return s.With(revision, kvs, nil)
+}
+
+// With returns the snapshot after puts and deletes (keys) at a later revision.
+// Only the maps that change are copied.
+func (s *Snapshot) With(revision int64, puts []KV, deletes []string) *Snapshot {
+	out := *s
+	out.Revision = revision
+	w := writer{s: &out}
+	for _, key := range deletes {
+		w.remove(key)
+	}
+	for _, kv := range puts {
+		w.put(kv)
+	}
+	return &out
+}
+
+// writer copies each map of a snapshot before its first change.
+type writer struct {
+	s                                                *Snapshot
+	networks, nodes, alive, subnets, pins, malformed bool
+}
+
+func own[K comparable, V any](m *map[K]V, done *bool) map[K]V {
+	if !*done {
+		*m, *done = maps.Clone(*m), true
+	}
+	return *m
+}
+
+func (w *writer) put(kv KV) {
+	r, err := Decode(kv)
+	if err != nil {
+		// The old value of a key that became unreadable is gone: acting on
+		// what etcd no longer says would be remembering.
+		w.remove(kv.Key)
+		own(&w.s.Malformed, &w.malformed)[kv.Key] = AsProblem(err)
+		return
+	}
+	if _, bad := w.s.Malformed[kv.Key]; bad {
+		delete(own(&w.s.Malformed, &w.malformed), kv.Key)
+	}
+	switch r := r.(type) {
+	case Network:
+		own(&w.s.Networks, &w.networks)[r.Name] = r
+	case Node:
+		own(&w.s.Nodes, &w.nodes)[r.Name] = r
+	case Liveness:
+		own(&w.s.Alive, &w.alive)[r.Node] = r
+	case Subnet:
+		own(&w.s.Subnets, &w.subnets)[SubnetID{r.Network, r.Prefix}] = r
+	case Pin:
+		own(&w.s.Pins, &w.pins)[PinID{r.Network, r.Addr}] = r
+	}
+}
+
+func (w *writer) remove(key string) {
+	if _, bad := w.s.Malformed[key]; bad {
+		delete(own(&w.s.Malformed, &w.malformed), key)
+	}
+	switch id := identify(key).(type) {
+	case networkName:
+		delete(own(&w.s.Networks, &w.networks), string(id))
+	case nodeName:
+		delete(own(&w.s.Nodes, &w.nodes), string(id))
+	case aliveName:
+		delete(own(&w.s.Alive, &w.alive), string(id))
+	case SubnetID:
+		delete(own(&w.s.Subnets, &w.subnets), id)
+	case PinID:
+		delete(own(&w.s.Pins, &w.pins), id)
+	}
+}
+
+// SortedNetworks returns the networks by name.
+func (s *Snapshot) SortedNetworks() []Network {
+	return sortedBy(s.Networks, func(a, b Network) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// SortedNodes returns the nodes by name, numbers in names in numeric order.
+func (s *Snapshot) SortedNodes() []Node {
+	return sortedBy(s.Nodes, func(a, b Node) int { return CompareNames(a.Name, b.Name) })
+}
+
+// SortedSubnets returns the subnets by network and prefix.
+func (s *Snapshot) SortedSubnets() []Subnet { return sortedBy(s.Subnets, compareSubnets) }
+
+// SortedPins returns the pins by network and address.
+func (s *Snapshot) SortedPins() []Pin {
+	return sortedBy(s.Pins, func(a, b Pin) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
+	})
+}
+
+func compareSubnets(a, b Subnet) int {
+	return cmp.Or(cmp.Compare(a.Network, b.Network), ComparePrefixes(a.Prefix, b.Prefix))
+}
+
+// ComparePrefixes orders by family, address, length.
+func ComparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+func sortedBy[K comparable, V any](m map[K]V, less func(a, b V) int) []V {
+	return slices.SortedFunc(maps.Values(m), less)
+}
+
+// CompareNames orders names the way people count: host2 before host10.
+func CompareNames(a, b string) int {
+	for a != "" && b != "" {
+		da, db := leadingDigits(a), leadingDigits(b)
+		if da > 0 && db > 0 {
+			na, nb := trimZeros(a[:da]), trimZeros(b[:db])
+			if c := cmp.Or(cmp.Compare(len(na), len(nb)), cmp.Compare(na, nb), cmp.Compare(da, db)); c != 0 {
+				return c
+			}
+			a, b = a[da:], b[db:]
+			continue
+		}
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+func leadingDigits(s string) int {
+	i := 0
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+		i++
+	}
+	return i
+}
+
+func trimZeros(s string) string {
+	for len(s) > 1 && s[0] == '0' {
+		s = s[1:]
+	}
+	return s
+}

@@ -1,0 +1,318 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// View is what one node has to know of the topology: itself, the networks it
+// carries and its peers in them. Contradictory records are left out and
+// reported; everything is in a fixed order.
+type View struct {
+	Node     Node
+	Networks []NetworkView
+	// Problems are those of the whole topology and of this node's part in it.
+	Problems []Problem
+}
+
+// NetworkView is one network as one of its nodes sees it.
+type NetworkView struct {
+	Network
+	// Subnets are this node's own, by prefix.
+	Subnets []netip.Prefix
+	// Peers are the other nodes that carry the network, by name.
+	Peers []Peer
+	// Pins are the addresses living away from home, by address, this node's
+	// own included.
+	Pins []Pin
+}
+
+// Peer is another node that carries a network, and how to reach it.
+type Peer struct {
+	Node      string
+	Encap     Transport
+	Local     netip.Addr // this node's VTEP
+	Remote    netip.Addr // the peer's VTEP
+	RemoteMAC string     // its link address, where known
+	Subnets   []netip.Prefix
+}
+
+// Find returns the view of one network.
+func (v View) Find(network string) (NetworkView, bool) {
+	i := slices.IndexFunc(v.Networks, func(n NetworkView) bool { return n.Name == network })
+	if i < 0 {
+		return NetworkView{}, false
+	}
+	return v.Networks[i], true
+}
+
+// View computes what a node has to know. A node carries a network when it has
+// a subnet or a pin in it. The node need not be registered: then it has no
+// networks.
+func (s *Snapshot) View(node string) View {
+	r := s.resolve()
+	v := View{Node: r.nodes[node], Problems: r.problems}
+	if _, ok := r.nodes[node]; !ok {
+		v.Node = s.Nodes[node]
+		v.Node.Name = node
+		return v
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.networks)) {
+		c := r.networks[name]
+		own, carries := c.members[node]
+		if !carries {
+			continue
+		}
+		nv := NetworkView{Network: c.Network, Subnets: own.subnets, Pins: c.pins}
+		for _, m := range c.sorted() {
+			if m.node == node {
+				continue
+			}
+			peer, err := connect(v.Node, r.nodes[m.node], c.Network)
+			if err != nil {
+				v.Problems = append(v.Problems, *err)
+				continue
+			}
+			peer.Subnets = m.subnets
+			nv.Peers = append(nv.Peers, peer)
+		}
+		if p := checkMTU(v.Node, c.Network); p != nil {
+			v.Problems = append(v.Problems, *p)
+		}
+		v.Networks = append(v.Networks, nv)
+	}
+	return v
+}
+
+// connect chooses the addresses of a tunnel: IPv4 where both have it.
+func connect(self, peer Node, n Network) (Peer, *Problem) {
+	for _, x := range []Node{self, peer} {
+		if !slices.Contains(x.Encapsulations, n.Transport) {
+			return Peer{}, &Problem{
+				Item:   fmt.Sprintf("node %s, network %s", x.Name, n.Name),
+				What:   fmt.Sprintf("its datapath cannot do %s", n.Transport),
+				Remedy: "choose another transport for the network, or update Open vSwitch on the node",
+			}
+		}
+	}
+	for _, f := range []Family{IPv4, IPv6} {
+		local, ok1 := self.VTEP(f)
+		remote, ok2 := peer.VTEP(f)
+		if ok1 && ok2 {
+			return Peer{Node: peer.Name, Encap: n.Transport, Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC}, nil
+		}
+	}
+	return Peer{}, &Problem{
+		Item:   fmt.Sprintf("nodes %s and %s", self.Name, peer.Name),
+		What:   "they have no underlay address family in common",
+		Remedy: "give both an IPv4 or both an IPv6 address and set it with --vtep",
+	}
+}
+
+// checkMTU finds a node whose link is too small for the network's packets.
+func checkMTU(self Node, n Network) *Problem {
+	f := IPv4
+	if _, ok := self.VTEP(IPv4); !ok {
+		f = IPv6
+	}
+	if self.UnderlayMTU == 0 || MTU(n.Transport, f, self.UnderlayMTU) >= n.MTU {
+		return nil
+	}
+	return &Problem{
+		Item: fmt.Sprintf("node %s, network %s", self.Name, n.Name),
+		What: fmt.Sprintf("packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish", n.MTU, n.MTU+Overhead(n.Transport, f), self.UnderlayMTU),
+		Remedy: fmt.Sprintf("raise the link's MTU, or 'baize network update %s --mtu %d' and restart the containers", n.Name,
+			MTU(n.Transport, f, self.UnderlayMTU)),
+	}
+}
+
+// resolved is the topology without its contradictions.
+type resolved struct {
+	nodes    map[string]Node
+	networks map[string]*carried
+	problems []Problem
+}
+
+// carried is a network with the nodes that carry it.
+type carried struct {
+	Network
+	members map[string]*member
+	pins    []Pin
+}
+
+type member struct {
+	node    string
+	subnets []netip.Prefix
+}
+
+func (c *carried) member(node string) *member {
+	m := c.members[node]
+	if m == nil {
+		m = &member{node: node}
+		c.members[node] = m
+	}
+	return m
+}
+
+func (c *carried) sorted() []*member {
+	return slices.SortedFunc(maps.Values(c.members), func(a, b *member) int { return CompareNames(a.node, b.node) })
+}
+
+// Validate returns what is wrong with the topology as a whole: keys that
+// cannot be read and records that contradict each other.
+func (s *Snapshot) Validate() []Problem { return s.resolve().problems }
+
+// resolve leaves out what contradicts an older record: the older one wins,
+// because endpoints may already depend on it.
+func (s *Snapshot) resolve() resolved {
+	r := resolved{nodes: make(map[string]Node, len(s.Nodes)), networks: make(map[string]*carried, len(s.Networks))}
+	for _, k := range slices.Sorted(maps.Keys(s.Malformed)) {
+		r.problems = append(r.problems, s.Malformed[k])
+	}
+	s.resolveNetworks(&r)
+	s.resolveNodes(&r)
+	s.resolveSubnets(&r)
+	s.resolvePins(&r)
+	return r
+}
+
+func (r *resolved) report(item, remedy, what string, args ...any) {
+	r.problems = append(r.problems, Problem{Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy})
+}
+
+func (s *Snapshot) resolveNetworks(r *resolved) {
+	byVNI := map[uint32]string{}
+	for _, n := range sortedBy(s.Networks, func(a, b Network) int {
+		return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.Name, b.Name))
+	}) {
+		if first, taken := byVNI[n.VNI]; taken {
+			r.report(n.Key(), "delete one of the two networks and create it anew",
+				"VNI %d is used by network %s already: this network is not carried", n.VNI, first)
+			continue
+		}
+		byVNI[n.VNI] = n.Name
+		r.networks[n.Name] = &carried{Network: n, members: map[string]*member{}}
+	}
+}
+
+func (s *Snapshot) resolveNodes(r *resolved) {
+	byVTEP := make(map[netip.Addr]string, len(s.Nodes))
+	for _, n := range sortedBy(s.Nodes, func(a, b Node) int {
+		return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.Name, b.Name))
+	}) {
+		if len(n.VTEPs) == 0 {
+			r.report(n.Key(), "set one with 'baize agent --vtep' on it, or remove it with 'baize node remove "+n.Name+"'",
+				"node has no underlay address: it is left out")
+			continue
+		}
+		ok := true
+		for _, a := range n.VTEPs {
+			if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() {
+				r.report(n.Key(), "set another with 'baize agent --vtep' on it", "%s is not an address a tunnel can end at: the node is left out", a)
+				ok = false
+			} else if first, taken := byVTEP[a]; taken {
+				r.report(n.Key(), fmt.Sprintf("set another with 'baize agent --vtep', or remove the one that is gone with 'baize node remove %s'", first),
+					"underlay address %s is that of node %s already: the node is left out", a, first)
+				ok = false
+			}
+		}
+		if !ok {
+			continue
+		}
+		for _, a := range n.VTEPs {
+			byVTEP[a] = n.Name
+		}
+		r.nodes[n.Name] = n
+	}
+}
+
+func (s *Snapshot) resolveSubnets(r *resolved) {
+	byNetwork := make(map[string][]Subnet, len(s.Networks))
+	for _, sub := range s.Subnets {
+		byNetwork[sub.Network] = append(byNetwork[sub.Network], sub)
+	}
+	for _, name := range slices.Sorted(maps.Keys(byNetwork)) {
+		subs := byNetwork[name]
+		slices.SortFunc(subs, compareSubnets)
+		c, known := r.networks[name]
+		if !known {
+			if _, excluded := s.Networks[name]; !excluded {
+				r.report(subs[0].Key(), "delete the keys below "+DirSubnets+name+"/, or create the network again",
+					"%d subnet(s) of a network that does not exist", len(subs))
+			}
+			continue
+		}
+		var kept []Subnet
+		for _, sub := range subs {
+			if p := c.Prefix(FamilyOf(sub.Prefix.Addr())); !p.IsValid() || !p.Contains(sub.Prefix.Addr()) || sub.Prefix.Bits() < p.Bits() {
+				r.report(sub.Key(), "release it with 'baize subnet release'", "outside network %s: it is ignored", name)
+				continue
+			}
+			// Sorted by address, an overlap can only be with the one before.
+			if last := len(kept) - 1; last >= 0 && kept[last].Prefix.Overlaps(sub.Prefix) {
+				older, newer := kept[last], sub
+				if newer.CreateRevision < older.CreateRevision {
+					older, newer = newer, older
+				}
+				r.report(newer.Key(), "release one of the two with 'baize subnet release'",
+					"leased to %s, but it overlaps %s of %s: it is ignored", owner(newer), older.Prefix, owner(older))
+				kept[last] = older
+				continue
+			}
+			kept = append(kept, sub)
+		}
+		for _, sub := range kept {
+			if sub.Node == "" {
+				continue // reserved for nobody
+			}
+			if _, ok := s.Nodes[sub.Node]; !ok && !sub.Reserved {
+				r.report(sub.Key(), fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, sub.Prefix),
+					"its owner %s is not registered", sub.Node)
+			}
+			if _, ok := r.nodes[sub.Node]; ok {
+				m := c.member(sub.Node)
+				m.subnets = append(m.subnets, sub.Prefix)
+			}
+		}
+	}
+}
+
+func owner(s Subnet) string {
+	if s.Node == "" {
+		return "nobody (reserved)"
+	}
+	return "node " + s.Node
+}
+
+func (s *Snapshot) resolvePins(r *resolved) {
+	type link struct{ network, mac string }
+	byMAC := map[link]string{}
+	for _, p := range s.SortedPins() {
+		c, ok := r.networks[p.Network]
+		if !ok {
+			if _, excluded := s.Networks[p.Network]; !excluded {
+				r.report(p.Key(), "delete the key", "a pin of a network that does not exist")
+			}
+			continue
+		}
+		if !c.Prefix(FamilyOf(p.Addr)).Contains(p.Addr) {
+			r.report(p.Key(), "delete the key", "outside network %s: it is ignored", p.Network)
+			continue
+		}
+		if _, ok := r.nodes[p.Node]; !ok {
+			r.report(p.Key(), "delete the key, or start the agent on that node", "its node %s is not registered", p.Node)
+			continue
+		}
+		l := link{p.Network, p.MAC}
+		if first, taken := byMAC[l]; taken && first != p.Node {
+			r.report(p.Key(), "give one of the endpoints another MAC", "MAC %s is that of a pin on node %s already: it is ignored", p.MAC, first)
+			continue
+		}
+		byMAC[l] = p.Node
+		c.member(p.Node)
+		c.pins = append(c.pins, p)
+	}
+}

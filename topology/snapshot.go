@@ -185,3 +185,24 @@ func trimZeros(s string) string {
 	}
 	return s
 }
+
+// KVs returns the snapshot's records as key/values, by key. Liveness is left
+// out: it says nothing about another moment.
+func (s *Snapshot) KVs() []KV {
+	var out []KV
+	add := func(r Record, m Meta) { out = append(out, KV{Key: r.Key(), Value: Encode(r), Meta: m}) }
+	for _, r := range s.Networks {
+		add(r, r.Meta)
+	}
+	for _, r := range s.Nodes {
+		add(r, r.Meta)
+	}
+	for _, r := range s.Subnets {
+		add(r, r.Meta)
+	}
+	for _, r := range s.Pins {
+		add(r, r.Meta)
+	}
+	slices.SortFunc(out, func(a, b KV) int { return cmp.Compare(a.Key, b.Key) })
+	return out
+}

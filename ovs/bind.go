@@ -60,3 +60,24 @@ func bindActions(actions string, number func(string) (string, bool)) string {
 	}
 	return out.String()
 }
+
+// Unbind puts quoted port names back in the place of numbers. A number
+// without a name stays.
+func Unbind(f BoundFlow, names map[int]string) Flow {
+	named := func(s, prefix string) string {
+		parts := strings.Split(s, ",")
+		for i, p := range parts {
+			rest, ok := strings.CutPrefix(p, prefix)
+			if !ok {
+				continue
+			}
+			if n, err := strconv.Atoi(rest); err == nil && names[n] != "" {
+				parts[i] = prefix + `"` + names[n] + `"`
+			}
+		}
+		return strings.Join(parts, ",")
+	}
+	out := f.Flow
+	out.Match, out.Actions = named(out.Match, "in_port="), named(out.Actions, "output:")
+	return out
+}

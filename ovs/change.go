@@ -64,26 +64,3 @@ func CookieOf(f Flow) uint64 {
 	h.Write(buf)
 	return CookieTag<<48 | h.Sum64()>>16
 }
-
-// ObservedFlow is one installed flow of Baize, with its counters.
-type ObservedFlow struct {
-	FlowID
-	Packets, Bytes uint64
-}
-
-// ObservedFlows are the flows of a bridge.
-type ObservedFlows struct {
-	// Own are Baize's, recognised by their cookie.
-	Own []ObservedFlow
-	// Foreign are all others, as ovs-ofctl prints them.
-	Foreign []string
-}
-
-// IDs returns the identities of Baize's own flows.
-func (o ObservedFlows) IDs() []FlowID {
-	out := make([]FlowID, len(o.Own))
-	for i, f := range o.Own {
-		out[i] = f.FlowID
-	}
-	return out
-}

@@ -44,7 +44,15 @@ func Candidates(n Network, f Family, node string) iter.Seq[netip.Prefix] {
 		sum ^= sum >> 33
 		sum *= 0xff51afd7ed558ccd
 		sum ^= sum >> 33
-		start := sum % leasable
+		// Both families start at the same index: 10.1.5.0/24 and fd00:10:1:5::/64
+		// are easier to read side by side.
+		least := leasable
+		for _, g := range n.Families() {
+			if c := SubnetCount(n, g); c > 1 {
+				least = min(least, c-1)
+			}
+		}
+		start := sum % least
 		for i := range leasable {
 			if !yield(SubnetAt(n, f, 1+(start+i)%leasable)) {
 				return

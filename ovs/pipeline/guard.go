@@ -12,10 +12,10 @@ import (
 func (b *builder) endpoint(n topology.NetworkView, net match, e ovs.Endpoint) {
 	in := inPort(e.Port)
 	if e.MAC == nil {
-		b.flow(TableClassify, prioPort, in, fmt.Sprintf("%s,write_metadata:0x%x,goto_table:%d", setKey(n.VNI), n.VNI, TableLocal))
+		b.flow(TableClassify, prioPort, in, fmt.Sprintf("%s,set_field:0x%x->metadata,goto_table:%d", setKey(n.VNI), n.VNI, TableLocal))
 		return
 	}
-	b.flow(TableClassify, prioPort, in, fmt.Sprintf("%s,write_metadata:0x%x,goto_table:%d", setKey(n.VNI), n.VNI, TableGuard))
+	b.flow(TableClassify, prioPort, in, fmt.Sprintf("%s,set_field:0x%x->metadata,goto_table:%d", setKey(n.VNI), n.VNI, TableGuard))
 	b.guard(in, e)
 	b.deliver(n.VNI, net, e)
 }

@@ -46,6 +46,11 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 		b.network(n, slices.DeleteFunc(slices.Clone(endpoints), func(e ovs.Endpoint) bool { return e.Network != n.Name }))
 	}
 	b.state.Sort()
+	// Two rules for one match would replace each other for ever: one wins,
+	// always the same. It takes two endpoints with one address to get here.
+	b.state.Flows = slices.CompactFunc(b.state.Flows, func(x, y ovs.Flow) bool {
+		return x.Table == y.Table && x.Priority == y.Priority && x.Match == y.Match
+	})
 	return b.state
 }
 
@@ -81,7 +86,7 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 	net := match{fmt.Sprintf("metadata=0x%x/0x%x", n.VNI, vniMask)}
 
 	b.flow(TableTunnel, prioPort, fmt.Sprintf("tun_id=0x%x", n.VNI),
-		fmt.Sprintf("write_metadata:0x%x,goto_table:%d", fromTunnel|n.VNI, TableLocal))
+		fmt.Sprintf("set_field:0x%x->metadata,goto_table:%d", fromTunnel|n.VNI, TableLocal))
 
 	var locals, open []string
 	for _, e := range endpoints {

@@ -1,0 +1,26 @@
+package openflow
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// NeighSet gives ovs-vswitchd's own tunnel neighbour table an entry (ovs-appctl
+// tnl/neigh/set): the address on a bridge has this MAC. Without it, the first
+// packet of a tunnel in the userspace datapath is spent on ARP.
+func (c *Client) NeighSet(ctx context.Context, bridge string, ip netip.Addr, mac net.HardwareAddr) error {
+	_, err := c.appctl(ctx, "tnl/neigh/set", bridge, ip.String(), mac.String())
+	return err
+}
+
+// Trace returns what the bridge would do with a packet (ovs-appctl
+// ofproto/trace). The flow is in ovs-fields(7) text: "in_port=1,tcp,nw_dst=…".
+func (c *Client) Trace(ctx context.Context, flow string) (string, error) {
+	return c.appctl(ctx, "ofproto/trace", c.cfg.Bridge, flow)
+}
+
+// appctl runs ovs-appctl against the ovs-vswitchd of RunDir.
+func (c *Client) appctl(ctx context.Context, args ...string) (string, error) {
+	return c.run(ctx, nil, "ovs-appctl", append([]string{"--target=ovs-vswitchd"}, args...)...)
+}

@@ -1,0 +1,276 @@
+package vswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ovn-org/libovsdb/cache"
+	"github.com/ovn-org/libovsdb/mapper"
+	"github.com/ovn-org/libovsdb/ovsdb"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/vswitch/internal/vswitchd"
+	"github.com/baize-net/baize/topology"
+)
+
+// Observe returns what the database says now, but for the ports' Statistics. The
+// error is a *topology.Error of kind ErrUnavailable when the server does not
+// answer.
+func (c *Client) Observe(ctx context.Context) (ovs.Observed, error) {
+	r, err := c.rows(ctx)
+	if err != nil {
+		return ovs.Observed{}, err
+	}
+	return r.observed(c.cfg.Bridge), nil
+}
+
+// ObserveAll is Observe with Statistics. It asks the server for every row in one
+// select transaction, which takes 70 ms with 1000 ports against 3 ms, and is
+// right even if libovsdb's copy should not be.
+func (c *Client) ObserveAll(ctx context.Context) (ovs.Observed, error) {
+	r, err := c.selectRows(ctx)
+	if err != nil {
+		return ovs.Observed{}, err
+	}
+	return r.observed(c.cfg.Bridge), nil
+}
+
+// rows is the database at one moment, by UUID. Its models are shared: they are
+// read only.
+type rows struct {
+	root       vswitchd.OpenvSwitch
+	bridges    map[string]*vswitchd.Bridge
+	ports      map[string]*vswitchd.Port
+	interfaces map[string]*vswitchd.Interface
+}
+
+// rows returns libovsdb's copy of the rows, made sure to be up to date.
+func (c *Client) rows(ctx context.Context) (*rows, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.monitor(ctx); err != nil {
+		c.drop(s)
+		return nil, c.explain(err)
+	}
+	// The order matters: the answer comes after all updates made before it.
+	if _, err := c.transact(ctx, s, selectOp(vswitchd.OpenvSwitchTable, "cur_cfg")); err != nil {
+		return nil, err
+	}
+	copied := s.cl.Cache()
+	if copied == nil {
+		return nil, c.explain(errLost)
+	}
+	r := &rows{
+		bridges:    shallow[vswitchd.Bridge](copied, vswitchd.BridgeTable),
+		ports:      shallow[vswitchd.Port](copied, vswitchd.PortTable),
+		interfaces: shallow[vswitchd.Interface](copied, vswitchd.InterfaceTable),
+	}
+	return r, c.setRoot(r, shallow[vswitchd.OpenvSwitch](copied, vswitchd.OpenvSwitchTable))
+}
+
+func shallow[T any](c *cache.TableCache, table string) map[string]*T {
+	in := c.Table(table).RowsShallow()
+	out := make(map[string]*T, len(in))
+	for id, m := range in {
+		if row, ok := m.(*T); ok {
+			out[id] = row
+		}
+	}
+	return out
+}
+
+func (c *Client) setRoot(r *rows, roots map[string]*vswitchd.OpenvSwitch) error {
+	for _, root := range roots {
+		r.root = *root
+		return nil
+	}
+	return &topology.Error{
+		Kind: topology.ErrUnavailable, Item: "Open vSwitch database " + c.cfg.Endpoint,
+		What: "it is empty: Open vSwitch never ran on it", Remedy: "ovs-vsctl --no-wait init",
+	}
+}
+
+// selectRows reads all rows from the server.
+func (c *Client) selectRows(ctx context.Context) (*rows, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.transact(ctx, s,
+		selectOp(vswitchd.OpenvSwitchTable, "_uuid", "bridges", "ovs_version", "datapath_types", "iface_types"),
+		selectOp(vswitchd.BridgeTable, "_uuid", "name", "datapath_type", "datapath_id", "fail_mode", "protocols",
+			"other_config", "external_ids", "ports"),
+		selectOp(vswitchd.PortTable, "_uuid", "name", "interfaces", "external_ids"),
+		selectOp(vswitchd.InterfaceTable, "_uuid", "name", "type", "options", "ofport", "error", "link_state",
+			"status", "statistics"))
+	if err != nil {
+		return nil, err
+	}
+	schema := s.cl.Schema()
+	roots, err := decode(schema, vswitchd.OpenvSwitchTable, res[0].Rows, func(r *vswitchd.OpenvSwitch, id string) { r.UUID = id })
+	if err != nil {
+		return nil, err
+	}
+	r := &rows{}
+	if err := c.setRoot(r, roots); err != nil {
+		return nil, err
+	}
+	if r.bridges, err = decode(schema, vswitchd.BridgeTable, res[1].Rows, func(r *vswitchd.Bridge, id string) { r.UUID = id }); err != nil {
+		return nil, err
+	}
+	if r.ports, err = decode(schema, vswitchd.PortTable, res[2].Rows, func(r *vswitchd.Port, id string) { r.UUID = id }); err != nil {
+		return nil, err
+	}
+	r.interfaces, err = decode(schema, vswitchd.InterfaceTable, res[3].Rows, func(r *vswitchd.Interface, id string) { r.UUID = id })
+	return r, err
+}
+
+// transact runs a transaction, and gives up the connection when the server did
+// not answer within Config.Timeout. That the caller had less time says nothing
+// about the connection.
+func (c *Client) transact(ctx context.Context, s *session, ops ...ovsdb.Operation) ([]ovsdb.OperationResult, error) {
+	res, err := s.transact(ctx, ops...)
+	var failed ovsdb.OperationError
+	switch {
+	case err == nil:
+		return res, nil
+	case errors.As(err, &failed):
+		return nil, err
+	case ctx.Err() != nil:
+		return nil, c.explain(ctx.Err())
+	default:
+		c.drop(s)
+		return nil, c.explain(err)
+	}
+}
+
+// decode turns selected rows into the generated types, by UUID.
+func decode[T any](schema ovsdb.DatabaseSchema, table string, in []ovsdb.Row, setID func(*T, string)) (map[string]*T, error) {
+	t := schema.Table(table)
+	if t == nil {
+		return nil, fmt.Errorf("the server's schema has no table %s", table)
+	}
+	out := make(map[string]*T, len(in))
+	m := mapper.NewMapper(schema)
+	for i := range in {
+		row := new(T)
+		info, err := mapper.NewInfo(table, t, row)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.GetRowData(&in[i], info); err != nil {
+			return nil, err
+		}
+		id, _ := in[i]["_uuid"].(ovsdb.UUID)
+		setID(row, id.GoUUID)
+		out[id.GoUUID] = row
+	}
+	return out, nil
+}
+
+// bridge finds a bridge that is in use, by name.
+func (r *rows) bridge(name string) *vswitchd.Bridge {
+	for _, id := range r.root.Bridges {
+		if b := r.bridges[id]; b != nil && b.Name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+func (r *rows) observed(name string) ovs.Observed {
+	o := ovs.Observed{
+		Ports:         map[string]ovs.ObservedPort{},
+		Foreign:       map[string]string{},
+		Version:       deref(r.root.OVSVersion),
+		DatapathTypes: slices.Sorted(slices.Values(r.root.DatapathTypes)),
+		IfaceTypes:    slices.Sorted(slices.Values(r.root.IfaceTypes)),
+	}
+	for _, b := range r.bridges {
+		for _, id := range b.Ports {
+			p := r.ports[id]
+			if p == nil {
+				continue
+			}
+			if b.Name != name {
+				// A bond's members have names of their own, just as taken.
+				o.Foreign[p.Name] = b.Name
+				for _, id := range p.Interfaces {
+					if ifc := r.interfaces[id]; ifc != nil {
+						o.Foreign[ifc.Name] = b.Name
+					}
+				}
+				continue
+			}
+			ifc := r.interfaceOf(p)
+			if p.Name == name {
+				o.LocalOFPort = deref(ifc.Ofport)
+				continue
+			}
+			o.Ports[p.Name] = observedPort(p, ifc)
+		}
+	}
+	if b := r.bridge(name); b != nil {
+		o.DatapathID = deref(b.DatapathID)
+		o.Bridge = &ovs.Bridge{
+			Name: b.Name, Datapath: b.DatapathType, FailMode: deref(b.FailMode),
+			Protocols:   slices.Sorted(slices.Values(b.Protocols)),
+			OtherConfig: clone(b.OtherConfig), ExternalIDs: clone(b.ExternalIDs),
+		}
+	}
+	return o
+}
+
+// interfaceOf returns the port's interface: of a bond the one of its own name,
+// or the first. It is never nil.
+func (r *rows) interfaceOf(p *vswitchd.Port) *vswitchd.Interface {
+	var out *vswitchd.Interface
+	for _, id := range p.Interfaces {
+		if ifc := r.interfaces[id]; ifc != nil && (out == nil || ifc.Name == p.Name) {
+			out = ifc
+		}
+	}
+	if out == nil {
+		return &vswitchd.Interface{}
+	}
+	return out
+}
+
+func observedPort(p *vswitchd.Port, ifc *vswitchd.Interface) ovs.ObservedPort {
+	o := ovs.ObservedPort{
+		Port: ovs.Port{
+			Name: p.Name, Type: ifc.Type, Options: clone(ifc.Options), ExternalIDs: clone(p.ExternalIDs),
+		},
+		OFPort: deref(ifc.Ofport),
+		Error:  deref(ifc.Error),
+		Status: clone(ifc.Status),
+		Up:     deref(ifc.LinkState) == vswitchd.InterfaceLinkStateUp,
+	}
+	if ifc.Statistics != nil {
+		o.Statistics = make(map[string]int64, len(ifc.Statistics))
+		for k, v := range ifc.Statistics {
+			o.Statistics[k] = int64(v)
+		}
+	}
+	return o
+}
+
+// clone copies a map; an empty column is an empty map.
+func clone(in map[string]string) map[string]string {
+	out := make(map[string]string, len(in))
+	maps.Copy(out, in)
+	return out
+}
+
+// deref returns what p points to, or nothing: an empty optional column.
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

@@ -1,0 +1,167 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/baize-net/baize/topology"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// KeepAlive holds alive/<node> under an etcd lease of ttl (whole seconds, 1 at
+// least; etcd may give more) until ctx is done, then gives it up at once and
+// returns nil. Whatever is lost, the lease or etcd itself, is acquired again
+// for ever. The only error is ErrConflict, naming both hosts, when an agent
+// with another ID holds the name, at the start or when it took it while this
+// one was cut off; that is for the caller to decide on.
+//
+// onState, unless nil, is called from the calling goroutine: with nil
+// whenever the key is held, with the reason when it cannot be acquired, or
+// when it was lost: etcd said so, or did not answer for ttl.
+func (s *Store) KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Duration, onState func(error)) error {
+	if err := topology.CheckName("node", l.Node); err != nil {
+		return err
+	}
+	k := keeper{s: s, l: l, ttl: max(ttl.Round(time.Second), time.Second), onState: onState}
+	for b := (backoff{}); ctx.Err() == nil; {
+		held, err := k.acquire(ctx)
+		switch {
+		case errors.Is(err, topology.ErrConflict):
+			return err
+		case err == nil:
+			k.state(nil)
+			b = backoff{}
+			err = k.hold(ctx, held)
+			if ctx.Err() != nil {
+				k.release(ctx, held)
+				return nil
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			k.state(err)
+		}
+		b.wait(ctx)
+	}
+	return nil
+}
+
+type keeper struct {
+	s       *Store
+	l       topology.Liveness
+	ttl     time.Duration
+	onState func(error)
+	told    bool
+	lost    bool
+}
+
+// state tells of a change, once.
+func (k *keeper) state(err error) {
+	if k.onState == nil || (k.told && k.lost == (err != nil)) {
+		return
+	}
+	k.told, k.lost = true, err != nil
+	k.onState(err)
+}
+
+// acquire puts the key under a new lease. Its own key of an earlier run is
+// taken over.
+func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
+	s, key := k.s, k.l.Key()
+	grant, err := do(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.LeaseGrantResponse, error) {
+		return c.Grant(ctx, int64(k.ttl/time.Second))
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = s.attempts(ctx, "node "+k.l.Node, func() (bool, error) {
+		v, err := s.read(ctx, key)
+		if err != nil {
+			return false, err
+		}
+		if o, there := v.Alive[k.l.Node]; there && o.ID != k.l.ID {
+			return false, nodeTaken(k.l.Node, k.l.Hostname, o)
+		}
+		resp, err := s.commit(ctx, txn{
+			cmps: []clientv3.Cmp{s.unchanged(key, v.meta[key].ModRevision)},
+			then: []clientv3.Op{clientv3.OpPut(s.key(key), string(topology.Encode(k.l)), clientv3.WithLease(grant.ID))},
+		})
+		if err != nil {
+			return false, err
+		}
+		return resp.Succeeded, nil
+	})
+	if err != nil {
+		k.release(ctx, grant.ID)
+		return 0, err
+	}
+	return grant.ID, nil
+}
+
+// hold renews the lease until it is lost, with the reason, or ctx is done.
+func (k *keeper) hold(ctx context.Context, id clientv3.LeaseID) error {
+	beat := time.NewTicker(k.ttl / 3)
+	defer beat.Stop()
+	good := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-beat.C:
+		}
+		err := k.renew(ctx, id)
+		switch {
+		case err == nil:
+			good = time.Now()
+		case errors.Is(err, errLost) || time.Since(good) > k.ttl:
+			return k.s.explain(ctx, err)
+		}
+	}
+}
+
+// errLost: the key is not held any more.
+var errLost = &topology.Error{Kind: topology.ErrUnavailable, Item: "liveness in etcd", What: "the lease was revoked or has expired", Remedy: "it is acquired again; if this repeats, look for a slow disk or network of etcd"}
+
+// renew extends the lease and sees that the key still hangs on it. The
+// client's own KeepAliveOnce would spin while etcd is down, and its KeepAlive
+// notices a lost lease seconds late.
+func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
+	got, err := request(ctx, k.s, func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
+		return c.Get(ctx, k.s.key(k.l.Key()))
+	})
+	if err != nil {
+		return err
+	}
+	if len(got.Kvs) == 0 || got.Kvs[0].Lease != int64(id) {
+		return errLost
+	}
+	resp, err := request(ctx, k.s, func(ctx context.Context, c *clientv3.Client) (*pb.LeaseKeepAliveResponse, error) {
+		stream, err := pb.NewLeaseClient(c.ActiveConnection()).LeaseKeepAlive(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = stream.CloseSend() }()
+		if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil {
+			return nil, err
+		}
+		return stream.Recv()
+	})
+	if err != nil {
+		return err
+	}
+	if resp.TTL <= 0 {
+		return errLost
+	}
+	return nil
+}
+
+// release revokes a lease, its key with it, so that a clean stop shows at
+// once. etcd expires it anyway.
+func (k *keeper) release(ctx context.Context, id clientv3.LeaseID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_, _ = request(ctx, k.s, func(ctx context.Context, c *clientv3.Client) (*clientv3.LeaseRevokeResponse, error) {
+		return c.Revoke(ctx, id)
+	})
+}

@@ -1,0 +1,325 @@
+package etcdstore
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/baize-net/baize/topology"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// firstVNI is where the search for a free VNI begins: small numbers are
+// wanted by people.
+const firstVNI = 100
+
+// CreateNetwork stores a new network and returns it as stored. A VNI of 0
+// asks for the lowest free one from 100 on. What else is left open is filled
+// in by Network.Defaults.
+//
+// Two networks never get one VNI, however many are created at once: the
+// transaction requires that no key below networks/ is newer than the listing
+// that the VNI was chosen from.
+//
+// Errors: ErrInvalid; ErrExists when the name is taken; ErrConflict when the
+// VNI is, naming the network that has it.
+func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology.Network, error) {
+	n = n.Defaults()
+	chosen := n.VNI != 0
+	var out topology.Network
+	err := s.attempts(ctx, "network "+n.Name, func() (bool, error) {
+		v, err := s.read(ctx, topology.DirNetworks)
+		if err != nil {
+			return false, err
+		}
+		if _, there := v.meta[n.Key()]; there {
+			if err := v.malformed(n.Key()); err != nil {
+				return false, err
+			}
+			return false, &topology.Error{Kind: topology.ErrExists, Item: "network " + n.Name, What: "there is one of that name already", Remedy: "choose another name, or change it with 'baize network update'"}
+		}
+		if !chosen {
+			n.VNI = freeVNI(v.Networks)
+		}
+		if err := n.Check(); err != nil {
+			return false, err
+		}
+		if err := checkVNI(v.Networks, n); err != nil {
+			return false, err
+		}
+		resp, err := s.commit(ctx, txn{
+			cmps:  []clientv3.Cmp{s.unchanged(n.Key(), 0), s.nothingNewer(topology.DirNetworks, v.Revision)},
+			then:  []clientv3.Op{s.put(n)},
+			other: []clientv3.Op{s.get(n.Key())},
+		})
+		if err != nil {
+			return false, err
+		}
+		if !resp.Succeeded {
+			// Was it this one, its answer lost?
+			if old, ok := s.viewOf(resp).Networks[n.Name]; ok && resp.repeated && old.CreateRevision > v.Revision && sameRecord(old, n) {
+				out = old
+				return true, nil
+			}
+			return false, nil
+		}
+		out = n
+		out.Meta = written(topology.Meta{}, resp)
+		return true, nil
+	})
+	return out, err
+}
+
+// freeVNI returns the lowest number from firstVNI on that no network has.
+func freeVNI(networks map[string]topology.Network) uint32 {
+	used := map[uint32]bool{}
+	for _, n := range networks {
+		used[n.VNI] = true
+	}
+	vni := uint32(firstVNI)
+	for used[vni] {
+		vni++
+	}
+	return vni
+}
+
+func checkVNI(networks map[string]topology.Network, n topology.Network) error {
+	for name, o := range networks {
+		if o.VNI == n.VNI && name != n.Name {
+			return &topology.Error{Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("VNI %d is used by network %s", n.VNI, name), Remedy: "choose another, or leave it out to get a free one"}
+		}
+	}
+	return nil
+}
+
+// sameRecord compares what would be stored.
+func sameRecord(a, b topology.Record) bool {
+	return a.Key() == b.Key() && string(topology.Encode(a)) == string(topology.Encode(b))
+}
+
+// UpdateNetwork applies change to the stored network and stores the result,
+// again from the beginning when somebody else was faster, so change may be
+// called several times. An error of change is returned as it is. Fields
+// unknown to this version are kept.
+//
+// Prefixes, subnet lengths and the VNI cannot change while a node leases a
+// subnet or has an address pinned: ErrInUse, naming the nodes.
+func (s *Store) UpdateNetwork(ctx context.Context, name string, change func(*topology.Network) error) (topology.Network, error) {
+	var out topology.Network
+	err := s.attempts(ctx, "network "+name, func() (bool, error) {
+		v, err := s.readNetwork(ctx, name, topology.DirNetworks)
+		if err != nil {
+			return false, err
+		}
+		old, err := v.network(name)
+		if err != nil {
+			return false, err
+		}
+		n := old
+		if err := change(&n); err != nil {
+			return false, err
+		}
+		n.Name, n.Meta = old.Name, old.Meta
+		n.Extra = mergeExtra(old.Extra, n.Extra)
+		if sameRecord(n, old) {
+			out = old
+			return true, nil
+		}
+		if err := n.Check(); err != nil {
+			return false, err
+		}
+		if err := checkVNI(v.Networks, n); err != nil {
+			return false, err
+		}
+		cmps := []clientv3.Cmp{s.unchanged(n.Key(), old.ModRevision)}
+		if what := structure(old, n); what != "" {
+			if err := v.inUse(name, what+" cannot change"); err != nil {
+				return false, err
+			}
+			if len(v.Subnets) > 0 && what != vniOf {
+				return false, v.reservationsOutside(n)
+			}
+			cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
+			cmps = append(cmps, s.stillUnused(name, v.Revision)...)
+		}
+		resp, err := s.commit(ctx, txn{cmps: cmps, then: []clientv3.Op{s.put(n)}})
+		if err != nil || !resp.Succeeded {
+			return false, err
+		}
+		out = n
+		out.Meta = written(old.Meta, resp)
+		return true, nil
+	})
+	return out, err
+}
+
+const vniOf = "the VNI"
+
+// structure names what differs of that which leases are built on, "" when
+// nothing does.
+func structure(a, b topology.Network) string {
+	switch {
+	case a.IPv4 != b.IPv4 || a.IPv6 != b.IPv6:
+		return "the prefix"
+	case a.SubnetLenIPv4 != b.SubnetLenIPv4 || a.SubnetLenIPv6 != b.SubnetLenIPv6:
+		return "the subnet length"
+	case a.VNI != b.VNI:
+		return vniOf
+	}
+	return ""
+}
+
+// readNetwork reads a network and all that lives in it, and more.
+func (s *Store) readNetwork(ctx context.Context, name string, more ...string) (view, error) {
+	if err := topology.CheckName("network", name); err != nil {
+		return view{}, err
+	}
+	rels := []string{subnetDir(name), pinDir(name)}
+	if !slices.Contains(more, topology.DirNetworks) {
+		rels = append(rels, topology.NetworkKey(name))
+	}
+	return s.read(ctx, append(rels, more...)...)
+}
+
+func subnetDir(network string) string { return topology.DirSubnets + network + "/" }
+func pinDir(network string) string    { return topology.DirPins + network + "/" }
+
+// stillUnused holds while nothing was leased or pinned in the network since
+// it was read.
+func (s *Store) stillUnused(name string, revision int64) []clientv3.Cmp {
+	return []clientv3.Cmp{s.nothingNewer(subnetDir(name), revision), s.nothingNewer(pinDir(name), revision)}
+}
+
+// inUse refuses when nodes hold a part of the network; what says what is
+// refused.
+func (v view) inUse(name, what string) error {
+	var leases, pins []string
+	for _, sub := range v.Subnets {
+		if sub.Network == name && sub.Node != "" && !slices.Contains(leases, sub.Node) {
+			leases = append(leases, sub.Node)
+		}
+	}
+	for _, p := range v.Pins {
+		if p.Network == name && !slices.Contains(pins, p.Node) {
+			pins = append(pins, p.Node)
+		}
+	}
+	slices.SortFunc(leases, topology.CompareNames)
+	slices.SortFunc(pins, topology.CompareNames)
+	refuse := func(why, remedy string) error {
+		return &topology.Error{Kind: topology.ErrInUse, Item: "network " + name, What: what + " while " + why, Remedy: remedy}
+	}
+	switch {
+	case len(leases) > 0:
+		return refuse("subnets are leased by "+few(leases), "release them with 'baize subnet release', or remove the nodes with 'baize node remove'")
+	case len(pins) > 0:
+		return refuse("addresses are pinned by "+few(pins), "remove those endpoints")
+	}
+	// What cannot be read may be a lease of a newer version.
+	for _, key := range sortedKeys(v.Malformed) {
+		if strings.HasPrefix(key, subnetDir(name)) || strings.HasPrefix(key, pinDir(name)) {
+			return refuse(key+" cannot be read", "correct or delete that key")
+		}
+	}
+	return nil
+}
+
+// reservationsOutside refuses a change of prefix or length under
+// reservations.
+func (v view) reservationsOutside(n topology.Network) error {
+	var list []string
+	for _, sub := range v.SortedSubnets() {
+		list = append(list, sub.Prefix.String())
+	}
+	return &topology.Error{Kind: topology.ErrInUse, Item: "network " + n.Name, What: "its division cannot change while subnets are reserved: " + few(list), Remedy: "release them with 'baize subnet release'"}
+}
+
+// few lists some names and counts the rest.
+func few(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// DeleteNetwork removes a network together with the reservations that belong
+// to no node. While a node leases a subnet or has an address pinned it is
+// refused with ErrInUse, naming the nodes; a lease made at the same moment
+// wins or fails with ErrNotFound, never both.
+func (s *Store) DeleteNetwork(ctx context.Context, name string) error {
+	repeated := false
+	return s.attempts(ctx, "network "+name, func() (bool, error) {
+		v, err := s.readNetwork(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		meta, there := v.meta[topology.NetworkKey(name)]
+		if !there {
+			if repeated { // it was this call that deleted it, its answer lost
+				return true, nil
+			}
+			_, err := v.network(name)
+			return false, err
+		}
+		if err := v.inUse(name, "it cannot be deleted"); err != nil {
+			return false, err
+		}
+		resp, err := s.commit(ctx, txn{
+			cmps: append(s.stillUnused(name, v.Revision), s.unchanged(topology.NetworkKey(name), meta.ModRevision)),
+			then: []clientv3.Op{
+				clientv3.OpDelete(s.key(topology.NetworkKey(name))),
+				clientv3.OpDelete(s.key(subnetDir(name)), clientv3.WithPrefix()),
+			},
+		})
+		if err != nil {
+			return false, err
+		}
+		repeated = resp.repeated
+		return resp.Succeeded, nil
+	})
+}
+
+// overlapping returns the subnets of a network that share addresses with p,
+// those whose values cannot be read included.
+func (v view) overlapping(network string, p netip.Prefix) []topology.Subnet {
+	var out []topology.Subnet
+	for _, sub := range v.SortedSubnets() {
+		if sub.Network == network && sub.Prefix.Overlaps(p) {
+			out = append(out, sub)
+		}
+	}
+	for _, q := range v.unreadable(network) {
+		if q.Overlaps(p) {
+			out = append(out, topology.Subnet{Network: network, Prefix: q})
+		}
+	}
+	return out
+}
+
+// unreadable returns the prefixes of subnet keys whose values are malformed:
+// somebody holds them, only who is not known.
+func (v view) unreadable(network string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, key := range sortedKeys(v.Malformed) {
+		if !strings.HasPrefix(key, subnetDir(network)) {
+			continue
+		}
+		r, err := topology.Decode(topology.KV{Key: key, Value: []byte(`{"reserved":true}`)})
+		if sub, ok := r.(topology.Subnet); err == nil && ok {
+			out = append(out, sub.Prefix)
+		}
+	}
+	return out
+}

@@ -1,0 +1,152 @@
+package etcdstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/baize-net/baize/topology"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// RegisterNode stores a node's attributes and returns the record as stored;
+// nothing is written when nothing changed. Fields unknown to this version are
+// kept, and a malformed value is replaced by the node's own. While an agent
+// with another ID holds the name alive it is refused with ErrConflict, naming
+// both hosts.
+func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Node, error) {
+	var out topology.Node
+	if err := topology.CheckName("node", n.Name); err != nil {
+		return out, err
+	}
+	alive := topology.AliveKey(n.Name)
+	err := s.attempts(ctx, "node "+n.Name, func() (bool, error) {
+		v, err := s.read(ctx, n.Key(), alive)
+		if err != nil {
+			return false, err
+		}
+		if l, there := v.Alive[n.Name]; there && l.ID != n.ID {
+			return false, nodeTaken(n.Name, n.Hostname, l)
+		}
+		old := v.Nodes[n.Name]
+		next := n
+		next.Extra = mergeExtra(old.Extra, n.Extra)
+		if old.ModRevision != 0 && sameRecord(old, next) {
+			out = old
+			return true, nil
+		}
+		meta := v.meta[n.Key()]
+		resp, err := s.commit(ctx, txn{
+			cmps: []clientv3.Cmp{s.unchanged(n.Key(), meta.ModRevision), s.unchanged(alive, v.meta[alive].ModRevision)},
+			then: []clientv3.Op{s.put(next)},
+		})
+		if err != nil || !resp.Succeeded {
+			return false, err
+		}
+		out, out.Meta = next, written(meta, resp)
+		return true, nil
+	})
+	return out, err
+}
+
+// nodeTaken refuses a second host of one name.
+func nodeTaken(name, hostname string, holder topology.Liveness) error {
+	called := func(h string) string {
+		if h == "" {
+			return "a host without a name"
+		}
+		return "host " + h
+	}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Item: "node " + name,
+		What:   fmt.Sprintf("%s runs under this name, %s wants it too", called(holder.Hostname), called(hostname)),
+		Remedy: "give one of them another name with --node, or wait until the other agent has stopped",
+	}
+}
+
+// RemoveNode deletes a node, the subnets it leases and its pins, and returns
+// their keys relative to the prefix. Reservations stay. While the node is
+// alive it is refused with ErrInUse unless force is set.
+//
+// The node's key goes first, so that nothing new can be leased; the rest
+// follows in transactions of limited size, each of which deletes only what is
+// unchanged since it was seen to be the node's, and only while the node has
+// not come back. On an error, removed tells what is gone already; calling
+// again goes on.
+func (s *Store) RemoveNode(ctx context.Context, name string, force bool) (removed []string, err error) {
+	if err := topology.CheckName("node", name); err != nil {
+		return nil, err
+	}
+	item, node, alive := "node "+name, topology.NodeKey(name), topology.AliveKey(name)
+	err = s.attempts(ctx, item, func() (bool, error) {
+		all, err := s.Snapshot(ctx)
+		if err != nil {
+			return false, err
+		}
+		l, isAlive := all.Alive[name]
+		if isAlive && !force {
+			return false, &topology.Error{Kind: topology.ErrInUse, Item: item, What: "its agent runs on host " + l.Hostname, Remedy: "stop the agent there first, or use --force"}
+		}
+		v, err := s.read(ctx, node)
+		if err != nil {
+			return false, err
+		}
+		meta, there := v.meta[node]
+		gone := len(removed) > 0
+		owned := ownedBy(all, name)
+		switch {
+		case there && gone:
+			return false, &topology.Error{Kind: topology.ErrConflict, Item: item, What: "it registered again while it was being removed", Remedy: "stop the agent on it first"}
+		case there:
+			owned = slices.Insert(owned, 0, topology.KV{Key: node, Meta: meta})
+		case len(owned) == 0 && len(removed) > 0:
+			return true, nil
+		case len(owned) == 0:
+			return false, &topology.Error{Kind: topology.ErrNotFound, Item: item, What: "there is no such node", Remedy: "see 'baize node list'"}
+		}
+		// The first one alone: it is the gate.
+		chunk := owned[:1]
+		if !there {
+			chunk = owned[:min(len(owned), maxTxnOps-2)]
+		}
+		var t txn
+		for _, kv := range chunk {
+			t.cmps = append(t.cmps, s.unchanged(kv.Key, kv.ModRevision))
+			t.then = append(t.then, clientv3.OpDelete(s.key(kv.Key)))
+		}
+		if !there {
+			t.cmps = append(t.cmps, s.sameBirth(node, 0))
+		}
+		if !force {
+			t.cmps = append(t.cmps, s.sameBirth(alive, 0))
+		}
+		resp, err := s.commit(ctx, t)
+		if err != nil {
+			return false, err
+		}
+		if resp.Succeeded {
+			for _, kv := range chunk {
+				removed = append(removed, kv.Key)
+			}
+			return len(owned) == len(chunk), nil
+		}
+		return false, nil
+	})
+	return removed, err
+}
+
+// ownedBy returns the keys a node has: its leases, and its pins.
+func ownedBy(s *topology.Snapshot, node string) []topology.KV {
+	var out []topology.KV
+	for _, sub := range s.SortedSubnets() {
+		if sub.Node == node && !sub.Reserved {
+			out = append(out, topology.KV{Key: sub.Key(), Meta: sub.Meta})
+		}
+	}
+	for _, p := range s.SortedPins() {
+		if p.Node == node {
+			out = append(out, topology.KV{Key: p.Key(), Meta: p.Meta})
+		}
+	}
+	return out
+}

@@ -1,0 +1,210 @@
+package etcdstore
+
+import (
+	"context"
+	"reflect"
+	"time"
+
+	"github.com/baize-net/baize/topology"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Update is what Watch delivers.
+type Update struct {
+	// Snapshot is the topology as last known; nil when it was never read.
+	Snapshot *topology.Snapshot
+	// Err is set while etcd cannot be reached: the snapshot may be old.
+	Err error
+}
+
+// Watch delivers the topology, and again after every change, until ctx is
+// done; then it returns nil. Nothing else ends it. deliver is called from the
+// calling goroutine, with ever newer snapshots; changes that come together
+// are delivered together.
+//
+// When etcd cannot be reached, one Update with the last snapshot and the
+// error is delivered, and one without an error when it is back. After any
+// interruption (an outage, a compaction, a lost leader) everything is listed
+// anew, so nothing can be missed.
+func (s *Store) Watch(ctx context.Context, deliver func(Update)) error {
+	w := watcher{s: s, deliver: deliver}
+	for b := (backoff{}); ctx.Err() == nil; {
+		began := time.Now()
+		err := w.listAndFollow(ctx)
+		if time.Since(began) > settled {
+			b = backoff{}
+		}
+		if err != nil && ctx.Err() == nil {
+			w.lost(err)
+		}
+		if !b.wait(ctx) {
+			break
+		}
+	}
+	return nil
+}
+
+// settled is how long a watch must have lasted for the next attempt to come
+// at once.
+const settled = 10 * time.Second
+
+type watcher struct {
+	s       *Store
+	deliver func(Update)
+	last    *topology.Snapshot
+	down    bool // the last Update had an error
+}
+
+// lost tells of an outage, once.
+func (w *watcher) lost(err error) {
+	if w.down {
+		return
+	}
+	w.down = true
+	w.deliver(Update{Snapshot: w.last, Err: err})
+}
+
+// good delivers a snapshot unless it says what is known already.
+func (w *watcher) good(snap *topology.Snapshot) {
+	if !w.down && w.last != nil && sameContent(w.last, snap) {
+		w.last = snap
+		return
+	}
+	w.last, w.down = snap, false
+	w.deliver(Update{Snapshot: snap})
+}
+
+// sameContent compares everything but the revision.
+func sameContent(a, b *topology.Snapshot) bool {
+	c := *b
+	c.Revision = a.Revision
+	return reflect.DeepEqual(a, &c)
+}
+
+// listAndFollow lists everything and follows the changes until the watch
+// ends, stalls or is due for an audit.
+func (w *watcher) listAndFollow(ctx context.Context) error {
+	snap, err := w.s.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	w.good(snap)
+
+	c, err := w.s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	// Without WithRequireLeader a member cut off from its peers would keep
+	// the watch silently open. Ending this context ends the watch on the
+	// server too.
+	wctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	// Watch blocks until etcd has answered.
+	limit := time.AfterFunc(w.s.cfg.Timeout, cancel)
+	events := c.Watch(wctx, w.s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(snap.Revision+1))
+	if !limit.Stop() {
+		return w.s.stalled(ctx)
+	}
+
+	audit := time.NewTimer(w.s.cfg.AuditInterval)
+	defer audit.Stop()
+	probe := time.NewTicker(w.s.cfg.ProbeInterval)
+	defer probe.Stop()
+	asked := false // and nothing was heard since
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-audit.C:
+			return nil
+		case <-probe.C:
+			if asked {
+				return w.s.stalled(ctx)
+			}
+			// This blocks while the client reconnects.
+			pctx, stop := context.WithTimeout(wctx, w.s.cfg.Timeout)
+			err := c.RequestProgress(pctx)
+			stop()
+			if err != nil {
+				return w.s.stalled(ctx)
+			}
+			asked = true
+		case resp, open := <-events:
+			asked = false
+			if !open {
+				return w.s.stalled(ctx)
+			}
+			again, err := w.apply(ctx, resp, events)
+			if again || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// apply takes a response, and those that wait behind it, into the snapshot.
+// again asks for a new listing.
+func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more clientv3.WatchChan) (again bool, err error) {
+	revision := w.last.Revision
+	changed := map[string]*mvccpb.KeyValue{} // nil when deleted; the last event of a key counts
+	var order []string
+	for open := true; open; {
+		if err := resp.Err(); err != nil {
+			// Compaction is no outage: listing anew mends it.
+			if resp.CompactRevision != 0 || is(err, rpctypes.ErrCompacted) {
+				return true, nil
+			}
+			return false, w.s.explain(ctx, err)
+		}
+		if resp.Header.Revision < revision {
+			// etcd has gone back in time: restored or wiped.
+			return true, nil
+		}
+		for _, e := range resp.Events {
+			key := w.s.rel(e.Kv.Key)
+			if _, seen := changed[key]; !seen {
+				order = append(order, key)
+			}
+			changed[key] = e.Kv
+			if e.Type == mvccpb.Event_DELETE {
+				changed[key] = nil
+			}
+			revision = max(revision, e.Kv.ModRevision)
+		}
+		select {
+		case next, ok := <-more:
+			if !ok {
+				return true, nil
+			}
+			resp = next
+		default:
+			open = false
+		}
+	}
+	if len(order) == 0 {
+		return false, nil // a sign of life only
+	}
+	var puts []topology.KV
+	var deletes []string
+	for _, key := range order {
+		if kv := changed[key]; kv != nil {
+			puts = append(puts, w.s.kv(kv))
+		} else {
+			deletes = append(deletes, key)
+		}
+	}
+	w.last, w.down = w.last.With(revision, puts, deletes), false
+	w.deliver(Update{Snapshot: w.last})
+	return false, nil
+}
+
+// stalled finds out why a watch ended or says nothing: nil when etcd answers
+// all the same, so that listing anew is enough.
+func (s *Store) stalled(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return s.Check(ctx)
+}

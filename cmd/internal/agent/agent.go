@@ -1,0 +1,390 @@
+// Package agent is what runs on every node: it registers the node, leases its
+// subnets, attaches endpoints and keeps the node's Open vSwitch in the state
+// that the topology asks for.
+//
+// One goroutine (reconcileLoop) changes Open vSwitch; everything else only wakes it.
+// Forwarding depends neither on the agent nor on etcd: an agent that stops
+// leaves everything as it is.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/ovs/vswitch"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+// Config is what an agent is started with.
+type Config struct {
+	// Node is the node's name; empty: the host's name.
+	Node string
+	// VTEP is an address or an interface; empty: found by the way to etcd.
+	VTEP string
+	// Bridge is the integration bridge's name.
+	Bridge string
+	// Datapath is "auto", "system" or "netdev".
+	Datapath string
+	// OVSDB is the database's address, OVSRunDir where ovs-vswitchd has its
+	// control sockets; empty: Open vSwitch's own defaults.
+	OVSDB, OVSRunDir string
+	// Networks are those the node carries; empty: all.
+	Networks []string
+	// StateDir keeps the node's identity and the last topology seen.
+	StateDir string
+	// Socket is where the local API is served.
+	Socket string
+	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
+	VXLANPort, GenevePort int
+	// LivenessTTL is how long after its death peers see the agent as alive.
+	LivenessTTL time.Duration
+	// AuditInterval is how often whole flow texts are compared.
+	AuditInterval time.Duration
+	// Etcd says where the topology is.
+	Etcd etcdstore.Config
+	// Version is the program's.
+	Version string
+}
+
+// Defaults returns the configuration with what was left open filled in.
+func (c Config) Defaults() (Config, error) {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	if c.Node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return c, fmt.Errorf("the host has no name: %w", err)
+		}
+		c.Node, _, _ = strings.Cut(name, ".")
+	}
+	set(&c.Bridge, ovs.DefaultBridge)
+	set(&c.Datapath, "auto")
+	set(&c.OVSDB, vswitch.DefaultEndpoint)
+	set(&c.StateDir, "/var/lib/baize")
+	set(&c.Socket, api.DefaultSocket)
+	if c.LivenessTTL == 0 {
+		c.LivenessTTL = 10 * time.Second
+	}
+	if c.AuditInterval == 0 {
+		c.AuditInterval = 30 * time.Second
+	}
+	if !slices.Contains([]string{"auto", "system", "netdev"}, c.Datapath) {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "datapath " + c.Datapath, What: "unknown", Remedy: "use auto, system (kernel) or netdev (userspace)"}
+	}
+	return c, topology.CheckName("node", c.Node)
+}
+
+// Agent is one running agent.
+type Agent struct {
+	cfg             Config
+	id              string
+	hostname, epoch string
+	store           *etcdstore.Store
+	db              *vswitch.Client
+	flows           *openflow.Client
+	log             *logrus.Entry
+
+	wake      chan struct{} // reconcile soon
+	join      chan struct{} // look at our own records soon
+	started   time.Time
+	datapath  string
+	why       string // why this datapath
+	readyOnce sync.Once
+
+	mu       sync.Mutex
+	snapshot *topology.Snapshot
+	etcdErr  error
+	alive    bool  // our liveness key is held
+	held     bool  // it once was
+	aliveErr error // why it is not
+	joined   error // what keeps the node from having its subnets
+	last     pass
+	ready    bool
+	audit    bool
+	waiters  []chan error
+	pending  map[string]ovs.Endpoint // being attached: their addresses are taken
+}
+
+// Run runs an agent until ctx is done. It returns an error only where it
+// could not start: another host has the node's name, the configuration is
+// wrong, it is not root. Whatever fails later is retried and reported.
+func Run(ctx context.Context, cfg Config, log *logrus.Logger) error {
+	a, err := newAgent(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer a.store.Close()
+	defer a.db.Close()
+	return a.run(ctx)
+}
+
+func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
+	cfg, err := cfg.Defaults()
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: "baize agent", What: "needs root: it changes Open vSwitch and network devices", Remedy: "run it with sudo or from its systemd unit"}
+	}
+	id, err := nodeID(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	hostname, err := hostnet.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := hostnet.BootID()
+	if err != nil {
+		return nil, err
+	}
+	store, err := etcdstore.Open(context.Background(), cfg.Etcd)
+	if err != nil {
+		return nil, err
+	}
+	db, err := vswitch.New(vswitch.Config{Endpoint: cfg.OVSDB, Bridge: cfg.Bridge})
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{
+		cfg: cfg, id: id, hostname: hostname, epoch: epoch, store: store, db: db,
+		flows:   openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir}),
+		log:     log.WithField("node", cfg.Node),
+		wake:    make(chan struct{}, 1),
+		join:    make(chan struct{}, 1),
+		started: time.Now(),
+		pending: map[string]ovs.Endpoint{},
+		audit:   true,
+	}, nil
+}
+
+// task is one thing the agent does all the time.
+type task struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (a *Agent) tasks() []task {
+	return []task{
+		{"topology", a.watchTopology},
+		{"liveness", a.keepAlive},
+		{"membership", a.membershipLoop},
+		{"database", func(ctx context.Context) error { return a.db.Run(ctx, a.poke) }},
+		{"openflow", a.watchFlows},
+		{"links", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.rejoin) }},
+		{"reconcile", a.reconcileLoop},
+		{"api", func(ctx context.Context) error { return api.ListenAndServe(ctx, a.cfg.Socket, a) }},
+	}
+}
+
+func (a *Agent) run(ctx context.Context) error {
+	a.chooseDatapath()
+	a.log.WithFields(logrus.Fields{"version": a.cfg.Version, "datapath": a.datapath, "bridge": a.cfg.Bridge}).Infof("agent starts (%s)", a.why)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, t := range a.tasks() {
+		g.Go(func() error {
+			err := t.run(ctx)
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	a.log.Info("agent stops; forwarding goes on")
+	return err
+}
+
+func (a *Agent) chooseDatapath() {
+	if a.cfg.Datapath != "auto" {
+		a.datapath, a.why = a.cfg.Datapath, "set with --datapath"
+		return
+	}
+	kernel, err := hostnet.Datapath()
+	switch {
+	case kernel:
+		a.datapath, a.why = "system", "the kernel has the openvswitch module"
+	case err != nil:
+		a.datapath, a.why = "netdev", "userspace, because: "+err.Error()
+	default:
+		a.datapath, a.why = "netdev", "userspace, because the kernel has no openvswitch module"
+	}
+}
+
+// poke wakes the reconcile loop.
+func (a *Agent) poke() { signal(a.wake) }
+
+// rejoin wakes the membership loop.
+func (a *Agent) rejoin() { signal(a.join) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watchTopology keeps the latest snapshot. Until etcd answers for the first
+// time it uses what the agent saw last before it was stopped.
+func (a *Agent) watchTopology(ctx context.Context) error {
+	c := cache{filepath.Join(a.cfg.StateDir, "topology.json")}
+	fallback := time.AfterFunc(cacheAfter, func() { a.useCache(c) })
+	defer fallback.Stop()
+	var saved time.Time
+	return a.store.Watch(ctx, func(u etcdstore.Update) {
+		a.mu.Lock()
+		if (u.Err == nil) != (a.etcdErr == nil) {
+			if u.Err != nil {
+				a.log.Warnf("etcd does not answer, forwarding goes on: %v", u.Err)
+			} else {
+				a.log.Info("etcd answers again")
+			}
+		}
+		a.etcdErr = u.Err
+		if u.Err == nil {
+			a.snapshot = u.Snapshot
+		}
+		a.mu.Unlock()
+		if u.Err != nil {
+			return
+		}
+		fallback.Stop()
+		if time.Since(saved) > cacheEvery {
+			saved = time.Now()
+			if err := c.save(u.Snapshot); err != nil {
+				a.log.Warnf("keep a copy of the topology: %v", err)
+			}
+		}
+		a.poke()
+		a.rejoin()
+	})
+}
+
+func (a *Agent) useCache(c cache) {
+	s, err := c.load()
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			a.log.Warn(err)
+		}
+		return
+	}
+	a.mu.Lock()
+	if a.snapshot == nil {
+		a.log.Warnf("etcd does not answer: using the topology of revision %d seen last", s.Revision)
+		a.snapshot = s
+	}
+	a.mu.Unlock()
+	a.poke()
+}
+
+// keepAlive holds the node's liveness key. A second host with the node's name
+// is refused here, before it touches anything.
+func (a *Agent) keepAlive(ctx context.Context) error {
+	l := topology.Liveness{Node: a.cfg.Node, ID: a.id, Hostname: a.hostname, Epoch: a.epoch}
+	for {
+		err := a.store.KeepAlive(ctx, l, a.cfg.LivenessTTL, func(err error) {
+			a.mu.Lock()
+			a.alive, a.aliveErr = err == nil, err
+			a.held = a.held || err == nil
+			a.mu.Unlock()
+			a.rejoin()
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.mu.Lock()
+		a.alive, a.aliveErr = false, err
+		held := a.held
+		a.mu.Unlock()
+		if !held && errors.Is(err, topology.ErrConflict) {
+			return err
+		}
+		a.log.Warn(err)
+		if !wait(ctx, a.cfg.LivenessTTL) {
+			return nil
+		}
+	}
+}
+
+// watchFlows notices within milliseconds that ovs-vswitchd was restarted (its
+// flows are gone then) or that somebody changed flows by hand.
+func (a *Agent) watchFlows(ctx context.Context) error {
+	for {
+		err := a.flows.Monitor(ctx, func(e openflow.Event) {
+			if e.Kind == openflow.Changed {
+				a.requestAudit()
+			}
+			a.poke()
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.log.Debugf("OpenFlow connection: %v", err)
+		a.poke()
+		if !wait(ctx, 100*time.Millisecond) {
+			return nil
+		}
+	}
+}
+
+func (a *Agent) requestAudit() {
+	a.mu.Lock()
+	a.audit = true
+	a.mu.Unlock()
+}
+
+// wait sleeps, and reports false when ctx is done first.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// nodeID returns the installation's identity, drawn once.
+func nodeID(dir string) (string, error) {
+	file := filepath.Join(dir, "node-id")
+	b, err := os.ReadFile(file)
+	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the node's identity: %w", err)
+	}
+	id := rand.Text()
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", fmt.Errorf("keep the node's identity: %w", err)
+	}
+	if err := writeFile(file, []byte(id+"\n")); err != nil {
+		return "", fmt.Errorf("keep the node's identity: %w", err)
+	}
+	return id, nil
+}
+
+func (a *Agent) options() pipeline.Options {
+	return pipeline.Options{Bridge: a.cfg.Bridge, Datapath: a.datapath, VXLANPort: a.cfg.VXLANPort, GenevePort: a.cfg.GenevePort}
+}

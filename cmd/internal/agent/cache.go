@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/baize-net/baize/topology"
+)
+
+const (
+	// cacheAfter is how long a starting agent waits for etcd before it uses
+	// what it saw last.
+	cacheAfter = 3 * time.Second
+	// cacheEvery bounds how often the topology is written to disk.
+	cacheEvery = 10 * time.Second
+)
+
+// cache is the last topology seen, in a file, so that containers can be
+// started after a reboot while etcd is away. It is a hint: the first answer
+// of etcd replaces it.
+type cache struct{ file string }
+
+type cachedTopology struct {
+	Revision int64      `json:"revision"`
+	Keys     []cachedKV `json:"keys"`
+}
+
+type cachedKV struct {
+	Key    string          `json:"key"`
+	Value  json.RawMessage `json:"value"`
+	Create int64           `json:"create"`
+	Mod    int64           `json:"mod"`
+}
+
+func (c cache) save(s *topology.Snapshot) error {
+	t := cachedTopology{Revision: s.Revision}
+	for _, kv := range s.KVs() {
+		t.Keys = append(t.Keys, cachedKV{kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision})
+	}
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return writeFile(c.file, b)
+}
+
+func (c cache) load() (*topology.Snapshot, error) {
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return nil, err
+	}
+	var t cachedTopology
+	if err := json.Unmarshal(b, &t); err != nil {
+		return nil, fmt.Errorf("%s is ignored: %w", c.file, err)
+	}
+	kvs := make([]topology.KV, len(t.Keys))
+	for i, k := range t.Keys {
+		kvs[i] = topology.KV{Key: k.Key, Value: k.Value, Meta: topology.Meta{CreateRevision: k.Create, ModRevision: k.Mod}}
+	}
+	return topology.NewSnapshot(t.Revision, kvs), nil
+}
+
+// writeFile replaces a file in one step: a reader never sees half of it.
+func writeFile(file string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(b); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}

@@ -1,0 +1,184 @@
+// Package api is the agent's local interface: HTTP and JSON over a unix socket
+// that only root may open. The command line, the Docker plugin and the CNI
+// plugin use it through Client; the agent implements Service.
+//
+//	GET    /v1/status              Status
+//	GET    /v1/endpoints           []Endpoint
+//	POST   /v1/endpoints           EndpointRequest → Endpoint
+//	DELETE /v1/endpoints?name=NAME
+//	POST   /v1/reconcile?audit=true
+//
+// A refusal keeps its kind over the wire: errors.Is(err, topology.ErrNotFound)
+// holds for the client as it does in the agent.
+package api
+
+import (
+	"context"
+	"encoding"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+)
+
+// DefaultSocket is where the agent listens unless told otherwise.
+const DefaultSocket = "/run/baize/agent.sock"
+
+// Service is what the agent does for its local clients. Errors for people are
+// *topology.Error.
+type Service interface {
+	// AddEndpoint attaches a namespace to a network.
+	AddEndpoint(ctx context.Context, req EndpointRequest) (Endpoint, error)
+	// RemoveEndpoint detaches an endpoint of this node by name.
+	RemoveEndpoint(ctx context.Context, name string) error
+	// Endpoints lists those of this node.
+	Endpoints(ctx context.Context) ([]Endpoint, error)
+	// Status tells how the node is.
+	Status(ctx context.Context) (Status, error)
+	// Reconcile brings OVS into the wanted state now; with audit it reads
+	// everything back first. It returns when that is done.
+	Reconcile(ctx context.Context, audit bool) error
+}
+
+// EndpointRequest asks for an attachment. Only Network and Netns are required.
+type EndpointRequest struct {
+	// Name is unique on the node; empty: one is made up.
+	Name    string `json:"name,omitempty"`
+	Network string `json:"network"`
+	// Netns is a path, or a name under /run/netns.
+	Netns string `json:"netns"`
+	// Ifname is the interface's name inside; empty: the agent's default.
+	Ifname string `json:"ifname,omitempty"`
+	// IPs are static addresses, at most one a family; a family that is left
+	// out is allocated.
+	IPs []netip.Addr `json:"ips,omitempty"`
+	// MAC is the link address; empty: derived from the address.
+	MAC string `json:"mac,omitempty"`
+}
+
+// Endpoint is an attachment of this node.
+type Endpoint struct {
+	Name    string       `json:"name"`
+	Node    string       `json:"node"`
+	Network string       `json:"network"`
+	IPs     []netip.Addr `json:"ips"`
+	MAC     string       `json:"mac"`
+	Netns   string       `json:"netns,omitempty"`
+	Ifname  string       `json:"ifname,omitempty"`
+	// Port is the port's name on the bridge.
+	Port string `json:"port,omitempty"`
+}
+
+// EndpointOf turns what the bridge's port says into what clients see.
+func EndpointOf(e ovs.Endpoint) Endpoint {
+	ips := e.IPs
+	if ips == nil {
+		ips = []netip.Addr{}
+	}
+	return Endpoint{
+		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(),
+		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
+	}
+}
+
+// Status is how a node is.
+type Status struct {
+	Node    string `json:"node"`
+	Version string `json:"version"`
+	Bridge  string `json:"bridge"`
+	// Datapath is "system" (kernel) or "netdev" (userspace); DatapathReason
+	// says why it is that one.
+	Datapath       string `json:"datapath"`
+	DatapathReason string `json:"datapathReason,omitempty"`
+	OVSVersion     string `json:"ovsVersion,omitempty"`
+	Etcd           Etcd   `json:"etcd"`
+	// Ready: the node forwards what it has to.
+	Ready     bool       `json:"ready"`
+	Networks  []Network  `json:"networks"`
+	Peers     []Peer     `json:"peers"`
+	Endpoints []Endpoint `json:"endpoints"`
+	// Flows and Ports count Baize's own on the bridge.
+	Flows int `json:"flows"`
+	Ports int `json:"ports"`
+	// Drops are packets dropped on purpose, by reason ("spoofed").
+	Drops map[string]uint64 `json:"drops,omitempty"`
+	// Foreign are ports and flows on the bridge that Baize did not make and
+	// does not touch: "port eth1".
+	Foreign  []string           `json:"foreign,omitempty"`
+	Problems []topology.Problem `json:"problems"`
+	// LastReconcile is zero before the first.
+	LastReconcile Reconcile `json:"lastReconcile"`
+	Uptime        Duration  `json:"uptime"`
+}
+
+// Etcd is how the agent stands with the store.
+type Etcd struct {
+	Connected bool     `json:"connected"`
+	Endpoints []string `json:"endpoints"`
+	// Revision is that of the snapshot in force, which may be older than
+	// etcd's while there is no connection.
+	Revision int64  `json:"revision"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Network is one network as this node carries it.
+type Network struct {
+	Name      string             `json:"name"`
+	VNI       uint32             `json:"vni"`
+	Transport topology.Transport `json:"transport"`
+	MTU       int                `json:"mtu"`
+	// Subnets are those this node leases.
+	Subnets []netip.Prefix `json:"subnets"`
+	// Peers counts the other nodes in the network, Endpoints those of this node.
+	Peers     int `json:"peers"`
+	Endpoints int `json:"endpoints"`
+}
+
+// Peer is another node as this one reaches it: one for each encapsulation.
+type Peer struct {
+	Node  string       `json:"node"`
+	VTEPs []netip.Addr `json:"vteps"`
+	// Port is the tunnel port on the bridge, OFPort its number: 0 while it has none.
+	Port   string             `json:"port,omitempty"`
+	OFPort int                `json:"ofport,omitempty"`
+	Encap  topology.Transport `json:"encap,omitempty"`
+	// Alive: its agent says so in etcd. Forwarding does not depend on it.
+	Alive bool   `json:"alive"`
+	Error string `json:"error,omitempty"`
+}
+
+// Reconcile is one run of the agent's loop.
+type Reconcile struct {
+	At   time.Time `json:"at,omitzero"`
+	Took Duration  `json:"took"`
+	// Changes counts ports and flows that were added, changed or removed.
+	Changes int    `json:"changes"`
+	Error   string `json:"error,omitempty"`
+}
+
+// Duration is a time.Duration that is text in JSON, as time.ParseDuration
+// reads it: "1h2m3.5s".
+type Duration time.Duration
+
+var (
+	_ encoding.TextMarshaler   = Duration(0)
+	_ encoding.TextUnmarshaler = (*Duration)(nil)
+)
+
+// String formats like time.Duration.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("a duration: %w", err)
+	}
+	*d = Duration(v)
+	return nil
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// Client speaks to the agent of this host. It is a Service; nothing is opened
+// until a method is called, and nothing is kept open.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+var _ Service = (*Client)(nil)
+
+// NewClient returns the client of an agent's socket.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", socket)
+	}
+	return &Client{
+		socket: socket,
+		// A little more than the agent takes, so that its own answer comes first.
+		http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: RequestTimeout + 5*time.Second},
+	}
+}
+
+// AddEndpoint implements Service.
+func (c *Client) AddEndpoint(ctx context.Context, req EndpointRequest) (Endpoint, error) {
+	var e Endpoint
+	err := c.do(ctx, http.MethodPost, "/v1/endpoints", req, &e)
+	return e, err
+}
+
+// RemoveEndpoint implements Service.
+func (c *Client) RemoveEndpoint(ctx context.Context, name string) error {
+	if name == "" {
+		return &topology.Error{Kind: topology.ErrInvalid, Item: "endpoint", What: "no name is given", Remedy: "'baize endpoint list' shows the names"}
+	}
+	return c.do(ctx, http.MethodDelete, "/v1/endpoints?name="+url.QueryEscape(name), nil, nil)
+}
+
+// Endpoints implements Service.
+func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
+	var list []Endpoint
+	err := c.do(ctx, http.MethodGet, "/v1/endpoints", nil, &list)
+	return list, err
+}
+
+// Status implements Service.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Reconcile implements Service.
+func (c *Client) Reconcile(ctx context.Context, audit bool) error {
+	return c.do(ctx, http.MethodPost, "/v1/reconcile?audit="+strconv.FormatBool(audit), nil, nil)
+}
+
+// do sends in as JSON, if any, and decodes the answer into out, if any.
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encoding the request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var e errorBody
+		if json.Unmarshal(b, &e) != nil || e.Error.Message == "" {
+			return c.foreign(fmt.Sprintf("it answers %s", resp.Status))
+		}
+		return fromWire(e.Error)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return c.foreign("its answer cannot be read: " + err.Error())
+	}
+	return nil
+}
+
+// unreachable says what a failed connection means.
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	item := "agent at " + c.socket
+	unavailable := func(what, remedy string) error {
+		return &topology.Error{Kind: topology.ErrUnavailable, Item: item, What: what, Remedy: remedy}
+	}
+	var timeout net.Error
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return unavailable("nothing listens there", "is the agent running? 'systemctl start baize' or 'baize agent'; another socket is named with --socket")
+	case errors.Is(err, os.ErrPermission):
+		return unavailable("permission denied", "run as root")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return unavailable("no answer in time", "'journalctl -u baize' may say what it waits for")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		return unavailable("it ended before it answered", "'journalctl -u baize' may say why; try again")
+	}
+	return fmt.Errorf("%s: %w", item, err)
+}
+
+func (c *Client) foreign(what string) error {
+	return &topology.Error{Kind: topology.ErrConflict, Item: "agent at " + c.socket, What: what, Remedy: "is it a Baize agent of this version? see 'baize version'"}
+}

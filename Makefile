@@ -1,0 +1,100 @@
+# Baize. 'make' alone lists the targets.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# sudo's PATH leaves out where Go's own installer puts it.
+export PATH := $(PATH):/usr/local/go/bin
+
+BIN        := bin/baize
+VERSION    ?= $(shell scripts/version.sh)
+COMMIT     ?= $(shell scripts/version.sh commit)
+PREFIX     ?= /usr/local
+HOSTS      ?= 3
+TRANSPORT  ?= vxlan
+FUZZTIME   ?= 20s
+STAMP      := github.com/baize-net/baize/cmd/internal/command
+# -buildvcs=false: the version is stamped here, and Go's own stamp fails where
+# git distrusts the directory's owner (sudo, containers).
+GOBUILD    := CGO_ENABLED=0 go build -trimpath -buildvcs=false \
+              -ldflags '-s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT)'
+
+.PHONY: help
+help: ## list the targets
+	@printf 'Baize: one large L2 domain over many Docker hosts\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@printf '\nVariables: HOSTS=%s TRANSPORT=%s (lab), TESTFLAGS= (tests), FUZZTIME=%s, PREFIX=%s (install)\n' \
+		'$(HOSTS)' '$(TRANSPORT)' '$(FUZZTIME)' '$(PREFIX)'
+
+.PHONY: check-go
+check-go:
+	@scripts/check-go.sh
+
+.PHONY: deps
+deps: ## install the tools the lab needs, where they are missing (apt, root)
+	@scripts/install-deps.sh lab
+
+.PHONY: deps-test
+deps-test:
+	@scripts/install-deps.sh test
+
+.PHONY: build
+build: check-go ## build bin/baize
+	$(GOBUILD) -o $(BIN) ./cmd/baize
+
+.PHONY: install
+install: build ## install bin/baize under PREFIX (DESTDIR is honoured)
+	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/baize
+
+.PHONY: lab
+lab: check-go need-root deps build ## three hosts on this machine, joined and proven; they stay up
+	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT)
+	@scripts/prove.sh $(BIN) $(HOSTS)
+
+.PHONY: lab-down
+lab-down: need-root ## remove the lab without a trace
+	@if [ -x $(BIN) ]; then $(BIN) lab down; else echo '$(BIN) is not built: run make build, then make lab-down'; exit 1; fi
+
+.PHONY: need-root
+need-root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "make: the lab makes network namespaces, which needs root: run 'sudo make $(firstword $(MAKECMDGOALS))'" >&2; exit 1; }
+
+.PHONY: test
+test: check-go deps-test ## every test there is: lint, unit, system (root)
+	@scripts/test.sh lint unit system
+
+.PHONY: test-unit
+test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
+	@scripts/test.sh unit
+
+.PHONY: test-system
+test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (root)
+	@scripts/test.sh system
+
+.PHONY: lint
+lint: check-go ## shell scripts and Go sources, import directions included
+	@scripts/lint.sh
+
+.PHONY: fuzz
+fuzz: check-go ## each fuzz target for FUZZTIME
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: check-go deps ## cost at 10 to 10 000 nodes; with a real switch where run as root
+	go test -run '^$$' -bench . -benchmem -p 1 -timeout 60m \
+		$$([ "$$(id -u)" -ne 0 ] || echo -tags system) ./...
+	@for s in scripts/bench-*.sh; do [ ! -e "$$s" ] || "$$s" || exit 1; done
+
+.PHONY: docs
+docs: check-go ## write docs/cli.md, docs/topology.svg and the golden files anew
+	@scripts/docs.sh
+
+.PHONY: generate
+generate: check-go ## run go generate
+	go generate ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist

@@ -1,0 +1,73 @@
+#!/bin/sh
+# What: installs the tools that the lab (and the tests) need and that are not
+#       here, with apt-get. Does nothing, and needs no root, where all are here.
+# Why:  'make lab' is to work on a fresh Debian or Ubuntu machine that has
+#       nothing but git, make and Go.
+# Use:  scripts/install-deps.sh lab|test      (test: also what the tests need)
+set -eu
+
+# An ordinary user's PATH lacks the directories that ovs-vswitchd and others
+# are in. SBIN is for the test of this script.
+PATH=$PATH:${SBIN-/usr/local/sbin:/usr/sbin:/sbin}
+
+case ${1:-lab} in
+lab | test) ;;
+*)
+	echo "install-deps: unknown set '$1': use lab or test" >&2
+	exit 2
+	;;
+esac
+
+packages=
+# need PACKAGE COMMAND... asks for the package where one of the commands is
+# not found.
+need() {
+	package=$1
+	shift
+	for c in "$@"; do
+		if ! command -v "$c" >/dev/null 2>&1; then
+			packages="$packages $package"
+			return
+		fi
+	done
+}
+
+need openvswitch-switch ovs-vswitchd ovsdb-server ovs-vsctl ovs-ofctl ovs-appctl
+need iproute2 ip ss
+need iputils-ping ping
+need ethtool ethtool
+need nftables nft
+need procps sysctl ps
+need util-linux nsenter unshare mount
+need kmod modprobe
+need tcpdump tcpdump
+# No command tells: Go needs certificates to fetch modules.
+[ -e "${CA_CERTIFICATES-/etc/ssl/certs/ca-certificates.crt}" ] || packages="$packages ca-certificates"
+if [ "${1:-lab}" = test ]; then
+	need gcc gcc # the race detector needs cgo
+	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
+	need shellcheck shellcheck
+fi
+
+packages=${packages# }
+[ -n "$packages" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "install-deps: no apt-get here: install with this system's own tool what Debian calls: $packages" >&2
+	exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+	echo "install-deps: root is needed to install $packages: run 'sudo make deps', or 'sudo apt-get install $packages'" >&2
+	exit 1
+fi
+
+echo "install-deps: installing $packages"
+# RUNLEVEL=1 keeps maintainer scripts from starting services where there is no
+# init system to do it (containers, chroots): Baize starts its own.
+export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+# A stale or missing list of one archive is not yet a failure: install decides.
+apt-get -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 update ||
+	echo "install-deps: apt-get update failed, trying with the lists that are here" >&2
+# shellcheck disable=SC2086 # a list of words
+apt-get -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \
+	install -y --no-install-recommends $packages

@@ -1,0 +1,234 @@
+// Package scripts holds no code: only the tests of the shell scripts that
+// stand between a newcomer and the first build.
+package scripts
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// run runs a script of this directory with nothing in PATH but the named
+// commands of this machine and the fakes (name → shell text).
+func run(t *testing.T, script string, tools []string, fakes map[string]string, env []string, args ...string) (out string, code int) {
+	t.Helper()
+	bin := t.TempDir()
+	for _, name := range tools {
+		path, err := exec.LookPath(name)
+		require.NoError(t, err)
+		require.NoError(t, os.Symlink(path, filepath.Join(bin, name)))
+	}
+	for name, text := range fakes {
+		require.NoError(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	}
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{script}, args...)...)
+	cmd.Env = append([]string{"PATH=" + bin}, env...)
+	b, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(b), cmd.ProcessState.ExitCode()
+}
+
+func TestCheckGo(t *testing.T) {
+	tools := []string{"sed", "head", "awk", "dirname"}
+	goMod := filepath.Join(t.TempDir(), "go.mod")
+	require.NoError(t, os.WriteFile(goMod, []byte("module example.org/m\n\ngo 1.26.3\n\nrequire a.b/go v1.2.3\n"), 0o644))
+
+	for _, tt := range []struct {
+		name    string
+		version string // what the fake go prints; empty: no go in PATH
+		env     string
+		want    string // part of the message; empty: accepted
+	}{
+		{name: "the same", version: "go version go1.26.3 linux/amd64"},
+		{name: "newer patch", version: "go version go1.26.10 linux/arm64"},
+		{name: "newer minor", version: "go version go1.27 linux/amd64"},
+		{name: "newer pre-release", version: "go version go1.27rc1 linux/amd64"},
+		{name: "newer major", version: "go version go2.0 linux/amd64"},
+		{name: "from source", version: "go version devel go1.28-3a4b5c6 Mon Nov 2 2026 linux/amd64"},
+		{name: "missing", want: "Go is not in PATH"},
+		{name: "Debian 12", version: "go version go1.19.8 linux/amd64", want: "Go 1.19.8, too old"},
+		{name: "Ubuntu 24.04", version: "go version go1.22.2 linux/amd64", want: "Go 1.22.2, too old"},
+		{name: "older patch", version: "go version go1.26.2 linux/amd64", want: "Go 1.26.2, too old"},
+		{name: "no patch", version: "go version go1.26 linux/amd64", want: "Go 1.26, too old"},
+		{name: "broken", version: "go: cannot find GOROOT directory", want: "does not tell its version"},
+		{name: "toolchain switched by hand", version: "go version go1.19.8 linux/amd64", env: "GOTOOLCHAIN=auto"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			fakes := map[string]string{}
+			if tt.version != "" {
+				// A real go with GOTOOLCHAIN=auto prints the version it switched to.
+				fakes["go"] = `case "$GOTOOLCHAIN $1" in
+"local version") echo '` + tt.version + `' ;;
+"auto version") echo 'go version go1.26.3 linux/amd64' ;;
+*) echo "unexpected: GOTOOLCHAIN=$GOTOOLCHAIN go $*"; exit 9 ;;
+esac`
+			}
+			var env []string
+			if tt.env != "" {
+				env = append(env, tt.env)
+			}
+			out, code := run(t, "check-go.sh", tools, fakes, env, goMod)
+			if tt.want == "" {
+				assert.Equal(t, 0, code, out)
+				assert.Empty(t, out)
+				return
+			}
+			assert.Equal(t, 1, code)
+			assert.Contains(t, out, tt.want)
+			assert.Contains(t, out, "install Go 1.26.3 or later from https://go.dev/dl/")
+			assert.Equal(t, 1, strings.Count(out, "\n"), "one line: %q", out)
+		})
+	}
+}
+
+func TestCheckGoAcceptsTheGoThatRunsThis(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "./check-go.sh").CombinedOutput()
+	require.NoError(t, err, string(out))
+}
+
+func TestInstallDeps(t *testing.T) {
+	lab := []string{
+		"ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "ip", "ss", "ping", "ethtool", "nft",
+		"sysctl", "ps", "nsenter", "unshare", "mount", "modprobe", "tcpdump",
+	}
+	installed := func(missing ...string) map[string]string {
+		out := map[string]string{}
+		for _, c := range lab {
+			out[c] = "exit 0"
+		}
+		for _, c := range missing {
+			delete(out, c)
+		}
+		return out
+	}
+	with := func(m map[string]string, name, text string) map[string]string { m[name] = text; return m }
+	const root, user = "echo 0", "echo 1000"
+	apt := `echo "RUNLEVEL=$RUNLEVEL apt-get $*"`
+
+	for _, tt := range []struct {
+		name  string
+		set   string
+		fakes map[string]string
+		id    string
+		code  int
+		want  []string
+		lines int
+	}{
+		{name: "all there, no root needed", set: "lab", fakes: with(installed(), "apt-get", apt), id: user},
+		{
+			name: "missing", set: "lab", fakes: with(installed("ovs-vswitchd", "ovs-ofctl", "nft"), "apt-get", apt), id: root,
+			want: []string{" update\n", "RUNLEVEL=1 apt-get", "install -y --no-install-recommends openvswitch-switch nftables\n"}, lines: 3,
+		},
+		{
+			name: "missing, update fails", set: "lab", id: root,
+			fakes: with(installed("ip"), "apt-get", `case "$*" in *update) exit 100 ;; esac; `+apt),
+			want:  []string{"trying with the lists that are here", "--no-install-recommends iproute2\n"}, lines: 3,
+		},
+		{
+			name: "install fails", set: "lab", id: root, code: 100,
+			fakes: with(installed("ip"), "apt-get", `case "$*" in *install*) exit 100 ;; esac`), lines: 1,
+		},
+		{
+			name: "no root", set: "lab", fakes: with(installed("ping"), "apt-get", apt), id: user, code: 1,
+			want: []string{"root is needed to install iputils-ping", "sudo make deps"}, lines: 1,
+		},
+		{
+			name: "another distribution", set: "lab", fakes: installed("ping", "tcpdump"), id: root, code: 1,
+			want: []string{"no apt-get here", "iputils-ping tcpdump"}, lines: 1,
+		},
+		{
+			name: "tests need more", set: "test", fakes: with(installed(), "apt-get", apt), id: root,
+			want: []string{"--no-install-recommends gcc shellcheck\n"}, lines: 3,
+		},
+		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab or test"}, lines: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			fakes := with(tt.fakes, "id", tt.id)
+			out, code := run(t, "install-deps.sh", nil, fakes, []string{"SBIN=", "CA_CERTIFICATES=/", "LIBC_HEADER=/"}, tt.set)
+			assert.Equal(t, tt.code, code, out)
+			for _, w := range tt.want {
+				assert.Contains(t, out, w)
+			}
+			assert.Equal(t, tt.lines, strings.Count(out, "\n"), out)
+		})
+	}
+}
+
+// outsideGit is the environment without what git sets for its hooks: a test
+// run from one must not work on the repository it guards.
+func outsideGit() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
+}
+
+func TestVersion(t *testing.T) {
+	script, err := os.ReadFile("version.sh")
+	require.NoError(t, err)
+	tree := func(t *testing.T, text string) string {
+		dir := filepath.Join(t.TempDir(), "baize")
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "scripts"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "scripts", "version.sh"), []byte(text), 0o755))
+		return dir
+	}
+	version := func(t *testing.T, dir string, args ...string) string {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "scripts", "version.sh"), args...)
+		cmd.Env = outsideGit()
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return strings.TrimSpace(string(out))
+	}
+	git := func(t *testing.T, dir string, args ...string) {
+		args = append([]string{"-C", dir, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"}, args...)
+		cmd := exec.CommandContext(t.Context(), "git", args...)
+		cmd.Env = append(outsideGit(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+
+	t.Run("bare files", func(t *testing.T) {
+		dir := tree(t, string(script))
+		assert.Equal(t, "devel", version(t, dir))
+		assert.Equal(t, "unknown", version(t, dir, "commit"))
+	})
+	t.Run("no commit yet", func(t *testing.T) {
+		dir := tree(t, string(script))
+		git(t, dir, "init", "-q")
+		assert.Equal(t, "devel", version(t, dir))
+	})
+	t.Run("clone and archives", func(t *testing.T) {
+		dir := tree(t, string(script))
+		attributes, err := os.ReadFile("../.gitattributes")
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, ".gitattributes"), attributes, 0o644))
+		git(t, dir, "init", "-q")
+		git(t, dir, "add", ".")
+		git(t, dir, "commit", "-q", "-m", "one")
+
+		archive := func(args ...string) string {
+			out := filepath.Join(t.TempDir(), "baize")
+			require.NoError(t, os.MkdirAll(out, 0o755))
+			git(t, dir, "archive", "-o", out+".tar", "HEAD")
+			b, err := exec.CommandContext(t.Context(), "tar", "-C", out, "-xf", out+".tar").CombinedOutput()
+			require.NoError(t, err, string(b))
+			return version(t, out, args...)
+		}
+		assert.Regexp(t, `^[0-9a-f]{7,}$`, version(t, dir))
+		assert.Regexp(t, `^[0-9a-f]{7}$`, archive())
+		assert.Regexp(t, `^[0-9a-f]{40}$`, version(t, dir, "commit"))
+		assert.Equal(t, version(t, dir, "commit"), archive("commit"))
+
+		git(t, dir, "tag", "-m", "x", "v0.3.0")
+		assert.Equal(t, "v0.3.0", version(t, dir))
+		assert.Equal(t, "v0.3.0", archive())
+
+		require.NoError(t, os.WriteFile(filepath.Join(dir, ".gitattributes"), append(attributes, '\n'), 0o644))
+		assert.Equal(t, "v0.3.0-dirty", version(t, dir))
+	})
+}

@@ -32,6 +32,16 @@ func MACRange(p netip.Prefix) (addr, mask net.HardwareAddr) {
 	return MACOf(p.Masked().Addr()), append(net.HardwareAddr{0xff, 0xff}, m...)
 }
 
+// AddrOfMAC returns the IPv4 address a MAC was made of by MACOf; ok is false
+// for other MACs.
+func AddrOfMAC(s string) (a netip.Addr, ok bool) {
+	m, err := net.ParseMAC(s)
+	if err != nil || len(m) != 6 || m[0] != macPrefix[0] || m[1] != macPrefix[1] {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom4([4]byte(m[2:])), true
+}
+
 // ParseMAC reads a 48-bit unicast Ethernet address.
 func ParseMAC(s string) (net.HardwareAddr, error) {
 	m, err := net.ParseMAC(s)

@@ -11,16 +11,6 @@ import (
 	"github.com/baize-net/baize/ovs/pipeline"
 )
 
-// between returns the part of a document between two lines.
-func between(t *testing.T, text, begin, end string) (before, part, after string) {
-	t.Helper()
-	before, rest, ok := strings.Cut(text, begin+"\n")
-	require.True(t, ok, "docs/pipeline.md lacks %q", begin)
-	part, after, ok = strings.Cut(rest, end+"\n")
-	require.True(t, ok, "docs/pipeline.md lacks %q", end)
-	return before, part, after
-}
-
 // The pipeline is documented in one place, and it is true.
 func TestDocumentation(t *testing.T) {
 	const file = "../../docs/pipeline.md"
@@ -28,21 +18,29 @@ func TestDocumentation(t *testing.T) {
 	require.NoError(t, err)
 	doc := string(b)
 
-	_, tables, _ := between(t, doc, "<!-- tables: checked by a test -->", "<!-- /tables -->")
 	want := "| table | name | what it answers |\n|---|---|---|\n"
 	for _, x := range pipeline.Tables() {
 		want += fmt.Sprintf("| %d | %s | %s |\n", x.ID, x.Name, x.Purpose)
 	}
-	require.Equal(t, want, tables)
+	doc = requirePart(t, file, doc, "<!-- tables: checked by a test -->", "<!-- /tables -->", want)
 
 	golden, err := os.ReadFile("testdata/three-hosts.golden")
 	require.NoError(t, err)
-	before, example, after := between(t, doc, "<!-- example: three-hosts.golden -->", "<!-- /example -->")
-	fenced := "```\n" + string(golden) + "```\n"
-	if *update && example != fenced {
-		doc = before + "<!-- example: three-hosts.golden -->\n" + fenced + "<!-- /example -->\n" + after
+	requirePart(t, file, doc, "<!-- example: three-hosts.golden -->", "<!-- /example -->", "```\n"+string(golden)+"```\n")
+}
+
+// requirePart checks one generated part of a document, or rewrites it with -update.
+func requirePart(t *testing.T, file, doc, begin, end, want string) string {
+	t.Helper()
+	before, rest, ok := strings.Cut(doc, begin+"\n")
+	require.True(t, ok, "%s lacks %q", file, begin)
+	part, after, ok := strings.Cut(rest, end+"\n")
+	require.True(t, ok, "%s lacks %q", file, end)
+	if *update && part != want {
+		part = want
+		doc = before + begin + "\n" + want + end + "\n" + after
 		require.NoError(t, os.WriteFile(file, []byte(doc), 0o644))
-		example = fenced
 	}
-	require.Equal(t, fenced, example, "run 'go test ./ovs/pipeline -update'")
+	require.Equal(t, want, part, "run 'go test ./ovs/pipeline -update'")
+	return doc
 }

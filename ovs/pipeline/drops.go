@@ -19,12 +19,12 @@ func DropReason(f ovs.Flow) string {
 		return "spoofed address"
 	case f.Table == TableGuard && f.Priority == prioMACLie:
 		return "spoofed MAC"
-	case f.Table == TableSteer && f.Priority == prioTunnelDrop:
-		return "from a tunnel for no local endpoint"
-	case f.Table == TableSteer && f.Priority == prioUnowned:
-		return "ARP or ND for an address nobody leases"
+	case f.Table == TableLocal && f.Priority == prioTarget:
+		return "ARP or ND for an address of this node without an endpoint"
+	case f.Table == TableLocal:
+		return "for a MAC of this node without an endpoint"
 	case f.Table == TableSteer:
-		return "for an address of this node without an endpoint"
+		return "ARP or ND for an address nobody leases"
 	case f.Table == TableFlood:
 		return "flood without local endpoints"
 	}

@@ -3,29 +3,28 @@ package pipeline
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/baize-net/baize/ovs"
-	"github.com/baize-net/baize/topology"
 )
 
 // endpoint writes all flows of one local endpoint.
-func (b *builder) endpoint(n topology.NetworkView, net match, e ovs.Endpoint) {
+func (n *network) endpoint(e ovs.Endpoint) {
 	in := inPort(e.Port)
+	// The tunnel key is set early: every way out of this node uses the same.
+	enter := fmt.Sprintf("set_field:0x%x->tun_id,%s", n.VNI, n.enter())
 	if e.MAC == nil {
-		b.flow(TableClassify, prioPort, in, fmt.Sprintf("%s,set_field:0x%x->metadata,goto_table:%d", setKey(n.VNI), n.VNI, TableLocal))
+		n.b.flow(TableClassify, prioPort, in, enter+","+goTo(TableSteer))
 		return
 	}
-	b.flow(TableClassify, prioPort, in, fmt.Sprintf("%s,set_field:0x%x->metadata,goto_table:%d", setKey(n.VNI), n.VNI, TableGuard))
-	b.guard(in, e)
-	b.deliver(n.VNI, net, e)
+	n.b.flow(TableClassify, prioPort, in, enter+","+goTo(TableGuard))
+	n.b.guard(in, e)
+	n.deliver(e)
 }
-
-// setKey sets the tunnel key early: every way out of this node uses the same.
-func setKey(vni uint32) string { return fmt.Sprintf("set_field:0x%x->tun_id", vni) }
 
 // guard lets pass what an endpoint may send and counts the rest.
 func (b *builder) guard(in string, e ovs.Endpoint) {
-	pass := goTo(TableLocal)
+	pass := goTo(TableSteer)
 	mac := e.MAC.String()
 	from := in + ",dl_src=" + mac
 	ipv6 := false
@@ -65,7 +64,7 @@ const (
 )
 
 func (b *builder) guardIPv6(from, mac string, a netip.Addr) {
-	pass := goTo(TableLocal)
+	pass := goTo(TableSteer)
 	b.flow(TableGuard, prioAddress, from+",ipv6,ipv6_src="+a.String(), pass)
 	// A solicitation's link address option may be left out; OVS then sees
 	// zeros.
@@ -78,20 +77,25 @@ func (b *builder) guardIPv6(from, mac string, a netip.Addr) {
 }
 
 // deliver brings frames for the endpoint to its port.
-func (b *builder) deliver(vni uint32, net match, e ovs.Endpoint) {
+func (n *network) deliver(e ovs.Endpoint) {
 	out := output(e.Port)
-	ipv6 := false
-	for _, a := range e.IPs {
-		ipv6 = ipv6 || a.Is6()
+	addrs := e.IPs
+	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		addrs = append(slices.Clone(addrs), ovs.LinkLocal(e.MAC))
+	}
+	for _, a := range addrs {
+		n.flow(TableLocal, prioAddrKnown, target(single(a)), out)
 		if a.Is4() {
 			// Everybody's ARP cache is to hear an announcement (RFC 5227
 			// section 3), so it is not steered.
-			b.flow(TableLocal, prioAnnounce, fmt.Sprintf("metadata=0x%x,arp,arp_spa=%s,arp_tpa=%s", vni, a, a), goTo(TableReplicate))
+			n.flow(TableSteer, prioAnnounce, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", a, a), goTo(TableReplicate))
 		}
-		b.flow(TableLocal, prioTarget, net.and(target(single(a))), out)
+		if !slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			n.flow(TableSteer, prioAddrKnown, target(single(a)), out)
+		}
 	}
-	if ipv6 {
-		b.flow(TableLocal, prioTarget, net.and(target(single(ovs.LinkLocal(e.MAC)))), out)
+	n.flow(TableLocal, prioMAC, "dl_dst="+e.MAC.String(), out)
+	if !n.ownRange(e.MAC) {
+		n.flow(TableExact, prioMAC, "dl_dst="+e.MAC.String(), out)
 	}
-	b.flow(TableLocal, prioMAC, net.and("dl_dst="+e.MAC.String()), out)
 }

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"hash/fnv"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -70,11 +71,11 @@ func (b *builder) defaults() {
 	b.flow(TableClassify, prioDefault, "", "drop")
 	b.flow(TableTunnel, prioDefault, "", "drop")
 	b.flow(TableGuard, prioDefault, "", "drop")
-	b.flow(TableLocal, prioDefault, "", goTo(TableSteer))
-	b.flow(TableSteer, prioTunnelDrop, fmt.Sprintf("metadata=0x%x/0x%x", fromTunnel, fromTunnel), "drop")
-	b.flow(TableSteer, prioTunnelFlood, fmt.Sprintf("metadata=0x%x/0x%x,%s", fromTunnel, fromTunnel, multicast), goTo(TableFlood))
+	b.flow(TableLocal, prioBUM, multicast, goTo(TableFlood))
+	b.flow(TableLocal, prioDefault, "", "drop")
 	b.flow(TableSteer, prioBUM, multicast, goTo(TableReplicate))
-	b.flow(TableSteer, prioDefault, "", goTo(TableReplicate))
+	b.flow(TableSteer, prioDefault, "", goTo(TableExact))
+	b.flow(TableExact, prioDefault, "", goTo(TableReplicate))
 	b.flow(TableReplicate, prioDefault, "", goTo(TableFlood))
 	b.flow(TableFlood, prioDefault, "", "drop")
 }
@@ -82,11 +83,14 @@ func (b *builder) defaults() {
 // multicast matches the group bit of the destination, broadcast included.
 const multicast = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 
+// network writes the flows of one network. Nothing that a frame out of a
+// tunnel can reach (tables tunnel, local, flood) has an output to a tunnel:
+// that is the split horizon.
 func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
-	net := match{fmt.Sprintf("metadata=0x%x/0x%x", n.VNI, vniMask)}
+	net := &network{NetworkView: n, b: b, match: fmt.Sprintf("metadata=0x%x", n.VNI), exact: map[netip.Prefix]bool{}}
+	net.findExceptions(endpoints)
 
-	b.flow(TableTunnel, prioPort, fmt.Sprintf("tun_id=0x%x", n.VNI),
-		fmt.Sprintf("set_field:0x%x->metadata,goto_table:%d", fromTunnel|n.VNI, TableLocal))
+	b.flow(TableTunnel, prioPort, fmt.Sprintf("tun_id=0x%x", n.VNI), net.enter()+","+goTo(TableLocal))
 
 	var locals, open []string
 	for _, e := range endpoints {
@@ -94,51 +98,118 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		if e.MAC == nil {
 			open = append(open, output(e.Port))
 		}
-		b.endpoint(n, net, e)
+		net.endpoint(e)
 	}
 	if len(locals) > 0 {
-		b.flow(TableFlood, prioPort, net.String(), strings.Join(locals, ","))
+		net.flow(TableFlood, prioPort, "", strings.Join(locals, ","))
 	}
 
 	// Ports whose addresses nobody knows get what no known endpoint wants.
 	rest := "drop"
 	if len(open) > 0 {
 		rest = strings.Join(open, ",")
-		b.flow(TableSteer, prioTunnelOpen, fmt.Sprintf("metadata=0x%x", fromTunnel|n.VNI), rest)
+		net.flow(TableLocal, prioRest, "", rest)
 	}
 	for _, p := range n.Prefixes() {
-		b.flow(TableSteer, prioUnowned, net.and(target(p)), rest)
+		net.flow(TableSteer, prioUnowned, target(p), rest)
 	}
 	for _, p := range n.Subnets {
-		b.subnet(net, p, rest)
+		net.flow(TableLocal, prioTarget, target(p), rest)
+		net.subnet(p, goTo(TableLocal))
 	}
 
-	var tunnels []string
+	tunnels := make([]string, 0, len(n.Peers))
 	byNode := make(map[string]string, len(n.Peers))
 	for _, peer := range n.Peers {
-		name := b.tunnel(peer)
-		out := output(name)
+		out := output(b.tunnel(peer))
 		byNode[peer.Node] = out
 		tunnels = append(tunnels, out)
 		for _, p := range peer.Subnets {
-			b.subnet(net, p, out)
+			net.subnet(p, out)
 		}
 	}
-	b.replicate(net, tunnels)
-	b.pins(net, n.Pins, byNode)
+	net.replicate(tunnels)
+	net.pins(byNode)
+}
+
+// network is one network while its flows are written.
+type network struct {
+	topology.NetworkView
+	b     *builder
+	match string
+	// exact are the subnets of which some address is not where its subnet
+	// is: their MACs are looked up one by one, all others by range only.
+	// OVS caches what it looked at: a range looked up first keeps one cache
+	// entry for a node instead of one for each remote container.
+	exact map[netip.Prefix]bool
+}
+
+func (n *network) flow(table, priority int, match, actions string) {
+	if match != "" {
+		match = "," + match
+	}
+	n.b.flow(table, priority, n.match+match, actions)
+}
+
+// enter makes a frame one of this network.
+func (n *network) enter() string { return fmt.Sprintf("set_field:0x%x->metadata", n.VNI) }
+
+// findExceptions looks for MACs in the range of a subnet whose node does not
+// have them: those of pins, and those of endpoints pinned to this node.
+func (n *network) findExceptions(endpoints []ovs.Endpoint) {
+	var macs []string
+	for _, p := range n.Pins {
+		macs = append(macs, p.MAC)
+	}
+	for _, e := range endpoints {
+		if e.MAC != nil && !n.ownRange(e.MAC) {
+			macs = append(macs, e.MAC.String())
+		}
+	}
+	lengths := map[int]bool{}
+	for _, p := range n.Subnets {
+		lengths[p.Bits()] = true
+	}
+	for _, peer := range n.Peers {
+		for _, p := range peer.Subnets {
+			lengths[p.Bits()] = true
+		}
+	}
+	for _, s := range macs {
+		if a, ok := topology.AddrOfMAC(s); ok {
+			for l := range lengths {
+				if p, err := a.Prefix(l); err == nil {
+					n.exact[p] = true
+				}
+			}
+		}
+	}
+}
+
+// ownRange reports whether a MAC is in the range of one of the node's own
+// subnets.
+func (n *network) ownRange(mac net.HardwareAddr) bool {
+	a, ok := topology.AddrOfMAC(mac.String())
+	return ok && slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // subnet steers all that is meant for one subnet: four bits of knowledge
 // (ARP, ND, MAC, IP) for each node, whatever the number of its endpoints.
-func (b *builder) subnet(net match, p netip.Prefix, actions string) {
-	b.flow(TableSteer, prioPeerTarget, net.and(target(p)), actions)
-	if p.Addr().Is4() {
-		addr, mask := topology.MACRange(p)
-		b.flow(TableSteer, prioMACRange, net.and(fmt.Sprintf("dl_dst=%s/%s", addr, mask)), actions)
-		b.flow(TableSteer, prioIPPrefix, net.and("ip,nw_dst="+p.String()), actions)
-	} else {
-		b.flow(TableSteer, prioIPPrefix, net.and("ipv6,ipv6_dst="+p.String()), actions)
+func (n *network) subnet(p netip.Prefix, actions string) {
+	n.flow(TableSteer, prioTarget, target(p), actions)
+	if p.Addr().Is6() {
+		n.flow(TableExact, prioIPPrefix, "ipv6,ipv6_dst="+p.String(), actions)
+		return
 	}
+	n.flow(TableExact, prioIPPrefix, "ip,nw_dst="+p.String(), actions)
+	addr, mask := topology.MACRange(p)
+	macs := "dl_dst=" + addr.String() + "/" + mask.String()
+	if n.exact[p] {
+		n.flow(TableSteer, prioMACRange, macs, goTo(TableExact))
+		n.flow(TableExact, prioMACRange, macs, actions)
+		return
+	}
+	n.flow(TableSteer, prioMACRange, macs, actions)
 }
 
 // target matches what concerns the link address of an address in p: ARP by its
@@ -161,30 +232,30 @@ func prefixText(p netip.Prefix) string {
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-func (b *builder) pins(net match, pins []topology.Pin, byNode map[string]string) {
+func (n *network) pins(byNode map[string]string) {
 	macs := map[string]bool{}
-	for _, p := range pins {
+	for _, p := range n.Pins {
 		out, remote := byNode[p.Node]
 		if !remote {
 			continue // this node's own are known by their endpoint
 		}
-		b.flow(TableSteer, prioPinTarget, net.and(target(single(p.Addr))), out)
+		n.flow(TableSteer, prioAddrKnown, target(single(p.Addr)), out)
 		if !macs[p.MAC] {
 			macs[p.MAC] = true
-			b.flow(TableSteer, prioPinMAC, net.and("dl_dst="+p.MAC), out)
+			n.flow(TableExact, prioMAC, "dl_dst="+p.MAC, out)
 		}
 	}
 }
 
 // replicate chains tables where one flow would carry too many outputs.
-func (b *builder) replicate(net match, tunnels []string) {
+func (n *network) replicate(tunnels []string) {
 	table := TableReplicate
 	for chunk := range slices.Chunk(tunnels, maxOutputs) {
 		next := table + 1
 		if table == TableReplicate+maxReplicateTables-1 || len(chunk)+maxOutputs*(table-TableReplicate) == len(tunnels) {
 			next = TableFlood
 		}
-		b.flow(table, prioPort, net.String(), strings.Join(chunk, ",")+","+goTo(next))
+		n.flow(table, prioPort, "", strings.Join(chunk, ",")+","+goTo(next))
 		if next == TableFlood {
 			return
 		}
@@ -245,11 +316,6 @@ func TunnelName(t topology.Transport, peer string) string {
 	return fmt.Sprintf("%s-%04x", name[:maxIfname-5], h.Sum32()&0xffff)
 }
 
-// match is the beginning of a match: the network.
-type match struct{ net string }
-
-func (m match) String() string      { return m.net }
-func (m match) and(s string) string { return m.net + "," + s }
-func goTo(table int) string         { return "goto_table:" + strconv.Itoa(table) }
-func output(port string) string     { return `output:"` + port + `"` }
-func inPort(port string) string     { return `in_port="` + port + `"` }
+func goTo(table int) string     { return "goto_table:" + strconv.Itoa(table) }
+func output(port string) string { return `output:"` + port + `"` }
+func inPort(port string) string { return `in_port="` + port + `"` }

@@ -1,10 +1,9 @@
 // Package pipeline computes the wanted state of one node's Open vSwitch from
 // its view of the topology and its local endpoints. It is pure.
 //
-// A frame's network is carried in the lower 24 bits of the OpenFlow metadata
-// field (the VNI); bit 24 says that it came out of a tunnel. The tables are
-// listed in Tables; docs/pipeline.md explains them and a test keeps the two in
-// step.
+// A frame's network is carried in the OpenFlow metadata field: its VNI. The
+// tables are listed in Tables; docs/pipeline.md explains them and a test keeps
+// the two in step.
 package pipeline
 
 // The tables of the pipeline.
@@ -12,8 +11,9 @@ const (
 	TableClassify  = 0
 	TableTunnel    = 5
 	TableGuard     = 10
-	TableLocal     = 20
-	TableSteer     = 30
+	TableSteer     = 20
+	TableExact     = 25
+	TableLocal     = 30
 	TableReplicate = 40 // to 59: a long replication list continues in the next table
 	TableFlood     = 60
 )
@@ -35,11 +35,12 @@ type Table struct {
 // Tables lists the pipeline's tables in the order frames pass them.
 func Tables() []Table {
 	return []Table{
-		{TableClassify, "classify", "which network does the frame belong to, and did it come out of a tunnel?"},
+		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
-		{TableLocal, "local", "delivery to local endpoints: by ARP or ND target, then by MAC"},
-		{TableSteer, "steer", "to the node that owns the address: by pin, by ARP or ND target, by MAC range, by IP prefix"},
+		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},
+		{TableExact, "exact", "what no range tells: pinned and static MACs, then unknown MACs by IP prefix"},
+		{TableLocal, "local", "delivery to local endpoints: by ARP or ND target, then by MAC; the only way for frames out of tunnels"},
 		{TableReplicate, "replicate", "broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network"},
 		{TableFlood, "flood", "broadcast and multicast: one copy to each local endpoint of the network"},
 	}
@@ -59,12 +60,6 @@ func TableName(id int) string {
 	return ""
 }
 
-// Metadata bits.
-const (
-	vniMask    = 0xffffff
-	fromTunnel = 1 << 24
-)
-
 // Priorities within the tables. Higher wins.
 const (
 	prioDefault = 0
@@ -80,20 +75,15 @@ const (
 	prioOther        = 80  // other EtherTypes from the right MAC
 	prioMACLie       = 70  // anything else of the port
 
-	// local
-	prioAnnounce = 210 // gratuitous ARP is for everybody
-	prioTarget   = 200 // ARP and ND by target
-	prioMAC      = 100
-
-	// steer
-	prioTunnelFlood = 300 // split horizon: from a tunnel to local endpoints only
-	prioTunnelOpen  = 290
-	prioTunnelDrop  = 280
-	prioPinTarget   = 230
-	prioPinMAC      = 220
-	prioPeerTarget  = 200
-	prioUnowned     = 190 // ARP and ND for an address of the network nobody leases
-	prioBUM         = 150 // multicast, before ranges of unicast addresses
-	prioMACRange    = 140
-	prioIPPrefix    = 130
+	// local and steer: ARP and ND
+	prioAnnounce  = 210 // gratuitous ARP is for everybody
+	prioAddrKnown = 200 // of one endpoint
+	prioTarget    = 190 // of a subnet
+	prioUnowned   = 180 // of the network, but nobody leases it
+	// local, steer and exact: by destination
+	prioBUM      = 150 // multicast, before ranges of unicast addresses
+	prioMAC      = 140
+	prioMACRange = 130
+	prioIPPrefix = 120
+	prioRest     = 110
 )

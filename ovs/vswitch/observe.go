@@ -54,8 +54,7 @@ func (c *Client) rows(ctx context.Context) (*rows, error) {
 		return nil, err
 	}
 	if err := s.monitor(ctx); err != nil {
-		c.drop(s)
-		return nil, c.explain(err)
+		return nil, c.failed(s, err)
 	}
 	// The order matters: the answer comes after all updates made before it.
 	if _, err := c.transact(ctx, s, selectOp(vswitchd.OpenvSwitchTable, "cur_cfg")); err != nil {
@@ -63,7 +62,7 @@ func (c *Client) rows(ctx context.Context) (*rows, error) {
 	}
 	copied := s.cl.Cache()
 	if copied == nil {
-		return nil, c.explain(errLost)
+		return nil, c.failed(s, errLost)
 	}
 	r := &rows{
 		bridges:    shallow[vswitchd.Bridge](copied, vswitchd.BridgeTable),
@@ -144,8 +143,7 @@ func (c *Client) transact(ctx context.Context, s *session, ops ...ovsdb.Operatio
 	case ctx.Err() != nil:
 		return nil, c.explain(ctx.Err())
 	default:
-		c.drop(s)
-		return nil, c.explain(err)
+		return nil, c.failed(s, err)
 	}
 }
 

@@ -110,10 +110,11 @@ func (c *Client) Run(ctx context.Context, changed func()) error {
 				changed()
 				s.watch(ctx, changed)
 			}
-			c.drop(s)
-			if ctx.Err() == nil {
-				changed()
+			if ctx.Err() != nil {
+				return nil
 			}
+			c.drop(s)
+			changed()
 		}
 		if errors.Is(err, ErrClosed) {
 			return err
@@ -166,14 +167,25 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// drop closes a connection that failed, so that the next call makes a new one.
-func (c *Client) drop(s *session) {
+// drop closes a connection that failed, so that the next call makes a new one,
+// and reports whether the client itself was closed meanwhile.
+func (c *Client) drop(s *session) (closed bool) {
 	<-c.lock
 	if c.cur == s {
 		c.cur = nil
 	}
+	closed = c.end
 	c.lock <- struct{}{}
 	s.close()
+	return closed
+}
+
+// failed drops a connection and explains why.
+func (c *Client) failed(s *session, err error) error {
+	if c.drop(s) {
+		return ErrClosed
+	}
+	return c.explain(err)
 }
 
 // explain turns a failure to reach the server into words for people.

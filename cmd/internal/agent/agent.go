@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,7 +185,7 @@ type task struct {
 	run  func(context.Context) error
 }
 
-func (a *Agent) tasks() []task {
+func (a *Agent) tasks(l net.Listener) []task {
 	return []task{
 		{"topology", a.watchTopology},
 		{"liveness", a.keepAlive},
@@ -193,15 +194,20 @@ func (a *Agent) tasks() []task {
 		{"openflow", a.watchFlows},
 		{"links", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.rejoin) }},
 		{"reconcile", a.reconcileLoop},
-		{"api", func(ctx context.Context) error { return api.ListenAndServe(ctx, a.cfg.Socket, a) }},
+		{"api", func(ctx context.Context) error { return api.Serve(ctx, l, a) }},
 	}
 }
 
 func (a *Agent) run(ctx context.Context) error {
+	// A second agent on this host is refused before it does anything.
+	l, err := api.Listen(a.cfg.Socket)
+	if err != nil {
+		return err
+	}
 	a.chooseDatapath()
 	a.log.WithFields(logrus.Fields{"version": a.cfg.Version, "datapath": a.datapath, "bridge": a.cfg.Bridge}).Infof("agent starts (%s)", a.why)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, t := range a.tasks() {
+	for _, t := range a.tasks(l) {
 		g.Go(func() error {
 			err := t.run(ctx)
 			if err != nil && ctx.Err() == nil {
@@ -210,7 +216,7 @@ func (a *Agent) run(ctx context.Context) error {
 			return nil
 		})
 	}
-	err := g.Wait()
+	err = g.Wait()
 	a.log.Info("agent stops; forwarding goes on")
 	return err
 }

@@ -106,6 +106,9 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	if a.datapath == "netdev" && (out.Changes > 0 || audit) {
 		a.setNeighbours(ctx, p.view, out)
 	}
+	if a.datapath == "netdev" && audit {
+		a.keepIngressDrops(endpoints)
+	}
 	return nil
 }
 
@@ -154,6 +157,19 @@ func (a *Agent) setNeighbours(ctx context.Context, v topology.View, out outcome)
 				a.log.Debugf("neighbour %s: %v", p.Remote, err)
 			}
 		}
+	}
+}
+
+// keepIngressDrops puts the rules back that keep the kernel from taking the
+// userspace datapath's frames as well: firewall managers flush what is not
+// theirs.
+func (a *Agent) keepIngressDrops(endpoints []ovs.Endpoint) {
+	devices := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		devices[i] = e.Port
+	}
+	if err := hostnet.SyncIngressDrops(devices); err != nil {
+		a.log.Warn(err)
 	}
 }
 

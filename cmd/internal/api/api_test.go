@@ -103,14 +103,14 @@ func TestMethods(t *testing.T) {
 func TestErrorsKeepTheirKind(t *testing.T) {
 	f := &fake{}
 	c, _ := start(t, f)
-	for _, k := range kinds {
+	for i, k := range kinds {
 		e := &topology.Error{Kind: k.kind, Item: "network blue", What: "something", Remedy: "do otherwise"}
 		f.err = e
 		err := c.Reconcile(t.Context(), false)
 		require.ErrorIs(t, err, k.kind)
 		assert.Equal(t, e.Error(), err.Error())
-		for _, other := range kinds {
-			assert.Equal(t, other.kind == k.kind, errors.Is(err, other.kind), "%v is not %v", k.kind, other.kind)
+		for j, other := range kinds {
+			assert.Equal(t, i == j, errors.Is(err, other.kind), "%v is not %v", k.kind, other.kind)
 		}
 
 		f.err = fmt.Errorf("adding c1: %w", e)

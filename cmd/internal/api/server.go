@@ -56,7 +56,9 @@ func Serve(ctx context.Context, l net.Listener, svc Service) error {
 		cut()
 		err = srv.Close()
 	}
-	<-ended
+	if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

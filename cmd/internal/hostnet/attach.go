@@ -228,7 +228,7 @@ func (a *attachment) create() error {
 	// rewrites drawn ones: fe and the peer's other bytes is high and settled.
 	attrs.HardwareAddr = append(net.HardwareAddr{0xfe}, a.MAC[1:]...)
 	pair := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: a.Ifname, PeerHardwareAddr: a.MAC, PeerMTU: uint32(a.MTU), //nolint:gosec // checked
+		LinkAttrs: attrs, PeerName: a.Ifname, PeerHardwareAddr: a.MAC, PeerMTU: uint32(a.MTU),
 		PeerNamespace: netlink.NsFd(int(a.ns.Fd())), PeerTxQLen: -1,
 	}
 	if err := a.host.LinkAdd(pair); err != nil {

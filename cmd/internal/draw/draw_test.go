@@ -1,0 +1,153 @@
+package draw_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/topology"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with testdata/<name>, or writes it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+		return
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err, "run 'go test ./cmd/internal/draw -update'")
+	assert.Equal(t, string(want), string(got), "%s differs; if that is meant, run 'go test ./cmd/internal/draw -update'", path)
+}
+
+// cluster makes a topology of n hosts with the networks blue and, for GRE, red
+// on the first two.
+func cluster(n int, extra ...topology.Record) (*topology.Snapshot, []draw.Endpoint) {
+	blue := topology.Network{Name: "blue", VNI: 100, Transport: topology.VXLAN,
+		IPv4: netip.MustParsePrefix("10.1.0.0/16"), IPv6: netip.MustParsePrefix("fd00:10:1::/48")}.Defaults()
+	red := topology.Network{Name: "red", VNI: 200, Transport: topology.GRE,
+		IPv4: netip.MustParsePrefix("10.2.0.0/16"), GatewayIPv4: netip.MustParseAddr("10.2.0.1")}.Defaults()
+	records := []topology.Record{blue, red}
+	var eps []draw.Endpoint
+	for i := 1; i <= n; i++ {
+		name := fmt.Sprintf("host%d", i)
+		records = append(records,
+			topology.Node{Name: name, ID: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)})},
+				Encapsulations: []topology.Transport{topology.VXLAN, topology.GRE}, Datapath: "netdev"},
+			topology.Subnet{Network: "blue", Node: name, Prefix: topology.SubnetAt(blue, topology.IPv4, uint64(4+i))},
+			topology.Subnet{Network: "blue", Node: name, Prefix: topology.SubnetAt(blue, topology.IPv6, uint64(4+i))})
+		if i != 3 {
+			records = append(records, topology.Liveness{Node: name, ID: name})
+		}
+		ip4 := netip.AddrFrom4([4]byte{10, 1, byte(4 + i), 2})
+		eps = append(eps, draw.Endpoint{Name: "c1", Node: name, Network: "blue", MAC: topology.MACOf(ip4).String(),
+			IPs: []netip.Addr{ip4, netip.MustParseAddr(fmt.Sprintf("fd00:10:1:%x::2", 4+i))}})
+		if i <= 2 {
+			records = append(records, topology.Subnet{Network: "red", Node: name, Prefix: topology.SubnetAt(red, topology.IPv4, uint64(i))})
+		}
+	}
+	return snapshot(append(records, extra...)...), eps
+}
+
+func snapshot(records ...topology.Record) *topology.Snapshot {
+	var kvs []topology.KV
+	for i, r := range records {
+		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(i + 1), ModRevision: int64(i + 1)}})
+	}
+	return topology.NewSnapshot(int64(len(kvs)), kvs)
+}
+
+func cases() map[string]draw.Topology {
+	three, eps := cluster(3,
+		topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.99.9"), Node: "host2", MAC: "02:42:0a:01:63:09"},
+		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.200.0/24"), Reserved: true})
+	six, _ := cluster(6)
+	nine, _ := cluster(9)
+	many, _ := cluster(40)
+	odd, oddEps := cluster(1)
+	oddEps[0].Name = `c<1>"&\`
+	return map[string]draw.Topology{
+		"empty": draw.New(snapshot(), nil),
+		"three": draw.New(three, eps),
+		"six":   draw.New(six, nil),
+		"nine":  draw.New(nine, nil),
+		"many":  draw.New(many, nil),
+		"odd":   draw.New(odd, oddEps),
+	}
+}
+
+func TestGolden(t *testing.T) {
+	for name, top := range cases() {
+		for ext, write := range map[string]func(io.Writer, draw.Topology) error{"txt": draw.Tree, "dot": draw.DOT, "svg": draw.SVG} {
+			if name == "many" && ext != "txt" {
+				continue // large, and says nothing that nine does not
+			}
+			t.Run(name+"."+ext, func(t *testing.T) {
+				var b bytes.Buffer
+				require.NoError(t, write(&b, top))
+				golden(t, name+"."+ext, b.Bytes())
+			})
+		}
+	}
+}
+
+// Every picture must be well-formed XML, whatever the names in it.
+func TestSVGIsXML(t *testing.T) {
+	for name, top := range cases() {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			require.NoError(t, draw.SVG(&b, top))
+			d := xml.NewDecoder(&b)
+			for {
+				_, err := d.Token()
+				if errors.Is(err, io.EOF) {
+					return
+				}
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+func TestTunnelsOncePerPairAndEncapsulation(t *testing.T) {
+	s, _ := cluster(3)
+	top := draw.New(s, nil)
+	var got []string
+	for _, x := range top.Tunnels {
+		got = append(got, fmt.Sprintf("%s-%s %s %v", x.A, x.B, x.Encap, x.Networks))
+	}
+	assert.Equal(t, []string{
+		"host1-host2 gre [red]", "host1-host2 vxlan [blue]", "host1-host3 vxlan [blue]", "host2-host3 vxlan [blue]",
+	}, got)
+}
+
+// The JSON has lists where scripts expect lists, never null.
+func TestJSONHasNoNull(t *testing.T) {
+	for _, name := range []string{"empty", "three"} {
+		b, err := json.Marshal(cases()[name])
+		require.NoError(t, err)
+		assert.NotContains(t, string(b), "null")
+	}
+}
+
+func TestEndpointsOfUnknownNodesAreLeftOut(t *testing.T) {
+	s, _ := cluster(1)
+	top := draw.New(s, []draw.Endpoint{{Name: "x", Node: "gone", Network: "blue"}})
+	require.Len(t, top.Networks[0].Members, 1)
+	assert.Empty(t, top.Networks[0].Members[0].Endpoints)
+}

@@ -1,0 +1,160 @@
+package draw
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+)
+
+// maxTunnelLines bounds how many tunnels of a network a tree lists singly.
+const maxTunnelLines = 10
+
+// branch is one line of a tree with what hangs below it.
+type branch struct {
+	text     string
+	children []*branch
+}
+
+func (b *branch) add(format string, args ...any) *branch {
+	c := &branch{text: strings.TrimRight(fmt.Sprintf(format, args...), " ")}
+	b.children = append(b.children, c)
+	return c
+}
+
+func (b *branch) write(w io.Writer, indent string) error {
+	for i, c := range b.children {
+		mark, below := "├─ ", "│  "
+		if i == len(b.children)-1 {
+			mark, below = "└─ ", "   "
+		}
+		if _, err := fmt.Fprintf(w, "%s%s%s\n", indent, mark, c.text); err != nil {
+			return err
+		}
+		if err := c.write(w, indent+below); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tree writes the topology as text for people: each network with its nodes,
+// their subnets and endpoints, and its tunnels.
+func Tree(w io.Writer, t Topology) error {
+	if len(t.Networks) == 0 {
+		if _, err := fmt.Fprintln(w, "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'"); err != nil {
+			return err
+		}
+	}
+	carrying := map[string]bool{}
+	for i, n := range t.Networks {
+		if i > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		head := fmt.Sprintf("%s  %s  VNI %d  %s  MTU %d", n.Name, join(n.Subnets, "  "), n.VNI, n.Transport, n.MTU)
+		if len(n.Gateways) > 0 {
+			head += "  gateway " + join(n.Gateways, ", ")
+		}
+		if _, err := fmt.Fprintln(w, head); err != nil {
+			return err
+		}
+		root := &branch{}
+		for _, m := range n.Members {
+			carrying[m.Node] = true
+			t.memberBranch(root, m)
+		}
+		if len(n.Members) == 0 {
+			root.add("no node carries it yet")
+		}
+		for _, p := range n.Reserved {
+			root.add("%s  reserved", p)
+		}
+		t.tunnelBranch(root, n)
+		if err := root.write(w, ""); err != nil {
+			return err
+		}
+	}
+	idle := &branch{}
+	for _, n := range t.Nodes {
+		if !carrying[n.Name] {
+			idle.add("%s", nodeLine(n))
+		}
+	}
+	if len(idle.children) > 0 {
+		if _, err := fmt.Fprintln(w, "\nnodes without a network"); err != nil {
+			return err
+		}
+		if err := idle.write(w, ""); err != nil {
+			return err
+		}
+	}
+	for i, p := range t.Problems {
+		if i == 0 {
+			if _, err := fmt.Fprintln(w, "\nproblems"); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(w, "  %s\n", p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t Topology) memberBranch(root *branch, m Member) {
+	node := root.add("%s", nodeLine(t.node(m.Node)))
+	subnets := make([]*branch, len(m.Subnets))
+	for i, p := range m.Subnets {
+		subnets[i] = node.add("%s", p)
+	}
+	for _, e := range m.Endpoints {
+		under := node
+		if i := m.homeSubnet(e); i >= 0 {
+			under = subnets[i]
+		}
+		under.add("%s  %s  %s", e.Name, join(e.IPs, ", "), e.MAC)
+	}
+	for _, p := range m.Pins {
+		node.add("pin %s  %s", p.Address, p.MAC)
+	}
+}
+
+func nodeLine(n Node) string {
+	return fmt.Sprintf("%s  %s  %s", n.Name, join(n.VTEPs, ", "), n.Status)
+}
+
+func (t Topology) tunnelBranch(root *branch, n Network) {
+	var own []Tunnel
+	for _, tun := range t.Tunnels {
+		for _, name := range tun.Networks {
+			if name == n.Name {
+				own = append(own, tun)
+			}
+		}
+	}
+	switch {
+	case len(own) == 0:
+		return
+	case len(own) > maxTunnelLines && len(own) == len(n.Members)*(len(n.Members)-1)/2:
+		root.add("%d %s tunnels, every node to every other", len(own), n.Transport)
+		return
+	case len(own) > maxTunnelLines:
+		root.add("%d %s tunnels", len(own), n.Transport)
+		return
+	}
+	b := root.add("tunnels  %s", n.Transport)
+	for _, tun := range own {
+		b.add("%s ↔ %s  %s ↔ %s", tun.A, tun.B, tun.AddressA, tun.AddressB)
+	}
+}
+
+// join writes addresses or prefixes in one line.
+func join[T netip.Addr | netip.Prefix](xs []T, sep string) string {
+	parts := make([]string, len(xs))
+	for i, x := range xs {
+		parts[i] = fmt.Sprint(x)
+	}
+	return strings.Join(parts, sep)
+}

@@ -23,6 +23,7 @@ func Bind(flows []Flow, ofports map[string]int) (bound []BoundFlow, missing []st
 		return strconv.Itoa(n), true
 	}
 	bound = make([]BoundFlow, 0, len(flows))
+	actions := map[string]string{} // most are the same few outputs
 	for _, f := range flows {
 		if i := strings.IndexByte(f.Match, '"'); i >= 0 {
 			end := i + 1 + strings.IndexByte(f.Match[i+1:], '"')
@@ -33,7 +34,12 @@ func Bind(flows []Flow, ofports map[string]int) (bound []BoundFlow, missing []st
 			f.Match = f.Match[:i] + n + f.Match[end+1:]
 		}
 		if strings.IndexByte(f.Actions, '"') >= 0 {
-			f.Actions = bindActions(f.Actions, number)
+			text, done := actions[f.Actions]
+			if !done {
+				text = bindActions(f.Actions, number)
+				actions[f.Actions] = text
+			}
+			f.Actions = text
 		}
 		bound = append(bound, BoundFlow{Flow: f, Cookie: CookieOf(f)})
 	}

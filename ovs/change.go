@@ -1,9 +1,6 @@
 package ovs
 
-import (
-	"hash/fnv"
-	"strconv"
-)
+import "strconv"
 
 // DBChange is what one OVSDB transaction is to do.
 type DBChange struct {
@@ -52,15 +49,19 @@ func OwnCookie(cookie uint64) bool { return cookie>>48 == CookieTag }
 // then 48 bits of FNV-1a over its table, priority, match and actions. A flow
 // that differs in anything has another cookie.
 func CookieOf(f Flow) uint64 {
-	h := fnv.New64a()
-	buf := make([]byte, 0, 256)
-	buf = strconv.AppendInt(buf, int64(f.Table), 10)
-	buf = append(buf, ' ')
-	buf = strconv.AppendInt(buf, int64(f.Priority), 10)
-	buf = append(buf, ' ')
-	buf = append(buf, f.Match...)
-	buf = append(buf, ' ')
-	buf = append(buf, f.Actions...)
-	h.Write(buf)
-	return CookieTag<<48 | h.Sum64()>>16
+	h := fnv1a(fnv1aBasis, strconv.Itoa(f.Table))
+	h = fnv1a(h, " "+strconv.Itoa(f.Priority)+" ")
+	h = fnv1a(h, f.Match)
+	h = fnv1a(h, " ")
+	return CookieTag<<48 | fnv1a(h, f.Actions)>>16
+}
+
+const fnv1aBasis = 14695981039346656037
+
+// fnv1a goes on with a 64-bit FNV-1a hash. hash/fnv would copy every text.
+func fnv1a(h uint64, s string) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
 }

@@ -5,6 +5,7 @@ package ovs
 
 import (
 	"cmp"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -34,8 +35,10 @@ const (
 // DefaultBridge is the integration bridge unless another is named.
 const DefaultBridge = "br-baize"
 
-// State is a whole wanted state. Ports are sorted by name, flows by table,
-// priority (descending) and match: two equal states are equal field by field.
+// State is a whole wanted state. Ports are sorted by name, flows by table and
+// priority (descending); flows of one table and priority keep the order they
+// were made in, which is that of sorted names. So two equal states are equal
+// field by field.
 type State struct {
 	Bridge Bridge
 	Ports  []Port
@@ -91,7 +94,21 @@ func CompareFlows(a, b Flow) int {
 // Sort brings a state into its one order.
 func (s *State) Sort() {
 	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.Flows, CompareFlows)
+	// Buckets: comparing the texts of thousands of flows would be the most
+	// expensive part of a small change.
+	type place struct{ table, priority int }
+	buckets := map[place][]Flow{}
+	for _, f := range s.Flows {
+		p := place{f.Table, f.Priority}
+		buckets[p] = append(buckets[p], f)
+	}
+	places := slices.SortedFunc(maps.Keys(buckets), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(b.priority, a.priority))
+	})
+	s.Flows = s.Flows[:0]
+	for _, p := range places {
+		s.Flows = append(s.Flows, buckets[p]...)
+	}
 }
 
 // ObservedPort is a port as OVS has it.

@@ -54,9 +54,8 @@ func (v View) Find(network string) (NetworkView, bool) {
 // networks.
 func (s *Snapshot) View(node string) View {
 	r := s.resolve()
-	v := View{Node: r.nodes[node], Problems: r.problems}
-	if _, ok := r.nodes[node]; !ok {
-		v.Node = s.Nodes[node]
+	v := View{Node: s.Nodes[node], Problems: r.problems}
+	if _, ok := r.node(node); !ok {
 		v.Node.Name = node
 		return v
 	}
@@ -66,12 +65,13 @@ func (s *Snapshot) View(node string) View {
 		if !carries {
 			continue
 		}
-		nv := NetworkView{Network: c.Network, Subnets: own.subnets, Pins: c.pins}
+		nv := NetworkView{Network: c.Network, Subnets: own.subnets, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
 		for _, m := range c.sorted() {
 			if m.node == node {
 				continue
 			}
-			peer, err := connect(v.Node, r.nodes[m.node], c.Network)
+			other, _ := r.node(m.node)
+			peer, err := connect(&v.Node, &other, c.Network)
 			if err != nil {
 				v.Problems = append(v.Problems, *err)
 				continue
@@ -88,8 +88,8 @@ func (s *Snapshot) View(node string) View {
 }
 
 // connect chooses the addresses of a tunnel: IPv4 where both have it.
-func connect(self, peer Node, n Network) (Peer, *Problem) {
-	for _, x := range []Node{self, peer} {
+func connect(self, peer *Node, n Network) (Peer, *Problem) {
+	for _, x := range []*Node{self, peer} {
 		if !slices.Contains(x.Encapsulations, n.Transport) {
 			return Peer{}, &Problem{
 				Item:   fmt.Sprintf("node %s, network %s", x.Name, n.Name),
@@ -131,9 +131,19 @@ func checkMTU(self Node, n Network) *Problem {
 
 // resolved is the topology without its contradictions.
 type resolved struct {
-	nodes    map[string]Node
+	*Snapshot
+	excluded map[string]bool // nodes
 	networks map[string]*carried
 	problems []Problem
+}
+
+// node returns a node that takes part.
+func (r *resolved) node(name string) (Node, bool) {
+	if r.excluded[name] {
+		return Node{}, false
+	}
+	n, ok := r.Nodes[name]
+	return n, ok
 }
 
 // carried is a network with the nodes that carry it.
@@ -158,7 +168,7 @@ func (c *carried) member(node string) *member {
 }
 
 func (c *carried) sorted() []*member {
-	return slices.SortedFunc(maps.Values(c.members), func(a, b *member) int { return CompareNames(a.node, b.node) })
+	return slices.SortedFunc(maps.Values(c.members), func(a, b *member) int { return cmp.Compare(a.node, b.node) })
 }
 
 // Validate returns what is wrong with the topology as a whole: keys that
@@ -168,14 +178,14 @@ func (s *Snapshot) Validate() []Problem { return s.resolve().problems }
 // resolve leaves out what contradicts an older record: the older one wins,
 // because endpoints may already depend on it.
 func (s *Snapshot) resolve() resolved {
-	r := resolved{nodes: make(map[string]Node, len(s.Nodes)), networks: make(map[string]*carried, len(s.Networks))}
+	r := resolved{Snapshot: s, excluded: map[string]bool{}, networks: make(map[string]*carried, len(s.Networks))}
 	for _, k := range slices.Sorted(maps.Keys(s.Malformed)) {
 		r.problems = append(r.problems, s.Malformed[k])
 	}
-	s.resolveNetworks(&r)
-	s.resolveNodes(&r)
-	s.resolveSubnets(&r)
-	s.resolvePins(&r)
+	r.resolveNetworks()
+	r.resolveNodes()
+	r.resolveSubnets()
+	r.resolvePins()
 	return r
 }
 
@@ -183,9 +193,9 @@ func (r *resolved) report(item, remedy, what string, args ...any) {
 	r.problems = append(r.problems, Problem{Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy})
 }
 
-func (s *Snapshot) resolveNetworks(r *resolved) {
+func (r *resolved) resolveNetworks() {
 	byVNI := map[uint32]string{}
-	for _, n := range sortedBy(s.Networks, func(a, b Network) int {
+	for _, n := range sortedBy(r.Networks, func(a, b Network) int {
 		return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.Name, b.Name))
 	}) {
 		if first, taken := byVNI[n.VNI]; taken {
@@ -198,86 +208,114 @@ func (s *Snapshot) resolveNetworks(r *resolved) {
 	}
 }
 
-func (s *Snapshot) resolveNodes(r *resolved) {
-	byVTEP := make(map[netip.Addr]string, len(s.Nodes))
-	for _, n := range sortedBy(s.Nodes, func(a, b Node) int {
+func (r *resolved) resolveNodes() {
+	byVTEP := make(map[netip.Addr]string, len(r.Nodes))
+	clash := false
+	for name, n := range r.Nodes {
+		if len(n.VTEPs) == 0 {
+			clash = true
+		}
+		for _, a := range n.VTEPs {
+			if _, taken := byVTEP[a]; taken || !usableVTEP(a) {
+				clash = true
+			}
+			byVTEP[a] = name
+		}
+	}
+	if clash { // rare, so only now in order of age
+		r.excludeNodes()
+	}
+}
+
+func usableVTEP(a netip.Addr) bool { return a.IsGlobalUnicast() || a.IsLinkLocalUnicast() }
+
+func (r *resolved) excludeNodes() {
+	byVTEP := make(map[netip.Addr]string, len(r.Nodes))
+	for _, n := range sortedBy(r.Nodes, func(a, b Node) int {
 		return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.Name, b.Name))
 	}) {
 		if len(n.VTEPs) == 0 {
 			r.report(n.Key(), "set one with 'baize agent --vtep' on it, or remove it with 'baize node remove "+n.Name+"'",
 				"node has no underlay address: it is left out")
-			continue
+			r.excluded[n.Name] = true
 		}
-		ok := true
 		for _, a := range n.VTEPs {
-			if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() {
+			if !usableVTEP(a) {
 				r.report(n.Key(), "set another with 'baize agent --vtep' on it", "%s is not an address a tunnel can end at: the node is left out", a)
-				ok = false
+				r.excluded[n.Name] = true
 			} else if first, taken := byVTEP[a]; taken {
 				r.report(n.Key(), fmt.Sprintf("set another with 'baize agent --vtep', or remove the one that is gone with 'baize node remove %s'", first),
 					"underlay address %s is that of node %s already: the node is left out", a, first)
-				ok = false
+				r.excluded[n.Name] = true
 			}
 		}
-		if !ok {
+		if r.excluded[n.Name] {
 			continue
 		}
 		for _, a := range n.VTEPs {
 			byVTEP[a] = n.Name
 		}
-		r.nodes[n.Name] = n
 	}
 }
 
-func (s *Snapshot) resolveSubnets(r *resolved) {
-	byNetwork := make(map[string][]Subnet, len(s.Networks))
-	for _, sub := range s.Subnets {
-		byNetwork[sub.Network] = append(byNetwork[sub.Network], sub)
+func (r *resolved) resolveSubnets() {
+	byNetwork := make(map[string][]netip.Prefix, len(r.Networks))
+	for id := range r.Subnets {
+		byNetwork[id.Network] = append(byNetwork[id.Network], id.Prefix)
 	}
 	for _, name := range slices.Sorted(maps.Keys(byNetwork)) {
-		subs := byNetwork[name]
-		slices.SortFunc(subs, compareSubnets)
+		prefixes := byNetwork[name]
+		slices.SortFunc(prefixes, ComparePrefixes)
 		c, known := r.networks[name]
 		if !known {
-			if _, excluded := s.Networks[name]; !excluded {
-				r.report(subs[0].Key(), "delete the keys below "+DirSubnets+name+"/, or create the network again",
-					"%d subnet(s) of a network that does not exist", len(subs))
+			if _, excluded := r.Networks[name]; !excluded {
+				r.report(SubnetKey(name, prefixes[0]), "delete the keys below "+DirSubnets+name+"/, or create the network again",
+					"%d subnet(s) of a network that does not exist", len(prefixes))
 			}
 			continue
 		}
-		var kept []Subnet
-		for _, sub := range subs {
-			if p := c.Prefix(FamilyOf(sub.Prefix.Addr())); !p.IsValid() || !p.Contains(sub.Prefix.Addr()) || sub.Prefix.Bits() < p.Bits() {
-				r.report(sub.Key(), "release it with 'baize subnet release'", "outside network %s: it is ignored", name)
-				continue
-			}
-			// Sorted by address, an overlap can only be with the one before.
-			if last := len(kept) - 1; last >= 0 && kept[last].Prefix.Overlaps(sub.Prefix) {
-				older, newer := kept[last], sub
-				if newer.CreateRevision < older.CreateRevision {
-					older, newer = newer, older
-				}
-				r.report(newer.Key(), "release one of the two with 'baize subnet release'",
-					"leased to %s, but it overlaps %s of %s: it is ignored", owner(newer), older.Prefix, owner(older))
-				kept[last] = older
-				continue
-			}
-			kept = append(kept, sub)
-		}
-		for _, sub := range kept {
+		c.members = make(map[string]*member, len(prefixes))
+		for _, p := range r.withoutOverlaps(c.Network, prefixes) {
+			sub := r.Subnets[SubnetID{name, p}]
 			if sub.Node == "" {
 				continue // reserved for nobody
 			}
-			if _, ok := s.Nodes[sub.Node]; !ok && !sub.Reserved {
-				r.report(sub.Key(), fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, sub.Prefix),
+			if _, ok := r.Nodes[sub.Node]; !ok && !sub.Reserved {
+				r.report(sub.Key(), fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, p),
 					"its owner %s is not registered", sub.Node)
 			}
-			if _, ok := r.nodes[sub.Node]; ok {
+			if _, ok := r.node(sub.Node); ok {
 				m := c.member(sub.Node)
-				m.subnets = append(m.subnets, sub.Prefix)
+				m.subnets = append(m.subnets, p)
 			}
 		}
 	}
+}
+
+// withoutOverlaps leaves out of a network's subnets, sorted, those that are
+// outside of it and the newer of two that overlap.
+func (r *resolved) withoutOverlaps(n Network, prefixes []netip.Prefix) []netip.Prefix {
+	kept := prefixes[:0:0]
+	for _, p := range prefixes {
+		if whole := n.Prefix(FamilyOf(p.Addr())); !whole.IsValid() || !whole.Contains(p.Addr()) || p.Bits() < whole.Bits() {
+			r.report(SubnetKey(n.Name, p), "release it with 'baize subnet release'", "outside network %s: it is ignored", n.Name)
+			continue
+		}
+		// Sorted by address, an overlap can only be with the one before.
+		last := len(kept) - 1
+		if last < 0 || !kept[last].Overlaps(p) {
+			kept = append(kept, p)
+			continue
+		}
+		older, newer := r.Subnets[SubnetID{n.Name, kept[last]}], r.Subnets[SubnetID{n.Name, p}]
+		if newer.CreateRevision < older.CreateRevision {
+			older, newer = newer, older
+		}
+		r.report(newer.Key(), "release one of the two with 'baize subnet release'",
+			"leased to %s, but it overlaps %s of %s: it is ignored", owner(newer), older.Prefix, owner(older))
+		kept[last] = older.Prefix
+	}
+	return kept
 }
 
 func owner(s Subnet) string {
@@ -287,13 +325,13 @@ func owner(s Subnet) string {
 	return "node " + s.Node
 }
 
-func (s *Snapshot) resolvePins(r *resolved) {
+func (r *resolved) resolvePins() {
 	type link struct{ network, mac string }
 	byMAC := map[link]string{}
-	for _, p := range s.SortedPins() {
+	for _, p := range r.SortedPins() {
 		c, ok := r.networks[p.Network]
 		if !ok {
-			if _, excluded := s.Networks[p.Network]; !excluded {
+			if _, excluded := r.Networks[p.Network]; !excluded {
 				r.report(p.Key(), "delete the key", "a pin of a network that does not exist")
 			}
 			continue
@@ -302,7 +340,7 @@ func (s *Snapshot) resolvePins(r *resolved) {
 			r.report(p.Key(), "delete the key", "outside network %s: it is ignored", p.Network)
 			continue
 		}
-		if _, ok := r.nodes[p.Node]; !ok {
+		if _, ok := r.node(p.Node); !ok {
 			r.report(p.Key(), "delete the key, or start the agent on that node", "its node %s is not registered", p.Node)
 			continue
 		}

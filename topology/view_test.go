@@ -42,11 +42,11 @@ func TestViewOfThreeNodes(t *testing.T) {
 	n := v.Networks[0]
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24"), netip.MustParsePrefix("fd00:10:1:5::/64")}, n.Subnets)
 	require.Len(t, n.Peers, 3, "host3 carries the network by its pin")
-	require.Equal(t, []string{"host2", "host3", "host10"}, []string{n.Peers[0].Node, n.Peers[1].Node, n.Peers[2].Node})
-	require.Len(t, n.Peers[0].Subnets, 2)
+	require.Equal(t, []string{"host10", "host2", "host3"}, []string{n.Peers[0].Node, n.Peers[1].Node, n.Peers[2].Node})
+	require.Len(t, n.Peers[1].Subnets, 2)
 	require.Len(t, n.Pins, 1)
-	require.Equal(t, netip.MustParseAddr("192.168.77.12"), n.Peers[0].Remote)
-	require.Equal(t, netip.MustParseAddr("192.168.77.11"), n.Peers[0].Local)
+	require.Equal(t, netip.MustParseAddr("192.168.77.12"), n.Peers[1].Remote)
+	require.Equal(t, netip.MustParseAddr("192.168.77.11"), n.Peers[1].Local)
 
 	require.Empty(t, s.View("stranger").Networks)
 }

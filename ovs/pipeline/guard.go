@@ -84,18 +84,18 @@ func (n *network) deliver(e ovs.Endpoint) {
 		addrs = append(slices.Clone(addrs), ovs.LinkLocal(e.MAC))
 	}
 	for _, a := range addrs {
-		n.flow(TableLocal, prioAddrKnown, target(single(a)), out)
+		n.once(TableLocal, prioAddrKnown, target(single(a)), out)
 		if a.Is4() {
 			// Everybody's ARP cache is to hear an announcement (RFC 5227
 			// section 3), so it is not steered.
-			n.flow(TableSteer, prioAnnounce, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", a, a), goTo(TableReplicate))
+			n.once(TableSteer, prioAnnounce, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", a, a), goTo(TableReplicate))
 		}
 		if !slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
-			n.flow(TableSteer, prioAddrKnown, target(single(a)), out)
+			n.once(TableSteer, prioAddrKnown, target(single(a)), out)
 		}
 	}
-	n.flow(TableLocal, prioMAC, "dl_dst="+e.MAC.String(), out)
+	n.once(TableLocal, prioMAC, "dl_dst="+e.MAC.String(), out)
 	if !n.ownRange(e.MAC) {
-		n.flow(TableExact, prioMAC, "dl_dst="+e.MAC.String(), out)
+		n.once(TableExact, prioMAC, "dl_dst="+e.MAC.String(), out)
 	}
 }

@@ -31,7 +31,12 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	if opt.Bridge == "" {
 		opt.Bridge = ovs.DefaultBridge
 	}
-	b := &builder{opt: opt, tunnels: map[string]bool{}}
+	peers := 0
+	for _, n := range v.Networks {
+		peers += len(n.Peers)
+	}
+	b := &builder{opt: opt, tunnels: make(map[string]bool, peers)}
+	b.state.Flows = make([]ovs.Flow, 0, 6*peers+32*(len(endpoints)+1))
 	b.state.Bridge = ovs.Bridge{
 		Name: opt.Bridge, Datapath: opt.Datapath, FailMode: "secure",
 		// 1.0 for people who type plain ovs-ofctl, 1.4 for bundles.
@@ -47,11 +52,6 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 		b.network(n, slices.DeleteFunc(slices.Clone(endpoints), func(e ovs.Endpoint) bool { return e.Network != n.Name }))
 	}
 	b.state.Sort()
-	// Two rules for one match would replace each other for ever: one wins,
-	// always the same. It takes two endpoints with one address to get here.
-	b.state.Flows = slices.CompactFunc(b.state.Flows, func(x, y ovs.Flow) bool {
-		return x.Table == y.Table && x.Priority == y.Priority && x.Match == y.Match
-	})
 	return b.state
 }
 
@@ -87,7 +87,7 @@ const multicast = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 // tunnel can reach (tables tunnel, local, flood) has an output to a tunnel:
 // that is the split horizon.
 func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
-	net := &network{NetworkView: n, b: b, match: fmt.Sprintf("metadata=0x%x", n.VNI), exact: map[netip.Prefix]bool{}}
+	net := &network{NetworkView: n, b: b, match: fmt.Sprintf("metadata=0x%x", n.VNI), exact: map[netip.Prefix]bool{}, known: map[place]bool{}}
 	net.findExceptions(endpoints)
 
 	b.flow(TableTunnel, prioPort, fmt.Sprintf("tun_id=0x%x", n.VNI), net.enter()+","+goTo(TableLocal))
@@ -132,6 +132,21 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 	net.pins(byNode)
 }
 
+// once writes a flow unless its match has one: two endpoints with one address
+// would replace each other's flow for ever.
+func (n *network) once(table, priority int, match, actions string) {
+	k := place{table, priority, match}
+	if !n.known[k] {
+		n.known[k] = true
+		n.flow(table, priority, match, actions)
+	}
+}
+
+type place struct {
+	table, priority int
+	match           string
+}
+
 // network is one network while its flows are written.
 type network struct {
 	topology.NetworkView
@@ -142,13 +157,15 @@ type network struct {
 	// OVS caches what it looked at: a range looked up first keeps one cache
 	// entry for a node instead of one for each remote container.
 	exact map[netip.Prefix]bool
+	known map[place]bool
 }
 
 func (n *network) flow(table, priority int, match, actions string) {
-	if match != "" {
-		match = "," + match
+	if match == "" {
+		n.b.flow(table, priority, n.match, actions)
+		return
 	}
-	n.b.flow(table, priority, n.match+match, actions)
+	n.b.flow(table, priority, n.match+","+match, actions)
 }
 
 // enter makes a frame one of this network.
@@ -196,12 +213,14 @@ func (n *network) ownRange(mac net.HardwareAddr) bool {
 // subnet steers all that is meant for one subnet: four bits of knowledge
 // (ARP, ND, MAC, IP) for each node, whatever the number of its endpoints.
 func (n *network) subnet(p netip.Prefix, actions string) {
-	n.flow(TableSteer, prioTarget, target(p), actions)
+	text := p.String()
 	if p.Addr().Is6() {
-		n.flow(TableExact, prioIPPrefix, "ipv6,ipv6_dst="+p.String(), actions)
+		n.flow(TableSteer, prioTarget, targetIPv6+text, actions)
+		n.flow(TableExact, prioIPPrefix, "ipv6,ipv6_dst="+text, actions)
 		return
 	}
-	n.flow(TableExact, prioIPPrefix, "ip,nw_dst="+p.String(), actions)
+	n.flow(TableSteer, prioTarget, targetIPv4+text, actions)
+	n.flow(TableExact, prioIPPrefix, "ip,nw_dst="+text, actions)
 	addr, mask := topology.MACRange(p)
 	macs := "dl_dst=" + addr.String() + "/" + mask.String()
 	if n.exact[p] {
@@ -212,37 +231,35 @@ func (n *network) subnet(p netip.Prefix, actions string) {
 	n.flow(TableSteer, prioMACRange, macs, actions)
 }
 
-// target matches what concerns the link address of an address in p: ARP by its
-// target (RFC 826; a reply's target is who asked) or a neighbour solicitation
-// (RFC 4861; its answer is an ordinary IPv6 packet).
-func target(p netip.Prefix) string {
-	if p.Addr().Is4() {
-		return "arp,arp_tpa=" + prefixText(p)
-	}
-	return "icmp6,icmp_type=135,nd_target=" + prefixText(p)
-}
+// What concerns the link address of an address: ARP by its target (RFC 826; a
+// reply's target is who asked) or a neighbour solicitation (RFC 4861; its answer
+// is an ordinary IPv6 packet).
+const (
+	targetIPv4 = "arp,arp_tpa="
+	targetIPv6 = "icmp6,icmp_type=135,nd_target="
+)
 
-// prefixText leaves out the length of a single address, as ovs-ofctl does.
-func prefixText(p netip.Prefix) string {
+// target matches what concerns the link addresses of p. Of a single address
+// the length is left out, as ovs-ofctl does.
+func target(p netip.Prefix) string {
+	text := p.String()
 	if p.IsSingleIP() {
-		return p.Addr().String()
+		text = p.Addr().String()
 	}
-	return p.String()
+	if p.Addr().Is4() {
+		return targetIPv4 + text
+	}
+	return targetIPv6 + text
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func (n *network) pins(byNode map[string]string) {
-	macs := map[string]bool{}
 	for _, p := range n.Pins {
-		out, remote := byNode[p.Node]
-		if !remote {
-			continue // this node's own are known by their endpoint
-		}
-		n.flow(TableSteer, prioAddrKnown, target(single(p.Addr)), out)
-		if !macs[p.MAC] {
-			macs[p.MAC] = true
-			n.flow(TableExact, prioMAC, "dl_dst="+p.MAC, out)
+		// This node's own pins are known by their endpoint.
+		if out, remote := byNode[p.Node]; remote {
+			n.once(TableSteer, prioAddrKnown, target(single(p.Addr)), out)
+			n.once(TableExact, prioMAC, "dl_dst="+p.MAC, out)
 		}
 	}
 }

@@ -335,8 +335,11 @@ func (a *Agent) keepAlive(ctx context.Context) error {
 // watchFlows notices within milliseconds that ovs-vswitchd was restarted (its
 // flows are gone then) or that somebody changed flows by hand.
 func (a *Agent) watchFlows(ctx context.Context) error {
+	const first, last = 50 * time.Millisecond, time.Second
+	backoff := first
 	for {
 		err := a.flows.Monitor(ctx, func(e openflow.Event) {
+			backoff = first
 			if e.Kind == openflow.Changed {
 				a.requestAudit()
 			}
@@ -346,10 +349,10 @@ func (a *Agent) watchFlows(ctx context.Context) error {
 			return nil
 		}
 		a.log.Debugf("OpenFlow connection: %v", err)
-		a.poke()
-		if !wait(ctx, 100*time.Millisecond) {
+		if !wait(ctx, backoff) {
 			return nil
 		}
+		backoff = min(2*backoff, last)
 	}
 }
 

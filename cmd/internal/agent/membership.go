@@ -21,6 +21,9 @@ const (
 	memberEvery = time.Minute
 )
 
+// errNoAnswerYet is how every agent begins.
+var errNoAnswerYet = fmt.Errorf("no answer yet: %w", topology.ErrUnavailable)
+
 // membershipLoop keeps what the node owns in etcd right: its own record, its
 // subnets, the pins of its endpoints. It writes only what differs.
 func (a *Agent) membershipLoop(ctx context.Context) error {
@@ -38,7 +41,8 @@ func (a *Agent) membershipLoop(ctx context.Context) error {
 		a.mu.Unlock()
 		next := memberEvery
 		if err != nil {
-			if before == nil || before.Error() != err.Error() {
+			starting := time.Since(a.started) < cacheAfter && errors.Is(err, errNoAnswerYet)
+			if (before == nil || before.Error() != err.Error()) && !starting {
 				a.log.Warn(err)
 			}
 			next = backoff
@@ -66,7 +70,7 @@ func (a *Agent) ensureMember(ctx context.Context) error {
 	case aliveErr != nil:
 		return aliveErr
 	case s == nil || !alive:
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd", What: "has not answered yet", Remedy: "check --etcd-endpoints " + strings.Join(a.cfg.Etcd.Endpoints, ",")}
+		return &topology.Error{Kind: errNoAnswerYet, Item: "etcd", What: "has not answered yet", Remedy: "check --etcd-endpoints " + strings.Join(a.cfg.Etcd.Endpoints, ",")}
 	}
 	observed, err := a.db.Observe(ctx)
 	if err != nil {

@@ -230,10 +230,9 @@ func (a *Agent) chooseDatapath() {
 	switch {
 	case kernel:
 		a.datapath, a.why = "system", "the kernel has the openvswitch module"
-	case err != nil:
-		a.datapath, a.why = "netdev", "userspace, because: "+err.Error()
 	default:
-		a.datapath, a.why = "netdev", "userspace, because the kernel has no openvswitch module"
+		a.datapath, a.why = "netdev", "userspace: the kernel has no openvswitch module"
+		a.log.Debug(err)
 	}
 }
 

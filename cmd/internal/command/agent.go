@@ -1,0 +1,100 @@
+package command
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/agent"
+	"github.com/baize-net/baize/cmd/internal/cli"
+)
+
+func (r *runner) agentCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "agent", Usage: "run the agent of this node, or remove what it made",
+		Description: `The agent runs on every node, as root. It registers the node, leases its subnets
+and keeps Open vSwitch in the state that the topology asks for. When it stops,
+forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
+		Flags: append([]ucli.Flag{
+			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the host's name)"},
+			&ucli.StringFlag{Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)"},
+			&ucli.StringFlag{Name: "datapath", Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)", Value: "auto"},
+			&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
+			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` with the node's identity and its copy of the topology", Value: "/var/lib/baize"},
+			&ucli.DurationFlag{Name: "liveness-ttl", Usage: "how long after its death others see the agent as alive", Value: 10 * time.Second},
+			&ucli.DurationFlag{Name: "audit-interval", Usage: "how often every flow is compared in full", Value: 30 * time.Second},
+		}, bridgeFlags()...),
+		Action: r.agentRun,
+		Subcommands: []*ucli.Command{
+			{
+				Name: "cleanup", Usage: "remove exactly what Baize made on this node",
+				Description: `Stop the agent first. Its ports and flows go, the bridge unless somebody else's
+port hangs on it, the endpoints' interfaces and the state directory's files; and
+with them the traffic of every endpoint on this node. The node stays registered
+and keeps its subnets: 'baize node remove' gives them back.`,
+				Action: r.agentCleanup,
+			},
+		},
+	}
+}
+
+func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
+	etcd, err := storeConfig(c)
+	if err != nil {
+		return agent.Config{}, err
+	}
+	return agent.Config{
+		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
+		OVSDB: c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
+		StateDir: c.String("state-dir"), Socket: c.String(flagSocket),
+		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
+		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
+		Etcd: etcd, Version: currentVersion().Version,
+	}, nil
+}
+
+func (r *runner) agentRun(c *ucli.Context) error {
+	cfg, err := r.agentConfig(c)
+	if err != nil {
+		return err
+	}
+	log, err := cli.Logger(c, r.Err)
+	if err != nil {
+		return err
+	}
+	return agent.Run(c.Context, cfg, log)
+}
+
+// hostName is the name an agent gives its node unless told otherwise: the
+// host's, without a domain.
+func hostName() (string, error) {
+	h, err := os.Hostname()
+	h, _, _ = strings.Cut(h, ".")
+	return h, err
+}
+
+func (r *runner) agentCleanup(c *ucli.Context) error {
+	cfg, err := r.agentConfig(c)
+	if err != nil {
+		return err
+	}
+	log, err := cli.Logger(c, r.Err)
+	if err != nil {
+		return err
+	}
+	done, err := waiting(r, c, "removing what Baize made", func(ctx context.Context) ([]string, error) {
+		return agent.Cleanup(ctx, cfg, log)
+	})
+	for _, line := range done { // also what was done before an error
+		if err := r.say("%s", line); err != nil {
+			return err
+		}
+	}
+	if err == nil && len(done) == 0 {
+		return r.say("nothing of Baize's is left on this node")
+	}
+	return err
+}

@@ -1,0 +1,266 @@
+// Package command is the command line of Baize: every command with its flags,
+// and what it does. A command turns flags into a call and the result into
+// output; nothing here decides anything about topologies or switches.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+// Streams are what a command reads and writes.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// runner carries what every command needs.
+type runner struct {
+	Streams
+	root *ucli.Command
+}
+
+// EnvVar returns the environment variable of a flag: BAIZE_ETCD_ENDPOINTS for
+// etcd-endpoints.
+func EnvVar(flag string) string {
+	return cli.Env(flag)[0]
+}
+
+// Run executes a command line (without the program's name) and returns the
+// exit code. It writes errors to std.Err. Cancelling ctx stops what runs.
+func Run(ctx context.Context, args []string, std Streams) int {
+	r := &runner{Streams: std}
+	app := r.app()
+	r.root = rootCommand(app)
+	if len(args) > 0 && args[0] == completeCommand {
+		return r.complete(ctx, args[1:])
+	}
+	if len(args) == 0 {
+		writeHelp(std.Err, []*ucli.Command{r.root})
+		return cli.ExitUsage
+	}
+	l, err := parseLine(r.root, args)
+	if err == nil && l.help {
+		writeHelp(std.Out, l.path)
+		return cli.ExitOK
+	}
+	if err == nil {
+		err = app.RunContext(ctx, append([]string{app.Name}, l.args...))
+	}
+	return r.report(err)
+}
+
+// exitProblems is the exit code of a command that did its work and found
+// something wrong: status, plan --diff.
+const exitProblems = 7
+
+// report shows an error and returns its exit code.
+func (r *runner) report(err error) int {
+	var usage *usageError
+	var status *cli.ExitStatus
+	switch {
+	case err == nil:
+	case errors.As(err, &usage):
+		fmt.Fprintf(r.Err, "%v\nRun '%s --help' for help.\n", usage, usage.command)
+		return cli.ExitUsage
+	case errors.As(err, &status) && status.Err == nil: // what there is to say was said
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(r.Err, "baize: interrupted")
+	default:
+		fmt.Fprintf(r.Err, "baize: %v\n", err)
+	}
+	return cli.ExitCode(err)
+}
+
+// app builds the whole tree. It is built anew for every run: urfave/cli keeps
+// parsed values in the flags.
+func (r *runner) app() *ucli.App {
+	app := &ucli.App{
+		Name:        "baize",
+		Usage:       "one large Ethernet over many hosts, with Open vSwitch",
+		Description: rootDescription,
+		Flags:       globalFlags(),
+		Commands: []*ucli.Command{
+			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(),
+			r.statusCommand(), r.topologyCommand(), r.planCommand(),
+			r.agentCommand(), r.labCommand(), r.etcdCommand(),
+			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
+		},
+		HideHelp: true, HideHelpCommand: true, HideVersion: true,
+		Reader: r.In, Writer: r.Out, ErrWriter: r.Err,
+		ExitErrHandler: func(*ucli.Context, error) {}, // Run returns the code, main exits
+		OnUsageError:   onUsageError("baize"),
+	}
+	prepareFlags(app.Flags)
+	for _, c := range app.Commands {
+		prepare(c, app.Name)
+	}
+	return app
+}
+
+const rootDescription = `Networks, nodes, subnets and pins live in etcd; any machine that reaches it can
+list and change them. Endpoints live on their node: those commands talk to the
+agent there. Flags may stand anywhere on the line, and every flag has an
+environment variable.`
+
+// requiredMark stands in the usage of a flag that must be given.
+const requiredMark = " (required)"
+
+// prepare completes a command and those below it: environment variables,
+// required flags, errors in our own words.
+func prepare(c *ucli.Command, parent string) {
+	full := parent + " " + c.Name
+	c.HideHelp, c.HideHelpCommand = true, true
+	c.OnUsageError = onUsageError(full)
+	required := prepareFlags(c.Flags)
+	if action := c.Action; action != nil && len(required) > 0 {
+		c.Action = func(ctx *ucli.Context) error {
+			var missing []string
+			for _, f := range required {
+				if !ctx.IsSet(f) {
+					missing = append(missing, "--"+f)
+				}
+			}
+			if len(missing) > 0 {
+				return usagef(full, "needs %s", strings.Join(missing, " and "))
+			}
+			return action(ctx)
+		}
+	}
+	for _, s := range c.Subcommands {
+		prepare(s, full)
+	}
+}
+
+// prepareFlags gives every flag its environment variable and returns the
+// names of the required ones. urfave/cli's own check of them would print
+// the whole help before the one line that matters.
+func prepareFlags(flags []ucli.Flag) (required []string) {
+	for _, f := range flags {
+		name := f.Names()[0]
+		complete := func(env *[]string, req *bool, usage *string) {
+			if len(*env) == 0 {
+				*env = cli.Env(name)
+			}
+			if *req {
+				required = append(required, name)
+				*usage += requiredMark
+			}
+			*req = false
+		}
+		switch f := f.(type) {
+		case *ucli.StringFlag:
+			complete(&f.EnvVars, &f.Required, &f.Usage)
+		case *ucli.StringSliceFlag:
+			complete(&f.EnvVars, &f.Required, &f.Usage)
+		case *ucli.IntFlag:
+			complete(&f.EnvVars, &f.Required, &f.Usage)
+		case *ucli.UintFlag:
+			complete(&f.EnvVars, &f.Required, &f.Usage)
+		case *ucli.DurationFlag:
+			complete(&f.EnvVars, &f.Required, &f.Usage)
+		case *ucli.BoolFlag:
+			complete(&f.EnvVars, &f.Required, &f.Usage)
+		default:
+			panic(fmt.Sprintf("command: flag --%s has the unforeseen type %T", name, f))
+		}
+	}
+	return required
+}
+
+// onUsageError puts package flag's words into ours.
+func onUsageError(full string) ucli.OnUsageErrorFunc {
+	return func(_ *ucli.Context, err error, _ bool) error {
+		s := strings.NewReplacer(" for flag -", " for flag --", ": parse error", "").Replace(err.Error())
+		return usagef(full, "%s", s)
+	}
+}
+
+// Names of global flags that are read in more than one place.
+const (
+	flagEtcdEndpoints = "etcd-endpoints"
+	flagEtcdPrefix    = "etcd-prefix"
+	flagSocket        = "socket"
+)
+
+func globalFlags() []ucli.Flag {
+	return append([]ucli.Flag{
+		&ucli.StringSliceFlag{Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas", DefaultText: etcdstore.DefaultEndpoint},
+		&ucli.StringFlag{Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix},
+		&ucli.StringFlag{Name: "etcd-cafile", Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
+		&ucli.StringFlag{Name: "etcd-certfile", Usage: "PEM `FILE` of the client certificate for etcd"},
+		&ucli.StringFlag{Name: "etcd-keyfile", Usage: "PEM `FILE` of the client certificate's key"},
+		&ucli.StringFlag{Name: "etcd-user", Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
+		&ucli.StringFlag{Name: "etcd-username", Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
+		&ucli.StringFlag{Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables"},
+		&ucli.DurationFlag{Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout},
+		&ucli.StringFlag{Name: flagSocket, Usage: "`PATH` of the agent's socket", Value: api.DefaultSocket},
+	}, cli.LogFlags()...)
+}
+
+// storeConfig reads the --etcd flags.
+func storeConfig(c *ucli.Context) (etcdstore.Config, error) {
+	cfg := etcdstore.Config{
+		Endpoints: c.StringSlice(flagEtcdEndpoints),
+		Prefix:    c.String(flagEtcdPrefix),
+		CAFile:    c.String("etcd-cafile"),
+		CertFile:  c.String("etcd-certfile"),
+		KeyFile:   c.String("etcd-keyfile"),
+		Username:  c.String("etcd-username"),
+		Password:  c.String("etcd-password"),
+		Timeout:   c.Duration("etcd-timeout"),
+	}
+	if user := c.String("etcd-user"); user != "" {
+		if cfg.Username != "" {
+			return cfg, usagef("baize", "--etcd-user and --etcd-username name a user both: give one of them")
+		}
+		var password string
+		var inline bool
+		cfg.Username, password, inline = strings.Cut(user, ":")
+		if inline && cfg.Password != "" {
+			return cfg, usagef("baize", "--etcd-user and --etcd-password give a password both: give one of them")
+		}
+		if inline {
+			cfg.Password = password
+		}
+	}
+	return cfg, nil
+}
+
+// withStore opens the store for the time of f.
+func (r *runner) withStore(c *ucli.Context, f func(s *etcdstore.Store) error) error {
+	cfg, err := storeConfig(c)
+	if err != nil {
+		return err
+	}
+	s, err := etcdstore.Open(c.Context, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	return f(s)
+}
+
+// withSnapshot reads the whole topology, showing that it waits when etcd is
+// slow.
+func (r *runner) withSnapshot(c *ucli.Context, f func(s *etcdstore.Store, snap *topology.Snapshot) error) error {
+	return r.withStore(c, func(s *etcdstore.Store) error {
+		snap, err := waiting(r, c, "reading the topology from etcd", func(ctx context.Context) (*topology.Snapshot, error) {
+			return s.Snapshot(ctx)
+		})
+		if err != nil {
+			return err
+		}
+		return f(s, snap)
+	})
+}

@@ -1,0 +1,97 @@
+package command
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// complete returns the words proposed for a line, the last one unfinished.
+func complete(t *testing.T, line ...string) []string {
+	t.Helper()
+	res := baize(t, append([]string{completeCommand}, line...)...)
+	require.Zero(t, res.code)
+	assert.Empty(t, res.err, "it would disturb the line being typed")
+	var out []string
+	for l := range strings.Lines(res.out) {
+		word, _, ok := strings.Cut(l, "\t")
+		require.True(t, ok)
+		out = append(out, word)
+	}
+	return out
+}
+
+func TestComplete(t *testing.T) {
+	cluster(t)
+	t.Setenv("BAIZE_ETCD_TIMEOUT", "500ms")
+	for _, tc := range []struct {
+		line string
+		want []string
+	}{
+		{"net", []string{"network"}},
+		{"network ", []string{"create", "list", "show", "update", "delete"}},
+		{"network s", []string{"show"}},
+		{"network create --sub", []string{"--subnet", "--subnet-len", "--subnet-len-v6"}},
+		{"network create x --transport ", []string{"vxlan", "gre", "geneve"}},
+		{"network list -o j", []string{"json"}},
+		{"topology --output ", []string{"tree", "json", "yaml", "dot", "svg"}},
+		{"network show ", []string{"blue", "red"}},
+		{"network show b", []string{"blue"}},
+		{"network show blue ", nil},
+		{"--log-level debug network show r", []string{"red"}},
+		{"node remove --force host", []string{"host1", "host2", "host3"}},
+		{"plan --node host3", []string{"host3"}},
+		{"subnet release 10.1.248", []string{"10.1.248.0/21"}},
+		{"subnet list --network ", []string{"blue", "red"}},
+		{"completion ", []string{"bash", "zsh", "fish"}},
+		{"--log-", []string{"--log-level", "--log-format"}},
+		{"nonsense ", nil},
+		{"network show --etcd-endpoints http://127.0.0.1:1 ", nil},
+		{"agent --datapath ", []string{"auto", "system", "netdev"}},
+		{"agent c", []string{"cleanup"}},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			assert.Equal(t, tc.want, complete(t, strings.Split(tc.line, " ")...))
+		})
+	}
+	assert.NotContains(t, complete(t, ""), "docs", "hidden commands stay hidden")
+}
+
+// The script must work in the shell that everybody has; the program it calls
+// is this test.
+func TestBashCompletion(t *testing.T) {
+	cluster(t)
+	bash, err := exec.LookPath("bash")
+	require.NoError(t, err, "install bash")
+	dir := t.TempDir()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(self, filepath.Join(dir, "baize")))
+	for line, want := range map[string]string{
+		"network sh":    "show",
+		"network show ": "blue red",
+		"node ls -o js": "json",
+	} {
+		t.Run(line, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", `
+source <(baize completion bash)
+IFS=' ' read -ra COMP_WORDS <<< "baize $1"
+[[ $1 == *' ' ]] && COMP_WORDS+=("")
+COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
+_baize
+echo "${COMPREPLY[@]}"`, "bash", line)
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+			var errOut bytes.Buffer
+			cmd.Stderr = &errOut
+			out, err := cmd.Output()
+			require.NoError(t, err, errOut.String())
+			assert.Equal(t, want, strings.TrimSpace(string(out)))
+		})
+	}
+}

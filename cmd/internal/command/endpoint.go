@@ -1,0 +1,146 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/topology"
+)
+
+func (r *runner) endpointCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "endpoint", Aliases: []string{"ep"}, Usage: "attach namespaces of this node to networks, list and detach them",
+		Subcommands: []*ucli.Command{
+			{
+				Name: "add", Usage: "attach a network namespace to a network", ArgsUsage: "[NAME]",
+				Description: `The agent of this node makes a veth pair: one end on the bridge, the other in
+the namespace, with an address of the node's subnet, the network's mask and MTU.
+It works while etcd is down. A static address outside the node's subnet becomes
+a pin.
+
+  ip netns add c1
+  baize endpoint add c1 --network blue --netns c1
+  baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9`,
+				Flags: []ucli.Flag{
+					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
+					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
+					&ucli.StringSliceFlag{Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)"},
+					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
+					&ucli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)"},
+					outputFlag(formatsItem...),
+				},
+				Action: r.endpointAdd,
+			},
+			{
+				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
+				Action: r.endpointRemove,
+			},
+			{
+				Name: "list", Aliases: []string{"ls"}, Usage: "list the endpoints of this node",
+				Flags: []ucli.Flag{
+					&ucli.StringFlag{Name: "network", Usage: "only those in the network with this `NAME`"},
+					outputFlag(formatsList...),
+				},
+				Action: r.endpointList,
+			},
+		},
+	}
+}
+
+var endpointColumns = []column[api.Endpoint]{
+	{"NAME", false, func(e api.Endpoint) any { return e.Name }},
+	{"NODE", false, func(e api.Endpoint) any { return e.Node }},
+	{"NETWORK", false, func(e api.Endpoint) any { return e.Network }},
+	{"IPS", false, func(e api.Endpoint) any { return e.IPs }},
+	{"MAC", false, func(e api.Endpoint) any { return e.MAC }},
+	{"PORT", true, func(e api.Endpoint) any { return e.Port }},
+	{"IFNAME", true, func(e api.Endpoint) any { return e.Ifname }},
+	{"NETNS", true, func(e api.Endpoint) any { return e.Netns }},
+}
+
+// agentClient reaches the agent of this machine.
+func (r *runner) agentClient(c *ucli.Context) *api.Client { return api.NewClient(c.String(flagSocket)) }
+
+func (r *runner) endpointAdd(c *ucli.Context) error {
+	const command = "baize endpoint add"
+	req := api.EndpointRequest{
+		Name: c.Args().First(), Network: c.String("network"), Netns: c.String("netns"), Ifname: c.String("ifname"),
+	}
+	if strings.ContainsRune(req.Netns, '/') {
+		abs, err := filepath.Abs(req.Netns) // the agent has another working directory
+		if err != nil {
+			return err
+		}
+		req.Netns = abs
+	}
+	families := map[topology.Family]bool{}
+	for _, s := range c.StringSlice("ip") {
+		a, err := netip.ParseAddr(strings.TrimSpace(s))
+		if err != nil {
+			return usagef(command, "--ip %q is not an address: write it like 10.1.5.7, without a length", s)
+		}
+		f := topology.FamilyOf(a)
+		if families[f] {
+			return usagef(command, "--ip %s is a second %s address: give one of each family", a, f)
+		}
+		families[f] = true
+		req.IPs = append(req.IPs, a.Unmap())
+	}
+	if s := c.String("mac"); s != "" {
+		m, err := topology.ParseMAC(s)
+		if err != nil {
+			return usagef(command, "--mac: %v", err)
+		}
+		req.MAC = m.String()
+	}
+	e, err := waiting(r, c, "attaching the namespace", func(ctx context.Context) (api.Endpoint, error) {
+		return r.agentClient(c).AddEndpoint(ctx, req)
+	})
+	if err != nil {
+		return err
+	}
+	return r.item(c, e, nil, fmt.Sprintf("endpoint %s added to network %s: %s, MAC %s", e.Name, e.Network, joined(e.IPs), e.MAC))
+}
+
+func (r *runner) endpointRemove(c *ucli.Context) error {
+	name := c.Args().First()
+	_, err := waiting(r, c, "detaching the namespace", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.agentClient(c).RemoveEndpoint(ctx, name)
+	})
+	if errors.Is(err, topology.ErrNotFound) {
+		if list, lerr := r.agentClient(c).Endpoints(c.Context); lerr == nil {
+			var names []string
+			for _, e := range list {
+				names = append(names, e.Name)
+			}
+			return notFound("endpoint", name, names, "'baize endpoint list' shows what there is on this node")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return r.say("endpoint %s removed", name)
+}
+
+func (r *runner) endpointList(c *ucli.Context) error {
+	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Endpoint, error) {
+		return r.agentClient(c).Endpoints(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	items := []api.Endpoint{}
+	for _, e := range list {
+		if n := c.String("network"); n == "" || e.Network == n {
+			items = append(items, e)
+		}
+	}
+	return listing(r, c, items, endpointColumns, "no endpoints on this node: attach one with 'baize endpoint add'")
+}

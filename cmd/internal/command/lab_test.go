@@ -1,0 +1,52 @@
+package command
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/lab"
+)
+
+func TestLabNetworks(t *testing.T) {
+	p := netip.MustParsePrefix
+	for name, tc := range map[string]struct {
+		in   []string
+		want []lab.NetworkSpec
+	}{
+		"none":           {nil, nil},
+		"IPv4 alone":     {[]string{"10.9.0.0/16"}, []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:10:1::/48")}}}},
+		"both families":  {[]string{"10.9.0.0/16", "fd00:9::/48"}, []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:9::/48")}}}},
+		"several, named": {[]string{"a=10.9.0.0/16", "b=10.9.0.0/16", "a=fd00:9::/48"}, []lab.NetworkSpec{{Name: "a", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:9::/48")}}, {Name: "b", Prefixes: []netip.Prefix{p("10.9.0.0/16")}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := labNetworks(tc.in)
+			require.NoError(t, err)
+			assert.Equal(t, tc.want, got)
+		})
+	}
+	_, err := labNetworks([]string{"red=ten"})
+	assert.ErrorContains(t, err, `"red=ten" is not a prefix`)
+}
+
+// What is refused before anything is made.
+func TestLabRefusals(t *testing.T) {
+	for _, tc := range []struct {
+		code int
+		text string
+		line []string
+	}{
+		{cli.ExitUsage, "--hosts 0", []string{"lab", "up", "--hosts", "0"}},
+		{cli.ExitUsage, "did you mean geneve?", []string{"lab", "up", "--transport", "genev"}},
+		{cli.ExitUsage, "is not a prefix", []string{"lab", "up", "--network", "x"}},
+		{cli.ExitNotFound, "lab no-such-lab", []string{"lab", "status", "--name", "no-such-lab"}},
+		{cli.ExitNotFound, "baize lab up", []string{"lab", "exec", "--name", "no-such-lab", "host1", "--", "true"}},
+	} {
+		res := baize(t, tc.line...)
+		assert.Equal(t, tc.code, res.code, "%v: %s", tc.line, res.err)
+		assert.Contains(t, res.err, tc.text)
+	}
+}

@@ -1,0 +1,399 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+func (r *runner) networkCommand() *ucli.Command {
+	settings := func() []ucli.Flag {
+		return []ucli.Flag{
+			&ucli.StringFlag{Name: "transport", Usage: "`ENCAP` between nodes: vxlan, gre or geneve (default vxlan)"},
+			&ucli.IntFlag{Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default what an underlay of 1500 leaves)"},
+			&ucli.StringSliceFlag{Name: "gateway", Usage: "`ADDRESS` handed to endpoints as their default route, one for each family"},
+		}
+	}
+	return &ucli.Command{
+		Name: "network", Aliases: []string{"net"}, Usage: "create, list, change and delete networks",
+		Subcommands: []*ucli.Command{
+			{
+				Name: "create", Usage: "create a network", ArgsUsage: "NAME",
+				Description: `A network is one Ethernet over all nodes that carry it. Every node leases a
+subnet of its prefix; containers carry the mask of the whole.
+
+  baize network create blue --subnet 10.1.0.0/16 --subnet fd00:10:1::/48
+  baize network create red --subnet 10.2.0.0/16 --transport gre --vni 200`,
+				Flags: append([]ucli.Flag{
+					&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of the network; once for IPv4, once for IPv6, or both", Required: true},
+					&ucli.UintFlag{Name: "vni", Usage: "`NUMBER` of the network on the wire, 1 to 16777215 (default a free one)"},
+					&ucli.IntFlag{Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)"},
+					&ucli.IntFlag{Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)"},
+				}, append(settings(), outputFlag(formatsItem...))...),
+				Action: r.networkCreate,
+			},
+			{
+				Name: "list", Aliases: []string{"ls"}, Usage: "list the networks",
+				Flags: []ucli.Flag{outputFlag(formatsList...)}, Action: r.networkList,
+			},
+			{
+				Name: "show", Usage: "show a network with its nodes", ArgsUsage: "NAME",
+				Flags: []ucli.Flag{outputFlag(formatsItem...)}, Action: r.networkShow,
+			},
+			{
+				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
+				Description: `Only what is given changes. Running containers keep their MTU and route until
+they are started again; a new transport takes effect on all nodes at once.
+Prefixes and the VNI cannot change.
+
+  baize network update blue --mtu 1400
+  baize network update blue --no-gateway`,
+				Flags: append(settings(),
+					&ucli.BoolFlag{Name: "no-gateway", Usage: "take the gateway away"},
+					outputFlag(formatsItem...)),
+				Action: r.networkUpdate,
+			},
+			{
+				Name: "delete", Aliases: []string{"rm"}, Usage: "delete a network that no node has a subnet of", ArgsUsage: "NAME",
+				Action: r.networkDelete,
+			},
+		},
+	}
+}
+
+// networkItem is a network in JSON and YAML.
+type networkItem struct {
+	Name           string             `json:"name"`
+	VNI            uint32             `json:"vni"`
+	Subnets        []netip.Prefix     `json:"subnets"`
+	SubnetLenIPv4  int                `json:"subnetLenIPv4,omitempty"`
+	SubnetLenIPv6  int                `json:"subnetLenIPv6,omitempty"`
+	Transport      topology.Transport `json:"transport"`
+	MTU            int                `json:"mtu"`
+	Gateways       []netip.Addr       `json:"gateways"`
+	LeasesIPv4     *leases            `json:"leasesIPv4,omitempty"`
+	LeasesIPv6     *leases            `json:"leasesIPv6,omitempty"`
+	Nodes          []networkNode      `json:"nodes"`
+	CreateRevision int64              `json:"createRevision,omitempty"`
+	ModRevision    int64              `json:"modRevision,omitempty"`
+}
+
+// leases counts the subnets of a network that are leased or reserved, out of
+// those that can be.
+type leases struct {
+	Used  uint64 `json:"used"`
+	Total uint64 `json:"total"`
+}
+
+func (l *leases) String() string { return fmt.Sprintf("%d/%d", l.Used, l.Total) }
+
+type networkNode struct {
+	Node    string         `json:"node"`
+	Subnets []netip.Prefix `json:"subnets"`
+}
+
+func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
+	item := networkItem{
+		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
+		Transport: n.Transport, MTU: n.MTU, Gateways: []netip.Addr{}, Nodes: []networkNode{},
+		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
+	}
+	used := map[topology.Family]uint64{}
+	byNode := map[string][]netip.Prefix{}
+	for _, sub := range s.SortedSubnets() {
+		if sub.Network != n.Name {
+			continue
+		}
+		used[topology.FamilyOf(sub.Prefix.Addr())]++
+		if sub.Node != "" {
+			byNode[sub.Node] = append(byNode[sub.Node], sub.Prefix)
+		}
+	}
+	for _, f := range n.Families() {
+		// The first subnet of a network is never leased.
+		l := &leases{Used: used[f], Total: max(topology.SubnetCount(n, f), 1) - 1}
+		if f == topology.IPv6 {
+			item.LeasesIPv6 = l
+		} else {
+			item.LeasesIPv4 = l
+		}
+		if g := n.Gateway(f); g.IsValid() {
+			item.Gateways = append(item.Gateways, g)
+		}
+	}
+	for _, node := range sortedNames(byNode) {
+		item.Nodes = append(item.Nodes, networkNode{node, byNode[node]})
+	}
+	return item
+}
+
+// leaseText is the scarcer family's count: IPv4's where there is one.
+func (n networkItem) leaseText() string {
+	if n.LeasesIPv4 != nil {
+		return n.LeasesIPv4.String()
+	}
+	if n.LeasesIPv6 != nil {
+		return n.LeasesIPv6.String()
+	}
+	return ""
+}
+
+var networkColumns = []column[networkItem]{
+	{"NAME", false, func(n networkItem) any { return n.Name }},
+	{"VNI", false, func(n networkItem) any { return n.VNI }},
+	{"SUBNETS", false, func(n networkItem) any { return n.Subnets }},
+	{"TRANSPORT", false, func(n networkItem) any { return n.Transport }},
+	{"MTU", false, func(n networkItem) any { return n.MTU }},
+	{"GATEWAY", false, func(n networkItem) any { return n.Gateways }},
+	{"LEASES", false, func(n networkItem) any { return n.leaseText() }},
+	{"SUBNET-LEN", true, func(n networkItem) any {
+		var out []string
+		for _, l := range []int{n.SubnetLenIPv4, n.SubnetLenIPv6} {
+			if l != 0 {
+				out = append(out, "/"+strconv.Itoa(l))
+			}
+		}
+		return out
+	}},
+	{"LEASES-V6", true, func(n networkItem) any {
+		if n.LeasesIPv6 == nil {
+			return ""
+		}
+		return n.LeasesIPv6.String()
+	}},
+	{"NODES", true, func(n networkItem) any { return len(n.Nodes) }},
+}
+
+func (n networkItem) describe() []field {
+	out := []field{
+		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
+		{"Transport", string(n.Transport)}, {"MTU", strconv.Itoa(n.MTU)}, {"Gateway", joined(n.Gateways)},
+	}
+	if n.LeasesIPv4 != nil {
+		out = append(out, field{"Leases IPv4", fmt.Sprintf("%s of /%d", n.LeasesIPv4, n.SubnetLenIPv4)})
+	}
+	if n.LeasesIPv6 != nil {
+		out = append(out, field{"Leases IPv6", fmt.Sprintf("%s of /%d", n.LeasesIPv6, n.SubnetLenIPv6)})
+	}
+	for _, node := range n.Nodes {
+		out = append(out, field{"Node " + node.Node, joined(node.Subnets)})
+	}
+	return out
+}
+
+// setPrefixes reads --subnet.
+func setPrefixes(n *topology.Network, command string, raw []string) error {
+	for _, s := range raw {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil {
+			return usagef(command, "--subnet %q is not a prefix: write it like 10.1.0.0/16 or fd00:10:1::/48", s)
+		}
+		slot := &n.IPv4
+		if p.Addr().Is6() {
+			slot = &n.IPv6
+		}
+		if slot.IsValid() {
+			return usagef(command, "--subnet %s and %s: a network has one prefix of each family", *slot, p)
+		}
+		*slot = p
+	}
+	return nil
+}
+
+// setGateways reads --gateway; families not named stay as they are.
+func setGateways(n *topology.Network, command string, raw []string) error {
+	var v4, v6 netip.Addr
+	for _, s := range raw {
+		a, err := netip.ParseAddr(strings.TrimSpace(s))
+		if err != nil {
+			return usagef(command, "--gateway %q is not an address: write it like 10.1.0.1", s)
+		}
+		slot := &v4
+		if a.Is6() {
+			slot = &v6
+		}
+		if slot.IsValid() {
+			return usagef(command, "--gateway %s and %s: a network has one gateway of each family", *slot, a)
+		}
+		*slot = a
+	}
+	if v4.IsValid() {
+		n.GatewayIPv4 = v4
+	}
+	if v6.IsValid() {
+		n.GatewayIPv6 = v6
+	}
+	return nil
+}
+
+func transportOf(c *ucli.Context, command string) (topology.Transport, error) {
+	t := c.String("transport")
+	if t == "" {
+		return "", nil
+	}
+	var names []string
+	for _, x := range topology.Transports() {
+		names = append(names, string(x))
+	}
+	return topology.Transport(t), checkOneOf(command, "transport", t, names)
+}
+
+func (r *runner) networkCreate(c *ucli.Context) error {
+	const command = "baize network create"
+	n := topology.Network{
+		Name: c.Args().First(), VNI: uint32(min(c.Uint("vni"), topology.MaxVNI+1)), MTU: c.Int("mtu"),
+		SubnetLenIPv4: c.Int("subnet-len"), SubnetLenIPv6: c.Int("subnet-len-v6"),
+	}
+	var err error
+	if n.Transport, err = transportOf(c, command); err != nil {
+		return err
+	}
+	if c.IsSet("vni") && n.VNI == 0 {
+		return usagef(command, "--vni 0 is no VNI: use 1 to %d, or leave it out for a free one", topology.MaxVNI)
+	}
+	if err := setPrefixes(&n, command, c.StringSlice("subnet")); err != nil {
+		return err
+	}
+	if err := setGateways(&n, command, c.StringSlice("gateway")); err != nil {
+		return err
+	}
+	for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
+		flag := map[topology.Family]string{topology.IPv4: "subnet-len", topology.IPv6: "subnet-len-v6"}[f]
+		if c.IsSet(flag) && !n.Prefix(f).IsValid() {
+			return usagef(command, "--%s is given but no %s --subnet", flag, f)
+		}
+	}
+	return r.withStore(c, func(s *etcdstore.Store) error {
+		made, err := waiting(r, c, "creating the network", func(ctx context.Context) (topology.Network, error) {
+			return s.CreateNetwork(ctx, n)
+		})
+		if err != nil {
+			return err
+		}
+		item := newNetworkItem(topology.NewSnapshot(0, nil), made)
+		return r.item(c, item, func() []field { return nil }, fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d", made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU))
+	})
+}
+
+func (r *runner) networkList(c *ucli.Context) error {
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		items := []networkItem{}
+		for _, n := range snap.SortedNetworks() {
+			items = append(items, newNetworkItem(snap, n))
+		}
+		return listing(r, c, items, networkColumns, "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'")
+	})
+}
+
+func (r *runner) networkShow(c *ucli.Context) error {
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		n, err := findNetwork(snap, c.Args().First())
+		if err != nil {
+			return err
+		}
+		item := newNetworkItem(snap, n)
+		return r.item(c, item, item.describe, "")
+	})
+}
+
+func (r *runner) networkUpdate(c *ucli.Context) error {
+	const command = "baize network update"
+	name := c.Args().First()
+	t, err := transportOf(c, command)
+	if err != nil {
+		return err
+	}
+	gateways := c.StringSlice("gateway")
+	if len(gateways) > 0 && c.Bool("no-gateway") {
+		return usagef(command, "--gateway and --no-gateway contradict each other")
+	}
+	if t == "" && !c.IsSet("mtu") && len(gateways) == 0 && !c.Bool("no-gateway") {
+		return usagef(command, "nothing to change: give --transport, --mtu, --gateway or --no-gateway")
+	}
+	if err := setGateways(new(topology.Network), command, gateways); err != nil {
+		return err
+	}
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		if _, err := findNetwork(snap, name); err != nil {
+			return err
+		}
+		changed, err := s.UpdateNetwork(c.Context, name, func(n *topology.Network) error {
+			if t != "" {
+				n.Transport = t
+			}
+			if c.IsSet("mtu") {
+				n.MTU = c.Int("mtu")
+			}
+			if c.Bool("no-gateway") {
+				n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
+			}
+			return setGateways(n, command, gateways)
+		})
+		if err != nil {
+			return err
+		}
+		item := newNetworkItem(snap, changed)
+		return r.item(c, item, nil, fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU))
+	})
+}
+
+func (r *runner) networkDelete(c *ucli.Context) error {
+	name := c.Args().First()
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		if _, err := findNetwork(snap, name); err != nil {
+			if _, malformed := snap.Malformed[topology.NetworkKey(name)]; !malformed {
+				return err
+			}
+		}
+		if err := s.DeleteNetwork(c.Context, name); err != nil {
+			return err
+		}
+		return r.say("network %s deleted", name)
+	})
+}
+
+// findNetwork looks a network up and proposes another when there is none.
+func findNetwork(snap *topology.Snapshot, name string) (topology.Network, error) {
+	if n, ok := snap.Networks[name]; ok {
+		return n, nil
+	}
+	if p, ok := snap.Malformed[topology.NetworkKey(name)]; ok {
+		return topology.Network{}, &topology.Error{Kind: topology.ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
+	}
+	return topology.Network{}, notFound("network", name, sortedNames(snap.Networks), "'baize network list' shows what there is")
+}
+
+// notFound names what is not there and what may have been meant.
+func notFound(kind, name string, have []string, otherwise string) error {
+	e := &topology.Error{Kind: topology.ErrNotFound, Item: kind + " " + name, What: "there is none of that name", Remedy: otherwise}
+	if hint := strings.TrimPrefix(didYouMean(name, have, ""), ": "); hint != "" {
+		e.Remedy = hint
+	}
+	return e
+}
+
+func sortedNames[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.SortFunc(out, topology.CompareNames)
+	return out
+}
+
+// joined writes values with commas between.
+func joined[T any](xs []T) string {
+	parts := make([]string, len(xs))
+	for i, x := range xs {
+		parts[i] = fmt.Sprint(x)
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,205 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+func (r *runner) nodeCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "node", Usage: "list the nodes and remove those that are gone",
+		Subcommands: []*ucli.Command{
+			{
+				Name: "list", Aliases: []string{"ls"}, Usage: "list the nodes",
+				Description: `STATUS is ready when the node's agent runs, down when it does not (its
+forwarding may go on all the same), unknown when the node owns subnets but is
+not registered.`,
+				Flags: []ucli.Flag{outputFlag(formatsList...)}, Action: r.nodeList,
+			},
+			{
+				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
+				Flags: []ucli.Flag{outputFlag(formatsItem...)}, Action: r.nodeShow,
+			},
+			{
+				Name: "remove", Aliases: []string{"rm"}, Usage: "remove a node for good and give its subnets back", ArgsUsage: "NAME",
+				Description: `For a node that will not come back: a reboot or an outage needs no removal. Its
+leases become free for others; subnets reserved for it stay reserved.`,
+				Flags: []ucli.Flag{
+					&ucli.BoolFlag{Name: "force", Usage: "remove it although its agent runs"},
+				},
+				Action: r.nodeRemove,
+			},
+		},
+	}
+}
+
+// nodeItem is a node in JSON and YAML.
+type nodeItem struct {
+	Name           string               `json:"name"`
+	Status         draw.Status          `json:"status"`
+	VTEPs          []netip.Addr         `json:"vteps"`
+	Encapsulations []topology.Transport `json:"encapsulations"`
+	Datapath       string               `json:"datapath"`
+	Version        string               `json:"version"`
+	Hostname       string               `json:"hostname"`
+	ID             string               `json:"id"`
+	UnderlayMTU    int                  `json:"underlayMTU,omitempty"`
+	Epoch          string               `json:"epoch,omitempty"`
+	Subnets        []nodeSubnet         `json:"subnets"`
+	ModRevision    int64                `json:"modRevision,omitempty"`
+}
+
+type nodeSubnet struct {
+	Network  string       `json:"network"`
+	Prefix   netip.Prefix `json:"prefix"`
+	Reserved bool         `json:"reserved,omitempty"`
+}
+
+// nodeItems lists the registered nodes, and those that are only referred to.
+func nodeItems(s *topology.Snapshot) []nodeItem {
+	subnets := map[string][]nodeSubnet{}
+	names := map[string]bool{}
+	for _, sub := range s.SortedSubnets() {
+		if sub.Node != "" {
+			subnets[sub.Node] = append(subnets[sub.Node], nodeSubnet{sub.Network, sub.Prefix, sub.Reserved})
+			names[sub.Node] = true
+		}
+	}
+	for n := range s.Nodes {
+		names[n] = true
+	}
+	for n := range s.Alive {
+		names[n] = true
+	}
+	items := []nodeItem{}
+	for _, name := range sortedNames(names) {
+		n := s.Nodes[name]
+		items = append(items, nodeItem{
+			Name: name, Status: draw.StatusOf(s, name), VTEPs: append([]netip.Addr{}, n.VTEPs...),
+			Encapsulations: append([]topology.Transport{}, n.Encapsulations...), Datapath: n.Datapath, Version: n.Version,
+			Hostname: n.Hostname, ID: n.ID, UnderlayMTU: n.UnderlayMTU, Epoch: n.Epoch,
+			Subnets: append([]nodeSubnet{}, subnets[name]...), ModRevision: n.ModRevision,
+		})
+	}
+	return items
+}
+
+// subnets names the network only where the node has subnets in several.
+func (n nodeItem) subnets() []string {
+	several := false
+	for _, s := range n.Subnets {
+		several = several || s.Network != n.Subnets[0].Network
+	}
+	var out []string
+	for _, s := range n.Subnets {
+		if several {
+			out = append(out, s.Network+":"+s.Prefix.String())
+		} else {
+			out = append(out, s.Prefix.String())
+		}
+	}
+	return out
+}
+
+var nodeColumns = []column[nodeItem]{
+	{"NAME", false, func(n nodeItem) any { return n.Name }},
+	{"STATUS", false, func(n nodeItem) any { return n.Status }},
+	{"VTEP", false, func(n nodeItem) any { return n.VTEPs }},
+	{"ENCAPS", false, func(n nodeItem) any { return n.Encapsulations }},
+	{"DATAPATH", false, func(n nodeItem) any { return n.Datapath }},
+	{"VERSION", false, func(n nodeItem) any { return n.Version }},
+	{"SUBNETS", false, func(n nodeItem) any { return n.subnets() }},
+	{"HOSTNAME", true, func(n nodeItem) any { return n.Hostname }},
+	{"UNDERLAY-MTU", true, func(n nodeItem) any { return orEmpty(n.UnderlayMTU) }},
+	{"ID", true, func(n nodeItem) any { return n.ID }},
+}
+
+func orEmpty(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+func (n nodeItem) describe() []field {
+	out := []field{
+		{"Name", n.Name}, {"Status", string(n.Status)}, {"Hostname", n.Hostname}, {"VTEP", joined(n.VTEPs)},
+		{"Encapsulations", joined(n.Encapsulations)}, {"Datapath", n.Datapath}, {"Underlay MTU", orEmpty(n.UnderlayMTU)},
+		{"Version", n.Version}, {"ID", n.ID}, {"Epoch", n.Epoch},
+	}
+	for _, s := range n.Subnets {
+		text := s.Prefix.String()
+		if s.Reserved {
+			text += " (reserved)"
+		}
+		out = append(out, field{"Subnet in " + s.Network, text})
+	}
+	return out
+}
+
+func (r *runner) nodeList(c *ucli.Context) error {
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		return listing(r, c, nodeItems(snap), nodeColumns, "no nodes: start 'baize agent' on each host")
+	})
+}
+
+func (r *runner) nodeShow(c *ucli.Context) error {
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		item, err := findNode(snap, c.Args().First())
+		if err != nil {
+			return err
+		}
+		return r.item(c, item, item.describe, "")
+	})
+}
+
+// findNode looks a node up and proposes another when there is none.
+func findNode(snap *topology.Snapshot, name string) (nodeItem, error) {
+	items := nodeItems(snap)
+	var names []string
+	for _, n := range items {
+		if n.Name == name {
+			return n, nil
+		}
+		names = append(names, n.Name)
+	}
+	if p, ok := snap.Malformed[topology.NodeKey(name)]; ok {
+		return nodeItem{}, &topology.Error{Kind: topology.ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
+	}
+	return nodeItem{}, notFound("node", name, names, "'baize node list' shows what there is")
+}
+
+func (r *runner) nodeRemove(c *ucli.Context) error {
+	name := c.Args().First()
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		freed, err := waiting(r, c, "removing the node", func(ctx context.Context) ([]string, error) {
+			return s.RemoveNode(ctx, name, c.Bool("force"))
+		})
+		if errors.Is(err, topology.ErrNotFound) {
+			if _, missing := findNode(snap, name); missing != nil {
+				return missing
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.say("node %s removed", name); err != nil {
+			return err
+		}
+		for _, f := range freed {
+			if _, err := fmt.Fprintf(r.Out, "  %s\n", f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

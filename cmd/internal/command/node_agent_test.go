@@ -1,0 +1,152 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/topology"
+)
+
+// fakeAgent answers as an agent does, from memory.
+type fakeAgent struct {
+	status    api.Status
+	endpoints []api.Endpoint
+	last      api.EndpointRequest
+}
+
+func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {
+	f.last = req
+	if req.Network != "blue" {
+		return api.Endpoint{}, &topology.Error{Kind: topology.ErrNotFound, Item: "network " + req.Network, What: "there is none of that name", Remedy: "did you mean blue?"}
+	}
+	e := api.Endpoint{Name: req.Name, Node: "host1", Network: req.Network, IPs: append([]netip.Addr{}, req.IPs...), MAC: "02:42:0a:01:05:02", Netns: req.Netns, Ifname: "eth0", Port: "bz-c1"}
+	if len(e.IPs) == 0 {
+		e.IPs = []netip.Addr{netip.MustParseAddr("10.1.5.2")}
+	}
+	f.endpoints = append(f.endpoints, e)
+	return e, nil
+}
+
+func (f *fakeAgent) RemoveEndpoint(_ context.Context, name string) error {
+	for i, e := range f.endpoints {
+		if e.Name == name {
+			f.endpoints = append(f.endpoints[:i], f.endpoints[i+1:]...)
+			return nil
+		}
+	}
+	return &topology.Error{Kind: topology.ErrNotFound, Item: "endpoint " + name, What: "there is none"}
+}
+
+func (f *fakeAgent) Endpoints(context.Context) ([]api.Endpoint, error) { return f.endpoints, nil }
+func (f *fakeAgent) Status(context.Context) (api.Status, error)        { return f.status, nil }
+func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error         { return nil }
+
+// serve makes the command line talk to f.
+func (f *fakeAgent) serve(t *testing.T) {
+	t.Helper()
+	sock := filepath.Join(t.TempDir(), "agent.sock")
+	l, err := api.Listen(sock)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- api.Serve(ctx, l, f) }()
+	t.Cleanup(func() { cancel(); assert.NoError(t, <-done) })
+	t.Setenv("BAIZE_SOCKET", sock)
+}
+
+func healthy() api.Status {
+	return api.Status{
+		Node: "host1", Version: "v0.1.0", Bridge: "br-baize", Datapath: "netdev", DatapathReason: "the kernel has no openvswitch module",
+		OVSVersion: "3.1.0", Etcd: api.Etcd{Connected: true, Endpoints: []string{"http://127.0.0.1:2379"}, Revision: 42}, Ready: true,
+		Networks:  []api.Network{{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}, Peers: 1, Endpoints: 1}},
+		Peers:     []api.Peer{{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, Port: "vx-host2", OFPort: 3, Encap: topology.VXLAN, Alive: true}},
+		Endpoints: []api.Endpoint{{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, MAC: "02:42:0a:01:05:02"}},
+		Flows:     57, Ports: 2, Drops: map[string]uint64{"spoofed": 3}, Foreign: []string{"port eth9"}, Problems: []topology.Problem{},
+		Uptime: api.Duration(3*time.Minute + 2*time.Second),
+	}
+}
+
+func TestEndpointCommands(t *testing.T) {
+	f := &fakeAgent{}
+	f.serve(t)
+	res := baize(t, "endpoint", "list")
+	assert.Equal(t, cli.ExitOK, res.code)
+	assert.Empty(t, res.out)
+	assert.Contains(t, res.err, "baize endpoint add")
+
+	res = baize(t, "endpoint", "add", "c1", "--network", "blue", "--netns", "c1")
+	assert.Equal(t, result{0, "endpoint c1 added to network blue: 10.1.5.2, MAC 02:42:0a:01:05:02\n", ""}, res)
+	assert.Equal(t, "c1", f.last.Netns, "a name stays a name")
+
+	res = baize(t, "endpoint", "add", "c2", "--network", "blue", "--netns", "./ns", "--ip", "10.1.5.9", "--ip", "fd00::9", "--mac", "02-42-0A-01-05-09", "--ifname", "net0", "-o", "json")
+	require.Equal(t, 0, res.code, res.err)
+	assert.True(t, filepath.IsAbs(f.last.Netns), "the agent has another working directory")
+	assert.Equal(t, "02:42:0a:01:05:09", f.last.MAC)
+	assert.Equal(t, "net0", f.last.Ifname)
+	assert.Len(t, f.last.IPs, 2)
+
+	for name, line := range map[string][]string{
+		"endpoint-list":      {"endpoint", "list"},
+		"endpoint-list-json": {"ep", "ls", "-o", "json", "--network", "blue"},
+	} {
+		f.endpoints[1].Netns = "/run/ns"
+		golden(t, name, baize(t, line...).out)
+	}
+	var list []struct {
+		Name, Node, Network, MAC string
+		IPs                      []netip.Addr
+	}
+	require.NoError(t, json.Unmarshal([]byte(baize(t, "endpoint", "list", "-o", "json").out), &list))
+	require.Len(t, list, 2)
+	assert.NotEmpty(t, list[0].Name+list[0].Node+list[0].Network+list[0].MAC)
+	assert.NotEmpty(t, list[0].IPs)
+
+	res = baize(t, "endpoint", "add", "c3", "--network", "bleu", "--netns", "c3")
+	assert.Equal(t, cli.ExitNotFound, res.code, "the kind survives the socket")
+	assert.Contains(t, res.err, "did you mean blue?")
+	res = baize(t, "endpoint", "add", "c3", "--network", "blue", "--netns", "c3", "--ip", "10.1.5.1", "--ip", "10.1.5.2")
+	assert.Equal(t, cli.ExitUsage, res.code)
+
+	res = baize(t, "endpoint", "remove", "c9")
+	assert.Equal(t, cli.ExitNotFound, res.code)
+	assert.Contains(t, res.err, "did you mean c1?")
+	assert.Equal(t, result{0, "endpoint c1 removed\n", ""}, baize(t, "endpoint", "rm", "c1"))
+}
+
+func TestStatusOfANode(t *testing.T) {
+	etcd(t)
+	f := &fakeAgent{status: healthy()}
+	f.serve(t)
+	res := baize(t, "status")
+	assert.Equal(t, cli.ExitOK, res.code, res.err)
+	golden(t, "status-node", res.out)
+
+	f.status.Ready = false
+	f.status.Etcd = api.Etcd{Revision: 42, Error: "connection refused"}
+	f.status.Problems = []topology.Problem{{Item: "port vx-host2", What: "could not add network device vx-host2", Remedy: "'ovs-vsctl list interface vx-host2'"}}
+	f.status.Peers[0].OFPort, f.status.Peers[0].Error = 0, "File exists"
+	t.Setenv("BAIZE_ETCD_ENDPOINTS", "http://127.0.0.1:1")
+	t.Setenv("BAIZE_ETCD_TIMEOUT", "300ms")
+	res = baize(t, "status")
+	assert.Equal(t, exitProblems, res.code)
+	golden(t, "status-node-problems", res.out)
+
+	res = baize(t, "status", "--socket", "/nonexistent/agent.sock")
+	assert.Equal(t, cli.ExitUnavailable, res.code, "neither answers")
+}
+
+func TestTopologyShowsEndpointsOfThisNode(t *testing.T) {
+	cluster(t)
+	f := &fakeAgent{endpoints: []api.Endpoint{{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.153.2")}, MAC: "02:42:0a:01:99:02"}}}
+	f.serve(t)
+	assert.Contains(t, baize(t, "topology").out, "│  │  └─ c1  10.1.153.2  02:42:0a:01:99:02\n")
+}

@@ -1,0 +1,156 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/cli"
+)
+
+// The forms of a listing and of a single item.
+var (
+	formatsList = formatNames()
+	formatsItem = formatsList
+)
+
+func formatNames() (names []string) {
+	for _, f := range cli.Formats() {
+		names = append(names, string(f))
+	}
+	return names
+}
+
+// outputFlag is --output; the first format is the default.
+func outputFlag(formats ...string) ucli.Flag {
+	return &ucli.StringFlag{
+		Name: cli.FlagOutput, Aliases: []string{"o"}, Value: formats[0],
+		Usage: "`FORMAT` of the output: " + strings.Join(formats[:len(formats)-1], ", ") + " or " + formats[len(formats)-1],
+	}
+}
+
+// formatsOf reads the formats back from the flag's own words.
+func formatsOf(f ucli.Flag) ([]string, bool) {
+	s, ok := f.(*ucli.StringFlag)
+	if !ok || s.Name != cli.FlagOutput {
+		return nil, false
+	}
+	_, list, _ := strings.Cut(s.Usage, ": ")
+	return strings.Split(strings.ReplaceAll(list, " or ", ", "), ", "), true
+}
+
+// outputOf returns the chosen format. BAIZE_OUTPUT is meant for listings in
+// general: where it names a format that this command lacks, the command's own
+// default holds.
+func outputOf(c *ucli.Context) (string, error) {
+	format := c.String(cli.FlagOutput)
+	for _, f := range c.Command.Flags {
+		formats, ok := formatsOf(f)
+		if !ok || slices.Contains(formats, format) {
+			continue
+		}
+		if format == os.Getenv(EnvVar(cli.FlagOutput)) {
+			return formats[0], nil
+		}
+		return "", checkOneOf(c.Command.HelpName, "output", format, formats)
+	}
+	return format, nil
+}
+
+// column is one column of a table; wide ones are shown by -o wide only.
+type column[T any] struct {
+	title string
+	wide  bool
+	value func(T) any
+}
+
+// field is one line in the description of a single item.
+type field struct{ name, value string }
+
+// listing prints items in the chosen format. Where there are none, a table
+// says so on the error stream: a script sees nothing.
+func listing[T any](r *runner, c *ucli.Context, items []T, columns []column[T], none string) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	if len(items) == 0 && isTable(format) {
+		_, err := fmt.Fprintln(r.Err, none)
+		return err
+	}
+	var t cli.Table
+	for _, col := range columns {
+		t.Columns = append(t.Columns, cli.Column{Name: col.title, Wide: col.wide})
+	}
+	for _, item := range items {
+		row := make([]any, len(columns))
+		for i, col := range columns {
+			row[i] = col.value(item)
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return cli.Print(r.Out, cli.Format(format), t, items)
+}
+
+func isTable(format string) bool {
+	return format == string(cli.FormatTable) || format == string(cli.FormatWide)
+}
+
+// writeRows aligns lines of words.
+func writeRows(w io.Writer, rows [][]string) error {
+	tw := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
+	for _, row := range rows {
+		if _, err := fmt.Fprintln(tw, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return tw.Flush()
+}
+
+// item prints one item: as a sentence, described field by field, or as data.
+func (r *runner) item(c *ucli.Context, v any, describe func() []field, sentence string) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	if !isTable(format) {
+		return r.data(format, v)
+	}
+	if sentence != "" {
+		return r.say("%s", sentence)
+	}
+	var rows [][]string
+	for _, f := range describe() {
+		if f.value == "" {
+			f.value = "-"
+		}
+		rows = append(rows, []string{f.name + ":", f.value})
+	}
+	return writeRows(r.Out, rows)
+}
+
+// data prints a value as JSON or YAML, with the same names in both.
+func (r *runner) data(format string, v any) error {
+	return cli.Print(r.Out, cli.Format(format), cli.Table{}, v)
+}
+
+func (r *runner) say(format string, args ...any) error {
+	_, err := fmt.Fprintf(r.Out, format+"\n", args...)
+	return err
+}
+
+// waiting runs f, and shows what it waits for when that takes longer than a
+// second.
+func waiting[T any](r *runner, c *ucli.Context, what string, f func(context.Context) (T, error)) (v T, err error) {
+	err = cli.NewProgress(r.Err).Step(c.Context, what, func(ctx context.Context) (err error) {
+		v, err = f(ctx)
+		return err
+	})
+	return v, err
+}

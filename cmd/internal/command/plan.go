@@ -1,0 +1,158 @@
+package command
+
+import (
+	"fmt"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/ovs/vswitch"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+// bridgeFlags say which bridge of which Open vSwitch is meant.
+func bridgeFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge},
+		&ucli.StringFlag{Name: "ovsdb", Usage: "`ADDRESS` of the Open vSwitch database", Value: vswitch.DefaultEndpoint},
+		&ucli.StringFlag{Name: "ovs-rundir", Usage: "`DIRECTORY` with the control sockets of Open vSwitch (default where the database's socket is)"},
+		&ucli.IntFlag{Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789},
+		&ucli.IntFlag{Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081},
+	}
+}
+
+func (r *runner) planCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "plan", Usage: "show the bridge, ports and flows that a node should have",
+		Description: `Computed from etcd alone, anywhere and without root. The endpoints of a node are
+known on that node only: their ports and flows are missing from a plan made
+elsewhere. With --diff, on the node itself and as root, the plan includes them
+and is compared with the real Open vSwitch; the exit code is 7 when they differ.
+
+  baize plan --node host2
+  baize plan --diff`,
+		Flags: append([]ucli.Flag{
+			&ucli.StringFlag{Name: "node", Usage: "`NAME` of the node (default the name of this host)"},
+			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch of this host"},
+			outputFlag("text", "json", "yaml"),
+		}, bridgeFlags()...),
+		Action: r.plan,
+	}
+}
+
+// planItem is a plan in JSON and YAML.
+type planItem struct {
+	Node     string             `json:"node"`
+	Bridge   planBridge         `json:"bridge"`
+	Ports    []planPort         `json:"ports"`
+	Flows    []planFlow         `json:"flows"`
+	Problems []topology.Problem `json:"problems"`
+}
+
+type planBridge struct {
+	Name        string            `json:"name"`
+	Datapath    string            `json:"datapath"`
+	FailMode    string            `json:"failMode"`
+	Protocols   []string          `json:"protocols"`
+	OtherConfig map[string]string `json:"otherConfig,omitempty"`
+	ExternalIDs map[string]string `json:"externalIDs,omitempty"`
+}
+
+type planPort struct {
+	Name        string            `json:"name"`
+	Type        string            `json:"type,omitempty"`
+	Options     map[string]string `json:"options,omitempty"`
+	ExternalIDs map[string]string `json:"externalIDs,omitempty"`
+}
+
+type planFlow struct {
+	Table     int    `json:"table"`
+	TableName string `json:"tableName"`
+	Priority  int    `json:"priority"`
+	Match     string `json:"match"`
+	Actions   string `json:"actions"`
+}
+
+func newPlanItem(v topology.View, s ovs.State) planItem {
+	item := planItem{
+		Node: v.Node.Name,
+		Bridge: planBridge{
+			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
+			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
+		},
+		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]topology.Problem{}, v.Problems...),
+	}
+	for _, p := range s.Ports {
+		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})
+	}
+	for _, f := range s.Flows {
+		item.Flows = append(item.Flows, newPlanFlow(f))
+	}
+	return item
+}
+
+func newPlanFlow(f ovs.Flow) planFlow {
+	return planFlow{f.Table, pipeline.TableName(f.Table), f.Priority, f.Match, f.Actions}
+}
+
+// planOptions reads the flags; the node's own record says which datapath it
+// has.
+func planOptions(c *ucli.Context, n topology.Node) pipeline.Options {
+	opt := pipeline.Options{Bridge: c.String("bridge"), Datapath: n.Datapath, VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port")}
+	if opt.Datapath == "" {
+		opt.Datapath = "system"
+	}
+	return opt
+}
+
+func (r *runner) plan(c *ucli.Context) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	node := c.String("node")
+	if node == "" {
+		if node, err = hostName(); err != nil {
+			return err
+		}
+	}
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		n, known := snap.Nodes[node]
+		if !known {
+			_, err := findNode(snap, node)
+			if err == nil { // it owns subnets, or is alive, but has no record
+				err = &topology.Error{Kind: topology.ErrNotFound, Item: "node " + node, What: "not registered", Remedy: "start 'baize agent' on it"}
+			}
+			if !c.IsSet("node") {
+				err = fmt.Errorf("%w; --node names another than this host", err)
+			}
+			return err
+		}
+		view := snap.View(node)
+		if c.Bool("diff") {
+			return r.planDiff(c, format, view, planOptions(c, n))
+		}
+		state := pipeline.Build(view, nil, planOptions(c, n))
+		if format != "text" {
+			return r.data(format, newPlanItem(view, state))
+		}
+		if err := pipeline.Format(r.Out, state); err != nil {
+			return err
+		}
+		return r.problems(view.Problems)
+	})
+}
+
+// problems lists what is wrong on the error stream, where it does not disturb
+// what a script reads.
+func (r *runner) problems(ps []topology.Problem) error {
+	for _, p := range ps {
+		if _, err := fmt.Fprintf(r.Err, "problem: %s\n", strings.TrimSpace(p.String())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+)
+
+// fakeOVS is an Open vSwitch that holds what it is given.
+type fakeOVS struct {
+	seen  ovs.Observed
+	flows openflow.Observed
+	audit openflow.Audit
+	bound []ovs.BoundFlow // what Audit was asked for
+}
+
+func (f *fakeOVS) Observe(context.Context) (ovs.Observed, error) { return f.seen, nil }
+
+type fakeFlows struct{ *fakeOVS }
+
+func (f fakeFlows) Observe(context.Context) (openflow.Observed, error) { return f.flows, nil }
+
+func (f fakeFlows) Audit(_ context.Context, wanted []ovs.BoundFlow) (openflow.Audit, error) {
+	f.fakeOVS.bound = wanted
+	return f.audit, nil
+}
+
+func diffView() topology.View {
+	n := topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16")}.Defaults()
+	var kvs []topology.KV
+	add := func(r topology.Record) {
+		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(len(kvs) + 1)}})
+	}
+	add(n)
+	for i, name := range []string{"host1", "host2"} {
+		add(topology.Node{Name: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})}, Encapsulations: topology.Transports()})
+		add(topology.Subnet{Network: "blue", Node: name, Prefix: topology.SubnetAt(n, topology.IPv4, uint64(5+i))})
+	}
+	return topology.NewSnapshot(1, kvs).View("host1")
+}
+
+// asWanted is an Open vSwitch as the plan wants it, with one endpoint.
+func asWanted(t *testing.T, view topology.View, opt pipeline.Options) *fakeOVS {
+	t.Helper()
+	mac, err := topology.ParseMAC("02:42:0a:01:05:02")
+	require.NoError(t, err)
+	e := ovs.Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, MAC: mac, Netns: "/run/netns/c1", Ifname: "eth0", Port: "bz-c1"}
+	want := pipeline.Build(view, []ovs.Endpoint{e}, opt)
+	f := &fakeOVS{seen: ovs.Observed{Bridge: &want.Bridge, DatapathID: "1", LocalOFPort: 65534, Ports: map[string]ovs.ObservedPort{}}}
+	for i, p := range want.Ports {
+		f.seen.Ports[p.Name] = ovs.ObservedPort{Port: p, OFPort: i + 1, Up: true}
+	}
+	return f
+}
+
+func TestPlanDiff(t *testing.T) {
+	view := diffView()
+	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4789, GenevePort: 6081}
+	for name, tc := range map[string]struct {
+		change func(*fakeOVS)
+		same   bool
+		text   []string
+	}{
+		"as it should be": {func(*fakeOVS) {}, true, []string{"Open vSwitch is as node host1 should be"}},
+		"no bridge":       {func(f *fakeOVS) { f.seen = ovs.Observed{} }, false, []string{"+ bridge\n", "+ port vx-host2\n", "+ flow table=0 "}},
+		"fail mode":       {func(f *fakeOVS) { b := *f.seen.Bridge; b.FailMode = "standalone"; f.seen.Bridge = &b }, false, []string{"~ bridge\n"}},
+		"missing port":    {func(f *fakeOVS) { delete(f.seen.Ports, "vx-host2") }, false, []string{"+ port vx-host2\n"}},
+		"changed port": {func(f *fakeOVS) {
+			p := f.seen.Ports["vx-host2"]
+			p.Options = maps.Clone(p.Options)
+			p.Options["remote_ip"] = "192.168.77.99"
+			f.seen.Ports["vx-host2"] = p
+		}, false, []string{"~ port vx-host2\n"}},
+		"stale port": {func(f *fakeOVS) {
+			f.seen.Ports["vx-host9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{Name: "vx-host9", Type: "vxlan", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel}}}
+		}, false, []string{"- port vx-host9\n"}},
+		"foreign port and flow": {func(f *fakeOVS) {
+			f.seen.Ports["eth9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{Name: "eth9"}}
+			f.flows.Foreign = []string{"cookie=0x1, table=0, priority=9 actions=NORMAL"}
+		}, true, []string{"left alone: port eth9", "left alone: flow cookie=0x1"}},
+		"flows": {func(f *fakeOVS) {
+			f.audit.Lines = []string{"-table=20 priority=100 cookie=0x1 actions=drop", "+table=30 priority=5 cookie=0x2 actions=NORMAL"}
+		}, false, []string{"+ flow table=20 priority=100", "- flow table=30 priority=5"}},
+		"broken port": {func(f *fakeOVS) {
+			p := f.seen.Ports["vx-host2"]
+			p.OFPort, p.Error = -1, "could not add network device"
+			f.seen.Ports["vx-host2"] = p
+		}, true, []string{"problem: port vx-host2: could not add network device"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := asWanted(t, view, opt)
+			tc.change(f)
+			item, err := compare(t.Context(), f, fakeFlows{f}, view, opt)
+			require.NoError(t, err)
+			assert.Equal(t, tc.same, item.Same)
+			var b bytes.Buffer
+			require.NoError(t, item.write(&b))
+			for _, s := range tc.text {
+				assert.Contains(t, b.String(), s)
+			}
+			if name == "as it should be" {
+				assert.NotEmpty(t, f.bound)
+				assert.NotContains(t, f.bound[0].Match, `"`, "the endpoint's port is bound: it was read from the bridge")
+			}
+		})
+	}
+}
+
+func TestRunDir(t *testing.T) {
+	assert.Equal(t, "/x", runDir("/x", "unix:/var/run/openvswitch/db.sock"))
+	assert.Equal(t, "/var/run/openvswitch", runDir("", "unix:/var/run/openvswitch/db.sock"))
+	assert.Equal(t, "", runDir("", "tcp:127.0.0.1:6640"))
+}

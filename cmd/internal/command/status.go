@@ -1,0 +1,258 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+func (r *runner) statusCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "status", Usage: "show how this node and the cluster are, and what to do about problems",
+		Description: `On a node, its agent is asked; the rest comes from etcd. The exit code is 7 when
+there are problems, 5 when neither the agent nor etcd answers.`,
+		Flags:  []ucli.Flag{outputFlag(formatsItem...)},
+		Action: r.status,
+	}
+}
+
+// statusItem is the status in JSON and YAML.
+type statusItem struct {
+	// Agent is null where no agent runs.
+	Agent *api.Status `json:"agent"`
+	// Cluster is null while etcd does not answer.
+	Cluster  *clusterItem       `json:"cluster"`
+	Problems []topology.Problem `json:"problems"`
+}
+
+type clusterItem struct {
+	Revision int64 `json:"revision"`
+	Networks int   `json:"networks"`
+	Nodes    int   `json:"nodes"`
+	Ready    int   `json:"ready"`
+	Subnets  int   `json:"subnets"`
+	Pins     int   `json:"pins"`
+}
+
+func (s *statusItem) add(ps ...topology.Problem) {
+	for _, p := range ps {
+		if !slices.Contains(s.Problems, p) { // the agent sees what we see
+			s.Problems = append(s.Problems, p)
+		}
+	}
+}
+
+func (r *runner) status(c *ucli.Context) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	item := statusItem{Problems: []topology.Problem{}}
+	agentErr := r.agentStatus(c, &item)
+	clusterErr := r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		item.Cluster = newClusterItem(snap)
+		item.add(snap.Validate()...)
+		for _, n := range snap.SortedNodes() {
+			if draw.StatusOf(snap, n.Name) == draw.Down {
+				item.add(topology.Problem{
+					Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
+					Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
+				})
+			}
+		}
+		return nil
+	})
+	if clusterErr != nil && !errors.Is(clusterErr, topology.ErrUnavailable) {
+		return clusterErr
+	}
+	if agentErr != nil && !errors.Is(agentErr, topology.ErrUnavailable) {
+		return agentErr
+	}
+	if clusterErr != nil {
+		if item.Agent == nil && agentErr == nil {
+			return clusterErr
+		}
+		item.add(topology.AsProblem(clusterErr))
+	}
+	if agentErr != nil {
+		item.add(topology.AsProblem(agentErr))
+	}
+
+	if format == "json" || format == "yaml" {
+		err = r.data(format, item)
+	} else {
+		err = r.statusText(item)
+	}
+	switch {
+	case err != nil:
+		return err
+	case item.Agent == nil && item.Cluster == nil:
+		return &cli.ExitStatus{Code: cli.ExitUnavailable}
+	case len(item.Problems) > 0:
+		return &cli.ExitStatus{Code: exitProblems}
+	}
+	return nil
+}
+
+// agentStatus asks the agent. Where no socket is, this is no node: that is no
+// error unless a socket was named.
+func (r *runner) agentStatus(c *ucli.Context, item *statusItem) error {
+	if _, err := os.Stat(c.String(flagSocket)); errors.Is(err, os.ErrNotExist) && !c.IsSet(flagSocket) {
+		return nil
+	}
+	s, err := waiting(r, c, "asking the agent", func(ctx context.Context) (api.Status, error) {
+		return r.agentClient(c).Status(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	item.Agent = &s
+	item.add(s.Problems...)
+	return nil
+}
+
+func newClusterItem(s *topology.Snapshot) *clusterItem {
+	out := &clusterItem{Revision: s.Revision, Networks: len(s.Networks), Nodes: len(s.Nodes), Subnets: len(s.Subnets), Pins: len(s.Pins)}
+	for name := range s.Nodes {
+		if draw.StatusOf(s, name) == draw.Ready {
+			out.Ready++
+		}
+	}
+	return out
+}
+
+func (r *runner) statusText(item statusItem) error {
+	var b strings.Builder
+	if a := item.Agent; a != nil {
+		agentText(&b, *a)
+	} else {
+		b.WriteString("Node: no agent runs on this host\n")
+	}
+	if cl := item.Cluster; cl != nil {
+		fmt.Fprintf(&b, "\nCluster: %s, %d ready; %s, %s, %s; etcd at revision %d\n",
+			counted(cl.Nodes, "node"), cl.Ready, counted(cl.Networks, "network"), counted(cl.Subnets, "subnet"), counted(cl.Pins, "pin"), cl.Revision)
+	} else {
+		b.WriteString("\nCluster: etcd does not answer\n")
+	}
+	if len(item.Problems) == 0 {
+		b.WriteString("\nNo problems.\n")
+	} else {
+		fmt.Fprintf(&b, "\n%s:\n", capital(counted(len(item.Problems), "problem")))
+	}
+	for _, p := range item.Problems {
+		fmt.Fprintf(&b, "  %s\n", topology.Problem{Item: p.Item, What: p.What})
+		if p.Remedy != "" {
+			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
+		}
+	}
+	_, err := fmt.Fprint(r.Out, b.String())
+	return err
+}
+
+func agentText(b *strings.Builder, a api.Status) {
+	state := "not ready"
+	if a.Ready {
+		state = "ready"
+	}
+	etcd := fmt.Sprintf("connected, revision %d", a.Etcd.Revision)
+	if !a.Etcd.Connected {
+		etcd = fmt.Sprintf("not connected, working from revision %d", a.Etcd.Revision)
+	}
+	fmt.Fprintf(b, "Node %s: %s\n", a.Node, state)
+	rows := [][]string{
+		{"agent:", fmt.Sprintf("%s, up %s", orUnknown(a.Version), time.Duration(a.Uptime).Round(time.Second))},
+		{"etcd:", etcd},
+		{"bridge:", fmt.Sprintf("%s, %s, %s", a.Bridge, counted(a.Ports, "port"), counted(a.Flows, "flow"))},
+		{"datapath:", withReason(a.Datapath, a.DatapathReason)},
+		{"Open vSwitch:", orUnknown(a.OVSVersion)},
+	}
+	for _, reason := range sortedNames(a.Drops) {
+		rows = append(rows, []string{"dropped " + reason + ":", counted(int(a.Drops[reason]), "packet")})
+	}
+	if len(a.Foreign) > 0 {
+		rows = append(rows, []string{"not ours:", strings.Join(a.Foreign, ", ")})
+	}
+	indented(b, rows)
+	if len(a.Networks) > 0 {
+		b.WriteByte('\n')
+		rows = [][]string{{"NETWORK", "VNI", "TRANSPORT", "MTU", "SUBNETS", "PEERS", "ENDPOINTS"}}
+		for _, n := range a.Networks {
+			rows = append(rows, []string{n.Name, strconv.FormatUint(uint64(n.VNI), 10), string(n.Transport), strconv.Itoa(n.MTU),
+				orDash(joined(n.Subnets)), strconv.Itoa(n.Peers), strconv.Itoa(n.Endpoints)})
+		}
+		indented(b, rows)
+	}
+	if len(a.Peers) > 0 {
+		b.WriteByte('\n')
+		rows = [][]string{{"PEER", "ENCAP", "VTEP", "PORT", "AGENT", "TUNNEL"}}
+		for _, p := range a.Peers {
+			alive, tunnel := "down", "ok"
+			if p.Alive {
+				alive = "ready"
+			}
+			if p.Error != "" {
+				tunnel = p.Error
+			} else if p.OFPort < 1 {
+				tunnel = "no port yet"
+			}
+			rows = append(rows, []string{p.Node, orDash(string(p.Encap)), orDash(joined(p.VTEPs)), orDash(p.Port), alive, tunnel})
+		}
+		indented(b, rows)
+	}
+	if len(a.Endpoints) > 0 {
+		b.WriteByte('\n')
+		rows = [][]string{{"ENDPOINT", "NETWORK", "IPS", "MAC"}}
+		for _, e := range a.Endpoints {
+			rows = append(rows, []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC)})
+		}
+		indented(b, rows)
+	}
+}
+
+func indented(b *strings.Builder, rows [][]string) {
+	for i := range rows {
+		rows[i][0] = "  " + rows[i][0]
+	}
+	_ = writeRows(b, rows) // a strings.Builder does not fail
+}
+
+func withReason(s, reason string) string {
+	if reason == "" {
+		return orUnknown(s)
+	}
+	return fmt.Sprintf("%s (%s)", s, reason)
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,102 @@
+package command
+
+import (
+	"context"
+	"errors"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+func (r *runner) topologyCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "topology", Aliases: []string{"topo"}, Usage: "show the networks, nodes, subnets and tunnels",
+		Description: `Endpoints live on their node alone: they are shown for the node whose agent
+answers on this machine.
+
+  baize topology
+  baize topology -o svg > topology.svg
+  baize topology -o dot | dot -Tpng > topology.png`,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "network", Usage: "only the network with this `NAME`"},
+			outputFlag("tree", "json", "yaml", "dot", "svg"),
+		},
+		Action: r.topology,
+	}
+}
+
+func (r *runner) topology(c *ucli.Context) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		if network := c.String("network"); network != "" {
+			if _, err := findNetwork(snap, network); err != nil {
+				return err
+			}
+			snap = only(snap, network)
+		}
+		endpoints, err := r.drawnEndpoints(c)
+		if err != nil {
+			return err
+		}
+		return r.draw(format, draw.New(snap, endpoints))
+	})
+}
+
+// drawings are the formats that draw writes, beside JSON and YAML.
+var drawings = []string{"tree", "dot", "svg"}
+
+func (r *runner) draw(format string, t draw.Topology) error {
+	switch format {
+	case "tree":
+		return draw.Tree(r.Out, t)
+	case "dot":
+		return draw.DOT(r.Out, t)
+	case "svg":
+		return draw.SVG(r.Out, t)
+	}
+	return r.data(format, t)
+}
+
+// only returns the topology without the other networks.
+func only(s *topology.Snapshot, network string) *topology.Snapshot {
+	out := *s
+	out.Networks = map[string]topology.Network{network: s.Networks[network]}
+	out.Subnets = map[topology.SubnetID]topology.Subnet{}
+	for id, sub := range s.Subnets {
+		if id.Network == network {
+			out.Subnets[id] = sub
+		}
+	}
+	out.Pins = map[topology.PinID]topology.Pin{}
+	for id, p := range s.Pins {
+		if id.Network == network {
+			out.Pins[id] = p
+		}
+	}
+	return &out
+}
+
+// drawnEndpoints asks the agent of this machine, if there is one.
+func (r *runner) drawnEndpoints(c *ucli.Context) ([]draw.Endpoint, error) {
+	list, err := waiting(r, c, "asking the agent for its endpoints", func(ctx context.Context) ([]api.Endpoint, error) {
+		return r.agentClient(c).Endpoints(ctx)
+	})
+	if errors.Is(err, topology.ErrUnavailable) {
+		return nil, nil // no agent here: the picture is of etcd alone
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []draw.Endpoint
+	for _, e := range list {
+		out = append(out, draw.Endpoint{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC})
+	}
+	return out, nil
+}

@@ -1,0 +1,126 @@
+package lab
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// Status is what runs of a lab.
+type Status struct {
+	Name      string             `json:"name"`
+	Dir       string             `json:"dir"`
+	Transport topology.Transport `json:"transport"`
+	Networks  []NetworkSpec      `json:"networks"`
+	// Etcd is its address inside, EtcdSocket for processes outside.
+	Etcd       string           `json:"etcd"`
+	EtcdSocket string           `json:"etcdSocket"`
+	Fabric     MemberStatus     `json:"fabric"`
+	Hosts      []MemberStatus   `json:"hosts"`
+	Endpoints  []EndpointStatus `json:"endpoints"`
+	// Problems are what 'baize lab up' would set right, or a person should
+	// know.
+	Problems []topology.Problem `json:"problems"`
+}
+
+// MemberStatus is a host or the fabric.
+type MemberStatus struct {
+	Name string `json:"name"`
+	// PID is its pid 1 as seen from outside; 0 where it does not run.
+	PID int `json:"pid,omitempty"`
+	// Netns is its name for ip-netns(8).
+	Netns string `json:"netns"`
+	// Addrs are its underlay addresses.
+	Addrs    []netip.Addr    `json:"addrs"`
+	Services []ServiceStatus `json:"services"`
+}
+
+// Ready reports whether all its services are ready.
+func (m MemberStatus) Ready() bool {
+	return m.PID != 0 && len(m.Services) > 0 && !slices.ContainsFunc(m.Services, func(s ServiceStatus) bool { return s.State != StateReady })
+}
+
+// Status looks at what runs.
+func (l *Lab) Status() (*Status, error) {
+	running, err := l.running()
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{
+		Name: l.cfg.Name, Dir: l.cfg.dir(), Transport: l.state.Transport, Networks: l.Networks(),
+		Etcd: etcdURL(l.state.IPv6Underlay), EtcdSocket: l.EtcdEndpoint(),
+		Endpoints: []EndpointStatus{}, Problems: []topology.Problem{},
+	}
+	s.Fabric = l.memberStatus(running, fabricName, fabricAddrs())
+	all := []MemberStatus{s.Fabric}
+	for _, h := range l.Hosts() {
+		s.Hosts = append(s.Hosts, l.memberStatus(running, h.name, hostAddrs(hostNumber(h.name))))
+	}
+	for _, m := range append(all, s.Hosts...) {
+		s.problems(m, running[m.Name])
+	}
+	for name := range running {
+		if name != fabricName && !slices.Contains(l.state.Hosts, name) {
+			s.problem("host "+name, "it runs although the lab is not to have it", "'baize lab up' removes it")
+		}
+	}
+	if _, err := l.endpoints(&s.Endpoints); err != nil {
+		s.Problems = append(s.Problems, topology.AsProblem(err))
+	}
+	return s, nil
+}
+
+func (l *Lab) memberStatus(running map[string]member, name string, addrs []netip.Prefix) MemberStatus {
+	s := MemberStatus{Name: name, Netns: netnsName(l.cfg.Name, name), Services: []ServiceStatus{}}
+	for _, a := range addrs {
+		s.Addrs = append(s.Addrs, a.Addr())
+	}
+	if m, ok := running[name]; ok {
+		s.PID = m.pid
+		if services, err := readServices(m.inside(servicesFile)); err == nil {
+			s.Services = services
+		}
+	}
+	return s
+}
+
+func (s *Status) problem(item, what, remedy string) {
+	s.Problems = append(s.Problems, topology.Problem{Item: item, What: what, Remedy: remedy})
+}
+
+func (s *Status) problems(ms MemberStatus, m member) {
+	item := "host " + ms.Name
+	if ms.Name == fabricName {
+		item = fabricName
+	}
+	if ms.PID == 0 {
+		s.problem(item, "it does not run", "'baize lab up' makes it anew")
+		return
+	}
+	for _, svc := range ms.Services {
+		switch svc.State {
+		case StateReady:
+		case StateStopped:
+			s.problem(item, svc.Name+" is stopped", "remove "+stoppedFile(svc.Name)+" inside")
+		default:
+			what := svc.Name + " is " + svc.State
+			if svc.Last != "" {
+				what += ": " + strings.SplitN(svc.Last, "\n", 2)[0]
+			}
+			s.problem(item, what, "look at "+m.dir+"/log")
+		}
+	}
+	// Built again meanwhile: what runs is the old executable.
+	inside, err := os.Stat(m.inside(insideDir + "/bin/baize"))
+	if err != nil {
+		return
+	}
+	if c, err := readInitConfig(m.dir); err == nil {
+		if now, err := os.Stat(c.Binary); err == nil && !os.SameFile(inside, now) {
+			s.problem(item, "it runs an older build of "+c.Binary, "'baize lab down' and 'up' to use the new one")
+		}
+	}
+}

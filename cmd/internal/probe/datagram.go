@@ -1,0 +1,190 @@
+package probe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"time"
+)
+
+// Every datagram begins with "BZU1", a kind, the session (8 bytes) and a
+// number (8 bytes); data is filled up to the size asked for. A query carries
+// how many were sent; its answer the datagrams that arrived, then duplicates.
+const (
+	udpMagic   = "BZU1"
+	kindData   = 'd'
+	kindQuery  = 'q'
+	kindAnswer = 'a'
+	udpHeader  = len(udpMagic) + 1 + 8 + 8
+	answerLen  = udpHeader + 8
+	// maxDatagrams bounds the server's memory of one session.
+	maxDatagrams = 1 << 20
+	maxSessions  = 256
+)
+
+const (
+	queryEvery   = 100 * time.Millisecond
+	queryTimeout = 5 * time.Second
+)
+
+// Datagrams is the result of a UDP probe.
+type Datagrams struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Sent is the number of datagrams sent, Received that of different ones
+	// that arrived, Duplicates how many arrived again.
+	Sent       int `json:"sent"`
+	Received   int `json:"received"`
+	Duplicates int `json:"duplicates"`
+	// Size is that of a datagram's payload in bytes.
+	Size    int     `json:"size"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Lost is how many did not arrive.
+func (d Datagrams) Lost() int { return d.Sent - d.Received }
+
+type session struct {
+	seen       map[uint64]struct{}
+	duplicates uint64
+}
+
+// ServeUDP counts datagrams on conn until ctx is done; it closes conn. It
+// returns nil when ctx ended it.
+func ServeUDP(ctx context.Context, conn net.PacketConn) error {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	sessions := map[uint64]*session{}
+	buf := make([]byte, 64<<10)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("receiving on %s: %w", conn.LocalAddr(), err)
+			}
+			continue // an ICMP error of an earlier answer
+		}
+		kind, id, number, ok := parseDatagram(buf[:n])
+		if !ok {
+			continue
+		}
+		s := sessions[id]
+		if s == nil {
+			if len(sessions) >= maxSessions {
+				clear(sessions)
+			}
+			s = &session{seen: map[uint64]struct{}{}}
+			sessions[id] = s
+		}
+		switch kind {
+		case kindData:
+			if _, again := s.seen[number]; again {
+				s.duplicates++
+			} else if len(s.seen) < maxDatagrams {
+				s.seen[number] = struct{}{}
+			}
+		case kindQuery:
+			answer := binary.BigEndian.AppendUint64(datagram(kindAnswer, id, uint64(len(s.seen))), s.duplicates)
+			// A lost answer is asked for again.
+			_, _ = conn.WriteTo(answer, from)
+		}
+	}
+}
+
+// SendUDP sends count datagrams of size bytes over conn, which leads to
+// ServeUDP, with a pause of interval between them, and asks what arrived. It
+// closes conn. Loss is no error; a server that never answers is one.
+func SendUDP(ctx context.Context, conn net.Conn, count, size int, interval time.Duration) (Datagrams, error) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	d := Datagrams{From: conn.LocalAddr().String(), To: conn.RemoteAddr().String(), Size: max(size, udpHeader)}
+	if count < 0 || count > maxDatagrams {
+		return d, fmt.Errorf("cannot count %d datagrams: at most %d", count, maxDatagrams)
+	}
+	id := rand.Uint64()
+	start := time.Now()
+	for i := range count {
+		// Errors of single datagrams (a full queue, an ICMP error of an
+		// earlier one) are loss.
+		if _, err := conn.Write(append(datagram(kindData, id, uint64(i)), make([]byte, d.Size-udpHeader)...)); err == nil || ctx.Err() == nil {
+			d.Sent++
+		}
+		if interval > 0 && !sleep(ctx, interval) {
+			break
+		}
+	}
+	d.Seconds = time.Since(start).Seconds()
+	if err := ctx.Err(); err != nil {
+		return d, err
+	}
+	return d, d.ask(ctx, conn, id)
+}
+
+// ask repeats the query until the count stands still: datagrams may still be
+// on their way at the first one.
+func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
+	buf := make([]byte, answerLen)
+	answered, last := false, -1
+	for deadline := time.Now().Add(queryTimeout); time.Now().Before(deadline) && ctx.Err() == nil; {
+		_, _ = conn.Write(datagram(kindQuery, id, uint64(d.Sent)))
+		if err := conn.SetReadDeadline(time.Now().Add(queryEvery)); err != nil {
+			return err
+		}
+		n, err := conn.Read(buf)
+		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) && !sleep(ctx, queryEvery) {
+				break
+			}
+			continue
+		}
+		kind, got, number, ok := parseDatagram(buf[:n])
+		if !ok || kind != kindAnswer || got != id || n < answerLen {
+			continue
+		}
+		answered = true
+		d.Received, d.Duplicates = int(number), int(binary.BigEndian.Uint64(buf[udpHeader:]))
+		if d.Received == d.Sent || d.Received == last {
+			return nil
+		}
+		last = d.Received
+		if !sleep(ctx, queryEvery) {
+			break
+		}
+	}
+	if answered {
+		return nil
+	}
+	return fmt.Errorf("%s does not answer what arrived of %d datagrams", d.To, d.Sent)
+}
+
+func datagram(kind byte, id, number uint64) []byte {
+	b := append([]byte(udpMagic), kind)
+	b = binary.BigEndian.AppendUint64(b, id)
+	return binary.BigEndian.AppendUint64(b, number)
+}
+
+func parseDatagram(b []byte) (kind byte, id, number uint64, ok bool) {
+	if len(b) < udpHeader || string(b[:len(udpMagic)]) != udpMagic {
+		return 0, 0, 0, false
+	}
+	return b[len(udpMagic)], binary.BigEndian.Uint64(b[len(udpMagic)+1:]), binary.BigEndian.Uint64(b[len(udpMagic)+9:]), true
+}
+
+// sleep waits, and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

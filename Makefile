@@ -51,7 +51,6 @@ install: build ## install bin/baize under PREFIX (DESTDIR is honoured)
 .PHONY: lab
 lab: check-go need-root deps build ## three hosts on this machine, joined and proven; they stay up
 	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT)
-	@scripts/prove.sh $(BIN) $(HOSTS)
 
 .PHONY: lab-down
 lab-down: need-root ## remove the lab without a trace

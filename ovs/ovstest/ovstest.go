@@ -217,6 +217,7 @@ func (o *OVS) start(name string, args ...string) *daemon {
 	if err != nil {
 		o.t.Fatal(err)
 	}
+	//nolint:forbidigo // a daemon: it ends with the test
 	cmd := exec.Command(path, append(args, "--pidfile="+pidfile, "--no-chdir", "-vconsole:warn", "-vsyslog:off")...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.Dir = o.env(), out, out, o.dir
 	// The kernel kills the daemon with the thread that started it, so nothing
@@ -234,7 +235,7 @@ func (o *OVS) start(name string, args ...string) *daemon {
 		}
 		d.pid = cmd.Process.Pid
 		started <- nil
-		cmd.Wait() // killed: the error says so and is expected
+		_ = cmd.Wait() // killed: the error says so and is expected
 	}()
 	if err := <-started; err != nil {
 		o.t.Fatal(err)
@@ -251,13 +252,13 @@ func (d *daemon) kill(sig syscall.Signal) {
 		return
 	default:
 	}
-	syscall.Kill(d.pid, sig)
+	_ = syscall.Kill(d.pid, sig)
 	<-d.done
 }
 
 func (d *daemon) pause() func() {
-	syscall.Kill(d.pid, syscall.SIGSTOP)
-	return sync.OnceFunc(func() { syscall.Kill(d.pid, syscall.SIGCONT) })
+	_ = syscall.Kill(d.pid, syscall.SIGSTOP)
+	return sync.OnceFunc(func() { _ = syscall.Kill(d.pid, syscall.SIGCONT) })
 }
 
 func (d *daemon) log() string {

@@ -329,7 +329,7 @@ func startError(cfg Config, err error) error {
 		}
 		return &topology.Error{Kind: topology.ErrInvalid, Item: addr, What: "this machine does not have that address", Remedy: "listen on one it has"}
 	}
-	return &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd in " + cfg.Dir, What: fmt.Sprint(err), Remedy: "see the log with --debug; a damaged directory can be moved away, and the cluster's keys restored from a snapshot"}
+	return &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd in " + cfg.Dir, What: fmt.Sprint(err), Remedy: "run it with --log-level debug; a damaged directory can be moved away, and the cluster's keys restored from a snapshot"}
 }
 
 // endpoints returns the URLs with the ports that were really given.

@@ -30,7 +30,8 @@ func (s *Store) ClaimSubnet(ctx context.Context, sub topology.Subnet) (topology.
 		if !n.Prefix(f).Contains(sub.Prefix.Addr()) || sub.Prefix.Bits() != n.SubnetLen(f) || sub.Prefix != sub.Prefix.Masked() {
 			return false, invalid(item, "", "it is not a /%d of network %s", n.SubnetLen(f), n.Name)
 		}
-		for _, o := range v.overlapping(sub.Network, sub.Prefix) {
+		if others := v.overlapping(sub.Network, sub.Prefix); len(others) > 0 {
+			o := others[0]
 			if o.Prefix == sub.Prefix && o.Node == sub.Node && v.malformed(o.Key()) == nil {
 				out = o
 				return true, nil

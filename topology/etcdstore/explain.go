@@ -267,6 +267,10 @@ func (s *Store) tlsReason(err error) string {
 	}
 	// An alert of the peer: only its text tells which.
 	msg := err.Error()
+	reason := ""
+	if i := strings.Index(msg, "remote error"); i >= 0 {
+		reason = msg[i:]
+	}
 	switch {
 	case s.cfg.CertFile == "" && (strings.Contains(msg, "certificate required") || strings.Contains(msg, "bad certificate")):
 		return "it requires a client certificate, and none was given"
@@ -274,8 +278,8 @@ func (s *Store) tlsReason(err error) string {
 		// Go does not even show a certificate of an authority the server
 		// did not name.
 		return fmt.Sprintf("it refuses the client certificate %s: not signed by an authority it trusts", s.cfg.CertFile)
-	case strings.Contains(msg, "remote error") && (strings.Contains(msg, "certificate") || strings.Contains(msg, "unknown")):
-		return fmt.Sprintf("it refuses the client certificate %s: %s", s.cfg.CertFile, strings.TrimPrefix(msg[strings.Index(msg, "remote error"):], "remote error: tls: "))
+	case reason != "" && (strings.Contains(msg, "certificate") || strings.Contains(msg, "unknown")):
+		return fmt.Sprintf("it refuses the client certificate %s: %s", s.cfg.CertFile, strings.TrimPrefix(reason, "remote error: tls: "))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return closes
 	}

@@ -191,7 +191,7 @@ func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topolog
 }
 
 func inTheWay(item string, o topology.Subnet, v view) error {
-	what, remedy := "overlaps ", fmt.Sprintf("release it first: baize subnet release %s %s", o.Network, o.Prefix)
+	what, remedy := "overlaps ", fmt.Sprintf("release it first: baize subnet release %s --network %s", o.Prefix, o.Network)
 	switch {
 	case v.malformed(o.Key()) != nil:
 		what += o.Prefix.String() + ", which cannot be read"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -333,7 +332,7 @@ func (a *Agent) pinAway(ctx context.Context, n topology.NetworkView, e ovs.Endpo
 
 func (a *Agent) attachSpec(n topology.NetworkView, e ovs.Endpoint) hostnet.AttachSpec {
 	spec := hostnet.AttachSpec{
-		Netns: e.Netns, Ifname: e.Ifname, HostIfname: e.Port, MAC: net.HardwareAddr(e.MAC), MTU: n.MTU,
+		Netns: e.Netns, Ifname: e.Ifname, HostIfname: e.Port, MAC: e.MAC, MTU: n.MTU,
 		// The userspace datapath reads frames from a packet socket: checksums
 		// must be finished, and the kernel must not take the frames as well.
 		ChecksumOffload: a.datapath == "system", HostIngressDrop: a.datapath != "system",

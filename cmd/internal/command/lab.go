@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -193,17 +194,19 @@ func labHints(l *lab.Lab, s *lab.Status) []string {
 	if len(hosts) == 0 {
 		return nil
 	}
-	exec := "  baize lab exec "
+	// As it was called: 'bin/baize' in a clone.
+	exec := "  " + os.Args[0] + " lab exec "
 	if l.Name() != lab.DefaultName {
 		exec += "--name " + l.Name() + " "
 	}
 	hints := []string{"", "Try:", exec + hosts[0].Name() + " -- ovs-vsctl show", exec + hosts[0].Name() + " -- baize status"}
 	for _, e := range s.Endpoints {
 		if first := s.Endpoints[0]; e.Node != first.Node && e.Network == first.Network && len(e.IPs) > 0 {
-			return append(hints, fmt.Sprintf("%s%s -- ping -c 3 %s", exec, first, e.IPs[0]))
+			hints = append(hints, fmt.Sprintf("%s%s -- ping -c 3 %s", exec, first, e.IPs[0]))
+			break
 		}
 	}
-	return hints
+	return append(hints, "", "It stays up until '"+os.Args[0]+" lab down'.")
 }
 
 func (r *runner) labDown(c *ucli.Context) error {

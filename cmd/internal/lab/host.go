@@ -229,17 +229,36 @@ func (h *Host) addEndpoint(ctx context.Context, m member, network, name string) 
 			return err
 		}
 	}
-	if _, err := h.Exec(ctx, append([]string{"baize"}, endpointAddArgs(network, name)...)...); err != nil {
-		// An Up that was killed may have left it half-way.
-		if _, removeErr := h.Exec(ctx, append([]string{"baize"}, endpointRemoveArgs(network, name)...)...); removeErr != nil {
-			return h.lab.withLog(m, ServiceAgent, err)
-		}
-		if _, err := h.Exec(ctx, append([]string{"baize"}, endpointAddArgs(network, name)...)...); err != nil {
-			return h.lab.withLog(m, ServiceAgent, err)
-		}
+	if err := h.baizeEndpointAdd(ctx, network, name); err != nil {
+		return h.lab.withLog(m, ServiceAgent, err)
 	}
 	dir := m.inside(endpointsDir)
 	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(network+"\n"), 0o644))
+}
+
+// baizeEndpointAdd asks the agent. An Up that was killed may have left the
+// endpoint, or its own request may still be under way.
+func (h *Host) baizeEndpointAdd(ctx context.Context, network, name string) error {
+	baize := func(args []string) error {
+		_, err := h.Exec(ctx, append([]string{"baize"}, args...)...)
+		return err
+	}
+	first := baize(endpointAddArgs(network, name))
+	if first == nil {
+		return nil
+	}
+	for range 3 {
+		if err := baize(endpointRemoveArgs(network, name)); err != nil {
+			return first
+		}
+		if baize(endpointAddArgs(network, name)) == nil {
+			return nil
+		}
+		if pause(ctx, 200*time.Millisecond) != nil {
+			break
+		}
+	}
+	return first
 }
 
 // StopService stops a service (ServiceAgent, …) until StartService, and waits

@@ -107,6 +107,9 @@ func fakeBaize(args []string) error {
 		return err
 	case command == "endpoint add":
 		return fakeEndpoint(*network, *netns)
+	case command == "endpoint remove":
+		_, name, _ := strings.Cut(words[2], "/")
+		return script("ovs-vsctl --timeout=10 --if-exists del-port br-phy v%[1]s; ip link del v%[1]s 2>/dev/null || :", name)
 	case command == "probe serve":
 		return probe.ServeMain(ctx, args[2:], os.Stdout)
 	case command == "probe send":
@@ -140,8 +143,7 @@ func fakeEndpoint(network, netns string) error {
 	fmt.Fprint(sum, network, netns)
 	last := strconv.Itoa(10 + int(sum.Sum32()%200))
 	port := "v" + netns
-	script := fmt.Sprintf(`set -e
-ip link add %[1]s type veth peer name eth0 netns %[2]s
+	return script(`ip link add %[1]s type veth peer name eth0 netns %[2]s
 ip link set %[1]s up
 ethtool -K %[1]s tx off >/dev/null
 ip netns exec %[2]s ethtool -K eth0 tx off >/dev/null
@@ -149,9 +151,12 @@ ip -n %[2]s addr add 10.1.%[3]d.%[4]s/16 dev eth0
 ip -n %[2]s addr add fd00:10:1:%[3]d::%[4]s/48 dev eth0 nodad
 ip -n %[2]s link set eth0 up
 sysctl -qw net.ipv6.conf.%[1]s.disable_ipv6=1
-ovs-vsctl --timeout=10 --may-exist add-port br-phy %[1]s
-`, port, netns, n, last)
-	out, err := exec.Command("sh", "-c", script).CombinedOutput()
+ovs-vsctl --timeout=10 --may-exist add-port br-phy %[1]s`, port, netns, n, last)
+}
+
+// script runs shell commands, one script at a time on a host.
+func script(format string, args ...any) error {
+	out, err := exec.Command("flock", insideDir+"/fake.lock", "sh", "-ec", fmt.Sprintf(format, args...)).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}

@@ -246,13 +246,15 @@ func (s *supervisor) once(ctx context.Context, svc *service) error {
 	if err != nil {
 		return err
 	}
+	// Before the start: it may say that it is ready at once.
+	s.set(svc.name, func(st *ServiceStatus) { st.State, st.Starts = StateRunning, st.Starts+1 })
 	pid, done, err := s.children.start(svc.argv, svc.env, out)
 	_ = out.Close()
 	if err != nil {
 		return err
 	}
 	s.log.Infof("%s: started, process %d", svc.name, pid)
-	s.set(svc.name, func(st *ServiceStatus) { st.State, st.PID, st.Starts = StateRunning, pid, st.Starts+1 })
+	s.set(svc.name, func(st *ServiceStatus) { st.PID = pid })
 
 	readying, cancel := context.WithTimeout(ctx, readyTimeout)
 	settled := make(chan struct{})
@@ -372,5 +374,6 @@ func readServices(file string) ([]ServiceStatus, error) {
 		return nil, err
 	}
 	var all []ServiceStatus
-	return all, json.Unmarshal(b, &all)
+	err = json.Unmarshal(b, &all)
+	return all, err
 }

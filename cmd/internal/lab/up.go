@@ -58,7 +58,8 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, l.up(ctx)
+	err = l.up(ctx)
+	return l, err
 }
 
 // AddHost adds the host with the lowest free number and returns it.
@@ -295,7 +296,7 @@ func (l *Lab) upFabric(ctx context.Context) (member, error) {
 		if err == nil {
 			err = l.awaitInit(ctx, m)
 		}
-		if err = end(err); err != nil {
+		if err := end(err); err != nil {
 			return m, err
 		}
 	}
@@ -379,7 +380,7 @@ func (l *Lab) upHost(ctx context.Context, fabric, m member, alive bool, name str
 		if err == nil {
 			err = l.awaitInit(ctx, m)
 		}
-		if err = end(err); err != nil {
+		if err := end(err); err != nil {
 			return err
 		}
 	}

@@ -124,7 +124,8 @@ func SendUDP(ctx context.Context, conn net.Conn, count, size int, interval time.
 	if err := ctx.Err(); err != nil {
 		return d, err
 	}
-	return d, d.ask(ctx, conn, id)
+	err := d.ask(ctx, conn, id)
+	return d, err
 }
 
 // ask repeats the query until the count stands still: datagrams may still be

@@ -150,7 +150,8 @@ func send(conn net.Conn, size int64) (Bulk, error) {
 		return b, fmt.Errorf("answer of %s after %d bytes: %w", b.To, sent, err)
 	}
 	b.Seconds = time.Since(start).Seconds()
-	return b, b.check(reply, sent, sum)
+	err = b.check(reply, sent, sum)
+	return b, err
 }
 
 // check compares the answer with what was sent.

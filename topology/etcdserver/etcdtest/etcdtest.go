@@ -147,13 +147,18 @@ func StartCluster(t testing.TB, n int) *Cluster {
 func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
 	var out []string
+	var open []net.Listener
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }()
+		open = append(open, l)
 		out = append(out, l.Addr().String())
+	}
+	// All at once at the end: none of them may be given out twice.
+	for _, l := range open {
+		_ = l.Close()
 	}
 	return out
 }

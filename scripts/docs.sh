@@ -13,6 +13,4 @@ dirs=$(grep -rl 'flag\.Bool("update"' --include='*_test.go' cmd ovs topology | x
 for d in $dirs; do
 	go test -count=1 "$d" -update
 done
-# The picture of three hosts is a golden file, too: 'baize topology -o svg'.
-cp cmd/internal/draw/testdata/three.svg docs/topology.svg
 git --no-pager diff --stat -- docs cmd ovs topology 2>/dev/null || true

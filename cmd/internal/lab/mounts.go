@@ -135,11 +135,19 @@ func ensureVarRun() error {
 // makeMountpoints sees to it that every private directory exists, without a
 // trace on the machine: where one is missing its parent gets an overlay.
 func makeMountpoints() error {
+	covered := map[string]bool{}
 	for _, p := range private {
 		if _, err := os.Stat(p.at); err == nil {
 			continue
 		}
 		parent := filepath.Dir(p.at)
+		if covered[parent] {
+			if err := os.MkdirAll(p.at, 0o755); err != nil {
+				return err
+			}
+			continue
+		}
+		covered[parent] = true
 		aside := filepath.Join(insideDir, "overlay", strings.ReplaceAll(parent, "/", "-"))
 		upper, work := filepath.Join(aside, "upper"), filepath.Join(aside, "work")
 		if err := errors.Join(os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {

@@ -117,6 +117,7 @@ type Agent struct {
 	etcdErr  error
 	alive    bool  // our liveness key is held
 	held     bool  // it once was
+	cached   bool  // the snapshot is the one seen last, etcd has not answered
 	aliveErr error // why it is not
 	joined   error // what keeps the node from having its subnets
 	last     pass
@@ -267,7 +268,7 @@ func (a *Agent) watchTopology(ctx context.Context) error {
 		}
 		a.etcdErr = u.Err
 		if u.Err == nil {
-			a.snapshot = u.Snapshot
+			a.snapshot, a.cached = u.Snapshot, false
 		}
 		a.mu.Unlock()
 		if u.Err != nil {
@@ -296,7 +297,7 @@ func (a *Agent) useCache(c cache) {
 	a.mu.Lock()
 	if a.snapshot == nil {
 		a.log.Warnf("etcd does not answer: using the topology of revision %d seen last", s.Revision)
-		a.snapshot = s
+		a.snapshot, a.cached = s, true
 	}
 	a.mu.Unlock()
 	a.poke()
@@ -313,6 +314,7 @@ func (a *Agent) keepAlive(ctx context.Context) error {
 			a.held = a.held || err == nil
 			a.mu.Unlock()
 			a.rejoin()
+			a.poke()
 		})
 		if ctx.Err() != nil {
 			return nil

@@ -53,6 +53,11 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	defer cancel()
 	a.mu.Lock()
 	snapshot, audit, waiters := a.snapshot, a.audit, a.waiters
+	if !a.held && !a.cached {
+		// Perhaps another host has the node's name: its switch is not ours to
+		// copy. Liveness will tell.
+		snapshot = nil
+	}
 	a.audit, a.waiters = false, nil
 	a.mu.Unlock()
 

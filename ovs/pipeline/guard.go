@@ -27,26 +27,24 @@ func (b *builder) guard(in string, e ovs.Endpoint) {
 	pass := goTo(TableSteer)
 	mac := e.MAC.String()
 	from := in + ",dl_src=" + mac
-	ipv6 := false
 	for _, a := range e.IPs {
 		if a.Is4() {
 			b.flow(TableGuard, prioAddress, from+",ip,nw_src="+a.String(), pass)
 			b.flow(TableGuard, prioAddress, from+",arp,arp_spa="+a.String()+",arp_sha="+mac, pass)
 			continue
 		}
-		ipv6 = true
 		b.guardIPv6(from, mac, a)
 	}
 	if len(e.IPs) > 0 {
 		// An ARP probe has no sender address yet (RFC 5227).
 		b.flow(TableGuard, prioAddress, from+",arp,arp_op=1,arp_spa=0.0.0.0,arp_sha="+mac, pass)
 	}
-	if ipv6 {
-		b.guardIPv6(from, mac, ovs.LinkLocal(e.MAC))
-		// Before it has an address, a host reports its multicast groups from
-		// the unspecified one (RFC 3810 section 5.2.13).
-		b.flow(TableGuard, prioAddress, from+",icmp6,ipv6_src=::,icmp_type=143", pass)
-	}
+	// Every Ethernet has IPv6 link-local addresses, whatever the network's own
+	// prefixes are.
+	b.guardIPv6(from, mac, ovs.LinkLocal(e.MAC))
+	// Before it has an address, a host reports its multicast groups from the
+	// unspecified one (RFC 3810 section 5.2.13).
+	b.flow(TableGuard, prioAddress, from+",icmp6,ipv6_src=::,icmp_type=143", pass)
 	for _, t := range []int{neighbourSolicitation, neighbourAdvertisement} {
 		b.flow(TableGuard, prioNeighbourLie, fmt.Sprintf("%s,icmp6,icmp_type=%d", in, t), "drop")
 	}
@@ -66,24 +64,20 @@ const (
 func (b *builder) guardIPv6(from, mac string, a netip.Addr) {
 	pass := goTo(TableSteer)
 	b.flow(TableGuard, prioAddress, from+",ipv6,ipv6_src="+a.String(), pass)
-	// A solicitation's link address option may be left out; OVS then sees
-	// zeros.
-	for _, sll := range []string{mac, "00:00:00:00:00:00"} {
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=%s,icmp_type=%d,nd_sll=%s", from, a, neighbourSolicitation, sll), pass)
+	// The link address option may be left out, and is in the answer to a
+	// unicast solicitation (RFC 4861 section 7.2.4); OVS then sees zeros.
+	for _, lla := range []string{mac, "00:00:00:00:00:00"} {
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=%s,icmp_type=%d,nd_sll=%s", from, a, neighbourSolicitation, lla), pass)
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=%s,nd_tll=%s", from, neighbourAdvertisement, a, lla), pass)
 	}
 	// Duplicate address detection (RFC 4862) asks without an address.
 	b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=::,icmp_type=%d,nd_target=%s", from, neighbourSolicitation, a), pass)
-	b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=%s,nd_tll=%s", from, neighbourAdvertisement, a, mac), pass)
 }
 
 // deliver brings frames for the endpoint to its port.
 func (n *network) deliver(e ovs.Endpoint) {
 	out := output(e.Port)
-	addrs := e.IPs
-	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
-		addrs = append(slices.Clone(addrs), ovs.LinkLocal(e.MAC))
-	}
-	for _, a := range addrs {
+	for _, a := range append(slices.Clone(e.IPs), ovs.LinkLocal(e.MAC)) {
 		n.once(TableLocal, prioAddrKnown, target(single(a)), out)
 		if a.Is4() {
 			// Everybody's ARP cache is to hear an announcement (RFC 5227

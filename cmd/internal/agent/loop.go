@@ -122,7 +122,8 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 func (a *Agent) collectGarbage(ctx context.Context, endpoints []ovs.Endpoint, observed ovs.Observed) ([]ovs.Endpoint, error) {
 	var gone []string
 	endpoints = slices.DeleteFunc(endpoints, func(e ovs.Endpoint) bool {
-		if observed.Ports[e.Port].Error == "" || hostnet.LinkExists(e.Port) {
+		// Open vSwitch reports no error of its own: the link is down.
+		if p := observed.Ports[e.Port]; (p.Up && p.Error == "") || hostnet.LinkExists(e.Port) {
 			return false
 		}
 		a.log.Infof("endpoint %s of network %s: its namespace is gone, the port is removed", e.Name, e.Network)

@@ -131,6 +131,8 @@ func TestDecisions(t *testing.T) {
 			[]string{"vx-host2"}},
 		"ND with a lie about the MAC":           {"c1", "dl_src=" + macC1 + ",dl_dst=33:33:ff:00:00:09,icmp6,ipv6_src=fd00:10:1:1::2,ipv6_dst=ff02::1:ff00:9,icmpv6_code=0,icmpv6_type=135,nd_target=fd00:10:1:2::9,nd_sll=" + macC2, nil},
 		"ND advertisement of another's address": {"c1", "dl_src=" + macC1 + ",dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fd00:10:1:1::2,ipv6_dst=ff02::1,icmpv6_code=0,icmpv6_type=136,nd_target=fd00:10:1:2::9,nd_tll=" + macC1, nil},
+		"ND answer without its option": {"c1", "dl_src=" + macC1 + ",dl_dst=02:42:0a:01:02:09,icmp6,ipv6_src=fd00:10:1:1::2,ipv6_dst=fd00:10:1:2::9,icmpv6_code=0,icmpv6_type=136,nd_target=fd00:10:1:1::2",
+			[]string{"vx-host2"}},
 		"ND for a local link-local address": {"c1", "dl_src=" + macC1 + ",dl_dst=33:33:ff:01:01:03,icmp6,ipv6_src=fd00:10:1:1::2,ipv6_dst=ff02::1:ff01:103,icmpv6_code=0,icmpv6_type=135,nd_target=fe80::42:aff:fe01:103,nd_sll=" + macC1,
 			[]string{"c2"}},
 		"duplicate address detection":       {"c1", "dl_src=" + macC1 + ",dl_dst=33:33:ff:00:00:02,icmp6,ipv6_src=::,ipv6_dst=ff02::1:ff00:2,icmpv6_code=0,icmpv6_type=135,nd_target=fd00:10:1:1::2", nil},

@@ -109,14 +109,19 @@ func (d *domain) eventually(what string, condition func() (ok bool, saw string))
 	}
 }
 
-// endpoint returns what the lab knows of host/name.
+// endpoint returns what the agent knows of host/name.
 func (d *domain) endpoint(name string) lab.EndpointStatus {
 	d.t.Helper()
-	s, err := d.Status()
-	require.NoError(d.t, err)
-	for _, e := range s.Endpoints {
-		if e.String() == name {
-			return e
+	host, endpoint, _ := strings.Cut(name, "/")
+	for _, e := range d.status(host).Endpoints {
+		if e.Name == endpoint {
+			n := lab.EndpointStatus{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC}
+			for _, x := range d.status(host).Networks {
+				if x.Name == e.Network {
+					n.MTU = x.MTU
+				}
+			}
+			return n
 		}
 	}
 	require.Fail(d.t, "no endpoint "+name)

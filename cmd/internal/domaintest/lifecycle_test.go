@@ -144,7 +144,10 @@ func (d *domain) lost(from, to string, during func()) int {
 	}()
 	<-started
 	during()
-	<-done
+	// Lost packets are an error of ping's, too: what counts is its summary.
+	if err := <-done; err != nil {
+		d.t.Log(err)
+	}
 	var sent, received int
 	i := strings.Index(out.String(), "packets transmitted")
 	require.Positive(d.t, i, out.String())

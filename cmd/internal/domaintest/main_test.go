@@ -7,7 +7,6 @@ package domaintest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -270,10 +269,3 @@ func ipv4(dst, src net.HardwareAddr, from, to netip.Addr, payload string) []byte
 }
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-
-func fromJSON[T any](t *testing.T, text string) T {
-	t.Helper()
-	var v T
-	require.NoError(t, json.Unmarshal([]byte(text), &v), text)
-	return v
-}

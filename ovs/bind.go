@@ -14,57 +14,59 @@ import (
 // more general rule. Missing lists such ports by name.
 func Bind(flows []Flow, ofports map[string]int) (bound []BoundFlow, missing []string) {
 	absent := map[string]bool{}
-	number := func(name string) (string, bool) {
+	number := func(text []byte, name string) ([]byte, bool) {
 		n, ok := ofports[name]
 		if !ok {
 			absent[name] = true
-			return "", false
+			return text, false
 		}
-		return strconv.Itoa(n), true
+		return strconv.AppendInt(text, int64(n), 10), true
 	}
+	var text []byte
 	bound = make([]BoundFlow, 0, len(flows))
 	actions := map[string]string{} // most are the same few outputs
 	for _, f := range flows {
 		if i := strings.IndexByte(f.Match, '"'); i >= 0 {
 			end := i + 1 + strings.IndexByte(f.Match[i+1:], '"')
-			n, ok := number(f.Match[i+1 : end])
-			if !ok {
+			var ok bool
+			if text, ok = number(append(text[:0], f.Match[:i]...), f.Match[i+1:end]); !ok {
 				continue
 			}
-			f.Match = f.Match[:i] + n + f.Match[end+1:]
+			f.Match = string(append(text, f.Match[end+1:]...))
 		}
 		if strings.IndexByte(f.Actions, '"') >= 0 {
-			text, done := actions[f.Actions]
-			if !done {
-				text = bindActions(f.Actions, number)
-				actions[f.Actions] = text
+			done, ok := actions[f.Actions]
+			if !ok {
+				text = bindActions(text[:0], f.Actions, number)
+				done = string(text)
+				actions[f.Actions] = done
 			}
-			f.Actions = text
+			f.Actions = done
 		}
 		bound = append(bound, BoundFlow{Flow: f, Cookie: CookieOf(f)})
 	}
 	return bound, slices.Sorted(maps.Keys(absent))
 }
 
-func bindActions(actions string, number func(string) (string, bool)) string {
-	var out strings.Builder
+func bindActions(text []byte, actions string, number func([]byte, string) ([]byte, bool)) []byte {
 	for a := range strings.SplitSeq(actions, ",") {
-		if i := strings.IndexByte(a, '"'); i >= 0 {
-			n, ok := number(strings.Trim(a[i:], `"`))
-			if !ok {
-				continue
+		start := len(text)
+		if start > 0 {
+			text = append(text, ',')
+		}
+		prefix, name, quoted := strings.Cut(a, `"`)
+		text = append(text, prefix...)
+		if quoted {
+			var ok bool
+			if text, ok = number(text, strings.TrimSuffix(name, `"`)); !ok {
+				text = text[:start]
 			}
-			a = a[:i] + n
 		}
-		if out.Len() > 0 {
-			out.WriteByte(',')
-		}
-		out.WriteString(a)
 	}
-	if out.Len() == 0 {
-		return "drop"
+	if len(text) == 0 {
+		return append(text, "drop"...)
 	}
-	return out.String()
+	return text
 }
 
 // Unbind puts quoted port names back in the place of numbers. A number

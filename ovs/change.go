@@ -49,8 +49,10 @@ func OwnCookie(cookie uint64) bool { return cookie>>48 == CookieTag }
 // then 48 bits of FNV-1a over its table, priority, match and actions. A flow
 // that differs in anything has another cookie.
 func CookieOf(f Flow) uint64 {
-	h := fnv1a(fnv1aBasis, strconv.Itoa(f.Table))
-	h = fnv1a(h, " "+strconv.Itoa(f.Priority)+" ")
+	var space [24]byte
+	text := append(strconv.AppendInt(space[:0], int64(f.Table), 10), ' ')
+	text = append(strconv.AppendInt(text, int64(f.Priority), 10), ' ')
+	h := fnv1a(fnv1aBasis, text)
 	h = fnv1a(h, f.Match)
 	h = fnv1a(h, " ")
 	return CookieTag<<48 | fnv1a(h, f.Actions)>>16
@@ -59,7 +61,7 @@ func CookieOf(f Flow) uint64 {
 const fnv1aBasis = 14695981039346656037
 
 // fnv1a goes on with a 64-bit FNV-1a hash. hash/fnv would copy every text.
-func fnv1a(h uint64, s string) uint64 {
+func fnv1a[T string | []byte](h uint64, s T) uint64 {
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * 1099511628211
 	}

@@ -47,11 +47,12 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []topol
 			change.UpdatePorts = append(change.UpdatePorts, p)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(have.Ports)) {
-		if p := have.Ports[name]; p.Owned() && !wanted[name] {
+	for name, p := range have.Ports {
+		if p.Owned() && !wanted[name] {
 			stale.RemovePorts = append(stale.RemovePorts, name)
 		}
 	}
+	slices.Sort(stale.RemovePorts)
 	return change, stale, problems
 }
 
@@ -87,23 +88,28 @@ func contains(have, want map[string]string) bool {
 
 // DiffFlows returns the flows to add and the identities to delete.
 func DiffFlows(want []BoundFlow, have []FlowID) (add []BoundFlow, del []FlowID) {
-	there := make(map[FlowID]bool, len(have))
+	there := make(map[FlowID]bool, len(have)) // and whether it is wanted
 	for _, id := range have {
-		there[id] = true
+		there[id] = false
 	}
+	kept := 0
 	for _, f := range want {
-		if id := f.ID(); there[id] {
-			delete(there, id)
-		} else {
+		id := f.ID()
+		wanted, found := there[id]
+		switch {
+		case !found:
 			add = append(add, f)
+		case !wanted:
+			there[id] = true
+			kept++
 		}
 	}
-	// What is left is not wanted. A wanted flow that stands twice in want was
-	// deleted from the set at its first sight and would be added again: the
-	// same text, so the switch ends with one.
+	if kept == len(there) {
+		return add, nil
+	}
 	for _, id := range have {
-		if there[id] {
-			delete(there, id)
+		if !there[id] {
+			there[id] = true // once, however often it is there
 			del = append(del, id)
 		}
 	}

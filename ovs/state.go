@@ -94,21 +94,27 @@ func CompareFlows(a, b Flow) int {
 // Sort brings a state into its one order.
 func (s *State) Sort() {
 	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
-	// Buckets: comparing the texts of thousands of flows would be the most
-	// expensive part of a small change.
+	// Counted, not compared: comparing the texts of thousands of flows would
+	// be the most expensive part of a small change.
 	type place struct{ table, priority int }
-	buckets := map[place][]Flow{}
+	next := map[place]int{}
 	for _, f := range s.Flows {
-		p := place{f.Table, f.Priority}
-		buckets[p] = append(buckets[p], f)
+		next[place{f.Table, f.Priority}]++
 	}
-	places := slices.SortedFunc(maps.Keys(buckets), func(a, b place) int {
+	places := slices.SortedFunc(maps.Keys(next), func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(b.priority, a.priority))
 	})
-	s.Flows = s.Flows[:0]
+	at := 0
 	for _, p := range places {
-		s.Flows = append(s.Flows, buckets[p]...)
+		at, next[p] = at+next[p], at
 	}
+	sorted := make([]Flow, len(s.Flows))
+	for _, f := range s.Flows {
+		p := place{f.Table, f.Priority}
+		sorted[next[p]] = f
+		next[p]++
+	}
+	s.Flows = sorted
 }
 
 // ObservedPort is a port as OVS has it.

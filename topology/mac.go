@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -28,8 +29,9 @@ func MACOf(a netip.Addr) net.HardwareAddr {
 // MACRange returns the link addresses of a whole IPv4 subnet as an address
 // and a mask, so that one flow steers them all.
 func MACRange(p netip.Prefix) (addr, mask net.HardwareAddr) {
-	m := net.CIDRMask(p.Bits(), 32)
-	return MACOf(p.Masked().Addr()), append(net.HardwareAddr{0xff, 0xff}, m...)
+	mask = net.HardwareAddr{0xff, 0xff, 5: 0}
+	binary.BigEndian.PutUint32(mask[2:], ^uint32(0)<<(32-p.Bits()))
+	return MACOf(p.Masked().Addr()), mask
 }
 
 // AddrOfMAC returns the IPv4 address a MAC was made of by MACOf; ok is false

@@ -67,11 +67,10 @@ func (s *Snapshot) View(node string) View {
 		}
 		nv := NetworkView{Network: c.Network, Subnets: own.subnets, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
 		for _, m := range c.sorted() {
-			if m.node == node {
+			if m == own {
 				continue
 			}
-			other, _ := r.node(m.node)
-			peer, err := connect(&v.Node, &other, c.Network)
+			peer, err := connect(&v.Node, &m.node, c.Network)
 			if err != nil {
 				v.Problems = append(v.Problems, *err)
 				continue
@@ -89,7 +88,7 @@ func (s *Snapshot) View(node string) View {
 
 // connect chooses the addresses of a tunnel: IPv4 where both have it.
 func connect(self, peer *Node, n Network) (Peer, *Problem) {
-	for _, x := range []*Node{self, peer} {
+	for _, x := range [...]*Node{self, peer} {
 		if !slices.Contains(x.Encapsulations, n.Transport) {
 			return Peer{}, &Problem{
 				Item:   fmt.Sprintf("node %s, network %s", x.Name, n.Name),
@@ -98,7 +97,7 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 			}
 		}
 	}
-	for _, f := range []Family{IPv4, IPv6} {
+	for _, f := range [...]Family{IPv4, IPv6} {
 		local, ok1 := self.VTEP(f)
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
@@ -154,21 +153,30 @@ type carried struct {
 }
 
 type member struct {
-	node    string
+	node    Node
 	subnets []netip.Prefix
 }
 
-func (c *carried) member(node string) *member {
+// member returns the membership of a node, made at the first sight; nil when
+// the node does not take part.
+func (r *resolved) member(c *carried, node string) *member {
 	m := c.members[node]
 	if m == nil {
-		m = &member{node: node}
+		n, ok := r.node(node)
+		if !ok {
+			return nil
+		}
+		// A subnet a family is the rule.
+		m = &member{node: n, subnets: make([]netip.Prefix, 0, 2)}
 		c.members[node] = m
 	}
 	return m
 }
 
 func (c *carried) sorted() []*member {
-	return slices.SortedFunc(maps.Values(c.members), func(a, b *member) int { return cmp.Compare(a.node, b.node) })
+	out := slices.AppendSeq(make([]*member, 0, len(c.members)), maps.Values(c.members))
+	slices.SortFunc(out, func(a, b *member) int { return cmp.Compare(a.node.Name, b.node.Name) })
+	return out
 }
 
 // Validate returns what is wrong with the topology as a whole: keys that
@@ -280,13 +288,11 @@ func (r *resolved) resolveSubnets() {
 			if sub.Node == "" {
 				continue // reserved for nobody
 			}
-			if _, ok := r.Nodes[sub.Node]; !ok && !sub.Reserved {
+			if m := r.member(c, sub.Node); m != nil {
+				m.subnets = append(m.subnets, p)
+			} else if _, registered := r.Nodes[sub.Node]; !registered && !sub.Reserved {
 				r.report(sub.Key(), fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, p),
 					"its owner %s is not registered", sub.Node)
-			}
-			if _, ok := r.node(sub.Node); ok {
-				m := c.member(sub.Node)
-				m.subnets = append(m.subnets, p)
 			}
 		}
 	}
@@ -295,7 +301,7 @@ func (r *resolved) resolveSubnets() {
 // withoutOverlaps leaves out of a network's subnets, sorted, those that are
 // outside of it and the newer of two that overlap.
 func (r *resolved) withoutOverlaps(n Network, prefixes []netip.Prefix) []netip.Prefix {
-	kept := prefixes[:0:0]
+	kept := make([]netip.Prefix, 0, len(prefixes))
 	for _, p := range prefixes {
 		if whole := n.Prefix(FamilyOf(p.Addr())); !whole.IsValid() || !whole.Contains(p.Addr()) || p.Bits() < whole.Bits() {
 			r.report(SubnetKey(n.Name, p), "release it with 'baize subnet release'", "outside network %s: it is ignored", n.Name)
@@ -350,7 +356,7 @@ func (r *resolved) resolvePins() {
 			continue
 		}
 		byMAC[l] = p.Node
-		c.member(p.Node)
+		r.member(c, p.Node)
 		c.pins = append(c.pins, p)
 	}
 }

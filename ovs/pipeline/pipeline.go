@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"encoding/hex"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -37,6 +38,7 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	}
 	b := &builder{opt: opt, tunnels: make(map[string]bool, peers)}
 	b.state.Flows = make([]ovs.Flow, 0, 6*peers+32*(len(endpoints)+1))
+	b.state.Ports = make([]ovs.Port, 0, peers+len(endpoints))
 	b.state.Bridge = ovs.Bridge{
 		Name: opt.Bridge, Datapath: opt.Datapath, FailMode: "secure",
 		// 1.0 for people who type plain ovs-ofctl, 1.4 for bundles.
@@ -59,6 +61,9 @@ type builder struct {
 	opt     Options
 	state   ovs.State
 	tunnels map[string]bool // by port name: a tunnel serves all networks of its encapsulation
+	// local is this node's VTEP, that nearly all tunnels share.
+	local     netip.Addr
+	localText string
 }
 
 func (b *builder) flow(table, priority int, match, actions string) {
@@ -119,17 +124,16 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 	}
 
 	tunnels := make([]string, 0, len(n.Peers))
-	byNode := make(map[string]string, len(n.Peers))
-	for _, peer := range n.Peers {
+	for i := range n.Peers {
+		peer := &n.Peers[i]
 		out := output(b.tunnel(peer))
-		byNode[peer.Node] = out
 		tunnels = append(tunnels, out)
 		for _, p := range peer.Subnets {
 			net.subnet(p, out)
 		}
 	}
 	net.replicate(tunnels)
-	net.pins(byNode)
+	net.pins(tunnels)
 }
 
 // once writes a flow unless its match has one: two endpoints with one address
@@ -183,6 +187,9 @@ func (n *network) findExceptions(endpoints []ovs.Endpoint) {
 			macs = append(macs, e.MAC.String())
 		}
 	}
+	if len(macs) == 0 {
+		return
+	}
 	lengths := map[int]bool{}
 	for _, p := range n.Subnets {
 		lengths[p.Bits()] = true
@@ -213,22 +220,44 @@ func (n *network) ownRange(mac net.HardwareAddr) bool {
 // subnet steers all that is meant for one subnet: four bits of knowledge
 // (ARP, ND, MAC, IP) for each node, whatever the number of its endpoints.
 func (n *network) subnet(p netip.Prefix, actions string) {
-	text := p.String()
 	if p.Addr().Is6() {
-		n.flow(TableSteer, prioTarget, targetIPv6+text, actions)
-		n.flow(TableExact, prioIPPrefix, "ipv6,ipv6_dst="+text, actions)
+		n.to(TableSteer, prioTarget, targetIPv6, p, actions)
+		n.to(TableExact, prioIPPrefix, "ipv6,ipv6_dst=", p, actions)
 		return
 	}
-	n.flow(TableSteer, prioTarget, targetIPv4+text, actions)
-	n.flow(TableExact, prioIPPrefix, "ip,nw_dst="+text, actions)
+	n.to(TableSteer, prioTarget, targetIPv4, p, actions)
+	n.to(TableExact, prioIPPrefix, "ip,nw_dst=", p, actions)
+	var space [textSize]byte
+	text := append(append(space[:0], n.match...), ",dl_dst="...)
 	addr, mask := topology.MACRange(p)
-	macs := "dl_dst=" + addr.String() + "/" + mask.String()
+	macs := string(appendMAC(append(appendMAC(text, addr), '/'), mask))
 	if n.exact[p] {
-		n.flow(TableSteer, prioMACRange, macs, goTo(TableExact))
-		n.flow(TableExact, prioMACRange, macs, actions)
+		n.b.flow(TableSteer, prioMACRange, macs, goTo(TableExact))
+		n.b.flow(TableExact, prioMACRange, macs, actions)
 		return
 	}
-	n.flow(TableSteer, prioMACRange, macs, actions)
+	n.b.flow(TableSteer, prioMACRange, macs, actions)
+}
+
+// textSize is room for any match on a prefix: there are thousands, each put
+// together in one piece.
+const textSize = 128
+
+// to writes the flow of one field with a prefix.
+func (n *network) to(table, priority int, field string, p netip.Prefix, actions string) {
+	var space [textSize]byte
+	text := append(append(append(space[:0], n.match...), ','), field...)
+	n.b.flow(table, priority, string(p.AppendTo(text)), actions)
+}
+
+func appendMAC(text []byte, m net.HardwareAddr) []byte {
+	for i := range m {
+		if i > 0 {
+			text = append(text, ':')
+		}
+		text = hex.AppendEncode(text, m[i:i+1])
+	}
+	return text
 }
 
 // What concerns the link address of an address: ARP by its target (RFC 826; a
@@ -254,7 +283,15 @@ func target(p netip.Prefix) string {
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-func (n *network) pins(byNode map[string]string) {
+// pins writes where pinned addresses are, by the tunnel of each peer.
+func (n *network) pins(tunnels []string) {
+	if len(n.Pins) == 0 {
+		return
+	}
+	byNode := make(map[string]string, len(n.Peers))
+	for i, peer := range n.Peers {
+		byNode[peer.Node] = tunnels[i]
+	}
 	for _, p := range n.Pins {
 		// This node's own pins are known by their endpoint.
 		if out, remote := byNode[p.Node]; remote {
@@ -281,13 +318,16 @@ func (n *network) replicate(tunnels []string) {
 }
 
 // tunnel adds the port to a peer, once, and returns its name.
-func (b *builder) tunnel(p topology.Peer) string {
+func (b *builder) tunnel(p *topology.Peer) string {
 	name := TunnelName(p.Encap, p.Node)
 	if b.tunnels[name] {
 		return name
 	}
 	b.tunnels[name] = true
-	options := map[string]string{"local_ip": p.Local.String(), "remote_ip": p.Remote.String(), "key": "flow"}
+	if b.local != p.Local {
+		b.local, b.localText = p.Local, p.Local.String()
+	}
+	options := map[string]string{"local_ip": b.localText, "remote_ip": p.Remote.String(), "key": "flow"}
 	if p.Remote.Is6() && p.Encap != topology.GRE {
 		// Kernels drop UDP over IPv6 without a checksum unless told not to.
 		options["csum"] = "true"
@@ -301,7 +341,7 @@ func (b *builder) tunnel(p topology.Peer) string {
 			ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel, ovs.KeyNode: p.Node, ovs.KeyEncap: string(p.Encap),
 		},
 	})
-	b.flow(TableClassify, prioPort, inPort(name), goTo(TableTunnel))
+	b.flow(TableClassify, prioPort, inPort(name), toTunnel)
 	return name
 }
 
@@ -332,6 +372,8 @@ func TunnelName(t topology.Transport, peer string) string {
 	h.Write([]byte(peer))
 	return fmt.Sprintf("%s-%04x", name[:maxIfname-5], h.Sum32()&0xffff)
 }
+
+var toTunnel = goTo(TableTunnel)
 
 func goTo(table int) string     { return "goto_table:" + strconv.Itoa(table) }
 func output(port string) string { return `output:"` + port + `"` }

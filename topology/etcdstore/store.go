@@ -21,6 +21,8 @@ import (
 
 	"github.com/baize-net/baize/topology"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 )
 
 // Limits of etcd and of our patience.
@@ -33,6 +35,8 @@ const (
 	// that somebody else succeeded, so this is reached only when something
 	// rewrites the same keys without pause.
 	maxAttempts = 1000
+	// reconnectMost bounds the wait between attempts to connect.
+	reconnectMost = 2 * time.Second
 	// retryFor times the request timeout is how long a request that may find
 	// another member, or the next leader, is repeated.
 	retryFor = 4
@@ -118,6 +122,12 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 		DialKeepAliveTime:    10 * time.Second, // the least gRPC allows
 		DialKeepAliveTimeout: s.cfg.Timeout,
 		Logger:               s.cfg.Logger,
+		// gRPC's own would grow to two minutes: that long after its return
+		// etcd would be called gone.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost},
+			MinConnectTimeout: s.cfg.Timeout,
+		})},
 	})
 	if err != nil {
 		return nil, err

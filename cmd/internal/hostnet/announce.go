@@ -32,7 +32,7 @@ func Announce(ctx context.Context, pathOrName, ifname string, mac net.HardwareAd
 	var conn *packet.Conn
 	// A socket stays in the namespace it was opened in.
 	err := InNetns(pathOrName, func() error {
-		ifi, err := net.InterfaceByName(ifname)
+		ifi, err := awaitRunning(ctx, ifname)
 		if err != nil {
 			return fmt.Errorf("%s: %w", item, err)
 		}
@@ -65,6 +65,30 @@ func Announce(ctx context.Context, pathOrName, ifname string, mac net.HardwareAd
 		}
 	}
 	return nil
+}
+
+// runningLimit is how long an interface may take to run: its other end may be
+// down for good.
+const runningLimit = 2 * time.Second
+
+// awaitRunning returns an interface that passes frames. The kernel gives a veth
+// its queue a moment after both ends are up (link watch), and until then drops
+// what is sent without a word.
+func awaitRunning(ctx context.Context, ifname string) (*net.Interface, error) {
+	limit := time.After(runningLimit)
+	for {
+		ifi, err := net.InterfaceByName(ifname)
+		if err != nil || ifi.Flags&net.FlagRunning != 0 {
+			return ifi, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-limit:
+			return ifi, nil
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // arpAnnouncement returns an Ethernet frame with the ARP request (RFC 826) whose

@@ -83,7 +83,7 @@ func TestAnnounce(t *testing.T) {
 			}
 		}
 		for _, n := range want {
-			if n != announceCount {
+			if n < announceCount {
 				return false
 			}
 		}

@@ -146,7 +146,7 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: "baize agent", What: "needs root: it changes Open vSwitch and network devices", Remedy: "run it with sudo or from its systemd unit"}
+		return nil, &topology.Error{Kind: topology.ErrUnavailable, Item: "baize agent", What: "needs root: it changes Open vSwitch and network devices", Remedy: "run it with sudo or from its systemd unit"}
 	}
 	id, err := nodeID(cfg.StateDir)
 	if err != nil {
@@ -256,7 +256,8 @@ func (a *Agent) watchTopology(ctx context.Context) error {
 	c := cache{filepath.Join(a.cfg.StateDir, "topology.json")}
 	fallback := time.AfterFunc(cacheAfter, func() { a.useCache(c) })
 	defer fallback.Stop()
-	var saved time.Time
+	keep := saver{cache: c, warn: func(err error) { a.log.Warnf("keep a copy of the topology: %v", err) }}
+	defer keep.flush()
 	return a.store.Watch(ctx, func(u etcdstore.Update) {
 		a.mu.Lock()
 		if (u.Err == nil) != (a.etcdErr == nil) {
@@ -275,12 +276,7 @@ func (a *Agent) watchTopology(ctx context.Context) error {
 			return
 		}
 		fallback.Stop()
-		if time.Since(saved) > cacheEvery {
-			saved = time.Now()
-			if err := c.save(u.Snapshot); err != nil {
-				a.log.Warnf("keep a copy of the topology: %v", err)
-			}
-		}
+		keep.put(u.Snapshot)
 		a.poke()
 		a.rejoin()
 	})

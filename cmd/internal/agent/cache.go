@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/baize-net/baize/topology"
@@ -14,8 +15,10 @@ const (
 	// cacheAfter is how long a starting agent waits for etcd before it uses
 	// what it saw last.
 	cacheAfter = 3 * time.Second
-	// cacheEvery bounds how often the topology is written to disk.
+	// cacheEvery bounds how often the topology is written to disk, cacheDelay
+	// lets changes that come together be written together.
 	cacheEvery = 10 * time.Second
+	cacheDelay = time.Second
 )
 
 // cache is the last topology seen, in a file, so that containers can be
@@ -33,6 +36,44 @@ type cachedKV struct {
 	Value  json.RawMessage `json:"value"`
 	Create int64           `json:"create"`
 	Mod    int64           `json:"mod"`
+}
+
+// saver writes the topology to disk some time after it changed. The last
+// change counts: with an old copy, an agent that is started without etcd
+// would undo what came after it.
+type saver struct {
+	cache
+	warn func(error)
+
+	mu    sync.Mutex
+	next  *topology.Snapshot // not yet written
+	saved time.Time
+	timer *time.Timer
+}
+
+// put has s written soon.
+func (w *saver) put(s *topology.Snapshot) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.next = s
+	if w.timer == nil {
+		w.timer = time.AfterFunc(max(cacheDelay, cacheEvery-time.Since(w.saved)), w.flush)
+	}
+}
+
+// flush writes now what is not yet written.
+func (w *saver) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		return
+	}
+	w.timer.Stop()
+	w.timer = nil
+	if err := w.save(w.next); err != nil {
+		w.warn(err)
+	}
+	w.next, w.saved = nil, time.Now()
 }
 
 func (c cache) save(s *topology.Snapshot) error {

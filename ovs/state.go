@@ -25,6 +25,15 @@ const (
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
 
+	// KeyRestoreWait, on the row of Open_vSwitch, says that RestoreWait is
+	// Baize's.
+	KeyRestoreWait = "baize-flow-restore-wait"
+
+	// RestoreWait in other_config of Open_vSwitch makes an ovs-vswitchd that
+	// starts keep the kernel's flows, and take no new ones, until it is gone
+	// (ovs-vswitchd.conf.db(5), "Open_vSwitch TABLE").
+	RestoreWait = "flow-restore-wait"
+
 	// Owner is the value of KeyOwner.
 	Owner = "v1"
 
@@ -154,6 +163,9 @@ type Observed struct {
 	Version       string
 	DatapathTypes []string
 	IfaceTypes    []string
+	// RestoreWait says that other_config:flow-restore-wait is set, and
+	// RestoreWaitOwned that Baize set it.
+	RestoreWait, RestoreWaitOwned bool
 }
 
 // Endpoint is a local attachment to a network, as its port's external_ids

@@ -101,7 +101,8 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 		return nil, err
 	}
 	res, err := c.transact(ctx, s,
-		selectOp(vswitchd.OpenvSwitchTable, "_uuid", "bridges", "ovs_version", "datapath_types", "iface_types"),
+		selectOp(vswitchd.OpenvSwitchTable, "_uuid", "bridges", "ovs_version", "datapath_types", "iface_types",
+			"other_config", "external_ids"),
 		selectOp(vswitchd.BridgeTable, "_uuid", "name", "datapath_type", "datapath_id", "fail_mode", "protocols",
 			"other_config", "external_ids", "ports"),
 		selectOp(vswitchd.PortTable, "_uuid", "name", "interfaces", "external_ids"),
@@ -188,6 +189,9 @@ func (r *rows) observed(name string) ovs.Observed {
 		Version:       deref(r.root.OVSVersion),
 		DatapathTypes: slices.Sorted(slices.Values(r.root.DatapathTypes)),
 		IfaceTypes:    slices.Sorted(slices.Values(r.root.IfaceTypes)),
+
+		RestoreWait:      r.root.OtherConfig[ovs.RestoreWait] == "true",
+		RestoreWaitOwned: r.root.ExternalIDs[ovs.KeyRestoreWait] != "",
 	}
 	for _, b := range r.bridges {
 		for _, id := range b.Ports {

@@ -138,7 +138,8 @@ func (s *session) monitor(ctx context.Context) error {
 		ifc  vswitchd.Interface
 	)
 	m := s.cl.NewMonitor(
-		client.WithTable(&root, &root.Bridges, &root.OVSVersion, &root.DatapathTypes, &root.IfaceTypes),
+		client.WithTable(&root, &root.Bridges, &root.OVSVersion, &root.DatapathTypes, &root.IfaceTypes,
+			&root.OtherConfig, &root.ExternalIDs),
 		client.WithTable(&br, &br.Name, &br.DatapathType, &br.DatapathID, &br.FailMode, &br.Protocols,
 			&br.OtherConfig, &br.ExternalIDs, &br.Ports),
 		client.WithTable(&port, &port.Name, &port.Interfaces, &port.ExternalIDs),

@@ -2,7 +2,8 @@
 // subnets, attaches endpoints and keeps the node's Open vSwitch in the state
 // that the topology asks for.
 //
-// One goroutine (reconcileLoop) changes Open vSwitch; everything else only wakes it.
+// One goroutine (reconcileLoop) keeps bridge, ports and flows; everything else
+// only wakes it. What has to happen within milliseconds is in restore.go.
 // Forwarding depends neither on the agent nor on etcd: an agent that stops
 // leaves everything as it is.
 package agent
@@ -111,6 +112,7 @@ type Agent struct {
 	datapath  string
 	why       string // why this datapath
 	readyOnce sync.Once
+	restore   *restoreWait
 
 	mu       sync.Mutex
 	snapshot *topology.Snapshot
@@ -122,9 +124,11 @@ type Agent struct {
 	joined   error // what keeps the node from having its subnets
 	last     pass
 	ready    bool
-	audit    bool
-	waiters  []chan error
-	pending  map[string]ovs.Endpoint // being attached: their addresses are taken
+	// forwarded: there was a pass that put all flows in place.
+	forwarded bool
+	audit     bool
+	waiters   []chan error
+	pending   map[string]ovs.Endpoint // being attached: their addresses are taken
 }
 
 // Run runs an agent until ctx is done. It returns an error only where it
@@ -176,6 +180,7 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 		join:    make(chan struct{}, 1),
 		started: time.Now(),
 		pending: map[string]ovs.Endpoint{},
+		restore: newRestoreWait(),
 		audit:   true,
 	}, nil
 }
@@ -193,6 +198,7 @@ func (a *Agent) tasks(l net.Listener) []task {
 		{"membership", a.membershipLoop},
 		{"database", func(ctx context.Context) error { return a.db.Run(ctx, a.poke) }},
 		{"openflow", a.watchFlows},
+		{"restore", func(ctx context.Context) error { return a.restore.run(ctx, a.db, a.log) }},
 		{"links", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.rejoin) }},
 		{"reconcile", a.reconcileLoop},
 		{"api", func(ctx context.Context) error { return api.Serve(ctx, l, a) }},
@@ -218,6 +224,7 @@ func (a *Agent) run(ctx context.Context) error {
 		})
 	}
 	err = g.Wait()
+	a.clearLast()
 	a.log.Info("agent stops; forwarding goes on")
 	return err
 }
@@ -332,19 +339,23 @@ func (a *Agent) keepAlive(ctx context.Context) error {
 // watchFlows notices within milliseconds that ovs-vswitchd was restarted (its
 // flows are gone then) or that somebody changed flows by hand.
 func (a *Agent) watchFlows(ctx context.Context) error {
-	const first, last = 50 * time.Millisecond, time.Second
+	const first, last = 50 * time.Millisecond, 250 * time.Millisecond
 	backoff := first
 	for {
 		err := a.flows.Monitor(ctx, func(e openflow.Event) {
 			backoff = first
-			if e.Kind == openflow.Changed {
+			switch e.Kind {
+			case openflow.Changed:
 				a.requestAudit()
+			case openflow.Connected:
+				a.restore.back()
 			}
 			a.poke()
 		})
 		if ctx.Err() != nil {
 			return nil
 		}
+		a.lostVswitchd() // first of all: see restore.go
 		a.log.Debugf("OpenFlow connection: %v", err)
 		if !wait(ctx, backoff) {
 			return nil

@@ -44,6 +44,13 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 		return nil, err
 	}
 	var report []string
+	cleared, err := db.ClearRestoreWait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if cleared {
+		report = append(report, "removed other_config:"+ovs.RestoreWait)
+	}
 	devices, err := hostnet.Veths(hostnet.HostPrefix)
 	if err != nil {
 		return nil, err

@@ -22,7 +22,8 @@ const (
 	retryLast  = 5 * time.Second
 )
 
-// reconcileLoop is the only place that changes Open vSwitch.
+// reconcileLoop is the only place that changes bridge, ports and flows, but for
+// single ports of endpoints.
 func (a *Agent) reconcileLoop(ctx context.Context) error {
 	audit := time.NewTicker(a.cfg.AuditInterval)
 	defer audit.Stop()
@@ -62,6 +63,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	a.mu.Unlock()
 
 	p := pass{at: time.Now()}
+	token := a.restore.token()
 	p.err = a.pass(ctx, snapshot, audit, &p)
 	p.took = time.Since(p.at)
 
@@ -71,10 +73,15 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	before := a.last
 	a.last = p
+	complete := p.err == nil && len(p.outcome.Bound) > 0
+	a.forwarded = a.forwarded || complete
 	a.mu.Unlock()
 	a.logPass(before, p)
 	for _, w := range waiters {
 		w <- p.err
+	}
+	if complete {
+		a.restore.restored(token)
 	}
 	if p.err == nil {
 		a.checkReady(p)
@@ -104,7 +111,7 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	want := pipeline.Build(p.view, endpoints, a.options())
 	out, err := converge(ctx, a.db, a.flows, want, observed, audit)
 	p.outcome = out
-	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), addressProblems(p.view, endpoints))
+	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints))
 	if err != nil {
 		return err
 	}

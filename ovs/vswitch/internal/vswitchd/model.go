@@ -233,6 +233,18 @@ var schema = `{
             "max": "unlimited"
           }
         },
+        "external_ids": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "value": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
+        },
         "iface_types": {
           "type": {
             "key": {
@@ -244,6 +256,18 @@ var schema = `{
         },
         "next_cfg": {
           "type": "integer"
+        },
+        "other_config": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "value": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
         },
         "ovs_version": {
           "type": {

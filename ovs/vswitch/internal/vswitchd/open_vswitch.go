@@ -9,13 +9,15 @@ const OpenvSwitchTable = "Open_vSwitch"
 
 // OpenvSwitch defines an object in Open_vSwitch table
 type OpenvSwitch struct {
-	UUID          string   `ovsdb:"_uuid"`
-	Bridges       []string `ovsdb:"bridges"`
-	CurCfg        int      `ovsdb:"cur_cfg"`
-	DatapathTypes []string `ovsdb:"datapath_types"`
-	IfaceTypes    []string `ovsdb:"iface_types"`
-	NextCfg       int      `ovsdb:"next_cfg"`
-	OVSVersion    *string  `ovsdb:"ovs_version"`
+	UUID          string            `ovsdb:"_uuid"`
+	Bridges       []string          `ovsdb:"bridges"`
+	CurCfg        int               `ovsdb:"cur_cfg"`
+	DatapathTypes []string          `ovsdb:"datapath_types"`
+	ExternalIDs   map[string]string `ovsdb:"external_ids"`
+	IfaceTypes    []string          `ovsdb:"iface_types"`
+	NextCfg       int               `ovsdb:"next_cfg"`
+	OtherConfig   map[string]string `ovsdb:"other_config"`
+	OVSVersion    *string           `ovsdb:"ovs_version"`
 }
 
 func (a *OpenvSwitch) GetUUID() string {
@@ -82,6 +84,36 @@ func equalOpenvSwitchDatapathTypes(a, b []string) bool {
 	return true
 }
 
+func (a *OpenvSwitch) GetExternalIDs() map[string]string {
+	return a.ExternalIDs
+}
+
+func copyOpenvSwitchExternalIDs(a map[string]string) map[string]string {
+	if a == nil {
+		return nil
+	}
+	b := make(map[string]string, len(a))
+	for k, v := range a {
+		b[k] = v
+	}
+	return b
+}
+
+func equalOpenvSwitchExternalIDs(a, b map[string]string) bool {
+	if (a == nil) != (b == nil) {
+		return false
+	}
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
 func (a *OpenvSwitch) GetIfaceTypes() []string {
 	return a.IfaceTypes
 }
@@ -114,6 +146,36 @@ func (a *OpenvSwitch) GetNextCfg() int {
 	return a.NextCfg
 }
 
+func (a *OpenvSwitch) GetOtherConfig() map[string]string {
+	return a.OtherConfig
+}
+
+func copyOpenvSwitchOtherConfig(a map[string]string) map[string]string {
+	if a == nil {
+		return nil
+	}
+	b := make(map[string]string, len(a))
+	for k, v := range a {
+		b[k] = v
+	}
+	return b
+}
+
+func equalOpenvSwitchOtherConfig(a, b map[string]string) bool {
+	if (a == nil) != (b == nil) {
+		return false
+	}
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
 func (a *OpenvSwitch) GetOVSVersion() *string {
 	return a.OVSVersion
 }
@@ -140,7 +202,9 @@ func (a *OpenvSwitch) DeepCopyInto(b *OpenvSwitch) {
 	*b = *a
 	b.Bridges = copyOpenvSwitchBridges(a.Bridges)
 	b.DatapathTypes = copyOpenvSwitchDatapathTypes(a.DatapathTypes)
+	b.ExternalIDs = copyOpenvSwitchExternalIDs(a.ExternalIDs)
 	b.IfaceTypes = copyOpenvSwitchIfaceTypes(a.IfaceTypes)
+	b.OtherConfig = copyOpenvSwitchOtherConfig(a.OtherConfig)
 	b.OVSVersion = copyOpenvSwitchOVSVersion(a.OVSVersion)
 }
 
@@ -164,8 +228,10 @@ func (a *OpenvSwitch) Equals(b *OpenvSwitch) bool {
 		equalOpenvSwitchBridges(a.Bridges, b.Bridges) &&
 		a.CurCfg == b.CurCfg &&
 		equalOpenvSwitchDatapathTypes(a.DatapathTypes, b.DatapathTypes) &&
+		equalOpenvSwitchExternalIDs(a.ExternalIDs, b.ExternalIDs) &&
 		equalOpenvSwitchIfaceTypes(a.IfaceTypes, b.IfaceTypes) &&
 		a.NextCfg == b.NextCfg &&
+		equalOpenvSwitchOtherConfig(a.OtherConfig, b.OtherConfig) &&
 		equalOpenvSwitchOVSVersion(a.OVSVersion, b.OVSVersion)
 }
 

@@ -22,6 +22,7 @@ var private = []struct{ at, from string }{
 	{"/var/lib/baize", "lib-baize"},
 	{"/etc/docker", "etc-docker"},
 	{"/var/lib/docker", "lib-docker"},
+	{"/var/lib/containerd", "lib-containerd"},
 }
 
 // mounts gives the calling process, in a new mount namespace, the file system
@@ -135,11 +136,19 @@ func ensureVarRun() error {
 // makeMountpoints sees to it that every private directory exists, without a
 // trace on the machine: where one is missing its parent gets an overlay.
 func makeMountpoints() error {
+	overlaid := map[string]bool{}
 	for _, p := range private {
 		if _, err := os.Stat(p.at); err == nil {
 			continue
 		}
 		parent := filepath.Dir(p.at)
+		if overlaid[parent] {
+			if err := os.MkdirAll(p.at, 0o755); err != nil {
+				return err
+			}
+			continue
+		}
+		overlaid[parent] = true
 		aside := filepath.Join(insideDir, "overlay", strings.ReplaceAll(parent, "/", "-"))
 		upper, work := filepath.Join(aside, "upper"), filepath.Join(aside, "work")
 		if err := errors.Join(os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {

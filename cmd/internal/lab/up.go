@@ -27,6 +27,7 @@ const (
 	etcdTimeout     = 60 * time.Second
 	ovsTimeout      = 60 * time.Second
 	agentTimeout    = 60 * time.Second
+	dockerTimeout   = 120 * time.Second
 	commandTimeout  = 30 * time.Second
 	parallelHosts   = 8
 	logLinesInError = 12
@@ -41,7 +42,10 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkTools(); err != nil {
+	if os.Geteuid() != 0 {
+		return nil, errNotRoot
+	}
+	if err := checkTools(tools); err != nil {
 		return nil, err
 	}
 	unlock, err := lock(ctx, cfg)
@@ -57,6 +61,11 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	l.state, err = before.merge(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if l.state.Docker {
+		if err := checkDockerTools(); err != nil {
+			return nil, err
+		}
 	}
 	err = l.up(ctx)
 	return l, err
@@ -281,6 +290,7 @@ func (l *Lab) initConfig(name string) initConfig {
 		c.Addrs, c.MAC = hostAddrs(n), hostMAC(n).String()
 		c.Args = agentArgs(l.state.AgentArgs)
 		c.Kernel, _ = hostnet.Datapath()
+		c.Docker = l.state.Docker
 	}
 	c.Env = daemonEnv(os.LookupEnv, own, l.state.Env)
 	return c
@@ -405,6 +415,12 @@ func (l *Lab) upHost(ctx context.Context, fabric, m member, alive bool, name str
 			return err
 		}
 	}
+	if l.state.Docker && !ready(m, ServiceDockerd) && !stopped(m, ServiceDockerd) {
+		end := l.begin("%s: start Docker", name)
+		if err := end(l.awaitService(ctx, m, ServiceDockerd, dockerTimeout)); err != nil {
+			return err
+		}
+	}
 	h := &Host{lab: l, name: name}
 	for i, n := range l.state.Networks {
 		for _, endpoint := range l.state.endpointNames(i) {
@@ -480,16 +496,15 @@ func serviceState(m member, service string) string {
 func ready(m member, service string) bool   { return serviceState(m, service) == StateReady }
 func stopped(m member, service string) bool { return serviceState(m, service) == StateStopped }
 
-// tools are the commands that a lab runs, and Debian's packages of them.
-var tools = []struct{ command, pkg string }{
+// tool is a command that a lab runs, and Debian's package of it.
+type tool struct{ command, pkg string }
+
+var tools = []tool{
 	{"ovs-vswitchd", "openvswitch-switch"}, {"ovsdb-server", "openvswitch-switch"}, {"ovsdb-tool", "openvswitch-common"},
 	{"ovs-vsctl", "openvswitch-switch"}, {"ip", "iproute2"}, {"nsenter", "util-linux"},
 }
 
-func checkTools() error {
-	if os.Geteuid() != 0 {
-		return errNotRoot
-	}
+func checkTools(tools []tool) error {
 	var missing, pkgs []string
 	for _, t := range tools {
 		if _, err := exec.LookPath(t.command); err == nil {

@@ -36,6 +36,10 @@ check-go:
 deps: ## install the tools the lab needs, where they are missing (apt, root)
 	@scripts/install-deps.sh lab
 
+.PHONY: deps-docker
+deps-docker:
+	@scripts/install-deps.sh docker
+
 .PHONY: deps-test
 deps-test:
 	@scripts/install-deps.sh test
@@ -51,6 +55,10 @@ install: build ## install bin/baize under PREFIX (DESTDIR is honoured)
 .PHONY: lab
 lab: check-go need-root deps build ## three hosts on this machine, joined and proven; they stay up
 	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT)
+
+.PHONY: lab-docker
+lab-docker: check-go need-root deps deps-docker build ## the same with a Docker engine on every host
+	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT) --docker
 
 .PHONY: lab-down
 lab-down: need-root ## remove the lab without a trace

@@ -22,6 +22,9 @@ func (e Endpoint) AsPort() Port {
 		KeyOwner: Owner, KeyRole: RoleEndpoint, KeyEndpoint: e.Name, KeyNetwork: e.Network,
 		KeyNetns: e.Netns, KeyIfname: e.Ifname, KeyIPs: strings.Join(ips, ","), KeyMAC: e.MAC.String(),
 	}
+	for k, v := range e.Labels {
+		ids[KeyLabel+k] = v
+	}
 	// OVSDB would keep an empty string, but a reader need not see it.
 	maps.DeleteFunc(ids, func(_, v string) bool { return v == "" })
 	return Port{Name: e.Port, ExternalIDs: ids}
@@ -40,6 +43,14 @@ func EndpointOf(p Port) (Endpoint, error) {
 	}
 	if e.Network == "" || e.Name == "" {
 		return bad("its external_ids lack %s or %s", KeyNetwork, KeyEndpoint)
+	}
+	for k, v := range id {
+		if label, ok := strings.CutPrefix(k, KeyLabel); ok {
+			if e.Labels == nil {
+				e.Labels = map[string]string{}
+			}
+			e.Labels[label] = v
+		}
 	}
 	if s := id[KeyIPs]; s != "" {
 		for _, f := range strings.Split(s, ",") {

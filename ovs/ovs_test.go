@@ -134,7 +134,8 @@ func TestDiffFlows(t *testing.T) {
 
 func TestEndpointSurvivesItsPort(t *testing.T) {
 	ip := netip.MustParseAddr("10.1.5.2")
-	e := ovs.Endpoint{Name: "c1", Network: "blue", Netns: "/run/netns/c1", Ifname: "eth0", Port: "bz1", IPs: []netip.Addr{ip, netip.MustParseAddr("fd00::2")}, MAC: topology.MACOf(ip)}
+	e := ovs.Endpoint{Name: "c1", Network: "blue", Netns: "/run/netns/c1", Ifname: "eth0", Port: "bz1", IPs: []netip.Addr{ip, netip.MustParseAddr("fd00::2")}, MAC: topology.MACOf(ip),
+		Labels: map[string]string{"docker-endpoint": "4f2a"}}
 	back, err := ovs.EndpointOf(e.AsPort())
 	require.NoError(t, err)
 	require.Equal(t, e, back)

@@ -24,6 +24,7 @@ const (
 	KeyEndpoint = "baize-endpoint" // endpoint: its name
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
+	KeyLabel    = "baize-label-"   // endpoint: begins the key of each label
 
 	// KeyRestoreWait, on the row of Open_vSwitch, says that RestoreWait is
 	// Baize's.
@@ -180,4 +181,7 @@ type Endpoint struct {
 	Ifname  string           `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
+	// Labels are what the one who asked for the endpoint wants to know of it
+	// again, such as the engine's own name for it. Empty values are not kept.
+	Labels map[string]string `json:"labels,omitempty"`
 }

@@ -3,7 +3,8 @@
 #       here, with apt-get. Does nothing, and needs no root, where all are here.
 # Why:  'make lab' is to work on a fresh Debian or Ubuntu machine that has
 #       nothing but git, make and Go.
-# Use:  scripts/install-deps.sh lab|test      (test: also what the tests need)
+# Use:  scripts/install-deps.sh lab|docker|test
+#       docker: also what 'baize lab up --docker' needs; test: what the tests need
 set -eu
 
 # An ordinary user's PATH lacks the directories that ovs-vswitchd and others
@@ -11,9 +12,9 @@ set -eu
 PATH=$PATH:${SBIN-/usr/local/sbin:/usr/sbin:/sbin}
 
 case ${1:-lab} in
-lab | test) ;;
+lab | docker | test) ;;
 *)
-	echo "install-deps: unknown set '$1': use lab or test" >&2
+	echo "install-deps: unknown set '$1': use lab, docker or test" >&2
 	exit 2
 	;;
 esac
@@ -43,7 +44,18 @@ need kmod modprobe
 need tcpdump tcpdump
 # No command tells: Go needs certificates to fetch modules.
 [ -e "${CA_CERTIFICATES-/etc/ssl/certs/ca-certificates.crt}" ] || packages="$packages ca-certificates"
+case ${1:-lab} in
+docker | test)
+	need docker.io dockerd docker
+	need containerd containerd
+	need runc runc
+	need iptables iptables
+	# The other package has a busybox of that name that is linked dynamically.
+	[ -e "${BUSYBOX_STATIC-/usr/share/doc/busybox-static}" ] || packages="$packages busybox-static"
+	;;
+esac
 if [ "${1:-lab}" = test ]; then
+	need docker-compose docker-compose
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
@@ -65,6 +77,20 @@ echo "install-deps: installing $packages"
 # RUNLEVEL=1 keeps maintainer scripts from starting services where there is no
 # init system to do it (containers, chroots): Baize starts its own.
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+# Where there is one, this does (deb-systemd-invoke(1), invoke-rc.d(8)): the lab
+# runs engines of its own, and one on the machine itself would change its
+# firewall.
+case " $packages " in
+*" docker.io "* | *" containerd "*)
+	policy=${POLICY_RC_D-/usr/sbin/policy-rc.d}
+	if [ ! -e "$policy" ]; then
+		trap 'rm -f "$policy"' EXIT
+		trap 'exit 1' HUP INT TERM
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
+	;;
+esac
 # A stale or missing list of one archive is not yet a failure: install decides.
 apt-get -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 update ||
 	echo "install-deps: apt-get update failed, trying with the lists that are here" >&2

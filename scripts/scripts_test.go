@@ -99,6 +99,16 @@ func TestInstallDeps(t *testing.T) {
 		"ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "ip", "ss", "ping", "ethtool", "nft",
 		"sysctl", "ps", "nsenter", "unshare", "mount", "modprobe", "tcpdump",
 	}
+	docker := []string{"dockerd", "docker", "containerd", "runc", "iptables", "docker-compose"}
+	withDocker := func(missing ...string) map[string]string {
+		out := map[string]string{}
+		for _, c := range slices.Concat(lab, docker) {
+			if !slices.Contains(missing, c) {
+				out[c] = "exit 0"
+			}
+		}
+		return out
+	}
 	installed := func(missing ...string) map[string]string {
 		out := map[string]string{}
 		for _, c := range lab {
@@ -145,15 +155,25 @@ func TestInstallDeps(t *testing.T) {
 			want: []string{"no apt-get here", "iputils-ping tcpdump"}, lines: 1,
 		},
 		{
-			name: "tests need more", set: "test", fakes: with(installed(), "apt-get", apt), id: root,
+			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
 			want: []string{"--no-install-recommends gcc shellcheck\n"}, lines: 3,
 		},
-		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab or test"}, lines: 1},
+		{name: "Docker is there", set: "docker", fakes: with(withDocker("docker-compose"), "apt-get", apt), id: user},
+		{
+			// No service may start on the machine, and nothing of that stays.
+			name: "Docker", set: "docker", id: root, lines: 5,
+			fakes: with(installed(), "apt-get", apt+`; case "$*" in *install*) "$POLICY_RC_D"; echo "policy says $?"; [ -x "$POLICY_RC_D" ] && echo executable ;; esac`),
+			want:  []string{"--no-install-recommends docker.io containerd runc iptables\n", "policy says 101\nexecutable\n"},
+		},
+		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab, docker or test"}, lines: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fakes := with(tt.fakes, "id", tt.id)
-			out, code := run(t, "install-deps.sh", nil, fakes, []string{"SBIN=", "CA_CERTIFICATES=/", "LIBC_HEADER=/"}, tt.set)
+			policy := filepath.Join(t.TempDir(), "policy-rc.d")
+			out, code := run(t, "install-deps.sh", []string{"chmod", "rm"}, fakes,
+				[]string{"SBIN=", "CA_CERTIFICATES=/", "LIBC_HEADER=/", "BUSYBOX_STATIC=/", "POLICY_RC_D=" + policy}, tt.set)
 			assert.Equal(t, tt.code, code, out)
+			assert.NoFileExists(t, policy)
 			for _, w := range tt.want {
 				assert.Contains(t, out, w)
 			}

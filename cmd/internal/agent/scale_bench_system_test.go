@@ -155,4 +155,3 @@ func memory(tb testing.TB, pid int, name string) float64 {
 	require.NoError(tb, err)
 	return float64(kb) / 1000
 }
-

@@ -74,16 +74,15 @@ func serviceState(m member, service string) string {
 func ready(m member, service string) bool   { return serviceState(m, service) == StateReady }
 func stopped(m member, service string) bool { return serviceState(m, service) == StateStopped }
 
-// tools are the commands that a lab runs, and Debian's packages of them.
-var tools = []struct{ command, pkg string }{
+// tool is a command that a lab runs, and Debian's package of it.
+type tool struct{ command, pkg string }
+
+var tools = []tool{
 	{"ovs-vswitchd", "openvswitch-switch"}, {"ovsdb-server", "openvswitch-switch"}, {"ovsdb-tool", "openvswitch-common"},
 	{"ovs-vsctl", "openvswitch-switch"}, {"ip", "iproute2"}, {"nsenter", "util-linux"},
 }
 
-func checkTools() error {
-	if os.Geteuid() != 0 {
-		return errNotRoot
-	}
+func checkTools(tools []tool) error {
 	var missing, pkgs []string
 	for _, t := range tools {
 		if _, err := exec.LookPath(t.command); err == nil {

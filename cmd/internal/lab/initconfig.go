@@ -31,6 +31,8 @@ type initConfig struct {
 	MAC string `json:"mac,omitempty"`
 	// Kernel says that Open vSwitch has its kernel datapath.
 	Kernel bool `json:"kernel,omitempty"`
+	// Docker says that a container engine runs here.
+	Docker bool `json:"docker,omitempty"`
 	// Env is the environment of what runs inside.
 	Env []string `json:"env"`
 	// Args are those of the agent, or of etcd in the fabric.
@@ -77,7 +79,7 @@ func daemonEnv(get func(string) (string, bool), own, extra []string) []string {
 }
 
 // execEnv is the environment of a command that a person runs in a host: their
-// own, except that settings of Baize are the host's.
+// own, except that settings of Baize, Open vSwitch and Docker are the host's.
 func execEnv(environ, own, extra []string) []string {
 	path := systemPath
 	var env []string
@@ -86,7 +88,7 @@ func execEnv(environ, own, extra []string) []string {
 		switch {
 		case k == "PATH" && v != "":
 			path = v + ":" + systemPath
-		case k == "PATH", k == "HOSTNAME", k == "PWD", k == "OLDPWD", k == "NOTIFY_SOCKET", strings.HasPrefix(k, "BAIZE_"), strings.HasPrefix(k, "OVS_"):
+		case k == "PATH", k == "HOSTNAME", k == "PWD", k == "OLDPWD", k == "NOTIFY_SOCKET", strings.HasPrefix(k, "BAIZE_"), strings.HasPrefix(k, "OVS_"), strings.HasPrefix(k, "DOCKER_"):
 		default:
 			env = append(env, kv)
 		}

@@ -68,6 +68,9 @@ type Config struct {
 	Endpoints int
 	// IPv6Underlay makes tunnels and etcd use the fabric's IPv6 addresses.
 	IPv6Underlay bool
+	// Docker makes a container engine run on every host, with one image,
+	// DockerImage.
+	Docker bool
 	// AgentArgs are added to 'baize agent'.
 	AgentArgs []string
 	// Env is added to the environment of what the hosts run, as NAME=VALUE.

@@ -22,6 +22,7 @@ var private = []struct{ at, from string }{
 	{"/var/lib/baize", "lib-baize"},
 	{"/etc/docker", "etc-docker"},
 	{"/var/lib/docker", "lib-docker"},
+	{"/var/lib/containerd", "lib-containerd"},
 }
 
 // mounts gives the calling process, in a new mount namespace, the file system

@@ -31,12 +31,15 @@ const (
 	earliestVswitchd = 10500 * time.Millisecond
 )
 
+// runner runs a command to its end and returns what it printed.
+type runner func(ctx context.Context, argv ...string) (string, error)
+
 // hostServices are those of a host in the order of their start.
-func hostServices(c initConfig, run func(context.Context, ...string) (string, error)) []*service {
+func hostServices(c initConfig, run runner) []*service {
 	common := func(name string) []string {
 		return []string{"--no-chdir", "--pidfile=" + ovsRun + "/" + name + ".pid", "--log-file=" + ovsLog + "/" + name + ".daemon.log", "-vconsole:warn", "-vsyslog:off"}
 	}
-	return []*service{
+	all := []*service{
 		{
 			name: ServiceOVSDB,
 			argv: append([]string{"ovsdb-server", confDB, "--remote=punix:" + ovsdbSoc, "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"}, common(ServiceOVSDB)...),
@@ -77,11 +80,15 @@ func hostServices(c initConfig, run func(context.Context, ...string) (string, er
 			needs: []string{ServiceVswitchd}, notifies: true,
 		},
 	}
+	if c.Docker {
+		all = append(all, dockerServices(c, run)...)
+	}
+	return all
 }
 
 // configureOVS writes what the machine's start scripts write, and the bridge
 // that the userspace datapath needs under its tunnels.
-func configureOVS(ctx context.Context, c initConfig, run func(context.Context, ...string) (string, error)) error {
+func configureOVS(ctx context.Context, c initConfig, run runner) error {
 	if err := poll(ctx, func() (bool, error) {
 		_, err := os.Stat(ovsdbSoc)
 		return err == nil, nil

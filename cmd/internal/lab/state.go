@@ -29,6 +29,7 @@ type state struct {
 	Networks     []NetworkSpec      `json:"networks"`
 	Endpoints    int                `json:"endpoints"`
 	IPv6Underlay bool               `json:"ipv6Underlay,omitempty"`
+	Docker       bool               `json:"docker,omitempty"`
 	AgentArgs    []string           `json:"agentArgs,omitempty"`
 	Env          []string           `json:"env,omitempty"`
 }
@@ -92,6 +93,10 @@ func (s state) merge(c Config) (state, error) {
 	} else if len(s.Hosts) == 0 {
 		s.Endpoints = 1
 	}
+	if c.Docker && !s.Docker && len(s.Hosts) > 0 {
+		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: "it runs without Docker, and a host's services do not change", Remedy: "remove the lab first with 'baize lab down'"}
+	}
+	s.Docker = s.Docker || c.Docker
 	s.IPv6Underlay = s.IPv6Underlay || c.IPv6Underlay
 	if c.AgentArgs != nil {
 		s.AgentArgs = c.AgentArgs

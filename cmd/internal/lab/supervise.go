@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,9 @@ type service struct {
 	prepare, ready func(context.Context) error
 	// notifies says that it tells when it is ready, by sd_notify(3).
 	notifies bool
+	// grace is how long it may take to end when asked to, patience how long
+	// until it is ready; 0: stopGrace and readyTimeout.
+	grace, patience time.Duration
 }
 
 // ServiceStatus is what became of a service.
@@ -256,7 +260,7 @@ func (s *supervisor) once(ctx context.Context, svc *service) error {
 	s.log.Infof("%s: started, process %d", svc.name, pid)
 	s.set(svc.name, func(st *ServiceStatus) { st.PID = pid })
 
-	readying, cancel := context.WithTimeout(ctx, readyTimeout)
+	readying, cancel := context.WithTimeout(ctx, cmp.Or(svc.patience, readyTimeout))
 	settled := make(chan struct{})
 	go func() {
 		defer close(settled)
@@ -270,7 +274,7 @@ func (s *supervisor) once(ctx context.Context, svc *service) error {
 	for {
 		changed := s.changed()
 		if ctx.Err() != nil || !s.wanted(svc.name) {
-			status = stop(pid, done, stopGrace)
+			status = stop(pid, done, cmp.Or(svc.grace, stopGrace))
 			s.log.Infof("%s: stopped, %s", svc.name, describe(status))
 			return nil
 		}

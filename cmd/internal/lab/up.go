@@ -26,6 +26,7 @@ const (
 	etcdTimeout     = 60 * time.Second
 	ovsTimeout      = 60 * time.Second
 	agentTimeout    = 60 * time.Second
+	dockerTimeout   = 120 * time.Second
 	commandTimeout  = 30 * time.Second
 	parallelHosts   = 8
 	logLinesInError = 12
@@ -40,7 +41,10 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkTools(); err != nil {
+	if os.Geteuid() != 0 {
+		return nil, errNotRoot
+	}
+	if err := checkTools(tools); err != nil {
 		return nil, err
 	}
 	unlock, err := lock(ctx, cfg)
@@ -56,6 +60,11 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	l.state, err = before.merge(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if l.state.Docker {
+		if err := checkDockerTools(); err != nil {
+			return nil, err
+		}
 	}
 	err = l.up(ctx)
 	return l, err
@@ -280,6 +289,7 @@ func (l *Lab) initConfig(name string) initConfig {
 		c.Addrs, c.MAC = hostAddrs(n), hostMAC(n).String()
 		c.Args = agentArgs(l.state.AgentArgs)
 		c.Kernel, _ = hostnet.Datapath()
+		c.Docker = l.state.Docker
 	}
 	c.Env = daemonEnv(os.LookupEnv, own, l.state.Env)
 	return c
@@ -401,6 +411,12 @@ func (l *Lab) upHost(ctx context.Context, fabric, m member, alive bool, name str
 	if !ready(m, ServiceAgent) {
 		end := l.begin("%s: start the agent", name)
 		if err := end(l.awaitService(ctx, m, ServiceAgent, agentTimeout)); err != nil {
+			return err
+		}
+	}
+	if l.state.Docker && !ready(m, ServiceDockerd) && !stopped(m, ServiceDockerd) {
+		end := l.begin("%s: start Docker", name)
+		if err := end(l.awaitService(ctx, m, ServiceDockerd, dockerTimeout)); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,69 @@
+//go:build system
+
+package hostnet
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// The life of a pair as Docker moves its end.
+func TestPairIsHandedOver(t *testing.T) {
+	ns := newNetns(t)
+	s := PairSpec{HostIfname: HostIfname("blue/handed-over"), MAC: mac(t, "02:42:0a:01:05:02"), MTU: 1450, HostIngressDrop: true}
+	peer := PeerIfname(s.HostIfname)
+	require.NoError(t, MakePair(t.Context(), s))
+	t.Cleanup(func() { assert.NoError(t, Detach(context.Background(), s.HostIfname)) })
+	first := output(t, "", "ip -o link show "+s.HostIfname)
+	require.NoError(t, MakePair(t.Context(), s), "one that nobody took over is replaced")
+	assert.NotEqual(t, first, output(t, "", "ip -o link show "+s.HostIfname))
+	link := output(t, "", "ip -d link show "+peer)
+	assert.Contains(t, link, "02:42:0a:01:05:02")
+	assert.Contains(t, link, "mtu 1450")
+	assert.Contains(t, link, "state DOWN")
+	assert.NotContains(t, link, "NOARP", "the container's end answers ARP")
+	assert.Contains(t, output(t, "", "ip link show "+s.HostIfname), "NOARP")
+	abandoned, err := Abandoned(s.HostIfname)
+	require.NoError(t, err)
+	assert.True(t, abandoned)
+
+	addrs := []netip.Addr{netip.MustParseAddr("10.1.5.2"), netip.MustParseAddr("fd00:1:5::2")}
+	short, cancel := context.WithTimeout(t.Context(), 3*pollLink)
+	defer cancel()
+	_, err = AwaitLink(short, ns, s.MAC, addrs)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+
+	mustIP(t, "link set "+peer+" netns "+ns)
+	abandoned, err = Abandoned(s.HostIfname)
+	require.NoError(t, err)
+	assert.False(t, abandoned)
+	mustIP(t, "-n "+ns+" link set "+peer+" name eth1")
+	mustIP(t, "-n "+ns+" addr add 10.1.5.2/16 dev eth1")
+	mustIP(t, "-n "+ns+" addr add fd00:1:5::2/32 dev eth1 nodad")
+	mustIP(t, "-n "+ns+" link set eth1 up")
+	long, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	name, err := AwaitLink(long, ns, s.MAC, addrs)
+	require.NoError(t, err)
+	assert.Equal(t, "eth1", name)
+	assert.Contains(t, output(t, ns, "ethtool -k eth1"), "tx-checksumming: off", "it stays off on the way")
+	require.NoError(t, Announce(t.Context(), ns, name, s.MAC, addrs))
+
+}
+
+func TestPairOfNobody(t *testing.T) {
+	abandoned, err := Abandoned("bznothing")
+	require.NoError(t, err)
+	assert.False(t, abandoned)
+	_, err = AwaitLink(t.Context(), "/run/netns/no-such", mac(t, "02:42:0a:01:05:02"), nil)
+	require.ErrorIs(t, err, topology.ErrNotFound)
+	require.Error(t, MakePair(t.Context(), PairSpec{HostIfname: "bz1", MAC: mac(t, "02:42:0a:01:05:02"), MTU: 10}))
+	noVeths(t)
+}

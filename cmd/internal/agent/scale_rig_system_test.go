@@ -67,7 +67,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "agent tests: these need root: run them with sudo, or without -tags system")
 		os.Exit(1)
 	}
-	//nolint:forbidigo // go test limits it
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideVar+"=1")
@@ -239,7 +238,6 @@ func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Durati
 	require.NoError(tb, err)
 	log, err := os.Create(h.log)
 	require.NoError(tb, err)
-	//nolint:forbidigo // a daemon: it ends with the test
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), agentVar+"="+string(config))
 	cmd.Stdout, cmd.Stderr = log, log

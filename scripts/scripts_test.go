@@ -18,6 +18,12 @@ import (
 // commands of this machine and the fakes (name → shell text).
 func run(t *testing.T, script string, tools []string, fakes map[string]string, env []string, args ...string) (out string, code int) {
 	t.Helper()
+	return runWith(t, "/bin/sh", script, tools, fakes, env, args...)
+}
+
+// runWith runs it with a certain shell.
+func runWith(t *testing.T, shell, script string, tools []string, fakes map[string]string, env []string, args ...string) (out string, code int) {
+	t.Helper()
 	bin := t.TempDir()
 	for _, name := range tools {
 		path, err := exec.LookPath(name)
@@ -27,7 +33,7 @@ func run(t *testing.T, script string, tools []string, fakes map[string]string, e
 	for name, text := range fakes {
 		require.NoError(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755))
 	}
-	cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{script}, args...)...)
+	cmd := exec.CommandContext(t.Context(), shell, append([]string{script}, args...)...)
 	cmd.Env = append([]string{"PATH=" + bin}, env...)
 	b, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {

@@ -15,7 +15,7 @@ import (
 // (ovs-vswitchd.conf.db(5), "Common Columns").
 const (
 	KeyOwner    = "baize"          // on bridges and ports: Owner
-	KeyRole     = "baize-role"     // RoleTunnel or RoleEndpoint
+	KeyRole     = "baize-role"     // RoleTunnel, RoleEndpoint or RoleSegment
 	KeyNode     = "baize-node"     // tunnel: the peer; bridge: this node
 	KeyEncap    = "baize-encap"    // tunnel: vxlan, gre, geneve
 	KeyNetwork  = "baize-network"  // endpoint: its network
@@ -25,6 +25,7 @@ const (
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
 	KeyLabel    = "baize-label-"   // endpoint: begins the key of each label
+	KeySegment  = "baize-segment"  // segment: the local Ethernet it leads to
 
 	// KeyRestoreWait, on the row of Open_vSwitch, says that RestoreWait is
 	// Baize's.
@@ -40,6 +41,7 @@ const (
 
 	RoleTunnel   = "tunnel"
 	RoleEndpoint = "endpoint"
+	RoleSegment  = "segment"
 )
 
 // DefaultBridge is the integration bridge unless another is named.

@@ -212,6 +212,10 @@ type Subnet struct {
 	// Reserved subnets are held by an operator: never leased to another node
 	// and never given back with their node.
 	Reserved bool `json:"reserved,omitempty"`
+	// Segment names an Ethernet of the owner that has the subnet's addresses,
+	// such as docker0: whoever runs that gives them away, and Baize gives none
+	// of them to endpoints.
+	Segment string `json:"segment,omitempty"`
 	// Comment is the operator's own note on a reservation.
 	Comment string `json:"comment,omitempty"`
 

@@ -21,13 +21,36 @@ type View struct {
 // NetworkView is one network as one of its nodes sees it.
 type NetworkView struct {
 	Network
-	// Subnets are this node's own, by prefix.
+	// Subnets are this node's own that it gives to endpoints, by prefix.
 	Subnets []netip.Prefix
+	// Segments are the local Ethernets that have subnets of this node, by name.
+	Segments []Segment
 	// Peers are the other nodes that carry the network, by name.
 	Peers []Peer
 	// Pins are the addresses living away from home, by address, this node's
 	// own included.
 	Pins []Pin
+}
+
+// OwnSubnets returns all subnets of this node, those of its segments included,
+// by prefix.
+func (n NetworkView) OwnSubnets() []netip.Prefix {
+	if len(n.Segments) == 0 {
+		return n.Subnets
+	}
+	out := slices.Clone(n.Subnets)
+	for _, s := range n.Segments {
+		out = append(out, s.Subnets...)
+	}
+	slices.SortFunc(out, ComparePrefixes)
+	return out
+}
+
+// Segment is an Ethernet of the node that has subnets of its own in a network
+// (Subnet.Segment). Its MACs are not known one by one.
+type Segment struct {
+	Name    string
+	Subnets []netip.Prefix
 }
 
 // Peer is another node that carries a network, and how to reach it.
@@ -65,7 +88,8 @@ func (s *Snapshot) View(node string) View {
 		if !carries {
 			continue
 		}
-		nv := NetworkView{Network: c.Network, Subnets: own.subnets, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
+		nv := NetworkView{Network: c.Network, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
+		nv.Subnets, nv.Segments = r.divide(name, own.subnets)
 		for _, m := range c.sorted() {
 			if m == own {
 				continue
@@ -84,6 +108,24 @@ func (s *Snapshot) View(node string) View {
 		v.Networks = append(v.Networks, nv)
 	}
 	return v
+}
+
+// divide tells a node's own subnets for endpoints from those of its segments.
+func (r *resolved) divide(network string, own []netip.Prefix) (endpoints []netip.Prefix, segments []Segment) {
+	endpoints = make([]netip.Prefix, 0, len(own))
+	for _, p := range own {
+		name := r.Subnets[SubnetID{network, p}].Segment
+		if name == "" {
+			endpoints = append(endpoints, p)
+			continue
+		}
+		i, found := slices.BinarySearchFunc(segments, name, func(s Segment, name string) int { return cmp.Compare(s.Name, name) })
+		if !found {
+			segments = slices.Insert(segments, i, Segment{Name: name})
+		}
+		segments[i].Subnets = append(segments[i].Subnets, p)
+	}
+	return endpoints, segments
 }
 
 // connect chooses the addresses of a tunnel: IPv4 where both have it.

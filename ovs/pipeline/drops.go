@@ -9,6 +9,8 @@ func DropReason(f ovs.Flow) string {
 		return ""
 	}
 	switch {
+	case f.Table == TableClassify && f.Priority == prioMACTheft:
+		return "spoofed MAC"
 	case f.Table == TableClassify:
 		return "from a port that is not Baize's"
 	case f.Table == TableTunnel:

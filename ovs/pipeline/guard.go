@@ -11,8 +11,7 @@ import (
 // endpoint writes all flows of one local endpoint.
 func (n *network) endpoint(e ovs.Endpoint) {
 	in := inPort(e.Port)
-	// The tunnel key is set early: every way out of this node uses the same.
-	enter := fmt.Sprintf("set_field:0x%x->tun_id,%s", n.VNI, n.enter())
+	enter := n.enterLocally()
 	if e.MAC == nil {
 		n.b.flow(TableClassify, prioPort, in, enter+","+goTo(TableSteer))
 		return
@@ -20,6 +19,12 @@ func (n *network) endpoint(e ovs.Endpoint) {
 	n.b.flow(TableClassify, prioPort, in, enter+","+goTo(TableGuard))
 	n.b.guard(in, e)
 	n.deliver(e)
+}
+
+// enterLocally is enter for frames of this node. The tunnel key is set early:
+// every way out of the node uses the same.
+func (n *network) enterLocally() string {
+	return fmt.Sprintf("set_field:0x%x->tun_id,%s", n.VNI, n.enter())
 }
 
 // guard lets pass what an endpoint may send and counts the rest.
@@ -45,14 +50,19 @@ func (b *builder) guard(in string, e ovs.Endpoint) {
 	// Before it has an address, a host reports its multicast groups from the
 	// unspecified one (RFC 3810 section 5.2.13).
 	b.flow(TableGuard, prioAddress, from+",icmp6,ipv6_src=::,icmp_type=143", pass)
+	b.lies(in)
+	b.flow(TableGuard, prioOther, from, pass)
+	b.flow(TableGuard, prioMACLie, in, "drop")
+}
+
+// lies drops what of IP, ARP and ND nothing before let pass.
+func (b *builder) lies(in string) {
 	for _, t := range []int{neighbourSolicitation, neighbourAdvertisement} {
 		b.flow(TableGuard, prioNeighbourLie, fmt.Sprintf("%s,icmp6,icmp_type=%d", in, t), "drop")
 	}
 	for _, proto := range []string{"arp", "ip", "ipv6", "rarp"} {
 		b.flow(TableGuard, prioAddressLie, in+","+proto, "drop")
 	}
-	b.flow(TableGuard, prioOther, from, pass)
-	b.flow(TableGuard, prioMACLie, in, "drop")
 }
 
 // ICMPv6 types (RFC 4861).

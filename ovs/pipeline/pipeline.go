@@ -23,6 +23,9 @@ type Options struct {
 	// VXLANPort and GenevePort are UDP ports; 0: the standard ones, 4789
 	// (RFC 7348) and 6081 (RFC 8926).
 	VXLANPort, GenevePort int
+	// Segments are the ports to local Ethernets. One whose network gives it no
+	// subnet keeps its port, and nothing is forwarded for it.
+	Segments []ovs.Segment
 }
 
 // Build returns the wanted state of the node whose view is given. Endpoints
@@ -48,6 +51,9 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	}
 	for _, e := range endpoints {
 		b.state.Ports = append(b.state.Ports, e.AsPort())
+	}
+	for _, s := range opt.Segments {
+		b.state.Ports = append(b.state.Ports, s.AsPort())
 	}
 	b.defaults()
 	for _, n := range v.Networks {
@@ -105,21 +111,32 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		}
 		net.endpoint(e)
 	}
+	rest := slices.Clone(open) // of unicast that no known MAC wants
+	for _, s := range b.opt.Segments {
+		i := slices.IndexFunc(n.Segments, func(x topology.Segment) bool { return x.Name == s.Name && s.Network == n.Name })
+		if i < 0 {
+			continue
+		}
+		locals, rest = append(locals, output(s.Port)), append(rest, output(s.Port))
+		net.segment(s.Port, n.Segments[i].Subnets)
+	}
 	if len(locals) > 0 {
 		net.flow(TableFlood, prioPort, "", strings.Join(locals, ","))
 	}
 
 	// Ports whose addresses nobody knows get what no known endpoint wants.
-	rest := "drop"
+	if len(rest) > 0 {
+		net.flow(TableLocal, prioRest, "", strings.Join(rest, ","))
+	}
+	unowned := "drop"
 	if len(open) > 0 {
-		rest = strings.Join(open, ",")
-		net.flow(TableLocal, prioRest, "", rest)
+		unowned = strings.Join(open, ",")
 	}
 	for _, p := range n.Prefixes() {
-		net.flow(TableSteer, prioUnowned, target(p), rest)
+		net.flow(TableSteer, prioUnowned, target(p), unowned)
 	}
 	for _, p := range n.Subnets {
-		net.flow(TableLocal, prioTarget, target(p), rest)
+		net.flow(TableLocal, prioTarget, target(p), unowned)
 		net.subnet(p, goTo(TableLocal))
 	}
 
@@ -193,6 +210,11 @@ func (n *network) findExceptions(endpoints []ovs.Endpoint) {
 	lengths := map[int]bool{}
 	for _, p := range n.Subnets {
 		lengths[p.Bits()] = true
+	}
+	for _, s := range n.Segments {
+		for _, p := range s.Subnets {
+			lengths[p.Bits()] = true
+		}
 	}
 	for _, peer := range n.Peers {
 		for _, p := range peer.Subnets {

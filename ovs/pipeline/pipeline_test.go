@@ -70,6 +70,15 @@ func endpoint(name, network string, ips ...string) ovs.Endpoint {
 	return e
 }
 
+// docker0 is a segment of host1.
+var docker0 = ovs.Segment{Name: "docker0", Network: "blue", Port: "bzdocker0"}
+
+func segmentSubnet(prefix string, node int) topology.Subnet {
+	s := subnet("blue", prefix, node)
+	s.Segment = "docker0"
+	return s
+}
+
 func threeHosts(t topology.Transport) *cluster {
 	return newCluster().put(
 		network("blue", 100, t, "10.1.0.0/16", "fd00:10:1::/48"),
@@ -103,6 +112,11 @@ func TestGolden(t *testing.T) {
 			[]ovs.Endpoint{endpoint("p", "blue", "10.1.200.1")}, pipeline.Options{Datapath: "system"},
 		},
 		"open-port": {threeHosts(topology.Geneve), []ovs.Endpoint{c1, endpoint("segment", "blue")}, pipeline.Options{Datapath: "system"}},
+		"segment": {
+			threeHosts(topology.VXLAN).put(
+				segmentSubnet("10.1.11.0/24", 1), segmentSubnet("fd00:10:1:b::/64", 1), segmentSubnet("10.1.12.0/24", 2)),
+			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "netdev", Segments: []ovs.Segment{docker0}},
+		},
 		"ipv6-underlay": {
 			newCluster().put(network("blue", 100, topology.VXLAN, "fd00:10:1::/48"),
 				topology.Node{Name: "a-host-with-a-long-name", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::1")}, Encapsulations: topology.Transports()},

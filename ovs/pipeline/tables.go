@@ -65,7 +65,9 @@ const (
 	prioDefault = 0
 
 	// classify, tunnel
-	prioPort = 100
+	prioPort     = 100
+	prioOwnMACs  = 120 // of a segment: its own range of derived MACs
+	prioMACTheft = 110 // and those of the rest of the network
 
 	// guard
 	prioNeighbour    = 120 // ND messages that say the truth
@@ -78,12 +80,15 @@ const (
 	// local and steer: ARP and ND
 	prioAnnounce  = 210 // gratuitous ARP is for everybody
 	prioAddrKnown = 200 // of one endpoint
+	prioInside    = 196 // between two addresses of one segment
+	prioToAll     = 195 // gratuitous ARP of a segment
 	prioTarget    = 190 // of a subnet
 	prioUnowned   = 180 // of the network, but nobody leases it
 	// local, steer and exact: by destination
-	prioBUM      = 150 // multicast, before ranges of unicast addresses
-	prioMAC      = 140
-	prioMACRange = 130
-	prioIPPrefix = 120
-	prioRest     = 110
+	prioBUM       = 150 // multicast, before ranges of unicast addresses
+	prioMAC       = 140
+	prioMACRange  = 130
+	prioIPPrefix  = 120
+	prioOtherMACs = 115
+	prioRest      = 110
 )

@@ -32,13 +32,13 @@ func (s *Store) ClaimSubnet(ctx context.Context, sub topology.Subnet) (topology.
 		}
 		if others := v.overlapping(sub.Network, sub.Prefix); len(others) > 0 {
 			o := others[0]
-			if o.Prefix == sub.Prefix && o.Node == sub.Node && v.malformed(o.Key()) == nil {
+			if o.Prefix == sub.Prefix && o.Node == sub.Node && o.Segment == sub.Segment && v.malformed(o.Key()) == nil {
 				out = o
 				return true, nil
 			}
 			return false, inTheWay(fmt.Sprintf("node %s: %s", sub.Node, item), o, v)
 		}
-		next := topology.Subnet{Network: sub.Network, Prefix: sub.Prefix, Node: sub.Node}
+		next := topology.Subnet{Network: sub.Network, Prefix: sub.Prefix, Node: sub.Node, Segment: sub.Segment}
 		resp, err := s.commit(ctx, txn{
 			cmps: []clientv3.Cmp{
 				s.sameBirth(next.Key(), 0),

@@ -32,6 +32,17 @@ import (
 // Errors: ErrNotFound, ErrInvalid (the network lacks that family), ErrFull,
 // ErrUnavailable.
 func (s *Store) LeaseSubnet(ctx context.Context, network, node string, f topology.Family, another bool) (topology.Subnet, error) {
+	return s.leaseSubnet(ctx, network, node, "", f, another)
+}
+
+// LeaseSegment is LeaseSubnet for one of the node's segments
+// (topology.Subnet.Segment): those subnets are told apart from the ones of
+// endpoints, and from those of other segments.
+func (s *Store) LeaseSegment(ctx context.Context, network, node, segment string, f topology.Family) (topology.Subnet, error) {
+	return s.leaseSubnet(ctx, network, node, segment, f, false)
+}
+
+func (s *Store) leaseSubnet(ctx context.Context, network, node, segment string, f topology.Family, another bool) (topology.Subnet, error) {
 	var out topology.Subnet
 	if err := topology.CheckName("network", network); err != nil {
 		return out, err
@@ -61,7 +72,7 @@ func (s *Store) LeaseSubnet(ctx context.Context, network, node string, f topolog
 		if !n.Prefix(f).IsValid() {
 			return false, invalid("network "+network, "lease only the families it has", "it has no %s prefix", f)
 		}
-		own := v.owned(network, node, f)
+		own := v.owned(network, node, segment, f)
 		if first && before == nil {
 			before = own
 		}
@@ -89,7 +100,7 @@ func (s *Store) LeaseSubnet(ctx context.Context, network, node string, f topolog
 		if err != nil {
 			return false, err
 		}
-		sub := topology.Subnet{Network: network, Prefix: p, Node: node}
+		sub := topology.Subnet{Network: network, Prefix: p, Node: node, Segment: segment}
 		resp, err := s.commit(ctx, txn{
 			cmps: []clientv3.Cmp{
 				s.sameBirth(sub.Key(), 0),
@@ -112,10 +123,11 @@ func (s *Store) LeaseSubnet(ctx context.Context, network, node string, f topolog
 	return out, err
 }
 
-// owned returns a node's subnets of one family in a network, by prefix.
-func (v view) owned(network, node string, f topology.Family) []topology.Subnet {
+// owned returns a node's subnets of one family and segment in a network, by
+// prefix.
+func (v view) owned(network, node, segment string, f topology.Family) []topology.Subnet {
 	return slices.DeleteFunc(v.NodeSubnets(network, node), func(sub topology.Subnet) bool {
-		return topology.FamilyOf(sub.Prefix.Addr()) != f
+		return topology.FamilyOf(sub.Prefix.Addr()) != f || sub.Segment != segment
 	})
 }
 
@@ -169,6 +181,9 @@ func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topolog
 		}
 		next := sub
 		next.Extra = mergeExtra(old.Extra, sub.Extra)
+		if next.Segment == "" && next.Node == old.Node {
+			next.Segment = old.Segment // who gives its addresses away does not change
+		}
 		if old.ModRevision != 0 && sameRecord(old, next) {
 			out = old
 			return true, nil

@@ -38,6 +38,10 @@ func newTraced(t *testing.T) traced {
 		put(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix(fmt.Sprintf("10.1.%d.0/24", i)), Node: host})
 		put(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix(fmt.Sprintf("fd00:10:1:%d::/64", i)), Node: host})
 	}
+	for _, p := range []string{"10.1.11.0/24", "fd00:10:1:11::/64"} {
+		put(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix(p), Node: "host1", Segment: "docker0"})
+	}
+	put(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.12.0/24"), Node: "host2", Segment: "docker0"})
 	put(topology.Subnet{Network: "red", Prefix: netip.MustParsePrefix("10.1.1.0/24"), Node: "host1"})
 	put(topology.Subnet{Network: "red", Prefix: netip.MustParsePrefix("10.1.2.0/24"), Node: "host2"})
 	put(topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.1.77"), Node: "host3", MAC: "02:42:0a:01:01:4d"})
@@ -51,7 +55,9 @@ func newTraced(t *testing.T) traced {
 		return e
 	}
 	endpoints := []ovs.Endpoint{end("c1", "blue", "10.1.1.2", "fd00:10:1:1::2"), end("c2", "blue", "10.1.1.3", "fd00:10:1:1::3"), end("r1", "red", "10.1.1.2")}
-	want := pipeline.Build(topology.NewSnapshot(1, kvs).View("host1"), endpoints, pipeline.Options{Bridge: "br-baize", Datapath: "system"})
+	want := pipeline.Build(topology.NewSnapshot(1, kvs).View("host1"), endpoints, pipeline.Options{
+		Bridge: "br-baize", Datapath: "system", Segments: []ovs.Segment{{Name: "docker0", Network: "blue", Port: "d0"}},
+	})
 
 	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize"})
 	require.NoError(t, err)
@@ -104,6 +110,9 @@ const (
 	macC1 = "02:42:0a:01:01:02"
 	macC2 = "02:42:0a:01:01:03"
 	bcast = "ff:ff:ff:ff:ff:ff"
+	// Containers on docker0 have any MAC.
+	random   = "be:ef:00:00:00:01"
+	toRandom = "dl_dst=be:ef:00:00:00:02"
 )
 
 func TestDecisions(t *testing.T) {
@@ -120,8 +129,8 @@ func TestDecisions(t *testing.T) {
 		"ARP for a pin":                   {"c1", arp(macC1, "10.1.1.2", "10.1.1.77"), []string{"vx-host3"}},
 		"ARP for nobody here":             {"c1", arp(macC1, "10.1.1.2", "10.1.1.99"), nil},
 		"ARP for an unleased address":     {"c1", arp(macC1, "10.1.1.2", "10.1.200.1"), nil},
-		"ARP outside the network":         {"c1", arp(macC1, "10.1.1.2", "172.16.0.1"), []string{"c2", "vx-host2", "vx-host3"}},
-		"gratuitous ARP":                  {"c1", arp(macC1, "10.1.1.2", "10.1.1.2"), []string{"c2", "vx-host2", "vx-host3"}},
+		"ARP outside the network":         {"c1", arp(macC1, "10.1.1.2", "172.16.0.1"), []string{"c2", "d0", "vx-host2", "vx-host3"}},
+		"gratuitous ARP":                  {"c1", arp(macC1, "10.1.1.2", "10.1.1.2"), []string{"c2", "d0", "vx-host2", "vx-host3"}},
 		"ARP probe":                       {"c1", arp(macC1, "0.0.0.0", "10.1.2.9"), []string{"vx-host2"}},
 		"ARP with a lie about the sender": {"c1", arp(macC1, "10.1.1.3", "10.1.2.9"), nil},
 		"ARP with a lie about the MAC":    {"c1", arp(macC2, "10.1.1.2", "10.1.2.9"), nil},
@@ -142,9 +151,9 @@ func TestDecisions(t *testing.T) {
 		"unicast to a pinned MAC":           {"c1", "dl_src=" + macC1 + ",dl_dst=02:42:0a:01:01:4d,tcp,nw_src=10.1.1.2,nw_dst=10.1.1.77", []string{"vx-host3"}},
 		"unknown MAC, IP of a node":         {"c1", "dl_src=" + macC1 + ",dl_dst=02:aa:00:00:00:01,tcp,nw_src=10.1.1.2,nw_dst=10.1.2.9", []string{"vx-host2"}},
 		"unknown MAC, IPv6 of a node":       {"c1", "dl_src=" + macC1 + ",dl_dst=02:aa:00:00:00:01,tcp6,ipv6_src=fd00:10:1:1::2,ipv6_dst=fd00:10:1:3::9", []string{"vx-host3"}},
-		"unknown unicast, not IP":           {"c1", "dl_src=" + macC1 + ",dl_dst=02:aa:00:00:00:01,dl_type=0x88b5", []string{"c2", "vx-host2", "vx-host3"}},
-		"broadcast":                         {"c1", "dl_src=" + macC1 + ",dl_dst=" + bcast + ",dl_type=0x88b5", []string{"c2", "vx-host2", "vx-host3"}},
-		"IP multicast":                      {"c1", "dl_src=" + macC1 + ",dl_dst=01:00:5e:01:02:03,udp,nw_src=10.1.1.2,nw_dst=239.1.2.3", []string{"c2", "vx-host2", "vx-host3"}},
+		"unknown unicast, not IP":           {"c1", "dl_src=" + macC1 + ",dl_dst=02:aa:00:00:00:01,dl_type=0x88b5", []string{"c2", "d0", "vx-host2", "vx-host3"}},
+		"broadcast":                         {"c1", "dl_src=" + macC1 + ",dl_dst=" + bcast + ",dl_type=0x88b5", []string{"c2", "d0", "vx-host2", "vx-host3"}},
+		"IP multicast":                      {"c1", "dl_src=" + macC1 + ",dl_dst=01:00:5e:01:02:03,udp,nw_src=10.1.1.2,nw_dst=239.1.2.3", []string{"c2", "d0", "vx-host2", "vx-host3"}},
 		"spoofed IPv4":                      {"c1", "dl_src=" + macC1 + ",dl_dst=" + macC2 + ",tcp,nw_src=10.1.1.4,nw_dst=10.1.1.3", nil},
 		"spoofed IPv6":                      {"c1", "dl_src=" + macC1 + ",dl_dst=" + macC2 + ",tcp6,ipv6_src=fd00:10:1:1::4,ipv6_dst=fd00:10:1:1::3", nil},
 		"spoofed MAC":                       {"c1", "dl_src=" + macC2 + ",dl_dst=" + bcast + ",dl_type=0x88b5", nil},
@@ -156,9 +165,37 @@ func TestDecisions(t *testing.T) {
 		"from a tunnel to a local MAC":           {"vx-host2", "tun_id=100,dl_src=02:42:0a:01:02:09,dl_dst=" + macC1 + ",tcp,nw_src=10.1.2.9,nw_dst=10.1.1.2", []string{"c1"}},
 		"the same MAC in the other network":      {"vx-host2", "tun_id=200,dl_src=02:42:0a:01:02:09,dl_dst=" + macC1 + ",tcp,nw_src=10.1.2.9,nw_dst=10.1.1.2", []string{"r1"}},
 		"ARP from a tunnel":                      {"vx-host2", "tun_id=100," + arp("02:42:0a:01:02:09", "10.1.2.9", "10.1.1.3"), []string{"c2"}},
-		"broadcast from a tunnel: split horizon": {"vx-host2", "tun_id=100,dl_src=02:42:0a:01:02:09,dl_dst=" + bcast + ",dl_type=0x88b5", []string{"c1", "c2"}},
+		"broadcast from a tunnel: split horizon": {"vx-host2", "tun_id=100,dl_src=02:42:0a:01:02:09,dl_dst=" + bcast + ",dl_type=0x88b5", []string{"c1", "c2", "d0"}},
 		"unicast for a third node":               {"vx-host2", "tun_id=100,dl_src=02:42:0a:01:02:09,dl_dst=02:42:0a:01:03:09,tcp,nw_src=10.1.2.9,nw_dst=10.1.3.9", nil},
-		"unknown tunnel key":                     {"vx-host2", "tun_id=300,dl_src=02:42:0a:01:02:09,dl_dst=" + bcast + ",dl_type=0x88b5", nil},
+
+		"ARP for docker0":                         {"c1", arp(macC1, "10.1.1.2", "10.1.11.1"), []string{"d0"}},
+		"ARP for docker0 of another":              {"c1", arp(macC1, "10.1.1.2", "10.1.12.1"), []string{"vx-host2"}},
+		"ND for docker0":                          {"c1", "dl_src=" + macC1 + ",dl_dst=33:33:ff:00:00:09,icmp6,ipv6_src=fd00:10:1:1::2,ipv6_dst=ff02::1:ff00:9,icmpv6_code=0,icmpv6_type=135,nd_target=fd00:10:1:11::9,nd_sll=" + macC1, []string{"d0"}},
+		"derived MAC on docker0":                  {"c1", "dl_src=" + macC1 + ",dl_dst=02:42:0a:01:0b:00,tcp,nw_src=10.1.1.2,nw_dst=10.1.11.0", []string{"d0"}},
+		"random MAC on docker0":                   {"c1", "dl_src=" + macC1 + "," + toRandom + ",tcp,nw_src=10.1.1.2,nw_dst=10.1.11.5", []string{"d0"}},
+		"random MAC on docker0 of another":        {"c1", "dl_src=" + macC1 + "," + toRandom + ",tcp,nw_src=10.1.1.2,nw_dst=10.1.12.5", []string{"vx-host2"}},
+		"ARP from docker0 for a remote address":   {"d0", arp(random, "10.1.11.5", "10.1.12.9"), []string{"vx-host2"}},
+		"ARP from docker0 for an endpoint":        {"d0", arp(random, "10.1.11.5", "10.1.1.2"), []string{"c1"}},
+		"ARP inside docker0 stays there":          {"d0", arp(random, "10.1.11.5", "10.1.11.4"), nil},
+		"ARP inside docker0, from its .0":         {"d0", arp(random, "10.1.11.0", "10.1.11.128"), nil},
+		"gratuitous ARP from docker0":             {"d0", arp(random, "10.1.11.5", "10.1.11.5"), []string{"c1", "c2", "vx-host2", "vx-host3"}},
+		"ARP probe from docker0 stays there":      {"d0", arp(random, "0.0.0.0", "10.1.11.5"), nil},
+		"ARP from docker0 with a lie":             {"d0", arp(random, "10.1.1.2", "10.1.12.9"), nil},
+		"ARP from docker0 with a theft":           {"d0", arp("02:42:0a:01:0c:05", "10.1.11.5", "10.1.12.9"), nil},
+		"broadcast from docker0":                  {"d0", "dl_src=" + random + ",dl_dst=" + bcast + ",dl_type=0x88b5", []string{"c1", "c2", "vx-host2", "vx-host3"}},
+		"unicast from docker0 to an endpoint":     {"d0", "dl_src=" + random + ",dl_dst=" + macC1 + ",tcp,nw_src=10.1.11.5,nw_dst=10.1.1.2", []string{"c1"}},
+		"unicast from docker0 to another docker0": {"d0", "dl_src=02:42:0a:01:0b:05," + toRandom + ",tcp,nw_src=10.1.11.5,nw_dst=10.1.12.5", []string{"vx-host2"}},
+		"unicast flooded inside docker0":          {"d0", "dl_src=" + random + "," + toRandom + ",tcp,nw_src=10.1.11.5,nw_dst=10.1.11.6", nil},
+		"spoofed address from docker0":            {"d0", "dl_src=" + random + ",dl_dst=" + macC1 + ",tcp,nw_src=10.1.1.3,nw_dst=10.1.1.2", nil},
+		"IPv6 from docker0":                       {"d0", "dl_src=" + random + ",dl_dst=" + macC1 + ",tcp6,ipv6_src=fd00:10:1:11::5,ipv6_dst=fd00:10:1:1::2", []string{"c1"}},
+		"spoofed IPv6 from docker0":               {"d0", "dl_src=" + random + ",dl_dst=" + macC1 + ",tcp6,ipv6_src=fd00:10:1:12::5,ipv6_dst=fd00:10:1:1::2", nil},
+		"advertisement of another's from docker0": {"d0", "dl_src=" + random + ",dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fe80::1,ipv6_dst=ff02::1,icmpv6_code=0,icmpv6_type=136,nd_target=fd00:10:1:1::2", nil},
+		"advertisement from docker0":              {"d0", "dl_src=" + random + ",dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fe80::1,ipv6_dst=ff02::1,icmpv6_code=0,icmpv6_type=136,nd_target=fd00:10:1:11::2", []string{"c1", "c2", "vx-host2", "vx-host3"}},
+		"from a tunnel to docker0":                {"vx-host2", "tun_id=100,dl_src=" + random + "," + toRandom + ",tcp,nw_src=10.1.12.9,nw_dst=10.1.11.5", []string{"d0"}},
+		"ARP from a tunnel for docker0":           {"vx-host2", "tun_id=100," + arp(random, "10.1.12.9", "10.1.11.0"), []string{"d0"}},
+		"unknown unicast from a tunnel":           {"vx-host2", "tun_id=100,dl_src=" + random + "," + toRandom + ",dl_type=0x88b5", []string{"d0"}},
+
+		"unknown tunnel key": {"vx-host2", "tun_id=300,dl_src=02:42:0a:01:02:09,dl_dst=" + bcast + ",dl_type=0x88b5", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x.t = t

@@ -61,6 +61,7 @@ type subnetItem struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Node     string       `json:"node"`
 	Reserved bool         `json:"reserved"`
+	Segment  string       `json:"segment,omitempty"`
 	Comment  string       `json:"comment,omitempty"`
 }
 
@@ -69,10 +70,14 @@ var subnetColumns = []column[subnetItem]{
 	{"PREFIX", false, func(s subnetItem) any { return s.Prefix }},
 	{"NODE", false, func(s subnetItem) any { return s.Node }},
 	{"KIND", false, func(s subnetItem) any {
+		kind := "lease"
 		if s.Reserved {
-			return "reservation"
+			kind = "reservation"
 		}
-		return "lease"
+		if s.Segment != "" {
+			kind += " for " + s.Segment
+		}
+		return kind
 	}},
 	{"COMMENT", true, func(s subnetItem) any { return s.Comment }},
 }
@@ -93,7 +98,7 @@ func (r *runner) subnetList(c *ucli.Context) error {
 		items := []subnetItem{}
 		for _, s := range snap.SortedSubnets() {
 			if (network == "" || s.Network == network) && (node == "" || s.Node == node) {
-				items = append(items, subnetItem{s.Network, s.Prefix, s.Node, s.Reserved, s.Comment})
+				items = append(items, subnetItem{s.Network, s.Prefix, s.Node, s.Reserved, s.Segment, s.Comment})
 			}
 		}
 		return listing(r, c, items, subnetColumns, "no subnet is leased or reserved")

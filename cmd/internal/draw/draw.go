@@ -116,7 +116,7 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 		t.Nodes = append(t.Nodes, Node{Name: n.Name, Hostname: n.Hostname, Status: StatusOf(s, n.Name), VTEPs: n.VTEPs, Datapath: n.Datapath})
 		views[n.Name] = s.View(n.Name)
 		for _, nv := range views[n.Name].Networks {
-			members[[2]string{nv.Name, n.Name}] = &Member{Node: n.Name, Subnets: nv.Subnets}
+			members[[2]string{nv.Name, n.Name}] = &Member{Node: n.Name, Subnets: nv.OwnSubnets()}
 		}
 	}
 	for _, e := range endpoints {

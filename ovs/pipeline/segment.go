@@ -1,0 +1,108 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"net/netip"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// segment writes all flows of the port to a local Ethernet: its subnets are
+// known, its hosts are not. Frames between two of its hosts are its own
+// business, though some of them come here as well: broadcasts, and what its
+// bridge has to flood.
+func (n *network) segment(port string, subnets []netip.Prefix) {
+	n.segmentGuard(inPort(port), subnets)
+	out := output(port)
+	if whole := n.Prefix(topology.IPv4); whole.IsValid() {
+		n.flow(TableLocal, prioOtherMACs, "dl_dst="+macRange(whole), "drop") // derived, and of another node
+	}
+	for _, p := range subnets {
+		n.subnet(p, goTo(TableLocal))
+		n.flow(TableLocal, prioTarget, target(p), out)
+		if p.Addr().Is6() {
+			n.to(TableLocal, prioIPPrefix, "ipv6,ipv6_dst=", p, out)
+			continue
+		}
+		n.to(TableLocal, prioIPPrefix, "ip,nw_dst=", p, out)
+		n.flow(TableLocal, prioMACRange, "dl_dst="+macRange(p), out)
+		n.gratuitous(p)
+	}
+}
+
+// segmentGuard lets pass what comes from an address of the segment, whatever
+// its MAC is; but nobody has a MAC that is derived from another subnet.
+func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
+	b, pass := n.b, goTo(TableSteer)
+	enter := n.enterLocally() + "," + goTo(TableGuard)
+	b.flow(TableClassify, prioPort, in, enter)
+	if whole := n.Prefix(topology.IPv4); whole.IsValid() {
+		b.flow(TableClassify, prioMACTheft, in+",dl_src="+macRange(whole), "drop")
+	}
+	// Every Ethernet has link-local addresses; here their owners are unknown.
+	neighbours := []string{"fe80::/10"}
+	for _, p := range subnets {
+		if p.Addr().Is6() {
+			neighbours = append(neighbours, p.String())
+			continue
+		}
+		b.flow(TableClassify, prioOwnMACs, in+",dl_src="+macRange(p), enter)
+		b.flow(TableGuard, prioAddress, in+",ip,nw_src="+p.String(), pass)
+		b.flow(TableGuard, prioAddress, in+",arp,arp_spa="+p.String(), pass)
+		// An ARP probe has no sender address yet (RFC 5227).
+		b.flow(TableGuard, prioAddress, in+",arp,arp_op=1,arp_spa=0.0.0.0,arp_tpa="+p.String(), pass)
+	}
+	for _, p := range neighbours {
+		b.flow(TableGuard, prioAddress, in+",ipv6,ipv6_src="+p, pass)
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=%s,icmp_type=%d", in, p, neighbourSolicitation), pass)
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=%s", in, neighbourAdvertisement, p), pass)
+		// Duplicate address detection (RFC 4862) asks without an address.
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=::,icmp_type=%d,nd_target=%s", in, neighbourSolicitation, p), pass)
+	}
+	// RFC 3810 section 5.2.13, as in guard.
+	b.flow(TableGuard, prioAddress, in+",icmp6,ipv6_src=::,icmp_type=143", pass)
+	b.lies(in)
+	b.flow(TableGuard, prioOther, in, pass)
+}
+
+// gratuitous tells ARP that two hosts of a segment exchange, which concerns
+// nobody else, from announcements, where sender and target are one and which
+// every cache is to hear (RFC 5227 section 3): OpenFlow cannot compare two
+// fields, but of two addresses that differ some bit is 1 in one and 0 in the
+// other.
+func (n *network) gratuitous(p netip.Prefix) {
+	b4 := p.Masked().Addr().As4()
+	base, mask := binary.BigEndian.Uint32(b4[:]), ^uint32(0)<<(32-p.Bits())
+	for bit := uint32(1) << 31; bit > 0; bit >>= 1 {
+		if mask&bit != 0 {
+			continue
+		}
+		zero, one := maskedIPv4(base, mask|bit), maskedIPv4(base|bit, mask|bit)
+		n.flow(TableSteer, prioInside, "arp,arp_spa="+zero+",arp_tpa="+one, goTo(TableLocal))
+		n.flow(TableSteer, prioInside, "arp,arp_spa="+one+",arp_tpa="+zero, goTo(TableLocal))
+	}
+	n.flow(TableSteer, prioToAll, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", p, p), goTo(TableReplicate))
+}
+
+// maskedIPv4 writes an address with a mask as ovs-ofctl does.
+func maskedIPv4(addr, mask uint32) string {
+	text := func(v uint32) string {
+		return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}).String()
+	}
+	ones := bits.LeadingZeros32(^mask)
+	switch {
+	case ones == 32:
+		return text(addr)
+	case mask == ^uint32(0)<<(32-ones):
+		return fmt.Sprintf("%s/%d", text(addr), ones)
+	}
+	return text(addr) + "/" + text(mask)
+}
+
+// macRange matches the MACs that are derived from the addresses of a subnet.
+func macRange(p netip.Prefix) string {
+	addr, mask := topology.MACRange(p)
+	return addr.String() + "/" + mask.String()
+}

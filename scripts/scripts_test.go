@@ -1,5 +1,3 @@
-// Package scripts holds no code: only the tests of the shell scripts that
-// stand between a newcomer and the first build.
 package scripts
 
 import (

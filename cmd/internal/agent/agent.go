@@ -26,6 +26,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -59,6 +60,14 @@ type Config struct {
 	LivenessTTL time.Duration
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
+	// DockerBridge is the bridge that Docker's containers without a network of
+	// their own hang on, docker0, which becomes a part of DockerNetwork; empty:
+	// it does not.
+	DockerBridge string
+	// DockerNetwork is empty where the node carries one network only.
+	DockerNetwork string
+	// DockerEnv is the file that says what Docker must be started with.
+	DockerEnv string
 	// Etcd says where the topology is.
 	Etcd etcdstore.Config
 	// Version is the program's.
@@ -93,6 +102,11 @@ func (c Config) Defaults() (Config, error) {
 	if !slices.Contains([]string{"auto", "system", "netdev"}, c.Datapath) {
 		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "datapath " + c.Datapath, What: "unknown", Remedy: "use auto, system (kernel) or netdev (userspace)"}
 	}
+	if c.DockerBridge != "" && c.DockerBridge != dockerBridge {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "--docker-bridge " + c.DockerBridge, What: "dockerd takes an address (--bip) for docker0 only",
+			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'"}
+	}
+	set(&c.DockerEnv, subnetenv.BaizeFile)
 	return c, topology.CheckName("node", c.Node)
 }
 
@@ -129,6 +143,7 @@ type Agent struct {
 	audit     bool
 	waiters   []chan error
 	pending   map[string]ovs.Endpoint // being attached: their addresses are taken
+	segment   segmentState
 }
 
 // Run runs an agent until ctx is done. It returns an error only where it
@@ -192,7 +207,7 @@ type task struct {
 }
 
 func (a *Agent) tasks(l net.Listener) []task {
-	return []task{
+	tasks := []task{
 		{"topology", a.watchTopology},
 		{"liveness", a.keepAlive},
 		{"membership", a.membershipLoop},
@@ -203,6 +218,10 @@ func (a *Agent) tasks(l net.Listener) []task {
 		{"reconcile", a.reconcileLoop},
 		{"api", func(ctx context.Context) error { return api.Serve(ctx, l, a) }},
 	}
+	if a.cfg.DockerBridge != "" {
+		tasks = append(tasks, task{"docker0", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.hangOn) }})
+	}
+	return tasks
 }
 
 func (a *Agent) run(ctx context.Context) error {
@@ -402,6 +421,6 @@ func nodeID(dir string) (string, error) {
 	return id, nil
 }
 
-func (a *Agent) options() pipeline.Options {
-	return pipeline.Options{Bridge: a.cfg.Bridge, Datapath: a.datapath, VXLANPort: a.cfg.VXLANPort, GenevePort: a.cfg.GenevePort}
+func (a *Agent) options(segments []ovs.Segment) pipeline.Options {
+	return pipeline.Options{Bridge: a.cfg.Bridge, Datapath: a.datapath, VXLANPort: a.cfg.VXLANPort, GenevePort: a.cfg.GenevePort, Segments: segments}
 }

@@ -60,8 +60,6 @@ if [ "${1:-lab}" = test ]; then
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
 	need systemd systemd-analyze
-	need dash dash
-	need bash bash
 fi
 
 packages=${packages# }

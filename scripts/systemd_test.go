@@ -43,5 +43,6 @@ func TestDockerDropInFailsClosed(t *testing.T) {
 	require.True(t, ok)
 	file, _, _ = strings.Cut(file, "\n")
 	assert.Contains(t, text, " -d "+file+"\n")
-	assert.Contains(t, text, "$DOCKER_OPTS\n")
+	assert.Contains(t, text, " $BAIZE_DOCKER_OPTS\n")
+	assert.Contains(t, text, " -k BAIZE_DOCKER_OPTS ")
 }

@@ -25,7 +25,7 @@ const (
 	agentDropIn   = "/etc/systemd/system/baize.service.d/docker.conf"
 	packaged      = "/usr/lib/baize/mk-docker-opts.sh"
 	local         = "/usr/local/lib/baize/mk-docker-opts.sh"
-	optionsOfUnit = "$DOCKER_OPTS"
+	optionsOfUnit = "$BAIZE_DOCKER_OPTS"
 )
 
 // unitFiles is where systemd looks for docker.service, first wins

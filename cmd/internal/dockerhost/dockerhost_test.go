@@ -53,7 +53,7 @@ func TestThereAndBack(t *testing.T) {
 	require.NoError(t, h.Apply(changes))
 	after := tree(t, h)
 	assert.Len(t, after, len(before)+3)
-	assert.Contains(t, after[dropIn], "\nExecStart=\nExecStart=/usr/bin/dockerd -H fd://    --containerd=/run/containerd/containerd.sock $DOCKER_OPTS\n")
+	assert.Contains(t, after[dropIn], "\nExecStart=\nExecStart=/usr/bin/dockerd -H fd://    --containerd=/run/containerd/containerd.sock $BAIZE_DOCKER_OPTS\n")
 	assert.Contains(t, after[dropIn], "/usr/local/lib/baize/mk-docker-opts.sh -c ")
 	assert.Contains(t, after["/etc/systemd/system/baize.service.d/docker.conf"], "BAIZE_DOCKER_BRIDGE=docker0\nEnvironment=BAIZE_DOCKER_NETWORK=blue\n")
 	info, err := os.Stat(h.Root + "/usr/local/lib/baize/mk-docker-opts.sh")
@@ -82,7 +82,7 @@ func TestWhatIsThereIsUsed(t *testing.T) {
 	changes, err := h.Plan()
 	require.NoError(t, err)
 	require.Len(t, changes, 2, "the packaged script is used")
-	assert.Contains(t, string(changes[0].Text), "\nExecStart=/opt/dockerd $DOCKER_OPTS --debug\n")
+	assert.Contains(t, string(changes[0].Text), "\nExecStart=/opt/dockerd $DOCKER_OPTS --debug $BAIZE_DOCKER_OPTS\n", "the operator's own options stay")
 	assert.Contains(t, string(changes[0].Text), " /usr/lib/baize/mk-docker-opts.sh ")
 }
 

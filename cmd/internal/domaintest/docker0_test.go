@@ -186,6 +186,13 @@ func TestDocker0(t *testing.T) {
 		})
 	})
 
+	t.Run("ovs-vswitchd is killed", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL))
+		require.NoError(t, d.Host("host1").AwaitService(t.Context(), lab.ServiceVswitchd))
+		d.patiently("another host after a restart of ovs-vswitchd", "host1", ping(addrs["host3"])...)
+	})
+
 	t.Run("what somebody changed is named", func(t *testing.T) {
 		d := &domain{d.Lab, t}
 		named := func(part string) {

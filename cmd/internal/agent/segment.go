@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
@@ -127,6 +128,21 @@ func (a *Agent) segmentView(v topology.View) (n topology.NetworkView, s topology
 		}
 	}
 	return n, s, false
+}
+
+func apiSegments(observed ovs.Observed, v topology.View) []api.Segment {
+	var out []api.Segment
+	for _, s := range observed.Segments() {
+		x := api.Segment{Name: s.Name, Network: s.Network, Port: s.Port, Subnets: []netip.Prefix{}}
+		n, _ := v.Find(s.Network)
+		for _, t := range n.Segments {
+			if t.Name == s.Name {
+				x.Subnets = t.Subnets
+			}
+		}
+		out = append(out, x)
+	}
+	return out
 }
 
 // hangOn makes docker0's end of the pair its port as soon as Docker has made

@@ -90,6 +90,10 @@ func TestDocker0(t *testing.T) {
 		assert.True(t, e.Subnet.Contains(ip), "%s has %s, its lease is %s", host, ip, e.Subnet)
 		// The first container has the lease's own address.
 		assert.Equal(t, e.Subnet.Addr(), ip)
+		if s := d.status(host).Segments; assert.Len(t, s, 1) {
+			assert.Equal(t, "docker0", s[0].Name)
+			assert.Equal(t, []netip.Prefix{e.Subnet, e.IPv6Subnet}, s[0].Subnets)
+		}
 		for _, x := range d.status(host).Endpoints {
 			assert.NotContains(t, e.Subnet.String(), x.IPs[0].String(), "an endpoint has one of docker0's addresses")
 		}

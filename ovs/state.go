@@ -15,7 +15,7 @@ import (
 // (ovs-vswitchd.conf.db(5), "Common Columns").
 const (
 	KeyOwner    = "baize"          // on bridges and ports: Owner
-	KeyRole     = "baize-role"     // RoleTunnel or RoleEndpoint
+	KeyRole     = "baize-role"     // RoleTunnel, RoleEndpoint or RoleHost
 	KeyNode     = "baize-node"     // tunnel: the peer; bridge: this node
 	KeyEncap    = "baize-encap"    // tunnel: vxlan, gre, geneve
 	KeyNetwork  = "baize-network"  // endpoint: its network
@@ -24,6 +24,7 @@ const (
 	KeyEndpoint = "baize-endpoint" // endpoint: its name
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
+	KeyMTU      = "baize-mtu"      // host: its MTU, which Open vSwitch would choose itself
 	KeyLabel    = "baize-label-"   // endpoint: begins the key of each label
 
 	// KeyRestoreWait, on the row of Open_vSwitch, says that RestoreWait is
@@ -40,6 +41,7 @@ const (
 
 	RoleTunnel   = "tunnel"
 	RoleEndpoint = "endpoint"
+	RoleHost     = "host" // the host's own port in a network
 )
 
 // DefaultBridge is the integration bridge unless another is named.

@@ -214,7 +214,7 @@ func Cleanup() ([]Route, error) {
 
 // watchPause is the least time between two calls of fire: a host with a full
 // table of a routing daemon changes all the time.
-const watchPause = 20 * time.Millisecond
+const watchPause = 100 * time.Millisecond
 
 // Watch calls fire once at the start and whenever a route of this host
 // changes, until ctx ends; it then returns ctx's error. fire is a trigger to

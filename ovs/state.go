@@ -15,7 +15,7 @@ import (
 // (ovs-vswitchd.conf.db(5), "Common Columns").
 const (
 	KeyOwner    = "baize"          // on bridges and ports: Owner
-	KeyRole     = "baize-role"     // RoleTunnel, RoleEndpoint or RoleSegment
+	KeyRole     = "baize-role"     // RoleTunnel, RoleEndpoint, RoleSegment or RoleHost
 	KeyNode     = "baize-node"     // tunnel: the peer; bridge: this node
 	KeyEncap    = "baize-encap"    // tunnel: vxlan, gre, geneve
 	KeyNetwork  = "baize-network"  // endpoint: its network
@@ -24,6 +24,7 @@ const (
 	KeyEndpoint = "baize-endpoint" // endpoint: its name
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
+	KeyMTU      = "baize-mtu"      // host: its MTU, which Open vSwitch would choose itself
 	KeyLabel    = "baize-label-"   // endpoint: begins the key of each label
 	KeySegment  = "baize-segment"  // segment: the local Ethernet it leads to
 
@@ -42,6 +43,7 @@ const (
 	RoleTunnel   = "tunnel"
 	RoleEndpoint = "endpoint"
 	RoleSegment  = "segment"
+	RoleHost     = "host" // the host's own port in a network
 )
 
 // DefaultBridge is the integration bridge unless another is named.

@@ -27,7 +27,7 @@ func TestEncodeDecode(t *testing.T) {
 	n.Meta = meta
 	records := []topology.Record{
 		n,
-		topology.Node{Name: "host1", ID: "x", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.11"), netip.MustParseAddr("fd77::11")}, Encapsulations: topology.Transports(), Meta: meta},
+		topology.Node{Name: "host1", ID: "x", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.11"), netip.MustParseAddr("fd77::11")}, Encapsulations: topology.Encapsulations(), Meta: meta},
 		topology.Liveness{Node: "host1", ID: "x", Hostname: "h", Epoch: "e", Meta: meta},
 		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.5.0/24"), Node: "host1", Meta: meta},
 		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:5::/64"), Reserved: true, Comment: "printers", Meta: meta},

@@ -8,7 +8,12 @@ package topology
 //	VXLAN   8 UDP + 8 VXLAN               RFC 7348
 //	GRE     4 GRE + 4 key                 RFC 2890
 //	Geneve  8 UDP + 8 Geneve, no options  RFC 8926
+//
+// Route has none; Auto has that of its tunnel, which some packets take.
 func Overhead(t Transport, underlay Family) int {
+	if t = t.Tunnel(); t == "" {
+		return 0
+	}
 	const ethernet = 14
 	ip := 20
 	if underlay == IPv6 {

@@ -56,11 +56,17 @@ type Segment struct {
 // Peer is another node that carries a network, and how to reach it.
 type Peer struct {
 	Node      string
-	Encap     Transport
+	Encap     Transport  // "" where the network has no tunnels
 	Local     netip.Addr // this node's VTEP
 	Remote    netip.Addr // the peer's VTEP
 	RemoteMAC string     // its link address, where known
-	Subnets   []netip.Prefix
+	// VTEPs are all its underlay addresses: packets that are not encapsulated
+	// go by the one of their own family.
+	VTEPs   []netip.Addr
+	Subnets []netip.Prefix
+	// Bridged are those of Subnets that are of its segments: in an Auto network,
+	// frames for them are frames all the way.
+	Bridged []netip.Prefix
 }
 
 // Find returns the view of one network.
@@ -90,6 +96,12 @@ func (s *Snapshot) View(node string) View {
 		}
 		nv := NetworkView{Network: c.Network, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
 		nv.Subnets, nv.Segments = r.divide(name, own.subnets)
+		if len(nv.Segments) > 0 {
+			if err := c.CheckSegment(nv.Segments[0].Name); err != nil {
+				v.Problems = append(v.Problems, AsProblem(err))
+				nv.Segments = nil
+			}
+		}
 		for _, m := range c.sorted() {
 			if m == own {
 				continue
@@ -100,6 +112,9 @@ func (s *Snapshot) View(node string) View {
 				continue
 			}
 			peer.Subnets = m.subnets
+			if c.Transport == Auto {
+				peer.Bridged = r.bridged(name, m.subnets)
+			}
 			nv.Peers = append(nv.Peers, peer)
 		}
 		if p := checkMTU(v.Node, c.Network); p != nil {
@@ -128,13 +143,24 @@ func (r *resolved) divide(network string, own []netip.Prefix) (endpoints []netip
 	return endpoints, segments
 }
 
+// bridged returns the subnets that are of segments.
+func (r *resolved) bridged(network string, subnets []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range subnets {
+		if r.Subnets[SubnetID{network, p}].Segment != "" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // connect chooses the addresses of a tunnel: IPv4 where both have it.
 func connect(self, peer *Node, n Network) (Peer, *Problem) {
 	for _, x := range [...]*Node{self, peer} {
-		if !slices.Contains(x.Encapsulations, n.Transport) {
+		if t := n.Transport.Tunnel(); t != "" && !slices.Contains(x.Encapsulations, t) {
 			return Peer{}, &Problem{
 				Item:   fmt.Sprintf("node %s, network %s", x.Name, n.Name),
-				What:   fmt.Sprintf("its datapath cannot do %s", n.Transport),
+				What:   fmt.Sprintf("its datapath cannot do %s", t),
 				Remedy: "choose another transport for the network, or update Open vSwitch on the node",
 			}
 		}
@@ -143,7 +169,7 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 		local, ok1 := self.VTEP(f)
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
-			return Peer{Node: peer.Name, Encap: n.Transport, Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC}, nil
+			return Peer{Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs}, nil
 		}
 	}
 	return Peer{}, &Problem{
@@ -175,6 +201,7 @@ type resolved struct {
 	*Snapshot
 	excluded map[string]bool // nodes
 	networks map[string]*carried
+	routed   map[string]Network // those that kernels forward, by name
 	problems []Problem
 }
 
@@ -228,7 +255,7 @@ func (s *Snapshot) Validate() []Problem { return s.resolve().problems }
 // resolve leaves out what contradicts an older record: the older one wins,
 // because endpoints may already depend on it.
 func (s *Snapshot) resolve() resolved {
-	r := resolved{Snapshot: s, excluded: map[string]bool{}, networks: make(map[string]*carried, len(s.Networks))}
+	r := resolved{Snapshot: s, excluded: map[string]bool{}, networks: make(map[string]*carried, len(s.Networks)), routed: map[string]Network{}}
 	for _, k := range slices.Sorted(maps.Keys(s.Malformed)) {
 		r.problems = append(r.problems, s.Malformed[k])
 	}
@@ -253,7 +280,15 @@ func (r *resolved) resolveNetworks() {
 				"VNI %d is used by network %s already: this network is not carried", n.VNI, first)
 			continue
 		}
+		if o, p, clash := routedClash(n, maps.Values(r.routed)); clash {
+			r.report(n.Key(), "choose another transport for one of the two, or delete it and create it with another prefix",
+				"%s", clashText(n, o, p)+": this network is not carried")
+			continue
+		}
 		byVNI[n.VNI] = n.Name
+		if n.Transport.Routed() {
+			r.routed[n.Name] = n
+		}
 		r.networks[n.Name] = &carried{Network: n, members: map[string]*member{}}
 	}
 }

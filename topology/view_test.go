@@ -14,7 +14,7 @@ import (
 func host(i int) topology.Node {
 	return topology.Node{
 		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprint(i), VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)})},
-		Encapsulations: topology.Transports(), UnderlayMTU: 1500,
+		Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500,
 	}
 }
 

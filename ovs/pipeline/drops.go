@@ -27,6 +27,10 @@ func DropReason(f ovs.Flow) string {
 		return "ARP or ND for an address of this node without an endpoint"
 	case f.Table == TableLocal:
 		return "for a MAC of this node without an endpoint"
+	case f.Table == TableSteer && f.Priority == prioMACRange:
+		return "not IP, in a network that is routed"
+	case f.Table == TableAnswer:
+		return "duplicate address detection of an address that lives elsewhere"
 	case f.Table == TableSteer:
 		return "ARP or ND for an address nobody leases"
 	case f.Table == TableFlood:

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
 )
 
 // endpoint writes all flows of one local endpoint.
@@ -13,11 +14,11 @@ func (n *network) endpoint(e ovs.Endpoint) {
 	in := inPort(e.Port)
 	enter := n.enterLocally()
 	if e.MAC == nil {
-		n.b.flow(TableClassify, prioPort, in, enter+","+goTo(TableSteer))
+		n.b.flow(TableClassify, prioPort, in, enter+","+goTo(n.first()))
 		return
 	}
 	n.b.flow(TableClassify, prioPort, in, enter+","+goTo(TableGuard))
-	n.b.guard(in, e)
+	n.b.guard(in, e, goTo(n.first()))
 	n.deliver(e)
 }
 
@@ -27,9 +28,16 @@ func (n *network) enterLocally() string {
 	return fmt.Sprintf("set_field:0x%x->tun_id,%s", n.VNI, n.enter())
 }
 
+// first returns the table in which a frame of an endpoint is steered first.
+func (n *network) first() int {
+	if n.Transport == topology.Auto {
+		return TableDirect
+	}
+	return TableSteer
+}
+
 // guard lets pass what an endpoint may send and counts the rest.
-func (b *builder) guard(in string, e ovs.Endpoint) {
-	pass := goTo(TableSteer)
+func (b *builder) guard(in string, e ovs.Endpoint, pass string) {
 	mac := e.MAC.String()
 	from := in + ",dl_src=" + mac
 	for _, a := range e.IPs {
@@ -38,7 +46,7 @@ func (b *builder) guard(in string, e ovs.Endpoint) {
 			b.flow(TableGuard, prioAddress, from+",arp,arp_spa="+a.String()+",arp_sha="+mac, pass)
 			continue
 		}
-		b.guardIPv6(from, mac, a)
+		b.guardIPv6(from, mac, a, pass)
 	}
 	if len(e.IPs) > 0 {
 		// An ARP probe has no sender address yet (RFC 5227).
@@ -46,7 +54,7 @@ func (b *builder) guard(in string, e ovs.Endpoint) {
 	}
 	// Every Ethernet has IPv6 link-local addresses, whatever the network's own
 	// prefixes are.
-	b.guardIPv6(from, mac, ovs.LinkLocal(e.MAC))
+	b.guardIPv6(from, mac, ovs.LinkLocal(e.MAC), pass)
 	// Before it has an address, a host reports its multicast groups from the
 	// unspecified one (RFC 3810 section 5.2.13).
 	b.flow(TableGuard, prioAddress, from+",icmp6,ipv6_src=::,icmp_type=143", pass)
@@ -71,8 +79,7 @@ const (
 	neighbourAdvertisement = 136
 )
 
-func (b *builder) guardIPv6(from, mac string, a netip.Addr) {
-	pass := goTo(TableSteer)
+func (b *builder) guardIPv6(from, mac string, a netip.Addr, pass string) {
 	b.flow(TableGuard, prioAddress, from+",ipv6,ipv6_src="+a.String(), pass)
 	// The link address option may be left out, and is in the answer to a
 	// unicast solicitation (RFC 4861 section 7.2.4); OVS then sees zeros.

@@ -26,6 +26,10 @@ type Options struct {
 	// Segments are the ports to local Ethernets. One whose network gives it no
 	// subnet keeps its port, and nothing is forwarded for it.
 	Segments []ovs.Segment
+	// Direct are the prefixes of other nodes, subnets and pins, that this
+	// host's kernel routes at this moment. It is observed: what of an Auto
+	// network is not in it takes the tunnel.
+	Direct map[netip.Prefix]bool
 }
 
 // Build returns the wanted state of the node whose view is given. Endpoints
@@ -100,10 +104,14 @@ const multicast = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 	net := &network{NetworkView: n, b: b, match: fmt.Sprintf("metadata=0x%x", n.VNI), exact: map[netip.Prefix]bool{}, known: map[place]bool{}}
 	net.findExceptions(endpoints)
+	net.host()
 
 	b.flow(TableTunnel, prioPort, fmt.Sprintf("tun_id=0x%x", n.VNI), net.enter()+","+goTo(TableLocal))
 
 	var locals, open []string
+	if net.hostPort != "" {
+		locals = append(locals, output(net.hostPort))
+	}
 	for _, e := range endpoints {
 		locals = append(locals, output(e.Port))
 		if e.MAC == nil {
@@ -143,14 +151,23 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 	tunnels := make([]string, 0, len(n.Peers))
 	for i := range n.Peers {
 		peer := &n.Peers[i]
+		if peer.Encap == "" {
+			net.routed(peer)
+			continue
+		}
 		out := output(b.tunnel(peer))
 		tunnels = append(tunnels, out)
 		for _, p := range peer.Subnets {
 			net.subnet(p, out)
+			net.direct(p)
 		}
 	}
 	net.replicate(tunnels)
-	net.pins(tunnels)
+	if n.Transport == topology.Route {
+		net.routedPins()
+	} else {
+		net.pins(tunnels)
+	}
 }
 
 // once writes a flow unless its match has one: two endpoints with one address
@@ -179,6 +196,9 @@ type network struct {
 	// entry for a node instead of one for each remote container.
 	exact map[netip.Prefix]bool
 	known map[place]bool
+	// hostPort is the name of the host's own port; "" where there is none.
+	// toHost are the actions of a frame for the host's kernel to route.
+	hostPort, toHost string
 }
 
 func (n *network) flow(table, priority int, match, actions string) {
@@ -320,6 +340,7 @@ func (n *network) pins(tunnels []string) {
 			n.once(TableSteer, prioAddrKnown, target(single(p.Addr)), out)
 			n.once(TableExact, prioMAC, "dl_dst="+p.MAC, out)
 		}
+		n.directPin(p)
 	}
 }
 

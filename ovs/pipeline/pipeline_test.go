@@ -51,7 +51,7 @@ func node(i int) topology.Node {
 	return topology.Node{
 		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprintf("id%d", i),
 		VTEPs:          []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})},
-		Encapsulations: topology.Transports(), UnderlayMTU: 1500,
+		Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500,
 	}
 }
 
@@ -111,6 +111,20 @@ func TestGolden(t *testing.T) {
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.200.1"), Node: "host1", MAC: "02:42:0a:01:c8:01"}),
 			[]ovs.Endpoint{endpoint("p", "blue", "10.1.200.1")}, pipeline.Options{Datapath: "system"},
 		},
+		"route": {
+			threeHosts(topology.Route).put(
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("fd00:10:1:5::4d"), Node: "host2", MAC: "02:42:0a:01:05:4d"}),
+			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "system"},
+		},
+		"auto": {
+			threeHosts(topology.Auto).put(
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
+				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.7.78"), Node: "host3", MAC: "02:42:0a:01:07:4e"}),
+			// host2 is on-link, host3 is not.
+			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "system", Direct: map[netip.Prefix]bool{
+				netip.MustParsePrefix("10.1.7.0/24"): true, netip.MustParsePrefix("fd00:10:1:7::/64"): true, netip.MustParsePrefix("10.1.5.77/32"): true}},
+		},
 		"open-port": {threeHosts(topology.Geneve), []ovs.Endpoint{c1, endpoint("segment", "blue")}, pipeline.Options{Datapath: "system"}},
 		"segment": {
 			threeHosts(topology.VXLAN).put(
@@ -119,8 +133,8 @@ func TestGolden(t *testing.T) {
 		},
 		"ipv6-underlay": {
 			newCluster().put(network("blue", 100, topology.VXLAN, "fd00:10:1::/48"),
-				topology.Node{Name: "a-host-with-a-long-name", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::1")}, Encapsulations: topology.Transports()},
-				topology.Node{Name: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::2")}, Encapsulations: topology.Transports()},
+				topology.Node{Name: "a-host-with-a-long-name", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::1")}, Encapsulations: topology.Encapsulations()},
+				topology.Node{Name: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::2")}, Encapsulations: topology.Encapsulations()},
 				subnet("blue", "fd00:10:1:5::/64", 1),
 				topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:6::/64"), Node: "a-host-with-a-long-name"}),
 			[]ovs.Endpoint{endpoint("c1", "blue", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "system"},

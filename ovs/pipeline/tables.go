@@ -11,8 +11,10 @@ const (
 	TableClassify  = 0
 	TableTunnel    = 5
 	TableGuard     = 10
+	TableDirect    = 15
 	TableSteer     = 20
 	TableExact     = 25
+	TableAnswer    = 27
 	TableLocal     = 30
 	TableReplicate = 40 // to 59: a long replication list continues in the next table
 	TableFlood     = 60
@@ -38,8 +40,10 @@ func Tables() []Table {
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
+		{TableDirect, "direct", "only networks of transport auto: may the packet go to its node without encapsulation?"},
 		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},
 		{TableExact, "exact", "what no range tells: pinned and static MACs, then unknown MACs by IP prefix"},
+		{TableAnswer, "answer", "only networks of transport route: neighbour solicitations of remote addresses, answered for the gateway's MAC"},
 		{TableLocal, "local", "delivery to local endpoints: by ARP or ND target, then by MAC; the only way for frames out of tunnels"},
 		{TableReplicate, "replicate", "broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network"},
 		{TableFlood, "flood", "broadcast and multicast: one copy to each local endpoint of the network"},
@@ -78,6 +82,10 @@ const (
 	prioOther        = 80  // other EtherTypes from the right MAC
 	prioMACLie       = 70  // anything else of the port
 
+	// direct
+	prioHops   = 120 // packets that routers would change too much
+	prioDirect = 110
+
 	// local and steer: ARP and ND
 	prioAnnounce  = 210 // gratuitous ARP is for everybody
 	prioAddrKnown = 200 // of one endpoint
@@ -86,10 +94,12 @@ const (
 	prioTarget    = 190 // of a subnet
 	prioUnowned   = 180 // of the network, but nobody leases it
 	// local, steer and exact: by destination
-	prioBUM       = 150 // multicast, before ranges of unicast addresses
-	prioMAC       = 140
-	prioMACRange  = 130
-	prioIPPrefix  = 120
-	prioOtherMACs = 115
-	prioRest      = 110
+	prioBUM        = 150 // multicast, before ranges of unicast addresses
+	prioMAC        = 140
+	prioMACRangeIP = 135 // IP to MACs in it
+	prioMACRange   = 130
+	prioIPDirect   = 125
+	prioIPPrefix   = 120
+	prioOtherMACs  = 115
+	prioRest       = 110
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/ovn-org/libovsdb/ovsdb"
@@ -316,15 +317,31 @@ func (t *txn) ensurePort(bridge string, p ovs.Port) (string, error) {
 	}
 	t.guard(vswitchd.PortTable, p.Name, old.ExternalIDs)
 	ifc := t.r.interfaceOf(old)
-	t.update(vswitchd.InterfaceTable, ifc.UUID, ovsdb.Row{"type": p.Type, "options": dict(p.Options)})
+	t.update(vswitchd.InterfaceTable, ifc.UUID, interfaceRow(p))
 	if m := setKeys("external_ids", old.ExternalIDs, p.ExternalIDs); len(m) > 0 {
 		t.mutate(vswitchd.PortTable, old.UUID, m)
 	}
 	return "", nil
 }
 
+// interfaceRow is what a port says of its interface. Of a host's port Open
+// vSwitch sets MAC and MTU as well: left alone, it would choose both.
+func interfaceRow(p ovs.Port) ovsdb.Row {
+	row := ovsdb.Row{"type": p.Type, "options": dict(p.Options)}
+	if p.Role() != ovs.RoleHost {
+		return row
+	}
+	row["mac"] = optional(p.ExternalIDs[ovs.KeyMAC])
+	if mtu, err := strconv.Atoi(p.ExternalIDs[ovs.KeyMTU]); err == nil {
+		row["mtu_request"] = mtu
+	}
+	return row
+}
+
 func (t *txn) insertPort(p ovs.Port) string {
-	ifc := t.insert(vswitchd.InterfaceTable, ovsdb.Row{"name": p.Name, "type": p.Type, "options": dict(p.Options)})
+	row := interfaceRow(p)
+	row["name"] = p.Name
+	ifc := t.insert(vswitchd.InterfaceTable, row)
 	return t.insert(vswitchd.PortTable, ovsdb.Row{
 		"name": p.Name, "interfaces": ovsdb.UUID{GoUUID: ifc}, "external_ids": dict(p.ExternalIDs),
 	})

@@ -24,7 +24,8 @@ const firstVNI = 100
 // that the VNI was chosen from.
 //
 // Errors: ErrInvalid; ErrExists when the name is taken; ErrConflict when the
-// VNI is, naming the network that has it.
+// VNI is, or an address of a network that is routed, naming the network that
+// has it.
 func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology.Network, error) {
 	n = n.Defaults()
 	chosen := n.VNI != 0
@@ -47,6 +48,9 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 			return false, err
 		}
 		if err := checkVNI(v.Networks, n); err != nil {
+			return false, err
+		}
+		if err := topology.CheckRouted(n, v.Networks); err != nil {
 			return false, err
 		}
 		resp, err := s.commit(ctx, txn{
@@ -133,7 +137,14 @@ func (s *Store) UpdateNetwork(ctx context.Context, name string, change func(*top
 		if err := checkVNI(v.Networks, n); err != nil {
 			return false, err
 		}
+		if err := topology.CheckRouted(n, v.Networks); err != nil {
+			return false, err
+		}
 		cmps := []clientv3.Cmp{s.unchanged(n.Key(), old.ModRevision)}
+		if n.Transport.Routed() && !old.Transport.Routed() {
+			// No other network of these addresses may become routed meanwhile.
+			cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
+		}
 		if what := structure(old, n); what != "" {
 			if err := v.inUse(name, what+" cannot change"); err != nil {
 				return false, err

@@ -26,6 +26,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/route"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
@@ -215,6 +216,7 @@ func (a *Agent) tasks(l net.Listener) []task {
 		{"openflow", a.watchFlows},
 		{"restore", func(ctx context.Context) error { return a.restore.run(ctx, a.db, a.log) }},
 		{"links", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.rejoin) }},
+		{"routes", func(ctx context.Context) error { return route.Watch(ctx, a.poke) }},
 		{"reconcile", a.reconcileLoop},
 		{"api", func(ctx context.Context) error { return api.Serve(ctx, l, a) }},
 	}

@@ -51,6 +51,11 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	if cleared {
 		report = append(report, "removed other_config:"+ovs.RestoreWait)
 	}
+	routes, err := cleanRoutes()
+	report = append(report, routes...)
+	if err != nil {
+		return report, err
+	}
 	devices, err := hostnet.Veths(hostnet.HostPrefix)
 	if err != nil {
 		return nil, err

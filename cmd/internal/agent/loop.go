@@ -109,12 +109,27 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 		return err
 	}
 	segments, segmentProblems := a.attachSegment(ctx, p.view, audit)
-	want := pipeline.Build(p.view, endpoints, a.options(segments))
-	out, err := converge(ctx, a.db, a.flows, want, observed, audit)
-	p.outcome = out
-	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints), segmentProblems)
+	// Make before break, in the kernel as in the switch: routes come before the
+	// flows that lead to them, and go after them.
+	p.routes, err = a.makeRoutes(p.view, observed)
 	if err != nil {
 		return err
+	}
+	options := a.options(segments)
+	options.Direct = p.routes.direct
+	want := pipeline.Build(p.view, endpoints, options)
+	out, err := converge(ctx, a.db, a.flows, want, observed, audit)
+	if err == nil {
+		err = p.routes.removeRoutes()
+	}
+	out.Changes += p.routes.changes
+	p.outcome = out
+	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints), segmentProblems, p.routes.problems)
+	if err != nil {
+		return err
+	}
+	if p.routes.waiting && out.Changes > 0 {
+		a.poke() // its port is made now
 	}
 	if err := a.finishSegment(ctx, p.view, observed, segments); err != nil {
 		return err
@@ -160,6 +175,9 @@ func (a *Agent) setNeighbours(ctx context.Context, v topology.View, out outcome)
 	done := map[string]bool{}
 	for _, n := range v.Networks {
 		for _, p := range n.Peers {
+			if p.Encap == "" {
+				continue
+			}
 			port := out.Observed.Ports[pipeline.TunnelName(p.Encap, p.Node)]
 			bridge := port.Status["tunnel_egress_iface"]
 			if p.RemoteMAC == "" || bridge == "" || done[p.Node] || !hostnet.OnLink(p.Remote) {

@@ -93,7 +93,7 @@ func (a *Agent) register(ctx context.Context, s *topology.Snapshot, observed ovs
 		Name: a.cfg.Node, ID: a.id, Hostname: a.hostname, VTEPs: underlay.Addrs, VTEPMAC: underlay.MAC.String(),
 		UnderlayMTU: underlay.MTU, Datapath: a.datapath, Version: a.cfg.Version, Epoch: a.epoch,
 	}
-	for _, t := range topology.Transports() {
+	for _, t := range topology.Encapsulations() {
 		if slices.Contains(observed.IfaceTypes, string(t)) {
 			n.Encapsulations = append(n.Encapsulations, t)
 		}

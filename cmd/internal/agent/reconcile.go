@@ -151,6 +151,8 @@ func portProblems(o outcome) []topology.Problem {
 		case p.Role() == ovs.RoleEndpoint:
 			what = fmt.Sprintf("endpoint %s of network %s: %s", p.ExternalIDs[ovs.KeyEndpoint], p.ExternalIDs[ovs.KeyNetwork], what)
 			remedy = "its network device is gone; 'baize endpoint remove' it and add it again"
+		case p.Role() == ovs.RoleHost:
+			what = fmt.Sprintf("the host's own port in network %s: %s", p.ExternalIDs[ovs.KeyNetwork], what)
 		case p.Role() == ovs.RoleTunnel:
 			remedy = fmt.Sprintf("look for another %s port to %s on this machine: 'ovs-vsctl show'", p.Type, p.Options["remote_ip"])
 		}
@@ -191,4 +193,5 @@ type pass struct {
 	problems []topology.Problem
 	outcome  outcome
 	view     topology.View
+	routes   routes
 }

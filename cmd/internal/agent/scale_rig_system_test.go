@@ -167,7 +167,7 @@ func newCluster(tb testing.TB) *cluster {
 // node is the record of a node that is not there.
 func node(i int) topology.Node {
 	return topology.Node{
-		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprintf("id-%d", i), Encapsulations: topology.Transports(), UnderlayMTU: 1500,
+		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprintf("id-%d", i), Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500,
 		VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})},
 	}
 }

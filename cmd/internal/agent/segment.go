@@ -57,7 +57,7 @@ func (a *Agent) dockerNetwork(networks []topology.Network) (topology.Network, er
 	var names []string
 	for _, n := range networks {
 		if n.Name == a.cfg.DockerNetwork {
-			return n, nil
+			return n, n.CheckSegment(a.cfg.DockerBridge)
 		}
 		names = append(names, n.Name)
 	}
@@ -69,7 +69,7 @@ func (a *Agent) dockerNetwork(networks []topology.Network) (topology.Network, er
 	case len(networks) > 1:
 		return bad(topology.ErrInvalid, "the node carries several networks: "+strings.Join(names, ", "), "name one with --docker-network")
 	}
-	return networks[0], nil
+	return networks[0], networks[0].CheckSegment(a.cfg.DockerBridge)
 }
 
 // leaseSegment gets docker0 a subnet of its own in each family: Docker gives its

@@ -122,17 +122,40 @@ func networkStatus(st *api.Status, s *topology.Snapshot, p pass) {
 			Name: n.Name, VNI: n.VNI, Transport: n.Transport, MTU: n.MTU, Subnets: n.Subnets, Peers: len(n.Peers), Endpoints: count,
 		})
 		for _, peer := range n.Peers {
+			_, alive := s.Alive[peer.Node]
+			if peer.Encap == "" {
+				if !done["route "+peer.Node] {
+					done["route "+peer.Node] = true
+					st.Peers = append(st.Peers, routedPeer(s, n, peer, p, alive))
+				}
+				continue
+			}
 			name := pipeline.TunnelName(peer.Encap, peer.Node)
 			if done[name] {
 				continue
 			}
 			done[name] = true
 			port := p.outcome.Observed.Ports[name]
-			_, alive := s.Alive[peer.Node]
 			st.Peers = append(st.Peers, api.Peer{
 				Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Port: name, OFPort: max(0, port.OFPort), Encap: peer.Encap, Alive: alive, Error: port.Error,
 			})
 		}
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return topology.CompareNames(a.Node, b.Node) })
+}
+
+// routedPeer is a peer that this node has no tunnel to: its port is the host's
+// own.
+func routedPeer(s *topology.Snapshot, n topology.NetworkView, peer topology.Peer, p pass, alive bool) api.Peer {
+	name := pipeline.HostPortName(n.Name)
+	port := p.outcome.Observed.Ports[name]
+	out := api.Peer{
+		Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Port: name, OFPort: max(0, port.OFPort), Encap: topology.Route, Alive: alive, Error: port.Error,
+	}
+	for _, subnet := range peer.Subnets {
+		if !p.routes.direct[subnet] {
+			out.Error = "no route to " + subnet.String()
+		}
+	}
+	return out
 }

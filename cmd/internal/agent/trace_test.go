@@ -34,7 +34,7 @@ func newTraced(t *testing.T) traced {
 	put(topology.Network{Name: "red", VNI: 200, IPv4: netip.MustParsePrefix("10.1.0.0/16")}.Defaults())
 	for i := 1; i <= 3; i++ {
 		host := fmt.Sprintf("host%d", i)
-		put(topology.Node{Name: host, ID: host, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 9, byte(i)})}, Encapsulations: topology.Transports()})
+		put(topology.Node{Name: host, ID: host, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 9, byte(i)})}, Encapsulations: topology.Encapsulations()})
 		put(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix(fmt.Sprintf("10.1.%d.0/24", i)), Node: host})
 		put(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix(fmt.Sprintf("fd00:10:1:%d::/64", i)), Node: host})
 	}

@@ -43,7 +43,7 @@ func (w *world) step() {
 	host := fmt.Sprintf("host%d", 1+w.rng.IntN(5))
 	switch w.rng.IntN(8) {
 	case 0:
-		w.put(topology.Node{Name: host, ID: host, Encapsulations: topology.Transports(),
+		w.put(topology.Node{Name: host, ID: host, Encapsulations: topology.Encapsulations(),
 			VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(w.rng.IntN(2)), host[4]})}})
 	case 1:
 		if host != "host1" {
@@ -101,7 +101,7 @@ func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
 func TestRandomWalkEndsWhereAFreshStartEnds(t *testing.T) {
 	for seed := range uint64(20) {
 		w := &world{rng: rand.New(rand.NewPCG(seed, 1)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
-		w.put(topology.Node{Name: "host1", ID: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")}, Encapsulations: topology.Transports()})
+		w.put(topology.Node{Name: "host1", ID: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")}, Encapsulations: topology.Encapsulations()})
 		walked := ovsfake.New()
 		for i := range 100 {
 			for range 1 + w.rng.IntN(5) {
@@ -135,7 +135,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			n := topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.0.0.0/8"), IPv6: netip.MustParsePrefix("fd00:10::/32")}.Defaults()
 			kvs := []topology.KV{{Key: n.Key(), Value: topology.Encode(n)}}
 			node := func(i int, vtep byte) topology.KV {
-				r := topology.Node{Name: fmt.Sprintf("host%d", i), ID: "x", Encapsulations: topology.Transports(),
+				r := topology.Node{Name: fmt.Sprintf("host%d", i), ID: "x", Encapsulations: topology.Encapsulations(),
 					VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{vtep, 168, byte(i >> 8), byte(i)})}}
 				return topology.KV{Key: r.Key(), Value: topology.Encode(r)}
 			}

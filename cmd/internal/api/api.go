@@ -37,6 +37,8 @@ type Service interface {
 	Endpoints(ctx context.Context) ([]Endpoint, error)
 	// Status tells how the node is.
 	Status(ctx context.Context) (Status, error)
+	// Routes lists how the prefixes of other nodes are reached.
+	Routes(ctx context.Context) ([]Route, error)
 	// Reconcile brings OVS into the wanted state now; with audit it reads
 	// everything back first. It returns when that is done.
 	Reconcile(ctx context.Context, audit bool) error
@@ -159,6 +161,24 @@ type Peer struct {
 	// Alive: its agent says so in etcd. Forwarding does not depend on it.
 	Alive bool   `json:"alive"`
 	Error string `json:"error,omitempty"`
+}
+
+// Route is how a prefix of another node is reached.
+type Route struct {
+	Network string       `json:"network"`
+	Prefix  netip.Prefix `json:"prefix"`
+	Node    string       `json:"node"`
+	// Pin: the prefix is a single address that lives away from home.
+	Pin bool `json:"pin,omitempty"`
+	// Way is "route" (not encapsulated), "tunnel" or "none".
+	Way string `json:"way"`
+	// Via and Device are the next hop of a route, Encap the encapsulation of a
+	// tunnel.
+	Via    string             `json:"via,omitempty"`
+	Device string             `json:"device,omitempty"`
+	Encap  topology.Transport `json:"encap,omitempty"`
+	// Why says in words why it is this way.
+	Why string `json:"why"`
 }
 
 // Reconcile is one run of the agent's loop.

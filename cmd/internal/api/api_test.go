@@ -51,7 +51,10 @@ func (f *fake) AddEndpoint(ctx context.Context, r EndpointRequest) (Endpoint, er
 func (f *fake) RemoveEndpoint(_ context.Context, name string) error { return f.note("remove %s", name) }
 func (f *fake) Endpoints(context.Context) ([]Endpoint, error)       { return nil, f.note("list") }
 func (f *fake) Status(context.Context) (Status, error)              { return f.status, f.note("status") }
-func (f *fake) Reconcile(_ context.Context, audit bool) error       { return f.note("reconcile %t", audit) }
+func (f *fake) Routes(context.Context) ([]Route, error) {
+	return []Route{{Network: "blue", Node: "host2", Way: "tunnel"}}, f.note("routes")
+}
+func (f *fake) Reconcile(_ context.Context, audit bool) error { return f.note("reconcile %t", audit) }
 
 // start serves svc for the length of a test.
 func start(t *testing.T, svc Service) (client *Client, stop func() error) {

@@ -69,6 +69,13 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, err
 }
 
+// Routes implements Service.
+func (c *Client) Routes(ctx context.Context) ([]Route, error) {
+	var list []Route
+	err := c.do(ctx, http.MethodGet, "/v1/routes", nil, &list)
+	return list, err
+}
+
 // Reconcile implements Service.
 func (c *Client) Reconcile(ctx context.Context, audit bool) error {
 	return c.do(ctx, http.MethodPost, "/v1/reconcile?audit="+strconv.FormatBool(audit), nil, nil)

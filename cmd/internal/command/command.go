@@ -91,7 +91,7 @@ func (r *runner) app() *ucli.App {
 		Description: rootDescription,
 		Flags:       globalFlags(),
 		Commands: []*ucli.Command{
-			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(),
+			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
 			r.agentCommand(), r.dockerCommand(), r.labCommand(), r.etcdCommand(),
 			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),

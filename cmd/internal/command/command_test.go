@@ -132,7 +132,7 @@ func cluster(t *testing.T) *etcdstore.Store {
 		networks := []string{"blue", "red"}
 		node(t, s, topology.Node{
 			Name: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})}, UnderlayMTU: 1500,
-			Encapsulations: topology.Transports(), Datapath: "netdev", Version: "v0.1.0",
+			Encapsulations: topology.Encapsulations(), Datapath: "netdev", Version: "v0.1.0",
 		}, i < 2, networks[:2-i/2]...)
 	}
 	res := baize(t, "subnet", "reserve", "10.1.248.0/21", "--network", "blue", "--comment", "old VMs")

@@ -17,7 +17,7 @@ import (
 func (r *runner) networkCommand() *ucli.Command {
 	settings := func() []ucli.Flag {
 		return []ucli.Flag{
-			&ucli.StringFlag{Name: "transport", Usage: "`ENCAP` between nodes: vxlan, gre or geneve (default vxlan)"},
+			&ucli.StringFlag{Name: "transport", Usage: "`TRANSPORT` between nodes: vxlan, gre, geneve, route or auto (default vxlan)"},
 			&ucli.IntFlag{Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default what an underlay of 1500 leaves)"},
 			&ucli.StringSliceFlag{Name: "gateway", Usage: "`ADDRESS` handed to endpoints as their default route, one for each family"},
 		}
@@ -71,19 +71,21 @@ Prefixes and the VNI cannot change.
 
 // networkItem is a network in JSON and YAML.
 type networkItem struct {
-	Name           string             `json:"name"`
-	VNI            uint32             `json:"vni"`
-	Subnets        []netip.Prefix     `json:"subnets"`
-	SubnetLenIPv4  int                `json:"subnetLenIPv4,omitempty"`
-	SubnetLenIPv6  int                `json:"subnetLenIPv6,omitempty"`
-	Transport      topology.Transport `json:"transport"`
-	MTU            int                `json:"mtu"`
-	Gateways       []netip.Addr       `json:"gateways"`
-	LeasesIPv4     *leases            `json:"leasesIPv4,omitempty"`
-	LeasesIPv6     *leases            `json:"leasesIPv6,omitempty"`
-	Nodes          []networkNode      `json:"nodes"`
-	CreateRevision int64              `json:"createRevision,omitempty"`
-	ModRevision    int64              `json:"modRevision,omitempty"`
+	Name          string             `json:"name"`
+	VNI           uint32             `json:"vni"`
+	Subnets       []netip.Prefix     `json:"subnets"`
+	SubnetLenIPv4 int                `json:"subnetLenIPv4,omitempty"`
+	SubnetLenIPv6 int                `json:"subnetLenIPv6,omitempty"`
+	Transport     topology.Transport `json:"transport"`
+	// Limits says what the transport cannot carry.
+	Limits         string        `json:"limits,omitempty"`
+	MTU            int           `json:"mtu"`
+	Gateways       []netip.Addr  `json:"gateways"`
+	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
+	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
+	Nodes          []networkNode `json:"nodes"`
+	CreateRevision int64         `json:"createRevision,omitempty"`
+	ModRevision    int64         `json:"modRevision,omitempty"`
 }
 
 // leases counts the subnets of a network that are leased or reserved, out of
@@ -103,7 +105,7 @@ type networkNode struct {
 func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
-		Transport: n.Transport, MTU: n.MTU, Gateways: []netip.Addr{}, Nodes: []networkNode{},
+		Transport: n.Transport, Limits: n.Transport.Limits(), MTU: n.MTU, Gateways: []netip.Addr{}, Nodes: []networkNode{},
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
 	used := map[topology.Family]uint64{}
@@ -176,6 +178,9 @@ func (n networkItem) describe() []field {
 	out := []field{
 		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
 		{"Transport", string(n.Transport)}, {"MTU", strconv.Itoa(n.MTU)}, {"Gateway", joined(n.Gateways)},
+	}
+	if n.Limits != "" {
+		out = append(out, field{"Limits", n.Limits})
 	}
 	if n.LeasesIPv4 != nil {
 		out = append(out, field{"Leases IPv4", fmt.Sprintf("%s of /%d", n.LeasesIPv4, n.SubnetLenIPv4)})
@@ -279,8 +284,17 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 			return err
 		}
 		item := newNetworkItem(topology.NewSnapshot(0, nil), made)
-		return r.item(c, item, func() []field { return nil }, fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d", made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU))
+		said := fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d", made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU)
+		return r.item(c, item, func() []field { return nil }, withLimits(said, item))
 	})
+}
+
+// withLimits adds to a message what the network cannot carry.
+func withLimits(said string, n networkItem) string {
+	if n.Limits == "" {
+		return said
+	}
+	return said + "\n" + string(n.Transport) + " carries " + n.Limits
 }
 
 func (r *runner) networkList(c *ucli.Context) error {
@@ -341,7 +355,7 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 			return err
 		}
 		item := newNetworkItem(snap, changed)
-		return r.item(c, item, nil, fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU))
+		return r.item(c, item, nil, withLimits(fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU), item))
 	})
 }
 

@@ -48,6 +48,7 @@ func (f *fakeAgent) RemoveEndpoint(_ context.Context, name string) error {
 
 func (f *fakeAgent) Endpoints(context.Context) ([]api.Endpoint, error) { return f.endpoints, nil }
 func (f *fakeAgent) Status(context.Context) (api.Status, error)        { return f.status, nil }
+func (f *fakeAgent) Routes(context.Context) ([]api.Route, error)       { return nil, nil }
 func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error         { return nil }
 
 // serve makes the command line talk to f.

@@ -43,7 +43,7 @@ func diffView() topology.View {
 	}
 	add(n)
 	for i, name := range []string{"host1", "host2"} {
-		add(topology.Node{Name: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})}, Encapsulations: topology.Transports()})
+		add(topology.Node{Name: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})}, Encapsulations: topology.Encapsulations()})
 		add(topology.Subnet{Network: "blue", Node: name, Prefix: topology.SubnetAt(n, topology.IPv4, uint64(5+i))})
 	}
 	return topology.NewSnapshot(1, kvs).View("host1")

@@ -16,7 +16,7 @@ import (
 )
 
 func TestDomain(t *testing.T) {
-	for _, transport := range topology.Transports() {
+	for _, transport := range topology.Encapsulations() {
 		t.Run(string(transport), func(t *testing.T) {
 			d := up(t, transport, lab.Config{})
 			// Up has sent pings and bulk TCP, whose SHA-256 it compared, on

@@ -167,7 +167,7 @@ func tunnels(nodes []Node, views map[string]topology.View) []Tunnel {
 	for _, n := range nodes {
 		for _, nv := range views[n.Name].Networks {
 			for _, p := range nv.Peers {
-				if topology.CompareNames(n.Name, p.Node) > 0 {
+				if p.Encap == "" || topology.CompareNames(n.Name, p.Node) > 0 {
 					continue
 				}
 				k := id{n.Name, p.Node, p.Encap}

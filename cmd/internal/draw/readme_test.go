@@ -23,7 +23,7 @@ func lab() (draw.Topology, []draw.Endpoint) {
 	for i := 1; i <= 3; i++ {
 		name := fmt.Sprintf("host%d", i)
 		records = append(records, topology.Liveness{Node: name, ID: name}, topology.Node{
-			Name: name, ID: name, Encapsulations: topology.Transports(), Datapath: "netdev",
+			Name: name, ID: name, Encapsulations: topology.Encapsulations(), Datapath: "netdev",
 			VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)}), netip.MustParseAddr(fmt.Sprintf("fd77::1%d", i))},
 		})
 		c1 := draw.Endpoint{Name: "c1", Node: name, Network: "blue"}

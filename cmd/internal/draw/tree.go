@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+
+	"github.com/baize-net/baize/topology"
 )
 
 // maxTunnelLines bounds how many tunnels of a network a tree lists singly.
@@ -135,6 +137,9 @@ func (t Topology) tunnelBranch(root *branch, n Network) {
 		}
 	}
 	switch {
+	case n.Transport == topology.Route:
+		root.add("no tunnels: routed by the hosts")
+		return
 	case len(own) == 0:
 		return
 	case len(own) > maxTunnelLines && len(own) == len(n.Members)*(len(n.Members)-1)/2:
@@ -144,7 +149,11 @@ func (t Topology) tunnelBranch(root *branch, n Network) {
 		root.add("%d %s tunnels", len(own), n.Transport)
 		return
 	}
-	b := root.add("tunnels  %s", n.Transport)
+	what := string(own[0].Encap)
+	if n.Transport == topology.Auto {
+		what += ", for what is not routed to a node on the same link"
+	}
+	b := root.add("tunnels  %s", what)
 	for _, tun := range own {
 		b.add("%s ↔ %s  %s ↔ %s", tun.A, tun.B, tun.AddressA, tun.AddressB)
 	}

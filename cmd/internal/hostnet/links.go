@@ -16,7 +16,19 @@ func LinkExists(name string) bool {
 }
 
 // OnLink reports whether the kernel reaches an address without a router.
-func OnLink(a netip.Addr) bool {
+func OnLink(a netip.Addr) bool { return OnLinkDevice(a) != "" }
+
+// OnLinkDevice returns the device by which the kernel reaches an address
+// without a router; "" where there is a router, or no way at all. An address of
+// this host itself is on lo.
+func OnLinkDevice(a netip.Addr) string {
 	routes, err := netlink.RouteGet(a.AsSlice())
-	return err == nil && len(routes) > 0 && len(routes[0].Gw) == 0 && routes[0].Via == nil
+	if err != nil || len(routes) == 0 || len(routes[0].Gw) > 0 || routes[0].Via != nil || len(routes[0].MultiPath) > 0 {
+		return ""
+	}
+	l, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	return l.Attrs().Name
 }

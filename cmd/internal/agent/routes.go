@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/route"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+)
+
+// routes are the kernel's part of one pass: the host's own ports in networks
+// that are routed, and the routes. Like the switch they are observed, compared
+// and changed at every pass.
+type routes struct {
+	reach topology.Reach
+	want  []route.Route
+	// stale are the routes to remove once no flow relies on them.
+	stale []route.Route
+	// direct are the prefixes of other nodes that the kernel routes.
+	direct map[netip.Prefix]bool
+	// waiting: a port is not there yet, so the pass is not the last.
+	waiting  bool
+	changes  int
+	problems []topology.Problem
+}
+
+// makeRoutes makes ports ready and adds routes. It comes before the flows
+// that send packets there; removeRoutes comes after them.
+func (a *Agent) makeRoutes(v topology.View, observed ovs.Observed) (routes, error) {
+	r := routes{reach: reach(v)}
+	var ready []route.Network
+	for _, n := range v.Networks {
+		h, ok := n.Host()
+		if !ok {
+			continue
+		}
+		port := pipeline.HostPortName(n.Name)
+		if have, there := observed.Ports[port]; !there || !have.Live() || !have.Owned() {
+			r.waiting = true
+			continue
+		}
+		err := hostnet.SetHostPort(hostnet.HostPort{Name: port, MAC: h.MAC, MTU: h.MTU, Addrs: h.Addrs})
+		if err == nil {
+			err = a.forward(n)
+		}
+		if err != nil {
+			r.problems = append(r.problems, topology.AsProblem(fmt.Errorf("network %s: %w", n.Name, err)))
+			continue
+		}
+		ready = append(ready, route.Network{NetworkView: n, Port: port})
+	}
+	r.want = route.Wanted(ready, r.reach)
+	r.problems = append(r.problems, routeProblems(ready, r.reach)...)
+	have, err := route.Observe()
+	if err != nil {
+		return r, err
+	}
+	change, problems := route.Diff(r.want, have)
+	r.problems = append(r.problems, problems...)
+	r.stale, change.Remove = change.Remove, nil
+	if !change.Empty() {
+		r.changes = change.Size()
+		// A route that failed is not in place, and its packets take the tunnel.
+		r.problems = addProblem(r.problems, route.Apply(change))
+		if have, err = route.Observe(); err != nil {
+			return r, err
+		}
+	}
+	inPlace := route.InPlace(r.want, have)
+	r.direct = map[netip.Prefix]bool{}
+	for _, n := range ready {
+		for _, p := range n.Paths(r.reach) {
+			if p.Way == topology.WayRoute && inPlace[p.Prefix.Masked()] {
+				r.direct[p.Prefix] = true
+			}
+		}
+	}
+	return r, nil
+}
+
+// removeRoutes removes what makeRoutes found stale.
+func (r *routes) removeRoutes() error {
+	r.changes += len(r.stale)
+	return route.Apply(route.Change{Remove: r.stale})
+}
+
+// reach asks the kernel which peers are on-link, by the device of this node's
+// own underlay address.
+func reach(v topology.View) topology.Reach {
+	out := topology.Reach{}
+	for _, n := range v.Networks {
+		if !n.Transport.Routed() {
+			continue
+		}
+		for _, p := range n.Peers {
+			for _, a := range p.VTEPs {
+				if _, asked := out[a]; asked {
+					continue
+				}
+				dev := hostnet.OnLinkDevice(a)
+				if strings.HasPrefix(dev, "bn-") || dev == "lo" {
+					dev = "" // one of our own networks, or ourselves: no underlay
+				}
+				out[a] = dev
+			}
+		}
+	}
+	return out
+}
+
+// forward makes the host a router of the network's families.
+func (a *Agent) forward(n topology.NetworkView) error {
+	changed, err := hostnet.Forward(n.Families()...)
+	if len(changed) > 0 {
+		a.log.Infof("network %s is routed by this host: set %s", n.Name, strings.Join(changed, ", "))
+	}
+	return err
+}
+
+// routeProblems reports nodes that no packet reaches, and a filter that drops
+// packets of peers which see this node on their link while it does not see
+// them on its own.
+func routeProblems(networks []route.Network, reach topology.Reach) []topology.Problem {
+	var out []topology.Problem
+	strict := map[string]bool{}
+	for _, n := range networks {
+		for _, p := range n.Paths(reach) {
+			if p.Way == topology.WayNone {
+				out = append(out, topology.Problem{
+					Item: fmt.Sprintf("network %s, node %s", n.Name, p.Node), What: fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why),
+					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way",
+				})
+			}
+			if n.Transport == topology.Auto && p.Way == topology.WayRoute && !strict[p.Dev] && hostnet.StrictReversePath(p.Dev) {
+				strict[p.Dev] = true
+				out = append(out, topology.Problem{
+					Item: "sysctl net.ipv4.conf." + p.Dev + ".rp_filter", What: "strict: while a peer moves to or from the link, its packets are dropped",
+					Remedy: fmt.Sprintf("'sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=2'", p.Dev),
+				})
+			}
+		}
+	}
+	return out
+}
+
+// Routes lists how every prefix of other nodes is reached, as of the last pass.
+func (a *Agent) Routes(context.Context) ([]api.Route, error) {
+	a.mu.Lock()
+	p := a.last
+	a.mu.Unlock()
+	out := []api.Route{}
+	for _, n := range p.view.Networks {
+		for _, path := range n.Paths(p.routes.reach) {
+			x := api.Route{
+				Network: n.Name, Prefix: path.Prefix, Node: path.Node, Pin: path.MAC != "", Way: string(path.Way), Encap: path.Encap, Device: path.Dev, Why: path.Why,
+			}
+			if path.Via.IsValid() {
+				x.Via = path.Via.String()
+			}
+			if path.Way == topology.WayRoute && !p.routes.direct[path.Prefix] {
+				// The kernel has not got the route, or follows somebody else's.
+				x.Why += ", but the route is not in place: see 'baize status'"
+				x.Way, x.Encap = string(topology.WayTunnel), n.Transport.Tunnel()
+				if x.Encap == "" {
+					x.Way = string(topology.WayNone)
+				}
+			}
+			out = append(out, x)
+		}
+	}
+	return out, nil
+}
+
+// cleanRoutes removes all routes of Baize from the kernel.
+func cleanRoutes() (report []string, err error) {
+	removed, err := route.Cleanup()
+	for _, r := range removed {
+		report = append(report, "removed route "+r.String())
+	}
+	return report, err
+}

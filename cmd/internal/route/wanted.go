@@ -1,0 +1,84 @@
+package route
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// Network is a network that this host's kernel forwards.
+type Network struct {
+	topology.NetworkView
+	// Port is the host's own port in it, which is there and has its addresses.
+	Port string
+}
+
+// Wanted returns the routes that the networks ask of this host's kernel: their
+// own addresses to the port, those of other nodes by their paths. What of a
+// network is nowhere is unreachable, or, where the network is an Ethernet,
+// asked for on it. It is pure.
+func Wanted(networks []Network, reach topology.Reach) []Route {
+	var out []Route
+	for _, n := range networks {
+		src := func(p netip.Prefix) netip.Addr {
+			a, _ := n.NodeAddr(topology.FamilyOf(p.Addr()))
+			return a
+		}
+		local := func(p netip.Prefix) { out = append(out, Route{Prefix: p, Dev: n.Port, Src: src(p)}) }
+		ethernet := n.Transport == topology.Auto
+		for _, p := range n.Prefixes() {
+			switch {
+			case !ethernet:
+				out = append(out, Route{Prefix: p, Unreachable: true})
+			case len(n.Segments) == 0:
+				local(p)
+			default: // its bridge has this route
+			}
+		}
+		for _, p := range n.Subnets {
+			local(p)
+		}
+		for _, p := range n.Paths(reach) {
+			switch {
+			case p.Way == topology.WayRoute:
+				out = append(out, Route{Prefix: p.Prefix, Via: p.Via, Dev: p.Dev, Src: src(p.Prefix)})
+			case ethernet && p.MAC != "":
+				local(p.Prefix) // its subnet may be elsewhere
+			}
+		}
+		for _, pin := range n.Pins {
+			if !slices.ContainsFunc(n.Peers, func(p topology.Peer) bool { return p.Node == pin.Node }) {
+				local(netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()))
+			}
+		}
+	}
+	return out
+}
+
+// InPlace returns the prefixes of wanted routes that packets follow: those that
+// the kernel has and no foreign route takes the place of.
+func InPlace(want []Route, have Observed) map[netip.Prefix]bool {
+	// What differs, or is disputed, is not in place.
+	not := map[key]bool{}
+	change, _ := Diff(want, have)
+	for _, list := range [][]Route{change.Add, change.Replace} {
+		for _, r := range list {
+			not[r.key()] = true
+		}
+	}
+	best := map[netip.Prefix]int{}
+	for _, f := range have.Foreign {
+		p := f.Prefix.Masked()
+		if m, ok := best[p]; !ok || f.metric() < m {
+			best[p] = f.metric()
+		}
+	}
+	out := map[netip.Prefix]bool{}
+	for _, r := range want {
+		if m, ok := best[r.Prefix.Masked()]; (!ok || m > r.metric()) && !not[r.key()] {
+			out[r.Prefix.Masked()] = true
+		}
+	}
+	return out
+}

@@ -1,0 +1,204 @@
+package topology
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// A network of transport Route or Auto is forwarded by the hosts' kernels, each
+// through a port of its own on the bridge. This file says what such a port is,
+// and which way packets to every other node take.
+
+// HostPort is the host's own port in a network.
+type HostPort struct {
+	// MAC is the link address: of Route networks the same on every node, so that
+	// an endpoint that moves keeps its neighbour; of Auto networks the node's own.
+	MAC net.HardwareAddr
+	// Addrs are the node's addresses, one a family, then, of Route networks, the
+	// gateways, which are the same on every node.
+	Addrs []netip.Addr
+	// MTU is the network's.
+	MTU int
+}
+
+// Host returns the host's own port in the network; false where the network
+// needs none.
+func (n NetworkView) Host() (HostPort, bool) {
+	if !n.Transport.Routed() {
+		return HostPort{}, false
+	}
+	h := HostPort{MTU: n.MTU, MAC: GatewayMAC(n.Network)}
+	for _, f := range n.Families() {
+		if a, ok := n.NodeAddr(f); ok {
+			h.Addrs = append(h.Addrs, a)
+		}
+	}
+	if n.Transport == Auto {
+		// A node that has only pins has no address of its own. The MAC is the
+		// gateway's then: it stays on the host, like the gateway's.
+		if len(h.Addrs) > 0 {
+			h.MAC = MACOf(h.Addrs[0])
+		}
+		return h, true
+	}
+	for _, f := range n.Families() {
+		if g := n.Gateway(f); g.IsValid() && !slices.Contains(h.Addrs, g) {
+			h.Addrs = append(h.Addrs, g)
+		}
+	}
+	return h, true
+}
+
+// NodeAddr returns this node's own address in the network: the first of its
+// first subnet of the family.
+func (n NetworkView) NodeAddr(f Family) (netip.Addr, bool) {
+	for _, p := range n.Subnets {
+		if FamilyOf(p.Addr()) == f {
+			return NodeAddr(p), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// GatewayMAC returns the link address that stands for whatever is not on this
+// node in a Route network. It is made of the gateway, or of the address that a
+// gateway usually has, in a subnet that no node leases.
+func GatewayMAC(n Network) net.HardwareAddr {
+	for _, f := range n.Families() {
+		if g := n.Gateway(f); g.IsValid() {
+			return MACOf(g)
+		}
+	}
+	return MACOf(n.Prefixes()[0].Addr().Next())
+}
+
+// Reach says, for underlay addresses of peers, by which device the kernel
+// reaches them without a router. It is observed, every time anew.
+type Reach map[netip.Addr]string
+
+// Way is how packets get to another node.
+type Way string
+
+// The ways.
+const (
+	WayRoute  Way = "route"  // not encapsulated, through the peer's address
+	WayTunnel Way = "tunnel" // encapsulated
+	WayNone   Way = "none"   // not at all
+)
+
+// Path is how a prefix of a network that lives on another node is reached.
+type Path struct {
+	Network string
+	Prefix  netip.Prefix // a subnet, or the single address of a pin
+	Node    string       // where it lives
+	// MAC is that of a pin; empty for a subnet.
+	MAC string
+	Way Way
+	// Via and Dev are the next hop of WayRoute.
+	Via netip.Addr
+	Dev string
+	// Encap is the encapsulation of WayTunnel.
+	Encap Transport
+	// Why says in words why it is this way.
+	Why string
+}
+
+// Paths returns the path of every subnet and pin of other nodes, subnets
+// first, in the order of peers and pins.
+func (n NetworkView) Paths(reach Reach) []Path {
+	var out []Path
+	peers := make(map[string]*Peer, len(n.Peers))
+	for i := range n.Peers {
+		p := &n.Peers[i]
+		peers[p.Node] = p
+		for _, subnet := range p.Subnets {
+			out = append(out, n.path(p, subnet, "", reach))
+		}
+	}
+	for _, pin := range n.Pins {
+		if p := peers[pin.Node]; p != nil {
+			out = append(out, n.path(p, netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()), pin.MAC, reach))
+		}
+	}
+	return out
+}
+
+func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach) Path {
+	out := Path{Network: n.Name, Prefix: p, Node: peer.Node, MAC: mac, Way: WayTunnel, Encap: peer.Encap}
+	if !n.Transport.Routed() {
+		out.Why = "the network's transport is " + string(n.Transport)
+		return out
+	}
+	if peer.Encap == "" {
+		out.Way = WayNone
+	}
+	if slices.Contains(peer.Bridged, p) {
+		out.Why = "it is on a bridge of " + peer.Node + ", as frames"
+		return out
+	}
+	f := FamilyOf(p.Addr())
+	i := slices.IndexFunc(peer.VTEPs, func(a netip.Addr) bool { return FamilyOf(a) == f })
+	if i < 0 {
+		out.Why = fmt.Sprintf("%s has no %s underlay address that could be a next hop", peer.Node, f)
+		return out
+	}
+	via := peer.VTEPs[i]
+	if dev := reach[via]; dev != "" {
+		out.Way, out.Via, out.Dev, out.Encap = WayRoute, via, dev, ""
+		out.Why = fmt.Sprintf("%s is on-link on %s", via, dev)
+		return out
+	}
+	out.Why = fmt.Sprintf("%s is behind a router", via)
+	return out
+}
+
+// CheckRouted refuses a network that is to be routed and has an address of
+// another one that is: a kernel has one route for an address. The error is of
+// kind ErrConflict and names the other.
+func CheckRouted(n Network, others map[string]Network) error {
+	o, p, clash := routedClash(n, maps.Values(others))
+	if !clash {
+		return nil
+	}
+	return &Error{Kind: ErrConflict, Item: "network " + n.Name, What: clashText(n, o, p), Remedy: "choose another prefix, or a transport that is a tunnel: " + fmt.Sprint(Encapsulations())}
+}
+
+// CheckSegment refuses a local Ethernet in a network that has none itself. The
+// error is of kind ErrInvalid.
+func (n Network) CheckSegment(segment string) error {
+	if n.Transport != Route {
+		return nil
+	}
+	return &Error{
+		Kind: ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf("its transport is %s: it is no Ethernet that %s could be a part of", Route, segment),
+		Remedy: "'baize network update " + n.Name + " --transport auto', or choose another network for " + segment,
+	}
+}
+
+// routedClash finds a routed network, other than n, that overlaps with n. Of
+// several it takes the first by name.
+func routedClash(n Network, others iter.Seq[Network]) (other Network, prefix netip.Prefix, clash bool) {
+	if !n.Transport.Routed() {
+		return other, prefix, false
+	}
+	for o := range others {
+		if o.Name == n.Name || !o.Transport.Routed() || (clash && o.Name > other.Name) {
+			continue
+		}
+		for _, p := range o.Prefixes() {
+			if slices.ContainsFunc(n.Prefixes(), p.Overlaps) {
+				other, prefix, clash = o, p, true
+				break
+			}
+		}
+	}
+	return other, prefix, clash
+}
+
+func clashText(n, o Network, p netip.Prefix) string {
+	return fmt.Sprintf("overlaps %s of network %s, and networks of transport %s and %s are routed by one kernel", p, o.Name, n.Transport, o.Transport)
+}

@@ -45,6 +45,9 @@ const MaxVNI = 1<<24 - 1
 type Meta struct {
 	CreateRevision int64 `json:"-"`
 	ModRevision    int64 `json:"-"`
+	// Lease is the etcd lease that the key is held under; 0: it does not
+	// expire.
+	Lease int64 `json:"-"`
 }
 
 // Extra holds the fields of a stored value that this version does not know.

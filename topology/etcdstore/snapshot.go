@@ -49,7 +49,7 @@ func (s *Store) list(ctx context.Context) (*topology.Snapshot, error) {
 func (s *Store) kv(kv *mvccpb.KeyValue) topology.KV {
 	return topology.KV{
 		Key: s.rel(kv.Key), Value: kv.Value,
-		Meta: topology.Meta{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision},
+		Meta: topology.Meta{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Lease: kv.Lease},
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -366,4 +368,99 @@ var flannelMAC = [2]byte{0x0e, 0xba}
 func FlannelMAC(vtep netip.Addr) net.HardwareAddr {
 	b := vtep.Unmap().As4()
 	return append(net.HardwareAddr(flannelMAC[:]), b[:]...)
+}
+
+// Free returns a subnet of one family that overlaps nothing in taken: the
+// first of prefer that is one, else one from a place hashed from the host's
+// name on. ok is false when none is left.
+func (c FlannelConfig) Free(f Family, host string, taken, prefer []netip.Prefix) (p netip.Prefix, ok bool) {
+	n := c.network(Node{}, Meta{})
+	free := func(p netip.Prefix) bool {
+		return c.Leasable(p) && FamilyOf(p.Addr()) == f && !slices.ContainsFunc(taken, p.Overlaps)
+	}
+	if i := slices.IndexFunc(prefer, free); i >= 0 {
+		return prefer[i], true
+	}
+	for p := range Candidates(n, f, host) {
+		if free(p) {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// Leasable reports whether p is one of the subnets that hosts may lease.
+func (c FlannelConfig) Leasable(p netip.Prefix) bool {
+	length, first, last := c.SubnetLenIPv4, c.SubnetMinIPv4, c.SubnetMaxIPv4
+	if p.Addr().Is6() {
+		length, first, last = c.SubnetLenIPv6, c.SubnetMinIPv6, c.SubnetMaxIPv6
+	}
+	return first.IsValid() && p.Bits() == length && p == p.Masked() && !p.Addr().Less(first) && !last.Less(p.Addr())
+}
+
+// FlannelMigration is what 'baize migrate flannel' does: the records it writes
+// into Baize's own layout, and the keys of flannel that it deletes.
+type FlannelMigration struct {
+	Network Network
+	Subnets []Subnet
+	Delete  []string
+	// Revision is that of flannel's layout, ConfigRevision its config's.
+	Revision, ConfigRevision int64
+}
+
+// MigrateFlannel plans the move of flannel's leases into Baize's own layout.
+// Errors: ErrExists (done already), ErrInUse naming the hosts that still run
+// flannel, ErrInvalid for keys that cannot be read.
+func (s *Snapshot) MigrateFlannel(f *Snapshot) (FlannelMigration, error) {
+	refuse := func(kind error, what, remedy string, args ...any) (FlannelMigration, error) {
+		return FlannelMigration{}, &Error{Kind: kind, Item: "network " + FlannelNetwork, What: fmt.Sprintf(what, args...), Remedy: remedy}
+	}
+	if _, done := s.Networks[FlannelNetwork]; done {
+		return refuse(ErrExists, "is in Baize's own layout already", "")
+	}
+	merged := s.WithFlannel(f, "")
+	for _, k := range slices.Sorted(maps.Keys(merged.Malformed)) {
+		if p := merged.Malformed[k]; strings.HasPrefix(k, "flannel ") {
+			return FlannelMigration{}, &Error{Kind: ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
+		}
+	}
+	m := FlannelMigration{Network: merged.Networks[FlannelNetwork], Revision: f.Revision, ConfigRevision: f.Raw[FlannelConfigKey].ModRevision}
+	var still []string
+	mtu := 0
+	for _, sub := range merged.SortedSubnets() {
+		if sub.Network != FlannelNetwork {
+			continue
+		}
+		n := merged.Nodes[sub.Node]
+		if n.Flannel != nil {
+			still = append(still, fmt.Sprintf("%s (%s)", sub.Node, sub.Prefix))
+		}
+		if n.UnderlayMTU > 0 && (mtu == 0 || n.UnderlayMTU < mtu) {
+			mtu = n.UnderlayMTU
+		}
+		sub.Meta = Meta{}
+		m.Subnets = append(m.Subnets, sub)
+	}
+	if len(still) > 0 {
+		return refuse(ErrInUse, "these hosts still run flannel: %s", "stop flanneld and start 'baize agent --flannel' on each, or delete the lease of a host that is gone", strings.Join(still, ", "))
+	}
+	for _, other := range s.Networks {
+		if other.VNI == m.Network.VNI {
+			return refuse(ErrConflict, "its VNI %d is that of network %s", "create that network anew with another VNI", other.VNI, other.Name)
+		}
+	}
+	if mtu > 0 {
+		m.Network.MTU = min(m.Network.MTU, MTU(VXLAN, IPv4, mtu))
+	}
+	m.Network.Meta = Meta{}
+	if err := m.Network.Check(); err != nil {
+		return FlannelMigration{}, err
+	}
+	for key := range f.Raw {
+		if strings.HasPrefix(key, flannelSubnets) {
+			m.Delete = append(m.Delete, key)
+		}
+	}
+	slices.Sort(m.Delete)
+	return m, nil
 }

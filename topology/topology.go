@@ -178,6 +178,9 @@ type Node struct {
 	// Epoch changes at every boot of the machine.
 	Epoch string `json:"epoch,omitempty"`
 
+	// Flannel is set of a host that runs flannel, not Baize.
+	Flannel *FlannelHost `json:"-"`
+
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`
 }

@@ -61,6 +61,9 @@ type Peer struct {
 	Remote    netip.Addr // the peer's VTEP
 	RemoteMAC string     // its link address, where known
 	Subnets   []netip.Prefix
+	// Flannel is set of a host that runs flannel: it takes routed packets, no
+	// frames.
+	Flannel *FlannelHost
 }
 
 // Find returns the view of one network.
@@ -143,7 +146,7 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 		local, ok1 := self.VTEP(f)
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
-			return Peer{Node: peer.Name, Encap: n.Transport, Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC}, nil
+			return Peer{Node: peer.Name, Encap: n.Transport, Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, Flannel: peer.Flannel}, nil
 		}
 	}
 	return Peer{}, &Problem{

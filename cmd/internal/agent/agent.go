@@ -26,6 +26,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -61,6 +62,11 @@ type Config struct {
 	AuditInterval time.Duration
 	// Etcd says where the topology is.
 	Etcd etcdstore.Config
+	// Flannel makes the agent take part in flannel's network, below
+	// FlannelPrefix of etcd, and write SubnetFile.
+	Flannel       bool
+	FlannelPrefix string
+	SubnetFile    string
 	// Version is the program's.
 	Version string
 }
@@ -84,6 +90,8 @@ func (c Config) Defaults() (Config, error) {
 	set(&c.OVSDB, vswitch.DefaultEndpoint)
 	set(&c.StateDir, "/var/lib/baize")
 	set(&c.Socket, api.DefaultSocket)
+	set(&c.FlannelPrefix, topology.FlannelPrefix)
+	set(&c.SubnetFile, subnetenv.FlannelFile)
 	if c.LivenessTTL == 0 {
 		c.LivenessTTL = 10 * time.Second
 	}
@@ -106,6 +114,7 @@ type Agent struct {
 	flows           *openflow.Client
 	log             *logrus.Entry
 
+	flannel   *flannel      // nil without --flannel
 	wake      chan struct{} // reconcile soon
 	join      chan struct{} // look at our own records soon
 	started   time.Time
@@ -115,7 +124,8 @@ type Agent struct {
 	restore   *restoreWait
 
 	mu       sync.Mutex
-	snapshot *topology.Snapshot
+	snapshot *topology.Snapshot // own, and flannel's
+	own      *topology.Snapshot // what Baize's prefix has
 	etcdErr  error
 	alive    bool  // our liveness key is held
 	held     bool  // it once was
@@ -141,6 +151,9 @@ func Run(ctx context.Context, cfg Config, log *logrus.Logger) error {
 	}
 	defer a.store.Close()
 	defer a.db.Close()
+	if a.flannel != nil {
+		defer a.flannel.store.Close()
+	}
 	return a.run(ctx)
 }
 
@@ -172,8 +185,14 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	var fl *flannel
+	if cfg.Flannel {
+		if fl, err = newFlannel(cfg); err != nil {
+			return nil, err
+		}
+	}
 	return &Agent{
-		cfg: cfg, id: id, hostname: hostname, epoch: epoch, store: store, db: db,
+		cfg: cfg, flannel: fl, id: id, hostname: hostname, epoch: epoch, store: store, db: db,
 		flows:   openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir}),
 		log:     log.WithField("node", cfg.Node),
 		wake:    make(chan struct{}, 1),
@@ -192,7 +211,7 @@ type task struct {
 }
 
 func (a *Agent) tasks(l net.Listener) []task {
-	return []task{
+	tasks := []task{
 		{"topology", a.watchTopology},
 		{"liveness", a.keepAlive},
 		{"membership", a.membershipLoop},
@@ -203,6 +222,10 @@ func (a *Agent) tasks(l net.Listener) []task {
 		{"reconcile", a.reconcileLoop},
 		{"api", func(ctx context.Context) error { return api.Serve(ctx, l, a) }},
 	}
+	if a.flannel != nil {
+		tasks = append(tasks, task{"flannel", a.watchFlannel})
+	}
+	return tasks
 }
 
 func (a *Agent) run(ctx context.Context) error {
@@ -276,7 +299,8 @@ func (a *Agent) watchTopology(ctx context.Context) error {
 		}
 		a.etcdErr = u.Err
 		if u.Err == nil {
-			a.snapshot, a.cached = u.Snapshot, false
+			a.own, a.cached = u.Snapshot, false
+			a.merge()
 		}
 		a.mu.Unlock()
 		if u.Err != nil {
@@ -300,7 +324,9 @@ func (a *Agent) useCache(c cache) {
 	a.mu.Lock()
 	if a.snapshot == nil {
 		a.log.Warnf("etcd does not answer: using the topology of revision %d seen last", s.Revision)
-		a.snapshot, a.cached = s, true
+		a.own, a.cached = s, true
+		a.flannel.useCache(a.cfg.StateDir)
+		a.merge()
 	}
 	a.mu.Unlock()
 	a.poke()

@@ -238,7 +238,7 @@ func (a *Agent) checkReady(p pass) {
 	}
 	// A network that is full must not keep the others from being used.
 	joined := len(p.view.Networks) == carried || (a.joined != nil && len(p.view.Networks) > 0)
-	ready := p.view.Node.ID == a.id && joined
+	ready := p.view.Node.ID == a.id && joined && (a.flannel == nil || a.flannel.told)
 	a.ready = a.ready || ready
 	a.mu.Unlock()
 	if !ready {

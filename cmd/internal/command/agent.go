@@ -10,6 +10,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
 )
 
 func (r *runner) agentCommand() *ucli.Command {
@@ -25,6 +26,9 @@ forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
 			&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
 			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` with the node's identity and its copy of the topology", Value: "/var/lib/baize"},
 			&ucli.DurationFlag{Name: "liveness-ttl", Usage: "how long after its death others see the agent as alive", Value: 10 * time.Second},
+			&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
+			flannelPrefixFlag(),
+			&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile},
 			&ucli.DurationFlag{Name: "audit-interval", Usage: "how often every flow is compared in full", Value: 30 * time.Second},
 		}, bridgeFlags()...),
 		Action: r.agentRun,
@@ -52,6 +56,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		StateDir: c.String("state-dir"), Socket: c.String(flagSocket),
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
+		Flannel: c.Bool("flannel"), FlannelPrefix: c.String("flannel-prefix"), SubnetFile: c.String("subnet-file"),
 		Etcd: etcd, Version: currentVersion().Version,
 	}, nil
 }

@@ -2,7 +2,10 @@ module github.com/baize-net/baize/cmd/internal/flannel/peer
 
 go 1.26
 
-require github.com/flannel-io/flannel v0.28.4
+require (
+	github.com/flannel-io/flannel v0.28.4
+	go.etcd.io/etcd/client/v3 v3.6.10
+)
 
 require (
 	github.com/Microsoft/go-winio v0.6.2 // indirect
@@ -27,7 +30,6 @@ require (
 	github.com/vishvananda/netns v0.0.5 // indirect
 	go.etcd.io/etcd/api/v3 v3.6.10 // indirect
 	go.etcd.io/etcd/client/pkg/v3 v3.6.10 // indirect
-	go.etcd.io/etcd/client/v3 v3.6.10 // indirect
 	go.opencensus.io v0.24.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
 	go.uber.org/zap v1.27.0 // indirect

@@ -13,12 +13,14 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/flannel-io/flannel/pkg/backend"
 	_ "github.com/flannel-io/flannel/pkg/backend/hostgw" // by its name in the configuration
 	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"  // by its name in the configuration
 	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/subnet/etcd"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func main() {
@@ -35,7 +37,12 @@ func run(ctx context.Context) error {
 	prefix := flag.String("etcd-prefix", "/coreos.com/network", "where flannel's keys are")
 	iface := flag.String("iface", "eth0", "the underlay's interface")
 	file := flag.String("subnet-file", "/run/flannel/subnet.env", "where to write the subnet")
+	config := flag.String("put-config", "", "only write this configuration into etcd")
+	remove := flag.String("delete", "", "only delete the key with this name below the prefix")
 	flag.Parse()
+	if *config != "" || *remove != "" {
+		return change(ctx, *endpoint, *prefix, *config, *remove)
+	}
 	dev, err := net.InterfaceByName(*iface)
 	if err != nil {
 		return err
@@ -48,22 +55,22 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config, err := sm.GetNetworkConfig(ctx)
+	network, err := sm.GetNetworkConfig(ctx)
 	if err != nil {
 		return err
 	}
 	ext := &backend.ExternalInterface{Iface: dev, IfaceName: dev.Name, IfaceAddr: addrs[0], ExtAddr: addrs[0]}
-	be, err := backend.NewManager(ctx, sm, ext).GetBackend(config.BackendType)
+	be, err := backend.NewManager(ctx, sm, ext).GetBackend(network.BackendType)
 	if err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
-	bn, err := be.RegisterNetwork(ctx, &wg, config)
+	bn, err := be.RegisterNetwork(ctx, &wg, network)
 	if err != nil {
 		return err
 	}
 	l := bn.Lease()
-	if err := sm.HandleSubnetFile(*file, config, false, l.Subnet, l.IPv6Subnet, bn.MTU()); err != nil {
+	if err := sm.HandleSubnetFile(*file, network, false, l.Subnet, l.IPv6Subnet, bn.MTU()); err != nil {
 		return err
 	}
 	fmt.Printf("%s %d\n", l.Subnet, bn.MTU())
@@ -71,5 +78,22 @@ func run(ctx context.Context) error {
 	go func() { defer wg.Done(); bn.Run(ctx) }()
 	err = sm.CompleteLease(ctx, bn.Lease(), &wg)
 	wg.Wait()
+	return err
+}
+
+// change does what a person does with etcdctl.
+func change(ctx context.Context, endpoint, prefix, config, remove string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 2 * time.Second})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if config != "" {
+		_, err = c.Put(ctx, prefix+"/config", config)
+		return err
+	}
+	_, err = c.Delete(ctx, prefix+"/"+remove)
 	return err
 }

@@ -120,3 +120,56 @@ func FuzzFlannelConfig(f *testing.F) {
 		}
 	})
 }
+
+// A host that comes back with its subnet and another link address or underlay
+// address is followed; a Baize node that goes back to flannel is one again.
+func TestFlannelFollowed(t *testing.T) {
+	addr := netip.MustParseAddr
+	node := func(name, ip string) topology.KV {
+		n := topology.Node{Name: name, ID: name, VTEPs: []netip.Addr{addr(ip)}, Encapsulations: topology.Transports(), UnderlayMTU: 9000}
+		return topology.KV{Key: n.Key(), Value: topology.Encode(n)}
+	}
+	lease := func(subnet, ip, mac string) topology.KV {
+		l := topology.FlannelLease{
+			Subnet: netip.MustParsePrefix(subnet), PublicIP: addr(ip), BackendType: "vxlan", VTEP: topology.FlannelVTEP{VNI: 1, MAC: mac},
+		}
+		return topology.KV{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 5}}
+	}
+	own := topology.NewSnapshot(1, []topology.KV{node("host1", "192.168.0.1"), node("host2", "192.168.0.2")})
+	f := topology.NewRawSnapshot(1, []topology.KV{
+		{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","Port":4790}}`)},
+		lease("10.1.1.0/24", "192.168.0.1", "0e:ba:c0:a8:00:01"), lease("10.1.2.0/24", "192.168.0.2", "0e:ba:c0:a8:00:02"),
+		lease("10.1.3.0/24", "192.168.0.3", "f2:00:00:00:00:03"), {Key: "subnets/10.1.4.0-24", Value: []byte(`{}`)},
+	})
+	peers := func(f *topology.Snapshot) map[string]topology.Peer {
+		v := own.WithFlannel(f, "host1").View("host1")
+		n, ok := v.Find(topology.FlannelNetwork)
+		require.True(t, ok, v.Problems)
+		require.Equal(t, 8950, n.MTU)
+		require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.1.0/24")}, n.Subnets)
+		out := map[string]topology.Peer{}
+		for _, p := range n.Peers {
+			out[p.Subnets[0].String()] = p
+		}
+		return out
+	}
+	p := peers(f)
+	require.Len(t, p, 2)
+	assert.Nil(t, p["10.1.2.0/24"].Flannel, "a Baize node")
+	assert.Equal(t, &topology.FlannelHost{MAC: "f2:00:00:00:00:03", Port: 4790}, p["10.1.3.0/24"].Flannel)
+
+	p = peers(f.With(2, []topology.KV{lease("10.1.3.0/24", "192.168.0.3", "f2:00:00:00:00:33")}, nil))
+	assert.Equal(t, "f2:00:00:00:00:33", p["10.1.3.0/24"].Flannel.MAC)
+	p = peers(f.With(2, []topology.KV{lease("10.1.3.0/24", "192.168.0.99", "f2:00:00:00:00:33")}, nil))
+	assert.Equal(t, addr("192.168.0.99"), p["10.1.3.0/24"].Remote)
+	p = peers(f.With(2, []topology.KV{lease("10.1.2.0/24", "192.168.0.2", "f2:00:00:00:00:02")}, nil))
+	assert.Equal(t, "flannel-192.168.0.2", p["10.1.2.0/24"].Node)
+	assert.NotNil(t, p["10.1.2.0/24"].Flannel)
+	p = peers(f.With(2, nil, []string{"subnets/10.1.3.0-24"}))
+	assert.Len(t, p, 1)
+
+	bad := own.WithFlannel(f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`)}}, nil), "host1")
+	assert.Empty(t, bad.Networks)
+	require.Len(t, bad.Validate(), 1)
+	assert.Contains(t, bad.Validate()[0].String(), "host-gw")
+}

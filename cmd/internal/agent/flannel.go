@@ -24,7 +24,6 @@ type flannel struct {
 	store *etcdstore.Store
 	// raw is flannel's layout; nil before etcd has answered.
 	raw     *topology.Snapshot
-	err     error
 	lease   topology.FlannelLease
 	renewed time.Time
 	told    bool // the subnet's file is written
@@ -71,7 +70,6 @@ func (a *Agent) watchFlannel(ctx context.Context) error {
 	return a.flannel.store.Watch(ctx, func(u etcdstore.Update) {
 		a.mu.Lock()
 		had := a.flannel.raw != nil && a.flannel.raw.Raw[topology.FlannelConfigKey].Key != ""
-		a.flannel.err = nil
 		if u.Err == nil {
 			if _, has := u.Snapshot.Raw[topology.FlannelConfigKey]; has || !had {
 				a.flannel.raw = u.Snapshot

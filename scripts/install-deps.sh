@@ -59,6 +59,7 @@ if [ "${1:-lab}" = test ]; then
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
+	need systemd systemd-analyze
 fi
 
 packages=${packages# }

@@ -1,5 +1,3 @@
-// Package scripts holds no code: only the tests of the shell scripts that
-// stand between a newcomer and the first build.
 package scripts
 
 import (
@@ -162,7 +160,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends gcc shellcheck\n"}, lines: 3,
+			want: []string{"--no-install-recommends gcc shellcheck systemd\n"}, lines: 3,
 		},
 		{name: "Docker is there", set: "docker", fakes: with(withDocker("docker-compose"), "apt-get", apt), id: user},
 		{

@@ -51,6 +51,29 @@ func TestViewOfThreeNodes(t *testing.T) {
 	require.Empty(t, s.View("stranger").Networks)
 }
 
+func TestSegmentsAreApart(t *testing.T) {
+	docker := func(p, node string) topology.Subnet {
+		s := lease("blue", p, node)
+		s.Segment = "docker0"
+		return s
+	}
+	s := snapshot(blue, host(1), host(2), lease("blue", "10.1.9.0/24", "host1"), docker("10.1.5.0/24", "host1"),
+		docker("fd00:10:1:5::/64", "host1"), docker("10.1.7.0/24", "host2"))
+	v := s.View("host1")
+	require.Empty(t, v.Problems)
+	n := v.Networks[0]
+	prefixes := func(ps ...string) (out []netip.Prefix) {
+		for _, p := range ps {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	require.Equal(t, prefixes("10.1.9.0/24"), n.Subnets, "endpoints get addresses of these only")
+	require.Equal(t, []topology.Segment{{Name: "docker0", Subnets: prefixes("10.1.5.0/24", "fd00:10:1:5::/64")}}, n.Segments)
+	require.Equal(t, prefixes("10.1.5.0/24", "10.1.9.0/24", "fd00:10:1:5::/64"), n.OwnSubnets())
+	require.Equal(t, prefixes("10.1.7.0/24"), n.Peers[0].Subnets, "others steer to them like to any")
+}
+
 func TestContradictionsAreReportedAndTheOlderWins(t *testing.T) {
 	red := blue
 	red.Name = "red"

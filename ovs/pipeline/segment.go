@@ -61,6 +61,10 @@ func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
 		// Duplicate address detection (RFC 4862) asks without an address.
 		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=::,icmp_type=%d,nd_target=%s", in, neighbourSolicitation, p), pass)
 	}
+	// Docker gives every docker0 this address, and means one link each. What is
+	// sent from it passes: the kernel asks for neighbours with it.
+	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=fe80::1", in, neighbourSolicitation), "drop")
+	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=fe80::1", in, neighbourAdvertisement), "drop")
 	// RFC 3810 section 5.2.13, as in guard.
 	b.flow(TableGuard, prioAddress, in+",icmp6,ipv6_src=::,icmp_type=143", pass)
 	b.lies(in)

@@ -72,6 +72,7 @@ const (
 	prioMACTheft = 110 // and those of the rest of the network
 
 	// guard
+	prioNeighbourOwn = 130 // what every docker0 has, and only for its own link
 	prioNeighbour    = 120 // ND messages that say the truth
 	prioNeighbourLie = 110 // ND messages that do not
 	prioAddress      = 100 // packets from a known address

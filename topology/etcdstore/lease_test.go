@@ -288,3 +288,36 @@ func TestLeaseCancelled(t *testing.T) {
 	_, err := s.LeaseSubnet(ctx, "blue", "a", topology.IPv4, false)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+// What a node has for docker0 is told apart from what it has for endpoints.
+func TestLeaseSegment(t *testing.T) {
+	s := openAt(t, etcdtest.Start(t))
+	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16")})
+	plain, err := s.LeaseSubnet(t.Context(), "blue", "host1", topology.IPv4, false)
+	require.NoError(t, err)
+	docker, err := s.LeaseSegment(t.Context(), "blue", "host1", "docker0", topology.IPv4)
+	require.NoError(t, err)
+	require.NotEqual(t, plain.Prefix, docker.Prefix)
+	require.Equal(t, "docker0", docker.Segment)
+
+	again, err := s.LeaseSegment(t.Context(), "blue", "host1", "docker0", topology.IPv4)
+	require.NoError(t, err)
+	require.Equal(t, docker, again)
+	again, err = s.LeaseSubnet(t.Context(), "blue", "host1", topology.IPv4, false)
+	require.NoError(t, err)
+	require.Equal(t, plain, again)
+
+	// Lost, it is taken again as what it was.
+	require.NoError(t, s.ReleaseSubnet(t.Context(), "blue", docker.Prefix, true))
+	claimed, err := s.ClaimSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: docker.Prefix, Node: "host1", Segment: "docker0"})
+	require.NoError(t, err)
+	require.Equal(t, "docker0", claimed.Segment)
+	_, err = s.ClaimSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: docker.Prefix, Node: "host1"})
+	refused(t, err, topology.ErrConflict)
+
+	// A reservation does not turn it into one for endpoints.
+	kept, err := s.ReserveSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: docker.Prefix, Node: "host1"})
+	require.NoError(t, err)
+	require.Equal(t, "docker0", kept.Segment)
+	require.True(t, kept.Reserved)
+}

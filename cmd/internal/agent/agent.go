@@ -60,6 +60,14 @@ type Config struct {
 	LivenessTTL time.Duration
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
+	// DockerBridge is the bridge that Docker's containers without a network of
+	// their own hang on, docker0, which becomes a part of DockerNetwork; empty:
+	// it does not.
+	DockerBridge string
+	// DockerNetwork is empty where the node carries one network only.
+	DockerNetwork string
+	// DockerEnv is the file that says what Docker must be started with.
+	DockerEnv string
 	// Etcd says where the topology is.
 	Etcd etcdstore.Config
 	// Flannel makes the agent take part in flannel's network, below
@@ -101,6 +109,11 @@ func (c Config) Defaults() (Config, error) {
 	if !slices.Contains([]string{"auto", "system", "netdev"}, c.Datapath) {
 		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "datapath " + c.Datapath, What: "unknown", Remedy: "use auto, system (kernel) or netdev (userspace)"}
 	}
+	if c.DockerBridge != "" && c.DockerBridge != dockerBridge {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "--docker-bridge " + c.DockerBridge, What: "dockerd takes an address (--bip) for docker0 only",
+			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'"}
+	}
+	set(&c.DockerEnv, subnetenv.BaizeFile)
 	return c, topology.CheckName("node", c.Node)
 }
 
@@ -139,6 +152,7 @@ type Agent struct {
 	audit     bool
 	waiters   []chan error
 	pending   map[string]ovs.Endpoint // being attached: their addresses are taken
+	segment   segmentState
 }
 
 // Run runs an agent until ctx is done. It returns an error only where it
@@ -224,6 +238,9 @@ func (a *Agent) tasks(l net.Listener) []task {
 	}
 	if a.flannel != nil {
 		tasks = append(tasks, task{"flannel", a.watchFlannel})
+	}
+	if a.cfg.DockerBridge != "" {
+		tasks = append(tasks, task{"docker0", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.hangOn) }})
 	}
 	return tasks
 }
@@ -428,6 +445,6 @@ func nodeID(dir string) (string, error) {
 	return id, nil
 }
 
-func (a *Agent) options() pipeline.Options {
-	return pipeline.Options{Bridge: a.cfg.Bridge, Datapath: a.datapath, VXLANPort: a.cfg.VXLANPort, GenevePort: a.cfg.GenevePort}
+func (a *Agent) options(segments []ovs.Segment) pipeline.Options {
+	return pipeline.Options{Bridge: a.cfg.Bridge, Datapath: a.datapath, VXLANPort: a.cfg.VXLANPort, GenevePort: a.cfg.GenevePort, Segments: segments}
 }

@@ -246,6 +246,9 @@ func (a *Agent) choose(n topology.NetworkView, e *ovs.Endpoint, static []netip.A
 		if other, dup := ips[f]; dup {
 			return 0, &topology.Error{Kind: topology.ErrInvalid, Item: "--ip", What: fmt.Sprintf("two %s addresses, %s and %s", f, other, ip), Remedy: "give one a family"}
 		}
+		if sub, ok := segmentOf(s, n.Name, ip); ok {
+			return 0, &topology.Error{Kind: topology.ErrConflict, Item: "address " + ip.String(), What: fmt.Sprintf("%s of node %s gives the addresses of %s away", sub.Segment, sub.Node, sub.Prefix), Remedy: "choose another, or leave --ip out"}
+		}
 		if by, ok := taken[ip]; ok {
 			return 0, &topology.Error{Kind: topology.ErrConflict, Item: "address " + ip.String(), What: "taken by " + by, Remedy: "choose another, or leave --ip out"}
 		}

@@ -108,18 +108,22 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	if err != nil {
 		return err
 	}
-	want := pipeline.Build(p.view, endpoints, a.options())
+	segments, segmentProblems := a.attachSegment(ctx, p.view, audit)
+	want := pipeline.Build(p.view, endpoints, a.options(segments))
 	out, err := converge(ctx, a.db, a.flows, want, observed, audit)
 	p.outcome = out
-	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints))
+	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints), segmentProblems)
 	if err != nil {
+		return err
+	}
+	if err := a.finishSegment(ctx, p.view, observed, segments); err != nil {
 		return err
 	}
 	if a.datapath == "netdev" && (out.Changes > 0 || audit) {
 		a.setNeighbours(ctx, p.view, out)
 	}
 	if a.datapath == "netdev" && audit {
-		a.keepIngressDrops(endpoints)
+		a.keepIngressDrops(endpoints, segments)
 	}
 	return nil
 }
@@ -176,10 +180,13 @@ func (a *Agent) setNeighbours(ctx context.Context, v topology.View, out outcome)
 // keepIngressDrops puts the rules back that keep the kernel from taking the
 // userspace datapath's frames as well: firewall managers flush what is not
 // theirs.
-func (a *Agent) keepIngressDrops(endpoints []ovs.Endpoint) {
+func (a *Agent) keepIngressDrops(endpoints []ovs.Endpoint, segments []ovs.Segment) {
 	devices := make([]string, len(endpoints))
 	for i, e := range endpoints {
 		devices[i] = e.Port
+	}
+	for _, s := range segments {
+		devices = append(devices, s.Port)
 	}
 	if err := hostnet.SyncIngressDrops(devices); err != nil {
 		a.log.Warn(err)
@@ -238,7 +245,8 @@ func (a *Agent) checkReady(p pass) {
 	}
 	// A network that is full must not keep the others from being used.
 	joined := len(p.view.Networks) == carried || (a.joined != nil && len(p.view.Networks) > 0)
-	ready := p.view.Node.ID == a.id && joined && (a.flannel == nil || a.flannel.told)
+	// Docker is started after this, with what its file says.
+	ready := p.view.Node.ID == a.id && joined && (a.flannel == nil || a.flannel.told) && (a.cfg.DockerBridge == "" || a.segment.written)
 	a.ready = a.ready || ready
 	a.mu.Unlock()
 	if !ready {

@@ -83,7 +83,7 @@ func (a *Agent) ensureMember(ctx context.Context) error {
 	if a.flannel != nil {
 		err = a.flannelMember(ctx, s, endpoints)
 	}
-	return errors.Join(err, a.leaseSubnets(ctx, s, endpoints), a.syncPins(ctx, s, endpoints))
+	return errors.Join(err, a.leaseSubnets(ctx, s, endpoints), a.leaseSegment(ctx, s), a.syncPins(ctx, s, endpoints))
 }
 
 // register writes the node's record when it differs from what etcd has.
@@ -131,7 +131,9 @@ func (a *Agent) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoint
 		}
 		own := s.NodeSubnets(n.Name, a.cfg.Node)
 		for _, f := range n.Families() {
-			if slices.ContainsFunc(own, func(sub topology.Subnet) bool { return topology.FamilyOf(sub.Prefix.Addr()) == f }) {
+			if slices.ContainsFunc(own, func(sub topology.Subnet) bool {
+				return topology.FamilyOf(sub.Prefix.Addr()) == f && sub.Segment == ""
+			}) {
 				continue
 			}
 			sub, err := a.lease(ctx, n, f, endpoints)

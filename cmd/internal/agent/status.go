@@ -53,6 +53,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	} else {
 		endpoints, _ := observed.Endpoints()
 		st.OVSVersion, st.Endpoints = observed.Version, apiEndpoints(endpoints)
+		st.Segments = apiSegments(observed, p.view)
 		for _, port := range observed.ForeignPorts() {
 			st.Foreign = append(st.Foreign, "port "+port)
 		}

@@ -99,6 +99,8 @@ type Status struct {
 	Networks  []Network  `json:"networks"`
 	Peers     []Peer     `json:"peers"`
 	Endpoints []Endpoint `json:"endpoints"`
+	// Segments are local Ethernets that are a part of a network, such as docker0.
+	Segments []Segment `json:"segments,omitempty"`
 	// Flows and Ports count Baize's own on the bridge.
 	Flows int `json:"flows"`
 	Ports int `json:"ports"`
@@ -134,6 +136,16 @@ type Network struct {
 	// Peers counts the other nodes in the network, Endpoints those of this node.
 	Peers     int `json:"peers"`
 	Endpoints int `json:"endpoints"`
+}
+
+// Segment is a local Ethernet whose hosts Baize does not know one by one.
+type Segment struct {
+	Name    string `json:"name"`
+	Network string `json:"network"`
+	// Port is the port's name on the bridge.
+	Port string `json:"port"`
+	// Subnets are those leased for it.
+	Subnets []netip.Prefix `json:"subnets"`
 }
 
 // Peer is another node as this one reaches it: one for each encapsulation.

@@ -24,6 +24,9 @@ forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
 			&ucli.StringFlag{Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)"},
 			&ucli.StringFlag{Name: "datapath", Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)", Value: "auto"},
 			&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
+			&ucli.StringFlag{Name: "docker-bridge", Usage: "`NAME` of Docker's own bridge (docker0), which becomes a part of the network: see docs/docker.md (default none)"},
+			&ucli.StringFlag{Name: "docker-network", Usage: "`NAME` of the network that --docker-bridge is a part of (default the only one)"},
+			&ucli.StringFlag{Name: "docker-env", Usage: "`FILE` to write with what Docker must be started with", Value: subnetenv.BaizeFile},
 			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` with the node's identity and its copy of the topology", Value: "/var/lib/baize"},
 			&ucli.DurationFlag{Name: "liveness-ttl", Usage: "how long after its death others see the agent as alive", Value: 10 * time.Second},
 			&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
@@ -57,6 +60,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		Flannel: c.Bool("flannel"), FlannelPrefix: c.String("flannel-prefix"), SubnetFile: c.String("subnet-file"),
+		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		Etcd: etcd, Version: currentVersion().Version,
 	}, nil
 }

@@ -34,7 +34,8 @@ At the end traffic between all endpoints is proven.
   baize lab up
   baize lab up --hosts 5 --transport gre
   baize lab up --network 10.9.0.0/16 --endpoints 3
-  baize lab up --docker`,
+  baize lab up --docker
+  baize lab up --docker-bridge`,
 				Flags: []ucli.Flag{
 					nameFlag(),
 					&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
@@ -42,6 +43,7 @@ At the end traffic between all endpoints is proven.
 					&ucli.StringSliceFlag{Name: "network", Usage: "`[NAME=]CIDR` of a network (default blue, 10.1.0.0/16 and fd00:10:1::/48)", EnvVars: cli.Env("lab-network")},
 					&ucli.IntFlag{Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)"},
 					&ucli.BoolFlag{Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker")},
+					&ucli.BoolFlag{Name: "docker-bridge", Usage: "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it", EnvVars: cli.Env("lab-docker-bridge")},
 					&ucli.BoolFlag{Name: "ipv6-underlay", Usage: "tunnels and etcd use the underlay's IPv6 addresses"},
 					&ucli.BoolFlag{Name: "no-proof", Usage: "do not send traffic at the end"},
 				},
@@ -140,6 +142,7 @@ func (r *runner) labUp(c *ucli.Context) error {
 	if c.IsSet("endpoints") && cfg.Endpoints == 0 {
 		cfg.Endpoints = -1 // none: 0 leaves it to the lab
 	}
+	cfg.DockerBridge = c.Bool("docker-bridge")
 	cfg.Docker, cfg.IPv6Underlay, cfg.NoProof = c.Bool("docker"), c.Bool("ipv6-underlay"), c.Bool("no-proof")
 	start := time.Now()
 	l, err := lab.Up(c.Context, cfg)

@@ -99,6 +99,7 @@ func compare(ctx context.Context, db database, flows flowTables, view topology.V
 	}
 	endpoints, problems := have.Endpoints()
 	item.Problems = append(item.Problems, problems...)
+	opt.Segments = have.Segments()
 	want := pipeline.Build(view, endpoints, opt)
 	change, stale, problems := ovs.DiffDB(want, have)
 	item.Problems = append(item.Problems, problems...)

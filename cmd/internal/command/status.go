@@ -182,6 +182,9 @@ func agentText(b *strings.Builder, a api.Status) {
 	for _, reason := range sortedNames(a.Drops) {
 		rows = append(rows, []string{"dropped " + reason + ":", counted(int(a.Drops[reason]), "packet")})
 	}
+	for _, s := range a.Segments {
+		rows = append(rows, []string{s.Name + ":", fmt.Sprintf("a part of %s, %s", s.Network, orDash(joined(s.Subnets)))})
+	}
 	if len(a.Foreign) > 0 {
 		rows = append(rows, []string{"not ours:", strings.Join(a.Foreign, ", ")})
 	}

@@ -39,6 +39,10 @@ type AttachSpec struct {
 	// arrives at the host end. A userspace datapath reads a copy of each frame
 	// and leaves the original to the kernel; the kernel datapath takes it away.
 	HostIngressDrop bool
+	// Bridge makes the container end a port of a Linux bridge in its namespace:
+	// it has no addresses then, of its own or of the kernel's making. A bridge
+	// that is not there yet is no error, see Enslave.
+	Bridge string
 }
 
 // Attach makes the pair. On an error nothing of it is left. A pair between the
@@ -319,6 +323,9 @@ func (a *attachment) configureInside() error {
 			return failed(a.hostItem(), "setting its MTU", err)
 		}
 	}
+	if a.Bridge != "" {
+		return a.enslaveInside()
+	}
 	// The link-local address the rest of Baize expects of a MAC, whatever the
 	// namespace's default says.
 	if err := ignoreNoIPv6(a.inside.LinkSetIP6AddrGenMode(a.peer, addrGenEUI64)); err != nil {
@@ -354,6 +361,22 @@ func (a *attachment) configureInside() error {
 		}
 	}
 	return nil
+}
+
+// enslaveInside is what a port of a bridge needs.
+func (a *attachment) enslaveInside() error {
+	if err := ignoreNoIPv6(a.inside.LinkSetIP6AddrGenMode(a.peer, addrGenNone)); err != nil {
+		return failed(a.item(), "switching IPv6 addresses off", err)
+	}
+	if !a.ChecksumOffload {
+		if err := inNetns(a.ns, func() error { return checksumOff(a.Ifname) }); err != nil {
+			return failed(a.item(), "switching checksum offload off", err)
+		}
+	}
+	if _, err := enslave(a.inside, a.Ifname, a.Bridge); err != nil {
+		return err
+	}
+	return failed(a.item(), "setting it up", a.inside.LinkSetUp(a.peer))
 }
 
 func (a *attachment) hasIPv6() bool {

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/scripts"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -55,6 +57,16 @@ disabled_plugins = [
 // two services, so that containers outlive a restart of either.
 func dockerServices(c initConfig, run runner) []*service {
 	config := path.Join(c.Dir, "containerd.toml")
+	// Control groups are the machine's: under a name of ours, so that they can
+	// be told and removed.
+	dockerd := []string{"dockerd", "--host", "unix://" + dockerSocket, "--containerd", containerdSocket,
+		"--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", "/" + cgroupName(c.Lab, c.Member)}
+	options := func(context.Context) error { return nil }
+	if c.DockerBridge {
+		// What the unit's drop-in does on a real host.
+		dockerd = append([]string{"sh", "-c", `. "$0" && exec "$@" $DOCKER_OPTS`, dockerEnv}, dockerd...)
+		options = func(ctx context.Context) error { return writeDockerEnv(ctx, run) }
+	}
 	return []*service{
 		{
 			name: ServiceContainerd,
@@ -67,17 +79,14 @@ func dockerServices(c initConfig, run runner) []*service {
 		},
 		{
 			name: ServiceDockerd,
-			// Control groups are the machine's: under a name of ours, so that
-			// they can be told and removed.
-			argv: []string{"dockerd", "--host", "unix://" + dockerSocket, "--containerd", containerdSocket,
-				"--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", "/" + cgroupName(c.Lab, c.Member)},
-			env: c.Env,
+			argv: dockerd,
+			env:  c.Env,
 			// The order of the units on a real host: the agent's socket is there
 			// when the engine looks for plugins.
 			needs: []string{ServiceContainerd, ServiceAgent},
-			prepare: func(context.Context) error {
+			prepare: func(ctx context.Context) error {
 				removeAll("/run/docker.pid")
-				return nil
+				return options(ctx)
 			},
 			ready: func(ctx context.Context) error {
 				if err := awaitSocket(ctx, dockerSocket); err != nil {
@@ -88,6 +97,20 @@ func dockerServices(c initConfig, run runner) []*service {
 			grace: dockerGrace, patience: dockerReady,
 		},
 	}
+}
+
+// dockerEnv is what mk-docker-opts.sh writes for the engine.
+const dockerEnv = "/run/baize/docker.env"
+
+// writeDockerEnv fails, and with it the engine's start, where the agent has not
+// written what it must be started with.
+func writeDockerEnv(ctx context.Context, run runner) error {
+	script := path.Join(insideDir, "mk-docker-opts.sh")
+	if err := os.WriteFile(script, scripts.MkDockerOpts, 0o755); err != nil {
+		return err
+	}
+	_, err := run(ctx, script, "-c", "-f", subnetenv.BaizeFile, "-d", dockerEnv)
+	return err
 }
 
 func awaitSocket(ctx context.Context, socket string) error {

@@ -33,6 +33,8 @@ type initConfig struct {
 	Kernel bool `json:"kernel,omitempty"`
 	// Docker says that a container engine runs here.
 	Docker bool `json:"docker,omitempty"`
+	// DockerBridge says that docker0 is a part of a network.
+	DockerBridge bool `json:"dockerBridge,omitempty"`
 	// Env is the environment of what runs inside.
 	Env []string `json:"env"`
 	// Args are those of the agent, or of etcd in the fabric.

@@ -71,6 +71,9 @@ type Config struct {
 	// Docker makes a container engine run on every host, with one image,
 	// DockerImage.
 	Docker bool
+	// DockerBridge makes each engine's docker0 a part of the first network; it
+	// implies Docker.
+	DockerBridge bool
 	// AgentArgs are added to 'baize agent'.
 	AgentArgs []string
 	// Env is added to the environment of what the hosts run, as NAME=VALUE.

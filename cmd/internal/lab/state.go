@@ -30,6 +30,7 @@ type state struct {
 	Endpoints    int                `json:"endpoints"`
 	IPv6Underlay bool               `json:"ipv6Underlay,omitempty"`
 	Docker       bool               `json:"docker,omitempty"`
+	DockerBridge bool               `json:"dockerBridge,omitempty"`
 	AgentArgs    []string           `json:"agentArgs,omitempty"`
 	Env          []string           `json:"env,omitempty"`
 }
@@ -93,6 +94,11 @@ func (s state) merge(c Config) (state, error) {
 	} else if len(s.Hosts) == 0 {
 		s.Endpoints = 1
 	}
+	if c.DockerBridge && !s.DockerBridge && len(s.Hosts) > 0 {
+		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: "it runs without docker0 in a network, and a host's services do not change", Remedy: "remove the lab first with 'baize lab down'"}
+	}
+	s.DockerBridge = s.DockerBridge || c.DockerBridge
+	c.Docker = c.Docker || c.DockerBridge
 	if c.Docker && !s.Docker && len(s.Hosts) > 0 {
 		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: "it runs without Docker, and a host's services do not change", Remedy: "remove the lab first with 'baize lab down'"}
 	}

@@ -289,7 +289,10 @@ func (l *Lab) initConfig(name string) initConfig {
 		c.Addrs, c.MAC = hostAddrs(n), hostMAC(n).String()
 		c.Args = agentArgs(l.state.AgentArgs)
 		c.Kernel, _ = hostnet.Datapath()
-		c.Docker = l.state.Docker
+		c.Docker, c.DockerBridge = l.state.Docker, l.state.DockerBridge
+		if c.DockerBridge {
+			c.Args = append(c.Args, "--docker-bridge", "docker0", "--docker-network", l.state.Networks[0].Name)
+		}
 	}
 	c.Env = daemonEnv(os.LookupEnv, own, l.state.Env)
 	return c

@@ -1,0 +1,214 @@
+// Package dockerhost converts a host with systemd to docker0 as a part of a
+// Baize network, and back: it says which files would change, and writes them.
+package dockerhost
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/scripts"
+	"github.com/baize-net/baize/topology"
+)
+
+// The files, below Root.
+const (
+	daemonJSON    = "/etc/docker/daemon.json"
+	dropInDir     = "/etc/systemd/system/docker.service.d"
+	dropIn        = dropInDir + "/baize.conf"
+	agentDropIn   = "/etc/systemd/system/baize.service.d/docker.conf"
+	packaged      = "/usr/lib/baize/mk-docker-opts.sh"
+	local         = "/usr/local/lib/baize/mk-docker-opts.sh"
+	optionsOfUnit = "$BAIZE_DOCKER_OPTS"
+)
+
+// unitFiles is where systemd looks for docker.service, first wins
+// (systemd.unit(5)).
+var unitFiles = []string{
+	"/etc/systemd/system/docker.service", "/run/systemd/system/docker.service", "/usr/local/lib/systemd/system/docker.service",
+	"/usr/lib/systemd/system/docker.service", "/lib/systemd/system/docker.service",
+}
+
+// Host is the host to convert.
+type Host struct {
+	// Root is put before every path; "" but for tests.
+	Root string
+	// Network is what docker0 becomes a part of; empty: the only one.
+	Network string
+}
+
+// Change is one file that is to be.
+type Change struct {
+	Path string
+	// Text is what it is to hold; nil: it is to go.
+	Text []byte
+	Mode os.FileMode
+}
+
+// Plan returns what is to change so that Docker starts with what the agent
+// says. Errors are *topology.Error: ErrConflict where Docker's settings
+// contradict it, ErrNotFound where there is no docker.service.
+func (h Host) Plan() ([]Change, error) {
+	if err := h.checkDaemonJSON(); err != nil {
+		return nil, err
+	}
+	start, err := h.execStart()
+	if err != nil {
+		return nil, err
+	}
+	script := packaged
+	var all []Change
+	if _, err := os.Stat(h.Root + packaged); err != nil {
+		script = local
+		all = append(all, Change{local, scripts.MkDockerOpts, 0o755})
+	}
+	text := strings.ReplaceAll(string(scripts.DockerDropIn), packaged, script)
+	i := strings.LastIndex(text, "ExecStart=")
+	text = text[:i] + "ExecStart=" + start + "\n"
+	agent := "# Written by 'baize docker configure'.\n[Service]\nEnvironment=BAIZE_DOCKER_BRIDGE=docker0\n"
+	if h.Network != "" {
+		agent += "Environment=BAIZE_DOCKER_NETWORK=" + h.Network + "\n"
+	}
+	all = append(all, Change{dropIn, []byte(text), 0o644}, Change{agentDropIn, []byte(agent), 0o644})
+	return h.missing(all)
+}
+
+// Undo returns what is to change so that all is as before.
+func (h Host) Undo() ([]Change, error) {
+	return h.missing([]Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
+}
+
+// missing leaves out what is so already.
+func (h Host) missing(all []Change) ([]Change, error) {
+	var out []Change
+	for _, c := range all {
+		have, err := os.ReadFile(h.Root + c.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if c.Text != nil {
+				out = append(out, c)
+			}
+		case err != nil:
+			return nil, err
+		case c.Text == nil || string(have) != string(c.Text):
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// Apply makes the changes in their order.
+func (h Host) Apply(changes []Change) error {
+	for _, c := range changes {
+		file := h.Root + c.Path
+		if c.Text == nil {
+			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			// Fails where something else is in it, which is right.
+			_ = os.Remove(filepath.Dir(file))
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := atomicfile.Write(file, c.Text, c.Mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contradictions are the names in daemon.json of options that the agent sets:
+// dockerd refuses to start with one in both places.
+var contradictions = []string{"bip", "bridge", "fixed-cidr", "fixed-cidr-v6", "ip-masq", "ipv6", "mtu"}
+
+func (h Host) checkDaemonJSON() error {
+	b, err := os.ReadFile(h.Root + daemonJSON)
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && len(strings.TrimSpace(string(b))) == 0) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var settings map[string]json.RawMessage
+	if err := json.Unmarshal(b, &settings); err != nil {
+		return &topology.Error{Kind: topology.ErrInvalid, Item: daemonJSON, What: err.Error(), Remedy: "correct it: Docker does not start with it either"}
+	}
+	var found []string
+	for _, name := range contradictions {
+		if v, ok := settings[name]; ok {
+			found = append(found, fmt.Sprintf("%q: %s", name, v))
+		}
+	}
+	if len(found) > 0 {
+		return &topology.Error{
+			Kind: topology.ErrConflict, Item: daemonJSON, What: "it has what the agent is to decide: " + strings.Join(found, ", "),
+			Remedy: "take these lines out; dockerd does not start with an option in two places",
+		}
+	}
+	return nil
+}
+
+// execStart returns the command of docker.service as it is without Baize, with
+// the variable of the options in it.
+func (h Host) execStart() (string, error) {
+	var unit string
+	for _, file := range unitFiles {
+		if _, err := os.Stat(h.Root + file); err == nil {
+			unit = file
+			break
+		}
+	}
+	if unit == "" {
+		return "", &topology.Error{Kind: topology.ErrNotFound, Item: "docker.service", What: "no such unit on this host", Remedy: "install Docker from packages, or start dockerd by yourself with what mk-docker-opts.sh gives (docs/docker.md)"}
+	}
+	drops, err := filepath.Glob(h.Root + dropInDir + "/*.conf")
+	if err != nil {
+		return "", err
+	}
+	slices.Sort(drops)
+	command := ""
+	for _, file := range append([]string{h.Root + unit}, drops...) {
+		if file == h.Root+dropIn {
+			continue
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		text := strings.ReplaceAll(string(b), "\\\n", " ")
+		for line := range strings.Lines(text) {
+			value, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=")
+			if !ok {
+				continue
+			}
+			command = strings.TrimSpace(value)
+			if file != h.Root+unit && filepath.Base(file) > filepath.Base(dropIn) {
+				return "", &topology.Error{
+					Kind: topology.ErrConflict, Item: strings.TrimPrefix(file, h.Root), What: "it sets ExecStart, and is read after " + dropIn,
+					Remedy: "rename it so that it comes before baize.conf",
+				}
+			}
+		}
+	}
+	if command == "" {
+		return "", &topology.Error{Kind: topology.ErrInvalid, Item: unit, What: "it has no ExecStart", Remedy: "see 'systemctl cat docker'"}
+	}
+	for _, word := range strings.Fields(command) {
+		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		if strings.HasPrefix(word, "-") && slices.Contains(append(contradictions, "b"), name) {
+			return "", &topology.Error{Kind: topology.ErrConflict, Item: "docker.service", What: "it starts dockerd with " + word + ", which the agent is to decide", Remedy: "take the option out of ExecStart ('systemctl edit --full docker')"}
+		}
+	}
+	if !slices.Contains(strings.Fields(command), optionsOfUnit) {
+		command += " " + optionsOfUnit
+	}
+	return command, nil
+}

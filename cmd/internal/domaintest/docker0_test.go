@@ -1,0 +1,263 @@
+//go:build system
+
+package domaintest
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/topology"
+)
+
+func (d *domain) docker(host string, args ...string) string {
+	d.t.Helper()
+	return strings.TrimSpace(d.must(host, append([]string{"docker"}, args...)...))
+}
+
+// plain starts a container as anybody does, without any --network, and returns
+// its address.
+func (d *domain) plain(host, name string) string {
+	d.t.Helper()
+	d.docker(host, "run", "-d", "--init", "--name", name, lab.DockerImage, "sleep", "100000")
+	return d.docker(host, "inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
+}
+
+func (d *domain) subnetEnv(host string) subnetenv.Env {
+	d.t.Helper()
+	e, err := subnetenv.Parse([]byte(d.must(host, "cat", subnetenv.BaizeFile)))
+	require.NoError(d.t, err)
+	return e
+}
+
+// patiently pings once, patiently.
+func (d *domain) patiently(what string, host string, argv ...string) {
+	d.t.Helper()
+	d.eventually(what, func() (bool, string) {
+		out, err := d.run(host, argv...)
+		return err == nil, out
+	})
+}
+
+// bulk sends a file of some MB between two containers and compares what
+// arrived.
+func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
+	d.t.Helper()
+	const megabytes = 8
+	d.docker(fromHost, "exec", from, "sh", "-c", fmt.Sprintf("head -c %d /dev/urandom > /tmp/out", megabytes<<20))
+	d.docker(toHost, "exec", "-d", to, "sh", "-c",
+		// An nc whose input ends hangs up: it gets one that does not.
+		"rm -f /tmp/in /tmp/sum /tmp/open; mkfifo /tmp/open; exec 3<>/tmp/open; nc -l -p 5001 <&3 >/tmp/in; sha256sum /tmp/in >/tmp/sum")
+	d.eventually("a listener", func() (bool, string) {
+		out, err := d.run(toHost, "docker", "exec", to, "sh", "-c", "netstat -ltn | grep :5001")
+		return err == nil, out
+	})
+	start := time.Now()
+	d.docker(fromHost, "exec", from, "sh", "-c", "nc "+addr+" 5001 < /tmp/out")
+	sum := strings.Fields(d.docker(fromHost, "exec", from, "sha256sum", "/tmp/out"))[0]
+	var got string
+	d.eventually("the bytes that were sent", func() (bool, string) {
+		got, _ = d.run(toHost, "docker", "exec", to, "cat", "/tmp/sum")
+		return strings.HasPrefix(got, sum), got + " is not " + sum
+	})
+	d.t.Logf("%s/%s to %s/%s: %d MB in %v", fromHost, from, toHost, to, megabytes, time.Since(start).Round(time.Millisecond))
+}
+
+// Plain 'docker run' on three hosts is one Ethernet, with endpoints of Baize's
+// own in it.
+func TestDocker0(t *testing.T) {
+	d := up(t, topology.VXLAN, lab.Config{
+		DockerBridge: true, Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
+		AgentArgs: []string{"--audit-interval", "2s"},
+	})
+	addrs := map[string]string{}
+	for i := 1; i <= 3; i++ {
+		host := fmt.Sprintf("host%d", i)
+		e := d.subnetEnv(host)
+		assert.True(t, e.L2)
+		addrs[host] = d.plain(host, "web")
+		ip := netip.MustParseAddr(addrs[host])
+		assert.True(t, e.Subnet.Contains(ip), "%s has %s, its lease is %s", host, ip, e.Subnet)
+		// The first container has the lease's own address.
+		assert.Equal(t, e.Subnet.Addr(), ip)
+		if s := d.status(host).Segments; assert.Len(t, s, 1) {
+			assert.Equal(t, "docker0", s[0].Name)
+			assert.Equal(t, []netip.Prefix{e.Subnet, e.IPv6Subnet}, s[0].Subnets)
+		}
+		for _, x := range d.status(host).Endpoints {
+			assert.NotContains(t, e.Subnet.String(), x.IPs[0].String(), "an endpoint has one of docker0's addresses")
+		}
+	}
+	ping := func(to string) []string { return []string{"docker", "exec", "web", "ping", "-c", "1", "-W", "1", to} }
+	for host := range addrs {
+		for other, addr := range addrs {
+			if host == other {
+				continue
+			}
+			d.patiently("container to container", host, ping(addr)...)
+			// docker0 itself, an endpoint of Baize's own on either host, by both families.
+			d.patiently("container to another docker0", host, ping(topology.NodeAddr(d.subnetEnv(other).Subnet).String())...)
+			c1 := d.endpoint(other + "/c1")
+			d.patiently("container to endpoint", host, ping(c1.IPs[0].String())...)
+			d.patiently("container to endpoint, IPv6", host, ping(c1.IPs[1].String())...)
+			d.patiently("endpoint to container", host+"/c1", "ping", "-c", "1", "-W", "1", addr)
+			v6 := d.docker(other, "inspect", "-f", "{{.NetworkSettings.GlobalIPv6Address}}", "web")
+			d.patiently("container to container, IPv6", host, ping(v6)...)
+		}
+		d.patiently("endpoint to container of its host", host+"/c1", "ping", "-c", "1", "-W", "1", addrs[host])
+		d.patiently("container to endpoint of its host", host, ping(d.endpoint(host + "/c1").IPs[0].String())...)
+	}
+	d.bulk("host1", "web", "host2", "web", addrs["host2"])
+	d.bulk("host2", "web", "host1", "web", addrs["host1"])
+
+	t.Run("broadcast arrives once", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		sockets := map[string]*socket{}
+		for host := range addrs {
+			sockets[host] = d.insideWeb(host)
+		}
+		endpoint := d.inside(d.endpoint("host3/c1"))
+		payload := []byte("once and not twice")
+		src := mac(t, d.docker("host1", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "web"))
+		sockets["host1"].send(t, frame(broadcast, src, 0x88b5, payload))
+		d.eventually("the broadcast on every other", func() (bool, string) {
+			saw := fmt.Sprint(sockets["host2"].count(payload), sockets["host3"].count(payload), endpoint.count(payload))
+			return saw == "1 1 1", saw
+		})
+		// A marker behind it: what was to come a second time has come by then.
+		sockets["host1"].send(t, frame(broadcast, src, 0x88b5, []byte("marker")))
+		d.eventually("the marker", func() (bool, string) {
+			return sockets["host2"].count([]byte("marker")) > 0 && sockets["host3"].count([]byte("marker")) > 0, ""
+		})
+		for _, host := range []string{"host2", "host3"} {
+			assert.Equal(t, 1, sockets[host].count(payload), host)
+		}
+		assert.Equal(t, 1, endpoint.count(payload))
+	})
+
+	t.Run("a spoofed address stays here", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		src, from := mac(t, d.docker("host1", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "web")), d.insideWeb("host1")
+		before := d.status("host1").Drops["spoofed address"]
+		from.send(t, ipv4(topology.MACOf(netip.MustParseAddr(addrs["host2"])), src, netip.MustParseAddr("10.1.250.9"), netip.MustParseAddr(addrs["host2"]), "a lie"))
+		d.eventually("the drop to be counted", func() (bool, string) {
+			drops := d.status("host1").Drops
+			return drops["spoofed address"] > before, fmt.Sprint(drops)
+		})
+	})
+
+	t.Run("the agent is restarted, etcd is down", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		stream := d.background("host1", "docker", "exec", "web", "sh", "-c", "ping -i 0.02 -w 5 "+addrs["host3"])
+		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceAgent, unix.SIGKILL))
+		require.NoError(t, d.Host("host1").AwaitService(t.Context(), lab.ServiceAgent))
+		// Single packets a userspace datapath loses on a busy machine.
+		assert.Less(t, outage(t, <-stream), 5, "packets lost in a row, 20 ms apart")
+		require.NoError(t, d.Host("fabric").StopService(t.Context(), lab.ServiceEtcd))
+		late := d.plain("host2", "late")
+		d.patiently("a container started while etcd is down", "host1", ping(late)...)
+		require.NoError(t, d.Host("fabric").StartService(t.Context(), lab.ServiceEtcd))
+	})
+
+	t.Run("docker0 is deleted, dockerd restarts", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		env := d.subnetEnv("host2")
+		d.must("host2", "ip", "link", "delete", "docker0")
+		d.eventually("the problem to be named", func() (bool, string) {
+			saw := fmt.Sprint(d.status("host2").Problems)
+			return strings.Contains(saw, "it is not there"), saw
+		})
+		require.NoError(t, d.Host("host2").StopService(t.Context(), lab.ServiceDockerd))
+		require.NoError(t, d.Host("host2").StartService(t.Context(), lab.ServiceDockerd))
+		d.docker("host2", "restart", "-t", "0", "web")
+		addr := d.docker("host2", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web")
+		assert.True(t, env.Subnet.Contains(netip.MustParseAddr(addr)))
+		assert.Equal(t, env, d.subnetEnv("host2"), "nothing is renumbered")
+		d.patiently("a container after docker0 was made anew", "host1", ping(addr)...)
+		d.eventually("no problem to be left", func() (bool, string) {
+			saw := fmt.Sprint(d.status("host2").Problems)
+			return saw == "[]", saw
+		})
+	})
+
+	t.Run("ovs-vswitchd is killed", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL))
+		require.NoError(t, d.Host("host1").AwaitService(t.Context(), lab.ServiceVswitchd))
+		d.patiently("another host after a restart of ovs-vswitchd", "host1", ping(addrs["host3"])...)
+	})
+
+	t.Run("what somebody changed is named", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		named := func(part string) {
+			d.t.Helper()
+			d.eventually("the problem to be named", func() (bool, string) {
+				saw := fmt.Sprint(d.status("host3").Problems)
+				return strings.Contains(saw, part), saw
+			})
+		}
+		bip := netip.PrefixFrom(topology.NodeAddr(d.subnetEnv("host3").Subnet), 16).String()
+		d.must("host3", "ip", "addr", "del", bip, "dev", "docker0")
+		named("its containers are cut off")
+		d.must("host3", "ip", "addr", "add", bip, "dev", "docker0")
+		d.must("host3", "iptables", "-P", "FORWARD", "DROP")
+		d.must("host3", "iptables", "-F", "FORWARD")
+		d.must("host3", "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1")
+		named("Docker's own rules are gone")
+		d.must("host3", "iptables", "-A", "FORWARD", "-i", "docker0", "-o", "docker0", "-j", "DROP")
+		named("--icc=false")
+	})
+
+	t.Run("an address of docker0 is no endpoint's", func(t *testing.T) {
+		d := &domain{d.Lab, t}
+		d.must("host1", "ip", "netns", "add", "x")
+		out, err := d.run("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "x", "--ip", addrs["host2"])
+		require.Error(t, err)
+		assert.Contains(t, out+err.Error(), "docker0 of node host2")
+	})
+}
+
+// insideWeb opens a socket in the container web of a host.
+func (d *domain) insideWeb(host string) *socket {
+	d.t.Helper()
+	pid, err := d.Host(host).PID()
+	require.NoError(d.t, err)
+	return d.open(fmt.Sprintf("/proc/%d/root/proc/%s/ns/net", pid, d.docker(host, "inspect", "-f", "{{.State.Pid}}", "web")), "eth0")
+}
+
+// outage returns the largest number of answers to ping that are missing in a
+// row.
+func outage(t *testing.T, ping string) int {
+	t.Helper()
+	longest, last, n := 0, -1, 0
+	for _, m := range regexp.MustCompile(`seq=(\d+)`).FindAllStringSubmatch(ping, -1) {
+		seq, err := strconv.Atoi(m[1])
+		require.NoError(t, err)
+		longest, last, n = max(longest, seq-last-1), seq, n+1
+	}
+	require.Greater(t, n, 100, ping)
+	return longest
+}
+
+// background runs a command and delivers what it printed.
+func (d *domain) background(host string, argv ...string) <-chan string {
+	out := make(chan string, 1)
+	go func() {
+		text, err := d.run(host, argv...)
+		if err != nil {
+			text += err.Error()
+		}
+		out <- text
+	}()
+	return out
+}

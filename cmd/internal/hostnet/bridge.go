@@ -1,0 +1,123 @@
+package hostnet
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/topology"
+)
+
+// Bridge is a Linux bridge of this host as it is.
+type Bridge struct {
+	MAC net.HardwareAddr
+	// MTU is in bytes of IP packet.
+	MTU int
+	// Addrs are its addresses, each with its mask.
+	Addrs []netip.Prefix
+	Up    bool
+}
+
+// FindBridge reads a bridge; nil when there is no device of that name. A device
+// that is no bridge is an error of kind ErrConflict.
+func FindBridge(name string) (*Bridge, error) {
+	h, err := hostHandle()
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	item := "bridge " + name
+	l, err := linkOrNil(h, name)
+	if l == nil || err != nil {
+		return nil, failed(item, "looking for it", err)
+	}
+	if l.Type() != "bridge" {
+		return nil, notABridge(name, l)
+	}
+	addrs, err := h.AddrList(l, unix.AF_UNSPEC)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, failed(item, "listing its addresses", err)
+	}
+	at := l.Attrs()
+	b := &Bridge{MAC: at.HardwareAddr, MTU: at.MTU, Up: at.Flags&net.FlagUp != 0}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			ones, _ := a.Mask.Size()
+			b.Addrs = append(b.Addrs, netip.PrefixFrom(ip.Unmap(), ones))
+		}
+	}
+	return b, nil
+}
+
+func notABridge(name string, l netlink.Link) error {
+	return &topology.Error{Kind: topology.ErrConflict, Item: "bridge " + name, What: "the device of that name is a " + l.Type(), Remedy: "rename it: 'ip link set " + name + " name NEW'"}
+}
+
+// Enslave makes an interface of this host a port of a bridge, where it is not
+// yet. It reports whether the interface is one afterwards: not where one of the
+// two does not exist, which is no error.
+func Enslave(ifname, bridge string) (bool, error) {
+	h, err := hostHandle()
+	if err != nil {
+		return false, err
+	}
+	defer h.Close()
+	return enslave(h, ifname, bridge)
+}
+
+func enslave(h *netlink.Handle, ifname, bridge string) (bool, error) {
+	item := "interface " + ifname
+	b, err := linkOrNil(h, bridge)
+	if b == nil || err != nil {
+		return false, failed("bridge "+bridge, "looking for it", err)
+	}
+	if b.Type() != "bridge" {
+		return false, notABridge(bridge, b)
+	}
+	l, err := linkOrNil(h, ifname)
+	if l == nil || err != nil {
+		return false, failed(item, "looking for it", err)
+	}
+	if l.Attrs().MasterIndex == b.Attrs().Index {
+		return true, nil
+	}
+	err = h.LinkSetMasterByIndex(l, b.Attrs().Index)
+	if errors.Is(err, unix.ENODEV) || isLinkNotFound(err) {
+		return false, nil // one of them has gone meanwhile
+	}
+	return err == nil, failed(item, "making it a port of "+bridge, err)
+}
+
+// AddOnLink tells the kernel that a prefix is on the link of an interface,
+// where it does not know yet.
+func AddOnLink(p netip.Prefix, ifname string) error {
+	h, err := hostHandle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	item := "route " + p.String()
+	l, err := h.LinkByName(ifname)
+	if err != nil {
+		return failed(item, "finding "+ifname, err)
+	}
+	family := netlink.FAMILY_V4
+	if p.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(p.Masked()), Table: unix.RT_TABLE_MAIN}
+	have, err := h.RouteListFiltered(family, r, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return failed(item, "looking for it", err)
+	}
+	if len(have) > 0 {
+		return nil
+	}
+	if err := h.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
+		return failed(item, "adding it to "+ifname, err)
+	}
+	return nil
+}

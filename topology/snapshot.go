@@ -30,6 +30,9 @@ type Snapshot struct {
 	Pins     map[PinID]Pin
 	// Malformed has one problem for each key that could not be decoded.
 	Malformed map[string]Problem
+	// Raw, unless nil, has the keys of another layout, by key: then there is
+	// nothing else in the snapshot.
+	Raw map[string]KV
 }
 
 // NewSnapshot decodes a full listing. Keys that cannot be decoded become
@@ -46,11 +49,26 @@ func NewSnapshot(revision int64, kvs []KV) *Snapshot {
 	return s.With(revision, kvs, nil)
 }
 
+// NewRawSnapshot holds a full listing of another layout, undecoded.
+func NewRawSnapshot(revision int64, kvs []KV) *Snapshot {
+	return (&Snapshot{Raw: map[string]KV{}}).With(revision, kvs, nil)
+}
+
 // With returns the snapshot after puts and deletes (keys) at a later revision.
 // Only the maps that change are copied.
 func (s *Snapshot) With(revision int64, puts []KV, deletes []string) *Snapshot {
 	out := *s
 	out.Revision = revision
+	if s.Raw != nil {
+		out.Raw = maps.Clone(s.Raw)
+		for _, key := range deletes {
+			delete(out.Raw, key)
+		}
+		for _, kv := range puts {
+			out.Raw[kv.Key] = kv
+		}
+		return &out
+	}
 	w := writer{s: &out}
 	for _, key := range deletes {
 		w.remove(key)
@@ -189,7 +207,7 @@ func trimZeros(s string) string {
 // KVs returns the snapshot's records as key/values, by key. Liveness is left
 // out: it says nothing about another moment.
 func (s *Snapshot) KVs() []KV {
-	var out []KV
+	out := slices.Collect(maps.Values(s.Raw))
 	add := func(r Record, m Meta) { out = append(out, KV{Key: r.Key(), Value: Encode(r), Meta: m}) }
 	for _, r := range s.Networks {
 		add(r, r.Meta)

@@ -75,6 +75,9 @@ const MaxVNI = 1<<24 - 1
 type Meta struct {
 	CreateRevision int64 `json:"-"`
 	ModRevision    int64 `json:"-"`
+	// Lease is the etcd lease that the key is held under; 0: it does not
+	// expire.
+	Lease int64 `json:"-"`
 }
 
 // Extra holds the fields of a stored value that this version does not know.
@@ -204,6 +207,9 @@ type Node struct {
 	Version string `json:"version,omitempty"`
 	// Epoch changes at every boot of the machine.
 	Epoch string `json:"epoch,omitempty"`
+
+	// Flannel is set of a host that runs flannel, not Baize.
+	Flannel *FlannelHost `json:"-"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

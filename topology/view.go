@@ -67,6 +67,9 @@ type Peer struct {
 	// Bridged are those of Subnets that are of its segments: in an Auto network,
 	// frames for them are frames all the way.
 	Bridged []netip.Prefix
+	// Flannel is set of a host that runs flannel: it takes routed packets, no
+	// frames.
+	Flannel *FlannelHost
 }
 
 // Find returns the view of one network.
@@ -169,7 +172,7 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 		local, ok1 := self.VTEP(f)
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
-			return Peer{Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs}, nil
+			return Peer{Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs, Flannel: peer.Flannel}, nil
 		}
 	}
 	return Peer{}, &Problem{

@@ -15,6 +15,8 @@ func DropReason(f ovs.Flow) string {
 		return "from a port that is not Baize's"
 	case f.Table == TableTunnel:
 		return "unknown tunnel key"
+	case f.Table == TableRouted:
+		return "from a flannel host, for an address without an endpoint"
 	case f.Table == TableGuard && f.Priority == prioNeighbourOwn:
 		return "docker0's fe80::1, the same on every host"
 	case f.Table == TableGuard && f.Priority == prioNeighbourLie:

@@ -119,6 +119,7 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		}
 		net.endpoint(e)
 	}
+	net.fromFlannel(endpoints)
 	rest := slices.Clone(open) // of unicast that no known MAC wants
 	for _, s := range b.opt.Segments {
 		i := slices.IndexFunc(n.Segments, func(x topology.Segment) bool { return x.Name == s.Name && s.Network == n.Name })
@@ -156,6 +157,10 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 			continue
 		}
 		out := output(b.tunnel(peer))
+		if peer.Flannel != nil {
+			net.toFlannel(peer, out)
+			continue
+		}
 		tunnels = append(tunnels, out)
 		for _, p := range peer.Subnets {
 			net.subnet(p, out)
@@ -331,8 +336,10 @@ func (n *network) pins(tunnels []string) {
 		return
 	}
 	byNode := make(map[string]string, len(n.Peers))
-	for i, peer := range n.Peers {
-		byNode[peer.Node] = tunnels[i]
+	for _, peer := range n.Peers {
+		if peer.Flannel == nil {
+			byNode[peer.Node] = tunnels[len(byNode)]
+		}
 	}
 	for _, p := range n.Pins {
 		// This node's own pins are known by their endpoint.
@@ -375,7 +382,11 @@ func (b *builder) tunnel(p *topology.Peer) string {
 		// Kernels drop UDP over IPv6 without a checksum unless told not to.
 		options["csum"] = "true"
 	}
-	if port := b.opt.port(p.Encap); port != 0 {
+	port, next := b.opt.port(p.Encap), toTunnel
+	if p.Flannel != nil {
+		port, next = p.Flannel.Port, goTo(TableRouted)
+	}
+	if port != 0 {
 		options["dst_port"] = strconv.Itoa(port)
 	}
 	b.state.Ports = append(b.state.Ports, ovs.Port{
@@ -384,7 +395,7 @@ func (b *builder) tunnel(p *topology.Peer) string {
 			ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel, ovs.KeyNode: p.Node, ovs.KeyEncap: string(p.Encap),
 		},
 	})
-	b.flow(TableClassify, prioPort, inPort(name), toTunnel)
+	b.flow(TableClassify, prioPort, inPort(name), next)
 	return name
 }
 

@@ -89,6 +89,22 @@ func threeHosts(t topology.Transport) *cluster {
 	)
 }
 
+// withFlannel adds flannel's network: host1 and host2 are Baize nodes, a third
+// host runs flannel.
+func withFlannel(c *cluster) *cluster {
+	f := topology.NewRawSnapshot(1, []topology.KV{{Key: topology.FlannelConfigKey, Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan"}}`)}})
+	for i, mac := range []string{"0e:ba:c0:a8:00:01", "0e:ba:c0:a8:00:02", "f2:00:00:00:00:03"} {
+		ip := netip.AddrFrom4([4]byte{192, 168, 0, byte(i + 1)})
+		l := topology.FlannelLease{
+			Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(2*i + 5), 0}), 24), PublicIP: ip,
+			BackendType: "vxlan", VTEP: topology.FlannelVTEP{VNI: 1, MAC: mac},
+		}
+		f = f.With(1, []topology.KV{{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 7}}}, nil)
+	}
+	c.s = c.s.WithFlannel(f, "host1")
+	return c
+}
+
 func TestGolden(t *testing.T) {
 	c1 := endpoint("c1", "blue", "10.1.5.2", "fd00:10:1:5::2")
 	cases := map[string]struct {
@@ -130,6 +146,10 @@ func TestGolden(t *testing.T) {
 			threeHosts(topology.VXLAN).put(
 				segmentSubnet("10.1.11.0/24", 1), segmentSubnet("fd00:10:1:b::/64", 1), segmentSubnet("10.1.12.0/24", 2)),
 			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "netdev", Segments: []ovs.Segment{docker0}},
+		},
+		"flannel": {
+			withFlannel(newCluster().put(node(1), node(2))),
+			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
 		},
 		"ipv6-underlay": {
 			newCluster().put(network("blue", 100, topology.VXLAN, "fd00:10:1::/48"),

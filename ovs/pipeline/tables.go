@@ -10,6 +10,7 @@ package pipeline
 const (
 	TableClassify  = 0
 	TableTunnel    = 5
+	TableRouted    = 7
 	TableGuard     = 10
 	TableDirect    = 15
 	TableSteer     = 20
@@ -39,6 +40,7 @@ func Tables() []Table {
 	return []Table{
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
+		{TableRouted, "routed", "packets that flannel hosts routed to this node: to the MAC of the endpoint"},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
 		{TableDirect, "direct", "only networks of transport auto: may the packet go to its node without encapsulation?"},
 		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},

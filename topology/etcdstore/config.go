@@ -36,6 +36,9 @@ type Config struct {
 	// Prefix is where the cluster's keys live, without a slash at its end;
 	// topology.DefaultPrefix when empty.
 	Prefix string
+	// Raw: below the prefix is another program's layout. Snapshots have its
+	// keys undecoded.
+	Raw bool
 	// CAFile signed the servers' certificates; the system's authorities when
 	// empty. CertFile and KeyFile are the client's own certificate. All PEM.
 	CAFile, CertFile, KeyFile string

@@ -39,6 +39,9 @@ func (s *Store) list(ctx context.Context) (*topology.Snapshot, error) {
 		}
 		kvs = append(kvs, s.kvs(resp.Kvs)...)
 		if !resp.More || len(resp.Kvs) == 0 {
+			if s.cfg.Raw {
+				return topology.NewRawSnapshot(revision, kvs), nil
+			}
 			return topology.NewSnapshot(revision, kvs), nil
 		}
 		// The next key after the last one.
@@ -49,7 +52,7 @@ func (s *Store) list(ctx context.Context) (*topology.Snapshot, error) {
 func (s *Store) kv(kv *mvccpb.KeyValue) topology.KV {
 	return topology.KV{
 		Key: s.rel(kv.Key), Value: kv.Value,
-		Meta: topology.Meta{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision},
+		Meta: topology.Meta{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Lease: kv.Lease},
 	}
 }
 

@@ -71,6 +71,11 @@ type Config struct {
 	DockerEnv string
 	// Etcd says where the topology is.
 	Etcd etcdstore.Config
+	// Flannel makes the agent take part in flannel's network, below
+	// FlannelPrefix of etcd, and write SubnetFile.
+	Flannel       bool
+	FlannelPrefix string
+	SubnetFile    string
 	// Version is the program's.
 	Version string
 }
@@ -94,6 +99,8 @@ func (c Config) Defaults() (Config, error) {
 	set(&c.OVSDB, vswitch.DefaultEndpoint)
 	set(&c.StateDir, "/var/lib/baize")
 	set(&c.Socket, api.DefaultSocket)
+	set(&c.FlannelPrefix, topology.FlannelPrefix)
+	set(&c.SubnetFile, subnetenv.FlannelFile)
 	if c.LivenessTTL == 0 {
 		c.LivenessTTL = 10 * time.Second
 	}
@@ -121,6 +128,7 @@ type Agent struct {
 	flows           *openflow.Client
 	log             *logrus.Entry
 
+	flannel   *flannel      // nil without --flannel
 	wake      chan struct{} // reconcile soon
 	join      chan struct{} // look at our own records soon
 	started   time.Time
@@ -130,7 +138,8 @@ type Agent struct {
 	restore   *restoreWait
 
 	mu       sync.Mutex
-	snapshot *topology.Snapshot
+	snapshot *topology.Snapshot // own, and flannel's
+	own      *topology.Snapshot // what Baize's prefix has
 	etcdErr  error
 	alive    bool  // our liveness key is held
 	held     bool  // it once was
@@ -157,6 +166,9 @@ func Run(ctx context.Context, cfg Config, log *logrus.Logger) error {
 	}
 	defer a.store.Close()
 	defer a.db.Close()
+	if a.flannel != nil {
+		defer a.flannel.store.Close()
+	}
 	return a.run(ctx)
 }
 
@@ -188,8 +200,14 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	var fl *flannel
+	if cfg.Flannel {
+		if fl, err = newFlannel(cfg); err != nil {
+			return nil, err
+		}
+	}
 	return &Agent{
-		cfg: cfg, id: id, hostname: hostname, epoch: epoch, store: store, db: db,
+		cfg: cfg, flannel: fl, id: id, hostname: hostname, epoch: epoch, store: store, db: db,
 		flows:   openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir}),
 		log:     log.WithField("node", cfg.Node),
 		wake:    make(chan struct{}, 1),
@@ -219,6 +237,9 @@ func (a *Agent) tasks(l net.Listener) []task {
 		{"routes", func(ctx context.Context) error { return route.Watch(ctx, a.poke) }},
 		{"reconcile", a.reconcileLoop},
 		{"api", func(ctx context.Context) error { return api.Serve(ctx, l, a) }},
+	}
+	if a.flannel != nil {
+		tasks = append(tasks, task{"flannel", a.watchFlannel})
 	}
 	if a.cfg.DockerBridge != "" {
 		tasks = append(tasks, task{"docker0", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.hangOn) }})
@@ -297,7 +318,8 @@ func (a *Agent) watchTopology(ctx context.Context) error {
 		}
 		a.etcdErr = u.Err
 		if u.Err == nil {
-			a.snapshot, a.cached = u.Snapshot, false
+			a.own, a.cached = u.Snapshot, false
+			a.merge()
 		}
 		a.mu.Unlock()
 		if u.Err != nil {
@@ -321,7 +343,9 @@ func (a *Agent) useCache(c cache) {
 	a.mu.Lock()
 	if a.snapshot == nil {
 		a.log.Warnf("etcd does not answer: using the topology of revision %d seen last", s.Revision)
-		a.snapshot, a.cached = s, true
+		a.own, a.cached = s, true
+		a.flannel.useCache(a.cfg.StateDir)
+		a.merge()
 	}
 	a.mu.Unlock()
 	a.poke()

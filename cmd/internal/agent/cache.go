@@ -89,6 +89,11 @@ func (c cache) save(s *topology.Snapshot) error {
 }
 
 func (c cache) load() (*topology.Snapshot, error) {
+	return c.read(topology.NewSnapshot)
+}
+
+// read loads it into a snapshot of some layout.
+func (c cache) read(decode func(int64, []topology.KV) *topology.Snapshot) (*topology.Snapshot, error) {
 	b, err := os.ReadFile(c.file)
 	if err != nil {
 		return nil, err
@@ -101,7 +106,7 @@ func (c cache) load() (*topology.Snapshot, error) {
 	for i, k := range t.Keys {
 		kvs[i] = topology.KV{Key: k.Key, Value: k.Value, Meta: topology.Meta{CreateRevision: k.Create, ModRevision: k.Mod}}
 	}
-	return topology.NewSnapshot(t.Revision, kvs), nil
+	return decode(t.Revision, kvs), nil
 }
 
 // writeFile replaces a file in one step: a reader never sees half of it.

@@ -84,7 +84,7 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	if err := hostnet.SyncIngressDrops(nil); err != nil {
 		log.Warnf("ingress rules: %v", err)
 	}
-	for _, f := range []string{filepath.Join(cfg.StateDir, "topology.json"), filepath.Join(cfg.StateDir, "node-id"), cfg.DockerEnv} {
+	for _, f := range []string{filepath.Join(cfg.StateDir, "topology.json"), filepath.Join(cfg.StateDir, "flannel.json"), filepath.Join(cfg.StateDir, "node-id"), cfg.DockerEnv} {
 		if err := os.Remove(f); err == nil {
 			report = append(report, "removed "+f)
 		} else if !errors.Is(err, os.ErrNotExist) {

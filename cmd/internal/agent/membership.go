@@ -80,7 +80,10 @@ func (a *Agent) ensureMember(ctx context.Context) error {
 		return err
 	}
 	endpoints, _ := observed.Endpoints()
-	return errors.Join(a.leaseSubnets(ctx, s, endpoints), a.leaseSegment(ctx, s), a.syncPins(ctx, s, endpoints))
+	if a.flannel != nil {
+		err = a.flannelMember(ctx, s, endpoints)
+	}
+	return errors.Join(err, a.leaseSubnets(ctx, s, endpoints), a.leaseSegment(ctx, s), a.syncPins(ctx, s, endpoints))
 }
 
 // register writes the node's record when it differs from what etcd has.
@@ -123,7 +126,7 @@ func (a *Agent) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoint
 		}
 	}
 	for _, n := range s.SortedNetworks() {
-		if !a.carries(n.Name) {
+		if !a.carries(n.Name) || a.isFlannels(n) {
 			continue
 		}
 		own := s.NodeSubnets(n.Name, a.cfg.Node)

@@ -22,8 +22,8 @@ func (r *runner) nodeCommand() *ucli.Command {
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the nodes",
 				Description: `STATUS is ready when the node's agent runs, down when it does not (its
 forwarding may go on all the same), unknown when the node owns subnets but is
-not registered.`,
-				Flags: []ucli.Flag{outputFlag(formatsList...)}, Action: r.nodeList,
+not registered, flannel when the host runs flannel.`,
+				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
 			},
 			{
 				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
@@ -148,6 +148,10 @@ func (n nodeItem) describe() []field {
 
 func (r *runner) nodeList(c *ucli.Context) error {
 	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		snap, err := r.withFlannel(c, snap)
+		if err != nil {
+			return err
+		}
 		return listing(r, c, nodeItems(snap), nodeColumns, "no nodes: start 'baize agent' on each host")
 	})
 }

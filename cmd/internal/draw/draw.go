@@ -68,6 +68,8 @@ const (
 	Down Status = "down"
 	// Unknown: it owns subnets or is alive, but it is not registered.
 	Unknown Status = "unknown"
+	// Flannel: the host runs flannel, not Baize.
+	Flannel Status = "flannel"
 )
 
 // Node is one host.
@@ -97,6 +99,8 @@ func StatusOf(s *topology.Snapshot, node string) Status {
 	switch {
 	case !registered:
 		return Unknown
+	case s.Nodes[node].Flannel != nil:
+		return Flannel
 	case alive:
 		return Ready
 	}

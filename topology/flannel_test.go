@@ -1,0 +1,175 @@
+package topology_test
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/topology"
+)
+
+func TestFlannelConfig(t *testing.T) {
+	addr := netip.MustParseAddr
+	vxlan := topology.FlannelBackend{Type: "vxlan", VNI: 1, Port: 8472}
+	plain := topology.FlannelConfig{
+		IPv4: netip.MustParsePrefix("10.1.0.0/16"), SubnetLenIPv4: 24, SubnetMinIPv4: addr("10.1.1.0"), SubnetMaxIPv4: addr("10.1.255.0"), Backend: vxlan,
+	}
+	dual := plain
+	dual.IPv6, dual.SubnetLenIPv6 = netip.MustParsePrefix("fd00:10:1::/48"), 64
+	dual.SubnetMinIPv6, dual.SubnetMaxIPv6 = addr("fd00:10:1:1::"), addr("fd00:10:1:ffff::")
+	set := plain
+	set.SubnetLenIPv4, set.SubnetMinIPv4, set.SubnetMaxIPv4 = 25, addr("10.1.4.0"), addr("10.1.9.128")
+	set.Backend = topology.FlannelBackend{Type: "vxlan", VNI: 7, Port: 4789, MTU: 9000}
+	small := topology.FlannelConfig{
+		IPv4: netip.MustParsePrefix("10.1.0.0/26"), SubnetLenIPv4: 28, SubnetMinIPv4: addr("10.1.0.16"), SubnetMaxIPv4: addr("10.1.0.48"), Backend: vxlan,
+	}
+	for _, c := range []struct {
+		in   string
+		want topology.FlannelConfig
+	}{
+		{`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan"}}`, plain},
+		{`{"network":"10.1.0.0/16","backend":{"type":"vxlan"}}`, plain},
+		{`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":{"Type":"vxlan"}}`, dual},
+		{`{"Network":"10.1.0.0/16","SubnetLen":25,"SubnetMin":"10.1.4.0","SubnetMax":"10.1.9.128","Backend":{"Type":"vxlan","VNI":7,"Port":4789,"MTU":9000}}`, set},
+		{`{"Network":"10.1.0.0/26","Backend":{"Type":"vxlan"}}`, small},
+	} {
+		got, err := topology.DecodeFlannelConfig([]byte(c.in))
+		require.NoError(t, err, c.in)
+		assert.Equal(t, c.want, got, c.in)
+	}
+	for in, words := range map[string]string{
+		`{}`:                        `"Network"`,
+		`[`:                         "malformed",
+		`{"Network":"10.1.0.0/16"}`: "udp",
+		`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}`:                                   "without IPv4",
+		`{"Network":"10.1.0.0/16","EnableIPv6":true,"Backend":{"Type":"vxlan"}}`:                             `"IPv6Network"`,
+		`{"Network":"10.1.0.0/16","SubnetLen":17,"Backend":{"Type":"vxlan"}}`:                                `"SubnetLen" 17`,
+		`{"Network":"10.1.0.0/16","SubnetMin":"10.2.0.0","Backend":{"Type":"vxlan"}}`:                        `"SubnetMin"`,
+		`{"Network":"10.1.0.0/16","SubnetMax":"10.1.5.1","Backend":{"Type":"vxlan"}}`:                        `"SubnetMax"`,
+		`{"Network":"10.1.0.0/16","SubnetMin":"10.1.9.0","SubnetMax":"10.1.5.0","Backend":{"Type":"vxlan"}}`: "exchange",
+		`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`:                                             "host-gw",
+		`{"Network":"10.1.0.0/16","Backend":{"Type":"wireguard"}}`:                                           "wireguard",
+		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`:                          "DirectRouting",
+		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","GBP":true}}`:                                    "GBP",
+		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}`:                                "VNI",
+		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","Port":70000}}`:                                  "Port",
+	} {
+		_, err := topology.DecodeFlannelConfig([]byte(in))
+		require.ErrorIs(t, err, topology.ErrInvalid, in)
+		assert.Contains(t, err.Error(), words, in)
+	}
+}
+
+// The goldens are flannel's own output: cmd/internal/flannel/peer/golden.
+func TestFlannelLeaseGoldens(t *testing.T) {
+	b, err := os.ReadFile("testdata/flannel/leases.golden")
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	require.Len(t, lines, 3)
+	for _, line := range lines {
+		key, value, _ := strings.Cut(line, " ")
+		l, err := topology.DecodeFlannelLease(topology.KV{Key: key, Value: []byte(value)})
+		require.NoError(t, err)
+		assert.Equal(t, key, l.Key())
+		assert.Equal(t, value, string(l.Encode()))
+		assert.True(t, l.Reserved, "a key without an expiry")
+		assert.True(t, l.PublicIP.IsValid())
+	}
+}
+
+func TestFlannelLeaseRefused(t *testing.T) {
+	for _, c := range [][2]string{
+		{"subnets/10.1.5.0", `{}`},
+		{"subnets/10.1.5.1-24", `{}`},
+		{"subnets/fd00::-64", `{}`},
+		{"subnets/10.1.5.0-24&10.1.6.0-24", `{}`},
+		{"nodes/x", `{}`},
+		{"subnets/10.1.5.0-24", ``},
+		{"subnets/10.1.5.0-24", `{"PublicIP":"fd00::1"}`},
+		{"subnets/10.1.5.0-24", `{"PublicIP":"1.2.3.4","BackendType":"vxlan","BackendData":{"VtepMAC":"01:00:5e:00:00:01"}}`},
+	} {
+		_, err := topology.DecodeFlannelLease(topology.KV{Key: c[0], Value: []byte(c[1])})
+		require.ErrorIs(t, err, topology.ErrInvalid, c)
+		assert.Contains(t, err.Error(), c[0])
+	}
+}
+
+func FuzzFlannelLease(f *testing.F) {
+	f.Add("subnets/10.1.5.0-24&fd00:10:1:5::-64", `{"PublicIP":"192.168.77.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:ba:c0:a8:4d:0b"}}`)
+	f.Fuzz(func(t *testing.T, key, value string) {
+		l, err := topology.DecodeFlannelLease(topology.KV{Key: key, Value: []byte(value)})
+		if err != nil {
+			return
+		}
+		again, err := topology.DecodeFlannelLease(topology.KV{Key: l.Key(), Value: l.Encode()})
+		require.NoError(t, err)
+		assert.Equal(t, l, again)
+	})
+}
+
+func FuzzFlannelConfig(f *testing.F) {
+	f.Add(`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":{"Type":"vxlan"}}`)
+	f.Fuzz(func(t *testing.T, in string) {
+		c, err := topology.DecodeFlannelConfig([]byte(in))
+		if err == nil {
+			assert.True(t, c.IPv4.Contains(c.SubnetMinIPv4) && c.IPv4.Contains(c.SubnetMaxIPv4))
+		}
+	})
+}
+
+// A host that comes back with its subnet and another link address or underlay
+// address is followed; a Baize node that goes back to flannel is one again.
+func TestFlannelFollowed(t *testing.T) {
+	addr := netip.MustParseAddr
+	node := func(name, ip string) topology.KV {
+		n := topology.Node{Name: name, ID: name, VTEPs: []netip.Addr{addr(ip)}, Encapsulations: topology.Transports(), UnderlayMTU: 9000}
+		return topology.KV{Key: n.Key(), Value: topology.Encode(n)}
+	}
+	lease := func(subnet, ip, mac string) topology.KV {
+		l := topology.FlannelLease{
+			Subnet: netip.MustParsePrefix(subnet), PublicIP: addr(ip), BackendType: "vxlan", VTEP: topology.FlannelVTEP{VNI: 1, MAC: mac},
+		}
+		return topology.KV{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 5}}
+	}
+	own := topology.NewSnapshot(1, []topology.KV{node("host1", "192.168.0.1"), node("host2", "192.168.0.2")})
+	f := topology.NewRawSnapshot(1, []topology.KV{
+		{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","Port":4790}}`)},
+		lease("10.1.1.0/24", "192.168.0.1", "0e:ba:c0:a8:00:01"), lease("10.1.2.0/24", "192.168.0.2", "0e:ba:c0:a8:00:02"),
+		lease("10.1.3.0/24", "192.168.0.3", "f2:00:00:00:00:03"), {Key: "subnets/10.1.4.0-24", Value: []byte(`{}`)},
+	})
+	peers := func(f *topology.Snapshot) map[string]topology.Peer {
+		v := own.WithFlannel(f, "host1").View("host1")
+		n, ok := v.Find(topology.FlannelNetwork)
+		require.True(t, ok, v.Problems)
+		require.Equal(t, 8950, n.MTU)
+		require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.1.0/24")}, n.Subnets)
+		out := map[string]topology.Peer{}
+		for _, p := range n.Peers {
+			out[p.Subnets[0].String()] = p
+		}
+		return out
+	}
+	p := peers(f)
+	require.Len(t, p, 2)
+	assert.Nil(t, p["10.1.2.0/24"].Flannel, "a Baize node")
+	assert.Equal(t, &topology.FlannelHost{MAC: "f2:00:00:00:00:03", Port: 4790}, p["10.1.3.0/24"].Flannel)
+
+	p = peers(f.With(2, []topology.KV{lease("10.1.3.0/24", "192.168.0.3", "f2:00:00:00:00:33")}, nil))
+	assert.Equal(t, "f2:00:00:00:00:33", p["10.1.3.0/24"].Flannel.MAC)
+	p = peers(f.With(2, []topology.KV{lease("10.1.3.0/24", "192.168.0.99", "f2:00:00:00:00:33")}, nil))
+	assert.Equal(t, addr("192.168.0.99"), p["10.1.3.0/24"].Remote)
+	p = peers(f.With(2, []topology.KV{lease("10.1.2.0/24", "192.168.0.2", "f2:00:00:00:00:02")}, nil))
+	assert.Equal(t, "flannel-192.168.0.2", p["10.1.2.0/24"].Node)
+	assert.NotNil(t, p["10.1.2.0/24"].Flannel)
+	p = peers(f.With(2, nil, []string{"subnets/10.1.3.0-24"}))
+	assert.Len(t, p, 1)
+
+	bad := own.WithFlannel(f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`)}}, nil), "host1")
+	assert.Empty(t, bad.Networks)
+	require.Len(t, bad.Validate(), 1)
+	assert.Contains(t, bad.Validate()[0].String(), "host-gw")
+}

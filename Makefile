@@ -24,7 +24,7 @@ GOBUILD    := CGO_ENABLED=0 go build -trimpath -buildvcs=false \
 .PHONY: help
 help: ## list the targets
 	@printf 'Baize: one large L2 domain over many Docker hosts\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables: HOSTS=%s TRANSPORT=%s (lab), TESTFLAGS= (tests), FUZZTIME=%s, PREFIX=%s (install)\n' \
 		'$(HOSTS)' '$(TRANSPORT)' '$(FUZZTIME)' '$(PREFIX)'
 
@@ -80,6 +80,10 @@ test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
 test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (root)
 	@scripts/test.sh system
 
+.PHONY: test-docker-mixed
+test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines of three releases in one lab (downloads two)
+	@scripts/test-docker-mixed.sh
+
 .PHONY: lint
 lint: check-go ## shell scripts and Go sources, import directions included
 	@scripts/lint.sh
@@ -89,7 +93,7 @@ fuzz: check-go ## each fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: check-go deps ## cost at 10 to 10 000 nodes; with a real switch where run as root
+bench: check-go deps deps-docker ## cost at 10 to 10 000 nodes; with a real switch where run as root
 	go test -run '^$$' -bench . -benchmem -p 1 -timeout 60m \
 		$$([ "$$(id -u)" -ne 0 ] || echo -tags system) ./...
 	@for s in scripts/bench-*.sh; do [ ! -e "$$s" ] || "$$s" || exit 1; done

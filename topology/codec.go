@@ -17,6 +17,7 @@ const (
 	DirAlive    = "alive/"
 	DirSubnets  = "subnets/"
 	DirPins     = "pins/"
+	DirNames    = "names/"
 )
 
 // Keys are relative to the cluster's prefix: "networks/blue".
@@ -73,7 +74,7 @@ func CheckName(kind, s string) error {
 }
 
 // Record is one decoded key: exactly one of Network, Node, Liveness, Subnet,
-// Pin.
+// Pin, Names.
 type Record interface {
 	Key() string
 }
@@ -123,6 +124,8 @@ func extraOf(r Record) Extra {
 	case Subnet:
 		return r.Extra
 	case Pin:
+		return r.Extra
+	case Names:
 		return r.Extra
 	}
 	return nil
@@ -193,6 +196,21 @@ func Decode(kv KV) (Record, error) {
 			return bad("%v", err)
 		}
 		return p, nil
+	case DirNames:
+		id, err := parseNamesKey(rest)
+		if err != nil {
+			return bad("%v", err)
+		}
+		n := Names{Network: id.Network, Node: id.Node, Meta: kv.Meta}
+		if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
+			return bad("%v", err)
+		}
+		for name := range n.Names {
+			if name != CanonicalName(name) {
+				return bad("the name %q is not in lower case", name)
+			}
+		}
+		return n, nil
 	}
 	return nil, nil
 }
@@ -227,7 +245,7 @@ func decodeValue(value []byte, v any, extra *Extra) error {
 	return nil
 }
 
-// The identities that identify returns besides SubnetID and PinID.
+// The identities that identify returns besides SubnetID, PinID and NamesID.
 type (
 	networkName string
 	nodeName    string
@@ -251,6 +269,10 @@ func identify(key string) any {
 	case DirPins:
 		if network, a, err := parsePinKey(rest); err == nil {
 			return PinID{network, a}
+		}
+	case DirNames:
+		if id, err := parseNamesKey(rest); err == nil {
+			return id
 		}
 	}
 	return nil

@@ -32,8 +32,9 @@ func TestEncodeDecode(t *testing.T) {
 		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.5.0/24"), Node: "host1", Meta: meta},
 		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:5::/64"), Reserved: true, Comment: "printers", Meta: meta},
 		topology.Pin{Network: "blue", Addr: netip.MustParseAddr("fd00:10:1::5"), Node: "host1", MAC: "02:42:0a:01:00:05", Meta: meta},
+		topology.Names{Network: "blue", Node: "host1", Names: map[string][]netip.Addr{"web": {netip.MustParseAddr("10.1.5.2")}}, Meta: meta},
 	}
-	keys := []string{"networks/blue", "nodes/host1", "alive/host1", "subnets/blue/10.1.5.0-24", "subnets/blue/fd00:10:1:5::-64", "pins/blue/fd00:10:1::5"}
+	keys := []string{"networks/blue", "nodes/host1", "alive/host1", "subnets/blue/10.1.5.0-24", "subnets/blue/fd00:10:1:5::-64", "pins/blue/fd00:10:1::5", "names/blue/host1"}
 	for i, r := range records {
 		require.Equal(t, keys[i], r.Key())
 		got, err := topology.Decode(topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: meta})
@@ -50,6 +51,7 @@ func TestUnknownFieldsAreKept(t *testing.T) {
 		"alive/host1":              `{"id":"a","future":[]}`,
 		"subnets/blue/10.1.5.0-24": `{"node":"host1","future":"x"}`,
 		"pins/blue/10.1.5.9":       `{"node":"host1","mac":"02:42:0a:01:05:09","future":null}`,
+		"names/blue/host1":         `{"names":{"web":["10.1.5.2"]},"future":1}`,
 	} {
 		r, err := topology.Decode(kv(key, value))
 		require.NoError(t, err, key)

@@ -24,6 +24,7 @@ var docRecords = map[string]topology.Record{
 	topology.DirAlive:    topology.Liveness{},
 	topology.DirSubnets:  topology.Subnet{},
 	topology.DirPins:     topology.Pin{},
+	topology.DirNames:    topology.Names{},
 }
 
 // keyspaceDoc is what a test can check of docs/keyspace.md.

@@ -28,6 +28,7 @@ type Snapshot struct {
 	Alive    map[string]Liveness
 	Subnets  map[SubnetID]Subnet
 	Pins     map[PinID]Pin
+	Names    map[NamesID]Names
 	// Malformed has one problem for each key that could not be decoded.
 	Malformed map[string]Problem
 	// Raw, unless nil, has the keys of another layout, by key: then there is
@@ -44,6 +45,7 @@ func NewSnapshot(revision int64, kvs []KV) *Snapshot {
 		Alive:     map[string]Liveness{},
 		Subnets:   map[SubnetID]Subnet{},
 		Pins:      map[PinID]Pin{},
+		Names:     map[NamesID]Names{},
 		Malformed: map[string]Problem{},
 	}
 	return s.With(revision, kvs, nil)
@@ -81,8 +83,8 @@ func (s *Snapshot) With(revision int64, puts []KV, deletes []string) *Snapshot {
 
 // writer copies each map of a snapshot before its first change.
 type writer struct {
-	s                                                *Snapshot
-	networks, nodes, alive, subnets, pins, malformed bool
+	s                                                       *Snapshot
+	networks, nodes, alive, subnets, pins, names, malformed bool
 }
 
 func own[K comparable, V any](m *map[K]V, done *bool) map[K]V {
@@ -115,6 +117,8 @@ func (w *writer) put(kv KV) {
 		own(&w.s.Subnets, &w.subnets)[SubnetID{r.Network, r.Prefix}] = r
 	case Pin:
 		own(&w.s.Pins, &w.pins)[PinID{r.Network, r.Addr}] = r
+	case Names:
+		own(&w.s.Names, &w.names)[NamesID{r.Network, r.Node}] = r
 	}
 }
 
@@ -133,6 +137,8 @@ func (w *writer) remove(key string) {
 		delete(own(&w.s.Subnets, &w.subnets), id)
 	case PinID:
 		delete(own(&w.s.Pins, &w.pins), id)
+	case NamesID:
+		delete(own(&w.s.Names, &w.names), id)
 	}
 }
 
@@ -219,6 +225,9 @@ func (s *Snapshot) KVs() []KV {
 		add(r, r.Meta)
 	}
 	for _, r := range s.Pins {
+		add(r, r.Meta)
+	}
+	for _, r := range s.Names {
 		add(r, r.Meta)
 	}
 	slices.SortFunc(out, func(a, b KV) int { return cmp.Compare(a.Key, b.Key) })

@@ -266,7 +266,7 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 // DeleteNetwork removes a network together with the reservations that belong
-// to no node. While a node leases a subnet or has an address pinned it is
+// to no node, and its names. While a node leases a subnet or has an address pinned it is
 // refused with ErrInUse, naming the nodes; a lease made at the same moment
 // wins or fails with ErrNotFound, never both.
 func (s *Store) DeleteNetwork(ctx context.Context, name string) error {
@@ -292,6 +292,7 @@ func (s *Store) DeleteNetwork(ctx context.Context, name string) error {
 			then: []clientv3.Op{
 				clientv3.OpDelete(s.key(topology.NetworkKey(name))),
 				clientv3.OpDelete(s.key(subnetDir(name)), clientv3.WithPrefix()),
+				clientv3.OpDelete(s.key(namesDir(name)), clientv3.WithPrefix()),
 			},
 		})
 		if err != nil {

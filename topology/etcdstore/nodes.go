@@ -64,7 +64,7 @@ func nodeTaken(name, hostname string, holder topology.Liveness) error {
 	}
 }
 
-// RemoveNode deletes a node, the subnets it leases and its pins, and returns
+// RemoveNode deletes a node, the subnets it leases, its pins and names, and returns
 // their keys relative to the prefix. Reservations stay. While the node is
 // alive it is refused with ErrInUse unless force is set.
 //
@@ -135,7 +135,7 @@ func (s *Store) RemoveNode(ctx context.Context, name string, force bool) (remove
 	return removed, err
 }
 
-// ownedBy returns the keys a node has: its leases, and its pins.
+// ownedBy returns the keys a node has: its leases, its pins, its names.
 func ownedBy(s *topology.Snapshot, node string) []topology.KV {
 	var out []topology.KV
 	for _, sub := range s.SortedSubnets() {
@@ -146,6 +146,11 @@ func ownedBy(s *topology.Snapshot, node string) []topology.KV {
 	for _, p := range s.SortedPins() {
 		if p.Node == node {
 			out = append(out, topology.KV{Key: p.Key(), Meta: p.Meta})
+		}
+	}
+	for id, n := range s.Names {
+		if id.Node == node {
+			out = append(out, topology.KV{Key: n.Key(), Meta: n.Meta})
 		}
 	}
 	return out

@@ -3,6 +3,7 @@ package etcdstore_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -342,4 +343,41 @@ func TestPins(t *testing.T) {
 	require.Len(t, snap.Pins, 1)
 	require.NoError(t, s.DeletePin(ctx, taken))
 	require.NoError(t, s.DeletePin(ctx, taken))
+}
+
+func TestNames(t *testing.T) {
+	ep := etcdtest.Start(t)
+	s := openAt(t, ep)
+	ctx := t.Context()
+	web := topology.Names{Network: "blue", Node: "a", Names: map[string][]netip.Addr{"web": {prefix("10.1.2.3/32").Addr()}}}
+	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "network blue")
+	mustCreate(t, s, blue())
+	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "node a")
+	_, err := s.RegisterNode(ctx, node("a"))
+	require.NoError(t, err)
+	revision := func() int64 {
+		snap, err := s.Snapshot(ctx)
+		require.NoError(t, err)
+		return snap.Names[topology.NamesID{Network: "blue", Node: "a"}].ModRevision
+	}
+	require.NoError(t, s.PutNames(ctx, web))
+	first := revision()
+	require.NotZero(t, first)
+	require.NoError(t, s.PutNames(ctx, web))
+	require.Equal(t, first, revision(), "nothing changed, nothing written")
+	none := web
+	none.Names = nil
+	require.NoError(t, s.PutNames(ctx, none))
+	require.NoError(t, s.PutNames(ctx, none))
+	require.Zero(t, revision())
+
+	require.NoError(t, s.PutNames(ctx, web))
+	removed, err := s.RemoveNode(ctx, "a", false)
+	require.NoError(t, err)
+	require.Contains(t, removed, web.Key())
+	_, err = s.RegisterNode(ctx, node("a"))
+	require.NoError(t, err)
+	require.NoError(t, s.PutNames(ctx, web))
+	require.NoError(t, s.DeleteNetwork(ctx, "blue"))
+	require.Zero(t, revision())
 }

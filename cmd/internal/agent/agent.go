@@ -25,7 +25,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/docker"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/names"
 	"github.com/baize-net/baize/cmd/internal/route"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
@@ -55,6 +57,12 @@ type Config struct {
 	StateDir string
 	// Socket is where the local API is served.
 	Socket string
+	// DockerPlugin is "auto" (where an engine is installed), "on" or "off";
+	// DockerSocket is where it is served.
+	DockerPlugin, DockerSocket string
+	// DockerStandIn, with the socket as one more argument, is the command line of
+	// who answers Docker while no agent does; empty: nobody does.
+	DockerStandIn []string
 	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
 	VXLANPort, GenevePort int
 	// LivenessTTL is how long after its death peers see the agent as alive.
@@ -101,6 +109,8 @@ func (c Config) Defaults() (Config, error) {
 	set(&c.Socket, api.DefaultSocket)
 	set(&c.FlannelPrefix, topology.FlannelPrefix)
 	set(&c.SubnetFile, subnetenv.FlannelFile)
+	set(&c.DockerPlugin, dockerAuto)
+	set(&c.DockerSocket, docker.DefaultSocket)
 	if c.LivenessTTL == 0 {
 		c.LivenessTTL = 10 * time.Second
 	}
@@ -115,6 +125,9 @@ func (c Config) Defaults() (Config, error) {
 			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'"}
 	}
 	set(&c.DockerEnv, subnetenv.BaizeFile)
+	if !slices.Contains([]string{dockerAuto, dockerOn, dockerOff}, c.DockerPlugin) {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "Docker plugin " + c.DockerPlugin, What: "unknown", Remedy: "use auto (where Docker is installed), on or off"}
+	}
 	return c, topology.CheckName("node", c.Node)
 }
 
@@ -128,7 +141,9 @@ type Agent struct {
 	flows           *openflow.Client
 	log             *logrus.Entry
 
-	flannel   *flannel      // nil without --flannel
+	flannel   *flannel       // nil without --flannel
+	plugin    *docker.Plugin // nil where none is served
+	names     *names.Servers
 	wake      chan struct{} // reconcile soon
 	join      chan struct{} // look at our own records soon
 	started   time.Time
@@ -154,6 +169,12 @@ type Agent struct {
 	waiters   []chan error
 	pending   map[string]ovs.Endpoint // being attached: their addresses are taken
 	segment   segmentState
+	reserved  map[reservation]time.Time
+
+	// background is what goes on after a request was answered, until lifetime
+	// ends; run sets it.
+	background sync.WaitGroup
+	lifetime   context.Context
 }
 
 // Run runs an agent until ctx is done. It returns an error only where it
@@ -206,17 +227,19 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 			return nil, err
 		}
 	}
-	return &Agent{
+	a := &Agent{
 		cfg: cfg, flannel: fl, id: id, hostname: hostname, epoch: epoch, store: store, db: db,
 		flows:   openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir}),
 		log:     log.WithField("node", cfg.Node),
 		wake:    make(chan struct{}, 1),
 		join:    make(chan struct{}, 1),
 		started: time.Now(),
-		pending: map[string]ovs.Endpoint{},
+		pending: map[string]ovs.Endpoint{}, reserved: map[reservation]time.Time{},
 		restore: newRestoreWait(),
 		audit:   true,
-	}, nil
+	}
+	a.names = names.New(a, a.log)
+	return a, nil
 }
 
 // task is one thing the agent does all the time.
@@ -225,7 +248,7 @@ type task struct {
 	run  func(context.Context) error
 }
 
-func (a *Agent) tasks(l net.Listener) []task {
+func (a *Agent) tasks(l, dockerListener net.Listener) []task {
 	tasks := []task{
 		{"topology", a.watchTopology},
 		{"liveness", a.keepAlive},
@@ -244,6 +267,9 @@ func (a *Agent) tasks(l net.Listener) []task {
 	if a.cfg.DockerBridge != "" {
 		tasks = append(tasks, task{"docker0", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.hangOn) }})
 	}
+	if dockerListener != nil {
+		tasks = append(tasks, a.dockerTask(dockerListener))
+	}
 	return tasks
 }
 
@@ -253,10 +279,15 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plugin, err := a.listenDocker()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	a.chooseDatapath()
 	a.log.WithFields(logrus.Fields{"version": a.cfg.Version, "datapath": a.datapath, "bridge": a.cfg.Bridge}).Infof("agent starts (%s)", a.why)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, t := range a.tasks(l) {
+	a.lifetime = ctx
+	for _, t := range a.tasks(l, plugin) {
 		g.Go(func() error {
 			err := t.run(ctx)
 			if err != nil && ctx.Err() == nil {
@@ -266,6 +297,7 @@ func (a *Agent) run(ctx context.Context) error {
 		})
 	}
 	err = g.Wait()
+	a.background.Wait()
 	a.clearLast()
 	a.log.Info("agent stops; forwarding goes on")
 	return err

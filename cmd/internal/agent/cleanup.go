@@ -84,7 +84,9 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	if err := hostnet.SyncIngressDrops(nil); err != nil {
 		log.Warnf("ingress rules: %v", err)
 	}
-	for _, f := range []string{filepath.Join(cfg.StateDir, "topology.json"), filepath.Join(cfg.StateDir, "flannel.json"), filepath.Join(cfg.StateDir, "node-id"), cfg.DockerEnv} {
+	dismissStandIn(cfg.DockerSocket)
+	state := func(name string) string { return filepath.Join(cfg.StateDir, name) }
+	for _, f := range []string{state("topology.json"), state("flannel.json"), state("node-id"), state(dockerFile), cfg.DockerEnv} {
 		if err := os.Remove(f); err == nil {
 			report = append(report, "removed "+f)
 		} else if !errors.Is(err, os.ErrNotExist) {

@@ -61,7 +61,10 @@ func (a *Agent) AddEndpoint(ctx context.Context, req api.EndpointRequest) (_ api
 			a.rejoin() // a pin it may have written
 		}
 	}()
-	if err := a.pinAway(ctx, n, e); err != nil {
+	a.mu.Lock()
+	s := a.snapshot
+	a.mu.Unlock()
+	if err := a.pinAway(ctx, n, s, e); err != nil {
 		return api.Endpoint{}, err
 	}
 	if err := hostnet.Attach(ctx, a.attachSpec(n, e)); err != nil {
@@ -209,32 +212,15 @@ func (a *Agent) networkView(s *topology.Snapshot, network string, joined error) 
 func (a *Agent) choose(n topology.NetworkView, e *ovs.Endpoint, static []netip.Addr, others []ovs.Endpoint, s *topology.Snapshot) (full topology.Family, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	taken := map[netip.Addr]string{}
 	for _, o := range others {
-		if o.Network == n.Name {
-			for _, ip := range o.IPs {
-				taken[ip] = "endpoint " + o.Name
-			}
-		}
 		if o.Port == e.Port {
 			return 0, exists(*e)
 		}
 	}
-	for _, p := range a.pending {
-		if p.Port == e.Port {
-			return 0, exists(*e)
-		}
-		if p.Network == n.Name {
-			for _, ip := range p.IPs {
-				taken[ip] = "endpoint " + p.Name
-			}
-		}
+	if _, ok := a.pending[e.Port]; ok {
+		return 0, exists(*e)
 	}
-	for id, p := range s.Pins {
-		if id.Network == n.Name && p.Node != a.cfg.Node {
-			taken[id.Addr] = "an endpoint of node " + p.Node
-		}
-	}
+	taken := a.taken(n, others, s)
 
 	ips := map[topology.Family]netip.Addr{}
 	for _, ip := range static {
@@ -280,6 +266,39 @@ func (a *Agent) choose(n topology.NetworkView, e *ovs.Endpoint, static []netip.A
 	return 0, nil
 }
 
+// taken returns the addresses of a network that are in use, as far as this
+// node knows, and by whom. It needs a.mu.
+func (a *Agent) taken(n topology.NetworkView, others []ovs.Endpoint, s *topology.Snapshot) map[netip.Addr]string {
+	taken := map[netip.Addr]string{}
+	for r, since := range a.reserved {
+		if time.Since(since) > reservedFor {
+			delete(a.reserved, r)
+		} else if r.network == n.Name {
+			taken[r.addr] = "a container that is being started"
+		}
+	}
+	for _, o := range others {
+		if o.Network == n.Name {
+			for _, ip := range o.IPs {
+				taken[ip] = "endpoint " + o.Name
+			}
+		}
+	}
+	for _, p := range a.pending {
+		if p.Network == n.Name {
+			for _, ip := range p.IPs {
+				taken[ip] = "endpoint " + p.Name
+			}
+		}
+	}
+	for id, p := range s.Pins {
+		if id.Network == n.Name && p.Node != a.cfg.Node {
+			taken[id.Addr] = "an endpoint of node " + p.Node
+		}
+	}
+	return taken
+}
+
 func exists(e ovs.Endpoint) error {
 	return &topology.Error{Kind: topology.ErrExists, Item: "endpoint " + e.Name, What: "is in network " + e.Network + " already", Remedy: "remove it first, or choose another name"}
 }
@@ -320,12 +339,15 @@ func (a *Agent) forget(e ovs.Endpoint) {
 
 // pinAway writes a pin for each address outside the node's subnets. Only this
 // needs etcd: nobody else can say that the address is free.
-func (a *Agent) pinAway(ctx context.Context, n topology.NetworkView, e ovs.Endpoint) error {
+func (a *Agent) pinAway(ctx context.Context, n topology.NetworkView, s *topology.Snapshot, e ovs.Endpoint) error {
 	for _, ip := range e.IPs {
 		if slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 			continue
 		}
 		pin := topology.Pin{Network: e.Network, Addr: ip, Node: a.cfg.Node, MAC: e.MAC.String()}
+		if have, ok := s.Pins[topology.PinID{Network: e.Network, Addr: ip}]; ok && have.Node == pin.Node && have.MAC == pin.MAC {
+			continue // restarted while etcd is down
+		}
 		if _, err := a.store.PutPin(ctx, pin); err != nil {
 			return fmt.Errorf("address %s lives outside this node's subnets and must be pinned in etcd: %w", ip, err)
 		}

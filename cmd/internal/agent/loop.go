@@ -108,6 +108,7 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	if err != nil {
 		return err
 	}
+	problems = append(problems, a.serveNames(endpoints)...)
 	segments, segmentProblems := a.attachSegment(ctx, p.view, audit)
 	// Make before break, in the kernel as in the switch: routes come before the
 	// flows that lead to them, and go after them.

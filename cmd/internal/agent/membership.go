@@ -25,7 +25,8 @@ const (
 var errNoAnswerYet = fmt.Errorf("no answer yet: %w", topology.ErrUnavailable)
 
 // membershipLoop keeps what the node owns in etcd right: its own record, its
-// subnets, the pins of its endpoints. It writes only what differs.
+// subnets, the pins of its endpoints, the names of its containers. It writes
+// only what differs.
 func (a *Agent) membershipLoop(ctx context.Context) error {
 	backoff := retryFirst
 	for {
@@ -83,7 +84,7 @@ func (a *Agent) ensureMember(ctx context.Context) error {
 	if a.flannel != nil {
 		err = a.flannelMember(ctx, s, endpoints)
 	}
-	return errors.Join(err, a.leaseSubnets(ctx, s, endpoints), a.leaseSegment(ctx, s), a.syncPins(ctx, s, endpoints))
+	return errors.Join(err, a.leaseSubnets(ctx, s, endpoints), a.leaseSegment(ctx, s), a.syncPins(ctx, s, endpoints), a.syncNames(ctx, s, endpoints))
 }
 
 // register writes the node's record when it differs from what etcd has.

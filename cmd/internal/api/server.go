@@ -34,11 +34,17 @@ func ListenAndServe(ctx context.Context, path string, svc Service) error {
 // Serve answers on l until ctx ends, lets requests under way finish within
 // seconds, and closes l. It returns nil when ctx ended it.
 func Serve(ctx context.Context, l net.Listener, svc Service) error {
+	return ServeHandler(ctx, l, Handler(svc), "the agent's socket")
+}
+
+// ServeHandler is Serve for other requests than those of the local API; what
+// names the listener in an error.
+func ServeHandler(ctx context.Context, l net.Listener, h http.Handler, what string) error {
 	// The requests outlive ctx: stopping is no reason to leave an endpoint half made.
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{
-		Handler:           Handler(svc),
+		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return base },
 	}
@@ -46,7 +52,7 @@ func Serve(ctx context.Context, l net.Listener, svc Service) error {
 	go func() { ended <- srv.Serve(l) }()
 	select {
 	case err := <-ended:
-		return fmt.Errorf("the agent's socket: %w", errors.Join(err, l.Close()))
+		return fmt.Errorf("%s: %w", what, errors.Join(err, l.Close()))
 	case <-ctx.Done():
 	}
 	limit, cancel := context.WithTimeout(base, shutdownTimeout)

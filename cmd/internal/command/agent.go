@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
 			&ucli.StringFlag{Name: "docker-network", Usage: "`NAME` of the network that --docker-bridge is a part of (default the only one)"},
 			&ucli.StringFlag{Name: "docker-env", Usage: "`FILE` to write with what Docker must be started with", Value: subnetenv.BaizeFile},
 			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` with the node's identity and its copy of the topology", Value: "/var/lib/baize"},
+			&ucli.StringFlag{Name: "docker-plugin", Usage: "serve Docker's network and IPAM driver 'baize': `MODE` auto, on or off; auto is on where Docker is installed", Value: "auto"},
 			&ucli.DurationFlag{Name: "liveness-ttl", Usage: "how long after its death others see the agent as alive", Value: 10 * time.Second},
 			&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
 			flannelPrefixFlag(),
@@ -56,7 +58,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 	return agent.Config{
 		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
 		OVSDB: c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
-		StateDir: c.String("state-dir"), Socket: c.String(flagSocket),
+		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		Flannel: c.Bool("flannel"), FlannelPrefix: c.String("flannel-prefix"), SubnetFile: c.String("subnet-file"),
@@ -74,6 +76,11 @@ func (r *runner) agentRun(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("this program's own file: %w", err)
+	}
+	cfg.DockerStandIn = []string{self, "docker", standIn}
 	return agent.Run(c.Context, cfg, log)
 }
 

@@ -11,6 +11,8 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/docker"
 	"github.com/baize-net/baize/cmd/internal/dockerhost"
 	"github.com/baize-net/baize/topology"
 )
@@ -38,8 +40,22 @@ refused, not changed.
 				},
 				Action: r.dockerConfigure,
 			},
+			{
+				Name: standIn, Usage: "answer Docker while no agent runs; the agent starts it", Hidden: true, ArgsUsage: "SOCKET",
+				Action: r.dockerStandIn,
+			},
 		},
 	}
+}
+
+const standIn = "stand-in"
+
+func (r *runner) dockerStandIn(c *ucli.Context) error {
+	log, err := cli.Logger(c, r.Err)
+	if err != nil {
+		return err
+	}
+	return docker.StandIn(c.Context, r.In, c.Args().First(), log)
 }
 
 // systemctlTimeout: Docker waits for the agent, and stops its containers.

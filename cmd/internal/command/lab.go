@@ -195,23 +195,16 @@ func labTopology(ctx context.Context, l *lab.Lab, s *lab.Status) (draw.Topology,
 
 // labHints are commands to try in a new lab.
 func labHints(l *lab.Lab, s *lab.Status) []string {
-	hosts := l.Hosts()
-	if len(hosts) == 0 {
-		return nil
-	}
 	// As it was called: 'bin/baize' in a clone.
 	exec := "  " + os.Args[0] + " lab exec "
 	if l.Name() != lab.DefaultName {
 		exec += "--name " + l.Name() + " "
 	}
-	hints := []string{"", "Try:", exec + hosts[0].Name() + " -- ovs-vsctl show", exec + hosts[0].Name() + " -- baize status"}
-	for _, e := range s.Endpoints {
-		if first := s.Endpoints[0]; e.Node != first.Node && e.Network == first.Network && len(e.IPs) > 0 {
-			hints = append(hints, fmt.Sprintf("%s%s -- ping -c 3 %s", exec, first, e.IPs[0]))
-			break
-		}
+	lines := []string{"", "Try:"}
+	for _, h := range l.Hints(s) {
+		lines = append(lines, exec+h.Target+" -- "+h.Command)
 	}
-	return append(hints, "", "It stays up until '"+os.Args[0]+" lab down'.")
+	return append(lines, "", "It stays up until '"+os.Args[0]+" lab down'.")
 }
 
 func (r *runner) labDown(c *ucli.Context) error {

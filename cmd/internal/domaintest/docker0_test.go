@@ -20,9 +20,13 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
+// dockerCLI is the client of the engine's own version; another may come first
+// in the path, and refuse what its engine could do.
+const dockerCLI = "/usr/bin/docker"
+
 func (d *domain) docker(host string, args ...string) string {
 	d.t.Helper()
-	return strings.TrimSpace(d.must(host, append([]string{"docker"}, args...)...))
+	return strings.TrimSpace(d.must(host, append([]string{dockerCLI}, args...)...))
 }
 
 // plain starts a container as anybody does, without any --network, and returns
@@ -59,7 +63,7 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 		// An nc whose input ends hangs up: it gets one that does not.
 		"rm -f /tmp/in /tmp/sum /tmp/open; mkfifo /tmp/open; exec 3<>/tmp/open; nc -l -p 5001 <&3 >/tmp/in; sha256sum /tmp/in >/tmp/sum")
 	d.eventually("a listener", func() (bool, string) {
-		out, err := d.run(toHost, "docker", "exec", to, "sh", "-c", "netstat -ltn | grep :5001")
+		out, err := d.run(toHost, dockerCLI, "exec", to, "sh", "-c", "netstat -ltn | grep :5001")
 		return err == nil, out
 	})
 	start := time.Now()
@@ -67,7 +71,7 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 	sum := strings.Fields(d.docker(fromHost, "exec", from, "sha256sum", "/tmp/out"))[0]
 	var got string
 	d.eventually("the bytes that were sent", func() (bool, string) {
-		got, _ = d.run(toHost, "docker", "exec", to, "cat", "/tmp/sum")
+		got, _ = d.run(toHost, dockerCLI, "exec", to, "cat", "/tmp/sum")
 		return strings.HasPrefix(got, sum), got + " is not " + sum
 	})
 	d.t.Logf("%s/%s to %s/%s: %d MB in %v", fromHost, from, toHost, to, megabytes, time.Since(start).Round(time.Millisecond))
@@ -75,9 +79,11 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 
 // Plain 'docker run' on three hosts is one Ethernet, with endpoints of Baize's
 // own in it.
-func TestDocker0(t *testing.T) {
+func TestDocker0(t *testing.T) { testDocker0(t, nil) }
+
+func testDocker0(t *testing.T, engines map[string]string) {
 	d := up(t, topology.VXLAN, lab.Config{
-		DockerBridge: true, Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
+		DockerBridge: true, Engines: engines, Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
 		AgentArgs: []string{"--audit-interval", "2s"},
 	})
 	addrs := map[string]string{}
@@ -98,7 +104,7 @@ func TestDocker0(t *testing.T) {
 			assert.NotContains(t, e.Subnet.String(), x.IPs[0].String(), "an endpoint has one of docker0's addresses")
 		}
 	}
-	ping := func(to string) []string { return []string{"docker", "exec", "web", "ping", "-c", "1", "-W", "1", to} }
+	ping := func(to string) []string { return []string{dockerCLI, "exec", "web", "ping", "-c", "1", "-W", "1", to} }
 	for host := range addrs {
 		for other, addr := range addrs {
 			if host == other {
@@ -145,6 +151,23 @@ func TestDocker0(t *testing.T) {
 		assert.Equal(t, 1, endpoint.count(payload))
 	})
 
+	t.Run("the plugin beside docker0, on every host", func(t *testing.T) {
+		p := plugin{&domain{d.Lab, t}}
+		for _, host := range []string{"host1", "host2"} {
+			p.network(host, "blue", "--subnet", "10.1.0.0/16")
+			p.container(host, "member", "--network", "blue")
+		}
+		for _, host := range []string{"host1", "host2"} {
+			for other, addr := range addrs {
+				p.reach(host, "member", netip.MustParseAddr(addr))
+				p.reach(other, "web", p.addr(host, "member", "blue"))
+			}
+		}
+		p.reach("host1", "member", p.addr("host2", "member", "blue"))
+		p.bulk("host1", "member", "host2", "web", addrs["host2"])
+		p.bulk("host2", "web", "host1", "member", p.addr("host1", "member", "blue").String())
+	})
+
 	t.Run("a spoofed address stays here", func(t *testing.T) {
 		d := &domain{d.Lab, t}
 		src, from := mac(t, d.docker("host1", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "web")), d.insideWeb("host1")
@@ -158,7 +181,7 @@ func TestDocker0(t *testing.T) {
 
 	t.Run("the agent is restarted, etcd is down", func(t *testing.T) {
 		d := &domain{d.Lab, t}
-		stream := d.background("host1", "docker", "exec", "web", "sh", "-c", "ping -i 0.02 -w 5 "+addrs["host3"])
+		stream := d.background("host1", dockerCLI, "exec", "web", "sh", "-c", "ping -i 0.02 -w 5 "+addrs["host3"])
 		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceAgent, unix.SIGKILL))
 		require.NoError(t, d.Host("host1").AwaitService(t.Context(), lab.ServiceAgent))
 		// Single packets a userspace datapath loses on a busy machine.

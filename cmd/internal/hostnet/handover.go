@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/topology"
 )
 
 // peerPrefix starts the name of the other end of a pair while it waits in this
@@ -97,13 +99,13 @@ func Abandoned(hostIfname string) (bool, error) {
 // pollLink is how often AwaitLink looks.
 const pollLink = 10 * time.Millisecond
 
-// AwaitLink waits until a namespace has an interface of that MAC that is up and
-// has the addresses, and returns its name. The error is the context's, or of
-// kind topology.ErrNotFound where the namespace is gone.
+// AwaitLink waits until a namespace is there and has an interface of that MAC
+// that is up and has the addresses, and returns its name. Docker makes the
+// namespace only after the interface.
 func AwaitLink(ctx context.Context, pathOrName string, mac net.HardwareAddr, addrs []netip.Addr) (string, error) {
 	for {
 		name, err := readyLink(pathOrName, mac, addrs)
-		if err != nil || name != "" {
+		if (err != nil && !errors.Is(err, topology.ErrNotFound)) || name != "" {
 			return name, err
 		}
 		select {

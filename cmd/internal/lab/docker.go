@@ -14,9 +14,11 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/names"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/scripts"
 	"github.com/baize-net/baize/topology"
@@ -60,7 +62,12 @@ func dockerServices(c initConfig, run runner) []*service {
 	// Control groups are the machine's: under a name of ours, so that they can
 	// be told and removed.
 	dockerd := []string{"dockerd", "--host", "unix://" + dockerSocket, "--containerd", containerdSocket,
-		"--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", "/" + cgroupName(c.Lab, c.Member)}
+		"--dns", names.Address.String(), "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", "/" + cgroupName(c.Lab, c.Member)}
+	env := c.Env
+	if c.Engine != "" {
+		dockerd[0] = path.Join(c.Engine, dockerd[0])
+		env = append(slices.Clone(env), "PATH="+c.Engine+":"+systemPath) // docker-proxy
+	}
 	options := func(context.Context) error { return nil }
 	if c.DockerBridge {
 		// What the unit's drop-in does on a real host.
@@ -80,7 +87,7 @@ func dockerServices(c initConfig, run runner) []*service {
 		{
 			name: ServiceDockerd,
 			argv: dockerd,
-			env:  c.Env,
+			env:  env,
 			// The order of the units on a real host: the agent's socket is there
 			// when the engine looks for plugins.
 			needs: []string{ServiceContainerd, ServiceAgent},

@@ -35,6 +35,8 @@ type initConfig struct {
 	Docker bool `json:"docker,omitempty"`
 	// DockerBridge says that docker0 is a part of a network.
 	DockerBridge bool `json:"dockerBridge,omitempty"`
+	// Engine is the directory of the engine, where it is not the system's own.
+	Engine string `json:"engine,omitempty"`
 	// Env is the environment of what runs inside.
 	Env []string `json:"env"`
 	// Args are those of the agent, or of etcd in the fabric.

@@ -74,6 +74,9 @@ type Config struct {
 	// DockerBridge makes each engine's docker0 a part of the first network; it
 	// implies Docker.
 	DockerBridge bool
+	// Engines are directories with a dockerd of another version, and what it
+	// runs beside it, by the host that is to have it.
+	Engines map[string]string
 	// AgentArgs are added to 'baize agent'.
 	AgentArgs []string
 	// Env is added to the environment of what the hosts run, as NAME=VALUE.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -31,6 +32,7 @@ type state struct {
 	IPv6Underlay bool               `json:"ipv6Underlay,omitempty"`
 	Docker       bool               `json:"docker,omitempty"`
 	DockerBridge bool               `json:"dockerBridge,omitempty"`
+	Engines      map[string]string  `json:"engines,omitempty"`
 	AgentArgs    []string           `json:"agentArgs,omitempty"`
 	Env          []string           `json:"env,omitempty"`
 }
@@ -56,19 +58,7 @@ func writeJSON(file string, v any) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(append(b, '\n'))
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-	}
-	return err
+	return atomicfile.Write(file, append(b, '\n'), 0o600)
 }
 
 // merge changes a state to what a configuration asks for.
@@ -103,6 +93,9 @@ func (s state) merge(c Config) (state, error) {
 		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: "it runs without Docker, and a host's services do not change", Remedy: "remove the lab first with 'baize lab down'"}
 	}
 	s.Docker = s.Docker || c.Docker
+	if c.Engines != nil {
+		s.Engines = c.Engines
+	}
 	s.IPv6Underlay = s.IPv6Underlay || c.IPv6Underlay
 	if c.AgentArgs != nil {
 		s.AgentArgs = c.AgentArgs

@@ -289,7 +289,7 @@ func (l *Lab) initConfig(name string) initConfig {
 		c.Addrs, c.MAC = hostAddrs(n), hostMAC(n).String()
 		c.Args = agentArgs(l.state.AgentArgs)
 		c.Kernel, _ = hostnet.Datapath()
-		c.Docker, c.DockerBridge = l.state.Docker, l.state.DockerBridge
+		c.Docker, c.DockerBridge, c.Engine = l.state.Docker, l.state.DockerBridge, l.state.Engines[name]
 		if c.DockerBridge {
 			c.Args = append(c.Args, "--docker-bridge", "docker0", "--docker-network", l.state.Networks[0].Name)
 		}

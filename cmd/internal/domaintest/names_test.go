@@ -1,0 +1,101 @@
+//go:build system
+
+package domaintest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/topology"
+)
+
+// A container finds those of other engines by the names that Docker gave them.
+func TestNames(t *testing.T) {
+	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2})
+	for _, host := range []string{"host1", "host2"} {
+		for _, n := range []string{"blue", "green"} {
+			prefix := map[string]string{"blue": "10.1.0.0/16", "green": "10.7.0.0/16"}[n]
+			d.docker(host, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network="+n, "-o", "baize.network="+n, "--subnet", prefix, n)
+		}
+	}
+	inBlue := func(host, name string) string {
+		return d.docker(host, "inspect", "-f", `{{with index .NetworkSettings.Networks "blue"}}{{.IPAddress}}{{end}}`, name)
+	}
+	start := func(host, name string, args ...string) string {
+		d.docker(host, append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
+		return inBlue(host, name)
+	}
+	web := start("host1", "Web-1", "--network", "blue", "--network-alias", "shop")
+	start("host2", "db", "--network", "blue")
+
+	// finds waits until a name stands for an address in a container of host2.
+	finds := func(name, addr string) {
+		t.Helper()
+		d.eventually(name+" to be "+addr, func() (bool, string) {
+			out, _ := d.run("host2", dockerCLI, "exec", "db", "nslookup", name)
+			_, answer, _ := strings.Cut(out, "\n\n")
+			return strings.Contains(answer, "Address: "+addr+"\n"), out
+		})
+	}
+	unknown := func(name string) {
+		t.Helper()
+		d.eventually(name+" to be unknown", func() (bool, string) {
+			out, err := d.run("host2", dockerCLI, "exec", "db", "nslookup", name)
+			return err != nil && strings.Contains(out+err.Error(), "can't find"), out
+		})
+	}
+	for _, name := range []string{"Web-1", "web-1", "shop", "web-1.blue"} {
+		finds(name, web)
+	}
+	d.patiently("a ping by name", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "shop")
+	d.patiently("a ping back by name", "host1", dockerCLI, "exec", "Web-1", "ping", "-c", "1", "-W", "1", "db")
+	d.eventually("the address's name", func() (bool, string) {
+		out, _ := d.run("host2", dockerCLI, "exec", "db", "nslookup", web)
+		return strings.Contains(out, "shop.blue"), out
+	})
+
+	t.Run("only names of networks it is in", func(t *testing.T) {
+		start("host1", "secret", "--network", "green")
+		start("host2", "friend", "--network", "green")
+		d.patiently("its name in its own network", "host2", dockerCLI, "exec", "friend", "ping", "-c", "1", "-W", "1", "secret")
+		unknown("secret")
+		d.docker("host2", "network", "connect", "green", "db")
+		d.patiently("a name of the second network", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "secret")
+		d.docker("host2", "network", "disconnect", "green", "db")
+		unknown("secret")
+	})
+
+	t.Run("a name follows its container", func(t *testing.T) {
+		d.docker("host1", "rename", "Web-1", "site")
+		finds("site", web)
+		unknown("web-1")
+		d.docker("host1", "stop", "-t", "0", "site")
+		unknown("site")
+		d.docker("host1", "start", "site")
+		finds("site", inBlue("host1", "site"))
+	})
+
+	t.Run("a start does not wait for etcd, names follow", func(t *testing.T) {
+		require.NoError(t, d.Host("fabric").StopService(t.Context(), lab.ServiceEtcd))
+		late := start("host1", "late", "--network", "blue")
+		finds("shop", web)
+		require.NoError(t, d.Host("fabric").StartService(t.Context(), lab.ServiceEtcd))
+		finds("late", late)
+	})
+
+	t.Run("agent and engine are killed", func(t *testing.T) {
+		for _, host := range []string{"host1", "host2"} {
+			require.NoError(t, d.Host(host).Kill(t.Context(), lab.ServiceAgent, unix.SIGKILL))
+			require.NoError(t, d.Host(host).AwaitService(t.Context(), lab.ServiceAgent))
+		}
+		finds("late", inBlue("host1", "late"))
+		require.NoError(t, d.Host("host1").StopService(t.Context(), lab.ServiceDockerd))
+		require.NoError(t, d.Host("host1").StartService(t.Context(), lab.ServiceDockerd))
+		d.docker("host1", "start", "site")
+		finds("site", inBlue("host1", "site"))
+	})
+}

@@ -1,0 +1,88 @@
+package topology
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// NamesID identifies the names of one node in one network.
+type NamesID struct {
+	Network, Node string
+}
+
+// Names are what containers of one node are called in one network, so that
+// those of other nodes find them: key names/<network>/<node>. One key holds
+// them all: a host starts many containers, and each change reaches every node.
+type Names struct {
+	Network string `json:"-"`
+	Node    string `json:"-"`
+	// Names are the addresses by name; names are in lower case, without a dot
+	// at their end.
+	Names map[string][]netip.Addr `json:"names"`
+
+	Extra Extra `json:"-"`
+	Meta  `json:"-"`
+}
+
+// NamesKey returns names/<network>/<node>.
+func NamesKey(network, node string) string { return DirNames + network + "/" + node }
+
+// Key returns the record's key.
+func (n Names) Key() string { return NamesKey(n.Network, n.Node) }
+
+// parseNamesKey reads <network>/<node>.
+func parseNamesKey(rest string) (NamesID, error) {
+	network, node, _ := strings.Cut(rest, "/")
+	if CheckName("network", network) != nil || CheckName("node", node) != nil {
+		return NamesID{}, fmt.Errorf("the key is not names/<network>/<node>")
+	}
+	return NamesID{network, node}, nil
+}
+
+// CanonicalName returns the form in which names are compared (RFC 4343).
+func CanonicalName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
+
+// Lookup returns the addresses that any node publishes for a name of a
+// network, sorted; found is false where nobody does. Addresses outside of the
+// network are left out: nobody publishes a name for another's addresses.
+func (s *Snapshot) Lookup(network, name string) (addrs []netip.Addr, found bool) {
+	n, ok := s.Networks[network]
+	if !ok {
+		return nil, false
+	}
+	name = CanonicalName(name)
+	for id, r := range s.Names {
+		if id.Network != network {
+			continue
+		}
+		for _, a := range r.Names[name] {
+			if whole := n.Prefix(FamilyOf(a)); whole.IsValid() && whole.Contains(a) {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
+	return addrs, len(addrs) > 0
+}
+
+// LookupAddr returns the names that are published for an address of a
+// network, sorted.
+func (s *Snapshot) LookupAddr(network string, a netip.Addr) []string {
+	var out []string
+	for id, r := range s.Names {
+		if id.Network != network {
+			continue
+		}
+		for name := range maps.Keys(r.Names) {
+			if slices.Contains(r.Names[name], a) {
+				out = append(out, name)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

@@ -210,6 +210,9 @@ func testRoutes(d *domain) {
 	} {
 		d.must("host1", damage...)
 		d.eventually(fmt.Sprint(damage)+" is repaired", same)
+		// It is no neighbour of old that hides what is missing.
+		d.must("host1", "ip", "-4", "neigh", "flush", "dev", "bn-blue")
+		d.must("host1", "ip", "-6", "neigh", "flush", "dev", "bn-blue")
 		d.reaches("host1/c1", d.endpoint("host2/c1"))
 	}
 	_, now := d.routes("host1")

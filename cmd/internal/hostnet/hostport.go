@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -64,12 +65,13 @@ func SetHostPort(p HostPort) error {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return failed(item, "listing its addresses", err)
 	}
-	for _, a := range p.Addrs {
-		if slices.ContainsFunc(have, func(x netlink.Addr) bool { return addrOf(x.IP) == a && isSingle(x.Mask) }) {
+	for _, want := range p.prefixes() {
+		a := want.Addr()
+		if slices.ContainsFunc(have, func(x netlink.Addr) bool { ones, _ := x.Mask.Size(); return addrOf(x.IP) == a && ones == want.Bits() }) {
 			continue
 		}
 		// No duplicate address detection: the address is leased.
-		add := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Flags: unix.IFA_F_NODAD}
+		add := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(want.Bits(), a.BitLen())}, Flags: unix.IFA_F_NODAD}
 		if a.Is4() {
 			add.Flags = 0
 		}
@@ -86,6 +88,20 @@ func SetHostPort(p HostPort) error {
 		}
 	}
 	return nil
+}
+
+// prefixes are the addresses with their lengths. The link-local one is among
+// them where the port has IPv6: the kernel makes it once, and asks for no
+// neighbour (RFC 4861) after somebody removed it.
+func (p HostPort) prefixes() []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range p.Addrs {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if slices.ContainsFunc(p.Addrs, netip.Addr.Is6) {
+		out = append(out, netip.PrefixFrom(ovs.LinkLocal(p.MAC), 64))
+	}
+	return out
 }
 
 func isSingle(m net.IPMask) bool {

@@ -60,6 +60,11 @@ lab: check-go need-root deps build ## three hosts on this machine, joined and pr
 lab-docker: check-go need-root deps deps-docker build ## the same with a Docker engine on every host
 	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT) --docker
 
+.PHONY: lab-flannel
+lab-flannel: check-go need-root deps build ## a cluster of Baize and of flannel, whose own packages are built for it
+	cd cmd/internal/flannel/peer && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o $(CURDIR)/bin/flanneld .
+	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT) --flannel
+
 .PHONY: lab-down
 lab-down: need-root ## remove the lab without a trace
 	@if [ -x $(BIN) ]; then $(BIN) lab down; else echo '$(BIN) is not built: run make build, then make lab-down'; exit 1; fi

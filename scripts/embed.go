@@ -14,3 +14,9 @@ var MkDockerOpts []byte
 //
 //go:embed systemd/docker-baize.conf
 var DockerDropIn []byte
+
+// FlannelDropIn is the drop-in of baize.service that makes the agent take part in
+// flannel's network.
+//
+//go:embed systemd/baize-flannel.conf
+var FlannelDropIn []byte

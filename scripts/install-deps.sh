@@ -60,6 +60,7 @@ if [ "${1:-lab}" = test ]; then
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
 	need systemd systemd-analyze
+	need etcd-client etcdctl
 fi
 
 packages=${packages# }

@@ -160,7 +160,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends gcc shellcheck systemd\n"}, lines: 3,
+			want: []string{"--no-install-recommends gcc shellcheck systemd etcd-client\n"}, lines: 3,
 		},
 		{name: "Docker is there", set: "docker", fakes: with(withDocker("docker-compose"), "apt-get", apt), id: user},
 		{

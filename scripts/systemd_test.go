@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -11,8 +12,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// systemd itself reads the drop-in for Docker's unit.
+// systemd itself reads the drop-ins for Docker's unit.
 func TestDockerDropIn(t *testing.T) {
+	flannel, err := os.ReadFile("systemd/docker-flannel.conf")
+	require.NoError(t, err)
+	for name, text := range map[string][]byte{"baize": DockerDropIn, "flannel": flannel} {
+		t.Run(name, func(t *testing.T) { testDropIn(t, text) })
+	}
+}
+
+func testDropIn(t *testing.T, conf []byte) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	require.NoError(t, err, "apt-get install systemd")
 	dir := t.TempDir()
@@ -20,7 +29,7 @@ func TestDockerDropIn(t *testing.T) {
 	require.NoError(t, os.WriteFile(unit, []byte("[Unit]\nDescription=Docker\n[Service]\nType=notify\nExecStart=/bin/true -H fd://\n"), 0o644))
 	require.NoError(t, os.Mkdir(unit+".d", 0o755))
 	// Verification wants the programs to be there.
-	text := strings.NewReplacer("/usr/lib/baize/mk-docker-opts.sh", "/bin/true", "/usr/sbin/dockerd", "/bin/true").Replace(string(DockerDropIn))
+	text := strings.NewReplacer("/usr/lib/baize/mk-docker-opts.sh", "/bin/true", "/usr/sbin/dockerd", "/bin/true").Replace(string(conf))
 	require.NoError(t, os.WriteFile(filepath.Join(unit+".d", "baize.conf"), []byte(text), 0o644))
 	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -35,14 +44,50 @@ func TestDockerDropIn(t *testing.T) {
 // Fail closed: what is run before Docker is what writes the file that is read,
 // and neither the agent's stop nor its restart takes Docker along.
 func TestDockerDropInFailsClosed(t *testing.T) {
-	text := string(DockerDropIn)
-	assert.Contains(t, text, "\nAfter=baize.service\n")
-	assert.NotContains(t, text, "\nRequires=")
-	assert.NotContains(t, text, "\nExecStartPre=-")
-	_, file, ok := strings.Cut(text, "\nEnvironmentFile=-")
-	require.True(t, ok)
-	file, _, _ = strings.Cut(file, "\n")
-	assert.Contains(t, text, " -d "+file+"\n")
-	assert.Contains(t, text, " $BAIZE_DOCKER_OPTS\n")
-	assert.Contains(t, text, " -k BAIZE_DOCKER_OPTS ")
+	flannel, err := os.ReadFile("systemd/docker-flannel.conf")
+	require.NoError(t, err)
+	for variable, conf := range map[string][]byte{"BAIZE_DOCKER_OPTS": DockerDropIn, "DOCKER_NETWORK_OPTIONS": flannel} {
+		text := string(conf)
+		assert.Contains(t, text, "\nAfter=baize.service\n")
+		assert.NotContains(t, text, "\nRequires=")
+		assert.NotContains(t, text, "\nExecStartPre=-")
+		_, file, ok := strings.Cut(text, "\nEnvironmentFile=-")
+		require.True(t, ok)
+		file, _, _ = strings.Cut(file, "\n")
+		assert.Contains(t, text, " -d "+file+"\n")
+		assert.Contains(t, text, " $"+variable+"\n")
+		assert.Contains(t, text, " -k "+variable+" ")
+		assert.Contains(t, text, " -u "+variable+" ", "what is left of the last start")
+	}
+}
+
+// The agent's drop-in, for the unit of the package where there is one here.
+func TestFlannelDropIn(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	require.NoError(t, err, "apt-get install systemd")
+	unit, err := os.ReadFile("systemd/baize.service")
+	if err != nil {
+		unit = []byte("[Unit]\nDescription=Baize\n[Service]\nType=notify\nExecStart=/bin/true agent\n")
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "baize.service")
+	programs := regexp.MustCompile(`(?m)^(Exec\w+=[-+!@:]*)/\S+`)
+	require.NoError(t, os.WriteFile(file, programs.ReplaceAll(unit, []byte("${1}/bin/true")), 0o644))
+	require.NoError(t, os.Mkdir(file+".d", 0o755))
+	conf, err := os.ReadFile("systemd/baize-flannel.conf")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(file+".d", "flannel.conf"), programs.ReplaceAll(conf, []byte("${1}/bin/true")), 0o644))
+	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", file).CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.NotContains(t, string(out), "flannel.conf")
+	assert.Contains(t, string(conf), "\nBefore=docker.service\n")
+
+	// Every variable is that of a flag of the agent.
+	cli, err := os.ReadFile("../docs/cli.md")
+	require.NoError(t, err)
+	env, err := os.ReadFile("systemd/baize-flannel.env")
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^#?(BAIZE_\w+)=`).FindAllStringSubmatch(string(env)+"BAIZE_FLANNEL=", -1) {
+		assert.Contains(t, string(cli), "`"+m[1]+"`", m[1])
+	}
 }

@@ -33,6 +33,13 @@ const (
 	FlannelPort = 8472
 )
 
+// The backends of flannel that Baize can do: the kernel's VXLAN, and routes
+// without any encapsulation among hosts of one segment.
+const (
+	FlannelVXLAN  = "vxlan"
+	FlannelHostGW = "host-gw"
+)
+
 // FlannelConfig is flannel's network configuration, checked and with flannel's
 // own defaults filled in.
 type FlannelConfig struct {
@@ -168,7 +175,7 @@ func flannelRange(family string, p netip.Prefix, length int, first, last netip.A
 }
 
 func flannelBackend(raw json.RawMessage) (FlannelBackend, error) {
-	const setVXLAN = `set "Backend": { "Type": "vxlan" } and restart flanneld on its hosts`
+	const setVXLAN = `set "Backend": { "Type": "vxlan" }, or "host-gw", and restart flanneld on its hosts`
 	if len(raw) == 0 {
 		// Flannel's own default.
 		return FlannelBackend{}, flannelConfigError(setVXLAN, "no \"Backend\": flannel then uses its type udp, which Baize cannot do")
@@ -185,12 +192,13 @@ func flannelBackend(raw json.RawMessage) (FlannelBackend, error) {
 		b.VNI = *in.VNI
 	}
 	switch {
-	case in.Type != "vxlan":
+	case in.Type == FlannelHostGW:
+		// What flannel does not read here is without effect.
+		return FlannelBackend{Type: in.Type, VNI: FlannelVNI}, nil
+	case in.Type != FlannelVXLAN:
 		return b, flannelConfigError(setVXLAN, `Baize cannot do the backend "Type" %q`, in.Type)
 	case in.GBP:
 		return b, flannelConfigError(`leave "GBP" out`, `Baize cannot do "GBP": it would forward without its policy marks`)
-	case in.DirectRouting:
-		return b, flannelConfigError(`set "DirectRouting" to false`, `Baize cannot do "DirectRouting": packets of flannel hosts would arrive outside the tunnel`)
 	case b.VNI == 0 || b.VNI > MaxVNI:
 		return b, flannelConfigError(fmt.Sprintf("use 1 to %d", MaxVNI), `"VNI" %d is out of range`, b.VNI)
 	case b.Port < 0 || b.Port > 65535:
@@ -209,7 +217,9 @@ type FlannelLease struct {
 	// a host by its PublicIP and by nothing else.
 	PublicIP, PublicIPv6 netip.Addr
 	BackendType          string
-	// VTEP and IPv6VTEP are where packets for the subnets go; of vxlan.
+	// VTEP and IPv6VTEP are where packets for the subnets go; of vxlan. A Baize
+	// node has one with every backend: flannel does not mind, and hosts are told
+	// apart by it.
 	VTEP, IPv6VTEP FlannelVTEP
 	// Reserved: the key has no expiry, so an operator holds it.
 	Reserved bool
@@ -328,7 +338,7 @@ func DecodeFlannelLease(kv KV) (FlannelLease, error) {
 		return bad("PublicIP or PublicIPv6 is of the other family")
 	}
 	l.BackendType = in.BackendType
-	if l.BackendType != "vxlan" {
+	if l.BackendType != FlannelVXLAN && l.BackendType != FlannelHostGW {
 		return l, nil // its data is its own business
 	}
 	for _, x := range []struct {
@@ -359,15 +369,11 @@ func parseDashed(s string) (netip.Prefix, error) {
 	return netip.ParsePrefix(s[:i] + "/" + s[i+1:])
 }
 
-// flannelMAC is what the link addresses begin with under which Baize takes
-// packets of flannel hosts: locally administered, then the VTEP's IPv4
-// address, so that every node's is its own and stays what it is.
-var flannelMAC = [2]byte{0x0e, 0xba}
-
-// FlannelMAC returns the VtepMAC of a Baize node by its underlay IPv4 address.
+// FlannelMAC returns the VtepMAC of a Baize node by its underlay IPv4 address,
+// which is its RouterMAC.
 func FlannelMAC(vtep netip.Addr) net.HardwareAddr {
 	b := vtep.Unmap().As4()
-	return append(net.HardwareAddr(flannelMAC[:]), b[:]...)
+	return append(net.HardwareAddr(routerMAC[:2:2]), b[:]...)
 }
 
 // Free returns a subnet of one family that overlaps nothing in taken: the
@@ -450,9 +456,9 @@ func (s *Snapshot) MigrateFlannel(f *Snapshot) (FlannelMigration, error) {
 		}
 	}
 	if mtu > 0 {
-		m.Network.MTU = min(m.Network.MTU, MTU(VXLAN, IPv4, mtu))
+		m.Network.MTU = min(m.Network.MTU, MTU(m.Network.Transport, IPv4, mtu))
 	}
-	m.Network.Meta = Meta{}
+	m.Network.Meta, m.Network.Layout = Meta{}, ""
 	if err := m.Network.Check(); err != nil {
 		return FlannelMigration{}, err
 	}

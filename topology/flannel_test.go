@@ -24,6 +24,9 @@ func TestFlannelConfig(t *testing.T) {
 	set := plain
 	set.SubnetLenIPv4, set.SubnetMinIPv4, set.SubnetMaxIPv4 = 25, addr("10.1.4.0"), addr("10.1.9.128")
 	set.Backend = topology.FlannelBackend{Type: "vxlan", VNI: 7, Port: 4789, MTU: 9000}
+	hostGW, direct := plain, plain
+	hostGW.Backend = topology.FlannelBackend{Type: "host-gw", VNI: 1}
+	direct.Backend.DirectRouting = true
 	small := topology.FlannelConfig{
 		IPv4: netip.MustParsePrefix("10.1.0.0/26"), SubnetLenIPv4: 28, SubnetMinIPv4: addr("10.1.0.16"), SubnetMaxIPv4: addr("10.1.0.48"), Backend: vxlan,
 	}
@@ -36,6 +39,9 @@ func TestFlannelConfig(t *testing.T) {
 		{`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":{"Type":"vxlan"}}`, dual},
 		{`{"Network":"10.1.0.0/16","SubnetLen":25,"SubnetMin":"10.1.4.0","SubnetMax":"10.1.9.128","Backend":{"Type":"vxlan","VNI":7,"Port":4789,"MTU":9000}}`, set},
 		{`{"Network":"10.1.0.0/26","Backend":{"Type":"vxlan"}}`, small},
+		{`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`, hostGW},
+		{`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw","Port":7}}`, hostGW},
+		{`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`, direct},
 	} {
 		got, err := topology.DecodeFlannelConfig([]byte(c.in))
 		require.NoError(t, err, c.in)
@@ -51,9 +57,7 @@ func TestFlannelConfig(t *testing.T) {
 		`{"Network":"10.1.0.0/16","SubnetMin":"10.2.0.0","Backend":{"Type":"vxlan"}}`:                        `"SubnetMin"`,
 		`{"Network":"10.1.0.0/16","SubnetMax":"10.1.5.1","Backend":{"Type":"vxlan"}}`:                        `"SubnetMax"`,
 		`{"Network":"10.1.0.0/16","SubnetMin":"10.1.9.0","SubnetMax":"10.1.5.0","Backend":{"Type":"vxlan"}}`: "exchange",
-		`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`:                                             "host-gw",
 		`{"Network":"10.1.0.0/16","Backend":{"Type":"wireguard"}}`:                                           "wireguard",
-		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`:                          "DirectRouting",
 		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","GBP":true}}`:                                    "GBP",
 		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}`:                                "VNI",
 		`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","Port":70000}}`:                                  "Port",
@@ -168,8 +172,71 @@ func TestFlannelFollowed(t *testing.T) {
 	p = peers(f.With(2, nil, []string{"subnets/10.1.3.0-24"}))
 	assert.Len(t, p, 1)
 
-	bad := own.WithFlannel(f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`)}}, nil), "host1")
+	bad := own.WithFlannel(f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"udp"}}`)}}, nil), "host1")
 	assert.Empty(t, bad.Networks)
 	require.Len(t, bad.Validate(), 1)
-	assert.Contains(t, bad.Validate()[0].String(), "host-gw")
+	assert.Contains(t, bad.Validate()[0].String(), "udp")
+
+	// With another backend its hosts ignore those of this one.
+	routes := own.WithFlannel(f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`)}}, nil), "host1")
+	require.Len(t, routes.Validate(), 1)
+	assert.Contains(t, routes.Validate()[0].String(), `"vxlan", not host-gw`)
+}
+
+// What flannel's backends are to Baize: host-gw is a network that kernels
+// route, DirectRouting one of which they route what is on-link.
+func TestFlannelBackends(t *testing.T) {
+	addr := netip.MustParseAddr
+	node := topology.Node{Name: "host1", ID: "1", VTEPs: []netip.Addr{addr("192.168.0.1"), addr("fd77::1")}, Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500}
+	own := topology.NewSnapshot(1, []topology.KV{{Key: node.Key(), Value: topology.Encode(node)}})
+	view := func(backend, kind string, v6 string) (topology.NetworkView, []topology.Problem) {
+		kvs := []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":` + backend + `}`)}}
+		for i, mac := range []string{topology.FlannelMAC(addr("192.168.0.1")).String(), "f2:00:00:00:00:02"} {
+			l := topology.FlannelLease{
+				Subnet: netip.MustParsePrefix([]string{"10.1.1.0/24", "10.1.2.0/24"}[i]), IPv6Subnet: netip.MustParsePrefix([]string{"fd00:10:1:1::/64", "fd00:10:1:2::/64"}[i]),
+				PublicIP: addr([]string{"192.168.0.1", "192.168.0.2"}[i]), BackendType: kind,
+			}
+			if v6 != "" {
+				l.PublicIPv6 = addr([]string{"fd77::1", v6}[i])
+			}
+			if i == 0 || kind == "vxlan" {
+				l.VTEP = topology.FlannelVTEP{VNI: 1, MAC: mac}
+				if v6 != "" {
+					l.IPv6VTEP = l.VTEP
+				}
+			}
+			kvs = append(kvs, topology.KV{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 5}})
+		}
+		v := own.WithFlannel(topology.NewRawSnapshot(1, kvs), "host1").View("host1")
+		n, ok := v.Find(topology.FlannelNetwork)
+		require.True(t, ok, v.Problems)
+		require.Len(t, n.Peers, 1)
+		return n, v.Problems
+	}
+	n, problems := view(`{"Type":"host-gw"}`, "host-gw", "fd77::2")
+	assert.Empty(t, problems)
+	assert.Equal(t, topology.Route, n.Transport)
+	assert.Equal(t, 1500, n.MTU)
+	reach := topology.Reach{addr("192.168.0.2"): "eth0", addr("fd77::2"): "eth0"}
+	for _, p := range n.Paths(reach) {
+		assert.Equal(t, topology.WayRoute, p.Way, p)
+	}
+	h, ok := n.Host()
+	require.True(t, ok)
+	assert.Equal(t, []netip.Addr{addr("10.1.1.0"), addr("fd00:10:1:1::")}, h.Addrs, "the subnet's own address, as flannel.1 has it")
+
+	n, problems = view(`{"Type":"vxlan","DirectRouting":true}`, "vxlan", "fd77::2")
+	assert.Empty(t, problems)
+	assert.Equal(t, topology.Auto, n.Transport)
+	assert.Equal(t, 1430, n.MTU)
+	assert.Equal(t, topology.WayTunnel, n.Paths(nil)[0].Way)
+	assert.Equal(t, topology.WayRoute, n.Paths(reach)[0].Way)
+
+	n, problems = view(`{"Type":"vxlan"}`, "vxlan", "")
+	require.Len(t, problems, 1)
+	assert.Contains(t, problems[0].String(), "only IPv4")
+	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.2.0/24")}, n.Peers[0].Subnets)
+	h, ok = n.Host()
+	require.True(t, ok)
+	assert.Equal(t, topology.FlannelMAC(addr("192.168.0.1")), h.MAC)
 }

@@ -14,8 +14,9 @@ const FlannelNetwork = "flannel"
 // FlannelHost is how a host that runs flannel takes packets.
 type FlannelHost struct {
 	// MAC is the link address of its VXLAN device, which all frames to it must
-	// have as destination.
-	MAC string
+	// have as destination; empty with the backend host-gw. IPv6MAC is that of its
+	// second device, for IPv6; empty where it has none.
+	MAC, IPv6MAC string
 	// Port is the UDP port of its tunnels.
 	Port int
 }
@@ -72,27 +73,32 @@ func (s *Snapshot) WithFlannel(f *Snapshot, self string) *Snapshot {
 		prefixes := l.Prefixes()
 		switch {
 		case l.ofBaize() && name != "":
-		case l.Reserved && l.VTEP.MAC == "":
+		case l.Reserved && l.VTEP.MAC == "" && l.BackendType != FlannelHostGW:
 			// A reservation that its host has not taken up.
 		case name == self && name != "":
 			continue // left by flannel on this host, and soon taken up
-		case l.BackendType != "vxlan" || l.VTEP.MAC == "":
-			report(key, fmt.Sprintf("host %s has the backend %q, not vxlan: it is not reached", l.PublicIP, l.BackendType), "restart flanneld on it")
+		case l.BackendType != c.Backend.Type || (l.BackendType == FlannelVXLAN && l.VTEP.MAC == ""):
+			report(key, fmt.Sprintf("host %s has the backend %q, not %s: it is not reached", l.PublicIP, l.BackendType, c.Backend.Type), "restart flanneld on it")
 			continue
-		case l.VTEP.VNI != c.Backend.VNI:
+		case l.BackendType == FlannelVXLAN && l.VTEP.VNI != c.Backend.VNI:
 			report(key, fmt.Sprintf("host %s has the VNI %d, not %d: it is not reached", l.PublicIP, l.VTEP.VNI, c.Backend.VNI), "restart flanneld on it")
 			continue
 		default:
 			delete(out.Nodes, name) // a host that went back to flannel
 			sub.Node = FlannelNode(l.PublicIP)
-			prefixes = prefixes[:1]
-			if l.IPv6Subnet.IsValid() {
-				report(key, "IPv6 is not forwarded to hosts that run flannel, IPv4 is", "move the host to Baize")
+			n := Node{Name: sub.Node, ID: sub.Node, VTEPs: []netip.Addr{l.PublicIP}, Flannel: &FlannelHost{}, Meta: l.Meta}
+			if l.BackendType == FlannelVXLAN {
+				n.Encapsulations = []Transport{VXLAN}
+				n.Flannel = &FlannelHost{MAC: l.VTEP.MAC, IPv6MAC: l.IPv6VTEP.MAC, Port: c.Backend.Port}
 			}
-			out.Nodes[sub.Node] = Node{
-				Name: sub.Node, ID: sub.Node, VTEPs: []netip.Addr{l.PublicIP}, Encapsulations: []Transport{VXLAN},
-				Flannel: &FlannelHost{MAC: l.VTEP.MAC, Port: c.Backend.Port}, Meta: l.Meta,
+			if l.PublicIPv6.IsValid() {
+				n.VTEPs = append(n.VTEPs, l.PublicIPv6)
 			}
+			if l.IPv6Subnet.IsValid() && (!l.PublicIPv6.IsValid() || (l.BackendType == FlannelVXLAN && l.IPv6VTEP.MAC == "")) {
+				prefixes = prefixes[:1]
+				report(key, fmt.Sprintf("host %s does not say where its IPv6 tunnel ends: only IPv4 is forwarded to it", l.PublicIP), "give the host an IPv6 address and restart flanneld on it")
+			}
+			out.Nodes[sub.Node] = n
 		}
 		for _, p := range prefixes {
 			sub.Prefix = p
@@ -117,8 +123,28 @@ func (c FlannelConfig) network(self Node, m Meta) Network {
 	if underlay == 0 {
 		underlay = DefaultUnderlayMTU
 	}
-	return Network{
+	n := Network{
 		Name: FlannelNetwork, IPv4: c.IPv4, IPv6: c.IPv6, VNI: c.Backend.VNI, SubnetLenIPv4: c.SubnetLenIPv4, SubnetLenIPv6: c.SubnetLenIPv6,
-		Transport: VXLAN, MTU: MTU(VXLAN, IPv4, underlay), Meta: m,
+		Transport: c.Backend.transport(), Router: true, Layout: FlannelNetwork, Meta: m,
 	}
+	family := IPv4
+	if c.IPv6.IsValid() {
+		// Flannel has tunnels over IPv6 for it, with 20 bytes more around packets,
+		// and leaves them to fragmentation, which Open vSwitch's userspace
+		// datapath does not do.
+		family = IPv6
+	}
+	n.MTU = MTU(n.Transport, family, underlay)
+	return n
+}
+
+// transport returns what is to Baize what the backend is to flannel.
+func (b FlannelBackend) transport() Transport {
+	switch {
+	case b.Type == FlannelHostGW:
+		return Route
+	case b.DirectRouting:
+		return Auto
+	}
+	return VXLAN
 }

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"hash/fnv"
 	"iter"
 	"maps"
 	"net"
@@ -9,18 +10,20 @@ import (
 	"slices"
 )
 
-// A network of transport Route or Auto is forwarded by the hosts' kernels, each
-// through a port of its own on the bridge. This file says what such a port is,
-// and which way packets to every other node take.
+// A network of transport Route or Auto, or with Router, is forwarded by the
+// hosts' kernels, each through a port of its own on the bridge. This file says
+// what such a port is, and which way packets to every other node take.
 
 // HostPort is the host's own port in a network.
 type HostPort struct {
 	// MAC is the link address: of Route networks the same on every node, so that
-	// an endpoint that moves keeps its neighbour; of Auto networks the node's own.
+	// an endpoint that moves keeps its neighbour; of others the node's own.
 	MAC net.HardwareAddr
 	// Addrs are the node's addresses, one a family, then, of Route networks, the
 	// gateways, which are the same on every node.
 	Addrs []netip.Addr
+	// Neighbours are link addresses that the port need not ask for.
+	Neighbours map[netip.Addr]net.HardwareAddr
 	// MTU is the network's.
 	MTU int
 }
@@ -28,7 +31,7 @@ type HostPort struct {
 // Host returns the host's own port in the network; false where the network
 // needs none.
 func (n NetworkView) Host() (HostPort, bool) {
-	if !n.Transport.Routed() {
+	if !n.Kernel() {
 		return HostPort{}, false
 	}
 	h := HostPort{MTU: n.MTU, MAC: GatewayMAC(n.Network)}
@@ -36,6 +39,13 @@ func (n NetworkView) Host() (HostPort, bool) {
 		if a, ok := n.NodeAddr(f); ok {
 			h.Addrs = append(h.Addrs, a)
 		}
+	}
+	if n.Router && n.Transport != Route {
+		h.MAC, h.Neighbours = n.RouterMAC, map[netip.Addr]net.HardwareAddr{}
+		for _, f := range n.Families() {
+			h.Neighbours[RouterAddr(f)] = AnyRouterMAC()
+		}
+		return h, true
 	}
 	if n.Transport == Auto {
 		// A node that has only pins has no address of its own. The MAC is the
@@ -54,14 +64,49 @@ func (n NetworkView) Host() (HostPort, bool) {
 }
 
 // NodeAddr returns this node's own address in the network: the first of its
-// first subnet of the family.
+// first subnet of the family. With Router that is docker0's, and the node has
+// the subnet's own address, as flannel's hosts do.
 func (n NetworkView) NodeAddr(f Family) (netip.Addr, bool) {
 	for _, p := range n.Subnets {
-		if FamilyOf(p.Addr()) == f {
+		switch {
+		case FamilyOf(p.Addr()) != f:
+		case n.Router:
+			return p.Addr(), true
+		default:
 			return NodeAddr(p), true
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// routerMAC is what the link addresses of Router networks begin with: locally
+// administered, and not one that is derived from an address.
+var routerMAC = [2]byte{0x0e, 0xba}
+
+// RouterMAC returns the link address under which a node takes packets that it
+// is to route: made of its underlay IPv4 address, so that every node's is its
+// own and stays what it is, else of its name.
+func RouterMAC(n Node) net.HardwareAddr {
+	if a, ok := n.VTEP(IPv4); ok {
+		return FlannelMAC(a)
+	}
+	h := fnv.New32a()
+	h.Write([]byte(n.Name))
+	return h.Sum(routerMAC[:2:2])
+}
+
+// AnyRouterMAC is the link address to which a node's kernel sends what other
+// nodes are to route: Open vSwitch knows to which.
+func AnyRouterMAC() net.HardwareAddr { return append(net.HardwareAddr(routerMAC[:2:2]), 0, 0, 0, 0) }
+
+// RouterAddr is the next hop of a node's kernel for all of a Router network: a
+// link-local address (RFC 3927, RFC 4291) that nobody has and nobody asks for,
+// with AnyRouterMAC.
+func RouterAddr(f Family) netip.Addr {
+	if f == IPv6 {
+		return netip.MustParseAddr("fe80::ba:1")
+	}
+	return netip.AddrFrom4([4]byte{169, 254, 186, 1})
 }
 
 // GatewayMAC returns the link address that stands for whatever is not on this
@@ -182,11 +227,11 @@ func (n Network) CheckSegment(segment string) error {
 // routedClash finds a routed network, other than n, that overlaps with n. Of
 // several it takes the first by name.
 func routedClash(n Network, others iter.Seq[Network]) (other Network, prefix netip.Prefix, clash bool) {
-	if !n.Transport.Routed() {
+	if !n.Kernel() {
 		return other, prefix, false
 	}
 	for o := range others {
-		if o.Name == n.Name || !o.Transport.Routed() || (clash && o.Name > other.Name) {
+		if o.Name == n.Name || !o.Kernel() || (clash && o.Name > other.Name) {
 			continue
 		}
 		for _, p := range o.Prefixes() {
@@ -200,5 +245,5 @@ func routedClash(n Network, others iter.Seq[Network]) (other Network, prefix net
 }
 
 func clashText(n, o Network, p netip.Prefix) string {
-	return fmt.Sprintf("overlaps %s of network %s, and networks of transport %s and %s are routed by one kernel", p, o.Name, n.Transport, o.Transport)
+	return fmt.Sprintf("overlaps %s of network %s, and both are routed by one kernel (transport %s and %s)", p, o.Name, n.Transport, o.Transport)
 }

@@ -55,6 +55,9 @@ func (t Transport) Tunnel() Transport {
 // Routed reports whether the hosts' kernels forward packets of the transport.
 func (t Transport) Routed() bool { return t == Route || t == Auto }
 
+// Kernel reports whether the nodes' kernels have routes of the network.
+func (n Network) Kernel() bool { return n.Transport.Routed() || n.Router }
+
 // Limits says what a network of this transport cannot carry; "" where it is a
 // whole Ethernet.
 func (t Transport) Limits() string {
@@ -106,6 +109,12 @@ type Network struct {
 	// route. Unset means: no default route.
 	GatewayIPv4 netip.Addr `json:"gatewayIPv4,omitzero"`
 	GatewayIPv6 netip.Addr `json:"gatewayIPv6,omitzero"`
+	// Router makes the nodes' kernels routers in the network, as flannel's hosts
+	// are: addresses of a node's subnet that no endpoint has are behind its
+	// kernel, on a docker0 that is no part of the Ethernet, for example.
+	Router bool `json:"router,omitempty"`
+	// Layout is whose keys the network is in, unless Baize's own: "flannel".
+	Layout string `json:"-"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

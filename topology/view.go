@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 )
@@ -30,6 +31,8 @@ type NetworkView struct {
 	// Pins are the addresses living away from home, by address, this node's
 	// own included.
 	Pins []Pin
+	// RouterMAC is this node's, of a network with Router.
+	RouterMAC net.HardwareAddr
 }
 
 // OwnSubnets returns all subnets of this node, those of its segments included,
@@ -68,8 +71,12 @@ type Peer struct {
 	// frames for them are frames all the way.
 	Bridged []netip.Prefix
 	// Flannel is set of a host that runs flannel: it takes routed packets, no
-	// frames.
-	Flannel *FlannelHost
+	// frames. Its tunnels for IPv6 end at addresses of that family, of which
+	// LocalIPv6 is this node's.
+	Flannel   *FlannelHost
+	LocalIPv6 netip.Addr
+	// RouterMAC is the peer's, of a network with Router.
+	RouterMAC net.HardwareAddr
 }
 
 // Find returns the view of one network.
@@ -98,6 +105,9 @@ func (s *Snapshot) View(node string) View {
 			continue
 		}
 		nv := NetworkView{Network: c.Network, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
+		if c.Router {
+			nv.RouterMAC = RouterMAC(v.Node)
+		}
 		nv.Subnets, nv.Segments = r.divide(name, own.subnets)
 		if len(nv.Segments) > 0 {
 			if err := c.CheckSegment(nv.Segments[0].Name); err != nil {
@@ -172,7 +182,12 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 		local, ok1 := self.VTEP(f)
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
-			return Peer{Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs, Flannel: peer.Flannel}, nil
+			p := Peer{Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs, Flannel: peer.Flannel}
+			if n.Router {
+				p.LocalIPv6, _ = self.VTEP(IPv6)
+				p.RouterMAC = RouterMAC(*peer)
+			}
+			return p, nil
 		}
 	}
 	return Peer{}, &Problem{
@@ -289,7 +304,7 @@ func (r *resolved) resolveNetworks() {
 			continue
 		}
 		byVNI[n.VNI] = n.Name
-		if n.Transport.Routed() {
+		if n.Kernel() {
 			r.routed[n.Name] = n
 		}
 		r.networks[n.Name] = &carried{Network: n, members: map[string]*member{}}

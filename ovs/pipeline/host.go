@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"hash/fnv"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -12,7 +13,7 @@ import (
 )
 
 // What concerns networks that the host's kernel routes, all or in part
-// (topology.Route, topology.Auto).
+// (topology.Route, topology.Auto, Network.Router).
 
 // HostPortName returns the name of the host's own port in a network: "bn-" and
 // the network's name, cut and with four hex digits of a hash where that is too
@@ -49,13 +50,15 @@ func (n *network) host() {
 	// Frames of the kernel are not guarded: packets of other nodes' endpoints
 	// are among them. In a Route network they are all for this node.
 	next := TableLocal
-	if n.Transport == topology.Auto {
+	if n.Transport != topology.Route {
 		next = TableSteer
+	}
+	if n.Transport == topology.Auto {
 		n.hops()
 	}
 	n.b.flow(TableClassify, prioPort, inPort(n.hostPort), fmt.Sprintf("set_field:0x%x->tun_id,%s,%s", n.VNI, n.enter(), goTo(next)))
 	n.deliver(ovs.Endpoint{Network: n.Name, Port: n.hostPort, MAC: h.MAC, IPs: h.Addrs})
-	if n.Transport == topology.Route {
+	if n.Transport == topology.Route || n.Router {
 		n.answer()
 	}
 }
@@ -68,27 +71,38 @@ func (n *network) host() {
 func (n *network) answer() {
 	const solicitedOverride = "0x60000000"
 	n.flow(TableAnswer, prioPort, fmt.Sprintf("icmp6,icmp_type=%d", neighbourAdvertisement), strings.Join([]string{
-		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", n.gatewayMAC("eth_src"),
+		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", n.answerMAC("eth_src"),
 		"move:NXM_NX_IPV6_SRC[]->NXM_NX_IPV6_DST[]", "move:NXM_NX_ND_TARGET[]->NXM_NX_IPV6_SRC[]",
-		"set_field:" + solicitedOverride + "->nd_reserved", "set_field:2->nd_options_type", n.gatewayMAC("nd_tll"), "in_port",
+		"set_field:" + solicitedOverride + "->nd_reserved", "set_field:2->nd_options_type", n.answerMAC("nd_tll"), "in_port",
 	}, ","))
 	// Duplicate address detection must not find the gateway.
 	n.flow(TableAnswer, prioPort+10, fmt.Sprintf("icmp6,ipv6_src=::,icmp_type=%d", neighbourAdvertisement), "drop")
 }
 
-func (n *network) gatewayMAC(field string) string {
-	return fmt.Sprintf("set_field:%s->%s", topology.GatewayMAC(n.Network), field)
+// answerMAC sets a field to the link address that answers give: of a Route
+// network the gateway's, else this node's own as a router.
+func (n *network) answerMAC(field string) string {
+	mac := n.RouterMAC
+	if n.Transport == topology.Route {
+		mac = topology.GatewayMAC(n.Network)
+	}
+	return fmt.Sprintf("set_field:%s->%s", mac, field)
 }
 
 // answerTarget answers on the spot who asks for the link address of p.
-func (n *network) answerTarget(priority int, p netip.Prefix) {
+func (n *network) answerTarget(table, priority int, p netip.Prefix) {
 	if p.Addr().Is6() {
-		n.once(TableSteer, priority, target(p), fmt.Sprintf("set_field:%d->icmpv6_type,%s", neighbourAdvertisement, goTo(TableAnswer)))
+		next := goTo(TableAnswer)
+		if table > TableAnswer {
+			next = fmt.Sprintf("resubmit(,%d)", TableAnswer) // goto_table leads forward only
+		}
+		n.once(table, priority, target(p), fmt.Sprintf("set_field:%d->icmpv6_type,%s", neighbourAdvertisement, next))
 		return
 	}
-	n.once(TableSteer, priority, target(p)+",arp_op=1", strings.Join([]string{
-		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", n.gatewayMAC("eth_src"), "set_field:2->arp_op",
-		"move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[]", n.gatewayMAC("arp_sha"),
+	// The question becomes its own answer (RFC 826).
+	n.once(table, priority, target(p)+",arp_op=1", strings.Join([]string{
+		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", n.answerMAC("eth_src"), "set_field:2->arp_op",
+		"move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[]", n.answerMAC("arp_sha"),
 		// The addresses change places.
 		"push:NXM_OF_ARP_SPA[]", "move:NXM_OF_ARP_TPA[]->NXM_OF_ARP_SPA[]", "pop:NXM_OF_ARP_TPA[]", "in_port",
 	}, ","))
@@ -99,7 +113,7 @@ func (n *network) answerTarget(priority int, p netip.Prefix) {
 // before the network was routed.
 func (n *network) routed(peer *topology.Peer) {
 	for _, p := range peer.Subnets {
-		n.answerTarget(prioTarget, p)
+		n.answerTarget(TableSteer, prioTarget, p)
 		n.flow(TableExact, prioIPPrefix, destination(p), n.toHost)
 		if p.Addr().Is6() {
 			continue
@@ -121,7 +135,7 @@ func (n *network) routedPins() {
 		if n.ownPin(pin) {
 			continue
 		}
-		n.answerTarget(prioAddrKnown, p)
+		n.answerTarget(TableSteer, prioAddrKnown, p)
 		n.flow(TableExact, prioIPDirect, destination(p), n.toHost)
 		n.once(TableExact, prioMAC, "dl_dst="+pin.MAC, n.toHost)
 	}
@@ -160,13 +174,17 @@ func (n *network) hops() {
 
 // direct sends the IP packets for a node's subnet to the kernel where they are
 // for a MAC of that node: a frame to another MAC is for a router among the
-// endpoints. Table steer has already found where unknown MACs are.
-func (n *network) direct(p netip.Prefix) {
+// endpoints. Table steer has already found where unknown MACs are. mac is the
+// node's as a router; nil where it is none.
+func (n *network) direct(p netip.Prefix, mac net.HardwareAddr) {
 	if n.hostPort == "" || !n.b.opt.Direct[p] {
 		return
 	}
 	for _, macs := range n.macRanges(p) {
 		n.flow(TableDirect, prioDirect, destination(p)+","+macs, n.toHost)
+	}
+	if mac != nil {
+		n.flow(TableDirect, prioDirect, destination(p)+",dl_dst="+mac.String(), n.toHost)
 	}
 	n.flow(TableExact, prioIPDirect, destination(p)+",reg0=0", n.toHost)
 }

@@ -99,8 +99,8 @@ func (b *builder) defaults() {
 const multicast = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 
 // network writes the flows of one network. Nothing that a frame out of a
-// tunnel can reach (tables tunnel, local, flood) has an output to a tunnel:
-// that is the split horizon.
+// tunnel can reach (tables tunnel, routed, local, flood) has an output to
+// another tunnel: that is the split horizon.
 func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 	net := &network{NetworkView: n, b: b, match: fmt.Sprintf("metadata=0x%x", n.VNI), exact: map[netip.Prefix]bool{}, known: map[place]bool{}}
 	net.findExceptions(endpoints)
@@ -119,7 +119,7 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		}
 		net.endpoint(e)
 	}
-	net.fromFlannel(endpoints)
+	net.arriveRouted(endpoints)
 	rest := slices.Clone(open) // of unicast that no known MAC wants
 	for _, s := range b.opt.Segments {
 		i := slices.IndexFunc(n.Segments, func(x topology.Segment) bool { return x.Name == s.Name && s.Network == n.Name })
@@ -145,8 +145,12 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		net.flow(TableSteer, prioUnowned, target(p), unowned)
 	}
 	for _, p := range n.Subnets {
-		net.flow(TableLocal, prioTarget, target(p), unowned)
 		net.subnet(p, goTo(TableLocal))
+		if n.Router && len(open) == 0 {
+			net.behindKernel(p)
+			continue
+		}
+		net.flow(TableLocal, prioTarget, target(p), unowned)
 	}
 
 	tunnels := make([]string, 0, len(n.Peers))
@@ -164,7 +168,10 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		tunnels = append(tunnels, out)
 		for _, p := range peer.Subnets {
 			net.subnet(p, out)
-			net.direct(p)
+			net.direct(p, peer.RouterMAC)
+		}
+		if n.Router {
+			net.toRouter(peer, out)
 		}
 	}
 	net.replicate(tunnels)
@@ -369,16 +376,19 @@ func (n *network) replicate(tunnels []string) {
 
 // tunnel adds the port to a peer, once, and returns its name.
 func (b *builder) tunnel(p *topology.Peer) string {
-	name := TunnelName(p.Encap, p.Node)
+	return b.tunnelTo(p, TunnelName(p.Encap, p.Node), p.Local, p.Remote)
+}
+
+func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Addr) string {
 	if b.tunnels[name] {
 		return name
 	}
 	b.tunnels[name] = true
-	if b.local != p.Local {
-		b.local, b.localText = p.Local, p.Local.String()
+	if b.local != local {
+		b.local, b.localText = local, local.String()
 	}
-	options := map[string]string{"local_ip": b.localText, "remote_ip": p.Remote.String(), "key": "flow"}
-	if p.Remote.Is6() && p.Encap != topology.GRE {
+	options := map[string]string{"local_ip": b.localText, "remote_ip": remote.String(), "key": "flow"}
+	if remote.Is6() && p.Encap != topology.GRE {
 		// Kernels drop UDP over IPv6 without a checksum unless told not to.
 		options["csum"] = "true"
 	}

@@ -55,6 +55,12 @@ func node(i int) topology.Node {
 	}
 }
 
+func dualNode(i int) topology.Node {
+	n := node(i)
+	n.VTEPs = append(n.VTEPs, netip.MustParseAddr(fmt.Sprintf("fd77::%d", i)))
+	return n
+}
+
 func subnet(network, prefix string, node int) topology.Subnet {
 	return topology.Subnet{Network: network, Prefix: netip.MustParsePrefix(prefix), Node: fmt.Sprintf("host%d", node)}
 }
@@ -90,14 +96,28 @@ func threeHosts(t topology.Transport) *cluster {
 }
 
 // withFlannel adds flannel's network: host1 and host2 are Baize nodes, a third
-// host runs flannel.
-func withFlannel(c *cluster) *cluster {
-	f := topology.NewRawSnapshot(1, []topology.KV{{Key: topology.FlannelConfigKey, Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan"}}`)}})
+// host runs flannel. The configuration of the backend is given.
+func withFlannel(c *cluster, backend string, dual bool) *cluster {
+	config := `{"Network":"10.1.0.0/16","Backend":` + backend
+	if dual {
+		config += `,"EnableIPv6":true,"IPv6Network":"fd00:10:1::/48"`
+	}
+	f := topology.NewRawSnapshot(1, []topology.KV{{Key: topology.FlannelConfigKey, Value: []byte(config + "}")}})
 	for i, mac := range []string{"0e:ba:c0:a8:00:01", "0e:ba:c0:a8:00:02", "f2:00:00:00:00:03"} {
 		ip := netip.AddrFrom4([4]byte{192, 168, 0, byte(i + 1)})
 		l := topology.FlannelLease{
 			Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(2*i + 5), 0}), 24), PublicIP: ip,
 			BackendType: "vxlan", VTEP: topology.FlannelVTEP{VNI: 1, MAC: mac},
+		}
+		if strings.Contains(backend, "host-gw") {
+			l.BackendType = "host-gw"
+			if i == 2 {
+				l.VTEP = topology.FlannelVTEP{}
+			}
+		}
+		if dual {
+			l.IPv6Subnet = netip.MustParsePrefix(fmt.Sprintf("fd00:10:1:%d::/64", 2*i+5))
+			l.PublicIPv6, l.IPv6VTEP = netip.MustParseAddr(fmt.Sprintf("fd77::%d", i+1)), topology.FlannelVTEP{VNI: 1, MAC: strings.Replace(mac, "f2", "f6", 1)}
 		}
 		f = f.With(1, []topology.KV{{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 7}}}, nil)
 	}
@@ -148,7 +168,19 @@ func TestGolden(t *testing.T) {
 			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "netdev", Segments: []ovs.Segment{docker0}},
 		},
 		"flannel": {
-			withFlannel(newCluster().put(node(1), node(2))),
+			withFlannel(newCluster().put(node(1), node(2)), `{"Type":"vxlan"}`, false),
+			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
+		},
+		"flannel-dual": {
+			withFlannel(newCluster().put(dualNode(1), dualNode(2)), `{"Type":"vxlan"}`, true),
+			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "netdev"},
+		},
+		"flannel-direct": { // the flannel host is on-link, host2 is not
+			withFlannel(newCluster().put(node(1), node(2)), `{"Type":"vxlan","DirectRouting":true}`, false),
+			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev", Direct: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.9.0/24"): true}},
+		},
+		"flannel-host-gw": {
+			withFlannel(newCluster().put(node(1), node(2)), `{"Type":"host-gw"}`, false),
 			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
 		},
 		"ipv6-underlay": {

@@ -40,12 +40,12 @@ func Tables() []Table {
 	return []Table{
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
-		{TableRouted, "routed", "packets that flannel hosts routed to this node: to the MAC of the endpoint"},
+		{TableRouted, "routed", "packets that other hosts, flannel's among them, routed to this node: to the MAC of the endpoint, or to its kernel"},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
 		{TableDirect, "direct", "only networks of transport auto: may the packet go to its node without encapsulation?"},
 		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},
 		{TableExact, "exact", "what no range tells: pinned and static MACs, then unknown MACs by IP prefix"},
-		{TableAnswer, "answer", "only networks of transport route: neighbour solicitations of remote addresses, answered for the gateway's MAC"},
+		{TableAnswer, "answer", "neighbour solicitations of addresses that are routed, answered with the gateway's or this node's own MAC"},
 		{TableLocal, "local", "delivery to local endpoints: by ARP or ND target, then by MAC; the only way for frames out of tunnels"},
 		{TableReplicate, "replicate", "broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network"},
 		{TableFlood, "flood", "broadcast and multicast: one copy to each local endpoint of the network"},
@@ -69,6 +69,9 @@ func TableName(id int) string {
 // Priorities within the tables. Higher wins.
 const (
 	prioDefault = 0
+
+	// routed
+	prioKernel = 50 // after single endpoints
 
 	// classify, tunnel
 	prioPort     = 100
@@ -97,6 +100,8 @@ const (
 	prioUnowned   = 180 // of the network, but nobody leases it
 	// local, steer and exact: by destination
 	prioBUM        = 150 // multicast, before ranges of unicast addresses
+	prioRouted     = 145 // to the MAC of a router, by address
+	prioNoRoute    = 142 // and to no address that is somewhere
 	prioMAC        = 140
 	prioMACRangeIP = 135 // IP to MACs in it
 	prioMACRange   = 130

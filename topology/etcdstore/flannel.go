@@ -93,6 +93,16 @@ func (s *Store) TakeFlannelLease(ctx context.Context, host string, want topology
 	return out, err
 }
 
+// PutFlannelConfig does what a person does with etcdctl: it puts flannel's
+// configuration, after a look at whether Baize can do it (ErrInvalid).
+func (s *Store) PutFlannelConfig(ctx context.Context, value []byte) error {
+	if _, err := topology.DecodeFlannelConfig(value); err != nil {
+		return err
+	}
+	_, err := s.commit(ctx, txn{then: []clientv3.Op{clientv3.OpPut(s.key(topology.FlannelConfigKey), string(value))}})
+	return err
+}
+
 // updateFlannel writes the host's attributes into its own lease.
 func (s *Store) updateFlannel(ctx context.Context, c topology.FlannelConfig, have, want topology.FlannelLease, out *topology.FlannelLease) (bool, error) {
 	if slices.ContainsFunc(have.Prefixes(), func(p netip.Prefix) bool { return !c.Leasable(p) }) || have.IPv6Subnet.IsValid() != c.IPv6.IsValid() {

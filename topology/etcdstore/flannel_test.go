@@ -132,7 +132,8 @@ func TestMigrateFlannel(t *testing.T) {
 	require.NoError(t, err)
 	after, ok := snap.View("host1").Find(topology.FlannelNetwork)
 	require.True(t, ok)
-	before.Meta, after.Meta = topology.Meta{}, topology.Meta{}
+	assert.Equal(t, "flannel", before.Layout)
+	before.Meta, after.Meta, before.Layout = topology.Meta{}, topology.Meta{}, ""
 	assert.Equal(t, before, after, "what the nodes do stays the same")
 	assert.Equal(t, []netip.Prefix{l.Subnet}, after.Subnets)
 	left, err := c.Get(ctx, topology.FlannelPrefix, clientv3.WithPrefix())

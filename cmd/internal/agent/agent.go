@@ -84,6 +84,8 @@ type Config struct {
 	Flannel       bool
 	FlannelPrefix string
 	SubnetFile    string
+	// IPMasq masquerades what leaves flannel's network, as flanneld's -ip-masq.
+	IPMasq bool
 	// Version is the program's.
 	Version string
 }
@@ -169,6 +171,7 @@ type Agent struct {
 	waiters   []chan error
 	pending   map[string]ovs.Endpoint // being attached: their addresses are taken
 	segment   segmentState
+	accepted  accepted
 	reserved  map[reservation]time.Time
 
 	// background is what goes on after a request was answered, until lifetime

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,6 +56,16 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	report = append(report, routes...)
 	if err != nil {
 		return report, err
+	}
+	for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
+		if removed, err := hostnet.AcceptForwarded(ctx, f, nil); err != nil {
+			log.Warn(err)
+		} else if removed {
+			report = append(report, fmt.Sprintf("removed the chain of Baize in the firewall (%s)", f))
+		}
+		if _, err := hostnet.Masquerade(ctx, f, netip.Prefix{}, nil); err != nil {
+			log.Warn(err)
+		}
 	}
 	devices, err := hostnet.Veths(hostnet.HostPrefix)
 	if err != nil {

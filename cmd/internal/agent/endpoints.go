@@ -13,6 +13,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -145,6 +146,9 @@ func (a *Agent) plan(ctx context.Context, req api.EndpointRequest) (topology.Net
 	if err != nil {
 		return n, ovs.Endpoint{}, err
 	}
+	if err := checkBehindKernel(n, req.IPs); err != nil {
+		return n, ovs.Endpoint{}, err
+	}
 	observed, err := a.db.Observe(ctx)
 	if err != nil {
 		return n, ovs.Endpoint{}, err
@@ -184,6 +188,31 @@ func (a *Agent) plan(ctx context.Context, req api.EndpointRequest) (topology.Net
 		}
 		n.Subnets = append(slices.Clone(n.Subnets), sub.Prefix)
 	}
+}
+
+// checkBehindKernel refuses addresses of a subnet that docker0, for example, has
+// and gives away without asking anybody.
+func checkBehindKernel(n topology.NetworkView, static []netip.Addr) error {
+	if !n.Router {
+		return nil
+	}
+	for _, p := range n.Subnets {
+		elsewhere := func(ip netip.Addr) bool {
+			return topology.FamilyOf(ip) == topology.FamilyOf(p.Addr()) && !p.Contains(ip)
+		}
+		if slices.ContainsFunc(static, elsewhere) {
+			continue
+		}
+		dev, err := hostnet.DeviceOf(p, pipeline.HostPortName(n.Name))
+		if err != nil {
+			return err
+		}
+		if dev != "" {
+			return &topology.Error{Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("%s has the addresses of %s, this node's subnet, and gives them away", dev, p),
+				Remedy: "let Docker start the container on this node, or take " + dev + " away first"}
+		}
+	}
+	return nil
 }
 
 func (a *Agent) networkView(s *topology.Snapshot, network string, joined error) (topology.NetworkView, error) {

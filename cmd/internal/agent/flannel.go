@@ -120,7 +120,7 @@ func (a *Agent) flannelMember(ctx context.Context, s *topology.Snapshot, endpoin
 			subnets = append(subnets, topology.Subnet{Prefix: p})
 		}
 	}
-	env := subnetenv.Env{Network: n.IPv4, IPv6Network: n.IPv6, MTU: n.MTU}
+	env := subnetenv.Env{Network: n.IPv4, IPv6Network: n.IPv6, MTU: n.MTU, IPMasq: a.cfg.IPMasq}
 	for _, sub := range subnets {
 		if sub.Prefix.Addr().Is4() {
 			env.Subnet = sub.Prefix
@@ -146,13 +146,7 @@ func (a *Agent) takeFlannelLease(ctx context.Context, n topology.Network, endpoi
 	if err != nil {
 		return topology.FlannelLease{}, err
 	}
-	want := topology.FlannelLease{BackendType: "vxlan"}
-	for _, ip := range underlay.Addrs {
-		if ip.Is4() {
-			want.PublicIP = ip
-			want.VTEP = topology.FlannelVTEP{VNI: n.VNI, MAC: topology.FlannelMAC(ip).String()}
-		}
-	}
+	want := flannelLease(n, underlay.Addrs)
 	if !want.PublicIP.IsValid() {
 		return want, &topology.Error{Kind: topology.ErrInvalid, Item: "node " + a.cfg.Node, What: "has no IPv4 underlay address, which flannel knows hosts by", Remedy: "set one with --vtep"}
 	}
@@ -172,20 +166,7 @@ func (a *Agent) takeFlannelLease(ctx context.Context, n topology.Network, endpoi
 		}
 		// It has expired: the same subnet is taken again below.
 	}
-	var prefer []netip.Prefix
-	for _, e := range endpoints {
-		for _, ip := range e.IPs {
-			if e.Network == n.Name {
-				if p, err := ip.Prefix(n.SubnetLen(topology.FamilyOf(ip))); err == nil && !slices.Contains(prefer, p) {
-					prefer = append(prefer, p)
-				}
-			}
-		}
-	}
-	if have.Subnet.IsValid() {
-		prefer = append(prefer, have.Prefixes()...)
-	}
-	l, err := a.flannel.store.TakeFlannelLease(ctx, a.cfg.Node, want, prefer)
+	l, err := a.flannel.store.TakeFlannelLease(ctx, a.cfg.Node, want, preferredSubnets(n, endpoints, have, a.cfg.SubnetFile))
 	if err != nil {
 		return l, err
 	}
@@ -200,6 +181,79 @@ func (a *Agent) takeFlannelLease(ctx context.Context, n topology.Network, endpoi
 	a.flannel.lease, a.flannel.renewed = l, time.Now()
 	a.mu.Unlock()
 	return l, nil
+}
+
+// preferredSubnets are those that containers of this node have addresses of:
+// endpoints, or those that Docker started with what the file says. A lease lost
+// is never a renumbering; the file is a hint, and flanneld reads it, too.
+func preferredSubnets(n topology.Network, endpoints []ovs.Endpoint, have topology.FlannelLease, file string) []netip.Prefix {
+	var out []netip.Prefix
+	add := func(p netip.Prefix) {
+		if p.IsValid() && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	for _, e := range endpoints {
+		for _, ip := range e.IPs {
+			if e.Network == n.Name {
+				p, _ := ip.Prefix(n.SubnetLen(topology.FamilyOf(ip)))
+				add(p)
+			}
+		}
+	}
+	if have.Subnet.IsValid() {
+		for _, p := range have.Prefixes() {
+			add(p)
+		}
+	}
+	if e, err := subnetenv.Read(file); err == nil {
+		add(e.Subnet)
+		add(e.IPv6Subnet)
+	}
+	return out
+}
+
+// flannelLease is what this node says of itself in its lease. The link address
+// of VXLAN tunnels is there with every backend: flannel does not mind it, and
+// Baize nodes are told by it.
+func flannelLease(n topology.Network, underlay []netip.Addr) topology.FlannelLease {
+	l := topology.FlannelLease{BackendType: topology.FlannelVXLAN}
+	if n.Transport == topology.Route {
+		l.BackendType = topology.FlannelHostGW
+	}
+	for _, ip := range underlay {
+		if ip.Is4() {
+			l.PublicIP = ip
+			l.VTEP = topology.FlannelVTEP{VNI: n.VNI, MAC: topology.FlannelMAC(ip).String()}
+		}
+	}
+	for _, ip := range underlay {
+		if ip.Is6() && n.IPv6.IsValid() && l.PublicIP.IsValid() {
+			l.PublicIPv6 = ip
+			if l.BackendType == topology.FlannelVXLAN {
+				l.IPv6VTEP = l.VTEP
+			}
+		}
+	}
+	return l
+}
+
+// flannelProblems says what keeps flannel hosts from using this node's lease.
+func (a *Agent) flannelProblems(v topology.View) []topology.Problem {
+	n, ok := v.Find(topology.FlannelNetwork)
+	if !ok || !n.IPv6.IsValid() || !a.isFlannels(n.Network) {
+		return nil
+	}
+	if _, dual := v.Node.VTEP(topology.IPv6); dual {
+		return nil
+	}
+	if !slices.ContainsFunc(n.Peers, func(p topology.Peer) bool { return p.Flannel != nil }) {
+		return nil
+	}
+	return []topology.Problem{{
+		Item: "node " + a.cfg.Node, What: "has no IPv6 underlay address: hosts that run flannel ignore its lease, for IPv4 as well, where flannel's configuration has EnableIPv6",
+		Remedy: "give its underlay interface a global IPv6 address",
+	}}
 }
 
 // flannelKey is the lease's key; "" before there is a lease.

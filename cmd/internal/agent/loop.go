@@ -112,7 +112,7 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	segments, segmentProblems := a.attachSegment(ctx, p.view, audit)
 	// Make before break, in the kernel as in the switch: routes come before the
 	// flows that lead to them, and go after them.
-	p.routes, err = a.makeRoutes(p.view, observed)
+	p.routes, err = a.makeRoutes(ctx, audit, p.view, observed, endpoints)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	}
 	out.Changes += p.routes.changes
 	p.outcome = out
-	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints), segmentProblems, p.routes.problems)
+	p.problems = slices.Concat(p.view.Problems, problems, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed), addressProblems(p.view, endpoints), segmentProblems, p.routes.problems, a.flannelProblems(p.view))
 	if err != nil {
 		return err
 	}

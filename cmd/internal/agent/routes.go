@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
@@ -32,7 +33,7 @@ type routes struct {
 
 // makeRoutes makes ports ready and adds routes. It comes before the flows
 // that send packets there; removeRoutes comes after them.
-func (a *Agent) makeRoutes(v topology.View, observed ovs.Observed) (routes, error) {
+func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, observed ovs.Observed, endpoints []ovs.Endpoint) (routes, error) {
 	r := routes{reach: reach(v)}
 	var ready []route.Network
 	for _, n := range v.Networks {
@@ -45,7 +46,7 @@ func (a *Agent) makeRoutes(v topology.View, observed ovs.Observed) (routes, erro
 			r.waiting = true
 			continue
 		}
-		err := hostnet.SetHostPort(hostnet.HostPort{Name: port, MAC: h.MAC, MTU: h.MTU, Addrs: h.Addrs})
+		err := hostnet.SetHostPort(hostnet.HostPort{Name: port, MAC: h.MAC, MTU: h.MTU, Addrs: h.Addrs, Neighbours: h.Neighbours})
 		if err == nil {
 			err = a.forward(n)
 		}
@@ -53,7 +54,13 @@ func (a *Agent) makeRoutes(v topology.View, observed ovs.Observed) (routes, erro
 			r.problems = append(r.problems, topology.AsProblem(fmt.Errorf("network %s: %w", n.Name, err)))
 			continue
 		}
-		ready = append(ready, route.Network{NetworkView: n, Port: port})
+		x := route.Network{NetworkView: n, Port: port}
+		for _, e := range endpoints {
+			if e.Network == n.Name {
+				x.Endpoints = append(x.Endpoints, e.IPs...)
+			}
+		}
+		ready = append(ready, x)
 	}
 	r.want = route.Wanted(ready, r.reach)
 	r.problems = append(r.problems, routeProblems(ready, r.reach)...)
@@ -72,6 +79,7 @@ func (a *Agent) makeRoutes(v topology.View, observed ovs.Observed) (routes, erro
 			return r, err
 		}
 	}
+	r.problems = append(r.problems, a.acceptForwarded(ctx, ready, r.reach, audit)...)
 	inPlace := route.InPlace(r.want, have)
 	r.direct = map[netip.Prefix]bool{}
 	for _, n := range ready {
@@ -121,6 +129,108 @@ func (a *Agent) forward(n topology.NetworkView) error {
 		a.log.Infof("network %s is routed by this host: set %s", n.Name, strings.Join(changed, ", "))
 	}
 	return err
+}
+
+// acceptEvery is how often the firewall is looked at, at most: an engine that
+// starts changes it.
+const acceptEvery = time.Second
+
+// acceptForwarded lets the host's firewall forward what the networks need.
+func (a *Agent) acceptForwarded(ctx context.Context, networks []route.Network, reach topology.Reach, audit bool) []topology.Problem {
+	rules := map[topology.Family][]string{}
+	for _, n := range networks {
+		for f, more := range acceptRules(n, reach) {
+			rules[f] = append(rules[f], more...)
+		}
+	}
+	a.mu.Lock()
+	last := a.accepted
+	a.mu.Unlock()
+	text := fmt.Sprint(rules)
+	if text == last.rules && !audit && time.Since(last.at) < acceptEvery {
+		return last.problems
+	}
+	now := accepted{rules: text, at: time.Now()}
+	for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
+		if len(rules[f]) == 0 && (text == last.rules || last.rules == "") {
+			continue // nor were there any
+		}
+		now.problems = addProblem(now.problems, a.masquerade(ctx, networks, f))
+		changed, err := hostnet.AcceptForwarded(ctx, f, rules[f])
+		now.problems = addProblem(now.problems, err)
+		if changed {
+			a.log.Infof("firewall: what this host routes (%s) is let pass: %s", f, strings.Join(rules[f], "; "))
+		}
+	}
+	a.mu.Lock()
+	a.accepted = now
+	a.mu.Unlock()
+	return now.problems
+}
+
+// masquerade does for flannel's network what flanneld's -ip-masq does.
+func (a *Agent) masquerade(ctx context.Context, networks []route.Network, f topology.Family) error {
+	if a.flannel == nil {
+		return nil
+	}
+	var whole netip.Prefix
+	var own []netip.Prefix
+	for _, n := range networks {
+		if !a.cfg.IPMasq || n.Name != topology.FlannelNetwork || !n.Prefix(f).IsValid() {
+			continue
+		}
+		whole = n.Prefix(f)
+		for _, p := range n.OwnSubnets() {
+			if topology.FamilyOf(p.Addr()) == f {
+				own = append(own, p)
+			}
+		}
+	}
+	changed, err := hostnet.Masquerade(ctx, f, whole, own)
+	if changed {
+		a.log.Infof("firewall: masquerading %v (%s)", whole, f)
+	}
+	return err
+}
+
+// accepted is what the firewall was told last.
+type accepted struct {
+	rules    string
+	at       time.Time
+	problems []topology.Problem
+}
+
+// acceptRules returns what a network needs forwarded, by family: what stays in
+// it, and with Router all that leaves by its port, or comes to this node's
+// subnets from hosts that routes lead to.
+func acceptRules(n route.Network, reach topology.Reach) map[topology.Family][]string {
+	out := map[topology.Family][]string{}
+	for _, p := range n.Prefixes() {
+		f := topology.FamilyOf(p.Addr())
+		if !n.Router {
+			out[f] = append(out[f], fmt.Sprintf("-d %s -i %s", p, n.Port), fmt.Sprintf("-s %s -o %s", p, n.Port))
+			continue
+		}
+		out[f] = append(out[f], "-i "+n.Port, "-o "+n.Port)
+	}
+	if !n.Router {
+		return out
+	}
+	seen := map[string]bool{}
+	for _, path := range n.Paths(reach) {
+		f := topology.FamilyOf(path.Prefix.Addr())
+		key := fmt.Sprint(f, path.Dev)
+		if path.Way != topology.WayRoute || seen[key] {
+			continue
+		}
+		seen[key] = true
+		for _, p := range n.OwnSubnets() {
+			if topology.FamilyOf(p.Addr()) == f {
+				out[f] = append(out[f], fmt.Sprintf("-d %s -i %s", p, path.Dev), fmt.Sprintf("-s %s -d %s -o %s", p, n.Prefix(f), path.Dev))
+			}
+		}
+	}
+	return out
 }
 
 // routeProblems reports nodes that no packet reaches, and a filter that drops

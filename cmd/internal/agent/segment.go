@@ -56,11 +56,18 @@ func (a *Agent) dockerNetwork(networks []topology.Network) (topology.Network, er
 	}
 	var names []string
 	for _, n := range networks {
+		if a.isFlannels(n) {
+			if n.Name == a.cfg.DockerNetwork || len(networks) == 1 {
+				return bad(topology.ErrInvalid, "in flannel's network docker0 is behind the host, as with flannel, and no part of an Ethernet", "leave --docker-bridge out, and start Docker with what "+a.cfg.SubnetFile+" says")
+			}
+			continue
+		}
 		if n.Name == a.cfg.DockerNetwork {
 			return n, n.CheckSegment(a.cfg.DockerBridge)
 		}
 		names = append(names, n.Name)
 	}
+	networks = slices.DeleteFunc(slices.Clone(networks), a.isFlannels)
 	switch {
 	case a.cfg.DockerNetwork != "":
 		return bad(topology.ErrNotFound, fmt.Sprintf("its network %s does not exist, or this node does not carry it", a.cfg.DockerNetwork), "create it with 'baize network create "+a.cfg.DockerNetwork+"'")

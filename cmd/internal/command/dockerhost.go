@@ -33,6 +33,7 @@ refused, not changed.
   baize docker configure --undo`,
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network that docker0 becomes a part of (default the only one)"},
+					&ucli.BoolFlag{Name: "flannel", Usage: "take the place of flannel, whose network docker0 is in, behind the host: see docs/from-flannel.md"},
 					&ucli.BoolFlag{Name: "yes", Usage: "do not ask"},
 					&ucli.BoolFlag{Name: "dry-run", Usage: "show what would change, and change nothing"},
 					&ucli.BoolFlag{Name: "restart", Usage: "restart the agent and Docker at the end"},
@@ -62,7 +63,10 @@ func (r *runner) dockerStandIn(c *ucli.Context) error {
 const systemctlTimeout = 3 * time.Minute
 
 func (r *runner) dockerConfigure(c *ucli.Context) error {
-	h := dockerhost.Host{Network: c.String("network")}
+	h := dockerhost.Host{Network: c.String("network"), Flannel: c.Bool("flannel")}
+	if h.Flannel && h.Network != "" {
+		return usagef("baize docker configure", "--flannel and --network contradict each other: flannel has one network")
+	}
 	plan := h.Plan
 	if c.Bool("undo") {
 		plan = h.Undo

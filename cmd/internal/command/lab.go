@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
 
@@ -35,7 +36,8 @@ At the end traffic between all endpoints is proven.
   baize lab up --hosts 5 --transport gre
   baize lab up --network 10.9.0.0/16 --endpoints 3
   baize lab up --docker
-  baize lab up --docker-bridge`,
+  baize lab up --docker-bridge
+  baize lab up --flannel`,
 				Flags: []ucli.Flag{
 					nameFlag(),
 					&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
@@ -44,6 +46,8 @@ At the end traffic between all endpoints is proven.
 					&ucli.IntFlag{Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)"},
 					&ucli.BoolFlag{Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker")},
 					&ucli.BoolFlag{Name: "docker-bridge", Usage: "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it", EnvVars: cli.Env("lab-docker-bridge")},
+					&ucli.BoolFlag{Name: "flannel", Usage: "the network is flannel's, with its keys in etcd, and the last host runs flannel itself where there is a flanneld: see --flanneld", EnvVars: cli.Env("lab-flannel")},
+					&ucli.StringFlag{Name: "flanneld", Usage: "flannel's `PROGRAM` (default flanneld beside baize, which 'make lab-flannel' builds, or in PATH)", EnvVars: cli.Env("lab-flanneld")},
 					&ucli.BoolFlag{Name: "ipv6-underlay", Usage: "tunnels and etcd use the underlay's IPv6 addresses"},
 					&ucli.BoolFlag{Name: "no-proof", Usage: "do not send traffic at the end"},
 				},
@@ -144,10 +148,24 @@ func (r *runner) labUp(c *ucli.Context) error {
 	}
 	cfg.DockerBridge = c.Bool("docker-bridge")
 	cfg.Docker, cfg.IPv6Underlay, cfg.NoProof = c.Bool("docker"), c.Bool("ipv6-underlay"), c.Bool("no-proof")
+	if cfg.Flannel = c.Bool("flannel"); cfg.Flannel {
+		if cfg.Flanneld = c.String("flanneld"); cfg.Flanneld == "" {
+			cfg.Flanneld = lab.FindFlannel("")
+		}
+	}
 	start := time.Now()
 	l, err := lab.Up(c.Context, cfg)
 	if err != nil {
 		return err
+	}
+	if cfg.Flannel {
+		said := "no flanneld was found: every host runs Baize; 'make lab-flannel' builds one of flannel's own packages"
+		if host := l.FlannelHost(); host != "" {
+			said = host + " runs flannel (" + cfg.Flanneld + "), the others Baize"
+		}
+		if err := r.say("%s", said); err != nil {
+			return err
+		}
 	}
 	if err := r.say("lab %s is up: %s, in %s", l.Name(), counted(len(l.Hosts()), "host"), time.Since(start).Round(100*time.Millisecond)); err != nil {
 		return err
@@ -186,8 +204,20 @@ func labTopology(ctx context.Context, l *lab.Lab, s *lab.Status) (draw.Topology,
 	if err != nil {
 		return draw.Topology{}, err
 	}
+	if flannel, err := l.FlannelLayout(ctx); err != nil {
+		return draw.Topology{}, err
+	} else if flannel != nil {
+		snap = snap.WithFlannel(flannel, "")
+	}
 	var endpoints []draw.Endpoint
 	for _, e := range s.Endpoints {
+		if e.Node == l.FlannelHost() {
+			for _, m := range s.Hosts {
+				if m.Name == e.Node {
+					e.Node = topology.FlannelNode(m.Addrs[0])
+				}
+			}
+		}
 		endpoints = append(endpoints, draw.Endpoint{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC})
 	}
 	return draw.New(snap, endpoints), nil

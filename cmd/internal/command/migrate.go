@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,23 +22,26 @@ func flannelStore(c *ucli.Context) (*etcdstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Prefix, cfg.Raw = c.String("flannel-prefix"), true
+	cfg.Prefix, cfg.Raw = cmp.Or(c.String("flannel-prefix"), topology.FlannelPrefix), true
 	return etcdstore.Open(c.Context, cfg)
 }
 
-// withFlannel adds flannel's hosts to a snapshot where flannel has a
-// configuration in the same etcd, and the user may read it.
-func (r *runner) withFlannel(c *ucli.Context, snap *topology.Snapshot) (*topology.Snapshot, error) {
-	s, err := flannelStore(c)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	f, err := s.Snapshot(c.Context)
-	if err != nil || f.Raw[topology.FlannelConfigKey].Key == "" {
-		return snap, nil //nolint:nilerr // a user who may not read flannel's keys sees Baize's
-	}
-	return snap.WithFlannel(f, ""), nil
+// withTopology reads the whole topology for people: with what flannel's layout
+// has, where there is one in the same etcd and the user may read it. self is
+// the node whose view is meant; it may be "".
+func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topology.Snapshot) error) error {
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		s, err := flannelStore(c)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		// A user who may not read flannel's keys sees Baize's.
+		if raw, err := s.Snapshot(c.Context); err == nil && raw.Raw[topology.FlannelConfigKey].Key != "" {
+			snap = snap.WithFlannel(raw, self)
+		}
+		return f(snap)
+	})
 }
 
 func (r *runner) migrateCommand() *ucli.Command {

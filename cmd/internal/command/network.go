@@ -42,11 +42,11 @@ subnet of its prefix; containers carry the mask of the whole.
 			},
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the networks",
-				Flags: []ucli.Flag{outputFlag(formatsList...)}, Action: r.networkList,
+				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsList...)}, Action: r.networkList,
 			},
 			{
 				Name: "show", Usage: "show a network with its nodes", ArgsUsage: "NAME",
-				Flags: []ucli.Flag{outputFlag(formatsItem...)}, Action: r.networkShow,
+				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsItem...)}, Action: r.networkShow,
 			},
 			{
 				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
@@ -78,7 +78,11 @@ type networkItem struct {
 	SubnetLenIPv6 int                `json:"subnetLenIPv6,omitempty"`
 	Transport     topology.Transport `json:"transport"`
 	// Limits says what the transport cannot carry.
-	Limits         string        `json:"limits,omitempty"`
+	Limits string `json:"limits,omitempty"`
+	// Router says that the nodes' kernels are routers in it, Layout whose keys
+	// in etcd it is in, unless Baize's own.
+	Router         bool          `json:"router,omitempty"`
+	Layout         string        `json:"layout,omitempty"`
 	MTU            int           `json:"mtu"`
 	Gateways       []netip.Addr  `json:"gateways"`
 	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
@@ -105,7 +109,7 @@ type networkNode struct {
 func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
-		Transport: n.Transport, Limits: n.Transport.Limits(), MTU: n.MTU, Gateways: []netip.Addr{}, Nodes: []networkNode{},
+		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU, Gateways: []netip.Addr{}, Nodes: []networkNode{},
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
 	used := map[topology.Family]uint64{}
@@ -181,6 +185,12 @@ func (n networkItem) describe() []field {
 	}
 	if n.Limits != "" {
 		out = append(out, field{"Limits", n.Limits})
+	}
+	if n.Router {
+		out = append(out, field{"Router", "the nodes' kernels: a docker0 with the node's subnet is behind its host"})
+	}
+	if n.Layout != "" {
+		out = append(out, field{"Layout", n.Layout + "'s keys, until 'baize migrate " + n.Layout + "'"})
 	}
 	if n.LeasesIPv4 != nil {
 		out = append(out, field{"Leases IPv4", fmt.Sprintf("%s of /%d", n.LeasesIPv4, n.SubnetLenIPv4)})
@@ -298,7 +308,7 @@ func withLimits(said string, n networkItem) string {
 }
 
 func (r *runner) networkList(c *ucli.Context) error {
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		items := []networkItem{}
 		for _, n := range snap.SortedNetworks() {
 			items = append(items, newNetworkItem(snap, n))
@@ -308,7 +318,7 @@ func (r *runner) networkList(c *ucli.Context) error {
 }
 
 func (r *runner) networkShow(c *ucli.Context) error {
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		n, err := findNetwork(snap, c.Args().First())
 		if err != nil {
 			return err

@@ -27,7 +27,7 @@ not registered, flannel when the host runs flannel.`,
 			},
 			{
 				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
-				Flags: []ucli.Flag{outputFlag(formatsItem...)}, Action: r.nodeShow,
+				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
 			},
 			{
 				Name: "remove", Aliases: []string{"rm"}, Usage: "remove a node for good and give its subnets back", ArgsUsage: "NAME",
@@ -147,17 +147,13 @@ func (n nodeItem) describe() []field {
 }
 
 func (r *runner) nodeList(c *ucli.Context) error {
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
-		snap, err := r.withFlannel(c, snap)
-		if err != nil {
-			return err
-		}
+	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		return listing(r, c, nodeItems(snap), nodeColumns, "no nodes: start 'baize agent' on each host")
 	})
 }
 
 func (r *runner) nodeShow(c *ucli.Context) error {
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		item, err := findNode(snap, c.Args().First())
 		if err != nil {
 			return err

@@ -2,6 +2,8 @@ package command
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
@@ -10,7 +12,6 @@ import (
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 // bridgeFlags say which bridge of which Open vSwitch is meant.
@@ -37,7 +38,7 @@ and is compared with the real Open vSwitch; the exit code is 7 when they differ.
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of the node (default the name of this host)"},
 			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch of this host"},
-			outputFlag("text", "json", "yaml"),
+			flannelPrefixFlag(), outputFlag("text", "json", "yaml"),
 		}, bridgeFlags()...),
 		Action: r.plan,
 	}
@@ -119,7 +120,7 @@ func (r *runner) plan(c *ucli.Context) error {
 			return err
 		}
 	}
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withTopology(c, node, func(snap *topology.Snapshot) error {
 		n, known := snap.Nodes[node]
 		if !known {
 			_, err := findNode(snap, node)
@@ -133,7 +134,11 @@ func (r *runner) plan(c *ucli.Context) error {
 		}
 		view := snap.View(node)
 		if c.Bool("diff") {
-			return r.planDiff(c, format, view, planOptions(c, n))
+			opt := planOptions(c, n)
+			if err := r.directRoutes(c, view, &opt); err != nil {
+				return err
+			}
+			return r.planDiff(c, format, view, opt)
 		}
 		state := pipeline.Build(view, nil, planOptions(c, n))
 		if format != "text" {
@@ -144,6 +149,20 @@ func (r *runner) plan(c *ucli.Context) error {
 		}
 		return r.problems(view.Problems)
 	})
+}
+
+// directRoutes asks this host's agent what the kernel routes at this moment,
+// where the plan depends on it.
+func (r *runner) directRoutes(c *ucli.Context, v topology.View, opt *pipeline.Options) error {
+	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport == topology.Auto }) {
+		return nil
+	}
+	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
+	opt.Direct = map[netip.Prefix]bool{}
+	for _, x := range routes {
+		opt.Direct[x.Prefix] = x.Way == string(topology.WayRoute)
+	}
+	return err
 }
 
 // problems lists what is wrong on the error stream, where it does not disturb

@@ -16,7 +16,6 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) statusCommand() *ucli.Command {
@@ -62,7 +61,7 @@ func (r *runner) status(c *ucli.Context) error {
 	}
 	item := statusItem{Problems: []topology.Problem{}}
 	agentErr := r.agentStatus(c, &item)
-	clusterErr := r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	clusterErr := r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		item.Cluster = newClusterItem(snap)
 		item.add(snap.Validate()...)
 		for _, n := range snap.SortedNodes() {

@@ -28,7 +28,7 @@ func (r *runner) subnetCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the subnets that are leased or reserved",
-				Flags:  []ucli.Flag{networkFlag(false), nodeFlag("only those of the node with this `NAME`"), outputFlag(formatsList...)},
+				Flags:  []ucli.Flag{networkFlag(false), nodeFlag("only those of the node with this `NAME`"), flannelPrefixFlag(), outputFlag(formatsList...)},
 				Action: r.subnetList,
 			},
 			{
@@ -84,7 +84,7 @@ var subnetColumns = []column[subnetItem]{
 
 func (r *runner) subnetList(c *ucli.Context) error {
 	network, node := c.String("network"), c.String("node")
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		if network != "" {
 			if _, err := findNetwork(snap, network); err != nil {
 				return err

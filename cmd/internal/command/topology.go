@@ -9,7 +9,6 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) topologyCommand() *ucli.Command {
@@ -23,7 +22,7 @@ answers on this machine.
   baize topology -o dot | dot -Tpng > topology.png`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "network", Usage: "only the network with this `NAME`"},
-			outputFlag("tree", "json", "yaml", "dot", "svg"),
+			flannelPrefixFlag(), outputFlag("tree", "json", "yaml", "dot", "svg"),
 		},
 		Action: r.topology,
 	}
@@ -34,7 +33,7 @@ func (r *runner) topology(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		if network := c.String("network"); network != "" {
 			if _, err := findNetwork(snap, network); err != nil {
 				return err

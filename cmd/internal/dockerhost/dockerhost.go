@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/scripts"
 	"github.com/baize-net/baize/topology"
 )
@@ -41,6 +42,9 @@ type Host struct {
 	Root string
 	// Network is what docker0 becomes a part of; empty: the only one.
 	Network string
+	// Flannel makes docker0 what it is with flannel, behind the host, and the
+	// agent take part in flannel's network.
+	Flannel bool
 }
 
 // Change is one file that is to be.
@@ -72,7 +76,10 @@ func (h Host) Plan() ([]Change, error) {
 	i := strings.LastIndex(text, "ExecStart=")
 	text = text[:i] + "ExecStart=" + start + "\n"
 	agent := "# Written by 'baize docker configure'.\n[Service]\nEnvironment=BAIZE_DOCKER_BRIDGE=docker0\n"
-	if h.Network != "" {
+	if h.Flannel {
+		text = strings.ReplaceAll(text, subnetenv.BaizeFile, subnetenv.FlannelFile)
+		agent = string(scripts.FlannelDropIn)
+	} else if h.Network != "" {
 		agent += "Environment=BAIZE_DOCKER_NETWORK=" + h.Network + "\n"
 	}
 	all = append(all, Change{dropIn, []byte(text), 0o644}, Change{agentDropIn, []byte(agent), 0o644})

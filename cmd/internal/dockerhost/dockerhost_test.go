@@ -100,3 +100,22 @@ func TestRefuses(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 	}
 }
+
+// In the place of flannel Docker starts with flannel's own file.
+func TestFlannel(t *testing.T) {
+	h := host(t, map[string]string{unitFile: unit})
+	h.Flannel = true
+	before := tree(t, h)
+	changes, err := h.Plan()
+	require.NoError(t, err)
+	require.NoError(t, h.Apply(changes))
+	after := tree(t, h)
+	assert.Contains(t, after[dropIn], " -f /run/flannel/subnet.env ")
+	assert.NotContains(t, after[dropIn], "/run/baize/subnet.env")
+	assert.Contains(t, after["/etc/systemd/system/baize.service.d/docker.conf"], "\nEnvironment=BAIZE_FLANNEL=true\n")
+	assert.NotContains(t, after["/etc/systemd/system/baize.service.d/docker.conf"], "DOCKER_BRIDGE")
+	changes, err = h.Undo()
+	require.NoError(t, err)
+	require.NoError(t, h.Apply(changes))
+	assert.Equal(t, before, tree(t, h))
+}

@@ -1,289 +1,213 @@
 //go:build system
 
-// Package flannel proves a cluster of Baize nodes and flannel hosts: real Open
-// vSwitch on one side, flannel's own packages and the kernel's VXLAN on the
-// other (the module in peer).
 package flannel
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/baize-net/baize/cmd/internal/api"
-	"github.com/baize-net/baize/cmd/internal/command"
 	"github.com/baize-net/baize/cmd/internal/lab"
 )
 
-// TestMain makes the test executable a baize as well: the lab starts it.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
-		os.Exit(command.Run(context.Background(), os.Args[1:], command.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
-	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "flannel: needs root: run it with sudo, or without -tags system")
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+const dual = `"Network": "10.1.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:1::/48"`
+
+// mixed is a cluster of three kinds of hosts: host1 has a container that Baize
+// attached, host2 one on a docker0 as flannel's users have it, host3 runs
+// flannel.
+type mixed struct {
+	*cluster
+	addrs map[string][]string
+	stop  func() // flannel on host3
 }
 
-const patience = 30 * time.Second
-
-// cluster is a lab in which host3 runs flannel.
-type cluster struct {
-	*lab.Lab
-	t    *testing.T
-	peer string
-	sock string
-}
-
-// buildPeer builds flannel's host; Go's cache makes the second time short.
-func buildPeer(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "flannel-peer")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first time downloads modules
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", file, ".")
-	cmd.Dir, cmd.Env = "peer", append(os.Environ(), "GOFLAGS=-mod=readonly", "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "build the flannel host: %s", out)
-	return file
-}
-
-func up(t *testing.T) *cluster {
-	t.Helper()
-	c := &cluster{t: t, peer: buildPeer(t)}
-	config := lab.Config{
-		Name: fmt.Sprintf("f%d", os.Getpid()), BaseDir: fmt.Sprintf("/run/baize-flanneltest-%d", os.Getpid()), Hosts: 3,
-		Networks:  []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}},
-		AgentArgs: []string{"--flannel", "--audit-interval", "1s"}, Endpoints: -1, NoProof: true,
-	}
-	c.sock = "unix://" + filepath.Join(config.BaseDir, config.Name, "etcd.sock")
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		_, err := lab.Down(ctx, config)
-		require.NoError(t, err)
-	})
-	// Step one of every tutorial. The agents are ready only after it.
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		for t.Context().Err() == nil && c.etcd("-put-config", `{ "Network": "10.1.0.0/16", "Backend": { "Type": "vxlan" } }`) != nil {
-			continue
-		}
-	})
-	l, err := lab.Up(t.Context(), config)
+func newMixed(t *testing.T, config string) *mixed {
+	m := &mixed{cluster: up(t, config, lab.Config{}), addrs: map[string][]string{}}
+	m.leaves("host3")
+	m.stop = m.flannel("host3") // it takes its own lease back
+	_, err := m.Host("host1").AddEndpoint(t.Context(), "flannel", "c1")
 	require.NoError(t, err)
-	c.Lab = l
-	return c
-}
-
-func (c *cluster) etcd(args ...string) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, c.peer, append([]string{"-etcd-endpoints", c.sock}, args...)...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	m.addrs["host1"] = m.addresses("host1", "c1")
+	for _, h := range []string{"host2", "host3"} {
+		m.addrs[h] = m.bridge(h)
 	}
-	return nil
-}
-
-// run runs a command in a host (host1) or endpoint (host1/c1).
-func (c *cluster) run(target string, argv ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	host, endpoint, inside := strings.Cut(target, "/")
-	if inside {
-		return c.Host(host).Endpoint(endpoint).Exec(ctx, argv...)
+	for h := range m.addrs {
+		m.serve(h + "/c1")
 	}
-	return c.Host(host).Exec(ctx, argv...)
+	return m
 }
 
-func (c *cluster) must(target string, argv ...string) string {
-	c.t.Helper()
-	out, err := c.run(target, argv...)
-	require.NoError(c.t, err, "%s: %v", target, argv)
-	return out
+// in makes a subtest's failures its own.
+func (m *mixed) in(t *testing.T) *mixed {
+	c := *m.cluster
+	c.t = t
+	return &mixed{cluster: &c, addrs: m.addrs, stop: m.stop}
 }
 
-// flannel makes a host one that runs flannel, with a container c1 behind a
-// bridge as Docker makes it, and returns the container's address.
-func (c *cluster) flannel(host string) (stop func(), addr string) {
-	c.t.Helper()
-	var log bytes.Buffer
-	c.must(host, "rm", "-f", "/run/flannel/subnet.env") // who wrote it is to be seen
-	stop, err := c.Host(host).Start(context.Background(), &log, c.peer, "-etcd-endpoints", "http://192.168.77.1:2379", "-iface", "br-phy")
-	require.NoError(c.t, err)
-	var env string
-	require.Eventually(c.t, func() bool {
-		env, err = c.run(host, "cat", "/run/flannel/subnet.env")
-		return err == nil
-	}, patience, 50*time.Millisecond, "the flannel host says nothing")
-	_, rest, _ := strings.Cut(env, "FLANNEL_SUBNET=")
-	text, _, _ := strings.Cut(rest, "\n")
-	gateway := netip.MustParsePrefix(text)
-	container := netip.PrefixFrom(gateway.Addr().Next(), gateway.Bits())
-	c.must(host, "sh", "-ec", fmt.Sprintf(`sysctl -qw net.ipv4.ip_forward=1
-ip link show docker0 >/dev/null 2>&1 && exit
-ip link add docker0 type bridge
-ip addr add %s dev docker0
-ip link set docker0 up
-ip netns add c1
-ip link add vc1 type veth peer name eth0 netns c1
-ip link set vc1 master docker0 up
-ip -n c1 link set lo up
-ip -n c1 link set eth0 mtu 1450 up
-ip -n c1 addr add %s dev eth0
-ip -n c1 route add default via %s`, gateway, container, gateway.Addr()))
-	return stop, container.Addr().String()
-}
-
-// leaves takes Baize off a host.
-func (c *cluster) leaves(host string) {
-	c.t.Helper()
-	require.NoError(c.t, c.Host(host).StopService(c.t.Context(), lab.ServiceAgent))
-	c.must(host, "baize", "agent", "cleanup")
-	c.must("host1", "baize", "node", "remove", host, "--force")
-	key := c.lease(host)
-	require.NoError(c.t, c.etcd("-delete", key))
-}
-
-// lease returns the key of a Baize node's lease.
-func (c *cluster) lease(host string) string {
-	env := c.must(host, "cat", "/run/flannel/subnet.env")
-	_, rest, _ := strings.Cut(env, "FLANNEL_SUBNET=")
-	text, _, _ := strings.Cut(rest, "\n")
-	return "subnets/" + strings.Replace(netip.MustParsePrefix(text).Masked().String(), "/", "-", 1)
-}
-
-// bulk sends two megabytes of TCP from one container to another; the probe
-// compares their SHA-256.
-func (c *cluster) bulk(from, to, addr string) {
-	c.t.Helper()
-	serve := func(target string) (func(), error) {
-		host, endpoint, _ := strings.Cut(target, "/")
-		if host == "host3" {
-			return c.Host(host).Start(c.t.Context(), &bytes.Buffer{}, "ip", "netns", "exec", endpoint, "baize", "probe", "serve")
+// all exchanges traffic between all hosts, both ways, in every family.
+func (m *mixed) all() {
+	m.t.Helper()
+	for from := range m.addrs {
+		for to, addrs := range m.addrs {
+			if from != to {
+				m.exchange(from+"/c1", to+"/c1", addrs...)
+			}
 		}
-		return c.Host(host).Endpoint(endpoint).Start(c.t.Context(), &bytes.Buffer{}, "baize", "probe", "serve")
-	}
-	stop, err := serve(to)
-	require.NoError(c.t, err)
-	defer stop()
-	send := []string{"baize", "probe", "send", "--to", addr, "--bytes", "2M", "--timeout", "10s"}
-	host, endpoint, _ := strings.Cut(from, "/")
-	target := from
-	if host == "host3" {
-		send, target = append([]string{"ip", "netns", "exec", endpoint}, send...), host
-	}
-	deadline := time.Now().Add(patience)
-	for _, err = c.run(target, send...); err != nil && time.Now().Before(deadline); {
-		_, err = c.run(target, send...)
-	}
-	if err != nil {
-		c.explain(host, to)
-	}
-	require.NoError(c.t, err, "%s to %s (%s)", from, to, addr)
-}
-
-// explain writes what each side has, for a test that failed.
-func (c *cluster) explain(hosts ...string) {
-	for _, h := range hosts {
-		h, _, _ = strings.Cut(h, "/")
-		out, _ := c.run(h, "sh", "-c", `baize status; ovs-vsctl show; ovs-ofctl -O OpenFlow14 dump-flows br-baize | grep -v n_packets=0
-ovs-appctl tnl/ports/show; ovs-appctl tnl/neigh/show; ip neigh; ip route; ip -d -s link show flannel.1; bridge fdb show dev flannel.1; cat /run/flannel/subnet.env`)
-		c.t.Logf("%s:\n%s", h, out)
 	}
 }
 
-// A Baize node and a flannel host exchange traffic both ways; the flannel host
-// comes back under another link address; the last flannel host goes and the
-// cluster migrates under traffic.
+// once checks on the wire that datagrams come once, and how.
+func (m *mixed) once(from, to string, encapsulated bool, port int) {
+	m.t.Helper()
+	for _, addr := range m.addrs[to] {
+		plain, tunnel := m.wire(from+"/c1", to+"/c1", addr, port)
+		want := [2]int{50, 0}
+		if encapsulated {
+			want = [2]int{0, 50}
+		}
+		assert.Equal(m.t, want, [2]int{plain, tunnel}, "plain and encapsulated frames from %s to %s (%s)", from, to, addr)
+	}
+}
+
+// Backend vxlan, both families: every node exchanges traffic with the flannel
+// host both ways; it comes back under another link address and under another
+// underlay address; the last flannel host goes and the cluster migrates under
+// traffic.
 func TestMixedCluster(t *testing.T) {
-	c := up(t)
-	c.leaves("host3")
-	stop, theirs := c.flannel("host3")
-	addrs := map[string]string{}
+	m := newMixed(t, `{ `+dual+`, "Backend": { "Type": "vxlan" } }`)
+	m.all()
+	m.once("host1", "host3", true, 8472)
+	m.once("host3", "host2", true, 8472)
 	for _, h := range []string{"host1", "host2"} {
-		_, err := c.Host(h).AddEndpoint(t.Context(), "flannel", "c1")
-		require.NoError(t, err)
-		addrs[h] = c.address(h)
+		m.settled(h)
+		require.Empty(t, m.status(h).Problems, h)
 	}
-	for _, h := range []string{"host1", "host2"} {
-		c.bulk(h+"/c1", "host3/c1", theirs)
-		c.bulk("host3/c1", h+"/c1", addrs[h])
-	}
-	c.bulk("host1/c1", "host2/c1", addrs["host2"])
+	m.once("host1", "host2", true, 4789)
 
-	// Open vSwitch prints what was asked for: an audit changes nothing.
-	mark := time.Now().Add(2 * time.Second)
-	require.Eventually(t, func() bool {
-		r := c.status("host1").LastReconcile
-		return r.At.After(mark) && r.Changes == 0
-	}, patience, 200*time.Millisecond, "audits change something every time")
+	// To the outside, which knows nothing of the network.
+	require.True(t, m.env("host2").IPMasq)
+	m.must("host2/c1", "ping", "-c", "1", "-W", "2", "192.168.77.1")
+	m.must("host2/c1", "ping", "-c", "1", "-W", "2", "fd77::1")
 
-	list := c.must("host1", "baize", "node", "list")
+	// An endpoint in docker0's subnet would have one of its addresses.
+	out, err := m.Host("host2").AddEndpoint(t.Context(), "flannel", "c2")
+	require.ErrorContains(t, err, "docker0 has the addresses of", "%v", out)
+
+	list := m.must("host1", "baize", "node", "list")
 	require.Regexp(t, `flannel-192\.168\.77\.13 +flannel `, list)
-	_, err := c.run("host1", "baize", "migrate", "flannel")
+	_, err = m.run("host1", "baize", "migrate", "flannel")
 	require.ErrorContains(t, err, "flannel-192.168.77.13")
 
-	// Flannel draws its VTEP's MAC anew with each device.
-	stop()
-	c.must("host3", "ip", "link", "del", "flannel.1")
-	stop, again := c.flannel("host3")
-	require.Equal(t, theirs, again)
-	c.bulk("host1/c1", "host3/c1", theirs)
-	c.bulk("host3/c1", "host1/c1", addrs["host1"])
+	stop := m.stop
+	t.Run("another link address", func(t *testing.T) {
+		m := m.in(t)
+		defer func() { stop = m.stop }()
+		// Flannel draws its VTEP's MAC anew with each device.
+		m.stop()
+		before := m.env("host3")
+		m.must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1")
+		m.stop = m.flannel("host3")
+		require.Equal(t, before, m.env("host3"))
+		for _, h := range []string{"host1", "host2"} {
+			m.exchange(h+"/c1", "host3/c1", m.addrs["host3"]...)
+			m.exchange("host3/c1", h+"/c1", m.addrs[h]...)
+		}
+		m.once("host1", "host3", true, 8472)
+	})
 
-	stop()
-	require.NoError(t, c.etcd("-delete", "subnets/"+subnetOf(theirs)))
-	require.Eventually(t, func() bool {
-		return !strings.Contains(c.must("host1", "baize", "node", "list"), "flannel-")
-	}, patience, 100*time.Millisecond)
-	pings := make(chan string, 1)
-	go func() {
-		out, _ := c.run("host1/c1", "ping", "-i", "0.01", "-c", "800", addrs["host2"])
-		pings <- out
-	}()
-	plan := c.must("host1", "baize", "migrate", "flannel", "--dry-run")
-	require.Contains(t, plan, "nothing was changed")
-	before := c.must("host1", "cat", "/run/flannel/subnet.env")
-	c.must("host1", "baize", "migrate", "flannel")
-	require.Eventually(t, func() bool {
-		return strings.Contains(c.must("host1", "baize", "network", "list"), "flannel")
-	}, patience, 100*time.Millisecond)
-	c.bulk("host2/c1", "host1/c1", addrs["host1"])
-	require.Equal(t, before, c.must("host1", "cat", "/run/flannel/subnet.env"))
-	require.Empty(t, pings, "the migration took longer than the pings")
-	require.Contains(t, <-pings, "800 received, 0% packet loss")
+	t.Run("another underlay address", func(t *testing.T) {
+		m := m.in(t)
+		m.stop = stop
+		defer func() { stop = m.stop }()
+		m.stop()
+		before := m.env("host3")
+		// With its lease gone it takes the subnet of its file again.
+		require.NoError(t, m.etcd("-delete", m.key("host3")))
+		m.must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1; ip addr add 192.168.77.113/24 dev br-phy")
+		m.stop = m.flannel("host3", "-iface", "192.168.77.113")
+		require.Equal(t, before, m.env("host3"))
+		for _, h := range []string{"host1", "host2"} {
+			m.exchange(h+"/c1", "host3/c1", m.addrs["host3"]...)
+			m.exchange("host3/c1", h+"/c1", m.addrs[h]...)
+		}
+		m.once("host1", "host3", true, 8472)
+		require.Regexp(t, `flannel-192\.168\.77\.113 +flannel `, m.must("host1", "baize", "node", "list"))
+	})
+
+	t.Run("migration", func(t *testing.T) {
+		m := m.in(t)
+		stop()
+		require.NoError(t, m.etcd("-delete", m.key("host3")))
+		m.eventually("the flannel host to be gone", func() (bool, string) {
+			list := m.must("host1", "baize", "node", "list")
+			return !strings.Contains(list, "flannel-"), list
+		})
+		there, back := m.pinging("host1/c1", m.addrs["host2"][0]), m.pinging("host2/c1", m.addrs["host1"][0])
+		plan := m.must("host1", "baize", "migrate", "flannel", "--dry-run")
+		require.Contains(t, plan, "nothing was changed")
+		before := m.env("host1")
+		m.must("host1", "baize", "migrate", "flannel")
+		m.eventually("the network to be in Baize's layout", func() (bool, string) {
+			out := m.must("host1", "baize", "network", "show", "flannel", "-o", "json")
+			return strings.Contains(out, `"router": true`), out
+		})
+		m.exchange("host2/c1", "host1/c1", m.addrs["host1"]...)
+		require.Equal(t, before, m.env("host1"))
+		m.settled("host1")
+		m.settled("host2")
+		for _, done := range []func() string{there, back} {
+			require.Regexp(t, `[1-9]\d\d+ received, 0% packet loss`, done())
+		}
+	})
 }
 
-func (c *cluster) status(host string) api.Status {
-	c.t.Helper()
-	pid, err := c.Host(host).PID()
-	require.NoError(c.t, err)
-	st, err := api.NewClient(fmt.Sprintf("/proc/%d/root%s", pid, api.DefaultSocket)).Status(c.t.Context())
-	require.NoError(c.t, err)
-	return st
-}
+// Backend host-gw: no encapsulation between any two hosts, both families; then
+// the cluster is changed to vxlan with DirectRouting, where every host is on the
+// same segment.
+func TestMixedClusterRoutes(t *testing.T) {
+	m := newMixed(t, `{ `+dual+`, "Backend": { "Type": "host-gw" } }`)
+	check := func(m *mixed) {
+		m.t.Helper()
+		m.all()
+		for _, pair := range [][2]string{{"host1", "host3"}, {"host3", "host2"}, {"host2", "host1"}} {
+			m.once(pair[0], pair[1], false, 8472)
+		}
+		for _, h := range []string{"host1", "host2"} {
+			m.settled(h)
+			require.Empty(m.t, m.status(h).Problems, h)
+		}
+	}
+	check(m)
+	require.Equal(t, 1500, m.env("host1").MTU)
+	require.Regexp(t, `flannel-192\.168\.77\.13 +flannel `, m.must("host1", "baize", "node", "list"))
 
-func (c *cluster) address(host string) string {
-	out := c.must(host+"/c1", "sh", "-c", "ip -4 -o addr show dev eth0 | awk '{print $4}'")
-	return netip.MustParsePrefix(strings.TrimSpace(out)).Addr().String()
-}
+	// A route that somebody deleted is put back, one by one.
+	subnet := m.env("host3").Subnet.String()
+	m.must("host2", "ip", "route", "del", subnet, "proto", "173")
+	m.eventually("the route to be back", func() (bool, string) {
+		out := m.must("host2", "ip", "route", "show", "exact", subnet)
+		return strings.Contains(out, "via 192.168.77.13"), out
+	})
 
-func subnetOf(addr string) string {
-	p, _ := netip.MustParseAddr(addr).Prefix(24)
-	return strings.Replace(p.String(), "/", "-", 1)
+	t.Run("DirectRouting", func(t *testing.T) {
+		m := m.in(t)
+		m.stop()
+		require.NoError(t, m.etcd("-put-config", `{ `+dual+`, "Backend": { "Type": "vxlan", "DirectRouting": true } }`))
+		m.eventually("the leases to say vxlan", func() (bool, string) {
+			var saw string
+			for _, h := range []string{"host1", "host2"} {
+				saw += fmt.Sprintln(m.env(h).MTU)
+			}
+			return saw == "1430\n1430\n", saw
+		})
+		// Its routes stay when flannel ends, and are replaced when it comes back.
+		m.stop = m.flannel("host3")
+		for _, h := range []string{"host1", "host2", "host3"} {
+			m.must(h+"/c1", "ip", "link", "set", "eth0", "mtu", "1430")
+		}
+		check(m)
+	})
 }

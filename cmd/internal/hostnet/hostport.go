@@ -24,13 +24,15 @@ type HostPort struct {
 	MAC   net.HardwareAddr
 	MTU   int
 	Addrs []netip.Addr
+	// Neighbours are link addresses that are set for good.
+	Neighbours map[netip.Addr]net.HardwareAddr
 }
 
 // SetHostPort brings a host port to its state and changes only what differs:
 // up, with its MAC and MTU, and exactly these global addresses. They are single
 // addresses (/32, /128): which of the network's addresses are beyond the port
-// is a matter of routes. The error is of kind ErrNotFound while there is no such
-// device.
+// is a matter of routes. Neighbours are set, and others left alone. The error is
+// of kind ErrNotFound while there is no such device.
 func SetHostPort(p HostPort) error {
 	item := "host port " + p.Name
 	h, err := hostHandle()
@@ -85,6 +87,33 @@ func SetHostPort(p HostPort) error {
 		}
 		if err := h.AddrDel(l, &x); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return failed(item, "removing the address "+x.IP.String(), err)
+		}
+	}
+	return setNeighbours(h, l, p.Neighbours)
+}
+
+func setNeighbours(h *netlink.Handle, l netlink.Link, want map[netip.Addr]net.HardwareAddr) error {
+	if len(want) == 0 {
+		return nil
+	}
+	item := "host port " + l.Attrs().Name
+	have, err := h.NeighList(l.Attrs().Index, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return failed(item, "listing its neighbours", err)
+	}
+	for a, mac := range want {
+		if slices.ContainsFunc(have, func(n netlink.Neigh) bool {
+			return addrOf(n.IP) == a && n.HardwareAddr.String() == mac.String() && n.State == netlink.NUD_PERMANENT
+		}) {
+			continue
+		}
+		family := netlink.FAMILY_V4
+		if a.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		n := &netlink.Neigh{LinkIndex: l.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
+		if err := h.NeighSet(n); err != nil {
+			return failed(item, "setting its neighbour "+a.String(), err)
 		}
 	}
 	return nil

@@ -15,6 +15,33 @@ func LinkExists(name string) bool {
 	return !errors.As(err, &notFound)
 }
 
+// DeviceOf returns a device of this host that has an address of a prefix, not
+// counting one; "" where there is none.
+func DeviceOf(p netip.Prefix, but string) (string, error) {
+	h, err := hostHandle()
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	all, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return "", failed("addresses of this host", "listing them", err)
+	}
+	for _, a := range all {
+		if !p.Contains(addrOf(a.IP)) {
+			continue
+		}
+		l, err := h.LinkByIndex(a.LinkIndex)
+		if err != nil {
+			continue // gone since
+		}
+		if name := l.Attrs().Name; name != but {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
 // OnLink reports whether the kernel reaches an address without a router.
 func OnLink(a netip.Addr) bool { return OnLinkDevice(a) != "" }
 

@@ -69,10 +69,14 @@ func dockerServices(c initConfig, run runner) []*service {
 		env = append(slices.Clone(env), "PATH="+c.Engine+":"+systemPath) // docker-proxy
 	}
 	options := func(context.Context) error { return nil }
-	if c.DockerBridge {
+	if c.DockerBridge || c.Flannel {
 		// What the unit's drop-in does on a real host.
 		dockerd = append([]string{"sh", "-c", `. "$0" && exec "$@" $DOCKER_OPTS`, dockerEnv}, dockerd...)
-		options = func(ctx context.Context) error { return writeDockerEnv(ctx, run) }
+		file := subnetenv.BaizeFile
+		if c.Flannel {
+			file = subnetenv.FlannelFile
+		}
+		options = func(ctx context.Context) error { return writeDockerEnv(ctx, run, file) }
 	}
 	return []*service{
 		{
@@ -90,7 +94,7 @@ func dockerServices(c initConfig, run runner) []*service {
 			env:  env,
 			// The order of the units on a real host: the agent's socket is there
 			// when the engine looks for plugins.
-			needs: []string{ServiceContainerd, ServiceAgent},
+			needs: []string{ServiceContainerd, c.networker()},
 			prepare: func(ctx context.Context) error {
 				removeAll("/run/docker.pid")
 				return options(ctx)
@@ -106,17 +110,25 @@ func dockerServices(c initConfig, run runner) []*service {
 	}
 }
 
+// networker is the service that gives the host its subnet.
+func (c initConfig) networker() string {
+	if c.Flanneld != "" {
+		return ServiceFlannel
+	}
+	return ServiceAgent
+}
+
 // dockerEnv is what mk-docker-opts.sh writes for the engine.
 const dockerEnv = "/run/baize/docker.env"
 
 // writeDockerEnv fails, and with it the engine's start, where the agent has not
 // written what it must be started with.
-func writeDockerEnv(ctx context.Context, run runner) error {
+func writeDockerEnv(ctx context.Context, run runner, file string) error {
 	script := path.Join(insideDir, "mk-docker-opts.sh")
 	if err := os.WriteFile(script, scripts.MkDockerOpts, 0o755); err != nil {
 		return err
 	}
-	_, err := run(ctx, script, "-c", "-f", subnetenv.BaizeFile, "-d", dockerEnv)
+	_, err := run(ctx, script, "-c", "-f", file, "-d", dockerEnv)
 	return err
 }
 

@@ -232,6 +232,10 @@ func (h *Host) addEndpoint(ctx context.Context, m member, network, name string) 
 	if err := h.baizeEndpointAdd(ctx, network, name); err != nil {
 		return h.lab.withLog(m, ServiceAgent, err)
 	}
+	return h.recordEndpoint(m, network, name)
+}
+
+func (h *Host) recordEndpoint(m member, network, name string) error {
 	dir := m.inside(endpointsDir)
 	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(network+"\n"), 0o644))
 }

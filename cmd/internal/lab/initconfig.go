@@ -35,6 +35,12 @@ type initConfig struct {
 	Docker bool `json:"docker,omitempty"`
 	// DockerBridge says that docker0 is a part of a network.
 	DockerBridge bool `json:"dockerBridge,omitempty"`
+	// Flannel says that the network is flannel's, Flanneld is the program where
+	// this host runs flannel itself.
+	Flannel  bool   `json:"flannel,omitempty"`
+	Flanneld string `json:"flanneld,omitempty"`
+	// Etcd is its address.
+	Etcd string `json:"etcd,omitempty"`
 	// Engine is the directory of the engine, where it is not the system's own.
 	Engine string `json:"engine,omitempty"`
 	// Env is the environment of what runs inside.

@@ -74,6 +74,12 @@ type Config struct {
 	// DockerBridge makes each engine's docker0 a part of the first network; it
 	// implies Docker.
 	DockerBridge bool
+	// Flannel makes the network flannel's, in flannel's own keys, and the agents
+	// part of it. Flanneld, where it is not empty, is flannel's program (or one
+	// that takes -etcd-endpoints and -iface), which the last host runs in place of
+	// the agent.
+	Flannel  bool
+	Flanneld string
 	// Engines are directories with a dockerd of another version, and what it
 	// runs beside it, by the host that is to have it.
 	Engines map[string]string

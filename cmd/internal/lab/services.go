@@ -80,6 +80,9 @@ func hostServices(c initConfig, run runner) []*service {
 			needs: []string{ServiceVswitchd}, notifies: true,
 		},
 	}
+	if c.Flanneld != "" {
+		all[len(all)-1] = flannelService(c, run)
+	}
 	if c.Docker {
 		all = append(all, dockerServices(c, run)...)
 	}

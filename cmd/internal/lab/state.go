@@ -32,6 +32,9 @@ type state struct {
 	IPv6Underlay bool               `json:"ipv6Underlay,omitempty"`
 	Docker       bool               `json:"docker,omitempty"`
 	DockerBridge bool               `json:"dockerBridge,omitempty"`
+	Flannel      bool               `json:"flannel,omitempty"`
+	Flanneld     string             `json:"flanneld,omitempty"`
+	FlannelHost  string             `json:"flannelHost,omitempty"`
 	Engines      map[string]string  `json:"engines,omitempty"`
 	AgentArgs    []string           `json:"agentArgs,omitempty"`
 	Env          []string           `json:"env,omitempty"`
@@ -76,13 +79,17 @@ func (s state) merge(c Config) (state, error) {
 		}
 		s.Networks = slices.Clone(c.Networks)
 	}
-	if len(s.Networks) == 0 {
+	if len(s.Networks) == 0 && !c.Flannel {
 		s.Networks = []NetworkSpec{DefaultNetworkSpec(netip.Prefix{})}
 	}
 	if c.Endpoints != 0 {
 		s.Endpoints = max(c.Endpoints, 0)
 	} else if len(s.Hosts) == 0 {
 		s.Endpoints = 1
+	}
+	s, err := s.mergeFlannel(c)
+	if err != nil {
+		return s, err
 	}
 	if c.DockerBridge && !s.DockerBridge && len(s.Hosts) > 0 {
 		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: "it runs without docker0 in a network, and a host's services do not change", Remedy: "remove the lab first with 'baize lab down'"}
@@ -111,7 +118,7 @@ func (s state) merge(c Config) (state, error) {
 		n = DefaultHosts
 	}
 	s.Hosts = resize(s.Hosts, n)
-	return s, nil
+	return s.flannelHost(c), nil
 }
 
 // DefaultNetworkSpec returns the network blue. ipv4, where valid, replaces

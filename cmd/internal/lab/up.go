@@ -290,6 +290,12 @@ func (l *Lab) initConfig(name string) initConfig {
 		c.Args = agentArgs(l.state.AgentArgs)
 		c.Kernel, _ = hostnet.Datapath()
 		c.Docker, c.DockerBridge, c.Engine = l.state.Docker, l.state.DockerBridge, l.state.Engines[name]
+		if c.Flannel = l.state.Flannel; c.Flannel {
+			c.Args, c.Etcd = append(c.Args, "--flannel"), etcdURL(l.state.IPv6Underlay)
+		}
+		if name == l.state.FlannelHost {
+			c.Flanneld = l.state.Flanneld
+		}
 		if c.DockerBridge {
 			c.Args = append(c.Args, "--docker-bridge", "docker0", "--docker-network", l.state.Networks[0].Name)
 		}
@@ -330,6 +336,9 @@ func (l *Lab) inFabric(ctx context.Context, fabric member, args ...string) (stri
 
 // upNetworks creates the networks, or changes their transport.
 func (l *Lab) upNetworks(ctx context.Context, fabric member) error {
+	if l.state.Flannel {
+		return l.upFlannel(ctx)
+	}
 	for _, n := range l.state.Networks {
 		want := l.state.transport(n)
 		var have struct{ Transport topology.Transport }
@@ -408,12 +417,16 @@ func (l *Lab) upHost(ctx context.Context, fabric, m member, alive bool, name str
 			return err
 		}
 	}
-	if stopped(m, ServiceAgent) {
+	networker := l.initConfig(name).networker()
+	if stopped(m, networker) {
 		return nil // somebody wants it so
 	}
-	if !ready(m, ServiceAgent) {
+	if !ready(m, networker) {
 		end := l.begin("%s: start the agent", name)
-		if err := end(l.awaitService(ctx, m, ServiceAgent, agentTimeout)); err != nil {
+		if networker == ServiceFlannel {
+			end = l.begin("%s: start flannel", name)
+		}
+		if err := end(l.awaitService(ctx, m, networker, agentTimeout)); err != nil {
 			return err
 		}
 	}
@@ -425,8 +438,15 @@ func (l *Lab) upHost(ctx context.Context, fabric, m member, alive bool, name str
 	}
 	h := &Host{lab: l, name: name}
 	for i, n := range l.state.Networks {
-		for _, endpoint := range l.state.endpointNames(i) {
+		for j, endpoint := range l.state.endpointNames(i) {
 			if h.attached(m, endpoint) == n.Name {
+				continue
+			}
+			if networker == ServiceFlannel {
+				end := l.begin("%s: make container %s behind docker0", name, endpoint)
+				if err := end(h.addBehindDocker0(ctx, m, j+1, endpoint)); err != nil {
+					return err
+				}
 				continue
 			}
 			end := l.begin("%s: attach endpoint %s to network %s", name, endpoint, n.Name)

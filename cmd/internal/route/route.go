@@ -27,6 +27,10 @@ const (
 	metricIPv6 = 1024
 )
 
+// MetricYield is the metric of routes that any other goes before, and may: of a
+// docker0 that has the node's subnet, for example. It is no problem then.
+const MetricYield = 17300
+
 // Route is one route of the main table. It is a comparable value.
 type Route struct {
 	Prefix netip.Prefix
@@ -138,7 +142,7 @@ func Diff(want []Route, have Observed) (Change, []topology.Problem) {
 		}
 		wanted[k] = true
 		old, there := own[k]
-		if f, ok := foreign[k.prefix]; ok && f.metric() <= r.metric() {
+		if f, ok := foreign[k.prefix]; ok && f.metric() <= r.metric() && r.metric() < MetricYield {
 			problems = append(problems, conflict(r, f))
 			if f.metric() == r.metric() && !there {
 				continue

@@ -12,12 +12,16 @@ type Network struct {
 	topology.NetworkView
 	// Port is the host's own port in it, which is there and has its addresses.
 	Port string
+	// Endpoints are the addresses of this node's own endpoints; used with Router
+	// only, where the rest of the subnet may be behind another device.
+	Endpoints []netip.Addr
 }
 
 // Wanted returns the routes that the networks ask of this host's kernel: their
 // own addresses to the port, those of other nodes by their paths. What of a
 // network is nowhere is unreachable, or, where the network is an Ethernet,
-// asked for on it. It is pure.
+// asked for on it. With Router the nodes route for one another; where that is
+// not by way of the underlay, it is by the one next hop RouterAddr. It is pure.
 func Wanted(networks []Network, reach topology.Reach) []Route {
 	var out []Route
 	for _, n := range networks {
@@ -26,18 +30,33 @@ func Wanted(networks []Network, reach topology.Reach) []Route {
 			return a
 		}
 		local := func(p netip.Prefix) { out = append(out, Route{Prefix: p, Dev: n.Port, Src: src(p)}) }
-		ethernet := n.Transport == topology.Auto
+		ethernet := n.Transport != topology.Route
 		for _, p := range n.Prefixes() {
 			switch {
-			case !ethernet:
+			case n.Transport == topology.Route:
 				out = append(out, Route{Prefix: p, Unreachable: true})
+			case n.Router:
+				via := topology.RouterAddr(topology.FamilyOf(p.Addr()))
+				if via.Is4() { // IPv6's is on every link
+					out = append(out, Route{Prefix: single(via), Dev: n.Port})
+				}
+				out = append(out, Route{Prefix: p, Via: via, Dev: n.Port, Src: src(p)})
 			case len(n.Segments) == 0:
 				local(p)
 			default: // its bridge has this route
 			}
 		}
 		for _, p := range n.Subnets {
+			if n.Router {
+				out = append(out, Route{Prefix: p, Dev: n.Port, Src: src(p), Metric: MetricYield})
+				continue
+			}
 			local(p)
+		}
+		if n.Router {
+			for _, a := range n.Endpoints {
+				local(single(a))
+			}
 		}
 		for _, p := range n.Paths(reach) {
 			switch {
@@ -49,7 +68,7 @@ func Wanted(networks []Network, reach topology.Reach) []Route {
 		}
 		for _, pin := range n.Pins {
 			if !slices.ContainsFunc(n.Peers, func(p topology.Peer) bool { return p.Node == pin.Node }) {
-				local(netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()))
+				local(single(pin.Addr))
 			}
 		}
 	}
@@ -82,3 +101,5 @@ func InPlace(want []Route, have Observed) map[netip.Prefix]bool {
 	}
 	return out
 }
+
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

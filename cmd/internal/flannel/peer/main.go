@@ -9,8 +9,10 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -35,7 +37,7 @@ func main() {
 func run(ctx context.Context) error {
 	endpoint := flag.String("etcd-endpoints", "http://127.0.0.1:2379", "where etcd is")
 	prefix := flag.String("etcd-prefix", "/coreos.com/network", "where flannel's keys are")
-	iface := flag.String("iface", "eth0", "the underlay's interface")
+	iface := flag.String("iface", "eth0", "the underlay's interface, or its address")
 	file := flag.String("subnet-file", "/run/flannel/subnet.env", "where to write the subnet")
 	config := flag.String("put-config", "", "only write this configuration into etcd")
 	remove := flag.String("delete", "", "only delete the key with this name below the prefix")
@@ -43,15 +45,8 @@ func run(ctx context.Context) error {
 	if *config != "" || *remove != "" {
 		return change(ctx, *endpoint, *prefix, *config, *remove)
 	}
-	dev, err := net.InterfaceByName(*iface)
-	if err != nil {
-		return err
-	}
-	addrs, err := ip.GetInterfaceIP4Addrs(dev)
-	if err != nil || len(addrs) == 0 {
-		return fmt.Errorf("%s has no IPv4 address: %w", *iface, err)
-	}
-	sm, err := etcd.NewLocalManager(ctx, &etcd.EtcdConfig{Endpoints: []string{*endpoint}, Prefix: *prefix}, ip.IP4Net{}, ip.IP6Net{}, 60)
+	prev4, prev6 := previous(*file)
+	sm, err := etcd.NewLocalManager(ctx, &etcd.EtcdConfig{Endpoints: []string{*endpoint}, Prefix: *prefix}, prev4, prev6, 60)
 	if err != nil {
 		return err
 	}
@@ -59,7 +54,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ext := &backend.ExternalInterface{Iface: dev, IfaceName: dev.Name, IfaceAddr: addrs[0], ExtAddr: addrs[0]}
+	ext, err := underlay(*iface, network.EnableIPv6)
+	if err != nil {
+		return err
+	}
 	be, err := backend.NewManager(ctx, sm, ext).GetBackend(network.BackendType)
 	if err != nil {
 		return err
@@ -79,6 +77,57 @@ func run(ctx context.Context) error {
 	err = sm.CompleteLease(ctx, bn.Lease(), &wg)
 	wg.Wait()
 	return err
+}
+
+// underlay is the interface of that name or address.
+func underlay(name string, v6 bool) (*backend.ExternalInterface, error) {
+	dev, err := net.InterfaceByName(name)
+	addr := net.ParseIP(name)
+	if addr != nil {
+		dev, err = ip.GetInterfaceByIP(addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if addr == nil {
+		addrs, err := ip.GetInterfaceIP4Addrs(dev)
+		if err != nil || len(addrs) == 0 {
+			return nil, fmt.Errorf("%s has no IPv4 address: %w", name, err)
+		}
+		addr = addrs[0]
+	}
+	ext := &backend.ExternalInterface{Iface: dev, IfaceName: dev.Name, IfaceAddr: addr, ExtAddr: addr}
+	if v6 {
+		addrs, err := ip.GetInterfaceIP6Addrs(dev)
+		if err != nil || len(addrs) == 0 {
+			return nil, fmt.Errorf("%s has no IPv6 address: %w", name, err)
+		}
+		ext.IfaceV6Addr, ext.ExtV6Addr = addrs[0], addrs[0]
+	}
+	return ext, nil
+}
+
+// previous reads the subnet that the host had, as flanneld does.
+func previous(file string) (v4 ip.IP4Net, v6 ip.IP6Net) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return v4, v6
+	}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		p, err := netip.ParsePrefix(value)
+		if err != nil {
+			continue
+		}
+		addr := p.Masked().Addr().AsSlice()
+		switch name {
+		case "FLANNEL_SUBNET":
+			v4 = ip.IP4Net{IP: ip.FromIP(addr), PrefixLen: uint(p.Bits())}
+		case "FLANNEL_IPV6_SUBNET":
+			v6 = ip.IP6Net{IP: ip.FromIP6(addr), PrefixLen: uint(p.Bits())}
+		}
+	}
+	return v4, v6
 }
 
 // change does what a person does with etcdctl.

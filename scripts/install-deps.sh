@@ -3,8 +3,9 @@
 #       here, with apt-get. Does nothing, and needs no root, where all are here.
 # Why:  'make lab' is to work on a fresh Debian or Ubuntu machine that has
 #       nothing but git, make and Go.
-# Use:  scripts/install-deps.sh lab|docker|test
-#       docker: also what 'baize lab up --docker' needs; test: what the tests need
+# Use:  scripts/install-deps.sh lab|docker|frr|test
+#       docker, frr: also what 'baize lab up' needs with --docker, with --segments;
+#       test: what the tests need
 set -eu
 
 # An ordinary user's PATH lacks the directories that ovs-vswitchd and others
@@ -12,9 +13,9 @@ set -eu
 PATH=$PATH:${SBIN-/usr/local/sbin:/usr/sbin:/sbin}
 
 case ${1:-lab} in
-lab | docker | test) ;;
+lab | docker | frr | test) ;;
 *)
-	echo "install-deps: unknown set '$1': use lab, docker or test" >&2
+	echo "install-deps: unknown set '$1': use lab, docker, frr or test" >&2
 	exit 2
 	;;
 esac
@@ -54,6 +55,9 @@ docker | test)
 	[ -e "${BUSYBOX_STATIC-/usr/share/doc/busybox-static}" ] || packages="$packages busybox-static"
 	;;
 esac
+case ${1:-lab} in
+frr | test) need frr vtysh ;;
+esac
 if [ "${1:-lab}" = test ]; then
 	need docker-compose docker-compose
 	need gcc gcc # the race detector needs cgo
@@ -80,10 +84,10 @@ echo "install-deps: installing $packages"
 # init system to do it (containers, chroots): Baize starts its own.
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 # Where there is one, this does (deb-systemd-invoke(1), invoke-rc.d(8)): the lab
-# runs engines of its own, and one on the machine itself would change its
-# firewall.
+# runs engines and routing daemons of its own, and those on the machine itself
+# would change its firewall and its routes.
 case " $packages " in
-*" docker.io "* | *" containerd "*)
+*" docker.io "* | *" containerd "* | *" frr "*)
 	policy=${POLICY_RC_D-/usr/sbin/policy-rc.d}
 	if [ ! -e "$policy" ]; then
 		trap 'rm -f "$policy"' EXIT

@@ -160,7 +160,13 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends gcc shellcheck systemd etcd-client\n"}, lines: 3,
+			want: []string{"--no-install-recommends frr gcc shellcheck systemd etcd-client\n"}, lines: 3,
+		},
+		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},
+		{
+			name: "FRR", set: "frr", id: root, lines: 4,
+			fakes: with(installed(), "apt-get", apt+`; case "$*" in *install*) "$POLICY_RC_D"; echo "policy says $?" ;; esac`),
+			want:  []string{"--no-install-recommends frr\n", "policy says 101\n"},
 		},
 		{name: "Docker is there", set: "docker", fakes: with(withDocker("docker-compose"), "apt-get", apt), id: user},
 		{
@@ -169,7 +175,7 @@ func TestInstallDeps(t *testing.T) {
 			fakes: with(installed(), "apt-get", apt+`; case "$*" in *install*) "$POLICY_RC_D"; echo "policy says $?"; [ -x "$POLICY_RC_D" ] && echo executable ;; esac`),
 			want:  []string{"--no-install-recommends docker.io containerd runc iptables\n", "policy says 101\nexecutable\n"},
 		},
-		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab, docker or test"}, lines: 1},
+		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab, docker, frr or test"}, lines: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fakes := with(tt.fakes, "id", tt.id)

@@ -218,7 +218,7 @@ func TestFlannelBackends(t *testing.T) {
 	assert.Equal(t, topology.Route, n.Transport)
 	assert.Equal(t, 1500, n.MTU)
 	reach := topology.Reach{addr("192.168.0.2"): "eth0", addr("fd77::2"): "eth0"}
-	for _, p := range n.Paths(reach) {
+	for _, p := range n.Paths(reach, nil) {
 		assert.Equal(t, topology.WayRoute, p.Way, p)
 	}
 	h, ok := n.Host()
@@ -229,8 +229,8 @@ func TestFlannelBackends(t *testing.T) {
 	assert.Empty(t, problems)
 	assert.Equal(t, topology.Auto, n.Transport)
 	assert.Equal(t, 1430, n.MTU)
-	assert.Equal(t, topology.WayTunnel, n.Paths(nil)[0].Way)
-	assert.Equal(t, topology.WayRoute, n.Paths(reach)[0].Way)
+	assert.Equal(t, topology.WayTunnel, n.Paths(nil, nil)[0].Way)
+	assert.Equal(t, topology.WayRoute, n.Paths(reach, nil)[0].Way)
 
 	n, problems = view(`{"Type":"vxlan"}`, "vxlan", "")
 	require.Len(t, problems, 1)

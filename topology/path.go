@@ -125,12 +125,26 @@ func GatewayMAC(n Network) net.HardwareAddr {
 // reaches them without a router. It is observed, every time anew.
 type Reach map[netip.Addr]string
 
+// Hop is a next hop through the routers of the fabric.
+type Hop struct {
+	Via netip.Addr
+	Dev string
+	// Foreign: somebody else keeps this route in the kernel.
+	Foreign bool
+	// Why says where it is from: "learned by BGP from 192.0.2.1".
+	Why string
+}
+
+// Fabric says, for subnets and pins of other nodes, which hop routers have
+// offered. It is observed, every time anew.
+type Fabric map[netip.Prefix]Hop
+
 // Way is how packets get to another node.
 type Way string
 
 // The ways.
 const (
-	WayRoute  Way = "route"  // not encapsulated, through the peer's address
+	WayRoute  Way = "route"  // not encapsulated, through the peer's address or a router's
 	WayTunnel Way = "tunnel" // encapsulated
 	WayNone   Way = "none"   // not at all
 )
@@ -146,6 +160,8 @@ type Path struct {
 	// Via and Dev are the next hop of WayRoute.
 	Via netip.Addr
 	Dev string
+	// Foreign: the route is somebody else's, and Baize makes none.
+	Foreign bool
 	// Encap is the encapsulation of WayTunnel.
 	Encap Transport
 	// Why says in words why it is this way.
@@ -153,26 +169,28 @@ type Path struct {
 }
 
 // Paths returns the path of every subnet and pin of other nodes, subnets
-// first, in the order of peers and pins.
-func (n NetworkView) Paths(reach Reach) []Path {
+// first, in the order of peers and pins. A peer that is on-link is reached
+// directly, others through the fabric where it knows them; but packets follow a
+// foreign route in any case.
+func (n NetworkView) Paths(reach Reach, fabric Fabric) []Path {
 	var out []Path
 	peers := make(map[string]*Peer, len(n.Peers))
 	for i := range n.Peers {
 		p := &n.Peers[i]
 		peers[p.Node] = p
 		for _, subnet := range p.Subnets {
-			out = append(out, n.path(p, subnet, "", reach))
+			out = append(out, n.path(p, subnet, "", reach, fabric))
 		}
 	}
 	for _, pin := range n.Pins {
 		if p := peers[pin.Node]; p != nil {
-			out = append(out, n.path(p, netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()), pin.MAC, reach))
+			out = append(out, n.path(p, netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()), pin.MAC, reach, fabric))
 		}
 	}
 	return out
 }
 
-func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach) Path {
+func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach, fabric Fabric) Path {
 	out := Path{Network: n.Name, Prefix: p, Node: peer.Node, MAC: mac, Way: WayTunnel, Encap: peer.Encap}
 	if !n.Transport.Routed() {
 		out.Why = "the network's transport is " + string(n.Transport)
@@ -185,9 +203,20 @@ func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach) P
 		out.Why = "it is on a bridge of " + peer.Node + ", as frames"
 		return out
 	}
+	hop, known := fabric[p.Masked()]
+	through := func() Path {
+		out.Way, out.Via, out.Dev, out.Foreign, out.Why, out.Encap = WayRoute, hop.Via, hop.Dev, hop.Foreign, hop.Why, ""
+		return out
+	}
+	if known && hop.Foreign {
+		return through()
+	}
 	f := FamilyOf(p.Addr())
 	i := slices.IndexFunc(peer.VTEPs, func(a netip.Addr) bool { return FamilyOf(a) == f })
 	if i < 0 {
+		if known {
+			return through()
+		}
 		out.Why = fmt.Sprintf("%s has no %s underlay address that could be a next hop", peer.Node, f)
 		return out
 	}
@@ -196,6 +225,9 @@ func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach) P
 		out.Way, out.Via, out.Dev, out.Encap = WayRoute, via, dev, ""
 		out.Why = fmt.Sprintf("%s is on-link on %s", via, dev)
 		return out
+	}
+	if known {
+		return through()
 	}
 	out.Why = fmt.Sprintf("%s is behind a router", via)
 	return out

@@ -51,7 +51,7 @@ func TestPaths(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := routedNetwork(t, c.transport, "")
 			got := ""
-			for i, p := range n.Paths(c.reach) {
+			for i, p := range n.Paths(c.reach, nil) {
 				if i > 0 {
 					got += ","
 				}
@@ -73,7 +73,7 @@ func TestSegmentsOfRoutedNetworks(t *testing.T) {
 		far.Segment = "docker0"
 		s := snapshot(n, host(1), host(2), lease("blue", "10.1.5.0/24", "host1"), far, lease("blue", "10.1.7.0/24", "host2"))
 		view, _ := s.View("host1").Find("blue")
-		paths := view.Paths(topology.Reach{netip.MustParseAddr("192.168.77.12"): "eth0"})
+		paths := view.Paths(topology.Reach{netip.MustParseAddr("192.168.77.12"): "eth0"}, nil)
 		require.Equal(t, want, paths[0].Way, transport)
 		require.Equal(t, topology.WayRoute, paths[1].Way, transport)
 

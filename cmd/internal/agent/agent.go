@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/bgp"
 	"github.com/baize-net/baize/cmd/internal/docker"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/names"
@@ -84,6 +85,9 @@ type Config struct {
 	Flannel       bool
 	FlannelPrefix string
 	SubnetFile    string
+	// BGP makes the agent speak with the routers of the fabric, where it has an
+	// AS or neighbours.
+	BGP bgp.Config
 	// IPMasq masquerades what leaves flannel's network, as flanneld's -ip-masq.
 	IPMasq bool
 	// Version is the program's.
@@ -143,6 +147,7 @@ type Agent struct {
 	flows           *openflow.Client
 	log             *logrus.Entry
 
+	speaker   *bgp.Speaker   // nil without --bgp
 	flannel   *flannel       // nil without --flannel
 	plugin    *docker.Plugin // nil where none is served
 	names     *names.Servers
@@ -241,6 +246,9 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 		restore: newRestoreWait(),
 		audit:   true,
 	}
+	if a.speaker, err = a.newSpeaker(cfg.BGP); err != nil {
+		return nil, err
+	}
 	a.names = names.New(a, a.log)
 	return a, nil
 }
@@ -266,6 +274,9 @@ func (a *Agent) tasks(l, dockerListener net.Listener) []task {
 	}
 	if a.flannel != nil {
 		tasks = append(tasks, task{"flannel", a.watchFlannel})
+	}
+	if a.speaker != nil {
+		tasks = append(tasks, task{"bgp", a.speaker.Run})
 	}
 	if a.cfg.DockerBridge != "" {
 		tasks = append(tasks, task{"docker0", func(ctx context.Context) error { return hostnet.WatchLinks(ctx, a.hangOn) }})

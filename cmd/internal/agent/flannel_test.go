@@ -62,8 +62,8 @@ func TestAcceptRules(t *testing.T) {
 	port := []string{"-i bn-flannel", "-o bn-flannel"}
 	assert.Equal(t, map[topology.Family][]string{
 		topology.IPv4: append(port, "-d 10.1.5.0/24 -i eth0", "-s 10.1.5.0/24 -d 10.1.0.0/16 -o eth0"), topology.IPv6: port,
-	}, acceptRules(n, reach))
+	}, acceptRules(n, reach, nil))
 	// Without Router only what stays in the network.
 	n.Router, n.IPv6 = false, netip.Prefix{}
-	assert.Equal(t, map[topology.Family][]string{topology.IPv4: {"-d 10.1.0.0/16 -i bn-flannel", "-s 10.1.0.0/16 -o bn-flannel"}}, acceptRules(n, reach))
+	assert.Equal(t, map[topology.Family][]string{topology.IPv4: {"-d 10.1.0.0/16 -i bn-flannel", "-s 10.1.0.0/16 -o bn-flannel"}}, acceptRules(n, reach, nil))
 }

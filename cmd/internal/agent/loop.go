@@ -100,6 +100,9 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	}
 	if _, registered := snapshot.Nodes[a.cfg.Node]; !registered {
 		p.problems = snapshot.Validate()
+		if a.speaker != nil {
+			a.speaker.Withdraw()
+		}
 		return nil // not joined yet, or removed while running: membership sees to it
 	}
 	p.view = snapshot.View(a.cfg.Node)
@@ -129,7 +132,10 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	if err != nil {
 		return err
 	}
-	if p.routes.waiting && out.Changes > 0 {
+	switch {
+	case !p.routes.waiting:
+		a.announce(p.view)
+	case out.Changes > 0:
 		a.poke() // its port is made now
 	}
 	if err := a.finishSegment(ctx, p.view, observed, segments); err != nil {

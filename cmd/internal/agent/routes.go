@@ -19,8 +19,9 @@ import (
 // that are routed, and the routes. Like the switch they are observed, compared
 // and changed at every pass.
 type routes struct {
-	reach topology.Reach
-	want  []route.Route
+	reach  topology.Reach
+	fabric topology.Fabric
+	want   []route.Route
 	// stale are the routes to remove once no flow relies on them.
 	stale []route.Route
 	// direct are the prefixes of other nodes that the kernel routes.
@@ -62,12 +63,15 @@ func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, obs
 		}
 		ready = append(ready, x)
 	}
-	r.want = route.Wanted(ready, r.reach)
-	r.problems = append(r.problems, routeProblems(ready, r.reach)...)
 	have, err := route.Observe()
 	if err != nil {
 		return r, err
 	}
+	if r.fabric, err = a.fabric(ready, r.reach, have); err != nil {
+		return r, err
+	}
+	r.want = route.Wanted(ready, r.reach, r.fabric)
+	r.problems = append(r.problems, routeProblems(ready, r.reach, r.fabric)...)
 	change, problems := route.Diff(r.want, have)
 	r.problems = append(r.problems, problems...)
 	r.stale, change.Remove = change.Remove, nil
@@ -79,12 +83,12 @@ func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, obs
 			return r, err
 		}
 	}
-	r.problems = append(r.problems, a.acceptForwarded(ctx, ready, r.reach, audit)...)
+	r.problems = append(r.problems, a.acceptForwarded(ctx, ready, r.reach, r.fabric, audit)...)
 	inPlace := route.InPlace(r.want, have)
 	r.direct = map[netip.Prefix]bool{}
 	for _, n := range ready {
-		for _, p := range n.Paths(r.reach) {
-			if p.Way == topology.WayRoute && inPlace[p.Prefix.Masked()] {
+		for _, p := range n.Paths(r.reach, r.fabric) {
+			if p.Way == topology.WayRoute && (p.Foreign || inPlace[p.Prefix.Masked()]) {
 				r.direct[p.Prefix] = true
 			}
 		}
@@ -111,11 +115,7 @@ func reach(v topology.View) topology.Reach {
 				if _, asked := out[a]; asked {
 					continue
 				}
-				dev := hostnet.OnLinkDevice(a)
-				if strings.HasPrefix(dev, "bn-") || dev == "lo" {
-					dev = "" // one of our own networks, or ourselves: no underlay
-				}
-				out[a] = dev
+				out[a] = underlayDevice(a)
 			}
 		}
 	}
@@ -136,10 +136,10 @@ func (a *Agent) forward(n topology.NetworkView) error {
 const acceptEvery = time.Second
 
 // acceptForwarded lets the host's firewall forward what the networks need.
-func (a *Agent) acceptForwarded(ctx context.Context, networks []route.Network, reach topology.Reach, audit bool) []topology.Problem {
+func (a *Agent) acceptForwarded(ctx context.Context, networks []route.Network, reach topology.Reach, fabric topology.Fabric, audit bool) []topology.Problem {
 	rules := map[topology.Family][]string{}
 	for _, n := range networks {
-		for f, more := range acceptRules(n, reach) {
+		for f, more := range acceptRules(n, reach, fabric) {
 			rules[f] = append(rules[f], more...)
 		}
 	}
@@ -203,7 +203,7 @@ type accepted struct {
 // acceptRules returns what a network needs forwarded, by family: what stays in
 // it, and with Router all that leaves by its port, or comes to this node's
 // subnets from hosts that routes lead to.
-func acceptRules(n route.Network, reach topology.Reach) map[topology.Family][]string {
+func acceptRules(n route.Network, reach topology.Reach, fabric topology.Fabric) map[topology.Family][]string {
 	out := map[topology.Family][]string{}
 	for _, p := range n.Prefixes() {
 		f := topology.FamilyOf(p.Addr())
@@ -217,7 +217,7 @@ func acceptRules(n route.Network, reach topology.Reach) map[topology.Family][]st
 		return out
 	}
 	seen := map[string]bool{}
-	for _, path := range n.Paths(reach) {
+	for _, path := range n.Paths(reach, fabric) {
 		f := topology.FamilyOf(path.Prefix.Addr())
 		key := fmt.Sprint(f, path.Dev)
 		if path.Way != topology.WayRoute || seen[key] {
@@ -236,15 +236,15 @@ func acceptRules(n route.Network, reach topology.Reach) map[topology.Family][]st
 // routeProblems reports nodes that no packet reaches, and a filter that drops
 // packets of peers which see this node on their link while it does not see
 // them on its own.
-func routeProblems(networks []route.Network, reach topology.Reach) []topology.Problem {
+func routeProblems(networks []route.Network, reach topology.Reach, fabric topology.Fabric) []topology.Problem {
 	var out []topology.Problem
 	strict := map[string]bool{}
 	for _, n := range networks {
-		for _, p := range n.Paths(reach) {
+		for _, p := range n.Paths(reach, fabric) {
 			if p.Way == topology.WayNone {
 				out = append(out, topology.Problem{
 					Item: fmt.Sprintf("network %s, node %s", n.Name, p.Node), What: fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why),
-					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way",
+					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
 				})
 			}
 			if n.Transport == topology.Auto && p.Way == topology.WayRoute && !strict[p.Dev] && hostnet.StrictReversePath(p.Dev) {
@@ -266,7 +266,7 @@ func (a *Agent) Routes(context.Context) ([]api.Route, error) {
 	a.mu.Unlock()
 	out := []api.Route{}
 	for _, n := range p.view.Networks {
-		for _, path := range n.Paths(p.routes.reach) {
+		for _, path := range n.Paths(p.routes.reach, p.routes.fabric) {
 			x := api.Route{
 				Network: n.Name, Prefix: path.Prefix, Node: path.Node, Pin: path.MAC != "", Way: string(path.Way), Encap: path.Encap, Device: path.Dev, Why: path.Why,
 			}

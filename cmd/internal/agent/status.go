@@ -33,6 +33,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	for _, err := range []error{a.etcdErr, a.aliveErr, a.joined, p.err} {
 		st.Problems = addProblem(st.Problems, err)
 	}
+	a.bgpStatus(&st)
 	if a.etcdErr != nil {
 		st.Etcd.Error = a.etcdErr.Error()
 	}

@@ -103,6 +103,8 @@ type Status struct {
 	Endpoints []Endpoint `json:"endpoints"`
 	// Segments are local Ethernets that are a part of a network, such as docker0.
 	Segments []Segment `json:"segments,omitempty"`
+	// BGP are the sessions with the fabric's routers, where the agent has any.
+	BGP []BGPSession `json:"bgp,omitempty"`
 	// Flows and Ports count Baize's own on the bridge.
 	Flows int `json:"flows"`
 	Ports int `json:"ports"`
@@ -115,6 +117,18 @@ type Status struct {
 	// LastReconcile is zero before the first.
 	LastReconcile Reconcile `json:"lastReconcile"`
 	Uptime        Duration  `json:"uptime"`
+}
+
+// BGPSession is a session with a router.
+type BGPSession struct {
+	Neighbor netip.Addr `json:"neighbor"`
+	AS       uint32     `json:"as"`
+	Up       bool       `json:"up"`
+	// State is that of RFC 4271: "established".
+	State string    `json:"state"`
+	Since time.Time `json:"since"`
+	// Last says why it went down last.
+	Last string `json:"last,omitempty"`
 }
 
 // Etcd is how the agent stands with the store.

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/agent"
+	"github.com/baize-net/baize/cmd/internal/bgp"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 )
@@ -34,6 +36,11 @@ forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
 			&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
 			flannelPrefixFlag(),
 			&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile},
+			&ucli.UintFlag{Name: "bgp", Usage: "`AS` number of this node: announce its subnets to --bgp-neighbor, and learn those of others: see docs/routing.md (default none)"},
+			&ucli.StringSliceFlag{Name: "bgp-neighbor", Usage: "`AS@ADDRESS[:PORT]` of a router on the link"},
+			&ucli.StringFlag{Name: "bgp-password-file", Usage: "`FILE` with one line, the password of the sessions (TCP MD5)"},
+			&ucli.DurationFlag{Name: "bgp-hold-time", Usage: "silence after which a router is taken for dead, and this node by it", Value: bgp.DefaultHoldTime},
+			&ucli.DurationFlag{Name: "bgp-restart-time", Usage: "how long routers keep this node's subnets while the agent is away", Value: bgp.DefaultRestartTime},
 			&ucli.BoolFlag{Name: "ip-masq", Usage: "with --flannel: masquerade what leaves the network, and tell Docker not to"},
 			&ucli.DurationFlag{Name: "audit-interval", Usage: "how often every flow is compared in full", Value: 30 * time.Second},
 		}, bridgeFlags()...),
@@ -56,6 +63,10 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
+	speak, err := bgpConfig(c)
+	if err != nil {
+		return agent.Config{}, err
+	}
 	return agent.Config{
 		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
 		OVSDB: c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
@@ -64,8 +75,35 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		Flannel: c.Bool("flannel"), FlannelPrefix: c.String("flannel-prefix"), SubnetFile: c.String("subnet-file"), IPMasq: c.Bool("ip-masq"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
+		BGP:  speak,
 		Etcd: etcd, Version: currentVersion().Version,
 	}, nil
+}
+
+// bgpConfig reads the flags of BGP; without any it is empty.
+func bgpConfig(c *ucli.Context) (bgp.Config, error) {
+	out := bgp.Config{AS: uint32(c.Uint("bgp")), HoldTime: c.Duration("bgp-hold-time"), RestartTime: c.Duration("bgp-restart-time")}
+	if uint64(c.Uint("bgp")) > math.MaxUint32 {
+		return out, usagef("baize agent", "--bgp %d: an AS number has 32 bits", c.Uint("bgp"))
+	}
+	for _, s := range c.StringSlice("bgp-neighbor") {
+		n, err := bgp.ParseNeighbor(s)
+		if err != nil {
+			return out, err
+		}
+		out.Neighbors = append(out.Neighbors, n)
+	}
+	if out.AS == 0 && len(out.Neighbors) == 0 {
+		return bgp.Config{}, nil
+	}
+	if file := c.String("bgp-password-file"); file != "" {
+		password, err := bgp.ReadPassword(file)
+		if err != nil {
+			return out, err
+		}
+		out.Password = password
+	}
+	return out.Defaults()
 }
 
 func (r *runner) agentRun(c *ucli.Context) error {

@@ -35,6 +35,7 @@ At the end traffic between all endpoints is proven.
   baize lab up
   baize lab up --hosts 5 --transport gre
   baize lab up --network 10.9.0.0/16 --endpoints 3
+  baize lab up --transport auto --segments 2 --hosts 4
   baize lab up --docker
   baize lab up --docker-bridge
   baize lab up --flannel`,
@@ -46,6 +47,8 @@ At the end traffic between all endpoints is proven.
 					&ucli.IntFlag{Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)"},
 					&ucli.BoolFlag{Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker")},
 					&ucli.BoolFlag{Name: "docker-bridge", Usage: "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it", EnvVars: cli.Env("lab-docker-bridge")},
+					&ucli.IntFlag{Name: "segments", Usage: "`NUMBER` of segments of the underlay, 1 or 2: hosts take turns in them, and a router with FRR is between them"},
+					&ucli.BoolFlag{Name: "frr", Usage: "with --segments, FRR on every host announces its subnets to the router, in place of the agent"},
 					&ucli.BoolFlag{Name: "flannel", Usage: "the network is flannel's, with its keys in etcd, and the last host runs flannel itself where there is a flanneld: see --flanneld", EnvVars: cli.Env("lab-flannel")},
 					&ucli.StringFlag{Name: "flanneld", Usage: "flannel's `PROGRAM` (default flanneld beside baize, which 'make lab-flannel' builds, or in PATH)", EnvVars: cli.Env("lab-flanneld")},
 					&ucli.BoolFlag{Name: "ipv6-underlay", Usage: "tunnels and etcd use the underlay's IPv6 addresses"},
@@ -147,6 +150,7 @@ func (r *runner) labUp(c *ucli.Context) error {
 		cfg.Endpoints = -1 // none: 0 leaves it to the lab
 	}
 	cfg.DockerBridge = c.Bool("docker-bridge")
+	cfg.Segments, cfg.FRR = c.Int("segments"), c.Bool("frr")
 	cfg.Docker, cfg.IPv6Underlay, cfg.NoProof = c.Bool("docker"), c.Bool("ipv6-underlay"), c.Bool("no-proof")
 	if cfg.Flannel = c.Bool("flannel"); cfg.Flannel {
 		if cfg.Flanneld = c.String("flanneld"); cfg.Flanneld == "" {
@@ -315,7 +319,11 @@ func (r *runner) labStatus(c *ucli.Context) error {
 }
 
 func (r *runner) labTables(c *ucli.Context, l *lab.Lab, s *lab.Status) error {
-	if err := listing(r, c, append([]lab.MemberStatus{s.Fabric}, s.Hosts...), labColumns, ""); err != nil {
+	members := []lab.MemberStatus{s.Fabric}
+	if s.Router != nil {
+		members = append(members, *s.Router)
+	}
+	if err := listing(r, c, append(members, s.Hosts...), labColumns, ""); err != nil {
 		return err
 	}
 	if len(s.Endpoints) > 0 {

@@ -184,6 +184,9 @@ func agentText(b *strings.Builder, a api.Status) {
 	for _, s := range a.Segments {
 		rows = append(rows, []string{s.Name + ":", fmt.Sprintf("a part of %s, %s", s.Network, orDash(joined(s.Subnets)))})
 	}
+	for _, x := range a.BGP {
+		rows = append(rows, []string{"BGP " + x.Neighbor.String() + ":", fmt.Sprintf("AS %d, %s for %s", x.AS, x.State, time.Since(x.Since).Round(time.Second))})
+	}
 	if len(a.Foreign) > 0 {
 		rows = append(rows, []string{"not ours:", strings.Join(a.Foreign, ", ")})
 	}

@@ -13,30 +13,55 @@ import (
 const (
 	fabricName   = "fabric"
 	fabricBridge = "br0"
-	underlayMTU  = 1500
-	hostPrefix   = "host"
+	// routerName is the member between two segments of the underlay.
+	routerName = "router"
+	// MaxSegments is how many there can be: the second is another bridge of the
+	// fabric, where the fabric itself has no address.
+	MaxSegments = 2
+	routerLast  = 2 // the router's addresses end like this
+	underlayMTU = 1500
+	hostPrefix  = "host"
 	// MaxHosts is limited by the last byte of the underlay's addresses.
 	MaxHosts  = 244
 	firstHost = 10 // host N has the address …(10+N)
 	etcdPort  = 2379
 )
 
-var (
-	underlayIPv4 = netip.MustParsePrefix("192.168.77.0/24")
-	underlayIPv6 = netip.MustParsePrefix("fd77::/64")
-)
+// underlays are the prefixes of each segment.
+var underlays = [MaxSegments][2]netip.Prefix{
+	{netip.MustParsePrefix("192.168.77.0/24"), netip.MustParsePrefix("fd77::/64")},
+	{netip.MustParsePrefix("192.168.78.0/24"), netip.MustParsePrefix("fd78::/64")},
+}
 
 // fabricAddrs are the fabric's own addresses, where etcd listens.
 func fabricAddrs() []netip.Prefix {
-	return []netip.Prefix{at(underlayIPv4, 1, 1), at(underlayIPv6, 1, 1)}
+	return []netip.Prefix{at(underlays[0][0], 1, 1), at(underlays[0][1], 1, 1)}
 }
 
-// hostAddrs are the underlay addresses of host n: 192.168.77.(10+n) and
-// fd77::(10+n), the same digits in both.
-func hostAddrs(n int) []netip.Prefix {
-	last := firstHost + n
+// routerAddrs are the router's addresses in a segment.
+func routerAddrs(segment int) []netip.Prefix {
+	return []netip.Prefix{at(underlays[segment][0], routerLast, 0), at(underlays[segment][1], 0, routerLast)}
+}
+
+// segmentOf returns the segment, counted from 0, that host n is in: they take
+// turns.
+func segmentOf(n, segments int) int { return (n - 1) % max(segments, 1) }
+
+// segmentBridge is the bridge in the fabric that stands for a segment.
+func segmentBridge(segment int) string {
+	if segment == 0 {
+		return fabricBridge
+	}
+	return "br" + strconv.Itoa(segment)
+}
+
+// hostAddrs are the underlay addresses of host n in a lab of so many segments:
+// 192.168.77.(10+n) and fd77::(10+n), the same digits in both, and 78 for 77 in
+// the second.
+func hostAddrs(n, segments int) []netip.Prefix {
+	last, u := firstHost+n, underlays[segmentOf(n, segments)]
 	digits, _ := strconv.ParseUint(strconv.Itoa(last), 16, 16)
-	return []netip.Prefix{at(underlayIPv4, last, 0), at(underlayIPv6, 0, int(digits))}
+	return []netip.Prefix{at(u[0], last, 0), at(u[1], 0, int(digits))}
 }
 
 // at returns the address in a prefix whose last bytes are v4 or v6.
@@ -54,7 +79,7 @@ func at(p netip.Prefix, v4, v6 int) netip.Prefix {
 // hostMAC is the link address of host n's eth0: it stays the same when the
 // host is made anew.
 func hostMAC(n int) net.HardwareAddr {
-	a := hostAddrs(n)[0].Addr().As4()
+	a := hostAddrs(n, 1)[0].Addr().As4()
 	return net.HardwareAddr{0x02, 0xba, a[0], a[1], a[2], a[3]}
 }
 
@@ -77,7 +102,7 @@ func netnsName(lab, member string) string { return "baize-" + lab + "-" + member
 // Lab "a" has no member "b-host1": that one belongs to lab "a-b".
 func netnsMember(lab, name string) string {
 	member, ok := strings.CutPrefix(name, "baize-"+lab+"-")
-	if !ok || (member != fabricName && hostNumber(member) == 0) {
+	if !ok || (member != fabricName && member != routerName && hostNumber(member) == 0) {
 		return ""
 	}
 	return member
@@ -93,7 +118,7 @@ func etcdURL(ipv6 bool) string {
 }
 
 // etcHosts is the file /etc/hosts of every host.
-func etcHosts(hosts []string) []byte {
+func etcHosts(hosts []string, segments int) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n")
 	line := func(addrs []netip.Prefix, name string) {
@@ -102,8 +127,11 @@ func etcHosts(hosts []string) []byte {
 		}
 	}
 	line(fabricAddrs(), fabricName)
+	for i := 0; segments > 1 && i < segments; i++ {
+		line(routerAddrs(i), routerName)
+	}
 	for _, h := range hosts {
-		line(hostAddrs(hostNumber(h)), h)
+		line(hostAddrs(hostNumber(h), segments), h)
 	}
 	return []byte(b.String())
 }

@@ -103,11 +103,7 @@ func (l *Lab) ExecCommand(target string, argv []string) (command, env []string, 
 	}
 	command = enter(m, argv)
 	command[0] = path
-	own := hostEnv(name, l.state.IPv6Underlay)
-	if name == fabricName {
-		own = own[:1]
-	}
-	return command, execEnv(os.Environ(), own, l.state.Env), nil
+	return command, execEnv(os.Environ(), l.state.memberEnv(name), l.state.Env), nil
 }
 
 func checkEndpoint(m member, endpoint string) error {

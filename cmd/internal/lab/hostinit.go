@@ -78,10 +78,12 @@ func initMember(c initConfig, log *logrus.Logger, signals <-chan os.Signal) erro
 	defer cancel()
 	var tasks sync.WaitGroup
 	if c.isFabric() {
-		if err := makeFabric(c.Addrs); err != nil {
+		if err := makeFabric(c); err != nil {
 			return err
 		}
 		s.services = fabricServices(c)
+	} else if c.isRouter() {
+		s.services = routerServices(c, run)
 	} else {
 		s.services = hostServices(c, run)
 		tasks.Go(func() {

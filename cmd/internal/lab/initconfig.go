@@ -47,6 +47,14 @@ type initConfig struct {
 	Env []string `json:"env"`
 	// Args are those of the agent, or of etcd in the fabric.
 	Args []string `json:"args"`
+	// Segments is how many the underlay has; 0 is 1.
+	Segments int `json:"segments,omitempty"`
+	// Ports are the addresses of a router's eth0, eth1, …
+	Ports [][]netip.Prefix `json:"ports,omitempty"`
+	// Gateways are the next hops of default routes, one a family.
+	Gateways []netip.Addr `json:"gateways,omitempty"`
+	// FRR is frr.conf where FRR runs here.
+	FRR string `json:"frr,omitempty"`
 	// HostsFile becomes /etc/hosts.
 	HostsFile string `json:"hostsFile"`
 	// Share is a directory that stays visible at its path; "" where Dir is all.
@@ -63,6 +71,7 @@ func readInitConfig(dir string) (initConfig, error) {
 }
 
 func (c initConfig) isFabric() bool { return c.Member == fabricName }
+func (c initConfig) isRouter() bool { return c.Member == routerName }
 func (c initConfig) logDir() string { return filepath.Join(c.Dir, "log") }
 
 // log is the file with what a service printed; "init" is pid 1 itself.
@@ -107,11 +116,19 @@ func execEnv(environ, own, extra []string) []string {
 	return append(append(env, own...), extra...)
 }
 
-// hostEnv is what makes baize inside a host work without flags.
-func hostEnv(host string, ipv6 bool) []string {
+// memberEnv is what makes baize inside a member work without flags.
+func (s state) memberEnv(name string) []string {
+	if hostNumber(name) == 0 {
+		return hostEnv(name, false, 1)[:1] // where etcd is
+	}
+	return hostEnv(name, s.IPv6Underlay, s.Segments)
+}
+
+// hostEnv is memberEnv of a host.
+func hostEnv(host string, ipv6 bool, segments int) []string {
 	env := []string{"BAIZE_ETCD_ENDPOINTS=" + etcdURL(ipv6), "BAIZE_NODE=" + host, "HOSTNAME=" + host}
 	if ipv6 {
-		env = append(env, "BAIZE_VTEP="+hostAddrs(hostNumber(host))[1].Addr().String())
+		env = append(env, "BAIZE_VTEP="+hostAddrs(hostNumber(host), segments)[1].Addr().String())
 	}
 	return env
 }

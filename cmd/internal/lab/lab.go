@@ -68,6 +68,13 @@ type Config struct {
 	Endpoints int
 	// IPv6Underlay makes tunnels and etcd use the fabric's IPv6 addresses.
 	IPv6Underlay bool
+	// Segments of the underlay, at most MaxSegments: hosts take turns in them, and
+	// a router with FRR is between them. 1 where 0.
+	Segments int
+	// FRR makes FRR run on every host, beside its agent, and hand the host's
+	// routes to the router. Without it the agents of a lab of several segments
+	// do, with --bgp.
+	FRR bool
 	// Docker makes a container engine run on every host, with one image,
 	// DockerImage.
 	Docker bool
@@ -149,6 +156,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Hosts < 0 || c.Hosts > MaxHosts {
 		return c, &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("%d hosts", c.Hosts), What: fmt.Sprintf("a lab has 1 to %d", MaxHosts), Remedy: "give another number with --hosts"}
+	}
+	if c.Segments < 0 || c.Segments > MaxSegments {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("%d segments", c.Segments), What: fmt.Sprintf("a lab's underlay has 1 to %d", MaxSegments), Remedy: "give another number with --segments"}
+	}
+	if c.FRR && c.Segments == 1 {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "FRR on the hosts", What: "with one segment there is no router to speak with", Remedy: "add --segments 2"}
 	}
 	return c, nil
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,19 +19,23 @@ import (
 
 func TestAddresses(t *testing.T) {
 	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.168.77.1/24"), netip.MustParsePrefix("fd77::1/64")}, fabricAddrs())
-	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.168.77.11/24"), netip.MustParsePrefix("fd77::11/64")}, hostAddrs(1))
-	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.168.77.254/24"), netip.MustParsePrefix("fd77::254/64")}, hostAddrs(MaxHosts))
+	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.168.77.11/24"), netip.MustParsePrefix("fd77::11/64")}, hostAddrs(1, 1))
+	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.168.77.254/24"), netip.MustParsePrefix("fd77::254/64")}, hostAddrs(MaxHosts, 1))
 	assert.Equal(t, "02:ba:c0:a8:4d:0b", hostMAC(1).String())
 	assert.Equal(t, "http://192.168.77.1:2379", etcdURL(false))
 	assert.Equal(t, "http://[fd77::1]:2379", etcdURL(true))
 	seen := map[string]bool{}
 	for n := 1; n <= MaxHosts; n++ {
 		assert.Equal(t, n, hostNumber(hostName(n)))
-		for _, a := range hostAddrs(n) {
+		for _, a := range hostAddrs(n, 1) {
 			assert.False(t, seen[a.String()], a)
 			seen[a.String()] = true
 		}
 	}
+	for n, want := range map[int]string{1: "[192.168.77.11/24 fd77::11/64]", 2: "[192.168.78.12/24 fd78::12/64]", 3: "[192.168.77.13/24 fd77::13/64]"} {
+		assert.Equal(t, want, fmt.Sprint(hostAddrs(n, 2)), "hosts take turns in the segments")
+	}
+	assert.Equal(t, "[192.168.78.2/24 fd78::2/64]", fmt.Sprint(routerAddrs(1)))
 	for _, bad := range []string{"", "host", "host0", "host01", "host245", "host-1", "fabric", "xhost1", "host1x"} {
 		assert.Zero(t, hostNumber(bad), bad)
 	}
@@ -40,6 +45,7 @@ func TestNamesOfNamespacesBelongToOneLab(t *testing.T) {
 	for _, c := range []struct{ lab, name, want string }{
 		{"lab", "baize-lab-host1", "host1"},
 		{"lab", "baize-lab-fabric", "fabric"},
+		{"lab", "baize-lab-router", "router"},
 		{"lab", "baize-lab-x-host1", ""},
 		{"lab-x", "baize-lab-x-host1", "host1"},
 		{"lab", "baize-lab2-host1", ""},
@@ -105,6 +111,16 @@ func TestMerge(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, none.endpointNames(0))
 
+	two, err := state{}.merge(Config{Segments: 2})
+	require.NoError(t, err)
+	again, err = two.merge(Config{Segments: 2, Hosts: 4})
+	require.NoError(t, err)
+	assert.Equal(t, 2, again.Segments)
+	for _, c := range []Config{{Segments: 1}, {FRR: true}} {
+		_, err = two.merge(c)
+		require.ErrorIs(t, err, topology.ErrConflict)
+	}
+
 	_, err = fresh.merge(Config{Networks: []NetworkSpec{DefaultNetworkSpec(netip.MustParsePrefix("10.9.0.0/16"))}})
 	require.ErrorIs(t, err, topology.ErrConflict)
 	assert.ErrorContains(t, err, "lab down")
@@ -137,7 +153,7 @@ func TestStateFile(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	for _, c := range []Config{{Name: "../etc"}, {Hosts: MaxHosts + 1}, {Hosts: -1}} {
+	for _, c := range []Config{{Name: "../etc"}, {Hosts: MaxHosts + 1}, {Hosts: -1}, {Segments: 3}} {
 		_, err := c.withDefaults()
 		assert.ErrorIs(t, err, topology.ErrInvalid)
 	}
@@ -180,10 +196,10 @@ func TestCommandLines(t *testing.T) {
 }
 
 func TestEnvironments(t *testing.T) {
-	own := hostEnv("host2", true)
+	own := hostEnv("host2", true, 1)
 	assert.Equal(t, []string{"BAIZE_ETCD_ENDPOINTS=http://[fd77::1]:2379", "BAIZE_NODE=host2", "HOSTNAME=host2", "BAIZE_VTEP=fd77::12"}, own)
 
-	env := execEnv([]string{"TERM=xterm", "PATH=/opt/bin", "BAIZE_SOCKET=/elsewhere", "OVS_RUNDIR=/x", "HOSTNAME=me", "PWD=/root"}, hostEnv("host1", false), []string{"A=b"})
+	env := execEnv([]string{"TERM=xterm", "PATH=/opt/bin", "BAIZE_SOCKET=/elsewhere", "OVS_RUNDIR=/x", "HOSTNAME=me", "PWD=/root"}, hostEnv("host1", false, 1), []string{"A=b"})
 	assert.Equal(t, []string{"TERM=xterm", "PATH=/run/baize-lab/bin:/opt/bin:" + systemPath, "BAIZE_ETCD_ENDPOINTS=http://192.168.77.1:2379", "BAIZE_NODE=host1", "HOSTNAME=host1", "A=b"}, env)
 
 	get := func(k string) (string, bool) { return "C.UTF-8", k == "LANG" }
@@ -191,7 +207,7 @@ func TestEnvironments(t *testing.T) {
 }
 
 func TestEtcHosts(t *testing.T) {
-	got := string(etcHosts([]string{"host1", "host3"}))
+	got := string(etcHosts([]string{"host1", "host3"}, 1))
 	assert.Contains(t, got, "192.168.77.13\thost3\nfd77::13\thost3\n")
 	assert.Contains(t, got, "192.168.77.1\tfabric\n")
 	assert.NotContains(t, got, "host2")

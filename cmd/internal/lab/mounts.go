@@ -20,6 +20,7 @@ var private = []struct{ at, from string }{
 	{"/var/log/openvswitch", "log"},
 	{"/var/log/baize-lab", "log"},
 	{"/var/lib/baize", "lib-baize"},
+	{frrEtc, "etc-frr"},
 	{"/etc/docker", "etc-docker"},
 	{"/var/lib/docker", "lib-docker"},
 	{"/var/lib/containerd", "lib-containerd"},
@@ -61,6 +62,12 @@ func mounts(c initConfig) error {
 	}
 	if err := ensureVarRun(); err != nil {
 		return err
+	}
+	if c.FRR != "" {
+		// FRR leaves crash logs there, below its own name.
+		if err := mount("tmpfs", "/var/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
+			return err
+		}
 	}
 	if err := makeMountpoints(); err != nil {
 		return err

@@ -36,6 +36,12 @@ type runner func(ctx context.Context, argv ...string) (string, error)
 
 // hostServices are those of a host in the order of their start.
 func hostServices(c initConfig, run runner) []*service {
+	var prepareAgent func(context.Context) error
+	if c.Segments > 1 {
+		prepareAgent = func(context.Context) error {
+			return os.WriteFile(filepath.Join(c.Dir, bgpPasswordName), []byte(bgpPassword+"\n"), 0o600)
+		}
+	}
 	common := func(name string) []string {
 		return []string{"--no-chdir", "--pidfile=" + ovsRun + "/" + name + ".pid", "--log-file=" + ovsLog + "/" + name + ".daemon.log", "-vconsole:warn", "-vsyslog:off"}
 	}
@@ -77,8 +83,11 @@ func hostServices(c initConfig, run runner) []*service {
 		{
 			name: ServiceAgent, argv: append([]string{insideDir + "/bin/baize"}, c.Args...),
 			env:   append([]string{"NOTIFY_SOCKET=" + notifySocket}, c.Env...),
-			needs: []string{ServiceVswitchd}, notifies: true,
+			needs: []string{ServiceVswitchd}, notifies: true, prepare: prepareAgent,
 		},
+	}
+	if c.FRR != "" {
+		all = append(all, frrServices(c, run)...)
 	}
 	if c.Flanneld != "" {
 		all[len(all)-1] = flannelService(c, run)
@@ -144,6 +153,19 @@ func fabricServices(c initConfig) []*service {
 			return etcdHealthy(ctx, netip.AddrPortFrom(c.Addrs[0].Addr(), etcdPort))
 		},
 	}}
+}
+
+// routerServices are FRR's. Its devices come after its pid 1.
+func routerServices(c initConfig, run runner) []*service {
+	all := frrServices(c, run)
+	ready := all[0].ready
+	all[0].ready = func(ctx context.Context) error {
+		if err := poll(ctx, func() (bool, error) { return makeRouter(c) }); err != nil {
+			return fmt.Errorf("the router's devices: %w", err)
+		}
+		return ready(ctx)
+	}
+	return all
 }
 
 // etcdHealthy waits until etcd answers requests.

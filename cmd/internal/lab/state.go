@@ -32,6 +32,8 @@ type state struct {
 	IPv6Underlay bool               `json:"ipv6Underlay,omitempty"`
 	Docker       bool               `json:"docker,omitempty"`
 	DockerBridge bool               `json:"dockerBridge,omitempty"`
+	Segments     int                `json:"segments,omitempty"` // 0 is 1
+	FRR          bool               `json:"frr,omitempty"`
 	Flannel      bool               `json:"flannel,omitempty"`
 	Flanneld     string             `json:"flanneld,omitempty"`
 	FlannelHost  string             `json:"flannelHost,omitempty"`
@@ -100,6 +102,16 @@ func (s state) merge(c Config) (state, error) {
 		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: "it runs without Docker, and a host's services do not change", Remedy: "remove the lab first with 'baize lab down'"}
 	}
 	s.Docker = s.Docker || c.Docker
+	if (c.Segments != 0 && c.Segments != max(s.Segments, 1) || c.FRR && !s.FRR) && len(s.Hosts) > 0 {
+		return s, &topology.Error{Kind: topology.ErrConflict, Item: "lab " + c.Name, What: fmt.Sprintf("it runs with %d segments of the underlay, FRR on its hosts: %t, and hosts do not change in that", max(s.Segments, 1), s.FRR), Remedy: "remove the lab first with 'baize lab down'"}
+	}
+	if c.Segments > 1 {
+		s.Segments = c.Segments
+	}
+	if c.FRR && s.Segments < 2 {
+		s.Segments = MaxSegments
+	}
+	s.FRR = s.FRR || c.FRR
 	if c.Engines != nil {
 		s.Engines = c.Engines
 	}
@@ -163,6 +175,14 @@ func resize(hosts []string, n int) []string {
 	}
 	slices.SortFunc(hosts, byNumber)
 	return hosts
+}
+
+// routerPorts are the addresses of the router's devices.
+func (s state) routerPorts() (ports [][]netip.Prefix) {
+	for i := range s.Segments {
+		ports = append(ports, routerAddrs(i))
+	}
+	return ports
 }
 
 // endpointNames are the namespaces of a network on every host.

@@ -16,11 +16,13 @@ type Status struct {
 	Transport topology.Transport `json:"transport"`
 	Networks  []NetworkSpec      `json:"networks"`
 	// Etcd is its address inside, EtcdSocket for processes outside.
-	Etcd       string           `json:"etcd"`
-	EtcdSocket string           `json:"etcdSocket"`
-	Fabric     MemberStatus     `json:"fabric"`
-	Hosts      []MemberStatus   `json:"hosts"`
-	Endpoints  []EndpointStatus `json:"endpoints"`
+	Etcd       string       `json:"etcd"`
+	EtcdSocket string       `json:"etcdSocket"`
+	Fabric     MemberStatus `json:"fabric"`
+	// Router is nil where there is one segment.
+	Router    *MemberStatus    `json:"router,omitempty"`
+	Hosts     []MemberStatus   `json:"hosts"`
+	Endpoints []EndpointStatus `json:"endpoints"`
 	// Problems are what 'baize lab up' would set right, or a person should
 	// know.
 	Problems []topology.Problem `json:"problems"`
@@ -56,14 +58,19 @@ func (l *Lab) Status() (*Status, error) {
 	}
 	s.Fabric = l.memberStatus(running, fabricName, fabricAddrs())
 	all := []MemberStatus{s.Fabric}
+	if l.state.Segments > 1 {
+		router := l.memberStatus(running, routerName, l.state.routerPorts()...)
+		s.Router = &router
+		all = append(all, router)
+	}
 	for _, h := range l.Hosts() {
-		s.Hosts = append(s.Hosts, l.memberStatus(running, h.name, hostAddrs(hostNumber(h.name))))
+		s.Hosts = append(s.Hosts, l.memberStatus(running, h.name, hostAddrs(hostNumber(h.name), l.state.Segments)))
 	}
 	for _, m := range append(all, s.Hosts...) {
 		s.problems(m, running[m.Name])
 	}
 	for name := range running {
-		if name != fabricName && !slices.Contains(l.state.Hosts, name) {
+		if name != fabricName && name != routerName && !slices.Contains(l.state.Hosts, name) {
 			s.problem("host "+name, "it runs although the lab is not to have it", "'baize lab up' removes it")
 		}
 	}
@@ -73,9 +80,9 @@ func (l *Lab) Status() (*Status, error) {
 	return s, nil
 }
 
-func (l *Lab) memberStatus(running map[string]member, name string, addrs []netip.Prefix) MemberStatus {
+func (l *Lab) memberStatus(running map[string]member, name string, ports ...[]netip.Prefix) MemberStatus {
 	s := MemberStatus{Name: name, Netns: netnsName(l.cfg.Name, name), Services: []ServiceStatus{}}
-	for _, a := range addrs {
+	for _, a := range slices.Concat(ports...) {
 		s.Addrs = append(s.Addrs, a.Addr())
 	}
 	if m, ok := running[name]; ok {
@@ -93,8 +100,8 @@ func (s *Status) problem(item, what, remedy string) {
 
 func (s *Status) problems(ms MemberStatus, m member) {
 	item := "host " + ms.Name
-	if ms.Name == fabricName {
-		item = fabricName
+	if hostNumber(ms.Name) == 0 {
+		item = ms.Name
 	}
 	if ms.PID == 0 {
 		s.problem(item, "it does not run", "'baize lab up' makes it anew")

@@ -38,22 +38,38 @@ func (c initConfig) underlayDevice() string {
 	return physicalBridge
 }
 
-// makeFabric makes the bridge that stands for the physical network, in the
+// makeFabric makes the bridges that stand for the physical network, in the
 // calling thread's namespace.
-func makeFabric(addrs []netip.Prefix) error {
-	snooping := false
-	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs(), MulticastSnooping: &snooping}
-	br.Name, br.MTU = fabricBridge, underlayMTU
-	br.HardwareAddr = hostMAC(1 - firstHost) // that of 192.168.77.1
-	if err := netlink.LinkAdd(br); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("bridge %s: %w", fabricBridge, err)
+func makeFabric(c initConfig) error {
+	for i := range max(c.Segments, 1) {
+		snooping := false
+		br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs(), MulticastSnooping: &snooping}
+		br.Name, br.MTU = segmentBridge(i), underlayMTU
+		if i == 0 {
+			br.HardwareAddr = hostMAC(1 - firstHost) // that of 192.168.77.1
+		}
+		if err := netlink.LinkAdd(br); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("bridge %s: %w", br.Name, err)
+		}
+	}
+	for i := 1; i < c.Segments; i++ {
+		// The fabric is no router: it has no address there, not even IPv6's own.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+segmentBridge(i)+"/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := setAddrs(segmentBridge(i), nil); err != nil {
+			return err
+		}
 	}
 	// A host's userspace datapath reads frames as they are: checksums that the
 	// sender leaves to its device would never be finished.
 	if err := checksumsOff(fabricBridge); err != nil {
 		return err
 	}
-	return setAddrs(fabricBridge, addrs)
+	if err := setAddrs(fabricBridge, c.Addrs); err != nil {
+		return err
+	}
+	return setGateways(fabricBridge, c.Gateways)
 }
 
 func checksumsOff(device string) error {
@@ -114,7 +130,10 @@ func ensureUnderlay(c initConfig) (ok bool, err error) {
 		return false, err
 	}
 	if c.Kernel {
-		return true, setAddrs(uplink, c.Addrs)
+		if err := setAddrs(uplink, c.Addrs); err != nil {
+			return false, err
+		}
+		return true, setGateways(uplink, c.Gateways)
 	}
 	if _, err := netlink.LinkByName(physicalBridge); err != nil {
 		if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -125,7 +144,10 @@ func ensureUnderlay(c initConfig) (ok bool, err error) {
 	if err := hideUplink(eth); err != nil {
 		return false, err
 	}
-	return true, setAddrs(physicalBridge, c.Addrs)
+	if err := setAddrs(physicalBridge, c.Addrs); err != nil {
+		return false, err
+	}
+	return true, setGateways(physicalBridge, c.Gateways)
 }
 
 // hideUplink keeps the kernel's own stack off a device whose frames the
@@ -183,9 +205,22 @@ func dropIngress(device string) error {
 	return nil
 }
 
-// plug connects a host with the fabric by a veth pair, unless it is, and sets
+// cable is a veth pair between a bridge of the fabric and a member.
+type cable struct {
+	port, bridge string // in the fabric
+	device       string // in the member
+	mac          net.HardwareAddr
+}
+
+// hostCable is that of a host.
+func hostCable(host string, segments int) cable {
+	n := hostNumber(host)
+	return cable{port: host, bridge: segmentBridge(segmentOf(n, segments)), device: uplink, mac: hostMAC(n)}
+}
+
+// plug connects a member with the fabric by a veth pair, unless it is, and sets
 // its MAC. It is called from outside of both.
-func plug(fabric, host member, mac net.HardwareAddr) error {
+func plug(fabric, host member, c cable) error {
 	fail := func(what string, err error) error { return fmt.Errorf("%s %s: %w", what, host.name, err) }
 	fh, err := handle(fabric)
 	if err != nil {
@@ -197,8 +232,8 @@ func plug(fabric, host member, mac net.HardwareAddr) error {
 		return fail("plug in", err)
 	}
 	defer hh.Close()
-	port, err := fh.LinkByName(host.name)
-	_, peerErr := hh.LinkByName(uplink)
+	port, err := fh.LinkByName(c.port)
+	_, peerErr := hh.LinkByName(c.device)
 	if err == nil && peerErr == nil && port.Attrs().MasterIndex != 0 {
 		return nil
 	}
@@ -207,7 +242,7 @@ func plug(fabric, host member, mac net.HardwareAddr) error {
 			return fail("unplug the rest of", err)
 		}
 	}
-	br, err := fh.LinkByName(fabricBridge)
+	br, err := fh.LinkByName(c.bridge)
 	if err != nil {
 		return fail("plug in", err)
 	}
@@ -217,13 +252,13 @@ func plug(fabric, host member, mac net.HardwareAddr) error {
 	}
 	defer ns.Close()
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: host.name, MTU: underlayMTU, MasterIndex: br.Attrs().Index, TxQLen: -1},
-		PeerName:  uplink, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(ns.Fd()), PeerMTU: underlayMTU,
+		LinkAttrs: netlink.LinkAttrs{Name: c.port, MTU: underlayMTU, MasterIndex: br.Attrs().Index, TxQLen: -1},
+		PeerName:  c.device, PeerHardwareAddr: c.mac, PeerNamespace: netlink.NsFd(ns.Fd()), PeerMTU: underlayMTU,
 	}
 	if err := fh.LinkAdd(veth); err != nil {
 		return fail("plug in", err)
 	}
-	return setPort(fabric, host.name, true)
+	return setPort(fabric, c.port, true)
 }
 
 // unplug removes a host's port from the fabric.

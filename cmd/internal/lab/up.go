@@ -61,6 +61,11 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.state.Segments > 1 || l.state.FRR {
+		if err := checkFRR(); err != nil {
+			return nil, err
+		}
+	}
 	if l.state.Docker {
 		if err := checkDockerTools(); err != nil {
 			return nil, err
@@ -136,7 +141,7 @@ func (l *Lab) up(ctx context.Context) error {
 		return err
 	}
 	// In place: the hosts have this very file.
-	if err := os.WriteFile(l.hostsFile(), etcHosts(l.state.Hosts), 0o644); err != nil {
+	if err := os.WriteFile(l.hostsFile(), etcHosts(l.state.Hosts, l.state.Segments), 0o644); err != nil {
 		return err
 	}
 	if err := l.removeUnwanted(ctx); err != nil {
@@ -144,6 +149,9 @@ func (l *Lab) up(ctx context.Context) error {
 	}
 	fabric, err := l.upFabric(ctx)
 	if err != nil {
+		return err
+	}
+	if err := l.upRouter(ctx, fabric); err != nil {
 		return err
 	}
 	if err := l.upNetworks(ctx, fabric); err != nil {
@@ -199,7 +207,7 @@ func (l *Lab) member(name string) (member, error) {
 	l.mu.Lock()
 	hosts := slices.Clone(l.state.Hosts)
 	l.mu.Unlock()
-	if name != fabricName && !slices.Contains(hosts, name) {
+	if name != fabricName && name != routerName && !slices.Contains(hosts, name) {
 		return member{}, noHost(l.cfg.Name, name, hosts)
 	}
 	return member{}, &topology.Error{Kind: topology.ErrUnavailable, Item: "host " + name, What: "it does not run", Remedy: "'baize lab up' makes it anew"}
@@ -224,6 +232,7 @@ func (l *Lab) removeUnwanted(ctx context.Context) error {
 			if err := l.killHost(ctx, m); err != nil {
 				return err
 			}
+		case name == routerName && l.state.Segments > 1:
 		case !slices.Contains(l.state.Hosts, name):
 			end := l.begin("%s: remove", name)
 			if err := end(l.retire(ctx, fabric, m)); err != nil {
@@ -279,16 +288,31 @@ func (l *Lab) initConfig(name string) initConfig {
 	c := initConfig{
 		Lab: l.cfg.Name, Member: name, Dir: filepath.Join(l.cfg.dir(), name), Binary: l.cfg.Binary, HostsFile: l.hostsFile(),
 	}
-	own := hostEnv(name, l.state.IPv6Underlay)
-	if c.isFabric() {
-		own = own[:1] // where etcd is
+	own := l.state.memberEnv(name)
+	c.Segments = l.state.Segments
+	gateways := func(segment int) {
+		if c.Segments > 1 {
+			for _, a := range routerAddrs(segment) {
+				c.Gateways = append(c.Gateways, a.Addr())
+			}
+		}
+	}
+	switch {
+	case c.isFabric():
 		c.Addrs, c.Share = fabricAddrs(), l.cfg.dir()
 		c.Args = etcdArgs(filepath.Join(c.Dir, "etcd"), filepath.Join(l.cfg.dir(), "etcd.sock"))
-	} else {
+		gateways(0)
+	case c.isRouter():
+		c.Ports, c.FRR = l.state.routerPorts(), routerFRR(c.Segments)
+	default:
 		n := hostNumber(name)
-		c.Addrs, c.MAC = hostAddrs(n), hostMAC(n).String()
-		c.Args = agentArgs(l.state.AgentArgs)
+		c.Addrs, c.MAC = hostAddrs(n, c.Segments), hostMAC(n).String()
+		gateways(segmentOf(n, c.Segments))
+		c.Args = agentArgs(l.state.agentArgs(n, c.Dir))
 		c.Kernel, _ = hostnet.Datapath()
+		if l.state.FRR {
+			c.FRR = l.state.hostFRR(n)
+		}
 		c.Docker, c.DockerBridge, c.Engine = l.state.Docker, l.state.DockerBridge, l.state.Engines[name]
 		if c.Flannel = l.state.Flannel; c.Flannel {
 			c.Args, c.Etcd = append(c.Args, "--flannel"), etcdURL(l.state.IPv6Underlay)
@@ -326,6 +350,32 @@ func (l *Lab) upFabric(ctx context.Context) (member, error) {
 	}
 	end := l.begin("fabric: start etcd")
 	return m, end(l.awaitService(ctx, m, ServiceEtcd, etcdTimeout))
+}
+
+// upRouter makes the router where there is one, and waits for its FRR.
+func (l *Lab) upRouter(ctx context.Context, fabric member) error {
+	if l.state.Segments < 2 {
+		return nil
+	}
+	m, err := l.member(routerName)
+	end := l.begin("router: join %d segments, start FRR", l.state.Segments)
+	if err != nil {
+		if m, err = spawn(l.initConfig(routerName)); err == nil {
+			err = l.awaitInit(ctx, m)
+		}
+	}
+	if err == nil {
+		err = nameNetns(m)
+	}
+	for i := 0; err == nil && i < l.state.Segments; i++ {
+		mac := hostMAC(routerLast - firstHost)
+		mac[5] += byte(i)
+		err = plug(fabric, m, cable{port: fmt.Sprintf("%s%d", routerName, i), bridge: segmentBridge(i), device: fmt.Sprintf("eth%d", i), mac: mac})
+	}
+	if err == nil && !stopped(m, ServiceBGPD) {
+		err = l.awaitService(ctx, m, ServiceBGPD, ovsTimeout)
+	}
+	return end(err)
 }
 
 // inFabric runs baize where it reaches etcd.
@@ -408,7 +458,7 @@ func (l *Lab) upHost(ctx context.Context, fabric, m member, alive bool, name str
 	if err := nameNetns(m); err != nil {
 		return err
 	}
-	if err := plug(fabric, m, hostMAC(hostNumber(name))); err != nil {
+	if err := plug(fabric, m, hostCable(name, l.state.Segments)); err != nil {
 		return err
 	}
 	if !ready(m, ServiceVswitchd) && !stopped(m, ServiceVswitchd) {

@@ -111,6 +111,9 @@ func fromKernel(r netlink.Route, family int, names map[int]string) (Route, bool)
 		out.Prefix = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
 	out.Via, out.Src = addrOf(r.Gw), addrOf(r.Src)
+	if len(r.MultiPath) > 0 { // a foreign one; the first stands for all
+		out.Via, out.Dev = addrOf(r.MultiPath[0].Gw), names[r.MultiPath[0].LinkIndex]
+	}
 	return out, out.Prefix.IsValid()
 }
 

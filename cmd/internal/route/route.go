@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/baize-net/baize/topology"
 )
@@ -98,6 +99,47 @@ type Foreign struct {
 	Protocol int
 }
 
+// daemons are the protocol numbers of routing daemons (rtnetlink.h, rt_protos).
+var daemons = map[int]string{11: "zebra", 12: "bird", 42: "babel", 99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp"}
+
+// ProtocolName returns the protocol's name where it is a routing daemon's, or
+// its number.
+func (f Foreign) ProtocolName() string {
+	if name := daemons[f.Protocol]; name != "" {
+		return name
+	}
+	return strconv.Itoa(f.Protocol)
+}
+
+// Before reports whether the kernel prefers the route to one of ours for the
+// same prefix, or has it in its place.
+func (f Foreign) Before(r Route) bool { return f.metric() <= r.metric() }
+
+// Dynamic returns the routes of routing daemons by their prefixes, where they
+// are the best that are not ours and lead to a router.
+func Dynamic(o Observed) map[netip.Prefix]Foreign {
+	out := map[netip.Prefix]Foreign{}
+	for p, f := range bestForeign(o) {
+		if daemons[f.Protocol] != "" && !f.Unreachable && f.Via.IsValid() {
+			out[p] = f
+		}
+	}
+	return out
+}
+
+// bestForeign returns, of the foreign routes of each prefix, the one that the
+// kernel prefers.
+func bestForeign(o Observed) map[netip.Prefix]Foreign {
+	out := map[netip.Prefix]Foreign{}
+	for _, f := range o.Foreign {
+		p := f.Prefix.Masked()
+		if old, ok := out[p]; !ok || f.metric() < old.metric() {
+			out[p] = f
+		}
+	}
+	return out
+}
+
 // Observed are the routes of the main table.
 type Observed struct {
 	Own     []Route
@@ -123,13 +165,7 @@ func (c Change) Size() int { return len(c.Add) + len(c.Replace) + len(c.Remove) 
 func Diff(want []Route, have Observed) (Change, []topology.Problem) {
 	var c Change
 	var problems []topology.Problem
-	foreign := map[netip.Prefix]Foreign{}
-	for _, f := range have.Foreign {
-		p := f.Prefix.Masked()
-		if old, ok := foreign[p]; !ok || f.metric() < old.metric() {
-			foreign[p] = f
-		}
-	}
+	foreign := bestForeign(have)
 	own := make(map[key]Route, len(have.Own))
 	for _, r := range have.Own {
 		own[r.key()] = r.normal()

@@ -20,9 +20,10 @@ type Network struct {
 // Wanted returns the routes that the networks ask of this host's kernel: their
 // own addresses to the port, those of other nodes by their paths. What of a
 // network is nowhere is unreachable, or, where the network is an Ethernet,
-// asked for on it. With Router the nodes route for one another; where that is
-// not by way of the underlay, it is by the one next hop RouterAddr. It is pure.
-func Wanted(networks []Network, reach topology.Reach) []Route {
+// asked for on it. Where a foreign route leads to another node there is none of
+// ours. With Router the nodes route for one another; where that is not by way of
+// the underlay, it is by the one next hop RouterAddr. It is pure.
+func Wanted(networks []Network, reach topology.Reach, fabric topology.Fabric) []Route {
 	var out []Route
 	for _, n := range networks {
 		src := func(p netip.Prefix) netip.Addr {
@@ -58,12 +59,17 @@ func Wanted(networks []Network, reach topology.Reach) []Route {
 				local(single(a))
 			}
 		}
-		for _, p := range n.Paths(reach) {
+		for _, p := range n.Paths(reach, fabric) {
 			switch {
+			case p.Foreign:
 			case p.Way == topology.WayRoute:
 				out = append(out, Route{Prefix: p.Prefix, Via: p.Via, Dev: p.Dev, Src: src(p.Prefix)})
 			case ethernet && p.MAC != "":
-				local(p.Prefix) // its subnet may be elsewhere
+				// On the Ethernet, though its subnet may be elsewhere. The metric tells it
+				// from what lives here, which a routing daemon may announce.
+				r := Route{Prefix: p.Prefix, Dev: n.Port, Src: src(p.Prefix)}
+				r.Metric = r.metric() + 1
+				out = append(out, r)
 			}
 		}
 		for _, pin := range n.Pins {
@@ -86,16 +92,10 @@ func InPlace(want []Route, have Observed) map[netip.Prefix]bool {
 			not[r.key()] = true
 		}
 	}
-	best := map[netip.Prefix]int{}
-	for _, f := range have.Foreign {
-		p := f.Prefix.Masked()
-		if m, ok := best[p]; !ok || f.metric() < m {
-			best[p] = f.metric()
-		}
-	}
+	best := bestForeign(have)
 	out := map[netip.Prefix]bool{}
 	for _, r := range want {
-		if m, ok := best[r.Prefix.Masked()]; (!ok || m > r.metric()) && !not[r.key()] {
+		if f, ok := best[r.Prefix.Masked()]; (!ok || !f.Before(r)) && !not[r.key()] {
 			out[r.Prefix.Masked()] = true
 		}
 	}

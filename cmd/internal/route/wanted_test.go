@@ -43,19 +43,19 @@ func TestWanted(t *testing.T) {
 		topology.Route: append([]string{"unreachable 10.1.0.0/16", "unreachable fd00:1::/48 metric 1024"}, own...),
 		topology.Auto: append([]string{
 			"10.1.0.0/16 dev bn-blue src 10.1.5.1", "fd00:1::/48 dev bn-blue src fd00:1:5::1 metric 1024",
-			"10.1.6.9/32 dev bn-blue src 10.1.5.1", // on the Ethernet, though its subnet is not
+			"10.1.6.9/32 dev bn-blue src 10.1.5.1 metric 1", // on the Ethernet, though its subnet is not
 		}, own...),
 	}
 	for transport, want := range cases {
 		t.Run(string(transport), func(t *testing.T) {
 			var got []string
-			for _, r := range Wanted([]Network{network(transport)}, reach) {
+			for _, r := range Wanted([]Network{network(transport)}, reach, nil) {
 				got = append(got, r.String())
 			}
 			assert.ElementsMatch(t, want, got, strings.Join(got, "\n"))
 		})
 	}
-	assert.Empty(t, Wanted(nil, reach))
+	assert.Empty(t, Wanted(nil, reach, nil))
 }
 
 // With Router the nodes route for one another: one next hop for all that does
@@ -68,14 +68,14 @@ func TestWantedRouter(t *testing.T) {
 	}
 	hop := []string{
 		"169.254.186.1/32 dev bn-blue", "10.1.0.0/16 via 169.254.186.1 dev bn-blue src 10.1.5.0",
-		"fd00:1::/48 via fe80::ba:1 dev bn-blue src fd00:1:5:: metric 1024", "10.1.6.9/32 dev bn-blue src 10.1.5.0",
+		"fd00:1::/48 via fe80::ba:1 dev bn-blue src fd00:1:5:: metric 1024", "10.1.6.9/32 dev bn-blue src 10.1.5.0 metric 1",
 	}
 	near := []string{
 		"10.1.6.0/24 via 192.0.2.6 dev eth0 src 10.1.5.0", "fd00:1:6::/64 via 2001:db8::6 dev eth0 src fd00:1:5:: metric 1024",
 		"10.1.5.9/32 via 192.0.2.6 dev eth0 src 10.1.5.0",
 	}
 	for transport, want := range map[topology.Transport][]string{
-		topology.VXLAN: append(hop, "10.1.5.9/32 dev bn-blue src 10.1.5.0"),
+		topology.VXLAN: append(hop, "10.1.5.9/32 dev bn-blue src 10.1.5.0 metric 1"),
 		topology.Auto:  append(hop, near...),
 		topology.Route: append([]string{"unreachable 10.1.0.0/16", "unreachable fd00:1::/48 metric 1024"}, near...),
 	} {
@@ -83,7 +83,7 @@ func TestWantedRouter(t *testing.T) {
 			n := network(transport)
 			n.Router, n.Endpoints = true, []netip.Addr{netip.MustParseAddr("10.1.5.2")}
 			var got []string
-			for _, r := range Wanted([]Network{n}, reach) {
+			for _, r := range Wanted([]Network{n}, reach, nil) {
 				got = append(got, r.String())
 			}
 			assert.ElementsMatch(t, append(want, own...), got, strings.Join(got, "\n"))

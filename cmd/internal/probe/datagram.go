@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -12,14 +13,17 @@ import (
 )
 
 // Every datagram begins with "BZU1", a kind, the session (8 bytes) and a
-// number (8 bytes); data is filled up to the size asked for. A query carries
-// how many were sent; its answer the datagrams that arrived, then duplicates.
+// number (8 bytes); data is filled up to the size asked for, and ends with a
+// CRC-32C of what precedes it: UDP's own sum may be left to a device. A query
+// carries how many were sent; its answer the datagrams that arrived undamaged,
+// then duplicates.
 const (
 	udpMagic   = "BZU1"
 	kindData   = 'd'
 	kindQuery  = 'q'
 	kindAnswer = 'a'
 	udpHeader  = len(udpMagic) + 1 + 8 + 8
+	udpData    = udpHeader + crc32.Size
 	answerLen  = udpHeader + 8
 	// maxDatagrams bounds the server's memory of one session.
 	maxDatagrams = 1 << 20
@@ -85,6 +89,9 @@ func ServeUDP(ctx context.Context, conn net.PacketConn) error {
 		}
 		switch kind {
 		case kindData:
+			if !intact(buf[:n]) {
+				continue
+			}
 			if _, again := s.seen[number]; again {
 				s.duplicates++
 			} else if len(s.seen) < maxDatagrams {
@@ -104,7 +111,7 @@ func ServeUDP(ctx context.Context, conn net.PacketConn) error {
 func SendUDP(ctx context.Context, conn net.Conn, count, size int, interval time.Duration) (Datagrams, error) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	d := Datagrams{From: conn.LocalAddr().String(), To: conn.RemoteAddr().String(), Size: max(size, udpHeader)}
+	d := Datagrams{From: conn.LocalAddr().String(), To: conn.RemoteAddr().String(), Size: max(size, udpData)}
 	if count < 0 || count > maxDatagrams {
 		return d, fmt.Errorf("cannot count %d datagrams: at most %d", count, maxDatagrams)
 	}
@@ -113,7 +120,7 @@ func SendUDP(ctx context.Context, conn net.Conn, count, size int, interval time.
 	for i := range count {
 		// Errors of single datagrams (a full queue, an ICMP error of an
 		// earlier one) are loss.
-		if _, err := conn.Write(append(datagram(kindData, id, uint64(i)), make([]byte, d.Size-udpHeader)...)); err == nil || ctx.Err() == nil {
+		if _, err := conn.Write(data(id, uint64(i), d.Size)); err == nil || ctx.Err() == nil {
 			d.Sent++
 		}
 		if interval > 0 && !sleep(ctx, interval) {
@@ -126,6 +133,26 @@ func SendUDP(ctx context.Context, conn net.Conn, count, size int, interval time.
 	}
 	err := d.ask(ctx, conn, id)
 	return d, err
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// data is a datagram of size bytes.
+func data(id, number uint64, size int) []byte {
+	b := datagram(kindData, id, number)
+	for len(b) < size-crc32.Size {
+		b = append(b, byte(number)+byte(len(b)))
+	}
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// intact reports whether data arrived as it was sent.
+func intact(b []byte) bool {
+	if len(b) < udpData {
+		return false
+	}
+	end := len(b) - crc32.Size
+	return crc32.Checksum(b[:end], castagnoli) == binary.BigEndian.Uint32(b[end:])
 }
 
 // ask repeats the query until the count stands still: datagrams may still be

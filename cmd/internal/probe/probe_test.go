@@ -121,7 +121,7 @@ func TestACancelledExchangeEnds(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// lossy drops and repeats datagrams that are written to it.
+// lossy drops, damages and repeats datagrams that are written to it.
 type lossy struct {
 	net.Conn
 	n atomic.Int64
@@ -132,8 +132,10 @@ func (c *lossy) Write(b []byte) (int, error) {
 		return c.Conn.Write(b)
 	}
 	switch c.n.Add(1) {
-	case 3, 4:
+	case 3:
 		return len(b), nil
+	case 4:
+		b[len(b)/2] ^= 1 // as good as lost
 	case 5:
 		_, _ = c.Conn.Write(b)
 	}

@@ -2,10 +2,16 @@ package bgp
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
-	"strconv"
+	"os"
+	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,45 +25,132 @@ import (
 
 const patience = 20 * time.Second
 
-// router listens on loopback and takes whoever comes from there.
-func router(t *testing.T) (srv *server.BgpServer, port uint16) {
-	t.Helper()
+// The router is a process of its own, this test's executable: two of GoBGP's
+// servers in one process share variables.
+const routerEnv = "BAIZE_TEST_ROUTER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(routerEnv) != "" {
+		if err := beRouter(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// told is a line that the router writes: where it listens, then what it knows,
+// whenever that changes, as next hops by prefix.
+type told struct {
+	Port   uint16
+	Routes map[string]string
+}
+
+// beRouter listens on loopback, takes whoever comes from there and knows two
+// ways of its own, until in ends.
+func beRouter(in io.Reader, out io.Writer) error {
+	ctx := context.Background()
 	// A port that is free now.
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	_, p, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	n, err := strconv.ParseUint(p, 10, 16)
-	require.NoError(t, err)
-	srv = server.NewBgpServer(server.LoggerOption(slog.New(slog.DiscardHandler), nil))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return err
+	}
+	srv := server.NewBgpServer(server.LoggerOption(slog.New(slog.DiscardHandler), nil))
 	go srv.Serve()
-	ctx := t.Context()
-	require.NoError(t, srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: 65000, RouterId: "192.0.2.254", ListenPort: int32(n), ListenAddresses: []string{"127.0.0.1"}}}))
-	t.Cleanup(func() { _ = srv.StopBgp(context.Background(), &api.StopBgpRequest{}) })
+	if err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: 65000, RouterId: "192.0.2.254", ListenPort: int32(port), ListenAddresses: []string{"127.0.0.1"}}}); err != nil {
+		return err
+	}
 	var families []*api.AfiSafi
 	for _, f := range []*api.Family{{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, {Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}} {
 		families = append(families, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: f, Enabled: true}})
 	}
-	require.NoError(t, srv.AddPeer(ctx, &api.AddPeerRequest{Peer: &api.Peer{
+	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: &api.Peer{
 		Conf:      &api.PeerConf{NeighborAddress: "127.0.0.1", PeerAsn: 65001},
 		Transport: &api.Transport{PassiveMode: true}, AfiSafis: families,
-	}}))
-	return srv, uint16(n)
+	}}); err != nil {
+		return err
+	}
+	for _, l := range []Local{local("10.1.6.0/24", "192.0.2.6"), local("10.9.0.0/24", "192.0.2.9")} {
+		p, err := path(l)
+		if err != nil {
+			return err
+		}
+		if _, err := srv.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{p}}); err != nil {
+			return err
+		}
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, in); ended <- err }()
+	enc := json.NewEncoder(out)
+	var last told
+	for tick := time.NewTicker(10 * time.Millisecond); ; {
+		now := told{uint16(port), map[string]string{}}
+		for _, f := range []wire.Family{wire.RF_IPv4_UC, wire.RF_IPv6_UC} {
+			if err := srv.ListPath(apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: f}, func(n wire.NLRI, paths []*apiutil.Path) {
+				for _, p := range paths {
+					now.Routes[n.String()] = nextHop(p).String()
+				}
+			}); err != nil {
+				return err
+			}
+		}
+		if !maps.Equal(now.Routes, last.Routes) {
+			last = now
+			if err := enc.Encode(now); err != nil {
+				return err
+			}
+		}
+		select {
+		case err := <-ended:
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
-// has returns the router's routes and their next hops.
-func has(t *testing.T, srv *server.BgpServer) map[string]string {
+// router starts one; has returns what it knows.
+func router(t *testing.T) (port uint16, has func() map[string]string) {
 	t.Helper()
-	out := map[string]string{}
-	for _, f := range []wire.Family{wire.RF_IPv4_UC, wire.RF_IPv6_UC} {
-		require.NoError(t, srv.ListPath(apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: f}, func(n wire.NLRI, paths []*apiutil.Path) {
-			for _, p := range paths {
-				out[n.String()] = nextHop(p).String()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), routerEnv+"=1")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	dec := json.NewDecoder(out)
+	var mu sync.Mutex
+	var last told
+	require.NoError(t, dec.Decode(&last))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			var x told
+			if dec.Decode(&x) != nil {
+				return
 			}
-		}))
+			mu.Lock()
+			last = x
+			mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = in.Close()
+		<-done
+		_ = cmd.Wait()
+	})
+	return last.Port, func() map[string]string {
+		mu.Lock()
+		defer mu.Unlock()
+		return last.Routes
 	}
-	return out
 }
 
 func local(prefix, hop string) Local {
@@ -67,14 +160,7 @@ func local(prefix, hop string) Local {
 // A router learns what lives here, and tells what it knows; what it told goes
 // out again to nobody.
 func TestSpeaker(t *testing.T) {
-	srv, port := router(t)
-	far, err := path(local("10.1.6.0/24", "192.0.2.6"))
-	require.NoError(t, err)
-	other, err := path(local("10.9.0.0/24", "192.0.2.9"))
-	require.NoError(t, err)
-	_, err = srv.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{far, other}})
-	require.NoError(t, err)
-
+	port, has := router(t)
 	changed := make(chan struct{}, 1)
 	s, err := New(Config{AS: 65001, Neighbors: []Neighbor{{Addr: netip.MustParseAddr("127.0.0.1"), AS: 65000, Port: port}}}, slog.New(slog.DiscardHandler), func() {
 		select {
@@ -90,7 +176,7 @@ func TestSpeaker(t *testing.T) {
 	first, second := local("10.1.5.0/24", "192.0.2.5"), local("fd00:1:5::/64", "2001:db8::5")
 	s.Announce("host1", netip.MustParseAddr("192.0.2.5"), []Local{first, second})
 	require.Eventually(t, func() bool {
-		r := has(t, srv)
+		r := has()
 		return r["10.1.5.0/24"] == "192.0.2.5" && r["fd00:1:5::/64"] == "2001:db8::5"
 	}, patience, 10*time.Millisecond, "the router learns both families")
 	within := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
@@ -109,9 +195,9 @@ func TestSpeaker(t *testing.T) {
 	}
 
 	s.Announce("host1", netip.MustParseAddr("192.0.2.5"), []Local{second})
-	require.Eventually(t, func() bool { r := has(t, srv); return r["10.1.5.0/24"] == "" && r["fd00:1:5::/64"] != "" }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { r := has(); return r["10.1.5.0/24"] == "" && r["fd00:1:5::/64"] != "" }, patience, 10*time.Millisecond)
 	s.Withdraw()
-	require.Eventually(t, func() bool { return has(t, srv)["fd00:1:5::/64"] == "" }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return has()["fd00:1:5::/64"] == "" }, patience, 10*time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
 }

@@ -135,7 +135,8 @@ func (c *lossy) Write(b []byte) (int, error) {
 	case 3:
 		return len(b), nil
 	case 4:
-		b[len(b)/2] ^= 1 // as good as lost
+		b = bytes.Clone(b) // damaged is as good as lost
+		b[len(b)/2] ^= 1
 	case 5:
 		_, _ = c.Conn.Write(b)
 	}

@@ -1,20 +1,24 @@
 package docker
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
@@ -253,6 +257,42 @@ func TestStandInAnswers(t *testing.T) {
 		_, refused := call(t, h, method, `{}`)
 		assert.Contains(t, refused, "systemctl start baize", method)
 	}
+}
+
+// A connection that an engine has kept is not answered after the dismissal.
+func TestStandInIsDismissed(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "baize.sock")
+	ended := make(chan error, 1)
+	go func() { ended <- StandIn(t.Context(), strings.NewReader(""), socket, quiet()) }()
+	dial := func() net.Conn {
+		var c net.Conn
+		require.Eventually(t, func() (ok bool) {
+			var err error
+			c, err = (&net.Dialer{}).DialContext(t.Context(), "unix", socket)
+			return err == nil
+		}, 10*time.Second, 5*time.Millisecond)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	kept, fresh := dial(), dial()
+	request := "POST /IpamDriver.RequestAddress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+	_, err := io.WriteString(kept, request)
+	require.NoError(t, err)
+	answer, err := http.ReadResponse(bufio.NewReader(kept), nil)
+	require.NoError(t, err)
+	_, _ = io.Copy(io.Discard, answer.Body)
+	assert.Equal(t, http.StatusInternalServerError, answer.StatusCode)
+
+	Dismiss(t.Context(), socket)
+	next, err := api.Listen(socket)
+	require.NoError(t, err, "the socket is free")
+	defer next.Close()
+	for _, c := range []net.Conn{kept, fresh} {
+		_, _ = io.WriteString(c, request)
+		_, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.Error(t, err)
+	}
+	require.NoError(t, <-ended)
 }
 
 // What the stand-in answers to is what the plugin answers to.

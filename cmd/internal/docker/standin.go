@@ -84,10 +84,25 @@ func StandIn(ctx context.Context, agent io.Reader, socket string, log logrus.Fie
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go watchSocket(ctx, socket, cancel)
-	if err := api.ServeHandler(ctx, l, standInHandler(l, cancel, log), "the Docker plugin's socket"); ctx.Err() == nil {
-		return err
+	srv := &http.Server{Handler: untilDone(ctx, standInHandler(l, cancel, log)), ReadHeaderTimeout: 5 * time.Second}
+	// At once: an engine keeps connections for its next request, which is the next
+	// agent's.
+	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+	if err := srv.Serve(l); ctx.Err() == nil {
+		return fmt.Errorf("the Docker plugin's socket: %w", errors.Join(err, l.Close()))
 	}
 	return nil // dismissed
+}
+
+// untilDone cuts a request that comes after the end of ctx off: the engine
+// sends it again.
+func untilDone(ctx context.Context, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // takeOver listens once the dead agent's own socket is closed, which may be a
@@ -143,8 +158,8 @@ func standInHandler(l net.Listener, end func(), log logrus.FieldLogger) http.Han
 		handle(mux, p, m, refuse)
 	}
 	leave := sync.OnceFunc(func() {
-		_ = l.Close() // the socket is free before the agent is told so
 		end()
+		_ = l.Close() // the socket is free before the agent is told so
 	})
 	mux.HandleFunc("POST "+dismissal, func(w http.ResponseWriter, _ *http.Request) {
 		leave()

@@ -17,8 +17,9 @@ type FRRNeighbor struct {
 // FRRConf writes a configuration for FRR (frr.conf, 8.4 and later) with which a
 // host's routing daemon announces what lives on the host, and learns from the
 // neighbours: of Baize's routes, which it sees in the kernel, it hands on those
-// that lead to the host's own port of a network, are longer than the network's
-// prefix and have the usual metric. password, where not empty, is that of the
+// that lead to the host's own port of a network and are longer than the network's
+// prefix, except those of addresses that live elsewhere on its Ethernet, which
+// their metric tells. password, where not empty, is that of the
 // sessions. port names a network's port. Networks that are not routed are left
 // out.
 func FRRConf(networks []topology.Network, as uint32, neighbors []FRRNeighbor, password string, port func(network string) string) string {
@@ -28,9 +29,14 @@ func FRRConf(networks []topology.Network, as uint32, neighbors []FRRNeighbor, pa
 	families := []struct {
 		f            topology.Family
 		ip, routeMap string
-		metric       int
+		usual        int // metric
 	}{{topology.IPv4, "ip", "baize-ipv4", metricIPv4}, {topology.IPv6, "ipv6", "baize-ipv6", metricIPv6}}
 	for _, fam := range families {
+		// The usual metric cannot be matched: FRR 8.4 refuses 0, and its daemons abort
+		// at the next 'show running-config'.
+		for i, metric := range []int{fam.usual + elsewhere, MetricYield} {
+			line("route-map %s deny %d\n match metric %d\nexit\n!", fam.routeMap, i+1, metric)
+		}
 		seq := 0
 		for _, n := range networks {
 			for _, p := range n.Prefixes() {
@@ -43,7 +49,6 @@ func FRRConf(networks []topology.Network, as uint32, neighbors []FRRNeighbor, pa
 				line("route-map %s permit %d", fam.routeMap, seq)
 				line(" match %s address prefix-list %s", fam.ip, list)
 				line(" match interface %s", port(n.Name))
-				line(" match metric %d", fam.metric)
 				line("exit\n!")
 			}
 		}

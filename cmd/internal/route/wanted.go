@@ -17,6 +17,11 @@ type Network struct {
 	Endpoints []netip.Addr
 }
 
+// elsewhere is added to the metric of a single address's route onto the
+// network's Ethernet: it tells it from what lives here, which a routing daemon
+// may announce.
+const elsewhere = 1
+
 // Wanted returns the routes that the networks ask of this host's kernel: their
 // own addresses to the port, those of other nodes by their paths. What of a
 // network is nowhere is unreachable, or, where the network is an Ethernet,
@@ -65,10 +70,9 @@ func Wanted(networks []Network, reach topology.Reach, fabric topology.Fabric) []
 			case p.Way == topology.WayRoute:
 				out = append(out, Route{Prefix: p.Prefix, Via: p.Via, Dev: p.Dev, Src: src(p.Prefix)})
 			case ethernet && p.MAC != "":
-				// On the Ethernet, though its subnet may be elsewhere. The metric tells it
-				// from what lives here, which a routing daemon may announce.
+				// On the Ethernet, though its subnet may not be.
 				r := Route{Prefix: p.Prefix, Dev: n.Port, Src: src(p.Prefix)}
-				r.Metric = r.metric() + 1
+				r.Metric = r.metric() + elsewhere
 				out = append(out, r)
 			}
 		}

@@ -21,8 +21,9 @@ import (
 
 // Cleanup removes from this host what Baize made, and nothing else: ports,
 // flows, the bridge unless a foreign port hangs on it, the endpoints' network
-// devices, the files of the state directory. The node's records in etcd are
-// the business of 'baize node remove'. It returns what it removed and what it
+// devices, the files of the state directory; with cfg.BGP also its routes on the
+// routers of the fabric. The node's records in etcd are the business of 'baize
+// node remove'. It returns what it removed and what it
 // left, one line each.
 func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, error) {
 	cfg, err := cfg.Defaults()
@@ -44,7 +45,11 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	var report []string
+	// First, so that nothing more comes for what goes.
+	report, err := forget(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	cleared, err := db.ClearRestoreWait(ctx)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,35 @@ func (a *Agent) newSpeaker(cfg bgp.Config) (*bgp.Speaker, error) {
 	if cfg.AS == 0 && len(cfg.Neighbors) == 0 {
 		return nil, nil
 	}
-	return bgp.New(cfg, slog.New(&slogHandler{a.log.WithField("task", "bgp")}), a.poke)
+	return bgp.New(cfg, speakerLog(a.log), a.poke)
+}
+
+func speakerLog(log *logrus.Entry) *slog.Logger {
+	return slog.New(&slogHandler{log.WithField("task", "bgp")})
+}
+
+// forget makes the routers of the fabric forget this node. It returns what it
+// did and what it could not do, one line each.
+func forget(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, error) {
+	if cfg.BGP.AS == 0 && len(cfg.BGP.Neighbors) == 0 {
+		return nil, nil
+	}
+	c, err := cfg.BGP.Defaults()
+	if err != nil {
+		return nil, err
+	}
+	missed, err := bgp.Forget(ctx, c, cfg.Node, speakerLog(logrus.NewEntry(log)))
+	if err != nil {
+		return nil, err
+	}
+	var report []string
+	for _, n := range missed {
+		report = append(report, fmt.Sprintf("left this node's routes on BGP neighbour %s, to which there is no session: they go there %s after the agent's end", n.Addr, c.RestartTime))
+	}
+	if len(missed) < len(c.Neighbors) {
+		report = append(report, fmt.Sprintf("withdrew this node's routes from %d BGP neighbours", len(c.Neighbors)-len(missed)))
+	}
+	return report, nil
 }
 
 // fabric returns the ways through routers to what lives on other nodes: by the

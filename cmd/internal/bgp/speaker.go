@@ -35,6 +35,8 @@ type Speaker struct {
 	log     *slog.Logger
 	changed func()
 	wake    chan struct{}
+	// leaving: neighbours are to keep nothing; see Forget.
+	leaving bool
 
 	mu       sync.Mutex
 	local    []Local // what is to be announced
@@ -110,10 +112,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 		return fmt.Errorf("BGP: %w", err)
 	}
 	defer func() {
-		// Without a notification: the routes are to stay.
+		// Without a notification where the routes are to stay.
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
-		_ = srv.StopBgp(limited, &api.StopBgpRequest{AllowGracefulRestart: true})
+		_ = srv.StopBgp(limited, &api.StopBgpRequest{AllowGracefulRestart: !s.leaving})
 	}()
 	announced := map[netip.Prefix]Local{}
 	first := true
@@ -180,7 +182,7 @@ func (s *Speaker) connect(ctx context.Context, srv *server.BgpServer) error {
 	for _, f := range []*api.Family{{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, {Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}} {
 		families = append(families, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: f, Enabled: true},
-			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: !s.leaving}},
 		})
 	}
 	for _, n := range s.cfg.Neighbors {
@@ -198,10 +200,12 @@ func (s *Speaker) connect(ctx context.Context, srv *server.BgpServer) error {
 				ConnectRetry: seconds(connectRetry), HoldTime: seconds(s.cfg.HoldTime), KeepaliveInterval: max(1, seconds(s.cfg.HoldTime)/3), IdleHoldTimeAfterReset: 1,
 			}},
 			Transport: &api.Transport{RemotePort: port},
+			AfiSafis:  families,
+		}
+		if !s.leaving {
 			// The hosts' kernels and switches forward on while the agent is away, which
 			// is what the restart bits say.
-			GracefulRestart: &api.GracefulRestart{Enabled: true, RestartTime: uint32(seconds(s.cfg.RestartTime)), DeferralTime: uint32(seconds(deferral)), LocalRestarting: true},
-			AfiSafis:        families,
+			peer.GracefulRestart = &api.GracefulRestart{Enabled: true, RestartTime: uint32(seconds(s.cfg.RestartTime)), DeferralTime: uint32(seconds(deferral)), LocalRestarting: true}
 		}
 		if err := srv.AddPeer(limited, &api.AddPeerRequest{Peer: peer}); err != nil {
 			return fmt.Errorf("neighbour %s: %w", n, err)

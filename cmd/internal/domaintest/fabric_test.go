@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +23,12 @@ import (
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/topology"
+)
+
+// Timers of the agents: a host's end is to be noticed long before bgpRestart.
+const (
+	bgpHold    = 3 * time.Second
+	bgpRestart = 3 * time.Minute
 )
 
 // TestFabric has a real FRR as the router between two segments: host1 and
@@ -43,7 +51,7 @@ func TestFabric(t *testing.T) {
 			if c.frr {
 				why = "kernel route of protocol bgp"
 			} else {
-				config.AgentArgs = []string{"--bgp-hold-time", "3s", "--bgp-restart-time", "10s"}
+				config.AgentArgs = []string{"--bgp-hold-time", bgpHold.String(), "--bgp-restart-time", bgpRestart.String()}
 			}
 			d := up(t, c.transport, config)
 			require.Empty(t, d.Proof.Failed())
@@ -54,7 +62,7 @@ func TestFabric(t *testing.T) {
 			}{
 				{"paths and why", testFabricPaths},
 				{"not encapsulated", testFabricWire},
-				{"nobody listens but FRR", testFabricListens},
+				{"sessions as they were asked for", testFabricSessions},
 				{"an address away from home", testFabricPin},
 				{"a stream survives restarts", testFabricRestarts},
 				{"a session that is down is said", testFabricDown},
@@ -265,9 +273,58 @@ func (f *fabricTest) stream(from, to lab.EndpointStatus, ip netip.Addr) func(dur
 	}
 }
 
-func testFabricListens(f *fabricTest) {
+// Sessions have the timers that were given, and every segment of theirs a
+// signature; nobody listens but FRR.
+func testFabricSessions(f *fabricTest) {
 	out := f.must("host1", "ss", "-Hltn", "sport = :179")
 	require.Equal(f.t, f.frr, strings.Contains(out, ":179"), out)
+	hold, restart := bgpHold, bgpRestart
+	if f.frr {
+		hold, restart = 9*time.Second, 2*time.Minute // of FRR's profile, and FRR's own
+	}
+	var peers map[string]struct {
+		Hold    int64 `json:"bgpTimerHoldTimeMsecs"`
+		Restart struct {
+			Timers struct {
+				Received int64 `json:"receivedRestartTimer"`
+			} `json:"timers"`
+		} `json:"gracefulRestartInfo"`
+	}
+	text := f.must("router", "vtysh", "-c", "show bgp neighbors json")
+	require.NoError(f.t, json.Unmarshal([]byte(text), &peers), text)
+	for _, addr := range []string{"192.168.77.11", "192.168.78.12", "192.168.77.13"} {
+		require.Equal(f.t, hold.Milliseconds(), peers[addr].Hold, text)
+		require.Equal(f.t, int64(restart.Seconds()), peers[addr].Restart.Timers.Received, text)
+	}
+	w := f.wire("host1")
+	f.eventually("keepalives", func() (bool, string) {
+		signed, bare := w.bgpSegments()
+		require.Zero(f.t, bare, "segments without a signature")
+		return signed > 2, fmt.Sprint(signed)
+	})
+}
+
+// bgpSegments counts the segments of BGP over IPv4 with the option of RFC 2385,
+// and those without.
+func (s *socket) bgpSegments() (signed, bare int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.seen {
+		if len(f) < 54 || f[12] != 8 || f[13] != 0 || f[23] != unix.IPPROTO_TCP {
+			continue
+		}
+		tcp := f[14+int(f[14]&15)*4:]
+		if binary.BigEndian.Uint16(tcp) != 179 && binary.BigEndian.Uint16(tcp[2:]) != 179 {
+			continue
+		}
+		// Kind 19, length 18.
+		if bytes.Contains(tcp[20:int(tcp[12]>>4)*4], []byte{19, 18}) {
+			signed++
+		} else {
+			bare++
+		}
+	}
+	return signed, bare
 }
 
 // A pin is announced by the node where it is, and only there.
@@ -361,12 +418,12 @@ func testFabricHosts(f *fabricTest) {
 		f.throughFabric("host1", subnets)
 		f.reaches("host1/c1", f.endpoint("host4/c1"))
 		joined := time.Since(start)
-		start = time.Now()
 		if end == "dies" {
 			require.NoError(f.t, h.Crash(f.t.Context()))
 		} else {
 			require.NoError(f.t, f.RemoveHost(f.t.Context(), "host4"))
 		}
+		start = time.Now()
 		for _, p := range subnets {
 			f.eventually("the router has forgotten "+p, func() (bool, string) { known, out := f.routerKnows(p); return !known, out })
 			f.eventually("the far side has forgotten "+p, func() (bool, string) {
@@ -374,6 +431,7 @@ func testFabricHosts(f *fabricTest) {
 				return !strings.Contains(line, "route via"), line
 			})
 		}
+		require.Less(f.t, time.Since(start), 20*time.Second)
 		f.t.Logf("host4 %s: at the far side %v after its start, gone %v later", end, joined.Round(100*time.Millisecond), time.Since(start).Round(100*time.Millisecond))
 	}
 }

@@ -157,17 +157,21 @@ exit
 	return b.String()
 }
 
-// agentArgs are the arguments of the agent of host n, whose directory is dir:
-// where there is a router, and no FRR beside the agent, it speaks to the router
-// itself.
+// agentArgs are the arguments of the agent of host n, whose directory is dir.
 func (s state) agentArgs(n int, dir string) []string {
+	return append(s.bgpArgs(n, dir), s.AgentArgs...)
+}
+
+// bgpArgs are those of BGP: where there is a router, and no FRR beside the
+// agent, it speaks to the router itself.
+func (s state) bgpArgs(n int, dir string) []string {
 	if s.Segments < 2 || s.FRR {
-		return s.AgentArgs
+		return nil
 	}
-	return append([]string{
+	return []string{
 		"--bgp", fmt.Sprint(HostAS), "--bgp-neighbor", fmt.Sprintf("%d@%s", RouterAS, routerAddrs(segmentOf(n, s.Segments))[0].Addr()),
 		"--bgp-password-file", filepath.Join(dir, bgpPasswordName),
-	}, s.AgentArgs...)
+	}
 }
 
 // hostFRR is frr.conf of host n: what 'baize route frr-conf' prints.

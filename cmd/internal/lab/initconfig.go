@@ -168,6 +168,6 @@ func endpointRemoveArgs(network, name string) []string {
 	return []string{"endpoint", "remove", network + "/" + name}
 }
 
-func agentCleanupArgs() []string { return []string{"agent", "cleanup"} }
+func agentCleanupArgs(bgp []string) []string { return append(agentArgs(bgp), "cleanup") }
 
 func nodeRemoveArgs(node string) []string { return []string{"node", "remove", node, "--force"} }

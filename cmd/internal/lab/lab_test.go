@@ -187,7 +187,8 @@ func TestCommandLines(t *testing.T) {
 		"network update blue --transport geneve":     networkUpdateArgs("blue", topology.Geneve),
 		"endpoint add --network blue --netns c1":     endpointAddArgs("blue", "c1"),
 		"endpoint remove blue/c1":                    endpointRemoveArgs("blue", "c1"),
-		"agent cleanup":                              agentCleanupArgs(),
+		"agent cleanup":                              agentCleanupArgs(nil),
+		"agent --bgp 65001 cleanup":                  agentCleanupArgs([]string{"--bgp", "65001"}),
 		"node remove host3 --force":                  nodeRemoveArgs("host3"),
 		"nsenter -t 7 -m -u -i -n -p -- ovs-vsctl x": enter(member{pid: 7}, []string{"ovs-vsctl", "x"}),
 	} {

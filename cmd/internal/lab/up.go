@@ -259,7 +259,8 @@ func (l *Lab) retire(ctx context.Context, fabric, m member) error {
 	limited, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	if h.StopService(limited, ServiceAgent) == nil {
-		_, _ = h.Exec(limited, append([]string{"baize"}, agentCleanupArgs()...)...)
+		bgp := l.state.bgpArgs(hostNumber(m.name), filepath.Join(l.cfg.dir(), m.name))
+		_, _ = h.Exec(limited, append([]string{"baize"}, agentCleanupArgs(bgp)...)...)
 	}
 	_, err := l.inFabric(limited, fabric, nodeRemoveArgs(m.name)...)
 	if killErr := l.killHost(ctx, m); killErr != nil {

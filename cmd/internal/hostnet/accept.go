@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -33,13 +35,75 @@ const acceptTimeout = 5 * time.Second
 // chain of their own, in front of Docker's rules and behind DOCKER-USER, which is
 // the operator's. It changes only what differs, in one step, and reports whether
 // it did; no rules at all remove the chain. A host without iptables has nothing
-// to be changed.
+// to be changed. Where a host has rules of both kinds, iptables-legacy's and
+// iptables-nft's, a packet passes both, and both are told.
 func AcceptForwarded(ctx context.Context, f topology.Family, rules []string) (changed bool, err error) {
 	targets := make([]string, len(rules))
 	for i, r := range rules {
 		targets[i] = r + " -j ACCEPT"
 	}
-	return acceptChain.ensure(ctx, f, targets)
+	tool := iptables(f)
+	changed, err = acceptChain.ensure(ctx, tool, targets, nil)
+	if err != nil {
+		return changed, err
+	}
+	for _, other := range otherKinds(f) {
+		more, err := acceptChain.ensure(ctx, other, targets, forwards)
+		changed = changed || more
+		if err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+func iptables(f topology.Family) string {
+	if f == topology.IPv6 {
+		return "ip6tables"
+	}
+	return "iptables"
+}
+
+// otherKinds returns the tools for tables that the host's iptables does not
+// show (iptables-legacy and iptables-nft, see xtables-nft(8)).
+func otherKinds(f topology.Family) []string {
+	own, _ := program(iptables(f))
+	var out []string
+	for _, kind := range []string{"-legacy", "-nft"} {
+		tool := iptables(f) + kind
+		if p, err := program(tool); err != nil || p == own {
+			continue
+		}
+		if kind == "-legacy" {
+			// To look at a table of this kind makes one, through which all packets pass.
+			names, err := os.ReadFile("/proc/thread-self/net/" + map[topology.Family]string{topology.IPv4: "ip", topology.IPv6: "ip6"}[f] + "_tables_names")
+			if err != nil || !slices.Contains(strings.Fields(string(names)), acceptChain.table) {
+				continue
+			}
+		}
+		out = append(out, tool)
+	}
+	return out
+}
+
+// program returns the file behind a command's links.
+func program(command string) (string, error) {
+	p, err := exec.LookPath(command)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(p)
+}
+
+// forwards reports whether rules, as 'iptables -S' prints them, say anything
+// about packets that the host forwards.
+func forwards(rules string) bool {
+	for line := range strings.Lines(rules) {
+		if strings.HasPrefix(line, "-A FORWARD ") || (strings.HasPrefix(line, "-P FORWARD ") && strings.TrimSpace(line) != "-P FORWARD ACCEPT") {
+			return true
+		}
+	}
+	return false
 }
 
 // Masquerade gives packets that leave a network the host's own address, and
@@ -47,7 +111,7 @@ func AcceptForwarded(ctx context.Context, f topology.Family, rules []string) (ch
 // parts of it, whose containers see who sends to them. The zero prefix removes
 // all that. Otherwise it is as AcceptForwarded.
 func Masquerade(ctx context.Context, f topology.Family, network netip.Prefix, own []netip.Prefix) (changed bool, err error) {
-	return masqChain.ensure(ctx, f, masqRules(network, own))
+	return masqChain.ensure(ctx, iptables(f), masqRules(network, own), nil)
 }
 
 func masqRules(network netip.Prefix, own []netip.Prefix) []string {
@@ -65,11 +129,9 @@ func masqRules(network netip.Prefix, own []netip.Prefix) []string {
 	return append(rules, fmt.Sprintf("-s %s ! -d %s -j MASQUERADE", network, multicast), fmt.Sprintf("-d %s -j MASQUERADE", network))
 }
 
-func (c chain) ensure(ctx context.Context, f topology.Family, rules []string) (changed bool, err error) {
-	tool := "iptables"
-	if f == topology.IPv6 {
-		tool = "ip6tables"
-	}
+// ensure makes the chain what it has to be. needed, where not nil, says by the
+// table's rules whether it is to be touched.
+func (c chain) ensure(ctx context.Context, tool string, rules []string, needed func(have string) bool) (changed bool, err error) {
 	if _, err := exec.LookPath(tool); err != nil {
 		return false, nil //nolint:nilerr // then nothing filters by it either
 	}
@@ -78,6 +140,9 @@ func (c chain) ensure(ctx context.Context, f topology.Family, rules []string) (c
 	have, err := exec.CommandContext(ctx, tool, "-w", "2", "-t", c.table, "-S").Output()
 	if err != nil {
 		return false, firewallFailed(tool, "reading the rules", err)
+	}
+	if needed != nil && !needed(string(have)) {
+		return false, nil
 	}
 	change := c.change(string(have), rules)
 	if change == "" {

@@ -33,6 +33,14 @@ func TestAcceptChange(t *testing.T) {
 	}
 }
 
+func TestForwards(t *testing.T) {
+	const none = "-P INPUT DROP\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n-N DOCKER-USER\n-A INPUT -j DROP\n"
+	assert.False(t, forwards(""))
+	assert.False(t, forwards(none))
+	assert.True(t, forwards(none+"-A FORWARD -j REJECT\n"))
+	assert.True(t, forwards("-P INPUT ACCEPT\n-P FORWARD DROP\n"))
+}
+
 func TestMasqRules(t *testing.T) {
 	p := netip.MustParsePrefix
 	assert.Empty(t, masqRules(netip.Prefix{}, nil))

@@ -49,8 +49,13 @@ build: check-go ## build bin/baize
 	$(GOBUILD) -o $(BIN) ./cmd/baize
 
 .PHONY: install
-install: build ## install bin/baize under PREFIX (DESTDIR is honoured)
+install: build ## install bin/baize under PREFIX (DESTDIR is honoured); SYSTEMD=1: and the agent's unit
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/baize
+	@if [ -n '$(SYSTEMD)' ]; then set -ex; \
+		mkdir -p '$(DESTDIR)/etc/systemd/system'; \
+		sed 's,/usr/bin/baize,$(PREFIX)/bin/baize,' scripts/systemd/baize.service >'$(DESTDIR)/etc/systemd/system/baize.service'; \
+		install -D -m 0755 scripts/mk-docker-opts.sh '$(DESTDIR)/usr/lib/baize/mk-docker-opts.sh'; \
+	fi
 
 .PHONY: lab
 lab: check-go need-root deps build ## three hosts on this machine, joined and proven; they stay up

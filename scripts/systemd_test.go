@@ -1,6 +1,7 @@
 package scripts
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,14 +62,28 @@ func TestDockerDropInFailsClosed(t *testing.T) {
 	}
 }
 
-// The agent's drop-in, for the unit of the package where there is one here.
+// The agent's unit: systemd takes it as it is, and it says what others rely on.
+func TestAgentUnit(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	require.NoError(t, err, "apt-get install systemd")
+	unit, err := os.ReadFile("systemd/baize.service")
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "baize.service")
+	require.NoError(t, os.WriteFile(file, bytes.ReplaceAll(unit, []byte("/usr/bin/baize"), []byte("/bin/true")), 0o644))
+	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", file).CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.NotContains(t, string(out), "baize.service:", "nothing that systemd does not know")
+	for _, line := range []string{"Type=notify", "Before=docker.service", "KillMode=process", "RuntimeDirectoryPreserve=yes", "ExecStart=/usr/bin/baize agent"} {
+		assert.Contains(t, string(unit), "\n"+line+"\n")
+	}
+}
+
+// The agent's drop-in.
 func TestFlannelDropIn(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	require.NoError(t, err, "apt-get install systemd")
 	unit, err := os.ReadFile("systemd/baize.service")
-	if err != nil {
-		unit = []byte("[Unit]\nDescription=Baize\n[Service]\nType=notify\nExecStart=/bin/true agent\n")
-	}
+	require.NoError(t, err)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "baize.service")
 	programs := regexp.MustCompile(`(?m)^(Exec\w+=[-+!@:]*)/\S+`)

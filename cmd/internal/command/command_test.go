@@ -449,6 +449,27 @@ func TestVersion(t *testing.T) {
 	assert.Equal(t, []string{"devel", "unknown"}, []string{v.Version, v.Commit})
 }
 
+// The package's settings: every flag of the agent, none of them set.
+func TestDefaultFile(t *testing.T) {
+	res := baize(t, "docs", "default")
+	require.Equal(t, 0, res.code, res.err)
+	for _, want := range []string{"\n#BAIZE_ETCD_ENDPOINTS=", "\n#BAIZE_VTEP=\n", "\n#BAIZE_DOCKER_BRIDGE=\n", "\n#BAIZE_AUDIT_INTERVAL=30s\n"} {
+		assert.Contains(t, res.out, want)
+	}
+	for line := range strings.Lines(res.out) {
+		assert.True(t, line == "\n" || strings.HasPrefix(line, "#"), line)
+	}
+}
+
+func TestManPage(t *testing.T) {
+	res := baize(t, "docs", "man")
+	require.Equal(t, 0, res.code, res.err)
+	for _, want := range []string{".TH", "BAIZE", "baize agent", "BAIZE_ETCD_ENDPOINTS"} {
+		assert.Contains(t, res.out, want)
+	}
+	assert.NotContains(t, res.out, "](#")
+}
+
 func TestDocsAreCurrent(t *testing.T) {
 	path := filepath.Join("..", "..", "..", "docs", "cli.md")
 	res := baize(t, "docs")

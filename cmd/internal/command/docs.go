@@ -3,8 +3,11 @@ package command
 import (
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/cpuguy83/go-md2man/v2/md2man"
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
@@ -14,7 +17,54 @@ func (r *runner) docsCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "docs", Usage: "write docs/cli.md", Hidden: true,
 		Action: func(*ucli.Context) error { return writeDocs(r.Out, r.root) },
+		Subcommands: []*ucli.Command{
+			{Name: "man", Usage: "write baize(8)", Hidden: true, Action: func(*ucli.Context) error { return writeMan(r.Out, r.root) }},
+			{Name: "default", Usage: "write /etc/default/baize", Hidden: true, Action: func(*ucli.Context) error { return writeDefault(r.Out, r.root) }},
+		},
 	}
+}
+
+// writeMan writes the same manual as docs/cli.md, for man(1).
+func writeMan(w io.Writer, root *ucli.Command) error {
+	var b strings.Builder
+	if err := writeDocs(&b, root); err != nil {
+		return err
+	}
+	_, text, _ := strings.Cut(b.String(), "-->\n")
+	// Commands that link to their sections there have them below here.
+	text = regexp.MustCompile(`\[(`+"`"+`[^]]+)\]\(#[^)]+\)`).ReplaceAllString(text, "$1")
+	_, err := w.Write(md2man.Render([]byte("% BAIZE 8\n# NAME\n\nbaize - one Ethernet over many hosts\n\n# DESCRIPTION\n" + text)))
+	return err
+}
+
+const defaultIntro = `# Settings of baize.service (systemd.exec(5), EnvironmentFile=): every flag of
+# 'baize agent', with what it is when left out. Remove the # to set one, then
+# 'systemctl restart baize', which interrupts nothing. See baize(8).
+#
+# Written by 'baize docs default'.
+`
+
+// writeDefault writes the agent's flags as an environment file, all of them
+// commented out.
+func writeDefault(w io.Writer, root *ucli.Command) error {
+	var b strings.Builder
+	b.WriteString(defaultIntro)
+	agent := root.Command("agent")
+	seen := map[string]bool{}
+	for _, f := range visibleFlags(append(slices.Clone(root.Flags), agent.Flags...)) {
+		d := documentFlag(f)
+		if d.env == "" || seen[d.env] {
+			continue
+		}
+		seen[d.env] = true
+		usage := d.usage
+		if d.repeat {
+			usage += " (several: separated by commas)"
+		}
+		fmt.Fprintf(&b, "\n# %s\n# %s\n#%s=%s\n", strings.Fields(d.names)[0], capital(usage), d.env, d.def)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // exitCodes is documented, so that scripts can rely on it.

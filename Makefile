@@ -57,6 +57,10 @@ install: build ## install bin/baize under PREFIX (DESTDIR is honoured); SYSTEMD=
 		install -D -m 0755 scripts/mk-docker-opts.sh '$(DESTDIR)/usr/lib/baize/mk-docker-opts.sh'; \
 	fi
 
+.PHONY: packages
+packages: check-go ## .deb and .rpm for amd64 and arm64, SBOM and checksums, into dist/
+	@scripts/packages.sh dist
+
 .PHONY: lab
 lab: check-go need-root deps build ## three hosts on this machine, joined and proven; they stay up
 	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT)

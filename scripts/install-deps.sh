@@ -63,6 +63,7 @@ if [ "${1:-lab}" = test ]; then
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
+	need debootstrap debootstrap # the clean root that packages are tried in
 	need systemd systemd-analyze
 	need etcd-client etcdctl
 fi

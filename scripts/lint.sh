@@ -18,7 +18,7 @@ for f in scripts/*.sh .ci/run; do
 	esac
 done
 if command -v shellcheck >/dev/null 2>&1; then
-	shellcheck scripts/*.sh .ci/run || bad=1
+	shellcheck scripts/*.sh scripts/packages/*.sh cmd/internal/packagetest/*.sh .ci/run || bad=1
 else
 	echo "lint: shellcheck is missing: run 'scripts/install-deps.sh test', or install it" >&2
 	bad=1

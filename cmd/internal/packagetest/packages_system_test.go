@@ -1,0 +1,126 @@
+//go:build system
+
+package packagetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// run runs a command, for minutes at most, and returns what it printed.
+func run(t *testing.T, env []string, argv ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%v\n%s", argv, out)
+	return string(out)
+}
+
+// build makes the packages of this machine's architecture.
+func build(t *testing.T, version string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	arch := strings.TrimSpace(run(t, nil, "dpkg", "--print-architecture"))
+	run(t, []string{"VERSION=" + version, "ARCHES=" + arch, "SOURCE_DATE_EPOCH=1700000000"}, "../../../scripts/packages.sh", dir)
+	return dir
+}
+
+func only(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	require.NoError(t, err)
+	require.Len(t, found, 1, pattern)
+	return found[0]
+}
+
+// root returns a clean root of this machine's release with what the package
+// depends on. It is made once, and kept in the user's cache.
+func root(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	release, err := os.ReadFile("/etc/os-release")
+	require.NoError(t, err)
+	suite := regexp.MustCompile(`(?m)^VERSION_CODENAME=(\w+)`).FindSubmatch(release)
+	require.NotNil(t, suite, "/etc/os-release has no VERSION_CODENAME")
+	archive := filepath.Join(cache, "baize", "root", string(suite[1])+".tar")
+	if _, err := os.Stat(archive); err != nil {
+		mirror, _, _ := strings.Cut(run(t, nil, "sh", "-c", `apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep -v security`), "\n")
+		fresh := filepath.Join(t.TempDir(), "fresh")
+		run(t, nil, "debootstrap", "--variant=minbase", "--include=openvswitch-switch,iproute2,nftables,kmod,procps", string(suite[1]), fresh, mirror)
+		require.NoError(t, os.MkdirAll(filepath.Dir(archive), 0o755))
+		run(t, nil, "tar", "-C", fresh, "--one-file-system", "-cf", archive+".new", ".")
+		require.NoError(t, os.Rename(archive+".new", archive))
+	}
+	dir := filepath.Join(t.TempDir(), "root")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	run(t, nil, "tar", "-C", dir, "-xf", archive)
+	return dir
+}
+
+// The same commit gives the same bytes, wherever and whenever it is built; the
+// package is installed, upgraded, removed and purged: see inside.sh.
+func TestPackages(t *testing.T) {
+	first := build(t, "0.0.1")
+	t.Run("reproducible", func(t *testing.T) { reproducible(t, first) })
+	t.Run("life", func(t *testing.T) { life(t, only(t, first, "*.deb"), only(t, build(t, "0.0.2"), "*.deb")) })
+}
+
+func reproducible(t *testing.T, first string) {
+	sums := func(dir string) map[string]string {
+		out := map[string]string{}
+		files, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, f := range files {
+			b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+			require.NoError(t, err)
+			out[f.Name()] = fmt.Sprintf("%x", sha256.Sum256(b))
+		}
+		return out
+	}
+	have := sums(first)
+	require.Len(t, have, 5, "a .deb, an .rpm, the program, its SBOM, SHA256SUMS")
+	assert.Equal(t, have, sums(build(t, "0.0.1")))
+	listed, err := os.ReadFile(filepath.Join(first, "SHA256SUMS"))
+	require.NoError(t, err)
+	for name, sum := range have {
+		if name != "SHA256SUMS" {
+			assert.Contains(t, string(listed), sum+"  "+name)
+		}
+	}
+	sbom, err := os.ReadFile(only(t, first, "*.cdx.json"))
+	require.NoError(t, err)
+	assert.Contains(t, string(sbom), "github.com/ovn-org/libovsdb")
+	assert.Contains(t, string(sbom), `"bomFormat": "CycloneDX"`)
+	rpm, err := os.ReadFile(only(t, first, "*.rpm"))
+	require.NoError(t, err)
+	assert.True(t, bytes.HasPrefix(rpm, []byte{0xed, 0xab, 0xee, 0xdb}), "an RPM's magic number")
+}
+
+func life(t *testing.T, old, next string) {
+	dir := root(t)
+	for from, to := range map[string]string{old: "old.deb", next: "new.deb", "inside.sh": "inside.sh"} {
+		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, "tmp", to))
+	}
+	// Everything that is started ends with process 1 of the namespace.
+	out := run(t, nil, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
+		`mount -t proc proc "$0/proc"; mount -t sysfs sys "$0/sys"; mount --rbind /dev "$0/dev"; mount -t tmpfs run "$0/run"; mkdir -p "$0/run/netns"
+exec chroot "$0" /tmp/inside.sh /tmp/old.deb /tmp/new.deb`, dir)
+	t.Log(out)
+	assert.Contains(t, out, "ok: a purge leaves nothing")
+}

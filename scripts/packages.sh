@@ -1,0 +1,57 @@
+#!/bin/sh
+# What: builds dist/: packages (.deb, .rpm) for amd64 and arm64, the static
+#       binaries, an SBOM (CycloneDX) of each, SHA256SUMS.
+# Why:  what users install is built one way, and the same commit gives the same
+#       bytes: times are the commit's, paths are trimmed.
+# Use:  scripts/packages.sh [DIRECTORY]        (default dist)
+#       ARCHES='amd64' VERSION=1.2.3 for others than all of this commit.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+cd "$here/.."
+out=${1:-dist}
+# Packages' versions begin with a digit; a commit without a tag is before all.
+version=${VERSION:-$(scripts/version.sh)}
+case $version in
+v[0-9]*) version=${version#v} ;;
+[0-9]*.[0-9]*) ;;
+*) version=0.0.0~$version ;;
+esac
+version=$(printf '%s' "$version" | tr '-' '~')
+commit=$(scripts/version.sh commit)
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export SOURCE_DATE_EPOCH="$epoch"
+mtime=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+# tool NAME ARGUMENT... runs one of scripts/tools; what it prints shows if it fails.
+tool() {
+	go tool -modfile=scripts/tools/go.mod "$@" >"$work/log" 2>&1 || {
+		cat "$work/log" >&2
+		return 1
+	}
+}
+stamp=github.com/baize-net/baize/cmd/internal/command
+
+mkdir -p "$out" "$work/stage"
+rm -f "$out"/baize[_-]* "$out"/SHA256SUMS
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$work/baize" ./cmd/baize
+"$work/baize" docs default >"$work/stage/default"
+"$work/baize" docs man | gzip -n -9 >"$work/stage/baize.8.gz"
+for shell in bash zsh fish; do "$work/baize" completion $shell >"$work/stage/$shell"; done
+for arch in ${ARCHES:-amd64 arm64}; do
+	binary=$out/baize_${version}_linux_$arch
+	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
+		-ldflags "-s -w -X $stamp.Version=$version -X $stamp.Commit=$commit" -o "$binary" ./cmd/baize
+	cp "$binary" "$work/stage/baize"
+	sed "s|[$]{STAGE}|$work/stage|; s|[$]{ARCH}|$arch|; s|[$]{VERSION}|$version|; s|[$]{mtime}|$mtime|" scripts/packages/nfpm.yaml >"$work/nfpm.yaml"
+	for format in deb rpm; do
+		tool nfpm package --config "$work/nfpm.yaml" --packager $format --target "$out/"
+	done
+	# Without what differs from run to run.
+	tool cyclonedx-gomod bin -json -noserial -version "v$version" -output "$work/sbom" "$binary"
+	sed "s/\"timestamp\": \"[^\"]*\"/\"timestamp\": \"$mtime\"/" "$work/sbom" >"$binary.cdx.json"
+done
+(cd "$out" && sha256sum baize* >SHA256SUMS)
+ls -l "$out"

@@ -1,0 +1,14 @@
+#!/bin/sh
+# What: before removal: the agent stops, and forwarding goes on. What removes the
+#       rest later is kept: a purge, or 'baize agent cleanup' before the removal.
+set -e
+# An upgrade: "upgrade" (dpkg), 1 (rpm).
+case $1 in upgrade | 1) exit 0 ;; esac
+if [ -d /run/systemd/system ]; then
+	systemctl disable --now baize.service >/dev/null 2>&1 || true
+fi
+mkdir -p /var/lib/baize
+cp -f /usr/bin/baize /var/lib/baize/.last-baize
+# A purge removes the settings before it asks for what they are.
+[ ! -e /etc/default/baize ] || cp -pf /etc/default/baize /var/lib/baize/.last-default
+echo "baize: this host's bridge, tunnels and routes stay as they are, and traffic goes on; '/var/lib/baize/.last-baize agent cleanup', or a purge of the package, removes them"

@@ -62,8 +62,8 @@ func checkFRR() error {
 // frrServices are FRR's daemons in the foreground, in the member's namespaces:
 // sockets, pid files and configuration are the member's own. As FRR's own start
 // script does, vtysh(1) gives each what frr.conf has for it, again after a
-// restart.
-func frrServices(c initConfig, run runner) []*service {
+// restart. needs are what zebra waits for.
+func frrServices(c initConfig, run runner, needs ...string) []*service {
 	daemon := func(name string, needs []string, args ...string) *service {
 		return &service{
 			name: name, needs: needs, env: c.Env,
@@ -89,7 +89,7 @@ func frrServices(c initConfig, run runner) []*service {
 		}
 	}
 	return []*service{
-		daemon(ServiceZebra, nil),
+		daemon(ServiceZebra, needs),
 		daemon(ServiceBGPD, []string{ServiceZebra}, "-p", "179"),
 	}
 }

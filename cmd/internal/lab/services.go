@@ -87,7 +87,9 @@ func hostServices(c initConfig, run runner) []*service {
 		},
 	}
 	if c.FRR != "" {
-		all = append(all, frrServices(c, run)...)
+		// The switch takes over the underlay's addresses, and a zebra that starts
+		// meanwhile (8.4) may never see them.
+		all = append(all, frrServices(c, run, ServiceVswitchd)...)
 	}
 	if c.Flanneld != "" {
 		all[len(all)-1] = flannelService(c, run)
@@ -155,15 +157,19 @@ func fabricServices(c initConfig) []*service {
 	}}
 }
 
-// routerServices are FRR's. Its devices come after its pid 1.
+// routerServices are FRR's. Its devices come after its pid 1, and have their
+// addresses when zebra has started: see hostServices.
 func routerServices(c initConfig, run runner) []*service {
 	all := frrServices(c, run)
 	ready := all[0].ready
 	all[0].ready = func(ctx context.Context) error {
+		if err := ready(ctx); err != nil {
+			return err
+		}
 		if err := poll(ctx, func() (bool, error) { return makeRouter(c) }); err != nil {
 			return fmt.Errorf("the router's devices: %w", err)
 		}
-		return ready(ctx)
+		return nil
 	}
 	return all
 }

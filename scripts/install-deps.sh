@@ -63,6 +63,8 @@ if [ "${1:-lab}" = test ]; then
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
+	need qemu-system-x86 qemu-system-x86_64 # the machine of the kernel tests
+	need xz-utils xz
 	need systemd systemd-analyze
 	need etcd-client etcdctl
 fi

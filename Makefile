@@ -94,6 +94,10 @@ test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
 test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (root)
 	@scripts/test.sh system
 
+.PHONY: test-kernel
+test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel
+	@scripts/test.sh kernel
+
 .PHONY: test-docker-mixed
 test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines of three releases in one lab (downloads two)
 	@scripts/test-docker-mixed.sh

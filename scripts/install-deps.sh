@@ -64,6 +64,8 @@ if [ "${1:-lab}" = test ]; then
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
 	need debootstrap debootstrap # the clean root that packages are tried in
+	need qemu-system-x86 qemu-system-x86_64 # the machine of the kernel tests
+	need xz-utils xz
 	need systemd systemd-analyze
 	need etcd-client etcdctl
 fi

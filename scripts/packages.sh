@@ -17,7 +17,8 @@ v[0-9]*) version=${version#v} ;;
 [0-9]*.[0-9]*) ;;
 *) version=0.0.0~$version ;;
 esac
-version=$(printf '%s' "$version" | tr '-' '~')
+# 1.2.0-rc1 comes before 1.2.0, 1.2.0-3-gabc after it.
+version=$(printf '%s' "$version" | sed 's/-\(alpha\|beta\|rc\)/~\1/; s/-/+/; s/-/./g')
 commit=$(scripts/version.sh commit)
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH="$epoch"

@@ -160,7 +160,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap systemd etcd-client\n"}, lines: 3,
+			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap qemu-system-x86 xz-utils systemd etcd-client\n"}, lines: 3,
 		},
 		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},
 		{

@@ -2,7 +2,7 @@
 # What: runs the test tiers named, each under a heading and with its time, all
 #       of them even where one fails; ends with a summary. Exit 1 where one failed.
 # Why:  'make test' and CI are to show every failure of a run, and what it cost.
-# Use:  scripts/test.sh [lint] [unit] [system]      (default: all three)
+# Use:  scripts/test.sh [lint] [unit] [system] [kernel]      (default: all but kernel)
 #       TESTFLAGS='-run Name -v' is passed to go test.
 set -eu
 
@@ -31,6 +31,24 @@ system() {
 	go test -tags system -race -count=1 -p 1 -timeout 30m ${TESTFLAGS-} $dirs
 }
 
+# kernel runs tests on the kernel's datapath, in a virtual machine that brings a
+# kernel along: what this machine has does not matter.
+kernel() {
+	set --
+	for flag in ${TESTFLAGS-}; do
+		case $flag in
+		-*) set -- "$@" "-test.${flag#-}" ;;
+		*) set -- "$@" "$flag" ;;
+		esac
+	done
+	dir=$(mktemp -d)
+	# The test ends before the machine is ended: it then says where it hung.
+	go test -c -tags kernel -o "$dir/kernel.test" ./cmd/internal/kerneltest &&
+		BAIZE_VM_LIMIT=330 scripts/kernel-vm.sh "$dir" ./kernel.test -test.v -test.timeout 5m "$@" && result=0 || result=1
+	rm -rf "$dir"
+	return $result
+}
+
 summary=
 failed=0
 for tier in "$@"; do
@@ -41,8 +59,9 @@ for tier in "$@"; do
 	lint) scripts/lint.sh || result=FAILED ;;
 	unit) unit || result=FAILED ;;
 	system) system || result=FAILED ;;
+	kernel) (kernel) || result=FAILED ;;
 	*)
-		echo "test: unknown tier '$tier': use lint, unit or system" >&2
+		echo "test: unknown tier '$tier': use lint, unit, system or kernel" >&2
 		exit 2
 		;;
 	esac

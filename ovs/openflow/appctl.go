@@ -14,6 +14,13 @@ func (c *Client) NeighSet(ctx context.Context, bridge string, ip netip.Addr, mac
 	return err
 }
 
+// PurgeDatapath makes ovs-vswitchd forget what its datapath has cached
+// (ovs-appctl revalidator/purge). The next packet of each flow is looked up anew.
+func (c *Client) PurgeDatapath(ctx context.Context) error {
+	_, err := c.appctl(ctx, "revalidator/purge")
+	return err
+}
+
 // Trace returns what the bridge would do with a packet (ovs-appctl
 // ofproto/trace). The flow is in ovs-fields(7) text: "in_port=1,tcp,nw_dst=…".
 func (c *Client) Trace(ctx context.Context, flow string) (string, error) {

@@ -19,7 +19,7 @@ func DropReason(f ovs.Flow) string {
 		return "from a flannel host, for an address without an endpoint"
 	case f.Table == TableGuard && f.Priority == prioNeighbourOwn:
 		return "docker0's fe80::1, the same on every host"
-	case f.Table == TableGuard && f.Priority == prioNeighbourLie:
+	case f.Table == TableGuard && (f.Priority == prioNeighbourLie || f.Priority == prioNeighbourBad):
 		return "spoofed neighbour discovery"
 	case f.Table == TableGuard && f.Priority == prioAddressLie:
 		return "spoofed address"

@@ -67,13 +67,16 @@ func (n *network) host() {
 
 // answer makes an advertisement of a solicitation (RFC 4861 sections 4.3 and
 // 4.4). The type was set in table steer: fields of an advertisement can be
-// written only where the type is known.
+// written only where the type is known. Flags and option type get there through
+// reg1: no kernel's datapath has these fields, and Open vSwitch refuses to set
+// them there by set_field, but moves what changes them to ovs-vswitchd.
 func (n *network) answer() {
 	const solicitedOverride = "0x60000000"
 	n.flow(TableAnswer, prioPort, fmt.Sprintf("icmp6,icmp_type=%d", neighbourAdvertisement), strings.Join([]string{
 		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", n.answerMAC("eth_src"),
 		"move:NXM_NX_IPV6_SRC[]->NXM_NX_IPV6_DST[]", "move:NXM_NX_ND_TARGET[]->NXM_NX_IPV6_SRC[]",
-		"set_field:" + solicitedOverride + "->nd_reserved", "set_field:2->nd_options_type", n.answerMAC("nd_tll"), "in_port",
+		"set_field:" + solicitedOverride + "->reg1", "move:NXM_NX_REG1[]->ERICOXM_OF_ICMPV6_ND_RESERVED[]",
+		"set_field:2->reg1", "move:NXM_NX_REG1[0..7]->ERICOXM_OF_ICMPV6_ND_OPTIONS_TYPE[]", n.answerMAC("nd_tll"), "in_port",
 	}, ","))
 	// Duplicate address detection must not find the gateway.
 	n.flow(TableAnswer, prioPort+10, fmt.Sprintf("icmp6,ipv6_src=::,icmp_type=%d", neighbourAdvertisement), "drop")

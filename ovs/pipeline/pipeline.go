@@ -319,7 +319,7 @@ func appendMAC(text []byte, m net.HardwareAddr) []byte {
 // is an ordinary IPv6 packet).
 const (
 	targetIPv4 = "arp,arp_tpa="
-	targetIPv6 = "icmp6,icmp_type=135,nd_target="
+	targetIPv6 = "icmp6,icmp_type=135,icmp_code=0,nd_target="
 )
 
 // target matches what concerns the link addresses of p. Of a single address

@@ -56,15 +56,15 @@ func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
 	}
 	for _, p := range neighbours {
 		b.flow(TableGuard, prioAddress, in+",ipv6,ipv6_src="+p, pass)
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=%s,icmp_type=%d", in, p, neighbourSolicitation), pass)
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=%s", in, neighbourAdvertisement, p), pass)
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=%s,icmp_type=%d,icmp_code=0", in, p, neighbourSolicitation), pass)
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=%s", in, neighbourAdvertisement, p), pass)
 		// Duplicate address detection (RFC 4862) asks without an address.
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=::,icmp_type=%d,nd_target=%s", in, neighbourSolicitation, p), pass)
+		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=::,icmp_type=%d,icmp_code=0,nd_target=%s", in, neighbourSolicitation, p), pass)
 	}
 	// Docker gives every docker0 this address, and means one link each. What is
 	// sent from it passes: the kernel asks for neighbours with it.
-	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=fe80::1", in, neighbourSolicitation), "drop")
-	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,nd_target=fe80::1", in, neighbourAdvertisement), "drop")
+	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, neighbourSolicitation), "drop")
+	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, neighbourAdvertisement), "drop")
 	// RFC 3810 section 5.2.13, as in guard.
 	b.flow(TableGuard, prioAddress, in+",icmp6,ipv6_src=::,icmp_type=143", pass)
 	b.lies(in)

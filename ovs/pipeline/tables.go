@@ -82,6 +82,7 @@ const (
 	prioNeighbourOwn = 130 // what every docker0 has, and only for its own link
 	prioNeighbour    = 120 // ND messages that say the truth
 	prioNeighbourLie = 110 // ND messages that do not
+	prioNeighbourBad = 109 // and those with a code, which are none
 	prioAddress      = 100 // packets from a known address
 	prioAddressLie   = 90  // IP and ARP from any other
 	prioOther        = 80  // other EtherTypes from the right MAC

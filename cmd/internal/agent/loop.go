@@ -141,6 +141,11 @@ func (a *Agent) pass(ctx context.Context, snapshot *topology.Snapshot, audit boo
 	if err := a.finishSegment(ctx, p.view, observed, segments); err != nil {
 		return err
 	}
+	if a.datapath == "netdev" && firstTunnel(observed, out.Observed) {
+		if err := a.flows.PurgeDatapath(ctx); err != nil {
+			a.log.Warnf("what came by tunnels before there was one may stay unheard: %v", err)
+		}
+	}
 	if a.datapath == "netdev" && (out.Changes > 0 || audit) {
 		a.setNeighbours(ctx, p.view, out)
 	}
@@ -174,6 +179,28 @@ func (a *Agent) collectGarbage(ctx context.Context, endpoints []ovs.Endpoint, ob
 		delete(observed.Ports, port)
 	}
 	return endpoints, nil
+}
+
+// firstTunnel reports whether there is a tunnel of an encapsulation of which
+// there was none. The userspace datapath of Open vSwitch 3.1 keeps giving the
+// host what came for that UDP port before, as long as it goes on coming.
+func firstTunnel(before, after ovs.Observed) bool {
+	types := func(o ovs.Observed) map[string]bool {
+		out := map[string]bool{}
+		for _, p := range o.Ports {
+			if p.ExternalIDs[ovs.KeyRole] == ovs.RoleTunnel {
+				out[p.Type] = true
+			}
+		}
+		return out
+	}
+	had := types(before)
+	for t := range types(after) {
+		if !had[t] {
+			return true
+		}
+	}
+	return false
 }
 
 // setNeighbours tells the userspace datapath the peers' link addresses, so

@@ -308,7 +308,7 @@ func (h *host) hasFlow(match string) bool {
 
 // ndFlow matches the flow that is written last for a node.
 func ndFlow(p netip.Prefix) string {
-	return fmt.Sprintf("table=%d,icmp6,icmp_type=135,nd_target=%s", pipeline.TableSteer, p)
+	return fmt.Sprintf("table=%d,icmp6,icmp_type=135,icmp_code=0,nd_target=%s", pipeline.TableSteer, p)
 }
 
 // dbWrites counts the transactions that vswitchd was told of.

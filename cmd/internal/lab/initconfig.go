@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/baize-net/baize/topology"
@@ -142,7 +143,9 @@ func etcdArgs(dataDir, socket string) []string {
 
 func agentArgs(extra []string) []string { return append([]string{"agent"}, extra...) }
 
-func networkCreateArgs(n NetworkSpec, t topology.Transport, vni string) []string {
+// networkCreateArgs leaves the MTU to Baize, which assumes tunnels over IPv4,
+// where they are not over IPv6.
+func networkCreateArgs(n NetworkSpec, t topology.Transport, vni string, ipv6Underlay bool) []string {
 	args := []string{"network", "create", n.Name}
 	for _, p := range n.Prefixes {
 		args = append(args, "--subnet", p.String())
@@ -150,6 +153,9 @@ func networkCreateArgs(n NetworkSpec, t topology.Transport, vni string) []string
 	args = append(args, "--transport", string(t))
 	if vni != "" {
 		args = append(args, "--vni", vni)
+	}
+	if ipv6Underlay {
+		args = append(args, "--mtu", strconv.Itoa(topology.MTU(t, topology.IPv6, underlayMTU)))
 	}
 	return args
 }

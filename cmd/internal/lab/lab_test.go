@@ -182,7 +182,8 @@ func TestCommandLines(t *testing.T) {
 	for want, got := range map[string][]string{
 		"etcd --data-dir /d --unsafe-no-fsync --listen-client-urls http://192.168.77.1:2379,http://[fd77::1]:2379,unix:///s": etcdArgs("/d", "/s"),
 		"agent --vtep x": agentArgs([]string{"--vtep", "x"}),
-		"network create blue --subnet 10.9.0.0/16 --subnet fd00:10:1::/48 --transport gre --vni 7": networkCreateArgs(n, topology.GRE, "7"),
+		"network create blue --subnet 10.9.0.0/16 --subnet fd00:10:1::/48 --transport gre --vni 7":      networkCreateArgs(n, topology.GRE, "7", false),
+		"network create blue --subnet 10.9.0.0/16 --subnet fd00:10:1::/48 --transport vxlan --mtu 1430": networkCreateArgs(n, topology.VXLAN, "", true),
 		"network show blue -o json":                  networkShowArgs("blue"),
 		"network update blue --transport geneve":     networkUpdateArgs("blue", topology.Geneve),
 		"endpoint add --network blue --netns c1":     endpointAddArgs("blue", "c1"),

@@ -414,7 +414,7 @@ func (l *Lab) upNetworks(ctx context.Context, fabric member) error {
 		if n.VNI != 0 {
 			vni = strconv.FormatUint(uint64(n.VNI), 10)
 		}
-		_, err = l.inFabric(ctx, fabric, networkCreateArgs(n, want, vni)...)
+		_, err = l.inFabric(ctx, fabric, networkCreateArgs(n, want, vni, l.state.IPv6Underlay)...)
 		if err := end(err); err != nil {
 			return err
 		}

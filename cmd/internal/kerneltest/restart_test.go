@@ -1,0 +1,394 @@
+//go:build kernel
+
+package kerneltest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/lab"
+)
+
+const pingEvery = 10 * time.Millisecond
+
+// pings is a ping that runs, one every pingEvery.
+type pings struct {
+	name string
+	out  bytes.Buffer
+	stop func()
+	read chan struct{} // closed when out is complete
+}
+
+// startPing pings from an endpoint ("host1/c1") until stopped, and returns once
+// there are answers: what it finds lost later was an established flow.
+func startPing(t *testing.T, l *lab.Lab, from string, to netip.Addr) *pings {
+	t.Helper()
+	p := &pings{name: from + " to " + to.String(), read: make(chan struct{})}
+	argv, env, err := l.ExecCommand(from, []string{"ping", "-n", "-i", fmt.Sprint(pingEvery.Seconds()), to.String()})
+	require.NoError(t, err)
+	r, w := io.Pipe()
+	p.stop = startCommand(t, argv, env, w)
+	first := make(chan struct{})
+	go func() {
+		defer close(p.read)
+		buf := make([]byte, 4096)
+		for n := 0; ; {
+			k, err := r.Read(buf)
+			p.out.Write(buf[:k])
+			if n < 5 {
+				if n = bytes.Count(p.out.Bytes(), []byte("icmp_seq=")); n >= 5 {
+					close(first)
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case <-first:
+	case <-time.After(wait):
+		t.Fatalf("%s: no answers", p.name)
+	}
+	return p
+}
+
+var (
+	answer  = regexp.MustCompile(`icmp_seq=(\d+) (?:ttl|hlim)`)
+	summary = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
+)
+
+// end stops the ping and returns how many were sent, which were lost, and the
+// longest row of them. The last one, which had no time, does not count.
+func (p *pings) end(t *testing.T) (sent int, missing []int, row int) {
+	t.Helper()
+	p.stop()
+	<-p.read
+	out := p.out.String()
+	m := summary.FindStringSubmatch(out)
+	require.NotNil(t, m, out)
+	sent, _ = strconv.Atoi(m[1])
+	seen := map[int]bool{}
+	for _, m := range answer.FindAllStringSubmatch(out, -1) {
+		n, _ := strconv.Atoi(m[1])
+		seen[n] = true
+	}
+	for n, here := 1, 0; n < sent; n++ {
+		if seen[n] {
+			here = 0
+			continue
+		}
+		here++
+		row = max(row, here)
+		missing = append(missing, n)
+	}
+	t.Logf("%s: %d sent, %d lost, %v at a stretch", p.name, sent, len(missing), time.Duration(row)*pingEvery)
+	return sent, missing, row
+}
+
+// stream is a TCP connection whose server sends back what it gets, with a
+// record on its way at every moment.
+type stream struct {
+	cancel context.CancelFunc
+	ended  chan error
+	count  int
+	stall  time.Duration
+}
+
+// startStream opens one; the first record has come back when it returns.
+func startStream(t *testing.T, l *lab.Lab, from, to string, addr netip.Addr) *stream {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var listener net.Listener
+	require.NoError(t, hostnet.InNetns(netns(t, l, to), func() (err error) {
+		var lc net.ListenConfig
+		listener, err = lc.Listen(ctx, "tcp", net.JoinHostPort(addr.String(), "0"))
+		return err
+	}))
+	go func() {
+		defer listener.Close()
+		if conn, err := listener.Accept(); err == nil {
+			defer conn.Close()
+			_, _ = io.Copy(conn, conn)
+		}
+	}()
+	var conn net.Conn
+	require.NoError(t, hostnet.InNetns(netns(t, l, from), func() (err error) {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, "tcp", listener.Addr().String())
+		return err
+	}))
+	s := &stream{cancel: cancel, ended: make(chan error, 1)}
+	context.AfterFunc(ctx, func() { _ = conn.Close() })
+	first := make(chan struct{})
+	go func() { s.ended <- s.exchange(ctx, conn, first) }()
+	select {
+	case <-first:
+	case err := <-s.ended:
+		require.NoError(t, err)
+	case <-time.After(wait):
+		t.Fatal("no answer by TCP")
+	}
+	return s
+}
+
+func (s *stream) exchange(ctx context.Context, conn net.Conn, first chan struct{}) error {
+	record, back := make([]byte, 4000), make([]byte, 4000)
+	for i := range record {
+		record[i] = byte(i * 7)
+	}
+	for ctx.Err() == nil {
+		begin := time.Now()
+		record[0], record[1] = byte(s.count), byte(s.count>>8)
+		_ = conn.SetDeadline(begin.Add(wait))
+		if _, err := conn.Write(record); err != nil && ctx.Err() == nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, back); err != nil && ctx.Err() == nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if !bytes.Equal(record, back) {
+			return errors.New("what came back is not what was sent")
+		}
+		if s.count++; s.count == 20 {
+			close(first)
+			s.stall = 0
+		}
+		s.stall = max(s.stall, time.Since(begin))
+	}
+	return nil
+}
+
+// end ends it and returns the longest time that one record took.
+func (s *stream) end(t *testing.T) time.Duration {
+	t.Helper()
+	s.cancel()
+	require.NoError(t, <-s.ended)
+	t.Logf("TCP: %d records there and back, the slowest in %v", s.count, s.stall.Round(time.Millisecond))
+	return s.stall
+}
+
+// traffic are established flows: inside host1, from host1 to another host, and
+// between others.
+type traffic struct {
+	local, remote, others *pings
+	localTCP, remoteTCP   *stream
+}
+
+func startTraffic(t *testing.T, l *lab.Lab) *traffic {
+	t.Helper()
+	all := endpoints(t, l)
+	v4 := func(e string) netip.Addr {
+		for _, ip := range all[e].IPs {
+			if ip.Is4() {
+				return ip
+			}
+		}
+		t.Fatalf("%s has no IPv4 address", e)
+		return netip.Addr{}
+	}
+	tr := &traffic{
+		local:    startPing(t, l, "host1/c1", v4("host1/c2")),
+		remote:   startPing(t, l, "host1/c1", v4("host2/c1")),
+		others:   startPing(t, l, "host2/c1", v4("host3/c1")),
+		localTCP: startStream(t, l, "host1/c1", "host1/c2", v4("host1/c2")), remoteTCP: startStream(t, l, "host2/c1", "host1/c1", v4("host1/c1")),
+	}
+	// What is established has its entry in the kernel.
+	pause(t, time.Second)
+	return tr
+}
+
+// pause lets traffic flow: that is what is being waited for.
+func pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
+// secondEndpoint gives host1 a neighbour in the first network.
+func secondEndpoint(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	if _, there := endpoints(t, l)["host1/c2"]; there {
+		return
+	}
+	_, err := l.Host("host1").AddEndpoint(t.Context(), l.Networks()[0].Name, "c2")
+	require.NoError(t, err)
+}
+
+func agentRestart(t *testing.T, l *lab.Lab) {
+	secondEndpoint(t, l)
+	h := l.Host("host1")
+	tr := startTraffic(t, l)
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		require.NoError(t, h.Kill(t.Context(), lab.ServiceAgent, sig))
+		require.NoError(t, h.AwaitService(t.Context(), lab.ServiceAgent))
+	}
+	pause(t, time.Second)
+	for _, p := range []*pings{tr.local, tr.remote, tr.others} {
+		_, missing, _ := p.end(t)
+		assert.Empty(t, missing, p.name)
+	}
+	tr.localTCP.end(t)
+	tr.remoteTCP.end(t)
+	_, dropped := lost(t, h)
+	assert.Zero(t, dropped)
+}
+
+// restoreWait is what the database says of flow-restore-wait.
+func restoreWait(t *testing.T, h *lab.Host) bool {
+	t.Helper()
+	out := run(t, h, "ovs-vsctl", "--timeout=5", "get", "Open_vSwitch", ".", "other_config", "external_ids")
+	return strings.Contains(out, "flow-restore-wait")
+}
+
+// keepsTunnels reports whether a restart of this Open vSwitch leaves the
+// kernel's tunnel devices alone. Up to 3.1.0 (2.17.5, 3.0.3) a starting
+// ovs-vswitchd took them for leftovers and made them anew (upstream commit
+// b5313a8ceca8, "Fix re-creation of tunnel backing interfaces on restart").
+func keepsTunnels(version string) bool {
+	var major, minor, patch int
+	_, _ = fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch)
+	switch {
+	case major == 2 && minor == 17:
+		return patch >= 6
+	case major == 3 && minor == 0:
+		return patch >= 4
+	case major == 3 && minor == 1:
+		return patch >= 1
+	}
+	return major > 3 || major == 3 && minor > 1
+}
+
+// tunnelGap bounds how long traffic through tunnels stands still where the
+// tunnel device is made anew, on an emulated processor.
+const tunnelGap = 300 * time.Millisecond
+
+func vswitchdRestart(t *testing.T, l *lab.Lab) {
+	secondEndpoint(t, l)
+	h := l.Host("host1")
+	keeps := keepsTunnels(status(t, h).OVSVersion)
+	for _, c := range []struct {
+		name string
+		end  func() error
+	}{
+		{"SIGKILL", func() error { return h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL) }},
+		{"SIGTERM", func() error { return h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGTERM) }},
+		// As 'ovs-ctl stop' does it, and so systemd; it takes some seconds to
+		// come back.
+		{"planned", func() error {
+			run(t, h, "ovs-appctl", "exit")
+			if err := h.StopService(t.Context(), lab.ServiceVswitchd); err != nil {
+				return err
+			}
+			pause(t, 2*time.Second)
+			return h.StartService(t.Context(), lab.ServiceVswitchd)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr := startTraffic(t, l)
+			require.NoError(t, c.end())
+			require.NoError(t, h.AwaitService(t.Context(), lab.ServiceVswitchd))
+			require.Eventually(t, func() bool { return !restoreWait(t, h) && status(t, h).Ready }, wait, 200*time.Millisecond)
+			pause(t, time.Second)
+
+			for _, p := range []*pings{tr.local, tr.others} {
+				_, missing, _ := p.end(t)
+				assert.Empty(t, missing, p.name)
+			}
+			_, missing, row := tr.remote.end(t)
+			if keeps {
+				assert.Empty(t, missing, tr.remote.name)
+			} else {
+				assert.LessOrEqual(t, time.Duration(row)*pingEvery, tunnelGap, "%s: longer than a tunnel device takes", tr.remote.name)
+				assert.Equal(t, row, len(missing), "lost at more than one moment: %v", missing)
+			}
+			tr.localTCP.end(t)
+			tr.remoteTCP.end(t)
+			requireNewFlows(t, l)
+		})
+	}
+}
+
+// requireNewFlows: what the kernel does not know yet is forwarded too.
+func requireNewFlows(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	p, err := l.Prove(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, p.Failed())
+	for _, h := range l.Hosts() {
+		require.Empty(t, status(t, h).Problems)
+		require.False(t, restoreWait(t, h))
+	}
+}
+
+// agentDiesMeanwhile kills the agent while it holds flow-restore-wait: its next
+// start clears it, and nothing that was established notices any of it.
+func agentDiesMeanwhile(t *testing.T, l *lab.Lab) {
+	secondEndpoint(t, l)
+	h := l.Host("host1")
+	all := endpoints(t, l)
+	var to netip.Addr
+	for _, ip := range all["host1/c2"].IPs {
+		if ip.Is4() {
+			to = ip
+		}
+	}
+	local := startPing(t, l, "host1/c1", to)
+	pause(t, time.Second)
+
+	require.NoError(t, h.StopService(t.Context(), lab.ServiceVswitchd))
+	require.Eventually(t, func() bool { return restoreWait(t, h) }, wait, tick)
+	// A stopped process does not hear that it is to end: it is killed.
+	require.NoError(t, h.Kill(t.Context(), lab.ServiceAgent, unix.SIGSTOP))
+	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
+	require.True(t, restoreWait(t, h), "nobody is there to clear it")
+
+	require.NoError(t, h.StartService(t.Context(), lab.ServiceVswitchd))
+	require.True(t, restoreWait(t, h))
+	pause(t, time.Second)
+	require.NoError(t, h.StartService(t.Context(), lab.ServiceAgent))
+	require.Eventually(t, func() bool { return !restoreWait(t, h) }, wait, tick)
+	_, missing, _ := local.end(t)
+	assert.Empty(t, missing, local.name)
+	requireNewFlows(t, l)
+
+	// An agent that is asked to end clears it itself.
+	require.NoError(t, h.StopService(t.Context(), lab.ServiceVswitchd))
+	require.Eventually(t, func() bool { return restoreWait(t, h) }, wait, tick)
+	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
+	require.False(t, restoreWait(t, h))
+	require.NoError(t, h.StartService(t.Context(), lab.ServiceVswitchd))
+	require.NoError(t, h.StartService(t.Context(), lab.ServiceAgent))
+	requireNewFlows(t, l)
+}
+
+// cleanupClears: 'baize agent cleanup' leaves nothing set either.
+func cleanupClears(t *testing.T, l *lab.Lab) {
+	h := l.Host("host3")
+	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
+	run(t, h, "ovs-vsctl", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true", "external_ids:baize-flow-restore-wait=v1")
+	out := run(t, h, "baize", "agent", "cleanup")
+	assert.Contains(t, out, "flow-restore-wait")
+	assert.False(t, restoreWait(t, h))
+	assert.NotContains(t, run(t, h, "ovs-vsctl", "list-br"), "br-baize")
+}

@@ -93,7 +93,7 @@ func (r *runner) app() *ucli.App {
 		Commands: []*ucli.Command{
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
-			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.labCommand(), r.etcdCommand(),
+			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(), r.labCommand(), r.etcdCommand(),
 			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,

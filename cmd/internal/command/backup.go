@@ -1,0 +1,148 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+func (r *runner) backupCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "backup", Usage: "write the whole topology into a file", ArgsUsage: "[FILE]",
+		Description: `Networks, nodes, subnets, reservations and pins as they are at one revision, as
+JSON with its keys in order, so that two backups can be compared with diff. Without
+FILE, or with -, it goes to standard output. What running agents keep alive
+themselves is no part of it.
+
+  baize backup /var/backups/baize.json`,
+		Action: r.backup,
+	}
+}
+
+func (r *runner) restoreCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "restore", Usage: "make the topology what a backup has", ArgsUsage: "FILE",
+		Description: `It says what it will do: which keys are written, which removed. Where there is a
+topology already it asks. Stop the agents first, which interrupts no traffic: one
+that runs while its network is missing takes the network down on its host.
+
+  baize restore --dry-run /var/backups/baize.json
+  baize restore /var/backups/baize.json`,
+		Flags: []ucli.Flag{
+			&ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
+			&ucli.BoolFlag{Name: "yes", Usage: "do not ask, and do not mind running agents"},
+		},
+		Action: r.restore,
+	}
+}
+
+// withKeys reads every key below the prefix.
+func (r *runner) withKeys(c *ucli.Context, f func(s *etcdstore.Store, raw *topology.Snapshot) error) error {
+	cfg, err := storeConfig(c)
+	if err != nil {
+		return err
+	}
+	cfg.Raw = true
+	s, err := etcdstore.Open(c.Context, cfg)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	raw, err := s.Snapshot(c.Context)
+	if err != nil {
+		return err
+	}
+	return f(s, raw)
+}
+
+func (r *runner) backup(c *ucli.Context) error {
+	if c.NArg() > 1 {
+		return usagef("baize backup", "one FILE at most")
+	}
+	return r.withKeys(c, func(s *etcdstore.Store, raw *topology.Snapshot) error {
+		b := topology.NewBackup(raw, s.Prefix())
+		file := c.Args().First()
+		if file == "" || file == "-" {
+			return b.Write(r.Out)
+		}
+		var text strings.Builder
+		if err := b.Write(&text); err != nil {
+			return err
+		}
+		// Not everybody's: keys may have been put there by hand.
+		if err := atomicfile.Write(file, []byte(text.String()), 0o600); err != nil {
+			return fmt.Errorf("backup: %w", err)
+		}
+		return r.say("%s: %s at revision %d", file, counted(b.Count, "key"), b.Revision)
+	})
+}
+
+func (r *runner) restore(c *ucli.Context) error {
+	if c.NArg() != 1 {
+		return usagef("baize restore", "name the FILE that 'baize backup' wrote, or - for standard input")
+	}
+	in, err := r.readFile(c.Args().First())
+	if err != nil {
+		return err
+	}
+	b, err := topology.ParseBackup(in)
+	if err != nil {
+		return err
+	}
+	return r.withKeys(c, func(s *etcdstore.Store, raw *topology.Snapshot) error {
+		plan := b.PlanRestore(raw)
+		for _, kv := range plan.Delete {
+			if err := r.say("remove  %s", kv.Key); err != nil {
+				return err
+			}
+		}
+		for _, kv := range plan.Put {
+			word := "create "
+			if kv.ModRevision != 0 {
+				word = "change "
+			}
+			if err := r.say("%s %s", word, kv.Key); err != nil {
+				return err
+			}
+		}
+		if plan.Empty() {
+			return r.say("nothing to do: all %s are as in the backup", counted(plan.Same, "key"))
+		}
+		if c.Bool("dry-run") {
+			return r.say("nothing was changed (--dry-run); %s stay", counted(plan.Same, "key"))
+		}
+		if alive := topology.AliveIn(raw); len(alive) > 0 && !c.Bool("yes") {
+			return &topology.Error{
+				Kind: topology.ErrInUse, Item: "nodes " + strings.Join(alive, ", "), What: "their agents run",
+				Remedy: "stop them ('systemctl stop baize', which interrupts no traffic), or say --yes",
+			}
+		}
+		if len(raw.Raw) > 0 && !c.Bool("yes") {
+			if ok, err := r.confirm(fmt.Sprintf("Write %s and remove %s?", counted(len(plan.Put), "key"), counted(len(plan.Delete), "key"))); err != nil || !ok {
+				return err
+			}
+		}
+		if err := s.Restore(c.Context, plan); err != nil {
+			return err
+		}
+		return r.say("restored: %d written, %d removed, %d as they were", len(plan.Put), len(plan.Delete), plan.Same)
+	})
+}
+
+func (r *runner) readFile(file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(r.In)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, &topology.Error{Kind: topology.ErrNotFound, Item: "file " + file, What: err.Error(), Remedy: "name the file that 'baize backup' wrote"}
+	}
+	return b, nil
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -133,22 +134,32 @@ func testDocker0(t *testing.T, engines map[string]string) {
 			sockets[host] = d.insideWeb(host)
 		}
 		endpoint := d.inside(d.endpoint("host3/c1"))
-		payload := []byte("once and not twice")
 		src := mac(t, d.docker("host1", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "web"))
-		sockets["host1"].send(t, frame(broadcast, src, 0x88b5, payload))
-		d.eventually("the broadcast on every other", func() (bool, string) {
-			saw := fmt.Sprint(sockets["host2"].count(payload), sockets["host3"].count(payload), endpoint.count(payload))
-			return saw == "1 1 1", saw
-		})
-		// A marker behind it: what was to come a second time has come by then.
-		sockets["host1"].send(t, frame(broadcast, src, 0x88b5, []byte("marker")))
-		d.eventually("the marker", func() (bool, string) {
-			return sockets["host2"].count([]byte("marker")) > 0 && sockets["host3"].count([]byte("marker")) > 0, ""
-		})
-		for _, host := range []string{"host2", "host3"} {
-			assert.Equal(t, 1, sockets[host].count(payload), host)
+		send := func(text string) { sockets["host1"].send(t, frame(broadcast, src, 0x88b5, []byte(text))) }
+		counts := func(text string) [3]int {
+			return [3]int{sockets["host2"].count([]byte(text)), sockets["host3"].count([]byte(text)), endpoint.count([]byte(text))}
 		}
-		assert.Equal(t, 1, endpoint.count(payload))
+		for i := range 5 {
+			send(fmt.Sprint("once and not twice ", i))
+		}
+		// A marker behind them: what was to come a second time has come by then. A
+		// busy machine may lose a single frame.
+		d.eventually("the marker on every other", func() (bool, string) {
+			send("marker")
+			saw := counts("marker")
+			return !slices.Contains(saw[:], 0), fmt.Sprint(saw)
+		})
+		whole := 0
+		for i := range 5 {
+			saw := counts(fmt.Sprint("once and not twice ", i))
+			for _, n := range saw {
+				assert.LessOrEqual(t, n, 1, "%v", saw)
+			}
+			if saw == [3]int{1, 1, 1} {
+				whole++
+			}
+		}
+		assert.GreaterOrEqual(t, whole, 3, "of 5 broadcasts that reached all")
 	})
 
 	t.Run("the plugin beside docker0, on every host", func(t *testing.T) {

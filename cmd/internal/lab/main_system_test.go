@@ -71,6 +71,7 @@ func fakeBaize(args []string) error {
 	f.Bool("unsafe-no-fsync", false, "")
 	f.Bool("force", false, "")
 	f.String("vni", "", "")
+	f.String("mtu", "", "")
 	f.String("o", "", "")
 	f.Func("subnet", "", func(string) error { return nil })
 	var words []string

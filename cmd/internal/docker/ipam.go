@@ -47,8 +47,12 @@ func parsePool(id string) (pool, error) {
 	return p, nil
 }
 
-// maxPools bounds the pools whose network was never created.
-const maxPools = 64
+const (
+	// maxPools bounds the pools whose network was never created.
+	maxPools = 64
+	// maxAsked bounds how often in a row the engine is given the same one.
+	maxAsked = 8
+)
 
 func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (poolAnswer, error) {
 	q := pool{Network: r.Options[OptionNetwork]}
@@ -64,6 +68,10 @@ func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (poolAnswer, er
 			return poolAnswer{}, err
 		}
 		q.Prefix = prefix
+		if p.asksForEver(q) {
+			return bad("subnet "+prefix.String(), "give it yourself: --subnet "+prefix.String(),
+				"Docker does not choose it, because something of this host is in it: a route (docker0's, or that of a network with transport route or auto) or a nameserver")
+		}
 	} else {
 		prefix, err := netip.ParsePrefix(r.Pool)
 		if err != nil {
@@ -83,6 +91,34 @@ func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (poolAnswer, er
 	p.pools = p.pools[max(0, len(p.pools)-maxPools):]
 	p.mu.Unlock()
 	return poolAnswer{PoolID: q.ID(), Pool: q.Prefix.String()}, nil
+}
+
+// asksForEver reports that the engine has asked for a pool too often. Where it
+// has not named one itself, it takes none that overlaps one of the host's routes
+// or nameservers, and asks again, for ever (libnetwork, requestPoolHelper).
+func (p *Plugin) asksForEver(q pool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked != q {
+		p.asked, p.times = q, 0
+	}
+	if p.times++; p.times <= maxAsked {
+		return false
+	}
+	p.times = 0
+	return true
+}
+
+// taken says that the engine has accepted, or given up, what it asked for.
+func (p *Plugin) taken() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.times = 0
+}
+
+func (p *Plugin) releasePool(context.Context, poolRelease) error {
+	p.taken()
+	return nil
 }
 
 // prefixOf returns a network's prefix of one family.
@@ -178,6 +214,7 @@ func (p *Plugin) auxOf(network string) []netip.Addr {
 }
 
 func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (addressAnswer, error) {
+	p.taken()
 	q, err := parsePool(r.PoolID)
 	if err != nil {
 		return addressAnswer{}, err

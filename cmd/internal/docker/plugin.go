@@ -99,6 +99,8 @@ type Plugin struct {
 	networks map[string]network // by the engine's ID
 	created  map[string]planned // by the engine's ID, until it deletes them
 	pools    []pool             // asked for, their network not yet created
+	asked    pool               // the one that the engine was left to accept last,
+	times    int                // and how often in a row
 	names    names
 }
 

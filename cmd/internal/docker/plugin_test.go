@@ -119,6 +119,9 @@ const (
 	epID  = "e0a1b2c3d4e5f60718293a4b5c6d7e8f9e0a1b2c3d4e5f60718293a4b5c6d7e8"
 )
 
+// blue is a network that is there.
+var blue = topology.Network{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, IPv4: netip.MustParsePrefix("10.1.0.0/16")}
+
 // creation is the body of CreateNetwork.
 func creation(pool, options string) string {
 	return `{"NetworkID":"` + netID + `","Options":{"com.docker.network.generic":{` + options + `}},
@@ -180,7 +183,6 @@ func TestConversation(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	blue := topology.Network{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, IPv4: netip.MustParsePrefix("10.1.0.0/16")}
 	twin := blue
 	twin.Name = "twin"
 	for _, x := range []struct {
@@ -233,6 +235,35 @@ func TestPoolID(t *testing.T) {
 		got, err := parsePool(p.ID())
 		require.NoError(t, err)
 		assert.Equal(t, p, got)
+	}
+}
+
+// An engine that may choose the pool takes none that is in the host's routes, and
+// asks again at once, for ever: it is refused then, with what helps.
+func TestEngineAsksForEver(t *testing.T) {
+	h := newPlugin(t, &node{networks: []topology.Network{blue}}).Handler()
+	const request = `{"Options":{"baize.network":"blue"}}`
+	ask := func() (refused string, times int) {
+		for times = 1; times < 100; times++ {
+			if _, refused = call(t, h, "IpamDriver.RequestPool", request); refused != "" {
+				return refused, times
+			}
+		}
+		return "", times
+	}
+	for range 2 { // it gives the pools back, and people try again
+		refused, times := ask()
+		assert.Contains(t, refused, "subnet 10.1.0.0/16")
+		assert.Contains(t, refused, "--subnet 10.1.0.0/16")
+		assert.LessOrEqual(t, times, 10)
+		_, refused = call(t, h, "IpamDriver.ReleasePool", `{"PoolID":"blue|10.1.0.0/16|"}`)
+		require.Empty(t, refused)
+	}
+	for range 50 { // networks that are taken
+		answer, refused := call(t, h, "IpamDriver.RequestPool", request)
+		require.Empty(t, refused)
+		_, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+answer["PoolID"].(string)+`","Options":{"RequestAddressType":"com.docker.network.gateway"}}`)
+		require.Empty(t, refused)
 	}
 }
 

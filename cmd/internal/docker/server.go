@@ -66,7 +66,7 @@ func (p *Plugin) Handler() http.Handler {
 	handle(mux, p, "NetworkDriver.Join", p.join)
 	handle(mux, p, "NetworkDriver.Leave", done(p.leave))
 	handle(mux, p, "IpamDriver.RequestPool", p.requestPool)
-	handle(mux, p, "IpamDriver.ReleasePool", done(func(context.Context, poolRelease) error { return nil }))
+	handle(mux, p, "IpamDriver.ReleasePool", done(p.releasePool))
 	handle(mux, p, "IpamDriver.RequestAddress", p.requestAddress)
 	handle(mux, p, "IpamDriver.ReleaseAddress", done(p.releaseAddress))
 	return mux

@@ -165,6 +165,8 @@ func testDocker0(t *testing.T, engines map[string]string) {
 	t.Run("the plugin beside docker0, on every host", func(t *testing.T) {
 		p := plugin{&domain{d.Lab, t}}
 		for _, host := range []string{"host1", "host2"} {
+			// docker0 is in the subnet: Docker does not choose it by itself.
+			p.refused(host, []string{"--subnet 10.1.0.0/16"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=blue", "blue")
 			p.network(host, "blue", "--subnet", "10.1.0.0/16")
 			p.container(host, "member", "--network", "blue")
 		}

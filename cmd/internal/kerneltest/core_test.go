@@ -22,6 +22,9 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
+// proofBytes: every path is proven several times, on an emulated processor.
+const proofBytes = 256 << 10
+
 // spec is a network of one transport, named after it.
 func spec(t topology.Transport, n int) lab.NetworkSpec {
 	return lab.NetworkSpec{
@@ -33,7 +36,7 @@ func spec(t topology.Transport, n int) lab.NetworkSpec {
 // TestKernel has one lab with a network of each transport; what is done to it
 // gets rougher from top to bottom.
 func TestKernel(t *testing.T) {
-	c := lab.Config{Name: "kernel", Hosts: 3}
+	c := lab.Config{Name: "kernel", Hosts: 3, ProofBytes: proofBytes}
 	for i, tr := range topology.Transports() {
 		c.Networks = append(c.Networks, spec(tr, i+1))
 	}
@@ -71,7 +74,7 @@ func TestKernel(t *testing.T) {
 }
 
 func TestIPv6Underlay(t *testing.T) {
-	c := lab.Config{Name: "kernel6", Hosts: 2, IPv6Underlay: true, Networks: []lab.NetworkSpec{spec(topology.VXLAN, 1), spec(topology.Geneve, 2)}}
+	c := lab.Config{Name: "kernel6", Hosts: 2, IPv6Underlay: true, ProofBytes: proofBytes, Networks: []lab.NetworkSpec{spec(topology.VXLAN, 1), spec(topology.Geneve, 2)}}
 	t.Cleanup(func() { down(t, c) })
 	l := up(t, c)
 	require.Len(t, l.Proof.Paths, 2*2*2)

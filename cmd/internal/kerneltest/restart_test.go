@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,8 +107,8 @@ func (p *pings) end(t *testing.T) (sent int, missing []int, row int) {
 type stream struct {
 	cancel context.CancelFunc
 	ended  chan error
-	count  int
-	stall  time.Duration
+	count  atomic.Int64
+	stall  time.Duration // of the slowest record
 }
 
 // startStream opens one; the first record has come back when it returns.
@@ -154,7 +155,8 @@ func (s *stream) exchange(ctx context.Context, conn net.Conn, first chan struct{
 	}
 	for ctx.Err() == nil {
 		begin := time.Now()
-		record[0], record[1] = byte(s.count), byte(s.count>>8)
+		n := s.count.Load()
+		record[0], record[1] = byte(n), byte(n>>8)
 		_ = conn.SetDeadline(begin.Add(wait))
 		if _, err := conn.Write(record); err != nil && ctx.Err() == nil {
 			return err
@@ -168,22 +170,26 @@ func (s *stream) exchange(ctx context.Context, conn net.Conn, first chan struct{
 		if !bytes.Equal(record, back) {
 			return errors.New("what came back is not what was sent")
 		}
-		if s.count++; s.count == 20 {
+		switch n {
+		case 20:
 			close(first)
 			s.stall = 0
+		default:
+			s.stall = max(s.stall, time.Since(begin))
 		}
-		s.stall = max(s.stall, time.Since(begin))
+		s.count.Add(1)
 	}
 	return nil
 }
 
-// end ends it and returns the longest time that one record took.
-func (s *stream) end(t *testing.T) time.Duration {
+// end ends it, when a record more has come back.
+func (s *stream) end(t *testing.T) {
 	t.Helper()
+	n := s.count.Load()
+	assert.Eventually(t, func() bool { return s.count.Load() > n+1 }, wait, tick, "the TCP stream does not go on")
 	s.cancel()
 	require.NoError(t, <-s.ended)
-	t.Logf("TCP: %d records there and back, the slowest in %v", s.count, s.stall.Round(time.Millisecond))
-	return s.stall
+	t.Logf("TCP: %d records there and back, the slowest in %v", s.count.Load(), s.stall.Round(time.Millisecond))
 }
 
 // traffic are established flows: inside host1, from host1 to another host, and
@@ -279,36 +285,35 @@ func keepsTunnels(version string) bool {
 	return major > 3 || major == 3 && minor > 1
 }
 
-// tunnelGap bounds how long traffic through tunnels stands still where the
-// tunnel device is made anew, on an emulated processor.
-const tunnelGap = 300 * time.Millisecond
-
 func vswitchdRestart(t *testing.T, l *lab.Lab) {
 	secondEndpoint(t, l)
 	h := l.Host("host1")
 	keeps := keepsTunnels(status(t, h).OVSVersion)
 	for _, c := range []struct {
 		name string
-		end  func() error
+		end  func() (time.Time, error) // and when the next one starts
 	}{
-		{"SIGKILL", func() error { return h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL) }},
-		{"SIGTERM", func() error { return h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGTERM) }},
+		{"SIGKILL", func() (time.Time, error) {
+			return time.Now(), h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL)
+		}},
 		// As 'ovs-ctl stop' does it, and so systemd; it takes some seconds to
 		// come back.
-		{"planned", func() error {
+		{"planned", func() (time.Time, error) {
 			run(t, h, "ovs-appctl", "exit")
 			if err := h.StopService(t.Context(), lab.ServiceVswitchd); err != nil {
-				return err
+				return time.Time{}, err
 			}
 			pause(t, 2*time.Second)
-			return h.StartService(t.Context(), lab.ServiceVswitchd)
+			return time.Now(), h.StartService(t.Context(), lab.ServiceVswitchd)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tr := startTraffic(t, l)
-			require.NoError(t, c.end())
+			begin, err := c.end()
+			require.NoError(t, err)
 			require.NoError(t, h.AwaitService(t.Context(), lab.ServiceVswitchd))
 			require.Eventually(t, func() bool { return !restoreWait(t, h) && status(t, h).Ready }, wait, 200*time.Millisecond)
+			starting := time.Since(begin)
 			pause(t, time.Second)
 
 			for _, p := range []*pings{tr.local, tr.others} {
@@ -319,14 +324,16 @@ func vswitchdRestart(t *testing.T, l *lab.Lab) {
 			if keeps {
 				assert.Empty(t, missing, tr.remote.name)
 			} else {
-				assert.LessOrEqual(t, time.Duration(row)*pingEvery, tunnelGap, "%s: longer than a tunnel device takes", tr.remote.name)
+				// Once, from the device's new number to the new flows, and not
+				// while nobody is there: how long that is depends on the processor.
+				assert.Less(t, time.Duration(row)*pingEvery, starting, tr.remote.name)
 				assert.Equal(t, row, len(missing), "lost at more than one moment: %v", missing)
 			}
 			tr.localTCP.end(t)
 			tr.remoteTCP.end(t)
-			requireNewFlows(t, l)
 		})
 	}
+	requireNewFlows(t, l)
 }
 
 // requireNewFlows: what the kernel does not know yet is forwarded too.
@@ -370,7 +377,6 @@ func agentDiesMeanwhile(t *testing.T, l *lab.Lab) {
 	require.Eventually(t, func() bool { return !restoreWait(t, h) }, wait, tick)
 	_, missing, _ := local.end(t)
 	assert.Empty(t, missing, local.name)
-	requireNewFlows(t, l)
 
 	// An agent that is asked to end clears it itself.
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceVswitchd))

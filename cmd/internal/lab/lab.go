@@ -94,6 +94,9 @@ type Config struct {
 	AgentArgs []string
 	// Env is added to the environment of what the hosts run, as NAME=VALUE.
 	Env []string
+	// ProofBytes is how much Prove sends each way between two endpoints; where 0,
+	// 4 MiB, and less where there are very many.
+	ProofBytes int64
 	// BaseDir holds the state of labs; DefaultBaseDir where empty.
 	BaseDir string
 	// Binary is the baize executable; this process's own where empty.

@@ -107,7 +107,7 @@ func (l *Lab) Prove(ctx context.Context) (*Proof, error) {
 	if err != nil {
 		return p, end(err)
 	}
-	err = p.measure(ctx, members)
+	err = p.measure(ctx, members, l.cfg.ProofBytes)
 	p.Elapsed = time.Since(start)
 	if err == nil {
 		err = p.err(l.cfg.Name)
@@ -196,7 +196,7 @@ func (e *EndpointStatus) look(path string) error {
 }
 
 // measure fills in the paths.
-func (p *Proof) measure(ctx context.Context, members map[string]member) error {
+func (p *Proof) measure(ctx context.Context, members map[string]member, bytes int64) error {
 	type pair struct {
 		from, to EndpointStatus
 		addr     netip.Addr
@@ -212,7 +212,9 @@ func (p *Proof) measure(ctx context.Context, members map[string]member) error {
 			}
 		}
 	}
-	bytes := int64(max(proveLeast, min(proveBytes, proveTotal/max(len(pairs), 1))))
+	if bytes == 0 {
+		bytes = int64(max(proveLeast, min(proveBytes, proveTotal/max(len(pairs), 1))))
+	}
 	path := func(e EndpointStatus) string { return members[e.Node].inside(filepath.Join(netnsDir, e.Name)) }
 
 	// Servers first, one in each endpoint.

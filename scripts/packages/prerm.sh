@@ -10,5 +10,10 @@ fi
 mkdir -p /var/lib/baize
 cp -f /usr/bin/baize /var/lib/baize/.last-baize
 # A purge removes the settings before it asks for what they are.
-[ ! -e /etc/default/baize ] || cp -pf /etc/default/baize /var/lib/baize/.last-default
-echo "baize: this host's bridge, tunnels and routes stay as they are, and traffic goes on; '/var/lib/baize/.last-baize agent cleanup', or a purge of the package, removes them"
+if [ -e /etc/default/baize ]; then cp -pf /etc/default/baize /var/lib/baize/.last-default; else : >/var/lib/baize/.last-default; fi
+purge=
+[ "$1" = 0 ] || purge=", or a purge of the package,"
+cat <<END
+baize: this host's bridge, tunnels and routes stay as they are, and traffic goes on. This$purge removes them:
+baize:   sh -ac '. /var/lib/baize/.last-default; /var/lib/baize/.last-baize agent cleanup' && rm -r /var/lib/baize
+END

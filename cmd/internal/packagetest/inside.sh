@@ -1,8 +1,8 @@
 #!/bin/sh
 # What: the life of the package, inside a clean root, in namespaces of its own.
-# Use:  inside.sh OLD.deb NEW.deb, by packages_system_test.go
+# Use:  inside.sh deb|rpm OLD NEW, by packages_system_test.go
 set -eu
-old=$1 new=$2
+kind=$1 old=$2 new=$3
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root
 said() { echo "ok: $*"; }
 no() { echo "NOT OK: $*"; exit 1; }
@@ -18,6 +18,29 @@ await() { # WHAT COMMAND...
 	said "$what"
 }
 there() { ovs-vsctl br-exists br-baize; }
+case $kind in
+deb)
+	install() { dpkg -i --force-confold "$1"; }
+	remove() { dpkg -r baize; }
+	kept=/etc/default/baize
+	;;
+rpm)
+	# Of the root's own packages rpm knows nothing.
+	install() { rpm -U --nodeps "$1"; }
+	remove() { rpm -e --nodeps baize; }
+	kept=/etc/default/baize.rpmsave
+	;;
+esac
+# A systemctl that takes notes.
+mkdir -p /run/systemd/system
+printf '#!/bin/sh\necho "$*" >>/tmp/systemctl\n' >/usr/bin/systemctl
+chmod 755 /usr/bin/systemctl
+told() { # WHAT: what systemd was told since, beside daemon-reload
+	have=$(grep -vx daemon-reload /tmp/systemctl || true)
+	grep -qx daemon-reload /tmp/systemctl || no "systemd reads its units again"
+	rm /tmp/systemctl
+	[ "$have" = "$1" ] || no "systemd is told '$1', not '$have'"
+}
 
 ip link set lo up
 ip link add underlay type veth peer name underlay-peer
@@ -30,7 +53,8 @@ ovsdb-server --remote=punix:/run/openvswitch/db.sock --pidfile --detach --log-fi
 ovs-vsctl --no-wait init
 ovs-vswitchd --pidfile --detach --log-file=/dev/null
 
-dpkg -i "$old" || no "it installs on a clean root"
+install "$old" || no "it installs on a clean root"
+told "enable baize.service"
 said "it installs on a clean root"
 [ "$(baize version | sed -n 1p)" = "baize 0.0.1" ] || no "the version is stamped: $(baize version)"
 for f in /usr/lib/systemd/system/baize.service /usr/share/man/man8/baize.8.gz /usr/share/bash-completion/completions/baize /usr/lib/sysctl.d/60-baize.conf; do
@@ -55,10 +79,11 @@ await "the bridge is there" there
 ip netns add box
 baize endpoint add --network blue --netns /run/netns/box >/dev/null
 
-dpkg -i --force-confold "$new" || no "it upgrades"
+install "$new" || no "it upgrades"
+told "try-restart baize.service"
 [ "$(baize version | sed -n 1p)" = "baize 0.0.2" ] || no "the upgrade is the new version: $(baize version)"
 grep -q '^BAIZE_VTEP=192.0.2.1' /etc/default/baize || no "an upgrade keeps the settings"
-kill -0 $agent || no "an upgrade leaves the agent alone where there is no systemd"
+kill -0 $agent || no "an upgrade leaves the agent to systemd"
 there || no "an upgrade leaves the bridge"
 said "it upgrades, and keeps the settings"
 
@@ -66,19 +91,30 @@ flows() { ovs-ofctl dump-flows br-baize | wc -l; }
 before=$(flows)
 kill $agent
 wait $agent || true
-dpkg -r baize || no "it is removed"
+remove || no "it is removed"
+told "disable --now baize.service"
 [ ! -e /usr/bin/baize ] || no "the program is gone"
 if ! there || [ "$(flows)" != "$before" ]; then no "a removal leaves forwarding as it is"; fi
-[ -s /etc/default/baize ] || no "a removal keeps the settings"
+grep -q '^BAIZE_VTEP=192.0.2.1' "$kept" || no "a removal keeps the settings"
 said "a removal leaves forwarding and settings"
 
-dpkg -i "$new" >/dev/null || no "it is installed again"
-baize agent cleanup --help >/dev/null || no "it runs again"
-dpkg -P baize || no "it is purged"
-if there; then no "a purge removes the bridge"; fi
-for f in /var/lib/baize /etc/default/baize /run/baize /usr/lib/baize; do
-	[ ! -e $f ] || no "a purge leaves $f"
+left="/usr/lib/baize /usr/share/baize /usr/share/doc/baize"
+case $kind in
+deb)
+	install "$new" >/dev/null || no "it is installed again"
+	baize agent cleanup --help >/dev/null || no "it runs again"
+	dpkg -P baize || no "it is purged"
+	left="$left /var/lib/baize /run/baize $kept"
+	;;
+rpm)
+	# What a removal says: there is no purge.
+	sh -ac '. /var/lib/baize/.last-default; /var/lib/baize/.last-baize agent cleanup' || no "the program that was kept cleans up"
+	;;
+esac
+if there; then no "the bridge is removed"; fi
+for f in $left; do
+	[ ! -e "$f" ] || no "$f is left"
 done
-if ip -o link show type veth | grep -v underlay; then no "a purge leaves devices"; fi
-said "a purge leaves nothing"
+if ip -o link show type veth | grep -v underlay; then no "devices are left"; fi
+said "nothing is left"
 kill $etcd

@@ -48,8 +48,12 @@ func only(t *testing.T, dir, pattern string) string {
 	return found[0]
 }
 
-// root returns a clean root of this machine's release with what the package
-// depends on. It is made once, and kept in the user's cache.
+// clean is what a clean root has beside Debian's essential packages: what the
+// package depends on, and rpm.
+const clean = "openvswitch-switch,iproute2,nftables,kmod,procps,rpm"
+
+// root returns a clean root of this machine's release. It is made once, and kept
+// in the user's cache.
 func root(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
@@ -58,11 +62,12 @@ func root(t *testing.T) string {
 	require.NoError(t, err)
 	suite := regexp.MustCompile(`(?m)^VERSION_CODENAME=(\w+)`).FindSubmatch(release)
 	require.NotNil(t, suite, "/etc/os-release has no VERSION_CODENAME")
-	archive := filepath.Join(cache, "baize", "root", string(suite[1])+".tar")
+	of := sha256.Sum256([]byte(clean))
+	archive := filepath.Join(cache, "baize", "root", fmt.Sprintf("%s-%x.tar", suite[1], of[:4]))
 	if _, err := os.Stat(archive); err != nil {
 		mirror, _, _ := strings.Cut(run(t, nil, "sh", "-c", `apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep -v security`), "\n")
 		fresh := filepath.Join(t.TempDir(), "fresh")
-		run(t, nil, "debootstrap", "--variant=minbase", "--include=openvswitch-switch,iproute2,nftables,kmod,procps", string(suite[1]), fresh, mirror)
+		run(t, nil, "debootstrap", "--variant=minbase", "--include="+clean, string(suite[1]), fresh, mirror)
 		require.NoError(t, os.MkdirAll(filepath.Dir(archive), 0o755))
 		run(t, nil, "tar", "-C", fresh, "--one-file-system", "-cf", archive+".new", ".")
 		require.NoError(t, os.Rename(archive+".new", archive))
@@ -78,24 +83,66 @@ func root(t *testing.T) string {
 func TestPackages(t *testing.T) {
 	first := build(t, "0.0.1")
 	t.Run("reproducible", func(t *testing.T) { reproducible(t, first) })
-	t.Run("life", func(t *testing.T) { life(t, only(t, first, "*.deb"), only(t, build(t, "0.0.2"), "*.deb")) })
+	t.Run("image", func(t *testing.T) { image(t, only(t, first, "*_linux_???64")) })
+	next := build(t, "0.0.2")
+	for _, kind := range []string{"deb", "rpm"} {
+		t.Run(kind, func(t *testing.T) { life(t, kind, only(t, first, "*."+kind), only(t, next, "*."+kind)) })
+	}
+}
+
+// image: the same program and packages give the same bytes; what is in it runs
+// without anything else. See domaintest.TestContainer for what it does.
+func image(t *testing.T, program string) {
+	program, err := filepath.Abs(program)
+	require.NoError(t, err)
+	pack := func() string {
+		dir := t.TempDir()
+		run(t, []string{"VERSION=0.0.1", "BINARY=" + program, "SOURCE_DATE_EPOCH=1700000000"}, "../../../scripts/image.sh", dir)
+		return dir
+	}
+	first := pack()
+	have := sums(t, first)
+	require.Len(t, have, 1)
+	assert.Equal(t, have, sums(t, pack()))
+
+	dir := t.TempDir()
+	run(t, nil, "tar", "-C", dir, "-xzf", only(t, first, "baize-image_0.0.1_*.tar.gz"))
+	manifest, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	require.NoError(t, err)
+	assert.Contains(t, string(manifest), `"RepoTags":["baize:0.0.1","baize:latest"]`)
+	root := filepath.Join(dir, "root")
+	require.NoError(t, os.Mkdir(root, 0o755))
+	run(t, nil, "tar", "-C", root, "-xf", filepath.Join(dir, "layer.tar"))
+	for _, argv := range [][]string{
+		{"baize", "version"}, {"ovs-ofctl", "--version"}, {"ovs-appctl", "--version"}, {"iptables", "-V"}, {"ip6tables-restore", "-V"},
+		{"iptables-legacy", "-V"}, {"ip6tables-nft-restore", "-V"},
+	} {
+		run(t, nil, append([]string{"env", "PATH=/usr/sbin:/usr/bin", "chroot", root}, argv...)...)
+	}
+	assert.NoFileExists(t, filepath.Join(root, "bin/sh"))
+	versions, err := os.ReadFile(filepath.Join(root, "usr/share/doc/baize/image-packages"))
+	require.NoError(t, err)
+	assert.Regexp(t, `(?m)^openvswitch-common \d`, string(versions))
+}
+
+// sums returns the checksums of a directory's files.
+func sums(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	files, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		require.NoError(t, err)
+		out[f.Name()] = fmt.Sprintf("%x", sha256.Sum256(b))
+	}
+	return out
 }
 
 func reproducible(t *testing.T, first string) {
-	sums := func(dir string) map[string]string {
-		out := map[string]string{}
-		files, err := os.ReadDir(dir)
-		require.NoError(t, err)
-		for _, f := range files {
-			b, err := os.ReadFile(filepath.Join(dir, f.Name()))
-			require.NoError(t, err)
-			out[f.Name()] = fmt.Sprintf("%x", sha256.Sum256(b))
-		}
-		return out
-	}
-	have := sums(first)
+	have := sums(t, first)
 	require.Len(t, have, 5, "a .deb, an .rpm, the program, its SBOM, SHA256SUMS")
-	assert.Equal(t, have, sums(build(t, "0.0.1")))
+	assert.Equal(t, have, sums(t, build(t, "0.0.1")))
 	listed, err := os.ReadFile(filepath.Join(first, "SHA256SUMS"))
 	require.NoError(t, err)
 	for name, sum := range have {
@@ -112,15 +159,15 @@ func reproducible(t *testing.T, first string) {
 	assert.True(t, bytes.HasPrefix(rpm, []byte{0xed, 0xab, 0xee, 0xdb}), "an RPM's magic number")
 }
 
-func life(t *testing.T, old, next string) {
+func life(t *testing.T, kind, old, next string) {
 	dir := root(t)
-	for from, to := range map[string]string{old: "old.deb", next: "new.deb", "inside.sh": "inside.sh"} {
+	for from, to := range map[string]string{old: "old", next: "new", "inside.sh": "inside.sh"} {
 		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, "tmp", to))
 	}
 	// Everything that is started ends with process 1 of the namespace.
 	out := run(t, nil, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
 		`mount -t proc proc "$0/proc"; mount -t sysfs sys "$0/sys"; mount --rbind /dev "$0/dev"; mount -t tmpfs run "$0/run"; mkdir -p "$0/run/netns"
-exec chroot "$0" /tmp/inside.sh /tmp/old.deb /tmp/new.deb`, dir)
+exec chroot "$0" /tmp/inside.sh "$1" /tmp/old /tmp/new`, dir, kind)
 	t.Log(out)
-	assert.Contains(t, out, "ok: a purge leaves nothing")
+	assert.Contains(t, out, "ok: nothing is left")
 }

@@ -11,14 +11,14 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$here/.."
 bad=0
 
-for f in scripts/*.sh .ci/run; do
+for f in scripts/*.sh scripts/*/*.sh cmd/internal/packagetest/*.sh .ci/run; do
 	case $(head -n 1 "$f") in
 	*bash*) bash -n "$f" || bad=1 ;;
 	*) sh -n "$f" || bad=1 ;;
 	esac
 done
 if command -v shellcheck >/dev/null 2>&1; then
-	shellcheck scripts/*.sh scripts/packages/*.sh cmd/internal/packagetest/*.sh .ci/run || bad=1
+	shellcheck scripts/*.sh scripts/*/*.sh cmd/internal/packagetest/*.sh .ci/run || bad=1
 else
 	echo "lint: shellcheck is missing: run 'scripts/install-deps.sh test', or install it" >&2
 	bad=1

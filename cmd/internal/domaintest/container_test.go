@@ -1,0 +1,118 @@
+//go:build system
+
+package domaintest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/topology"
+)
+
+func makeImage(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "../../../scripts/image.sh", dir)
+	cmd.Env = append(os.Environ(), "VERSION=0.0.1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
+
+// The agent of one host becomes a container, of the image that scripts/image.sh
+// makes, by the compose file that is delivered.
+func TestContainer(t *testing.T) {
+	dist := t.TempDir()
+	image := make(chan error, 1)
+	go func() { image <- makeImage(t.Context(), dist) }()
+	d := up(t, topology.Auto, lab.Config{Docker: true, Hosts: 2, Networks: []lab.NetworkSpec{
+		{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}},
+	}})
+	p := plugin{d}
+	for _, host := range []string{"host1", "host2"} {
+		p.network(host, "shop", "--subnet", "10.7.0.0/16")
+	}
+	p.container("host2", "far", "--network", "shop")
+	// systemd makes mounts shared, and what is mounted later is to be seen inside.
+	d.must("host1", "mount", "--make-rshared", "/run")
+	require.NoError(t, <-image)
+	file, err := filepath.Glob(filepath.Join(dist, "*.tar.gz"))
+	require.NoError(t, err)
+	require.Len(t, file, 1)
+	d.docker("host1", "load", "-i", file[0])
+
+	compose := func(args ...string) {
+		t.Helper()
+		file, err := filepath.Abs("../../../scripts/container/compose.yaml")
+		require.NoError(t, err)
+		d.must("host1", append([]string{"docker-compose", "-f", file}, args...)...)
+	}
+	inside := func(args ...string) (string, error) {
+		return d.run("host1", append([]string{dockerCLI, "exec", "baize", "baize"}, args...)...)
+	}
+	healthy := func() {
+		t.Helper()
+		d.eventually("the agent in the container to have no problem", func() (bool, string) {
+			out, err := inside("status")
+			return err == nil && strings.Contains(out, "No problems.") && d.status("host1").Version == "0.0.1", fmt.Sprint(out, err)
+		})
+	}
+	require.NoError(t, d.Host("host1").StopService(t.Context(), lab.ServiceAgent))
+	compose("up", "-d")
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, err := d.Host("host1").Exec(context.Background(), dockerCLI, "logs", "baize")
+			t.Log(out, err)
+		}
+	})
+	healthy()
+
+	// A network, whose device, routes and rules it makes, and an endpoint whose
+	// namespace is mounted after its start.
+	d.must("host1", "baize", "network", "create", "green", "--subnet", "10.9.0.0/16", "--transport", "auto")
+	for _, host := range []string{"host1", "host2"} {
+		d.must(host, "ip", "netns", "add", "late")
+		d.eventually("an endpoint is added", func() (bool, string) {
+			out, err := d.run(host, "baize", "endpoint", "add", "--network", "green", "--netns", "late")
+			return err == nil, fmt.Sprint(out, err)
+		})
+	}
+	d.reaches("host1/late", d.endpoint("host2/late"))
+	d.reaches("host2/late", d.endpoint("host1/late"))
+	d.reaches("host2/c1", d.endpoint("host1/c1"))
+	assert.Contains(t, d.must("host1", "iptables", "-S", "BAIZE-FORWARD"), "bn-green")
+	assert.Equal(t, "1", strings.TrimSpace(d.must("host1", "cat", "/proc/sys/net/ipv4/conf/bn-green/arp_ignore")))
+
+	// One of Docker's.
+	p.container("host1", "near", "--network", "shop")
+	d.bulk("host1", "near", "host2", "far", p.addr("host2", "far", "shop").String())
+	d.bulk("host2", "far", "host1", "near", p.addr("host1", "near", "shop").String())
+	healthy()
+
+	assert.Zero(t, d.lost("host1/c1", "host2/c1", func() { d.docker("host1", "stop", "baize") }), "packets lost while the container stops")
+	assert.Zero(t, d.lost("host1/c1", "host2/c1", func() { d.docker("host1", "start", "baize") }), "packets lost while it starts")
+	healthy()
+	d.must("host1", "ip", "netns", "del", "late")
+	d.eventually("the namespace, of which the container has a mount, is gone with its endpoint", func() (bool, string) {
+		names := fmt.Sprint(d.status("host1").Endpoints)
+		return !strings.Contains(names, "late"), names
+	})
+	d.docker("host1", "rm", "-f", "near")
+	p.nothingLeft("host1")
+
+	// It goes as an installed one does: forwarding stays until it is cleaned up.
+	compose("down")
+	d.reaches("host1/c1", d.endpoint("host2/c1"))
+	compose("run", "--rm", "baize", "agent", "cleanup")
+	assert.NotContains(t, d.must("host1", "ovs-vsctl", "list-br"), "br-baize")
+	assert.NotContains(t, d.must("host1", "ip", "-o", "link"), " bz")
+}

@@ -61,6 +61,10 @@ install: build ## install bin/baize under PREFIX (DESTDIR is honoured); SYSTEMD=
 packages: check-go ## .deb and .rpm for amd64 and arm64, SBOM and checksums, into dist/
 	@scripts/packages.sh dist
 
+.PHONY: image
+image: check-go ## a container image of the agent, into dist/: needs no engine, no registry
+	@scripts/image.sh dist
+
 .PHONY: lab
 lab: check-go need-root deps build ## three hosts on this machine, joined and proven; they stay up
 	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT)
@@ -83,8 +87,8 @@ need-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "make: the lab makes network namespaces, which needs root: run 'sudo make $(firstword $(MAKECMDGOALS))'" >&2; exit 1; }
 
 .PHONY: test
-test: check-go deps-test ## every test there is: lint, unit, system (root)
-	@scripts/test.sh lint unit system
+test: check-go deps-test ## every test there is: lint, unit, system, kernel (root)
+	@scripts/test.sh lint unit system kernel
 
 .PHONY: test-unit
 test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
@@ -98,9 +102,18 @@ test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (r
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel
 	@scripts/test.sh kernel
 
+.PHONY: vagrant-test
+vagrant-test: check-go need-root ## the lab of machines: up, checked from inside, one rebooted, destroyed (libvirt; 40 minutes without KVM)
+	@scripts/install-deps.sh vagrant
+	@scripts/vagrant-test.sh
+
 .PHONY: test-docker-mixed
 test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines of three releases in one lab (downloads two)
 	@scripts/test-docker-mixed.sh
+
+.PHONY: test-upgrade
+test-upgrade: check-go need-root deps-test ## two versions side by side in one cluster, upgraded node by node
+	@scripts/test-upgrade.sh
 
 .PHONY: lint
 lint: check-go ## shell scripts and Go sources, import directions included

@@ -3,9 +3,9 @@
 #       here, with apt-get. Does nothing, and needs no root, where all are here.
 # Why:  'make lab' is to work on a fresh Debian or Ubuntu machine that has
 #       nothing but git, make and Go.
-# Use:  scripts/install-deps.sh lab|docker|frr|test
+# Use:  scripts/install-deps.sh lab|docker|frr|test|vagrant
 #       docker, frr: also what 'baize lab up' needs with --docker, with --segments;
-#       test: what the tests need
+#       test: what the tests need; vagrant: also what 'make vagrant-test' needs
 set -eu
 
 # An ordinary user's PATH lacks the directories that ovs-vswitchd and others
@@ -13,9 +13,9 @@ set -eu
 PATH=$PATH:${SBIN-/usr/local/sbin:/usr/sbin:/sbin}
 
 case ${1:-lab} in
-lab | docker | frr | test) ;;
+lab | docker | frr | test | vagrant) ;;
 *)
-	echo "install-deps: unknown set '$1': use lab, docker, frr or test" >&2
+	echo "install-deps: unknown set '$1': use lab, docker, frr, test or vagrant" >&2
 	exit 2
 	;;
 esac
@@ -51,6 +51,8 @@ docker | test)
 	need containerd containerd
 	need runc runc
 	need iptables iptables
+	# Docker starts no container where the kernel has AppArmor and the parser is missing.
+	! grep -qs Y "${APPARMOR-/sys/module/apparmor/parameters/enabled}" || need apparmor apparmor_parser
 	# The other package has a busybox of that name that is linked dynamically.
 	[ -e "${BUSYBOX_STATIC-/usr/share/doc/busybox-static}" ] || packages="$packages busybox-static"
 	;;
@@ -68,6 +70,24 @@ if [ "${1:-lab}" = test ]; then
 	need xz-utils xz
 	need systemd systemd-analyze
 	need etcd-client etcdctl
+	need etcd-server etcd
+	need openssl openssl
+fi
+case ${1:-lab} in
+test | vagrant)
+	need vagrant vagrant
+	# A plugin: no command tells.
+	[ -e "${VAGRANT_LIBVIRT-/usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json}" ] || packages="$packages vagrant-libvirt"
+	;;
+esac
+if [ "${1:-lab}" = vagrant ]; then
+	need libvirt-daemon-system libvirtd
+	need libvirt-clients virsh
+	need dnsmasq-base dnsmasq
+	need qemu-system-x86 qemu-system-x86_64
+	need qemu-utils qemu-img
+	need debootstrap debootstrap
+	need openssh-client ssh
 fi
 
 packages=${packages# }
@@ -90,7 +110,7 @@ export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 # runs engines and routing daemons of its own, and those on the machine itself
 # would change its firewall and its routes.
 case " $packages " in
-*" docker.io "* | *" containerd "* | *" frr "*)
+*" docker.io "* | *" containerd "* | *" frr "* | *" etcd-server "*)
 	policy=${POLICY_RC_D-/usr/sbin/policy-rc.d}
 	if [ ! -e "$policy" ]; then
 		trap 'rm -f "$policy"' EXIT

@@ -4,7 +4,7 @@
 # Why:  what users install is built one way, and the same commit gives the same
 #       bytes: times are the commit's, paths are trimmed.
 # Use:  scripts/packages.sh [DIRECTORY]        (default dist)
-#       ARCHES='amd64' VERSION=1.2.3 for others than all of this commit.
+#       ARCHES='amd64' FORMATS='deb' VERSION=1.2.3 for others than all of this commit.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -47,8 +47,8 @@ for arch in ${ARCHES:-amd64 arm64}; do
 		-ldflags "-s -w -X $stamp.Version=$version -X $stamp.Commit=$commit" -o "$binary" ./cmd/baize
 	cp "$binary" "$work/stage/baize"
 	sed "s|[$]{STAGE}|$work/stage|; s|[$]{ARCH}|$arch|; s|[$]{VERSION}|$version|; s|[$]{mtime}|$mtime|" scripts/packages/nfpm.yaml >"$work/nfpm.yaml"
-	for format in deb rpm; do
-		tool nfpm package --config "$work/nfpm.yaml" --packager $format --target "$out/"
+	for format in ${FORMATS:-deb rpm}; do
+		tool nfpm package --config "$work/nfpm.yaml" --packager "$format" --target "$out/"
 	done
 	# Without what differs from run to run.
 	tool cyclonedx-gomod bin -json -noserial -version "v$version" -output "$work/sbom" "$binary"

@@ -125,6 +125,8 @@ func TestInstallDeps(t *testing.T) {
 	}
 	with := func(m map[string]string, name, text string) map[string]string { m[name] = text; return m }
 	const root, user = "echo 0", "echo 1000"
+	apparmor := filepath.Join(t.TempDir(), "enabled")
+	require.NoError(t, os.WriteFile(apparmor, []byte("Y\n"), 0o600))
 	apt := `echo "RUNLEVEL=$RUNLEVEL apt-get $*"`
 
 	for _, tt := range []struct {
@@ -135,6 +137,8 @@ func TestInstallDeps(t *testing.T) {
 		code  int
 		want  []string
 		lines int
+
+		apparmor string // the kernel's file
 	}{
 		{name: "all there, no root needed", set: "lab", fakes: with(installed(), "apt-get", apt), id: user},
 		{
@@ -160,7 +164,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap qemu-system-x86 xz-utils systemd etcd-client\n"}, lines: 3,
+			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap qemu-system-x86 xz-utils systemd etcd-client etcd-server openssl vagrant\n"}, lines: 3,
 		},
 		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},
 		{
@@ -175,13 +179,22 @@ func TestInstallDeps(t *testing.T) {
 			fakes: with(installed(), "apt-get", apt+`; case "$*" in *install*) "$POLICY_RC_D"; echo "policy says $?"; [ -x "$POLICY_RC_D" ] && echo executable ;; esac`),
 			want:  []string{"--no-install-recommends docker.io containerd runc iptables\n", "policy says 101\nexecutable\n"},
 		},
-		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab, docker, frr or test"}, lines: 1},
+		{
+			name: "Docker on a kernel with AppArmor", set: "docker", id: root, lines: 3, apparmor: apparmor,
+			fakes: with(withDocker("docker-compose"), "apt-get", apt),
+			want:  []string{"--no-install-recommends apparmor\n"},
+		},
+		{
+			name: "machines", set: "vagrant", fakes: with(installed(), "apt-get", apt), id: root,
+			want: []string{"--no-install-recommends vagrant libvirt-daemon-system libvirt-clients dnsmasq-base qemu-system-x86 qemu-utils debootstrap openssh-client\n"}, lines: 3,
+		},
+		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab, docker, frr, test or vagrant"}, lines: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fakes := with(tt.fakes, "id", tt.id)
 			policy := filepath.Join(t.TempDir(), "policy-rc.d")
-			out, code := run(t, "install-deps.sh", []string{"chmod", "rm"}, fakes,
-				[]string{"SBIN=", "CA_CERTIFICATES=/", "LIBC_HEADER=/", "BUSYBOX_STATIC=/", "POLICY_RC_D=" + policy}, tt.set)
+			out, code := run(t, "install-deps.sh", []string{"chmod", "rm", "grep"}, fakes,
+				[]string{"SBIN=", "CA_CERTIFICATES=/", "LIBC_HEADER=/", "BUSYBOX_STATIC=/", "VAGRANT_LIBVIRT=/", "POLICY_RC_D=" + policy, "APPARMOR=" + tt.apparmor}, tt.set)
 			assert.Equal(t, tt.code, code, out)
 			assert.NoFileExists(t, policy)
 			for _, w := range tt.want {

@@ -2,13 +2,13 @@
 # What: runs the test tiers named, each under a heading and with its time, all
 #       of them even where one fails; ends with a summary. Exit 1 where one failed.
 # Why:  'make test' and CI are to show every failure of a run, and what it cost.
-# Use:  scripts/test.sh [lint] [unit] [system] [kernel]      (default: all but kernel)
+# Use:  scripts/test.sh [lint] [unit] [system] [kernel]      (default: all)
 #       TESTFLAGS='-run Name -v' is passed to go test.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$here/.."
-[ $# -gt 0 ] || set -- lint unit system
+[ $# -gt 0 ] || set -- lint unit system kernel
 
 unit() {
 	# shellcheck disable=SC2086 # a list of flags

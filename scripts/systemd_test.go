@@ -42,6 +42,33 @@ func testDropIn(t *testing.T, conf []byte) {
 	assert.Error(t, err, string(out))
 }
 
+// The drop-in for Open vSwitch's unit is systemd's to read, and what it runs ends
+// on a machine that is up.
+func TestVswitchdDropIn(t *testing.T) {
+	conf, err := os.ReadFile("packages/60-baize-vswitchd.conf")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	unit := filepath.Join(dir, "ovs-vswitchd.service")
+	require.NoError(t, os.WriteFile(unit, []byte("[Unit]\nDescription=vswitchd\n[Service]\nExecStart=/bin/true\n"), 0o644))
+	require.NoError(t, os.Mkdir(unit+".d", 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(unit+".d", "60-baize.conf"), conf, 0o644))
+	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", unit).CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.NotContains(t, string(out), "60-baize.conf")
+
+	m := regexp.MustCompile(`(?m)^ExecStartPre=/bin/sh -c '(.*)'$`).FindSubmatch(conf)
+	require.NotNil(t, m)
+	// systemd.unit(5): %% and $$ stand for one each.
+	script := strings.NewReplacer("%%", "%", "$$", "$").Replace(string(m[1]))
+	uptime := filepath.Join(dir, "uptime")
+	script = strings.ReplaceAll(script, "/proc/uptime", uptime)
+	for up, ready := range map[string]bool{"4.21 3.00\n": false, "10.99 3.00\n": false, "11.00 3.00\n": true, "86400.5 1.0\n": true} {
+		require.NoError(t, os.WriteFile(uptime, []byte(up), 0o600))
+		_, err := exec.CommandContext(t.Context(), "timeout", "0.3", "/bin/sh", "-c", script).CombinedOutput()
+		assert.Equal(t, ready, err == nil, up)
+	}
+}
+
 // Fail closed: what is run before Docker is what writes the file that is read,
 // and neither the agent's stop nor its restart takes Docker along.
 func TestDockerDropInFailsClosed(t *testing.T) {

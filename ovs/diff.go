@@ -5,20 +5,20 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // DiffDB compares the wanted bridge and ports with what OVS has. Ports to
 // remove come in a change of their own, to be applied after the flows that
 // use them are gone: make before break. What Baize does not own is never
 // touched; what stands in the way is reported.
-func DiffDB(want State, have Observed) (change, stale DBChange, problems []topology.Problem) {
+func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault.Fault) {
 	b := want.Bridge
 	switch {
 	case have.Bridge == nil:
 		change.CreateBridge, change.SetBridge = true, &b
 	case have.Bridge.ExternalIDs[KeyOwner] == "":
-		return DBChange{}, DBChange{}, []topology.Problem{{
+		return DBChange{}, DBChange{}, []fault.Fault{{
 			Item: "bridge " + b.Name, What: "a bridge of this name exists and is not Baize's: it is left alone, nothing is forwarded",
 			Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + b.Name + "'",
 		}}
@@ -32,14 +32,14 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []topol
 		old, there := have.Ports[p.Name]
 		switch other, elsewhere := have.Foreign[p.Name]; {
 		case elsewhere:
-			problems = append(problems, topology.Problem{
+			problems = append(problems, fault.Fault{
 				Item: "port " + p.Name, What: "the name is in use on bridge " + other,
 				Remedy: fmt.Sprintf("remove it with 'ovs-vsctl del-port %s %s'", other, p.Name),
 			})
 		case !there:
 			change.AddPorts = append(change.AddPorts, p)
 		case !old.Owned():
-			problems = append(problems, topology.Problem{
+			problems = append(problems, fault.Fault{
 				Item: "port " + p.Name, What: "a foreign port of this name is on the bridge",
 				Remedy: fmt.Sprintf("remove it with 'ovs-vsctl del-port %s %s'", b.Name, p.Name),
 			})

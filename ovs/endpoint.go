@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // AsPort returns the port an endpoint hangs on. The port's external_ids are the
@@ -73,9 +74,9 @@ func EndpointOf(p Port) (Endpoint, error) {
 
 // Endpoints reads all endpoints of a bridge, by network and name, and reports
 // the ports that cannot be read.
-func (o Observed) Endpoints() ([]Endpoint, []topology.Problem) {
+func (o Observed) Endpoints() ([]Endpoint, []fault.Fault) {
 	var out []Endpoint
-	var problems []topology.Problem
+	var problems []fault.Fault
 	for _, name := range slices.Sorted(maps.Keys(o.Ports)) {
 		p := o.Ports[name]
 		if !p.Owned() || p.Role() != RoleEndpoint {
@@ -83,7 +84,7 @@ func (o Observed) Endpoints() ([]Endpoint, []topology.Problem) {
 		}
 		e, err := EndpointOf(p.Port)
 		if err != nil {
-			problems = append(problems, topology.AsProblem(err))
+			problems = append(problems, fault.Of(err))
 			continue
 		}
 		if o.Bridge != nil {

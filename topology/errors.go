@@ -1,6 +1,10 @@
 package topology
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/baize-net/baize/topology/fault"
+)
 
 // The kinds of refusal. Test with errors.Is.
 var (
@@ -24,48 +28,19 @@ var (
 // do. Kind is one of the errors above.
 type Error struct {
 	Kind   error
-	Item   string // "network blue", "subnets/blue/10.1.5.0-24"
-	What   string // "VNI 100 is used by network red"
-	Remedy string // "choose another with --vni"; may be empty
+	Code   fault.Code // of the fault that it is while it lasts; may be empty
+	Item   string     // "network blue", "subnets/blue/10.1.5.0-24"
+	What   string     // "VNI 100 is used by network red"
+	Remedy string     // "choose another with --vni"; may be empty
 }
 
 // Error formats as "item: what (remedy)".
-func (e *Error) Error() string {
-	s := e.Item
-	if s != "" {
-		s += ": "
-	}
-	s += e.What
-	if e.Remedy != "" {
-		s += " (" + e.Remedy + ")"
-	}
-	return s
-}
+func (e *Error) Error() string { return e.Fault().String() }
 
 // Unwrap returns the kind.
 func (e *Error) Unwrap() error { return e.Kind }
 
-// Problem is something wrong that was found and worked around: the rest goes
-// on. Problems are shown by baize status.
-type Problem struct {
-	// Item names the key, node, port or flow.
-	Item string `json:"item"`
-	// What says what is wrong with it.
-	What string `json:"what"`
-	// Remedy says what a person can do.
-	Remedy string `json:"remedy,omitempty"`
-}
-
-// String formats like Error.
-func (p Problem) String() string {
-	return (&Error{Item: p.Item, What: p.What, Remedy: p.Remedy}).Error()
-}
-
-// AsProblem turns an error into a problem to be shown.
-func AsProblem(err error) Problem {
-	var e *Error
-	if errors.As(err, &e) {
-		return Problem{Item: e.Item, What: e.What, Remedy: e.Remedy}
-	}
-	return Problem{What: err.Error()}
+// Fault implements fault.Coded.
+func (e *Error) Fault() fault.Fault {
+	return fault.Fault{Code: e.Code, Severity: fault.Error, Item: e.Item, What: e.What, Remedy: e.Remedy}
 }

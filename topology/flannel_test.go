@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func TestFlannelConfig(t *testing.T) {
@@ -189,7 +190,7 @@ func TestFlannelBackends(t *testing.T) {
 	addr := netip.MustParseAddr
 	node := topology.Node{Name: "host1", ID: "1", VTEPs: []netip.Addr{addr("192.168.0.1"), addr("fd77::1")}, Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500}
 	own := topology.NewSnapshot(1, []topology.KV{{Key: node.Key(), Value: topology.Encode(node)}})
-	view := func(backend, kind string, v6 string) (topology.NetworkView, []topology.Problem) {
+	view := func(backend, kind string, v6 string) (topology.NetworkView, []fault.Fault) {
 		kvs := []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":` + backend + `}`)}}
 		for i, mac := range []string{topology.FlannelMAC(addr("192.168.0.1")).String(), "f2:00:00:00:00:02"} {
 			l := topology.FlannelLease{
@@ -217,9 +218,9 @@ func TestFlannelBackends(t *testing.T) {
 	assert.Empty(t, problems)
 	assert.Equal(t, topology.Route, n.Transport)
 	assert.Equal(t, 1500, n.MTU)
-	reach := topology.Reach{addr("192.168.0.2"): "eth0", addr("fd77::2"): "eth0"}
+	reach := topology.OnLink{addr("192.168.0.2"): "eth0", addr("fd77::2"): "eth0"}
 	for _, p := range n.Paths(reach, nil) {
-		assert.Equal(t, topology.WayRoute, p.Way, p)
+		assert.Equal(t, topology.PathRoute, p.Kind, p)
 	}
 	h, ok := n.Host()
 	require.True(t, ok)
@@ -229,8 +230,8 @@ func TestFlannelBackends(t *testing.T) {
 	assert.Empty(t, problems)
 	assert.Equal(t, topology.Auto, n.Transport)
 	assert.Equal(t, 1430, n.MTU)
-	assert.Equal(t, topology.WayTunnel, n.Paths(nil, nil)[0].Way)
-	assert.Equal(t, topology.WayRoute, n.Paths(reach, nil)[0].Way)
+	assert.Equal(t, topology.PathTunnel, n.Paths(nil, nil)[0].Kind)
+	assert.Equal(t, topology.PathRoute, n.Paths(reach, nil)[0].Kind)
 
 	n, problems = view(`{"Type":"vxlan"}`, "vxlan", "")
 	require.Len(t, problems, 1)

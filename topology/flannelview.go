@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // FlannelNetwork is the name that flannel's one network has in Baize.
@@ -39,7 +41,7 @@ func (s *Snapshot) WithFlannel(f *Snapshot, self string) *Snapshot {
 	out := *s
 	out.Malformed = maps.Clone(s.Malformed)
 	report := func(key, what, remedy string) {
-		out.Malformed["flannel "+key] = Problem{Item: "flannel's " + key, What: what, Remedy: remedy}
+		out.Malformed["flannel "+key] = fault.Fault{Item: "flannel's " + key, What: what, Remedy: remedy}
 	}
 	kv, ok := f.Raw[FlannelConfigKey]
 	if !ok {
@@ -48,7 +50,7 @@ func (s *Snapshot) WithFlannel(f *Snapshot, self string) *Snapshot {
 	}
 	c, err := DecodeFlannelConfig(kv.Value)
 	if err != nil {
-		out.Malformed["flannel "+FlannelConfigKey] = AsProblem(err)
+		out.Malformed["flannel "+FlannelConfigKey] = fault.Of(err)
 		return &out
 	}
 	out.Networks, out.Nodes, out.Subnets = maps.Clone(s.Networks), maps.Clone(s.Nodes), maps.Clone(s.Subnets)
@@ -65,7 +67,7 @@ func (s *Snapshot) WithFlannel(f *Snapshot, self string) *Snapshot {
 		}
 		l, err := DecodeFlannelLease(f.Raw[key])
 		if err != nil {
-			out.Malformed["flannel "+key] = AsProblem(err)
+			out.Malformed["flannel "+key] = fault.Of(err)
 			continue
 		}
 		name := byVTEP[l.PublicIP]

@@ -121,12 +121,12 @@ func GatewayMAC(n Network) net.HardwareAddr {
 	return MACOf(n.Prefixes()[0].Addr().Next())
 }
 
-// Reach says, for underlay addresses of peers, by which device the kernel
+// OnLink says, for underlay addresses of peers, by which device the kernel
 // reaches them without a router. It is observed, every time anew.
-type Reach map[netip.Addr]string
+type OnLink map[netip.Addr]string
 
-// Hop is a next hop through the routers of the fabric.
-type Hop struct {
+// NextHop is a next hop through the routers of the fabric.
+type NextHop struct {
 	Via netip.Addr
 	Dev string
 	// Foreign: somebody else keeps this route in the kernel.
@@ -135,18 +135,18 @@ type Hop struct {
 	Why string
 }
 
-// Fabric says, for subnets and pins of other nodes, which hop routers have
+// NextHops says, for subnets and pins of other nodes, which hop routers have
 // offered. It is observed, every time anew.
-type Fabric map[netip.Prefix]Hop
+type NextHops map[netip.Prefix]NextHop
 
 // Way is how packets get to another node.
-type Way string
+type PathKind string
 
 // The ways.
 const (
-	WayRoute  Way = "route"  // not encapsulated, through the peer's address or a router's
-	WayTunnel Way = "tunnel" // encapsulated
-	WayNone   Way = "none"   // not at all
+	PathRoute  PathKind = "route"  // not encapsulated, through the peer's address or a router's
+	PathTunnel PathKind = "tunnel" // encapsulated
+	PathNone   PathKind = "none"   // not at all
 )
 
 // Path is how a prefix of a network that lives on another node is reached.
@@ -155,14 +155,14 @@ type Path struct {
 	Prefix  netip.Prefix // a subnet, or the single address of a pin
 	Node    string       // where it lives
 	// MAC is that of a pin; empty for a subnet.
-	MAC string
-	Way Way
-	// Via and Dev are the next hop of WayRoute.
+	MAC  string
+	Kind PathKind
+	// Via and Dev are the next hop of PathRoute.
 	Via netip.Addr
 	Dev string
 	// Foreign: the route is somebody else's, and Baize makes none.
 	Foreign bool
-	// Encap is the encapsulation of WayTunnel.
+	// Encap is the encapsulation of PathTunnel.
 	Encap Transport
 	// Why says in words why it is this way.
 	Why string
@@ -172,40 +172,40 @@ type Path struct {
 // first, in the order of peers and pins. A peer that is on-link is reached
 // directly, others through the fabric where it knows them; but packets follow a
 // foreign route in any case.
-func (n NetworkView) Paths(reach Reach, fabric Fabric) []Path {
+func (n NetworkView) Paths(onLink OnLink, hops NextHops) []Path {
 	var out []Path
 	peers := make(map[string]*Peer, len(n.Peers))
 	for i := range n.Peers {
 		p := &n.Peers[i]
 		peers[p.Node] = p
 		for _, subnet := range p.Subnets {
-			out = append(out, n.path(p, subnet, "", reach, fabric))
+			out = append(out, n.path(p, subnet, "", onLink, hops))
 		}
 	}
 	for _, pin := range n.Pins {
 		if p := peers[pin.Node]; p != nil {
-			out = append(out, n.path(p, netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()), pin.MAC, reach, fabric))
+			out = append(out, n.path(p, netip.PrefixFrom(pin.Addr, pin.Addr.BitLen()), pin.MAC, onLink, hops))
 		}
 	}
 	return out
 }
 
-func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach, fabric Fabric) Path {
-	out := Path{Network: n.Name, Prefix: p, Node: peer.Node, MAC: mac, Way: WayTunnel, Encap: peer.Encap}
+func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, onLink OnLink, hops NextHops) Path {
+	out := Path{Network: n.Name, Prefix: p, Node: peer.Node, MAC: mac, Kind: PathTunnel, Encap: peer.Encap}
 	if !n.Transport.Routed() {
 		out.Why = "the network's transport is " + string(n.Transport)
 		return out
 	}
 	if peer.Encap == "" {
-		out.Way = WayNone
+		out.Kind = PathNone
 	}
 	if slices.Contains(peer.Bridged, p) {
 		out.Why = "it is on a bridge of " + peer.Node + ", as frames"
 		return out
 	}
-	hop, known := fabric[p.Masked()]
+	hop, known := hops[p.Masked()]
 	through := func() Path {
-		out.Way, out.Via, out.Dev, out.Foreign, out.Why, out.Encap = WayRoute, hop.Via, hop.Dev, hop.Foreign, hop.Why, ""
+		out.Kind, out.Via, out.Dev, out.Foreign, out.Why, out.Encap = PathRoute, hop.Via, hop.Dev, hop.Foreign, hop.Why, ""
 		return out
 	}
 	if known && hop.Foreign {
@@ -221,8 +221,8 @@ func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, reach Reach, f
 		return out
 	}
 	via := peer.VTEPs[i]
-	if dev := reach[via]; dev != "" {
-		out.Way, out.Via, out.Dev, out.Encap = WayRoute, via, dev, ""
+	if dev := onLink[via]; dev != "" {
+		out.Kind, out.Via, out.Dev, out.Encap = PathRoute, via, dev, ""
 		out.Why = fmt.Sprintf("%s is on-link on %s", via, dev)
 		return out
 	}

@@ -33,19 +33,19 @@ func routedNetwork(t *testing.T, transport topology.Transport, gateway string) t
 }
 
 func TestPaths(t *testing.T) {
-	both := topology.Reach{netip.MustParseAddr("192.168.77.12"): "eth0", netip.MustParseAddr("fd77::12"): "eth0"}
+	both := topology.OnLink{netip.MustParseAddr("192.168.77.12"): "eth0", netip.MustParseAddr("fd77::12"): "eth0"}
 	cases := map[string]struct {
 		transport topology.Transport
-		reach     topology.Reach
+		reach     topology.OnLink
 		want      string
 	}{
 		"tunnel":                {topology.GRE, both, "tunnel gre,tunnel gre,tunnel gre,tunnel gre,tunnel gre"},
 		"auto, one on-link":     {topology.Auto, both, "route ,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
 		"auto, nobody":          {topology.Auto, nil, "tunnel vxlan,tunnel vxlan,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
-		"auto, IPv6 only":       {topology.Auto, topology.Reach{netip.MustParseAddr("fd77::12"): "eth0"}, "tunnel vxlan,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
+		"auto, IPv6 only":       {topology.Auto, topology.OnLink{netip.MustParseAddr("fd77::12"): "eth0"}, "tunnel vxlan,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
 		"route, one on-link":    {topology.Route, both, "route ,route ,none ,none ,none "},
-		"pins go their own":     {topology.Route, topology.Reach{netip.MustParseAddr("192.168.77.13"): "eth0"}, "none ,none ,route ,none ,route "},
-		"asked, but no on-link": {topology.Route, topology.Reach{netip.MustParseAddr("192.168.77.13"): ""}, "none ,none ,none ,none ,none "},
+		"pins go their own":     {topology.Route, topology.OnLink{netip.MustParseAddr("192.168.77.13"): "eth0"}, "none ,none ,route ,none ,route "},
+		"asked, but no on-link": {topology.Route, topology.OnLink{netip.MustParseAddr("192.168.77.13"): ""}, "none ,none ,none ,none ,none "},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -55,9 +55,9 @@ func TestPaths(t *testing.T) {
 				if i > 0 {
 					got += ","
 				}
-				got += string(p.Way) + " " + string(p.Encap)
+				got += string(p.Kind) + " " + string(p.Encap)
 				require.NotEmpty(t, p.Why)
-				require.Equal(t, p.Way == topology.WayRoute, p.Via.IsValid())
+				require.Equal(t, p.Kind == topology.PathRoute, p.Via.IsValid())
 			}
 			require.Equal(t, c.want, got)
 		})
@@ -67,15 +67,15 @@ func TestPaths(t *testing.T) {
 // A bridge of another node is reached by frames, a Route network has none.
 func TestSegmentsOfRoutedNetworks(t *testing.T) {
 	n := blue
-	for transport, want := range map[topology.Transport]topology.Way{topology.Auto: topology.WayTunnel, topology.Route: topology.WayRoute} {
+	for transport, want := range map[topology.Transport]topology.PathKind{topology.Auto: topology.PathTunnel, topology.Route: topology.PathRoute} {
 		n.Transport = transport
 		far := lease("blue", "10.1.6.0/24", "host2")
 		far.Segment = "docker0"
 		s := snapshot(n, host(1), host(2), lease("blue", "10.1.5.0/24", "host1"), far, lease("blue", "10.1.7.0/24", "host2"))
 		view, _ := s.View("host1").Find("blue")
-		paths := view.Paths(topology.Reach{netip.MustParseAddr("192.168.77.12"): "eth0"}, nil)
-		require.Equal(t, want, paths[0].Way, transport)
-		require.Equal(t, topology.WayRoute, paths[1].Way, transport)
+		paths := view.Paths(topology.OnLink{netip.MustParseAddr("192.168.77.12"): "eth0"}, nil)
+		require.Equal(t, want, paths[0].Kind, transport)
+		require.Equal(t, topology.PathRoute, paths[1].Kind, transport)
 
 		own := s.View("host2")
 		view, _ = own.Find("blue")

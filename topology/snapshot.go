@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // SubnetID identifies a subnet: its network and prefix.
@@ -30,7 +32,7 @@ type Snapshot struct {
 	Pins     map[PinID]Pin
 	Names    map[NamesID]Names
 	// Malformed has one problem for each key that could not be decoded.
-	Malformed map[string]Problem
+	Malformed map[string]fault.Fault
 	// Raw, unless nil, has the keys of another layout, by key: then there is
 	// nothing else in the snapshot.
 	Raw map[string]KV
@@ -46,7 +48,7 @@ func NewSnapshot(revision int64, kvs []KV) *Snapshot {
 		Subnets:   map[SubnetID]Subnet{},
 		Pins:      map[PinID]Pin{},
 		Names:     map[NamesID]Names{},
-		Malformed: map[string]Problem{},
+		Malformed: map[string]fault.Fault{},
 	}
 	return s.With(revision, kvs, nil)
 }
@@ -100,7 +102,7 @@ func (w *writer) put(kv KV) {
 		// The old value of a key that became unreadable is gone: acting on
 		// what etcd no longer says would be remembering.
 		w.remove(kv.Key)
-		own(&w.s.Malformed, &w.malformed)[kv.Key] = AsProblem(err)
+		own(&w.s.Malformed, &w.malformed)[kv.Key] = fault.Of(err)
 		return
 	}
 	if _, bad := w.s.Malformed[kv.Key]; bad {

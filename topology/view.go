@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // View is what one node has to know of the topology: itself, the networks it
@@ -16,7 +18,7 @@ type View struct {
 	Node     Node
 	Networks []NetworkView
 	// Problems are those of the whole topology and of this node's part in it.
-	Problems []Problem
+	Problems []fault.Fault
 }
 
 // NetworkView is one network as one of its nodes sees it.
@@ -111,7 +113,7 @@ func (s *Snapshot) View(node string) View {
 		nv.Subnets, nv.Segments = r.divide(name, own.subnets)
 		if len(nv.Segments) > 0 {
 			if err := c.CheckSegment(nv.Segments[0].Name); err != nil {
-				v.Problems = append(v.Problems, AsProblem(err))
+				v.Problems = append(v.Problems, fault.Of(err))
 				nv.Segments = nil
 			}
 		}
@@ -168,10 +170,10 @@ func (r *resolved) bridged(network string, subnets []netip.Prefix) []netip.Prefi
 }
 
 // connect chooses the addresses of a tunnel: IPv4 where both have it.
-func connect(self, peer *Node, n Network) (Peer, *Problem) {
+func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 	for _, x := range [...]*Node{self, peer} {
 		if t := n.Transport.Tunnel(); t != "" && !slices.Contains(x.Encapsulations, t) {
-			return Peer{}, &Problem{
+			return Peer{}, &fault.Fault{
 				Item:   fmt.Sprintf("node %s, network %s", x.Name, n.Name),
 				What:   fmt.Sprintf("its datapath cannot do %s", t),
 				Remedy: "choose another transport for the network, or update Open vSwitch on the node",
@@ -190,7 +192,7 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 			return p, nil
 		}
 	}
-	return Peer{}, &Problem{
+	return Peer{}, &fault.Fault{
 		Item:   fmt.Sprintf("nodes %s and %s", self.Name, peer.Name),
 		What:   "they have no underlay address family in common",
 		Remedy: "give both an IPv4 or both an IPv6 address and set it with --vtep",
@@ -198,7 +200,7 @@ func connect(self, peer *Node, n Network) (Peer, *Problem) {
 }
 
 // checkMTU finds a node whose link is too small for the network's packets.
-func checkMTU(self Node, n Network) *Problem {
+func checkMTU(self Node, n Network) *fault.Fault {
 	f := IPv4
 	if _, ok := self.VTEP(IPv4); !ok {
 		f = IPv6
@@ -206,7 +208,7 @@ func checkMTU(self Node, n Network) *Problem {
 	if self.UnderlayMTU == 0 || MTU(n.Transport, f, self.UnderlayMTU) >= n.MTU {
 		return nil
 	}
-	return &Problem{
+	return &fault.Fault{
 		Item: fmt.Sprintf("node %s, network %s", self.Name, n.Name),
 		What: fmt.Sprintf("packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish", n.MTU, n.MTU+Overhead(n.Transport, f), self.UnderlayMTU),
 		Remedy: fmt.Sprintf("raise the link's MTU, or 'baize network update %s --mtu %d' and restart the containers", n.Name,
@@ -220,7 +222,7 @@ type resolved struct {
 	excluded map[string]bool // nodes
 	networks map[string]*carried
 	routed   map[string]Network // those that kernels forward, by name
-	problems []Problem
+	problems []fault.Fault
 }
 
 // node returns a node that takes part.
@@ -268,7 +270,7 @@ func (c *carried) sorted() []*member {
 
 // Validate returns what is wrong with the topology as a whole: keys that
 // cannot be read and records that contradict each other.
-func (s *Snapshot) Validate() []Problem { return s.resolve().problems }
+func (s *Snapshot) Validate() []fault.Fault { return s.resolve().problems }
 
 // resolve leaves out what contradicts an older record: the older one wins,
 // because endpoints may already depend on it.
@@ -285,7 +287,7 @@ func (s *Snapshot) resolve() resolved {
 }
 
 func (r *resolved) report(item, remedy, what string, args ...any) {
-	r.problems = append(r.problems, Problem{Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy})
+	r.problems = append(r.problems, fault.Fault{Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy})
 }
 
 func (r *resolved) resolveNetworks() {

@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/ovstest"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -133,7 +134,7 @@ func TestBundleIsAtomic(t *testing.T) {
 			err := c.Apply(t.Context(), []ovs.BoundFlow{good, tc.bad, flow(3, 3, "ip", "drop")},
 				[]ovs.FlowID{sample()[0].ID(), sample()[1].ID()})
 			require.ErrorIs(t, err, topology.ErrInvalid)
-			p := topology.AsProblem(err)
+			p := fault.Of(err)
 			require.Contains(t, p.Item, tc.item)
 			require.Contains(t, p.What, tc.what)
 			require.ElementsMatch(t, ids(sample()), observe(t, c).IDs())

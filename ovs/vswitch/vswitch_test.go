@@ -20,6 +20,7 @@ import (
 	"github.com/baize-net/baize/ovs/ovstest"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -195,7 +196,7 @@ func TestForeignThingsAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := c.Apply(t.Context(), tc.change)
 			require.ErrorIs(t, err, topology.ErrConflict)
-			require.Equal(t, tc.item, topology.AsProblem(err).Item)
+			require.Equal(t, tc.item, fault.Of(err).Item)
 		})
 	}
 	require.Equal(t, before, o.Vsctl("show"))

@@ -55,8 +55,8 @@ func forget(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, erro
 // fabric returns the ways through routers to what lives on other nodes: by the
 // routing daemon of this host, by our own sessions, or, while those have not
 // told all after a start, by the routes that are there.
-func (a *Agent) fabric(networks []route.Network, reach topology.Reach, have route.Observed) (topology.Fabric, error) {
-	out := topology.Fabric{}
+func (a *Agent) fabric(networks []route.Network, reach topology.OnLink, have route.Observed) (topology.NextHops, error) {
+	out := topology.NextHops{}
 	foreign := route.Dynamic(have)
 	learned, settled, err := a.learned(networks)
 	if err != nil {
@@ -84,15 +84,15 @@ func (a *Agent) fabric(networks []route.Network, reach topology.Reach, have rout
 			l, isLearned := learned[prefix]
 			r, isOwn := own[prefix]
 			switch {
-			case isForeign && underlay(f.Dev) && (p.Way != topology.WayRoute || f.Before(route.Route{Prefix: prefix})):
-				out[prefix] = topology.Hop{Via: f.Via, Dev: f.Dev, Foreign: true, Why: "kernel route of protocol " + f.ProtocolName()}
+			case isForeign && underlay(f.Dev) && (p.Kind != topology.PathRoute || f.Before(route.Route{Prefix: prefix})):
+				out[prefix] = topology.NextHop{Via: f.Via, Dev: f.Dev, Foreign: true, Why: "kernel route of protocol " + f.ProtocolName()}
 			case isLearned && device(l.NextHop) != "":
-				out[prefix] = topology.Hop{Via: l.NextHop, Dev: device(l.NextHop), Why: fmt.Sprintf("learned by BGP from %s", l.From)}
+				out[prefix] = topology.NextHop{Via: l.NextHop, Dev: device(l.NextHop), Why: fmt.Sprintf("learned by BGP from %s", l.From)}
 				if l.Stale {
-					out[prefix] = topology.Hop{Via: l.NextHop, Dev: device(l.NextHop), Why: fmt.Sprintf("learned by BGP from %s, which is away and expected back", l.From)}
+					out[prefix] = topology.NextHop{Via: l.NextHop, Dev: device(l.NextHop), Why: fmt.Sprintf("learned by BGP from %s, which is away and expected back", l.From)}
 				}
 			case !settled && isOwn && device(r.Via) != "":
-				out[prefix] = topology.Hop{Via: r.Via, Dev: device(r.Via), Why: "learned by BGP before the agent's restart"}
+				out[prefix] = topology.NextHop{Via: r.Via, Dev: device(r.Via), Why: "learned by BGP before the agent's restart"}
 			}
 		}
 	}

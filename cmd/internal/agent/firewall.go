@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // firewallTimeout bounds one listing of the host's rules.
@@ -23,7 +23,7 @@ const bridgeNetfilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 // firewallProblems says whether the host's firewall drops what docker0 bridges
 // from one port to another, which goes for other hosts' frames as well. It
 // looks at the first call and at audits.
-func (a *Agent) firewallProblems(ctx context.Context, audit bool) []topology.Problem {
+func (a *Agent) firewallProblems(ctx context.Context, audit bool) []fault.Fault {
 	a.mu.Lock()
 	looked, last := a.segment.looked, a.segment.firewall
 	a.mu.Unlock()
@@ -47,7 +47,7 @@ func (a *Agent) firewallProblems(ctx context.Context, audit bool) []topology.Pro
 	return problems
 }
 
-func readFirewall(ctx context.Context, bridge string) ([]topology.Problem, error) {
+func readFirewall(ctx context.Context, bridge string) ([]fault.Fault, error) {
 	b, err := os.ReadFile(bridgeNetfilter)
 	if errors.Is(err, os.ErrNotExist) || (err == nil && string(bytes.TrimSpace(b)) == "0") {
 		return nil, nil
@@ -66,7 +66,7 @@ func readFirewall(ctx context.Context, bridge string) ([]topology.Problem, error
 
 // bridgeVerdict follows a new packet from one port of a bridge to another
 // through the filter table, as 'iptables -S' prints it.
-func bridgeVerdict(rules, bridge string) []topology.Problem {
+func bridgeVerdict(rules, bridge string) []fault.Fault {
 	f := filter{bridge: bridge, chains: map[string][]string{}, policy: map[string]string{}}
 	for line := range strings.Lines(rules) {
 		switch w := strings.Fields(line); {
@@ -79,12 +79,12 @@ func bridgeVerdict(rules, bridge string) []topology.Problem {
 	item := "firewall of this host"
 	switch verdict, rule := f.walk("FORWARD", 0); {
 	case verdict == "DROP" || verdict == "REJECT":
-		return []topology.Problem{{
+		return []fault.Fault{{
 			Item: item, What: "containers of " + bridge + " reach neither each other nor other hosts: '" + rule + "', as Docker's --icc=false makes it",
 			Remedy: "start Docker without --icc=false, or let bridged packets pass the firewall by: 'sysctl -w net.bridge.bridge-nf-call-iptables=0'",
 		}}
 	case verdict == "" && f.policy["FORWARD"] == "DROP":
-		return []topology.Problem{{
+		return []fault.Fault{{
 			Item: item, What: "it drops what " + bridge + " bridges: the policy of FORWARD is DROP and Docker's own rules are gone, as after a reload of the firewall",
 			Remedy: "'systemctl restart docker' puts them back; or 'iptables -I FORWARD -i " + bridge + " -o " + bridge + " -j ACCEPT'",
 		}}

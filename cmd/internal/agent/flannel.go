@@ -13,6 +13,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // flannelRenew is how often the lease is put off: flannel's lasts a day.
@@ -239,7 +240,7 @@ func flannelLease(n topology.Network, underlay []netip.Addr) topology.FlannelLea
 }
 
 // flannelProblems says what keeps flannel hosts from using this node's lease.
-func (a *Agent) flannelProblems(v topology.View) []topology.Problem {
+func (a *Agent) flannelProblems(v topology.View) []fault.Fault {
 	n, ok := v.Find(topology.FlannelNetwork)
 	if !ok || !n.IPv6.IsValid() || !a.isFlannels(n.Network) {
 		return nil
@@ -250,7 +251,7 @@ func (a *Agent) flannelProblems(v topology.View) []topology.Problem {
 	if !slices.ContainsFunc(n.Peers, func(p topology.Peer) bool { return p.Flannel != nil }) {
 		return nil
 	}
-	return []topology.Problem{{
+	return []fault.Fault{{
 		Item: "node " + a.cfg.Node, What: "has no IPv6 underlay address: hosts that run flannel ignore its lease, for IPv4 as well, where flannel's configuration has EnableIPv6",
 		Remedy: "give its underlay interface a global IPv6 address",
 	}}

@@ -58,7 +58,7 @@ func TestAcceptRules(t *testing.T) {
 		Network: flannelNetwork(topology.Route), Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")},
 		Peers: []topology.Peer{{Node: "near", VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.6")}, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.6.0/24")}}},
 	}}
-	reach := topology.Reach{netip.MustParseAddr("192.0.2.6"): "eth0"}
+	reach := topology.OnLink{netip.MustParseAddr("192.0.2.6"): "eth0"}
 	port := []string{"-i bn-flannel", "-o bn-flannel"}
 	assert.Equal(t, map[topology.Family][]string{
 		topology.IPv4: append(port, "-d 10.1.5.0/24 -i eth0", "-s 10.1.5.0/24 -d 10.1.0.0/16 -o eth0"), topology.IPv6: port,

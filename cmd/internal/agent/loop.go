@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 const (
@@ -247,12 +248,12 @@ func (a *Agent) keepIngressDrops(endpoints []ovs.Endpoint, segments []ovs.Segmen
 
 // addressProblems reports local endpoints whose address etcd gives to
 // somebody else.
-func addressProblems(v topology.View, endpoints []ovs.Endpoint) []topology.Problem {
-	var out []topology.Problem
+func addressProblems(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
+	var out []fault.Fault
 	for _, e := range endpoints {
 		n, ok := v.Find(e.Network)
 		if !ok {
-			out = append(out, topology.Problem{
+			out = append(out, fault.Fault{
 				Item: fmt.Sprintf("endpoint %s", e.Name), What: fmt.Sprintf("this node does not carry its network %s: it is cut off", e.Network),
 				Remedy: "create the network again, or remove the endpoint",
 			})
@@ -260,7 +261,7 @@ func addressProblems(v topology.View, endpoints []ovs.Endpoint) []topology.Probl
 		}
 		for _, p := range n.Pins {
 			if p.Node != v.Node.Name && slices.Contains(e.IPs, p.Addr) {
-				out = append(out, topology.Problem{
+				out = append(out, fault.Fault{
 					Item: fmt.Sprintf("endpoint %s", e.Name), What: fmt.Sprintf("its address %s is also pinned to node %s", p.Addr, p.Node),
 					Remedy: "remove one of the two endpoints",
 				})

@@ -11,6 +11,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/docker"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Lookup implements names.Directory.
@@ -40,7 +41,7 @@ func (a *Agent) NamesChanged() { a.rejoin() }
 
 // serveNames has a name server in every container of Docker's that is in a
 // network.
-func (a *Agent) serveNames(endpoints []ovs.Endpoint) []topology.Problem {
+func (a *Agent) serveNames(endpoints []ovs.Endpoint) []fault.Fault {
 	if a.plugin == nil {
 		return nil
 	}
@@ -50,10 +51,10 @@ func (a *Agent) serveNames(endpoints []ovs.Endpoint) []topology.Problem {
 			wanted[e.Netns] = append(wanted[e.Netns], e.Network)
 		}
 	}
-	var out []topology.Problem
+	var out []fault.Fault
 	for _, err := range a.names.Sync(wanted) {
 		if !errors.Is(err, topology.ErrNotFound) { // a container that is ending
-			out = append(out, topology.AsProblem(err))
+			out = append(out, fault.Of(err))
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Database is the OVSDB of one Open vSwitch, as ovs/vswitch serves it.
@@ -44,7 +45,7 @@ type outcome struct {
 	// Flows are the flow tables as they were before the pass.
 	Flows    openflow.Observed
 	Changes  int
-	Problems []topology.Problem
+	Problems []fault.Fault
 }
 
 // converge brings one Open vSwitch to the wanted state: make before break.
@@ -130,13 +131,13 @@ func applyPorts(ctx context.Context, db Database, change ovs.DBChange, out *outc
 
 func (o *outcome) report(err error) {
 	if err != nil {
-		o.Problems = append(o.Problems, topology.AsProblem(err))
+		o.Problems = append(o.Problems, fault.Of(err))
 	}
 }
 
 // portProblems reports wanted ports that OVS cannot forward through.
-func portProblems(o outcome) []topology.Problem {
-	var out []topology.Problem
+func portProblems(o outcome) []fault.Fault {
+	var out []fault.Fault
 	for _, p := range o.Want.Ports {
 		have, there := o.Observed.Ports[p.Name]
 		if !there || have.Live() {
@@ -156,7 +157,7 @@ func portProblems(o outcome) []topology.Problem {
 		case p.Role() == ovs.RoleTunnel:
 			remedy = fmt.Sprintf("look for another %s port to %s on this machine: 'ovs-vsctl show'", p.Type, p.Options["remote_ip"])
 		}
-		out = append(out, topology.Problem{Item: "port " + p.Name, What: what, Remedy: remedy})
+		out = append(out, fault.Fault{Item: "port " + p.Name, What: what, Remedy: remedy})
 	}
 	return out
 }
@@ -164,7 +165,7 @@ func portProblems(o outcome) []topology.Problem {
 // tunnelProblems reports the black hole of the userspace datapath: there a
 // tunnel works only when the VTEP address is on a bridge of Open vSwitch, and
 // nothing says so when it is not.
-func tunnelProblems(o outcome) []topology.Problem {
+func tunnelProblems(o outcome) []fault.Fault {
 	if o.Want.Bridge.Datapath != "netdev" {
 		return nil
 	}
@@ -175,7 +176,7 @@ func tunnelProblems(o outcome) []topology.Problem {
 		}
 		egress := have.Status["tunnel_egress_iface"]
 		if _, ok := o.Observed.Foreign[egress]; egress != "" && !ok {
-			return []topology.Problem{{
+			return []fault.Fault{{
 				Item:   fmt.Sprintf("VTEP %s on %s", p.Options["local_ip"], egress),
 				What:   "the userspace datapath sends tunnelled packets only through a bridge of Open vSwitch, and this is not one: nothing reaches the peers",
 				Remedy: fmt.Sprintf("load the openvswitch kernel module, or put %s on a bridge (datapath_type=netdev) and move the address there", egress),
@@ -190,7 +191,7 @@ type pass struct {
 	at       time.Time
 	took     time.Duration
 	err      error
-	problems []topology.Problem
+	problems []fault.Fault
 	outcome  outcome
 	view     topology.View
 	routes   routes

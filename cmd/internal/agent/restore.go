@@ -9,7 +9,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/vswitch"
-	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // An ovs-vswitchd that starts throws the kernel's flows away and begins with
@@ -208,11 +208,11 @@ func (a *Agent) lostVswitchd() {
 }
 
 // restoreProblems reports a flow-restore-wait that is not ours to clear.
-func restoreProblems(o ovs.Observed) []topology.Problem {
+func restoreProblems(o ovs.Observed) []fault.Fault {
 	if !o.RestoreWait || o.RestoreWaitOwned {
 		return nil
 	}
-	return []topology.Problem{{
+	return []fault.Fault{{
 		Item: "Open_vSwitch other_config:" + ovs.RestoreWait,
 		What: "somebody set it: an ovs-vswitchd that starts forwards nothing new until it is removed",
 		// ovs-ctl sets it for the seconds of a restart.

@@ -13,14 +13,15 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // routes are the kernel's part of one pass: the host's own ports in networks
 // that are routed, and the routes. Like the switch they are observed, compared
 // and changed at every pass.
 type routes struct {
-	reach  topology.Reach
-	fabric topology.Fabric
+	reach  topology.OnLink
+	fabric topology.NextHops
 	want   []route.Route
 	// stale are the routes to remove once no flow relies on them.
 	stale []route.Route
@@ -29,7 +30,7 @@ type routes struct {
 	// waiting: a port is not there yet, so the pass is not the last.
 	waiting  bool
 	changes  int
-	problems []topology.Problem
+	problems []fault.Fault
 }
 
 // makeRoutes makes ports ready and adds routes. It comes before the flows
@@ -52,7 +53,7 @@ func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, obs
 			err = a.forward(n)
 		}
 		if err != nil {
-			r.problems = append(r.problems, topology.AsProblem(fmt.Errorf("network %s: %w", n.Name, err)))
+			r.problems = append(r.problems, fault.Of(fmt.Errorf("network %s: %w", n.Name, err)))
 			continue
 		}
 		x := route.Network{NetworkView: n, Port: port}
@@ -78,7 +79,7 @@ func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, obs
 	if !change.Empty() {
 		r.changes = change.Size()
 		// A route that failed is not in place, and its packets take the tunnel.
-		r.problems = addProblem(r.problems, route.Apply(change))
+		r.problems = fault.Add(r.problems, route.Apply(change))
 		if have, err = route.Observe(); err != nil {
 			return r, err
 		}
@@ -88,7 +89,7 @@ func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, obs
 	r.direct = map[netip.Prefix]bool{}
 	for _, n := range ready {
 		for _, p := range n.Paths(r.reach, r.fabric) {
-			if p.Way == topology.WayRoute && (p.Foreign || inPlace[p.Prefix.Masked()]) {
+			if p.Kind == topology.PathRoute && (p.Foreign || inPlace[p.Prefix.Masked()]) {
 				r.direct[p.Prefix] = true
 			}
 		}
@@ -104,8 +105,8 @@ func (r *routes) removeRoutes() error {
 
 // reach asks the kernel which peers are on-link, by the device of this node's
 // own underlay address.
-func reach(v topology.View) topology.Reach {
-	out := topology.Reach{}
+func reach(v topology.View) topology.OnLink {
+	out := topology.OnLink{}
 	for _, n := range v.Networks {
 		if !n.Transport.Routed() {
 			continue
@@ -136,7 +137,7 @@ func (a *Agent) forward(n topology.NetworkView) error {
 const acceptEvery = time.Second
 
 // acceptForwarded lets the host's firewall forward what the networks need.
-func (a *Agent) acceptForwarded(ctx context.Context, networks []route.Network, reach topology.Reach, fabric topology.Fabric, audit bool) []topology.Problem {
+func (a *Agent) acceptForwarded(ctx context.Context, networks []route.Network, reach topology.OnLink, fabric topology.NextHops, audit bool) []fault.Fault {
 	rules := map[topology.Family][]string{}
 	for _, n := range networks {
 		for f, more := range acceptRules(n, reach, fabric) {
@@ -155,9 +156,9 @@ func (a *Agent) acceptForwarded(ctx context.Context, networks []route.Network, r
 		if len(rules[f]) == 0 && (text == last.rules || last.rules == "") {
 			continue // nor were there any
 		}
-		now.problems = addProblem(now.problems, a.masquerade(ctx, networks, f))
+		now.problems = fault.Add(now.problems, a.masquerade(ctx, networks, f))
 		changed, err := hostnet.AcceptForwarded(ctx, f, rules[f])
-		now.problems = addProblem(now.problems, err)
+		now.problems = fault.Add(now.problems, err)
 		if changed {
 			a.log.Infof("firewall: what this host routes (%s) is let pass: %s", f, strings.Join(rules[f], "; "))
 		}
@@ -197,13 +198,13 @@ func (a *Agent) masquerade(ctx context.Context, networks []route.Network, f topo
 type accepted struct {
 	rules    string
 	at       time.Time
-	problems []topology.Problem
+	problems []fault.Fault
 }
 
 // acceptRules returns what a network needs forwarded, by family: what stays in
 // it, and with Router all that leaves by its port, or comes to this node's
 // subnets from hosts that routes lead to.
-func acceptRules(n route.Network, reach topology.Reach, fabric topology.Fabric) map[topology.Family][]string {
+func acceptRules(n route.Network, reach topology.OnLink, fabric topology.NextHops) map[topology.Family][]string {
 	out := map[topology.Family][]string{}
 	for _, p := range n.Prefixes() {
 		f := topology.FamilyOf(p.Addr())
@@ -220,7 +221,7 @@ func acceptRules(n route.Network, reach topology.Reach, fabric topology.Fabric) 
 	for _, path := range n.Paths(reach, fabric) {
 		f := topology.FamilyOf(path.Prefix.Addr())
 		key := fmt.Sprint(f, path.Dev)
-		if path.Way != topology.WayRoute || seen[key] {
+		if path.Kind != topology.PathRoute || seen[key] {
 			continue
 		}
 		seen[key] = true
@@ -236,20 +237,20 @@ func acceptRules(n route.Network, reach topology.Reach, fabric topology.Fabric) 
 // routeProblems reports nodes that no packet reaches, and a filter that drops
 // packets of peers which see this node on their link while it does not see
 // them on its own.
-func routeProblems(networks []route.Network, reach topology.Reach, fabric topology.Fabric) []topology.Problem {
-	var out []topology.Problem
+func routeProblems(networks []route.Network, reach topology.OnLink, fabric topology.NextHops) []fault.Fault {
+	var out []fault.Fault
 	strict := map[string]bool{}
 	for _, n := range networks {
 		for _, p := range n.Paths(reach, fabric) {
-			if p.Way == topology.WayNone {
-				out = append(out, topology.Problem{
+			if p.Kind == topology.PathNone {
+				out = append(out, fault.Fault{
 					Item: fmt.Sprintf("network %s, node %s", n.Name, p.Node), What: fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why),
 					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
 				})
 			}
-			if n.Transport == topology.Auto && p.Way == topology.WayRoute && !strict[p.Dev] && hostnet.StrictReversePath(p.Dev) {
+			if n.Transport == topology.Auto && p.Kind == topology.PathRoute && !strict[p.Dev] && hostnet.StrictReversePath(p.Dev) {
 				strict[p.Dev] = true
-				out = append(out, topology.Problem{
+				out = append(out, fault.Fault{
 					Item: "sysctl net.ipv4.conf." + p.Dev + ".rp_filter", What: "strict: while a peer moves to or from the link, its packets are dropped",
 					Remedy: fmt.Sprintf("'sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=2'", p.Dev),
 				})
@@ -268,17 +269,17 @@ func (a *Agent) Routes(context.Context) ([]api.Route, error) {
 	for _, n := range p.view.Networks {
 		for _, path := range n.Paths(p.routes.reach, p.routes.fabric) {
 			x := api.Route{
-				Network: n.Name, Prefix: path.Prefix, Node: path.Node, Pin: path.MAC != "", Way: string(path.Way), Encap: path.Encap, Device: path.Dev, Why: path.Why,
+				Network: n.Name, Prefix: path.Prefix, Node: path.Node, Pin: path.MAC != "", Kind: string(path.Kind), Encap: path.Encap, Device: path.Dev, Why: path.Why,
 			}
 			if path.Via.IsValid() {
 				x.Via = path.Via.String()
 			}
-			if path.Way == topology.WayRoute && !p.routes.direct[path.Prefix] {
+			if path.Kind == topology.PathRoute && !p.routes.direct[path.Prefix] {
 				// The kernel has not got the route, or follows somebody else's.
 				x.Why += ", but the route is not in place: see 'baize status'"
-				x.Way, x.Encap = string(topology.WayTunnel), n.Transport.Tunnel()
+				x.Kind, x.Encap = string(topology.PathTunnel), n.Transport.Tunnel()
 				if x.Encap == "" {
-					x.Way = string(topology.WayNone)
+					x.Kind = string(topology.PathNone)
 				}
 			}
 			out = append(out, x)

@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // dockerBridge is the bridge of containers that ask for no network.
@@ -27,7 +28,7 @@ type segmentState struct {
 	written bool
 	// firewall is what the last look at the host's firewall found, suspect what
 	// it would have reported had the one before seen it, too.
-	firewall, suspect []topology.Problem
+	firewall, suspect []fault.Fault
 	looked            bool
 }
 
@@ -162,7 +163,7 @@ func (a *Agent) hangOn() {
 
 // attachSegment makes the pair, and reports what about docker0 is not as it
 // has to be. The segment is nil where there is nothing to forward.
-func (a *Agent) attachSegment(ctx context.Context, v topology.View, audit bool) ([]ovs.Segment, []topology.Problem) {
+func (a *Agent) attachSegment(ctx context.Context, v topology.View, audit bool) ([]ovs.Segment, []fault.Fault) {
 	if a.cfg.DockerBridge == "" {
 		return nil, nil
 	}
@@ -179,12 +180,12 @@ func (a *Agent) attachSegment(ctx context.Context, v topology.View, audit bool) 
 		ChecksumOffload: a.datapath == "system", HostIngressDrop: a.datapath != "system", Bridge: a.cfg.DockerBridge,
 	})
 	if err != nil {
-		return nil, []topology.Problem{topology.AsProblem(err)}
+		return nil, []fault.Fault{fault.Of(err)}
 	}
 	segment := ovs.Segment{Name: s.Name, Network: n.Name, Port: segmentPort}
 	b, err := hostnet.FindBridge(a.cfg.DockerBridge)
 	if err != nil {
-		return []ovs.Segment{segment}, []topology.Problem{topology.AsProblem(err)}
+		return []ovs.Segment{segment}, []fault.Fault{fault.Of(err)}
 	}
 	problems := bridgeProblems(b, n, s, a.cfg.DockerEnv)
 	if b != nil {
@@ -207,25 +208,25 @@ func (a *Agent) addOnLink(b *hostnet.Bridge, n topology.NetworkView) {
 }
 
 // bridgeProblems compares docker0 with what Docker must be started with.
-func bridgeProblems(b *hostnet.Bridge, n topology.NetworkView, s topology.Segment, file string) []topology.Problem {
+func bridgeProblems(b *hostnet.Bridge, n topology.NetworkView, s topology.Segment, file string) []fault.Fault {
 	item := "bridge " + s.Name
 	restart := "start Docker with the options of " + file + " (mk-docker-opts.sh turns it into them): 'systemctl restart docker'"
 	if b == nil {
-		return []topology.Problem{{Item: item, What: "it is not there: Docker has not made it yet, or does not run", Remedy: restart}}
+		return []fault.Fault{{Item: item, What: "it is not there: Docker has not made it yet, or does not run", Remedy: restart}}
 	}
-	var out []topology.Problem
+	var out []fault.Fault
 	for _, p := range s.Subnets {
 		want := netip.PrefixFrom(topology.NodeAddr(p), n.Prefix(topology.FamilyOf(p.Addr())).Bits())
 		// Docker has no IPv6 unless it is told to, and then its own mask.
 		if p.Addr().Is4() && !slices.Contains(b.Addrs, want) {
-			out = append(out, topology.Problem{Item: item, What: fmt.Sprintf("its addresses are %v and not %s, which this node leases for it: its containers are cut off", b.Addrs, want), Remedy: restart})
+			out = append(out, fault.Fault{Item: item, What: fmt.Sprintf("its addresses are %v and not %s, which this node leases for it: its containers are cut off", b.Addrs, want), Remedy: restart})
 		}
 	}
 	if b.MTU > n.MTU {
-		out = append(out, topology.Problem{Item: item, What: fmt.Sprintf("its MTU is %d, packets of the network have %d at most: larger ones vanish", b.MTU, n.MTU), Remedy: restart})
+		out = append(out, fault.Fault{Item: item, What: fmt.Sprintf("its MTU is %d, packets of the network have %d at most: larger ones vanish", b.MTU, n.MTU), Remedy: restart})
 	}
 	if a, ok := topology.AddrOfMAC(b.MAC.String()); ok && n.IPv4.IsValid() && n.IPv4.Contains(a) && !slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
-		out = append(out, topology.Problem{
+		out = append(out, fault.Fault{
 			Item: item, What: fmt.Sprintf("its MAC %s, drawn by chance, is that of address %s: other hosts do not reach its own address", b.MAC, a),
 			Remedy: fmt.Sprintf("'ip link set %s address %s'", s.Name, topology.MACOf(topology.NodeAddr(s.Subnets[0]))),
 		})

@@ -9,6 +9,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Reconcile runs a pass now.
@@ -31,7 +32,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 		Problems: slices.Clone(p.problems),
 	}
 	for _, err := range []error{a.etcdErr, a.aliveErr, a.joined, p.err} {
-		st.Problems = addProblem(st.Problems, err)
+		st.Problems = fault.Add(st.Problems, err)
 	}
 	a.bgpStatus(&st)
 	if a.etcdErr != nil {
@@ -50,7 +51,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	observed, err := a.db.Observe(ctx)
 	if err != nil {
 		st.Ready = false
-		st.Problems = addProblem(st.Problems, err)
+		st.Problems = fault.Add(st.Problems, err)
 	} else {
 		endpoints, _ := observed.Endpoints()
 		st.OVSVersion, st.Endpoints = observed.Version, apiEndpoints(endpoints)
@@ -70,27 +71,11 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	return st, nil
 }
 
-func addProblem(problems []topology.Problem, err error) []topology.Problem {
-	if err == nil {
-		return problems
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range joined.Unwrap() {
-			problems = addProblem(problems, e)
-		}
-		return problems
-	}
-	if pr := topology.AsProblem(err); !slices.Contains(problems, pr) {
-		problems = append(problems, pr)
-	}
-	return problems
-}
-
 // flowStatus counts flows and explains drops.
 func (a *Agent) flowStatus(ctx context.Context, st *api.Status, p pass) {
 	flows, err := a.flows.Observe(ctx)
 	if err != nil {
-		st.Problems = addProblem(st.Problems, err)
+		st.Problems = fault.Add(st.Problems, err)
 		return
 	}
 	st.Flows = len(flows.Flows)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // DefaultSocket is where the agent listens unless told otherwise.
@@ -112,8 +113,8 @@ type Status struct {
 	Drops map[string]uint64 `json:"drops,omitempty"`
 	// Foreign are ports and flows on the bridge that Baize did not make and
 	// does not touch: "port eth1".
-	Foreign  []string           `json:"foreign,omitempty"`
-	Problems []topology.Problem `json:"problems"`
+	Foreign  []string      `json:"foreign,omitempty"`
+	Problems []fault.Fault `json:"problems"`
 	// LastReconcile is zero before the first.
 	LastReconcile Reconcile `json:"lastReconcile"`
 	Uptime        Duration  `json:"uptime"`
@@ -184,8 +185,8 @@ type Route struct {
 	Node    string       `json:"node"`
 	// Pin: the prefix is a single address that lives away from home.
 	Pin bool `json:"pin,omitempty"`
-	// Way is "route" (not encapsulated), "tunnel" or "none".
-	Way string `json:"way"`
+	// Kind is "route" (not encapsulated), "tunnel" or "none".
+	Kind string `json:"way"`
 	// Via and Device are the next hop of a route, Encap the encapsulation of a
 	// tunnel.
 	Via    string             `json:"via,omitempty"`

@@ -21,6 +21,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,7 +53,7 @@ func (f *fake) RemoveEndpoint(_ context.Context, name string) error { return f.n
 func (f *fake) Endpoints(context.Context) ([]Endpoint, error)       { return nil, f.note("list") }
 func (f *fake) Status(context.Context) (Status, error)              { return f.status, f.note("status") }
 func (f *fake) Routes(context.Context) ([]Route, error) {
-	return []Route{{Network: "blue", Node: "host2", Way: "tunnel"}}, f.note("routes")
+	return []Route{{Network: "blue", Node: "host2", Kind: "tunnel"}}, f.note("routes")
 }
 func (f *fake) Reconcile(_ context.Context, audit bool) error { return f.note("reconcile %t", audit) }
 
@@ -76,7 +77,7 @@ func TestMethods(t *testing.T) {
 		Node: "host1", Ready: true, Drops: map[string]uint64{"spoofed": 1 << 63},
 		Networks:      []Network{{Name: "blue", VNI: 100, Transport: topology.VXLAN, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}}},
 		Peers:         []Peer{{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, OFPort: 3, Alive: true}},
-		Problems:      []topology.Problem{{Item: "port x", What: "no number"}},
+		Problems:      []fault.Fault{{Item: "port x", What: "no number"}},
 		LastReconcile: Reconcile{At: at, Took: Duration(1500 * time.Millisecond), Changes: 4},
 		Uptime:        Duration(time.Hour),
 	}}

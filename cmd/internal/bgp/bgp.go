@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Port is BGP's.
@@ -167,15 +168,15 @@ type Session struct {
 const downGrace = 10 * time.Second
 
 // Problem returns what a person should know about a session that is down.
-func (s Session) Problem(now time.Time) (topology.Problem, bool) {
+func (s Session) Problem(now time.Time) (fault.Fault, bool) {
 	if s.Up || (s.Last == "" && now.Sub(s.Since) < downGrace) {
-		return topology.Problem{}, false
+		return fault.Fault{}, false
 	}
 	last := "no connection since the agent started"
 	if s.Last != "" {
 		last = "last: " + s.Last
 	}
-	return topology.Problem{
+	return fault.Fault{
 		Item:   fmt.Sprintf("BGP neighbour %s, AS %d", s.Neighbor.Addr, s.Neighbor.AS),
 		What:   fmt.Sprintf("the session is down (%s; %s): it does not learn this node's subnets, and this node nothing from it", s.State, last),
 		Remedy: fmt.Sprintf("on the router: is BGP running, does it expect this node's address, AS and password ('vtysh -c \"show bgp summary\"')? On this node: 'ping %s'", s.Neighbor.Addr),

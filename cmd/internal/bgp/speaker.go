@@ -16,7 +16,7 @@ import (
 	wire "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v4/pkg/server"
 
-	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 const (
@@ -357,8 +357,8 @@ func (s *Speaker) Sessions() []Session {
 }
 
 // Problems returns those of the sessions.
-func (s *Speaker) Problems() []topology.Problem {
-	var out []topology.Problem
+func (s *Speaker) Problems() []fault.Fault {
+	var out []fault.Fault
 	for _, x := range s.Sessions() {
 		if p, is := x.Problem(time.Now()); is {
 			out = append(out, p)

@@ -14,6 +14,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // fakeAgent answers as an agent does, from memory.
@@ -71,7 +72,7 @@ func healthy() api.Status {
 		Networks:  []api.Network{{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}, Peers: 1, Endpoints: 1}},
 		Peers:     []api.Peer{{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, Port: "vx-host2", OFPort: 3, Encap: topology.VXLAN, Alive: true}},
 		Endpoints: []api.Endpoint{{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, MAC: "02:42:0a:01:05:02"}},
-		Flows:     57, Ports: 2, Drops: map[string]uint64{"spoofed": 3}, Foreign: []string{"port eth9"}, Problems: []topology.Problem{},
+		Flows:     57, Ports: 2, Drops: map[string]uint64{"spoofed": 3}, Foreign: []string{"port eth9"}, Problems: []fault.Fault{},
 		Uptime: api.Duration(3*time.Minute + 2*time.Second),
 	}
 }
@@ -133,7 +134,7 @@ func TestStatusOfANode(t *testing.T) {
 
 	f.status.Ready = false
 	f.status.Etcd = api.Etcd{Revision: 42, Error: "connection refused"}
-	f.status.Problems = []topology.Problem{{Item: "port vx-host2", What: "could not add network device vx-host2", Remedy: "'ovs-vsctl list interface vx-host2'"}}
+	f.status.Problems = []fault.Fault{{Item: "port vx-host2", What: "could not add network device vx-host2", Remedy: "'ovs-vsctl list interface vx-host2'"}}
 	f.status.Peers[0].OFPort, f.status.Peers[0].Error = 0, "File exists"
 	t.Setenv("BAIZE_ETCD_ENDPOINTS", "http://127.0.0.1:1")
 	t.Setenv("BAIZE_ETCD_TIMEOUT", "300ms")

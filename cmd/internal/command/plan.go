@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // bridgeFlags say which bridge of which Open vSwitch is meant.
@@ -46,11 +47,11 @@ and is compared with the real Open vSwitch; the exit code is 7 when they differ.
 
 // planItem is a plan in JSON and YAML.
 type planItem struct {
-	Node     string             `json:"node"`
-	Bridge   planBridge         `json:"bridge"`
-	Ports    []planPort         `json:"ports"`
-	Flows    []planFlow         `json:"flows"`
-	Problems []topology.Problem `json:"problems"`
+	Node     string        `json:"node"`
+	Bridge   planBridge    `json:"bridge"`
+	Ports    []planPort    `json:"ports"`
+	Flows    []planFlow    `json:"flows"`
+	Problems []fault.Fault `json:"problems"`
 }
 
 type planBridge struct {
@@ -84,7 +85,7 @@ func newPlanItem(v topology.View, s ovs.State) planItem {
 			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
 			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
 		},
-		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]topology.Problem{}, v.Problems...),
+		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, v.Problems...),
 	}
 	for _, p := range s.Ports {
 		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})
@@ -160,14 +161,14 @@ func (r *runner) directRoutes(c *ucli.Context, v topology.View, opt *pipeline.Op
 	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
 	opt.Direct = map[netip.Prefix]bool{}
 	for _, x := range routes {
-		opt.Direct[x.Prefix] = x.Way == string(topology.WayRoute)
+		opt.Direct[x.Prefix] = x.Kind == string(topology.PathRoute)
 	}
 	return err
 }
 
 // problems lists what is wrong on the error stream, where it does not disturb
 // what a script reads.
-func (r *runner) problems(ps []topology.Problem) error {
+func (r *runner) problems(ps []fault.Fault) error {
 	for _, p := range ps {
 		if _, err := fmt.Fprintf(r.Err, "problem: %s\n", strings.TrimSpace(p.String())); err != nil {
 			return err

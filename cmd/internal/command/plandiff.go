@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // diffItem is what differs between the plan and the real Open vSwitch, in JSON
@@ -36,9 +37,9 @@ type diffItem struct {
 	UnwantedFlows []string `json:"unwantedFlows"`
 	// Foreign ports and flows are not Baize's: they are left alone and are no
 	// difference.
-	ForeignPorts []string           `json:"foreignPorts"`
-	ForeignFlows []string           `json:"foreignFlows"`
-	Problems     []topology.Problem `json:"problems"`
+	ForeignPorts []string      `json:"foreignPorts"`
+	ForeignFlows []string      `json:"foreignFlows"`
+	Problems     []fault.Fault `json:"problems"`
 }
 
 // planDiff compares the node's plan with the Open vSwitch of this host.
@@ -91,7 +92,7 @@ type flowTables interface {
 func compare(ctx context.Context, db database, flows flowTables, view topology.View, opt pipeline.Options) (diffItem, error) {
 	item := diffItem{
 		Node: view.Node.Name, AddPorts: []string{}, UpdatePorts: []string{}, RemovePorts: []string{}, MissingFlows: []string{},
-		UnwantedFlows: []string{}, ForeignPorts: []string{}, ForeignFlows: []string{}, Problems: append([]topology.Problem{}, view.Problems...),
+		UnwantedFlows: []string{}, ForeignPorts: []string{}, ForeignFlows: []string{}, Problems: append([]fault.Fault{}, view.Problems...),
 	}
 	have, err := db.Observe(ctx)
 	if err != nil {
@@ -116,7 +117,7 @@ func compare(ctx context.Context, db database, flows flowTables, view topology.V
 	bound, missing := ovs.Bind(want.Flows, have.OFPorts())
 	for _, name := range missing {
 		if _, there := have.Ports[name]; there {
-			item.Problems = append(item.Problems, topology.Problem{
+			item.Problems = append(item.Problems, fault.Fault{
 				Item: "port " + name, What: orUnknown(have.Ports[name].Error) + ": Open vSwitch cannot use it",
 				Remedy: "'ovs-vsctl list interface " + name + "' shows what it says",
 			})

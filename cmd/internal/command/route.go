@@ -102,7 +102,7 @@ var routeColumns = []column[api.Route]{
 
 // routePath writes the way in words: "route via 192.0.2.7", "tunnel vxlan".
 func routePath(x api.Route) string {
-	out := x.Way
+	out := x.Kind
 	if x.Via != "" && x.Encap == "" {
 		out += " via " + x.Via
 	}

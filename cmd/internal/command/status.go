@@ -16,6 +16,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func (r *runner) statusCommand() *ucli.Command {
@@ -33,8 +34,8 @@ type statusItem struct {
 	// Agent is null where no agent runs.
 	Agent *api.Status `json:"agent"`
 	// Cluster is null while etcd does not answer.
-	Cluster  *clusterItem       `json:"cluster"`
-	Problems []topology.Problem `json:"problems"`
+	Cluster  *clusterItem  `json:"cluster"`
+	Problems []fault.Fault `json:"problems"`
 }
 
 type clusterItem struct {
@@ -46,7 +47,7 @@ type clusterItem struct {
 	Pins     int   `json:"pins"`
 }
 
-func (s *statusItem) add(ps ...topology.Problem) {
+func (s *statusItem) add(ps ...fault.Fault) {
 	for _, p := range ps {
 		if !slices.Contains(s.Problems, p) { // the agent sees what we see
 			s.Problems = append(s.Problems, p)
@@ -59,14 +60,14 @@ func (r *runner) status(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	item := statusItem{Problems: []topology.Problem{}}
+	item := statusItem{Problems: []fault.Fault{}}
 	agentErr := r.agentStatus(c, &item)
 	clusterErr := r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		item.Cluster = newClusterItem(snap)
 		item.add(snap.Validate()...)
 		for _, n := range snap.SortedNodes() {
 			if draw.StatusOf(snap, n.Name) == draw.Down {
-				item.add(topology.Problem{
+				item.add(fault.Fault{
 					Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
 					Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
 				})
@@ -84,10 +85,10 @@ func (r *runner) status(c *ucli.Context) error {
 		if item.Agent == nil && agentErr == nil {
 			return clusterErr
 		}
-		item.add(topology.AsProblem(clusterErr))
+		item.add(fault.Of(clusterErr))
 	}
 	if agentErr != nil {
-		item.add(topology.AsProblem(agentErr))
+		item.add(fault.Of(agentErr))
 	}
 
 	if format == "json" || format == "yaml" {
@@ -152,7 +153,7 @@ func (r *runner) statusText(item statusItem) error {
 		fmt.Fprintf(&b, "\n%s:\n", capital(counted(len(item.Problems), "problem")))
 	}
 	for _, p := range item.Problems {
-		fmt.Fprintf(&b, "  %s\n", topology.Problem{Item: p.Item, What: p.What})
+		fmt.Fprintf(&b, "  %s\n", fault.Fault{Item: p.Item, What: p.What})
 		if p.Remedy != "" {
 			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
 		}

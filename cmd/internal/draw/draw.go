@@ -9,14 +9,15 @@ import (
 	"slices"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Topology is what is drawn, and its JSON form. Everything is sorted.
 type Topology struct {
-	Networks []Network          `json:"networks"`
-	Nodes    []Node             `json:"nodes"`
-	Tunnels  []Tunnel           `json:"tunnels"`
-	Problems []topology.Problem `json:"problems"`
+	Networks []Network     `json:"networks"`
+	Nodes    []Node        `json:"nodes"`
+	Tunnels  []Tunnel      `json:"tunnels"`
+	Problems []fault.Fault `json:"problems"`
 }
 
 // Network is one L2 domain.
@@ -112,7 +113,7 @@ func StatusOf(s *topology.Snapshot, node string) Status {
 func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 	t := Topology{
 		Networks: []Network{}, Nodes: []Node{}, Tunnels: []Tunnel{},
-		Problems: append([]topology.Problem{}, s.Validate()...),
+		Problems: append([]fault.Fault{}, s.Validate()...),
 	}
 	members := map[[2]string]*Member{} // network, node
 	views := make(map[string]topology.View, len(s.Nodes))

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Status is what runs of a lab.
@@ -25,7 +26,7 @@ type Status struct {
 	Endpoints []EndpointStatus `json:"endpoints"`
 	// Problems are what 'baize lab up' would set right, or a person should
 	// know.
-	Problems []topology.Problem `json:"problems"`
+	Problems []fault.Fault `json:"problems"`
 }
 
 // MemberStatus is a host or the fabric.
@@ -54,7 +55,7 @@ func (l *Lab) Status() (*Status, error) {
 	s := &Status{
 		Name: l.cfg.Name, Dir: l.cfg.dir(), Transport: l.state.Transport, Networks: l.Networks(),
 		Etcd: etcdURL(l.state.IPv6Underlay), EtcdSocket: l.EtcdEndpoint(),
-		Endpoints: []EndpointStatus{}, Problems: []topology.Problem{},
+		Endpoints: []EndpointStatus{}, Problems: []fault.Fault{},
 	}
 	s.Fabric = l.memberStatus(running, fabricName, fabricAddrs())
 	all := []MemberStatus{s.Fabric}
@@ -75,7 +76,7 @@ func (l *Lab) Status() (*Status, error) {
 		}
 	}
 	if _, err := l.endpoints(&s.Endpoints); err != nil {
-		s.Problems = append(s.Problems, topology.AsProblem(err))
+		s.Problems = append(s.Problems, fault.Of(err))
 	}
 	return s, nil
 }
@@ -95,7 +96,7 @@ func (l *Lab) memberStatus(running map[string]member, name string, ports ...[]ne
 }
 
 func (s *Status) problem(item, what, remedy string) {
-	s.Problems = append(s.Problems, topology.Problem{Item: item, What: what, Remedy: remedy})
+	s.Problems = append(s.Problems, fault.Fault{Item: item, What: what, Remedy: remedy})
 }
 
 func (s *Status) problems(ms MemberStatus, m member) {

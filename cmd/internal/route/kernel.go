@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // netlinkTimeout bounds one netlink request.
@@ -200,7 +201,7 @@ func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) 
 }
 
 // Sync does it all: observe, compare, apply. It returns what it changed.
-func Sync(want []Route) (Change, []topology.Problem, error) {
+func Sync(want []Route) (Change, []fault.Fault, error) {
 	have, err := Observe()
 	if err != nil {
 		return Change{}, nil, err

@@ -15,6 +15,7 @@ import (
 	"strconv"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Protocol is the number by which Baize's routes are told from others
@@ -162,9 +163,9 @@ func (c Change) Size() int { return len(c.Add) + len(c.Replace) + len(c.Remove) 
 // foreign route has is left out and becomes a problem; so does a foreign route
 // that the kernel would prefer to ours. Of two wanted routes for one place the
 // first is taken.
-func Diff(want []Route, have Observed) (Change, []topology.Problem) {
+func Diff(want []Route, have Observed) (Change, []fault.Fault) {
 	var c Change
-	var problems []topology.Problem
+	var problems []fault.Fault
 	foreign := bestForeign(have)
 	own := make(map[key]Route, len(have.Own))
 	for _, r := range have.Own {
@@ -202,8 +203,8 @@ func Diff(want []Route, have Observed) (Change, []topology.Problem) {
 	return c, problems
 }
 
-func conflict(r Route, f Foreign) topology.Problem {
-	return topology.Problem{
+func conflict(r Route, f Foreign) fault.Fault {
+	return fault.Fault{
 		Item: "route " + r.Prefix.String(),
 		What: fmt.Sprintf("a foreign route has its place: %s (protocol %d): it is left alone, and packets follow it", f.Route, f.Protocol),
 		// Quoting the foreign route lets a person delete that very one.

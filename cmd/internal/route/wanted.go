@@ -28,7 +28,7 @@ const elsewhere = 1
 // asked for on it. Where a foreign route leads to another node there is none of
 // ours. With Router the nodes route for one another; where that is not by way of
 // the underlay, it is by the one next hop RouterAddr. It is pure.
-func Wanted(networks []Network, reach topology.Reach, fabric topology.Fabric) []Route {
+func Wanted(networks []Network, reach topology.OnLink, fabric topology.NextHops) []Route {
 	var out []Route
 	for _, n := range networks {
 		src := func(p netip.Prefix) netip.Addr {
@@ -67,7 +67,7 @@ func Wanted(networks []Network, reach topology.Reach, fabric topology.Fabric) []
 		for _, p := range n.Paths(reach, fabric) {
 			switch {
 			case p.Foreign:
-			case p.Way == topology.WayRoute:
+			case p.Kind == topology.PathRoute:
 				out = append(out, Route{Prefix: p.Prefix, Via: p.Via, Dev: p.Dev, Src: src(p.Prefix)})
 			case ethernet && p.MAC != "":
 				// On the Ethernet, though its subnet may not be.

@@ -33,7 +33,7 @@ func network(transport topology.Transport) Network {
 }
 
 func TestWanted(t *testing.T) {
-	reach := topology.Reach{netip.MustParseAddr("192.0.2.6"): "eth0", netip.MustParseAddr("2001:db8::6"): "eth0"}
+	reach := topology.OnLink{netip.MustParseAddr("192.0.2.6"): "eth0", netip.MustParseAddr("2001:db8::6"): "eth0"}
 	own := []string{
 		"10.1.5.0/24 dev bn-blue src 10.1.5.1", "fd00:1:5::/64 dev bn-blue src fd00:1:5::1 metric 1024",
 		"10.1.6.0/24 via 192.0.2.6 dev eth0 src 10.1.5.1", "fd00:1:6::/64 via 2001:db8::6 dev eth0 src fd00:1:5::1 metric 1024",
@@ -61,7 +61,7 @@ func TestWanted(t *testing.T) {
 // With Router the nodes route for one another: one next hop for all that does
 // not go by the underlay, and docker0's route goes before the port's.
 func TestWantedRouter(t *testing.T) {
-	reach := topology.Reach{netip.MustParseAddr("192.0.2.6"): "eth0", netip.MustParseAddr("2001:db8::6"): "eth0"}
+	reach := topology.OnLink{netip.MustParseAddr("192.0.2.6"): "eth0", netip.MustParseAddr("2001:db8::6"): "eth0"}
 	own := []string{
 		"10.1.5.0/24 dev bn-blue src 10.1.5.0 metric 17300", "fd00:1:5::/64 dev bn-blue src fd00:1:5:: metric 17300",
 		"10.1.5.2/32 dev bn-blue src 10.1.5.0", "10.1.7.9/32 dev bn-blue src 10.1.5.0",

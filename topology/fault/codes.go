@@ -1,0 +1,111 @@
+package fault
+
+// Code names a kind of fault: "BZ" and four digits, of which the first two say
+// where it was found. A code is never given to another kind, and never changed.
+type Code string
+
+// Where faults are found, by the first two digits.
+//
+//	01  the store: etcd, and the records in it
+//	02  membership: this node's own records, and who else claims them
+//	03  the switch: Open vSwitch, its bridge, ports and flows
+//	04  the underlay: tunnels, MTU, reachability of peers
+//	05  this host's kernel: routes, addresses, sysctls, firewall
+//	06  endpoints, and the engines that start containers
+//	07  BGP
+//	08  names
+//	09  topologies of others, flannel's for example
+const (
+	// 01: the store.
+
+	// StoreUnavailable: etcd does not answer, or refuses.
+	StoreUnavailable Code = "BZ0101"
+	// RecordMalformed: a key cannot be decoded.
+	RecordMalformed Code = "BZ0102"
+	// RecordConflict: a record contradicts an older one.
+	RecordConflict Code = "BZ0103"
+	// RecordOrphaned: a record names something that does not exist.
+	RecordOrphaned Code = "BZ0104"
+
+	// 02: membership.
+
+	// NetworkMissing: a network that this node is to carry does not exist.
+	NetworkMissing Code = "BZ0201"
+	// NetworkFull: nothing is left to lease or to allocate.
+	NetworkFull Code = "BZ0202"
+	// NodeDuplicate: two hosts have one name or one identity.
+	NodeDuplicate Code = "BZ0203"
+	// EncapsulationMissing: a node's datapath cannot do what a network asks for.
+	EncapsulationMissing Code = "BZ0204"
+
+	// 03: the switch.
+
+	// SwitchUnavailable: Open vSwitch does not answer.
+	SwitchUnavailable Code = "BZ0301"
+	// BridgeForeign: a bridge of Baize's name is not Baize's.
+	BridgeForeign Code = "BZ0302"
+	// PortForeign: a port of the wanted name is somebody else's.
+	PortForeign Code = "BZ0303"
+	// PortDead: Open vSwitch cannot forward through a wanted port.
+	PortDead Code = "BZ0304"
+	// RestoreWaitForeign: somebody set flow-restore-wait.
+	RestoreWaitForeign Code = "BZ0305"
+	// FlowRefused: Open vSwitch refuses a flow.
+	FlowRefused Code = "BZ0306"
+
+	// 04: the underlay.
+
+	// UnderlayMTU: the link is too small for a network's packets.
+	UnderlayMTU Code = "BZ0401"
+	// UnderlayFamily: two nodes have no address family in common.
+	UnderlayFamily Code = "BZ0402"
+	// EgressForeign: tunnelled packets leave by a device that the userspace
+	// datapath cannot use.
+	EgressForeign Code = "BZ0403"
+	// Unreachable: no packet reaches a prefix of another node.
+	Unreachable Code = "BZ0404"
+
+	// 05: the kernel.
+
+	// RouteForeign: another route occupies the place of one of Baize's.
+	RouteForeign Code = "BZ0501"
+	// ReversePathStrict: rp_filter drops packets of peers that move.
+	ReversePathStrict Code = "BZ0502"
+	// FirewallDrops: this host's firewall drops what Baize forwards.
+	FirewallDrops Code = "BZ0503"
+	// KernelRefused: the kernel refuses a wanted setting.
+	KernelRefused Code = "BZ0504"
+
+	// 06: endpoints and engines.
+
+	// EndpointCutOff: an endpoint's network is not carried by this node.
+	EndpointCutOff Code = "BZ0601"
+	// AddressTaken: an endpoint's address is also another's.
+	AddressTaken Code = "BZ0602"
+	// SegmentMissing: the bridge of containers is not there.
+	SegmentMissing Code = "BZ0603"
+	// SegmentMismatch: it is not as it must be.
+	SegmentMismatch Code = "BZ0604"
+	// EndpointGone: an endpoint's namespace or device is gone.
+	EndpointGone Code = "BZ0605"
+
+	// 07: BGP.
+
+	// SessionDown: there is no session with a router.
+	SessionDown Code = "BZ0701"
+
+	// 08: names.
+
+	// NameServer: a container has no name server.
+	NameServer Code = "BZ0801"
+
+	// 09: topologies of others.
+
+	// SourceMalformed: a record of another layout cannot be used.
+	SourceMalformed Code = "BZ0901"
+	// SourceIgnoresNode: hosts of the other topology ignore this node.
+	SourceIgnoresNode Code = "BZ0902"
+
+	// PartFailed: a part of the agent failed and is started again.
+	PartFailed Code = "BZ0001"
+)

@@ -60,7 +60,7 @@ func (s *Store) TakeFlannelLease(ctx context.Context, host string, want topology
 		if !ok {
 			return false, &topology.Error{Kind: topology.ErrFull, Item: "flannel's network " + c.IPv4.String(), What: "all subnets are leased or reserved", Remedy: "delete the leases of hosts that are gone"}
 		}
-		grant, err := do(ctx, s, func(ctx context.Context, cl *clientv3.Client) (*clientv3.LeaseGrantResponse, error) {
+		grant, err := do(ctx, s, func(ctx context.Context, cl Client) (*clientv3.LeaseGrantResponse, error) {
 			return cl.Grant(ctx, int64(flannelTTL/time.Second))
 		})
 		if err != nil {
@@ -80,7 +80,7 @@ func (s *Store) TakeFlannelLease(ctx context.Context, host string, want topology
 		}
 		if !resp.Succeeded {
 			if !resp.repeated { // else the first may have been executed
-				_, _ = request(ctx, s, func(ctx context.Context, cl *clientv3.Client) (*clientv3.LeaseRevokeResponse, error) {
+				_, _ = request(ctx, s, func(ctx context.Context, cl Client) (*clientv3.LeaseRevokeResponse, error) {
 					return cl.Revoke(ctx, grant.ID)
 				})
 			}
@@ -134,7 +134,7 @@ func (s *Store) RenewFlannelLease(ctx context.Context, l topology.FlannelLease) 
 	if l.Lease == 0 {
 		return nil
 	}
-	_, err := do(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.LeaseKeepAliveResponse, error) {
+	_, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseKeepAliveResponse, error) {
 		return c.KeepAliveOnce(ctx, clientv3.LeaseID(l.Lease))
 	})
 	return err

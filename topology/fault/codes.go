@@ -26,6 +26,10 @@ const (
 	RecordConflict Code = "BZ0103"
 	// RecordOrphaned: a record names something that does not exist.
 	RecordOrphaned Code = "BZ0104"
+	// StoreFull: etcd answers, but refuses every write: its database is full.
+	StoreFull Code = "BZ0105"
+	// StoreDenied: etcd refuses the user, or the user's permissions.
+	StoreDenied Code = "BZ0106"
 
 	// 02: membership.
 

@@ -107,6 +107,8 @@ const (
 
 	// SourceMalformed: a record of another layout cannot be used.
 	SourceMalformed Code = "BZ0901"
+	// SourceUnavailable: another layout cannot be read or written.
+	SourceUnavailable Code = "BZ0903"
 	// SourceIgnoresNode: hosts of the other topology ignore this node.
 	SourceIgnoresNode Code = "BZ0902"
 

@@ -37,6 +37,7 @@ import (
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 // Config is what an agent is started with.
@@ -113,7 +114,7 @@ func (c Config) Defaults() (Config, error) {
 	set(&c.OVSDB, vswitch.DefaultEndpoint)
 	set(&c.StateDir, "/var/lib/baize")
 	set(&c.Socket, api.DefaultSocket)
-	set(&c.FlannelPrefix, topology.FlannelPrefix)
+	set(&c.FlannelPrefix, flannel.DefaultPrefix)
 	set(&c.SubnetFile, subnetenv.FlannelFile)
 	set(&c.DockerPlugin, dockerAuto)
 	set(&c.DockerSocket, docker.DefaultSocket)
@@ -148,7 +149,7 @@ type Agent struct {
 	log             *logrus.Entry
 
 	speaker   *bgp.Speaker   // nil without --bgp
-	flannel   *flannel       // nil without --flannel
+	flannel   *flannelSource // nil without --flannel
 	plugin    *docker.Plugin // nil where none is served
 	names     *names.Servers
 	wake      chan struct{} // reconcile soon
@@ -229,7 +230,7 @@ func newAgent(cfg Config, log *logrus.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	var fl *flannel
+	var fl *flannelSource
 	if cfg.Flannel {
 		if fl, err = newFlannel(cfg); err != nil {
 			return nil, err
@@ -387,10 +388,9 @@ func (a *Agent) useCache(c cache) {
 		return
 	}
 	a.mu.Lock()
-	if a.snapshot == nil {
+	if a.own == nil { // whatever other sources have
 		a.log.Warnf("etcd does not answer: using the topology of revision %d seen last", s.Revision)
 		a.own, a.cached = s, true
-		a.flannel.useCache(a.cfg.StateDir)
 		a.merge()
 	}
 	a.mu.Unlock()

@@ -299,7 +299,7 @@ func (a *Agent) checkReady(p pass) {
 	// A network that is full must not keep the others from being used.
 	joined := len(p.view.Networks) == carried || (a.joined != nil && len(p.view.Networks) > 0)
 	// Docker is started after this, with what its file says.
-	ready := p.view.Node.ID == a.id && joined && (a.flannel == nil || a.flannel.told) && (a.cfg.DockerBridge == "" || a.segment.written)
+	ready := p.view.Node.ID == a.id && joined && (a.flannel == nil || a.flannel.Ready()) && (a.cfg.DockerBridge == "" || a.segment.written)
 	a.ready = a.ready || ready
 	a.mu.Unlock()
 	if !ready {

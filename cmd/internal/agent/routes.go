@@ -14,6 +14,7 @@ import (
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 // routes are the kernel's part of one pass: the host's own ports in networks
@@ -177,7 +178,7 @@ func (a *Agent) masquerade(ctx context.Context, networks []route.Network, f topo
 	var whole netip.Prefix
 	var own []netip.Prefix
 	for _, n := range networks {
-		if !a.cfg.IPMasq || n.Name != topology.FlannelNetwork || !n.Prefix(f).IsValid() {
+		if !a.cfg.IPMasq || n.Name != flannel.Network || !n.Prefix(f).IsValid() {
 			continue
 		}
 		whole = n.Prefix(f)

@@ -112,6 +112,8 @@ const (
 	// SourceIgnoresNode: hosts of the other topology ignore this node.
 	SourceIgnoresNode Code = "BZ0902"
 
+	// StateUnwritable: a file of the agent's state cannot be written.
+	StateUnwritable Code = "BZ0002"
 	// PartFailed: a part of the agent failed and is started again.
 	PartFailed Code = "BZ0001"
 )

@@ -1,0 +1,68 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// forgetTime bounds Forget.
+const forgetTime = 10 * time.Second
+
+// Forget makes the neighbours forget this node now, and not at the end of its
+// restart time, for which they keep the routes of an agent that stopped. It
+// begins sessions that take no part in graceful restarts, which ends the wait
+// (RFC 4724, 4.2), and ends them. node is the node's name. It returns the
+// neighbours that it did not reach within 10 s.
+func Forget(ctx context.Context, cfg Config, node string, log *slog.Logger) ([]Neighbor, error) {
+	changed := make(chan struct{}, 1)
+	s, err := New(cfg, log, func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.leaving = true
+	ctx, cancel := context.WithTimeout(ctx, forgetTime)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	s.Announce(node, netip.Addr{}, nil)
+	reached := map[netip.Addr]bool{}
+	for len(reached) < len(s.cfg.Neighbors) {
+		select {
+		case <-changed:
+		case err := <-done:
+			if err != nil {
+				return nil, err
+			}
+			return s.missed(reached), nil
+		}
+		for _, x := range s.Sessions() {
+			if x.Up {
+				reached[x.Neighbor.Addr] = true
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		return nil, fmt.Errorf("end the sessions: %w", err)
+	}
+	return nil, nil
+}
+
+// missed returns the neighbours that are not among those reached.
+func (s *Speaker) missed(reached map[netip.Addr]bool) []Neighbor {
+	var out []Neighbor
+	for _, n := range s.cfg.Neighbors {
+		if !reached[n.Addr] {
+			out = append(out, n)
+		}
+	}
+	return out
+}

@@ -31,6 +31,10 @@ const (
 	// StoreDenied: etcd refuses the user, or the user's permissions.
 	StoreDenied Code = "BZ0106"
 
+	// RecordVanished: a record that is in use is gone from etcd, and the last good
+	// one stays in force.
+	RecordVanished Code = "BZ0109"
+
 	// 02: membership.
 
 	// NetworkMissing: a network that this node is to carry does not exist.

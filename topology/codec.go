@@ -221,9 +221,11 @@ func decodePin(rest string, kv KV) (Record, error) {
 	if p.Node == "" {
 		return nil, errors.New("no node")
 	}
-	if _, err := ParseMAC(p.MAC); err != nil {
+	mac, err := ParseMAC(p.MAC)
+	if err != nil {
 		return nil, err
 	}
+	p.MAC = mac.String() // flows are written with it: one form only
 	return p, nil
 }
 

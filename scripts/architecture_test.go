@@ -94,8 +94,8 @@ type importRule struct {
 	} `json:"deny"`
 }
 
-// everybodys is the package that every other may import: the table does not
-// repeat it.
+// everybodys is the package that every other may import where it may import
+// topology: the table does not repeat it.
 const everybodys = "topology/fault"
 
 // ours returns the packages of ours that a rule allows.
@@ -236,7 +236,7 @@ func TestPackageTable(t *testing.T) {
 func tableCell(p goPackage, may []string) string {
 	switch {
 	case p.testsOnly:
-		return "tests alone"
+		return "only tests"
 	case len(may) == 0:
 		return "nothing"
 	}

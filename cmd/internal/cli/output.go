@@ -156,17 +156,21 @@ const none = "-"
 // Cell returns how a value is written in a table: a list by commas, a truth as
 // yes or no, nothing as "-", control characters as spaces.
 func Cell(v any) string {
-	s := cell(v)
-	s = strings.Map(func(r rune) rune {
+	if s := Printable(cell(v)); s != "" {
+		return s
+	}
+	return none
+}
+
+// Printable replaces control characters by spaces: a record's text must not
+// move a terminal's cursor.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
 	}, s)
-	if s == "" {
-		return none
-	}
-	return s
 }
 
 func cell(v any) string {

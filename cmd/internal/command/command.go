@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -101,6 +103,10 @@ func (r *runner) app() *ucli.App {
 		ExitErrHandler: func(*ucli.Context, error) {}, // Run returns the code, main exits
 		OnUsageError:   onUsageError("baize"),
 	}
+	app.Before = func(c *ucli.Context) error {
+		_, err := cli.Logger(c, io.Discard) // a wrong level is refused by commands that log nothing, too
+		return err
+	}
 	prepareFlags(app.Flags)
 	for _, c := range app.Commands {
 		prepare(c, app.Name)
@@ -117,22 +123,16 @@ environment variable.`
 const requiredMark = " (required)"
 
 // prepare completes a command and those below it: environment variables,
-// required flags, errors in our own words.
+// required flags, the format of the output, errors in our own words.
 func prepare(c *ucli.Command, parent string) {
 	full := parent + " " + c.Name
 	c.HideHelp, c.HideHelpCommand = true, true
 	c.OnUsageError = onUsageError(full)
 	required := prepareFlags(c.Flags)
-	if action := c.Action; action != nil && len(required) > 0 {
+	if action := c.Action; action != nil {
 		c.Action = func(ctx *ucli.Context) error {
-			var missing []string
-			for _, f := range required {
-				if !ctx.IsSet(f) {
-					missing = append(missing, "--"+f)
-				}
-			}
-			if len(missing) > 0 {
-				return usagef(full, "needs %s", strings.Join(missing, " and "))
+			if err := checkFlags(ctx, full, required); err != nil {
+				return err
 			}
 			return action(ctx)
 		}
@@ -142,9 +142,45 @@ func prepare(c *ucli.Command, parent string) {
 	}
 }
 
-// prepareFlags gives every flag its environment variable and returns the
-// names of the required ones. urfave/cli's own check of them would print
-// the whole help before the one line that matters.
+// checkFlags refuses what can be refused before etcd or the agent is asked.
+func checkFlags(ctx *ucli.Context, full string, required []string) error {
+	var missing []string
+	for _, f := range required {
+		if !ctx.IsSet(f) {
+			missing = append(missing, "--"+f)
+		}
+	}
+	if len(missing) > 0 {
+		return usagef(full, "needs %s", strings.Join(missing, " and "))
+	}
+	_, err := outputOf(ctx)
+	return err
+}
+
+// notNegative is the check of every duration that a flag gives: timers panic
+// with a negative one.
+func notNegative(flag string) func(*ucli.Context, time.Duration) error {
+	return func(c *ucli.Context, d time.Duration) error {
+		if d < 0 {
+			return usagef(c.Command.HelpName, "--%s %s is negative", flag, d)
+		}
+		return nil
+	}
+}
+
+// isPort is the check of a flag that names a UDP port.
+func isPort(flag string) func(*ucli.Context, int) error {
+	return func(c *ucli.Context, port int) error {
+		if port < 1 || port > math.MaxUint16 {
+			return usagef(c.Command.HelpName, "--%s %d is no port: use 1 to %d", flag, port, math.MaxUint16)
+		}
+		return nil
+	}
+}
+
+// prepareFlags gives every flag its environment variable and the checks of its
+// type, and returns the names of the required ones. urfave/cli's own check of
+// them would print the whole help before the one line that matters.
 func prepareFlags(flags []ucli.Flag) (required []string) {
 	for _, f := range flags {
 		name := f.Names()[0]
@@ -168,6 +204,7 @@ func prepareFlags(flags []ucli.Flag) (required []string) {
 		case *ucli.UintFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.DurationFlag:
+			f.Action = notNegative(name)
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.BoolFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)

@@ -249,7 +249,7 @@ func TestRefusals(t *testing.T) {
 		"network create x --subnet 10.3.0.1/16":                    {cli.ExitUsage, []string{"network x", "write 10.3.0.0/16"}},
 		"network create x --subnet 10.3.0.0/16 --vni many":         {cli.ExitUsage, []string{`"many"`, "--vni"}},
 		"network create x --subnet 10.3.0.0/16 --vni 0":            {cli.ExitUsage, []string{"--vni 0"}},
-		"network create x --subnet 10.3.0.0/16 --vni 99999999":     {cli.ExitUsage, []string{"out of range", "16777215"}},
+		"network create x --subnet 10.3.0.0/16 --vni 99999999":     {cli.ExitUsage, []string{"99999999 is no VNI", "16777215"}},
 		"network create x --subnet 10.3.0.0/16 --vni 200":          {cli.ExitConflict, []string{"VNI 200", "network red"}},
 		"network create x --subnet 10.3.0.0/16 --subnet-len-v6 64": {cli.ExitUsage, []string{"--subnet-len-v6"}},
 		"network create x --subnet 10.3.0.0/16 --transport vxlna":  {cli.ExitUsage, []string{"vxlna", "did you mean vxlan?"}},

@@ -270,18 +270,16 @@ func unknownFlag(path []*ucli.Command, arg, word string) error {
 }
 
 // didYouMean returns ": did you mean X?" for the candidate nearest to a word,
-// or "" when none is near.
+// or "" when none is near. A name that begins with the word is near, too.
 func didYouMean(word string, candidates []string, prefix string) string {
-	best, bestD := "", 1+max(1, len(word)/3)
+	best, bestD := "", 0
 	for _, c := range candidates {
 		if len(c) < 2 {
 			continue
 		}
 		d := distance(strings.ToLower(word), strings.ToLower(c))
-		if d >= bestD && len(word) >= 3 && strings.HasPrefix(c, word) {
-			d = bestD - 1
-		}
-		if d < bestD {
+		near := d <= max(1, len(word)/3) || (len(word) >= 3 && strings.HasPrefix(c, word))
+		if near && (best == "" || d < bestD) {
 			best, bestD = c, d
 		}
 	}

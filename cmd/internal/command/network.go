@@ -264,15 +264,15 @@ func transportOf(c *ucli.Context, command string) (topology.Transport, error) {
 func (r *runner) networkCreate(c *ucli.Context) error {
 	const command = "baize network create"
 	n := topology.Network{
-		Name: c.Args().First(), VNI: uint32(min(c.Uint("vni"), topology.MaxVNI+1)), MTU: c.Int("mtu"),
+		Name: c.Args().First(), VNI: uint32(min(c.Uint("vni"), topology.MaxVNI)), MTU: c.Int("mtu"),
 		SubnetLenIPv4: c.Int("subnet-len"), SubnetLenIPv6: c.Int("subnet-len-v6"),
 	}
 	var err error
 	if n.Transport, err = transportOf(c, command); err != nil {
 		return err
 	}
-	if c.IsSet("vni") && n.VNI == 0 {
-		return usagef(command, "--vni 0 is no VNI: use 1 to %d, or leave it out for a free one", topology.MaxVNI)
+	if vni := c.Uint("vni"); c.IsSet("vni") && (vni == 0 || vni > topology.MaxVNI) {
+		return usagef(command, "--vni %d is no VNI: use 1 to %d, or leave it out for a free one", vni, topology.MaxVNI)
 	}
 	if err := setPrefixes(&n, command, c.StringSlice("subnet")); err != nil {
 		return err

@@ -29,10 +29,10 @@ func SubnetCount(n Network, f Family) uint64 {
 }
 
 // Candidates yields every subnet that may be leased in one family. It starts
-// at a place hashed from the node's name, so that nodes joining at the same
+// at a position hashed from the node's name, so that nodes joining at the same
 // moment do not all try for the same one, and so that a node without a record
 // of its old subnet is likely to find it again. The network's first subnet is
-// left out: it holds the network address and, by custom, the gateway.
+// left out: it contains the network address and, by convention, the gateway.
 func Candidates(n Network, f Family, node string) iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		count := SubnetCount(n, f)
@@ -181,8 +181,8 @@ func EndpointAddrs(n Network, subnet netip.Prefix) iter.Seq[netip.Addr] {
 	}
 }
 
-// CheckEndpointAddr says whether a static address may be given to an
-// endpoint of the network. The error is of kind ErrInvalid.
+// CheckEndpointAddr reports whether an endpoint of the network may have a static
+// address. The error is of kind ErrInvalid.
 func (n Network) CheckEndpointAddr(a netip.Addr) error {
 	bad := func(what, remedy string) error {
 		return &Error{Kind: ErrInvalid, Item: "address " + a.String(), What: what, Remedy: remedy}

@@ -59,10 +59,10 @@ func TestParseBackupRefuses(t *testing.T) {
 	require.NoError(t, topology.NewBackup(raw(key("networks/blue", `{"vni":100}`)), "/baize/v1").Write(&b))
 	good := b.String()
 	for name, c := range map[string]struct{ from, to, want string }{
-		"cut":             {good[len(good)/2:], "", "not whole"},
+		"cut":             {good[len(good)/2:], "", "incomplete"},
 		"another format":  {`"baize-backup"`, `"etcd"`, "its format"},
 		"another version": {`"version": 1`, `"version": 9`, "its version is 9"},
-		"a key removed":   {`"count": 1`, `"count": 2`, "it says 2 keys and has 1"},
+		"a key removed":   {`"count": 1`, `"count": 2`, "it claims 2 keys and has 1"},
 		"a value changed": {`"vni": 100`, `"vni": 101`, "SHA-256"},
 		"no JSON":         {good, "hello", "no JSON"},
 	} {

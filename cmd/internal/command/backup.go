@@ -17,9 +17,9 @@ func (r *runner) backupCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "backup", Usage: "write the whole topology into a file", ArgsUsage: "[FILE]",
 		Description: `Networks, nodes, subnets, reservations and pins as they are at one revision, as
-JSON with its keys in order, so that two backups can be compared with diff. Without
-FILE, or with -, it goes to standard output. What running agents keep alive
-themselves is no part of it.
+JSON with sorted keys, so that two backups can be compared with diff. Without FILE,
+or with -, it is written to standard output. Keys that running agents maintain by
+themselves are left out.
 
   baize backup /var/backups/baize.json`,
 		Action: r.backup,
@@ -28,16 +28,16 @@ themselves is no part of it.
 
 func (r *runner) restoreCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "restore", Usage: "make the topology what a backup has", ArgsUsage: "FILE",
-		Description: `It says what it will do: which keys are written, which removed. Where there is a
-topology already it asks. Stop the agents first, which interrupts no traffic: one
-that runs while its network is missing takes the network down on its host.
+		Name: "restore", Usage: "restore the topology from a backup", ArgsUsage: "FILE",
+		Description: `Shows which keys it will write and which it will remove, and asks if there is a
+topology already. Stop the agents first, which interrupts no traffic: an agent that
+runs while its network is missing takes the network down on its host.
 
   baize restore --dry-run /var/backups/baize.json
   baize restore /var/backups/baize.json`,
 		Flags: []ucli.Flag{
-			&ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
-			&ucli.BoolFlag{Name: "yes", Usage: "do not ask, and do not mind running agents"},
+			&ucli.BoolFlag{Name: "dry-run", Usage: "only show what would be done"},
+			&ucli.BoolFlag{Name: "yes", Usage: "do not ask, and restore even while agents run"},
 		},
 		Action: r.restore,
 	}
@@ -76,7 +76,7 @@ func (r *runner) backup(c *ucli.Context) error {
 		if err := b.Write(&text); err != nil {
 			return err
 		}
-		// Not everybody's: keys may have been put there by hand.
+		// Not readable by everybody: somebody may have stored secrets in keys.
 		if err := atomicfile.Write(file, []byte(text.String()), 0o600); err != nil {
 			return fmt.Errorf("backup: %w", err)
 		}

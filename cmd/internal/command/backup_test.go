@@ -72,7 +72,7 @@ func TestBackupAndRestore(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(`{"format": "baize-backup"`), 0o600))
 	res = baize(t, "restore", file)
 	assert.Equal(t, 2, res.code)
-	assert.Contains(t, res.err, "not whole")
+	assert.Contains(t, res.err, "incomplete")
 }
 
 // stored is what a backup is to hold.

@@ -75,7 +75,7 @@ func (r *runner) report(err error) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(r.Err, "%v\nRun '%s --help' for help.\n", usage, usage.command)
 		return cli.ExitUsage
-	case errors.As(err, &status) && status.Err == nil: // what there is to say was said
+	case errors.As(err, &status) && status.Err == nil: // the command has said everything
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(r.Err, "baize: interrupted")
 	default:
@@ -84,7 +84,7 @@ func (r *runner) report(err error) int {
 	return cli.ExitCode(err)
 }
 
-// app builds the whole tree. It is built anew for every run: urfave/cli keeps
+// app builds the whole tree. It is built again for every run: urfave/cli keeps
 // parsed values in the flags.
 func (r *runner) app() *ucli.App {
 	app := &ucli.App{
@@ -95,7 +95,8 @@ func (r *runner) app() *ucli.App {
 		Commands: []*ucli.Command{
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
-			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(), r.labCommand(), r.etcdCommand(),
+			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
+			r.labCommand(), r.etcdCommand(),
 			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,
@@ -119,7 +120,7 @@ list and change them. Endpoints live on their node: those commands talk to the
 agent there. Flags may stand anywhere on the line, and every flag has an
 environment variable.`
 
-// requiredMark stands in the usage of a flag that must be given.
+// requiredMark ends the usage of a flag that must be given.
 const requiredMark = " (required)"
 
 // prepare completes a command and those below it: environment variables,
@@ -232,15 +233,24 @@ const (
 
 func globalFlags() []ucli.Flag {
 	return append([]ucli.Flag{
-		&ucli.StringSliceFlag{Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas", DefaultText: etcdstore.DefaultEndpoint},
-		&ucli.StringFlag{Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix},
+		&ucli.StringSliceFlag{
+			Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas",
+			DefaultText: etcdstore.DefaultEndpoint,
+		},
+		&ucli.StringFlag{
+			Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix,
+		},
 		&ucli.StringFlag{Name: "etcd-cafile", Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
 		&ucli.StringFlag{Name: "etcd-certfile", Usage: "PEM `FILE` of the client certificate for etcd"},
 		&ucli.StringFlag{Name: "etcd-keyfile", Usage: "PEM `FILE` of the client certificate's key"},
 		&ucli.StringFlag{Name: "etcd-user", Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
 		&ucli.StringFlag{Name: "etcd-username", Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
-		&ucli.StringFlag{Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables"},
-		&ucli.DurationFlag{Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout},
+		&ucli.StringFlag{
+			Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
+		},
+		&ucli.DurationFlag{
+			Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
+		},
 		&ucli.StringFlag{Name: flagSocket, Usage: "`PATH` of the agent's socket", Value: api.DefaultSocket},
 	}, cli.LogFlags()...)
 }
@@ -259,13 +269,13 @@ func storeConfig(c *ucli.Context) (etcdstore.Config, error) {
 	}
 	if user := c.String("etcd-user"); user != "" {
 		if cfg.Username != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-username name a user both: give one of them")
+			return cfg, usagef("baize", "--etcd-user and --etcd-username both name a user: give one of them")
 		}
 		var password string
 		var inline bool
 		cfg.Username, password, inline = strings.Cut(user, ":")
 		if inline && cfg.Password != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-password give a password both: give one of them")
+			return cfg, usagef("baize", "--etcd-user and --etcd-password both give a password: give one of them")
 		}
 		if inline {
 			cfg.Password = password

@@ -20,7 +20,7 @@ import (
 // up to the cursor, the last of them unfinished.
 const completeCommand = "__complete"
 
-// completeTimeout bounds a question to etcd or the agent: a person waits.
+// completeTimeout bounds a request to etcd or the agent: somebody is waiting.
 const completeTimeout = 3 * time.Second
 
 // candidate is one word that may come next.
@@ -193,7 +193,8 @@ func (r *runner) ask(ctx context.Context, line []string) []candidate {
 	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
 	var out bytes.Buffer
-	if Run(ctx, append(line, "--output=json"), Streams{In: strings.NewReader(""), Out: &out, Err: io.Discard}) != cli.ExitOK {
+	std := Streams{In: strings.NewReader(""), Out: &out, Err: io.Discard}
+	if Run(ctx, append(line, "--output=json"), std) != cli.ExitOK {
 		return nil
 	}
 	var items []struct{ Name, Prefix, Network, Status, Node string }
@@ -261,9 +262,10 @@ func (r *runner) completionCommand() *ucli.Command {
 		Name: "completion", Usage: "write the completion script of a shell", ArgsUsage: "bash|zsh|fish",
 		Description: `  source <(baize completion bash)`,
 		Action: func(c *ucli.Context) error {
-			script, ok := completionScripts[c.Args().First()]
+			shell := c.Args().First()
+			script, ok := completionScripts[shell]
 			if !ok {
-				return usagef("baize completion", "no completion for %q: use one of %s", c.Args().First(), strings.Join(shells, ", "))
+				return usagef("baize completion", "no completion for %q: use one of %s", shell, strings.Join(shells, ", "))
 			}
 			_, err := io.WriteString(r.Out, script)
 			return err

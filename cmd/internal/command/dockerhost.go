@@ -22,22 +22,27 @@ func (r *runner) dockerCommand() *ucli.Command {
 		Name: "docker", Usage: "make Docker's own bridge, docker0, a part of a network",
 		Subcommands: []*ucli.Command{
 			{
-				Name: "configure", Usage: "convert this host, or take that back",
+				Name: "configure", Usage: "convert this host, or undo that",
 				Description: `Writes drop-in files for docker.service and baize.service, and the script they run;
-it names them first and asks. Docker goes on as it is until it is restarted: its
-containers get new addresses then. Settings of Docker that contradict it are
-refused, not changed.
+it lists them first and asks. Docker keeps running until it is restarted; then its
+containers get new addresses. Settings of Docker that contradict the agent's are
+reported, not changed.
 
   baize docker configure --dry-run
   baize docker configure --network blue --yes --restart
   baize docker configure --undo`,
 				Flags: []ucli.Flag{
-					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network that docker0 becomes a part of (default the only one)"},
-					&ucli.BoolFlag{Name: "flannel", Usage: "take the place of flannel, whose network docker0 is in, behind the host: see docs/from-flannel.md"},
+					&ucli.StringFlag{
+						Name: "network", Usage: "`NAME` of the network that docker0 becomes a part of (default the only one)",
+					},
+					&ucli.BoolFlag{
+						Name:  "flannel",
+						Usage: "replace flannel, with docker0 behind its host as before: see docs/from-flannel.md",
+					},
 					&ucli.BoolFlag{Name: "yes", Usage: "do not ask"},
 					&ucli.BoolFlag{Name: "dry-run", Usage: "show what would change, and change nothing"},
 					&ucli.BoolFlag{Name: "restart", Usage: "restart the agent and Docker at the end"},
-					&ucli.BoolFlag{Name: "undo", Usage: "take it all back"},
+					&ucli.BoolFlag{Name: "undo", Usage: "undo everything"},
 				},
 				Action: r.dockerConfigure,
 			},
@@ -155,7 +160,7 @@ func (r *runner) showChange(c dockerhost.Change, whole bool) error {
 	return nil
 }
 
-// confirm takes nothing but a yes for a yes.
+// confirm asks; any answer but yes is a no.
 func (r *runner) confirm(question string) (bool, error) {
 	if _, err := fmt.Fprint(r.Out, question+" [y/N] "); err != nil {
 		return false, err

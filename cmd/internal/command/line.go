@@ -46,7 +46,9 @@ func name(path []*ucli.Command) string {
 
 // rootCommand presents an app as the command at the root of the tree.
 func rootCommand(app *ucli.App) *ucli.Command {
-	return &ucli.Command{Name: app.Name, Usage: app.Usage, Description: app.Description, Flags: app.Flags, Subcommands: app.Commands}
+	return &ucli.Command{
+		Name: app.Name, Usage: app.Usage, Description: app.Description, Flags: app.Flags, Subcommands: app.Commands,
+	}
 }
 
 // takesCommand marks a command whose arguments after the first are a command
@@ -294,7 +296,8 @@ func checkOneOf(command, flag, value string, allowed []string) error {
 	if slices.Contains(allowed, value) {
 		return nil
 	}
-	return usagef(command, "--%s %q is none of %s%s", flag, value, strings.Join(allowed, ", "), didYouMean(value, allowed, ""))
+	hint := didYouMean(value, allowed, "")
+	return usagef(command, "--%s %q is none of %s%s", flag, value, strings.Join(allowed, ", "), hint)
 }
 
 // distance is the number of letters to insert, delete, replace or swap to turn

@@ -196,7 +196,8 @@ func (h Host) unitFile() (string, error) {
 	}
 	return "", &topology.Error{
 		Kind: topology.ErrNotFound, Item: "docker.service", What: "no such unit on this host",
-		Remedy: "install Docker from packages, or start dockerd by yourself with what mk-docker-opts.sh gives (docs/docker.md)",
+		Remedy: "install Docker from packages, or start dockerd yourself with the options that mk-docker-opts.sh writes " +
+			"(docs/docker.md)",
 	}
 }
 

@@ -170,7 +170,8 @@ func TestImportRules(t *testing.T) {
 		for _, a := range r.Allow {
 			if ours, ok := strings.CutPrefix(a, module); ok {
 				assert.Contains(t, packages, strings.TrimSuffix(ours, "$"), "rule %s in .golangci.yml: no such package", name)
-				assert.True(t, strings.HasSuffix(a, "$"), "rule %s in .golangci.yml: %s must end with $, or it allows all that begin so", name, a)
+				assert.True(t, strings.HasSuffix(a, "$"),
+					"rule %s in .golangci.yml: %s must end with $, or it allows all that begin so", name, a)
 			}
 		}
 	}
@@ -228,7 +229,8 @@ func TestPackageTable(t *testing.T) {
 			continue
 		}
 		if !p.testsOnly {
-			assert.ElementsMatch(t, may, have, "docs/architecture.md and .golangci.yml differ on what %s may import; the rule means\n%s", pkg, want)
+			assert.ElementsMatch(t, may, have,
+				"docs/architecture.md and .golangci.yml differ on what %s may import; the rule means\n%s", pkg, want)
 		}
 	}
 }

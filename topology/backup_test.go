@@ -18,7 +18,8 @@ func key(key, value string) topology.KV {
 }
 
 func TestBackup(t *testing.T) {
-	network, node, odd := key("networks/blue", `{"name":"blue","vni":100}`), key("nodes/host1", `{"name":"host1","future":[1,2]}`), key("subnets/blue/oops", `{ not JSON`)
+	network, node := key("networks/blue", `{"name":"blue","vni":100}`), key("nodes/host1", `{"name":"host1","future":[1,2]}`)
+	odd := key("subnets/blue/oops", `{ not JSON`)
 	alive, leased := key("alive/host1", `{}`), key("x", `1`)
 	leased.Lease = 5
 	b := topology.NewBackup(raw(network, node, odd, alive, leased, key("names/blue/host1", `{}`)), "/baize/v1")
@@ -44,7 +45,8 @@ func TestBackup(t *testing.T) {
 	assert.Empty(t, plan.Delete)
 
 	// Into what is there: what differs, and nobody's liveness.
-	plan = again.PlanRestore(raw(network, alive, key("nodes/host1", `{"name":"host1"}`), key("networks/red", `{}`), key("pins/blue/10.1.0.9", `{}`)))
+	plan = again.PlanRestore(raw(network, alive,
+		key("nodes/host1", `{"name":"host1"}`), key("networks/red", `{}`), key("pins/blue/10.1.0.9", `{}`)))
 	assert.Equal(t, 1, plan.Same)
 	assert.Len(t, plan.Put, 2)
 	require.Len(t, plan.Delete, 2)

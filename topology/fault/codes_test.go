@@ -124,7 +124,8 @@ func TestEveryFaultHasACode(t *testing.T) {
 				}
 			}
 			bare[place] = true
-			assert.NotEmpty(t, place, "%s:%d: this fault has no Code; take one from topology/fault/codes.go, or add one", rel, at)
+			assert.NotEmpty(t, place,
+				"%s:%d: this fault has no Code; take one from topology/fault/codes.go, or add one", rel, at)
 		}
 		return nil
 	})

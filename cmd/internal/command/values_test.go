@@ -61,7 +61,9 @@ func TestTheNearestNameIsProposed(t *testing.T) {
 // B13: what a record holds does not reach the terminal as control characters.
 func TestNodeShowHasNoControlCharacters(t *testing.T) {
 	s := etcd(t)
-	_, err := s.RegisterNode(t.Context(), topology.Node{Name: "host1", ID: "x", Hostname: "a\x1b[31mred\x07", Datapath: "system"})
+	_, err := s.RegisterNode(t.Context(), topology.Node{
+		Name: "host1", ID: "x", Hostname: "a\x1b[31mred\x07", Datapath: "system",
+	})
 	require.NoError(t, err)
 	res := baize(t, "node", "show", "host1")
 	require.Equal(t, cli.ExitOK, res.code, res.err)

@@ -164,7 +164,7 @@ func TestKeysOfOthersAreIgnored(t *testing.T) {
 	require.Nil(t, r)
 }
 
-// A snapshot that followed changes must equal one that is listed anew.
+// A snapshot that followed changes must equal a new listing.
 func TestWithEqualsListing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	values := map[string][]string{

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write the list of docs/faults.md anew")
+var update = flag.Bool("update", false, "rewrite the list of docs/faults.md")
 
 // declared is one code of codes.go.
 type declared struct{ name, value, about string }

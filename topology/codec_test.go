@@ -107,6 +107,16 @@ func TestMalformedKeysAreNamed(t *testing.T) {
 	}
 }
 
+// R6: a pin's MAC reaches flows as it is read. Open vSwitch knows one form only,
+// and one refused flow keeps all others of the bundle out.
+func TestMACsAreReadIntoOneForm(t *testing.T) {
+	for _, mac := range []string{"02-42-0A-01-05-09", "0242.0a01.0509", "02:42:0A:01:05:09"} {
+		r, err := topology.Decode(kv("pins/blue/10.1.5.9", `{"node":"a","mac":"`+mac+`"}`))
+		require.NoError(t, err, mac)
+		require.Equal(t, "02:42:0a:01:05:09", r.(topology.Pin).MAC, mac)
+	}
+}
+
 func TestKeysOfOthersAreIgnored(t *testing.T) {
 	r, err := topology.Decode(kv("something/else", "x"))
 	require.NoError(t, err)

@@ -98,19 +98,8 @@ func (r *runner) restore(c *ucli.Context) error {
 	}
 	return r.withKeys(c, func(s *etcdstore.Store, raw *topology.Snapshot) error {
 		plan := b.PlanRestore(raw)
-		for _, kv := range plan.Delete {
-			if err := r.say("remove  %s", kv.Key); err != nil {
-				return err
-			}
-		}
-		for _, kv := range plan.Put {
-			word := "create "
-			if kv.ModRevision != 0 {
-				word = "change "
-			}
-			if err := r.say("%s %s", word, kv.Key); err != nil {
-				return err
-			}
+		if err := r.showRestore(plan); err != nil {
+			return err
 		}
 		if plan.Empty() {
 			return r.say("nothing to do: all %s are as in the backup", counted(plan.Same, "key"))
@@ -118,14 +107,8 @@ func (r *runner) restore(c *ucli.Context) error {
 		if c.Bool("dry-run") {
 			return r.say("nothing was changed (--dry-run); %s stay", counted(plan.Same, "key"))
 		}
-		if alive := topology.AliveIn(raw); len(alive) > 0 && !c.Bool("yes") {
-			return &topology.Error{
-				Kind: topology.ErrInUse, Item: "nodes " + strings.Join(alive, ", "), What: "their agents run",
-				Remedy: "stop them ('systemctl stop baize', which interrupts no traffic), or say --yes",
-			}
-		}
-		if len(raw.Raw) > 0 && !c.Bool("yes") {
-			if ok, err := r.confirm(fmt.Sprintf("Write %s and remove %s?", counted(len(plan.Put), "key"), counted(len(plan.Delete), "key"))); err != nil || !ok {
+		if !c.Bool("yes") {
+			if ok, err := r.mayRestore(plan, raw); err != nil || !ok {
 				return err
 			}
 		}
@@ -136,13 +119,51 @@ func (r *runner) restore(c *ucli.Context) error {
 	})
 }
 
+// showRestore names every key that a restore changes.
+func (r *runner) showRestore(plan topology.RestorePlan) error {
+	for _, kv := range plan.Delete {
+		if err := r.say("remove  %s", kv.Key); err != nil {
+			return err
+		}
+	}
+	for _, kv := range plan.Put {
+		word := "create "
+		if kv.ModRevision != 0 {
+			word = "change "
+		}
+		if err := r.say("%s %s", word, kv.Key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayRestore refuses while agents run, and asks where there is something to
+// lose.
+func (r *runner) mayRestore(plan topology.RestorePlan, raw *topology.Snapshot) (bool, error) {
+	if alive := topology.AliveIn(raw); len(alive) > 0 {
+		return false, &topology.Error{
+			Kind: topology.ErrInUse, Item: "nodes " + strings.Join(alive, ", "), What: "their agents run",
+			Remedy: "stop them ('systemctl stop baize', which interrupts no traffic), or say --yes",
+		}
+	}
+	if len(raw.Raw) == 0 {
+		return true, nil
+	}
+	write, remove := counted(len(plan.Put), "key"), counted(len(plan.Delete), "key")
+	return r.confirm(fmt.Sprintf("Write %s and remove %s?", write, remove))
+}
+
 func (r *runner) readFile(file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(r.In)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, &topology.Error{Kind: topology.ErrNotFound, Item: "file " + file, What: err.Error(), Remedy: "name the file that 'baize backup' wrote"}
+		return nil, &topology.Error{
+			Kind: topology.ErrNotFound, Item: "file " + file, What: err.Error(),
+			Remedy: "name the file that 'baize backup' wrote",
+		}
 	}
 	return b, nil
 }

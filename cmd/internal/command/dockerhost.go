@@ -75,50 +75,68 @@ func (r *runner) dockerConfigure(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, ch := range changes {
-		if err := r.showChange(ch, c.Bool("dry-run")); err != nil {
-			return err
-		}
+	dryRun, restart := c.Bool("dry-run"), c.Bool("restart")
+	if err := r.showChanges(changes, dryRun); err != nil {
+		return err
 	}
-	if len(changes) == 0 {
-		if err := r.say("nothing is to change"); err != nil {
-			return err
-		}
-	}
-	commands := [][]string{{"systemctl", "daemon-reload"}}
-	if c.Bool("restart") {
-		// The agent first: it writes what Docker is started with.
-		commands = append(commands, []string{"systemctl", "restart", "baize.service"}, []string{"systemctl", "restart", "docker.service"})
-	}
-	if c.Bool("dry-run") || (len(changes) == 0 && !c.Bool("restart")) {
+	if dryRun || (len(changes) == 0 && !restart) {
 		return nil
 	}
 	if os.Geteuid() != 0 {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: "baize docker configure", What: "needs root", Remedy: "run it with sudo; --dry-run needs none"}
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: "baize docker configure", What: "needs root",
+			Remedy: "run it with sudo; --dry-run needs none",
+		}
 	}
 	if !c.Bool("yes") {
-		question := "Do this?"
-		if c.Bool("restart") {
-			question = "Do this, and restart the agent and Docker, which stops its containers unless live-restore is set?"
-		}
-		if ok, err := r.confirm(question); err != nil || !ok {
+		if ok, err := r.confirm(configureQuestion(restart)); err != nil || !ok {
 			return err
 		}
 	}
 	if err := h.Apply(changes); err != nil {
 		return err
 	}
-	for _, argv := range commands {
-		if err := r.systemctl(c.Context, argv); err != nil {
+	return r.reloadDocker(c.Context, restart)
+}
+
+func configureQuestion(restart bool) string {
+	if restart {
+		return "Do this, and restart the agent and Docker, which stops its containers unless live-restore is set?"
+	}
+	return "Do this?"
+}
+
+// reloadDocker makes systemd read the new files, and restarts the services when
+// that was asked for.
+func (r *runner) reloadDocker(ctx context.Context, restart bool) error {
+	if err := r.systemctl(ctx, "daemon-reload"); err != nil {
+		return err
+	}
+	if !restart {
+		return r.say("done; it takes effect with 'systemctl restart baize docker'")
+	}
+	// The agent first: it writes the options that Docker starts with.
+	for _, unit := range []string{"baize.service", "docker.service"} {
+		if err := r.systemctl(ctx, "restart", unit); err != nil {
 			return err
 		}
 	}
-	if !c.Bool("restart") {
-		return r.say("done; it takes effect with 'systemctl restart baize docker'")
-	}
-	return r.say("done; 'baize status' says whether docker0 is as it has to be")
+	return r.say("done; 'baize status' says whether docker0 is set up as it must be")
 }
 
+func (r *runner) showChanges(changes []dockerhost.Change, whole bool) error {
+	for _, ch := range changes {
+		if err := r.showChange(ch, whole); err != nil {
+			return err
+		}
+	}
+	if len(changes) == 0 {
+		return r.say("nothing has to change")
+	}
+	return nil
+}
+
+// showChange names a file; whole shows its text, too.
 func (r *runner) showChange(c dockerhost.Change, whole bool) error {
 	if c.Text == nil {
 		return r.say("remove %s", c.Path)
@@ -150,11 +168,15 @@ func (r *runner) confirm(question string) (bool, error) {
 	return false, r.say("nothing was changed")
 }
 
-func (r *runner) systemctl(ctx context.Context, argv []string) error {
+func (r *runner) systemctl(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, systemctlTimeout)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: strings.Join(argv, " "), What: strings.TrimSpace(fmt.Sprintf("%v: %s", err, out)), Remedy: "see 'journalctl -u docker -u baize'; 'baize docker configure --undo' takes the change back"}
+	command := "systemctl " + strings.Join(args, " ")
+	if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: command, What: strings.TrimSpace(fmt.Sprintf("%v: %s", err, out)),
+			Remedy: "see 'journalctl -u docker -u baize'; 'baize docker configure --undo' takes the change back",
+		}
 	}
-	return r.say("%s", strings.Join(argv, " "))
+	return r.say("%s", command)
 }

@@ -140,7 +140,8 @@ func (s *Snapshot) View(node string) View {
 	return v
 }
 
-// divide tells a node's own subnets for endpoints from those of its segments.
+// divide returns a node's own subnets apart: those for endpoints, and those of
+// its segments.
 func (r *resolved) divide(network string, own []netip.Prefix) (endpoints []netip.Prefix, segments []Segment) {
 	endpoints = make([]netip.Prefix, 0, len(own))
 	for _, p := range own {
@@ -149,7 +150,8 @@ func (r *resolved) divide(network string, own []netip.Prefix) (endpoints []netip
 			endpoints = append(endpoints, p)
 			continue
 		}
-		i, found := slices.BinarySearchFunc(segments, name, func(s Segment, name string) int { return cmp.Compare(s.Name, name) })
+		byName := func(s Segment, name string) int { return cmp.Compare(s.Name, name) }
+		i, found := slices.BinarySearchFunc(segments, name, byName)
 		if !found {
 			segments = slices.Insert(segments, i, Segment{Name: name})
 		}
@@ -174,6 +176,7 @@ func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 	for _, x := range [...]*Node{self, peer} {
 		if t := n.Transport.Tunnel(); t != "" && !slices.Contains(x.Encapsulations, t) {
 			return Peer{}, &fault.Fault{
+				Code:   fault.EncapsulationMissing,
 				Item:   fmt.Sprintf("node %s, network %s", x.Name, n.Name),
 				What:   fmt.Sprintf("its datapath cannot do %s", t),
 				Remedy: "choose another transport for the network, or update Open vSwitch on the node",
@@ -185,8 +188,8 @@ func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
 			p := Peer{
-				Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs,
-				Router: peer.Router,
+				Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC,
+				VTEPs: peer.VTEPs, Router: peer.Router,
 			}
 			if n.Router {
 				p.LocalIPv6, _ = self.VTEP(IPv6)
@@ -196,6 +199,7 @@ func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 		}
 	}
 	return Peer{}, &fault.Fault{
+		Code:   fault.UnderlayFamily,
 		Item:   fmt.Sprintf("nodes %s and %s", self.Name, peer.Name),
 		What:   "they have no underlay address family in common",
 		Remedy: "give both an IPv4 or both an IPv6 address and set it with --vtep",
@@ -212,8 +216,10 @@ func checkMTU(self Node, n Network) *fault.Fault {
 		return nil
 	}
 	return &fault.Fault{
+		Code: fault.UnderlayMTU,
 		Item: fmt.Sprintf("node %s, network %s", self.Name, n.Name),
-		What: fmt.Sprintf("packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish", n.MTU, n.MTU+Overhead(n.Transport, f), self.UnderlayMTU),
+		What: fmt.Sprintf("packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish",
+			n.MTU, n.MTU+Overhead(n.Transport, f), self.UnderlayMTU),
 		Remedy: fmt.Sprintf("raise the link's MTU, or 'baize network update %s --mtu %d' and restart the containers", n.Name,
 			MTU(n.Transport, f, self.UnderlayMTU)),
 	}
@@ -278,7 +284,10 @@ func (s *Snapshot) Validate() []fault.Fault { return s.resolve().problems }
 // resolve leaves out what contradicts an older record: the older one wins,
 // because endpoints may already depend on it.
 func (s *Snapshot) resolve() resolved {
-	r := resolved{Snapshot: s, excluded: map[string]bool{}, networks: make(map[string]*carried, len(s.Networks)), routed: map[string]Network{}}
+	r := resolved{
+		Snapshot: s, excluded: map[string]bool{},
+		networks: make(map[string]*carried, len(s.Networks)), routed: map[string]Network{},
+	}
 	for _, k := range slices.Sorted(maps.Keys(s.Malformed)) {
 		r.problems = append(r.problems, s.Malformed[k])
 	}
@@ -289,8 +298,8 @@ func (s *Snapshot) resolve() resolved {
 	return r
 }
 
-func (r *resolved) report(item, remedy, what string, args ...any) {
-	r.problems = append(r.problems, fault.Fault{Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy})
+func (r *resolved) report(code fault.Code, item, remedy, what string, args ...any) {
+	r.problems = append(r.problems, fault.Fault{Code: code, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy})
 }
 
 func (r *resolved) resolveNetworks() {
@@ -299,12 +308,13 @@ func (r *resolved) resolveNetworks() {
 		return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.Name, b.Name))
 	}) {
 		if first, taken := byVNI[n.VNI]; taken {
-			r.report(n.Key(), "delete one of the two networks and create it anew",
+			r.report(fault.RecordConflict, n.Key(), "delete one of the two networks and create it anew",
 				"VNI %d is used by network %s already: this network is not carried", n.VNI, first)
 			continue
 		}
 		if o, p, clash := routedClash(n, maps.Values(r.routed)); clash {
-			r.report(n.Key(), "choose another transport for one of the two, or delete it and create it with another prefix",
+			r.report(fault.RecordConflict, n.Key(),
+				"choose another transport for one of the two, or delete it and create it with another prefix",
 				"%s", clashText(n, o, p)+": this network is not carried")
 			continue
 		}
@@ -343,16 +353,19 @@ func (r *resolved) excludeNodes() {
 		return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.Name, b.Name))
 	}) {
 		if len(n.VTEPs) == 0 {
-			r.report(n.Key(), "set one with 'baize agent --vtep' on it, or remove it with 'baize node remove "+n.Name+"'",
+			r.report(fault.RecordMalformed, n.Key(),
+				"set one with 'baize agent --vtep' on it, or remove it with 'baize node remove "+n.Name+"'",
 				"node has no underlay address: it is left out")
 			r.excluded[n.Name] = true
 		}
 		for _, a := range n.VTEPs {
 			if !usableVTEP(a) {
-				r.report(n.Key(), "set another with 'baize agent --vtep' on it", "%s is not an address a tunnel can end at: the node is left out", a)
+				r.report(fault.RecordMalformed, n.Key(), "set another with 'baize agent --vtep' on it",
+					"%s is not an address a tunnel can end at: the node is left out", a)
 				r.excluded[n.Name] = true
 			} else if first, taken := byVTEP[a]; taken {
-				r.report(n.Key(), fmt.Sprintf("set another with 'baize agent --vtep', or remove the one that is gone with 'baize node remove %s'", first),
+				r.report(fault.RecordConflict, n.Key(), fmt.Sprintf("set another with 'baize agent --vtep', "+
+					"or remove the one that is gone with 'baize node remove %s'", first),
 					"underlay address %s is that of node %s already: the node is left out", a, first)
 				r.excluded[n.Name] = true
 			}
@@ -377,7 +390,8 @@ func (r *resolved) resolveSubnets() {
 		c, known := r.networks[name]
 		if !known {
 			if _, excluded := r.Networks[name]; !excluded {
-				r.report(SubnetKey(name, prefixes[0]), "delete the keys below "+DirSubnets+name+"/, or create the network again",
+				r.report(fault.RecordOrphaned, SubnetKey(name, prefixes[0]),
+					"delete the keys below "+DirSubnets+name+"/, or create the network again",
 					"%d subnet(s) of a network that does not exist", len(prefixes))
 			}
 			continue
@@ -391,7 +405,8 @@ func (r *resolved) resolveSubnets() {
 			if m := r.member(c, sub.Node); m != nil {
 				m.subnets = append(m.subnets, p)
 			} else if _, registered := r.Nodes[sub.Node]; !registered && !sub.Reserved {
-				r.report(sub.Key(), fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, p),
+				r.report(fault.RecordOrphaned, sub.Key(),
+					fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, p),
 					"its owner %s is not registered", sub.Node)
 			}
 		}
@@ -404,7 +419,8 @@ func (r *resolved) withoutOverlaps(n Network, prefixes []netip.Prefix) []netip.P
 	kept := make([]netip.Prefix, 0, len(prefixes))
 	for _, p := range prefixes {
 		if whole := n.Prefix(FamilyOf(p.Addr())); !whole.IsValid() || !whole.Contains(p.Addr()) || p.Bits() < whole.Bits() {
-			r.report(SubnetKey(n.Name, p), "release it with 'baize subnet release'", "outside network %s: it is ignored", n.Name)
+			r.report(fault.RecordConflict, SubnetKey(n.Name, p), "release it with 'baize subnet release'",
+				"outside network %s: it is ignored", n.Name)
 			continue
 		}
 		// Sorted by address, an overlap can only be with the one before.
@@ -417,7 +433,7 @@ func (r *resolved) withoutOverlaps(n Network, prefixes []netip.Prefix) []netip.P
 		if newer.CreateRevision < older.CreateRevision {
 			older, newer = newer, older
 		}
-		r.report(newer.Key(), "release one of the two with 'baize subnet release'",
+		r.report(fault.RecordConflict, newer.Key(), "release one of the two with 'baize subnet release'",
 			"leased to %s, but it overlaps %s of %s: it is ignored", owner(newer), older.Prefix, owner(older))
 		kept[last] = older.Prefix
 	}
@@ -438,21 +454,23 @@ func (r *resolved) resolvePins() {
 		c, ok := r.networks[p.Network]
 		if !ok {
 			if _, excluded := r.Networks[p.Network]; !excluded {
-				r.report(p.Key(), "delete the key", "a pin of a network that does not exist")
+				r.report(fault.RecordOrphaned, p.Key(), "delete the key", "a pin of a network that does not exist")
 			}
 			continue
 		}
 		if !c.Prefix(FamilyOf(p.Addr)).Contains(p.Addr) {
-			r.report(p.Key(), "delete the key", "outside network %s: it is ignored", p.Network)
+			r.report(fault.RecordConflict, p.Key(), "delete the key", "outside network %s: it is ignored", p.Network)
 			continue
 		}
 		if _, ok := r.node(p.Node); !ok {
-			r.report(p.Key(), "delete the key, or start the agent on that node", "its node %s is not registered", p.Node)
+			r.report(fault.RecordOrphaned, p.Key(), "delete the key, or start the agent on that node",
+				"its node %s is not registered", p.Node)
 			continue
 		}
 		l := link{p.Network, p.MAC}
 		if first, taken := byMAC[l]; taken && first != p.Node {
-			r.report(p.Key(), "give one of the endpoints another MAC", "MAC %s is that of a pin on node %s already: it is ignored", p.MAC, first)
+			r.report(fault.RecordConflict, p.Key(), "give one of the endpoints another MAC",
+				"MAC %s is that of a pin on node %s already: it is ignored", p.MAC, first)
 			continue
 		}
 		byMAC[l] = p.Node

@@ -26,7 +26,7 @@ const (
 	// pageSize is how many keys one list request asks for.
 	pageSize = 1000
 	// maxTxnOps is etcd's default limit of operations in a transaction.
-	maxTxnOps = 128
+	maxTxnOps = topology.MaxTxn
 	// maxAttempts bounds a compare-and-swap loop. Each failed attempt means
 	// that somebody else succeeded, so this is reached only when something
 	// rewrites the same keys without pause.

@@ -15,7 +15,7 @@ type Code string
 //	06  endpoints, and the engines that start containers
 //	07  BGP
 //	08  names
-//	09  topologies in other layouts, flannel's for example
+//	09  topologies in other layouts than Baize's own
 const (
 	// 01: the store.
 

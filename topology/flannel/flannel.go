@@ -25,7 +25,9 @@
 //
 // Run follows the keys and keeps the node's lease. Whoever knows of new
 // endpoints or underlay addresses calls Wake. Subnets in networks whose Layout
-// is not empty are leased by their source: the agent leaves them alone.
+// is not empty are leased by their source: the agent leaves them alone. Packets
+// that leave the network named Network are masqueraded where the operator wants
+// what flanneld's -ip-masq does, before the migration and after it.
 package flannel
 
 import (
@@ -43,9 +45,6 @@ const (
 	// DefaultPrefix is where flannel's keys are unless its -etcd-prefix says
 	// otherwise.
 	DefaultPrefix = "/coreos.com/network"
-	// SubnetFile is where flanneld writes the host's subnet, unless its
-	// -subnet-file says otherwise.
-	SubnetFile = "/run/flannel/subnet.env"
 )
 
 // The keys relative to the prefix.

@@ -69,6 +69,8 @@ func whole(k Keys, rel string) string { return k.Prefix() + "/" + rel }
 // ErrNotFound (no configuration), ErrFull.
 func Take(ctx context.Context, k Keys, host string, want Lease, prefer []netip.Prefix) (Lease, error) {
 	var out Lease
+	var g grant
+	defer func() { g.release(ctx, k) }()
 	err := attempts(ctx, "the flannel lease of "+want.PublicIP.String(), func() (done bool, err error) {
 		raw, err := k.Snapshot(ctx)
 		if err != nil {
@@ -97,7 +99,7 @@ func Take(ctx context.Context, k Keys, host string, want Lease, prefer []netip.P
 				What: "all subnets are leased or reserved", Remedy: "delete the leases of hosts that are gone",
 			}
 		}
-		out, done, err = create(ctx, k, next, []topology.Condition{
+		out, done, err = g.create(ctx, k, next, []topology.Condition{
 			{Key: whole(k, next.Key())},
 			{Key: whole(k, ConfigKey), ModRevision: config.ModRevision},
 			// A dual-stack key may overlap another that it does not equal.
@@ -130,26 +132,38 @@ func look(raw *topology.Snapshot, publicIP netip.Addr) (have Lease, taken []neti
 	return have, taken, found
 }
 
+// grant is an etcd lease under which no key is held yet; 0: there is none. One
+// serves all attempts: where many hosts start at once, most attempts fail.
+type grant struct{ lease int64 }
+
 // create writes a new lease, for a day.
-func create(ctx context.Context, k Keys, next Lease, conditions []topology.Condition) (Lease, bool, error) {
-	lease, err := k.Grant(ctx, leaseTTL)
-	if err != nil {
-		return Lease{}, false, err
+func (g *grant) create(ctx context.Context, k Keys, next Lease, conditions []topology.Condition) (Lease, bool, error) {
+	if g.lease == 0 {
+		var err error
+		if g.lease, err = k.Grant(ctx, leaseTTL); err != nil {
+			return Lease{}, false, err
+		}
 	}
+	lease := g.lease
 	result, err := k.Commit(ctx, topology.Txn{
 		If: conditions, Then: []topology.Change{{Key: whole(k, next.Key()), Value: next.Encode(), Lease: lease}},
 	})
-	if err != nil {
-		return Lease{}, false, err
+	if err != nil || result.Done || result.Unsure {
+		g.lease = 0 // a key is held under it, perhaps
 	}
-	if !result.Done {
-		if !result.Unsure { // else there may be a key under the lease
-			_ = k.Revoke(ctx, lease) // it ends by itself
-		}
-		return Lease{}, false, nil
+	if err != nil || !result.Done {
+		return Lease{}, false, err
 	}
 	next.Meta = topology.Meta{CreateRevision: result.Revision, ModRevision: result.Revision, Lease: lease}
 	return next, true, nil
+}
+
+// release revokes an etcd lease that was not used. If that fails, it ends by
+// itself.
+func (g *grant) release(ctx context.Context, k Keys) {
+	if g.lease != 0 {
+		_ = k.Revoke(ctx, g.lease)
+	}
 }
 
 // update writes the host's attributes into its own lease.

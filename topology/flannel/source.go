@@ -66,7 +66,6 @@ type Source struct {
 
 	mu      sync.Mutex
 	raw     *topology.Snapshot // nil before the keys were seen
-	fresh   bool               // raw is from the keys, not from the cache
 	gone    bool               // the configuration was deleted: raw is as it was before
 	merged  memo
 	lease   Lease
@@ -147,7 +146,6 @@ func (s *Source) seen(last *topology.Snapshot, err error) {
 // was one: somebody deleted it, or it was migrated and Baize's own keys are
 // about to say so. Either way no packet shall be lost.
 func (s *Source) take(last *topology.Snapshot) {
-	s.fresh = true
 	_, has := last.Raw[ConfigKey]
 	had := false
 	if s.raw != nil {
@@ -175,7 +173,7 @@ func (s *Source) useCache() {
 		return
 	}
 	s.mu.Lock()
-	use := s.raw == nil && !s.fresh
+	use := s.raw == nil
 	if use {
 		s.raw = last
 	}

@@ -20,9 +20,10 @@ func (r *runner) nodeCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the nodes",
-				Description: `STATUS is ready when the node's agent runs, down when it does not (the node may
-still forward), unknown when the node owns subnets but is not registered, flannel
-when the host runs flannel.`,
+				Description: `STATUS is ready when the node's agent runs, down when it does not (its
+forwarding may go on all the same), unknown when the node owns subnets but is
+not registered. A host that runs another program in Baize's place has that
+program's name.`,
 				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
 			},
 			{

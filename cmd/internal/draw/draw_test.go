@@ -159,3 +159,10 @@ func TestEndpointsOfUnknownNodesAreLeftOut(t *testing.T) {
 	require.Len(t, top.Networks[0].Members, 1)
 	assert.Empty(t, top.Networks[0].Members[0].Endpoints)
 }
+
+// A host that does not run Baize has the name of what it runs as its state.
+func TestStatusOfRouter(t *testing.T) {
+	s := topology.NewSnapshot(1, nil)
+	s.Nodes["r"] = topology.Node{Name: "r", Router: &topology.RouterHost{}, Layout: "other"}
+	assert.Equal(t, draw.Status("other"), draw.StatusOf(s, "r"))
+}

@@ -10,9 +10,9 @@ import (
 
 func TestAcceptChange(t *testing.T) {
 	const docker = "-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-ISOLATION-STAGE-1\n"
-	rules := []string{"-i bn-flannel -j ACCEPT", "-o bn-flannel -j ACCEPT"}
-	ours := "-N BAIZE-FORWARD\n-A BAIZE-FORWARD -i bn-flannel -j ACCEPT\n-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n"
-	written := "*filter\n:BAIZE-FORWARD - [0:0]\n-A BAIZE-FORWARD -i bn-flannel -j ACCEPT\n-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n"
+	rules := []string{"-i bn-routed -j ACCEPT", "-o bn-routed -j ACCEPT"}
+	ours := "-N BAIZE-FORWARD\n-A BAIZE-FORWARD -i bn-routed -j ACCEPT\n-A BAIZE-FORWARD -o bn-routed -j ACCEPT\n"
+	written := "*filter\n:BAIZE-FORWARD - [0:0]\n-A BAIZE-FORWARD -i bn-routed -j ACCEPT\n-A BAIZE-FORWARD -o bn-routed -j ACCEPT\n"
 	for name, c := range map[string]struct {
 		have  string
 		rules []string
@@ -26,7 +26,7 @@ func TestAcceptChange(t *testing.T) {
 			docker + "-A FORWARD -j BAIZE-FORWARD\n" + ours, rules,
 			written + "-D FORWARD -j BAIZE-FORWARD\n-I FORWARD 2 -j BAIZE-FORWARD\nCOMMIT\n",
 		},
-		"another rule": {"-A FORWARD -j BAIZE-FORWARD\n" + ours, rules[:1], strings.Replace(written, "-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n", "", 1) + "-D FORWARD -j BAIZE-FORWARD\n-I FORWARD 1 -j BAIZE-FORWARD\nCOMMIT\n"},
+		"another rule": {"-A FORWARD -j BAIZE-FORWARD\n" + ours, rules[:1], strings.Replace(written, "-A BAIZE-FORWARD -o bn-routed -j ACCEPT\n", "", 1) + "-D FORWARD -j BAIZE-FORWARD\n-I FORWARD 1 -j BAIZE-FORWARD\nCOMMIT\n"},
 		"removed":      {"-A FORWARD -j BAIZE-FORWARD\n" + ours, nil, "*filter\n:BAIZE-FORWARD - [0:0]\n-D FORWARD -j BAIZE-FORWARD\n-X BAIZE-FORWARD\nCOMMIT\n"},
 	} {
 		assert.Equal(t, c.want, acceptChain.change(c.have, c.rules), name)

@@ -1,6 +1,7 @@
-// Package subnetenv is flannel's subnet.env: the file with the subnet of a host
-// that scripts and service managers read, under flannel's names and in its
-// order (flannel, Documentation/running.md, "Docker integration").
+// Package subnetenv reads and writes subnet.env: the file that says which subnet
+// the containers of a host have, for the scripts and service managers that start
+// a container engine. Its format is flannel's (Documentation/running.md, "Docker
+// integration"), whoever writes it, and so are the names in it.
 package subnetenv
 
 import (
@@ -16,8 +17,8 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// The file of flannel itself, and the one that 'baize agent --docker-bridge'
-// writes.
+// Where it is: what 'baize agent --flannel' writes in place of flanneld, and what
+// 'baize agent --docker-bridge' writes.
 const (
 	FlannelFile = "/run/flannel/subnet.env"
 	BaizeFile   = "/run/baize/subnet.env"

@@ -50,3 +50,14 @@ func TestLabRefusals(t *testing.T) {
 		assert.Contains(t, res.err, tc.text)
 	}
 }
+
+// U15: the last line named the lab called "lab", whatever the name of this one.
+func TestLabHintsNameTheLab(t *testing.T) {
+	hints := []lab.Hint{{Target: "host1", Command: "ovs-vsctl show"}}
+	for name, want := range map[string][]string{
+		lab.DefaultName: {"", "Try:", "  bin/baize lab exec host1 -- ovs-vsctl show", "", "It stays up until 'bin/baize lab down'."},
+		"other":         {"", "Try:", "  bin/baize lab exec --name other host1 -- ovs-vsctl show", "", "It stays up until 'bin/baize lab down --name other'."},
+	} {
+		assert.Equal(t, want, labHints("bin/baize", name, hints))
+	}
+}

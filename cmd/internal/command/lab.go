@@ -39,7 +39,8 @@ exit code is 7 when something does not run.
 				Action: r.labStatus,
 			},
 			{
-				Name: "exec", Usage: "run a command inside a host, or inside an endpoint", ArgsUsage: "HOST[/ENDPOINT] -- COMMAND...", Category: takesCommand,
+				Name: "exec", Usage: "run a command inside a host, or inside an endpoint",
+				ArgsUsage: "HOST[/ENDPOINT] -- COMMAND...", Category: takesCommand,
 				Description: `Inside a host ovs-vsctl, ovs-ofctl and baize work without flags. The exit code is
 that of the command.
 
@@ -60,7 +61,10 @@ that of the command.
 }
 
 func labNameFlag() ucli.Flag {
-	return &ucli.StringFlag{Name: "name", Usage: "`NAME` of the lab, where there are several", Value: lab.DefaultName, EnvVars: cli.Env("lab-name")}
+	return &ucli.StringFlag{
+		Name: "name", Usage: "`NAME` of the lab, where there are several", Value: lab.DefaultName,
+		EnvVars: cli.Env("lab-name"),
+	}
 }
 
 const labUpDescription = `Needs root. Every host is a set of namespaces with its own Open vSwitch and agent;
@@ -79,13 +83,33 @@ func labUpFlags() []ucli.Flag {
 	flags := []ucli.Flag{
 		labNameFlag(),
 		&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
-		&ucli.StringFlag{Name: "transport", Usage: "`TRANSPORT` between the hosts: vxlan, gre, geneve, route or auto (default vxlan)", EnvVars: cli.Env("lab-transport")},
-		&ucli.StringSliceFlag{Name: "network", Usage: "`[NAME=]CIDR` of a network (default blue, 10.1.0.0/16 and fd00:10:1::/48)", EnvVars: cli.Env("lab-network")},
-		&ucli.IntFlag{Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)"},
-		&ucli.BoolFlag{Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker")},
-		&ucli.BoolFlag{Name: "docker-bridge", Usage: "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it", EnvVars: cli.Env("lab-docker-bridge")},
-		&ucli.IntFlag{Name: "segments", Usage: "`NUMBER` of segments of the underlay, 1 or 2: hosts take turns in them, and a router with FRR is between them"},
-		&ucli.BoolFlag{Name: "frr", Usage: "with --segments, FRR on every host announces its subnets to the router, in place of the agent"},
+		&ucli.StringFlag{
+			Name: "transport", Usage: "`TRANSPORT` between the hosts: vxlan, gre, geneve, route or auto (default vxlan)",
+			EnvVars: cli.Env("lab-transport"),
+		},
+		&ucli.StringSliceFlag{
+			Name: "network", Usage: "`[NAME=]CIDR` of a network (default blue, 10.1.0.0/16 and fd00:10:1::/48)",
+			EnvVars: cli.Env("lab-network"),
+		},
+		&ucli.IntFlag{
+			Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)",
+		},
+		&ucli.BoolFlag{
+			Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker"),
+		},
+		&ucli.BoolFlag{
+			Name:    "docker-bridge",
+			Usage:   "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it",
+			EnvVars: cli.Env("lab-docker-bridge"),
+		},
+		&ucli.IntFlag{
+			Name: "segments",
+			Usage: "`NUMBER` of segments of the underlay, 1 or 2: hosts take turns in them, " +
+				"and a router with FRR is between them",
+		},
+		&ucli.BoolFlag{
+			Name: "frr", Usage: "with --segments, FRR on every host announces its subnets to the router, in place of the agent",
+		},
 	}
 	flags = append(flags, labForeignFlags()...)
 	return append(flags,
@@ -150,7 +174,9 @@ func (r *runner) labUpConfig(c *ucli.Context) (lab.Config, error) {
 		return cfg, err
 	}
 	if c.IsSet("hosts") && c.Int("hosts") < 1 {
-		return cfg, usagef(command, "--hosts %d: a lab has 1 to %d; 'baize lab down' removes it", c.Int("hosts"), lab.MaxHosts)
+		return cfg, usagef(
+			command, "--hosts %d: a lab has 1 to %d; 'baize lab down' removes it", c.Int("hosts"), lab.MaxHosts,
+		)
 	}
 	cfg.Hosts, cfg.Endpoints = c.Int("hosts"), c.Int("endpoints")
 	if c.IsSet("endpoints") && cfg.Endpoints == 0 {
@@ -174,7 +200,9 @@ func (r *runner) labUp(c *ucli.Context) error {
 		return err
 	}
 	lines := append(labForeignLines(cfg.Foreign, l),
-		fmt.Sprintf("lab %s is up: %s, in %s", l.Name(), counted(len(l.Hosts()), "host"), time.Since(start).Round(100*time.Millisecond)))
+		fmt.Sprintf(
+			"lab %s is up: %s, in %s", l.Name(), counted(len(l.Hosts()), "host"), time.Since(start).Round(100*time.Millisecond),
+		))
 	if p := l.Proof; p != nil {
 		lines = append(lines, fmt.Sprintf("proven: %s between %s, pings and bulk TCP, median round trip %s",
 			counted(len(p.Paths), "path"), counted(len(p.Endpoints), "endpoint"), p.MedianRTT().Round(10*time.Microsecond)))

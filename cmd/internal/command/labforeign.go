@@ -11,8 +11,17 @@ import (
 
 func labForeignFlags() []ucli.Flag {
 	return []ucli.Flag{
-		&ucli.BoolFlag{Name: "flannel", Usage: "the network is flannel's, with its keys in etcd, and the last host runs flannel itself where there is a flanneld: see --flanneld", EnvVars: cli.Env("lab-flannel")},
-		&ucli.StringFlag{Name: "flanneld", Usage: "flannel's `PROGRAM` (default flanneld beside baize, which 'make lab-flannel' builds, or in PATH)", EnvVars: cli.Env("lab-flanneld")},
+		&ucli.BoolFlag{
+			Name: "flannel",
+			Usage: "the network is flannel's, with its keys in etcd, and the last host runs flannel itself " +
+				"where there is a flanneld: see --flanneld",
+			EnvVars: cli.Env("lab-flannel"),
+		},
+		&ucli.StringFlag{
+			Name:    "flanneld",
+			Usage:   "flannel's `PROGRAM` (default flanneld beside baize, which 'make lab-flannel' builds, or in PATH)",
+			EnvVars: cli.Env("lab-flanneld"),
+		},
 	}
 }
 
@@ -35,5 +44,7 @@ func labForeignLines(f lab.Foreign, l *lab.Lab) []string {
 	if host := l.FlannelHost(); host != "" {
 		return []string{host + " runs flannel (" + f.Flanneld + "), the others Baize"}
 	}
-	return []string{"no flanneld was found: every host runs Baize; 'make lab-flannel' builds one of flannel's own packages"}
+	return []string{
+		"no flanneld was found: every host runs Baize; 'make lab-flannel' builds one of flannel's own packages",
+	}
 }

@@ -99,13 +99,22 @@ func (c Config) withDefaults() (Config, error) {
 // check refuses what no lab can be.
 func (c Config) check() error {
 	if c.Hosts < 0 || c.Hosts > MaxHosts {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("%d hosts", c.Hosts), What: fmt.Sprintf("a lab has 1 to %d", MaxHosts), Remedy: "give another number with --hosts"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: fmt.Sprintf("%d hosts", c.Hosts), What: fmt.Sprintf("a lab has 1 to %d", MaxHosts),
+			Remedy: "give another number with --hosts",
+		}
 	}
 	if c.Segments < 0 || c.Segments > MaxSegments {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("%d segments", c.Segments), What: fmt.Sprintf("a lab's underlay has 1 to %d", MaxSegments), Remedy: "give another number with --segments"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: fmt.Sprintf("%d segments", c.Segments),
+			What: fmt.Sprintf("a lab's underlay has 1 to %d", MaxSegments), Remedy: "give another number with --segments",
+		}
 	}
 	if c.FRR && c.Segments == 1 {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "FRR on the hosts", What: "with one segment there is no router to speak with", Remedy: "add --segments 2"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: "FRR on the hosts", What: "with one segment there is no router to speak with",
+			Remedy: "add --segments 2",
+		}
 	}
 	return nil
 }

@@ -27,7 +27,10 @@ func (l *Lab) exec(ctx context.Context, target string, argv []string) (string, e
 // process's terminal, signals and exit code.
 func (l *Lab) ExecCommand(target string, argv []string) (command, env []string, err error) {
 	if len(argv) == 0 {
-		return nil, nil, &topology.Error{Kind: topology.ErrInvalid, Item: target, What: "no command to run there", Remedy: "give one: baize lab exec " + target + " -- COMMAND"}
+		return nil, nil, &topology.Error{
+			Kind: topology.ErrInvalid, Item: target, What: "no command to run there",
+			Remedy: "give one: " + CommandLine(l.cfg.Name, "exec") + " " + target + " -- COMMAND",
+		}
 	}
 	name, endpoint, inEndpoint := strings.Cut(target, "/")
 	m, err := l.member(name)
@@ -63,9 +66,12 @@ func checkEndpoint(m member.Member, endpoint string) error {
 	}
 	remedy := "it has " + strings.Join(have, ", ")
 	if len(have) == 0 {
-		remedy = "it has none: 'baize lab up' attaches them"
+		remedy = "it has none: '" + CommandLine(m.Lab, "up") + "' attaches them"
 	}
-	return &topology.Error{Kind: topology.ErrNotFound, Item: "endpoint " + m.Name + "/" + endpoint, What: m.Name + " has no such endpoint", Remedy: remedy}
+	return &topology.Error{
+		Kind: topology.ErrNotFound, Item: "endpoint " + m.Name + "/" + endpoint, What: m.Name + " has no such endpoint",
+		Remedy: remedy,
+	}
 }
 
 func (l *Lab) start(ctx context.Context, w io.Writer, target string, argv []string) (func(), error) {

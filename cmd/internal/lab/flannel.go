@@ -61,7 +61,10 @@ func (s *state) mergeForeign(c Config) error {
 		return c.conflict("", "it runs without flannel's network")
 	}
 	if c.DockerBridge {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "lab " + c.Name, What: "in flannel's network docker0 is behind its host, and no part of an Ethernet", Remedy: "ask for Docker alone"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: "lab " + c.Name,
+			What: "in flannel's network docker0 is behind its host, and no part of an Ethernet", Remedy: "ask for Docker alone",
+		}
 	}
 	fresh := !s.Flannel
 	s.Flannel = true
@@ -69,7 +72,10 @@ func (s *state) mergeForeign(c Config) error {
 	case len(c.Networks) == 0 && fresh:
 		s.Networks = []NetworkSpec{flannelSpec()}
 	case len(s.Networks) != 1 || len(s.Networks[0].Prefixes) == 0 || !s.Networks[0].Prefixes[0].Addr().Is4():
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "lab " + c.Name, What: "flannel has one network, with an IPv4 prefix", Remedy: "give one, such as 10.1.0.0/16"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: "lab " + c.Name, What: "flannel has one network, with an IPv4 prefix",
+			Remedy: "give one, such as 10.1.0.0/16",
+		}
 	default:
 		s.Networks[0].Name = topology.FlannelNetwork
 	}
@@ -119,11 +125,17 @@ func FindFlannel(binary string) string {
 // flannelConfig is what a person would put into etcd.
 func (s state) flannelConfig() (string, error) {
 	backends := map[topology.Transport]string{
-		topology.VXLAN: `{ "Type": "vxlan" }`, topology.Route: `{ "Type": "host-gw" }`, topology.Auto: `{ "Type": "vxlan", "DirectRouting": true }`,
+		topology.VXLAN: `{ "Type": "vxlan" }`,
+		topology.Route: `{ "Type": "host-gw" }`,
+		topology.Auto:  `{ "Type": "vxlan", "DirectRouting": true }`,
 	}
 	backend, ok := backends[s.transport(s.Networks[0])]
 	if !ok {
-		return "", &topology.Error{Kind: topology.ErrInvalid, Item: "transport " + string(s.Transport), What: "flannel has no such backend that Baize can do", Remedy: "use vxlan, route (host-gw) or auto (vxlan with DirectRouting)"}
+		return "", &topology.Error{
+			Kind: topology.ErrInvalid, Item: "transport " + string(s.Transport),
+			What:   "flannel has no such backend that Baize can do",
+			Remedy: "use vxlan, route (host-gw) or auto (vxlan with DirectRouting)",
+		}
 	}
 	var v6 string
 	for _, p := range s.Networks[0].Prefixes {
@@ -182,7 +194,9 @@ func (l *Lab) NodeName(s *Status, host string) string {
 }
 
 func (l *Lab) flannelStore(ctx context.Context) (*etcdstore.Store, error) {
-	return etcdstore.Open(ctx, etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}, Prefix: topology.FlannelPrefix, Raw: true})
+	return etcdstore.Open(
+		ctx, etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}, Prefix: topology.FlannelPrefix, Raw: true},
+	)
 }
 
 // FlannelHost returns the name of the host that runs flannel; "" where none
@@ -221,8 +235,9 @@ ip -n %[1]s link set eth0 mtu %[2]d up
 		if p.Addr().Is6() {
 			flags = "nodad"
 		}
-		fmt.Fprintf(&b, "ip addr replace %s/%d dev docker0 %s\nip -n %s addr add %s/%d dev eth0 %s\nip -n %s route add default via %s\n",
-			gateway, p.Bits(), flags, name, addr, p.Bits(), flags, name, gateway)
+		fmt.Fprintf(&b, "ip addr replace %s/%d dev docker0 %s\n", gateway, p.Bits(), flags)
+		fmt.Fprintf(&b, "ip -n %s addr add %s/%d dev eth0 %s\n", name, addr, p.Bits(), flags)
+		fmt.Fprintf(&b, "ip -n %s route add default via %s\n", name, gateway)
 	}
 	if _, err := h.Exec(ctx, "sh", "-ec", b.String()); err != nil {
 		return err

@@ -46,7 +46,9 @@ func (l *Lab) makeHost(ctx context.Context, name string) (m member.Member, err e
 	// A host that is rebuilt is a new installation that keeps its identity:
 	// the endpoints of its old database went with their namespaces.
 	dir := l.Host(name).Dir()
-	err = errors.Join(os.RemoveAll(filepath.Join(dir, "etc-openvswitch")), os.RemoveAll(filepath.Join(dir, "lib-openvswitch")))
+	err = errors.Join(
+		os.RemoveAll(filepath.Join(dir, "etc-openvswitch")), os.RemoveAll(filepath.Join(dir, "lib-openvswitch")),
+	)
 	if err == nil {
 		m, err = l.make(ctx, name)
 	}

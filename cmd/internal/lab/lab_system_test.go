@@ -34,7 +34,9 @@ func testLab(t *testing.T, hosts int) Config {
 	base, err := os.MkdirTemp("/tmp", "bzt-lab-")
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(base)) // the lab makes it
-	c := Config{Name: fmt.Sprintf("t%d-%s", os.Getpid(), filepath.Base(base)[8:]), Hosts: hosts, BaseDir: base, NoProof: true}
+	c := Config{
+		Name: fmt.Sprintf("t%d-%s", os.Getpid(), filepath.Base(base)[8:]), Hosts: hosts, BaseDir: base, NoProof: true,
+	}
 	before := machineState(t, c.Name)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -149,7 +151,8 @@ func TestUpAndDown(t *testing.T) {
 	out, err := l.Host("host2").Exec(t.Context(), "ovs-vsctl", "show")
 	require.NoError(t, err)
 	assert.Contains(t, out, "br-phy")
-	out, err = l.Host("host2").Exec(t.Context(), "sh", "-c", "hostname; echo $BAIZE_NODE; echo $BAIZE_ETCD_ENDPOINTS; command -v baize; getent hosts host3; tr '\\0' ' ' </proc/1/cmdline")
+	out, err = l.Host("host2").Exec(t.Context(), "sh", "-c", `hostname; echo $BAIZE_NODE; echo $BAIZE_ETCD_ENDPOINTS
+command -v baize; getent hosts host3; tr '\0' ' ' </proc/1/cmdline`)
 	require.NoError(t, err)
 	assert.Contains(t, out, "host2\nhost2\nhttp://192.168.77.1:2379\n/run/baize-lab/bin/baize\nfd77::13")
 	assert.Contains(t, out, "lab host-init")
@@ -220,7 +223,9 @@ func TestHostsComeAndGo(t *testing.T) {
 	l = up(t, c)
 	assert.NotContains(t, pids(t, l), "host3")
 	assert.Contains(t, steps(l), "host3: remove")
-	out, err := exec.Command("ip", "netns", "exec", member.MachineName(c.Name, member.Fabric), "ip", "-o", "link", "show", "type", "veth").CombinedOutput()
+	out, err := exec.Command(
+		"ip", "netns", "exec", member.MachineName(c.Name, member.Fabric), "ip", "-o", "link", "show", "type", "veth",
+	).CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.Equal(t, 2, strings.Count(string(out), "\n"), string(out))
 }
@@ -398,10 +403,14 @@ func TestProbeBetweenHosts(t *testing.T) {
 	defer stop()
 	for _, ip := range to {
 		require.Eventually(t, func() bool {
-			out, err := l.Host("host1").Endpoint("c1").Exec(t.Context(), "baize", "probe", "send", "--to", "["+ip.String()+"]:7000", "--bytes", "20M")
+			out, err := l.Host("host1").Endpoint("c1").Exec(
+				t.Context(), "baize", "probe", "send", "--to", "["+ip.String()+"]:7000", "--bytes", "20M",
+			)
 			return err == nil && strings.Contains(out, `"bytes":20971520`)
 		}, 20*time.Second, 50*time.Millisecond)
-		out, err := l.Host("host1").Endpoint("c1").Exec(t.Context(), "baize", "probe", "send", "--to", ip.String(), "--datagrams", "100", "--interval", "1ms")
+		out, err := l.Host("host1").Endpoint("c1").Exec(
+			t.Context(), "baize", "probe", "send", "--to", ip.String(), "--datagrams", "100", "--interval", "1ms",
+		)
 		require.NoError(t, err)
 		assert.Contains(t, out, `"received":100`)
 	}
@@ -447,14 +456,18 @@ func TestLabsSideBySide(t *testing.T) {
 	assert.Equal(t, before, pids(t, two))
 	entries, err := os.ReadDir(member.NetnsDir)
 	require.NoError(t, err)
-	assert.True(t, slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == member.MachineName(b.Name, "host1") }))
+	assert.True(
+		t, slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == member.MachineName(b.Name, "host1") }),
+	)
 	_, err = Down(t.Context(), b)
 	require.NoError(t, err)
 }
 
 func TestTransportAndNetworks(t *testing.T) {
 	c := testLab(t, 1)
-	c.Networks = []NetworkSpec{DefaultNetworkSpec(netip.Prefix{}), {Name: "red", Prefixes: DefaultNetworkSpec(netip.Prefix{}).Prefixes, VNI: 77}}
+	c.Networks = []NetworkSpec{
+		DefaultNetworkSpec(netip.Prefix{}), {Name: "red", Prefixes: DefaultNetworkSpec(netip.Prefix{}).Prefixes, VNI: 77},
+	}
 	l := up(t, c)
 	s, err := l.Status()
 	require.NoError(t, err)

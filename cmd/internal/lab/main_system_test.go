@@ -97,7 +97,9 @@ func fakeBaize(args []string) error {
 	case command == "lab host-init":
 		return pid1.Main(args[2:], os.Stderr)
 	case words[0] == "etcd":
-		return etcdserver.Run(ctx, etcdserver.Config{Dir: *dir, ClientURLs: strings.Split(*urls, ","), Fast: true, UnsafeNoFsync: true}, nil)
+		return etcdserver.Run(
+			ctx, etcdserver.Config{Dir: *dir, ClientURLs: strings.Split(*urls, ","), Fast: true, UnsafeNoFsync: true}, nil,
+		)
 	case command == "agent cleanup", command == "node remove":
 		_, err := fmt.Println("done", words[2])
 		return err
@@ -160,7 +162,9 @@ ovs-vsctl --timeout=10 --may-exist add-port br-phy %[1]s`, port, netns, n, last)
 
 // script runs shell commands, one script at a time on a host.
 func script(format string, args ...any) error {
-	out, err := exec.Command("flock", supervisor.Dir+"/fake.lock", "sh", "-ec", fmt.Sprintf(format, args...)).CombinedOutput()
+	out, err := exec.Command(
+		"flock", supervisor.Dir+"/fake.lock", "sh", "-ec", fmt.Sprintf(format, args...),
+	).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}

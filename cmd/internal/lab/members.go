@@ -21,7 +21,10 @@ func (l *Lab) refuseNamesake() error {
 	}
 	for _, m := range all {
 		if filepath.Dir(m.Dir) != l.cfg.dir() {
-			return &topology.Error{Kind: topology.ErrExists, Item: "lab " + l.cfg.Name, What: "one of that name runs in " + filepath.Dir(m.Dir), Remedy: "choose another name with --name"}
+			return &topology.Error{
+				Kind: topology.ErrExists, Item: "lab " + l.cfg.Name, What: "one of that name runs in " + filepath.Dir(m.Dir),
+				Remedy: "choose another name with --name",
+			}
 		}
 	}
 	return nil
@@ -53,21 +56,27 @@ func (l *Lab) member(name string) (member.Member, error) {
 	if name != member.Fabric && name != member.Router && !slices.Contains(hosts, name) {
 		return member.Member{}, noHost(l.cfg.Name, name, hosts)
 	}
-	return member.Member{}, &topology.Error{Kind: topology.ErrUnavailable, Item: "host " + name, What: "it does not run", Remedy: l.remake()}
+	return member.Member{}, &topology.Error{
+		Kind: topology.ErrUnavailable, Item: "host " + name, What: "it does not run", Remedy: remake(l.cfg.Name),
+	}
 }
 
 // remake is the remedy for what does not run.
-func (l *Lab) remake() string { return "'" + CommandLine(l.cfg.Name, "up") + "' makes it anew" }
+func remake(lab string) string { return "'" + CommandLine(lab, "up") + "' makes it anew" }
 
 func noHost(lab, name string, have []string) error {
-	return &topology.Error{Kind: topology.ErrNotFound, Item: "host " + name, What: "lab " + lab + " has no such host", Remedy: "it has " + strings.Join(have, ", ")}
+	return &topology.Error{
+		Kind: topology.ErrNotFound, Item: "host " + name, What: "lab " + lab + " has no such host",
+		Remedy: "it has " + strings.Join(have, ", "),
+	}
 }
 
 // memberConfig is what a member's pid 1 is to read.
 func (l *Lab) memberConfig(name string) engine.Config {
 	c := engine.Config{Identity: member.Identity{
-		Lab: l.cfg.Name, Member: name, Dir: filepath.Join(l.cfg.dir(), name), Binary: l.cfg.Binary, HostsFile: l.cfg.hostsFile(),
-		Env: member.DaemonEnv(os.LookupEnv, l.state.memberEnv(name), l.state.Env),
+		Lab: l.cfg.Name, Member: name, Dir: filepath.Join(l.cfg.dir(), name), Binary: l.cfg.Binary,
+		HostsFile: l.cfg.hostsFile(),
+		Env:       member.DaemonEnv(os.LookupEnv, l.state.memberEnv(name), l.state.Env),
 	}}
 	switch {
 	case c.IsFabric():

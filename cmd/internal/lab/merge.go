@@ -95,7 +95,9 @@ func (s *state) mergeDocker(c Config) error {
 func (s *state) mergeUnderlay(c Config) error {
 	segments := max(s.Segments, 1)
 	if changed := c.Segments != 0 && c.Segments != segments || c.FRR && !s.FRR; changed && s.runs() {
-		return c.conflict("", fmt.Sprintf("it runs with %d segments of the underlay, FRR on its hosts: %t, and hosts do not change in that", segments, s.FRR))
+		return c.conflict("", fmt.Sprintf(
+			"it runs with %d segments of the underlay, FRR on its hosts: %t, and hosts do not change in that", segments, s.FRR,
+		))
 	}
 	if c.Segments > 1 {
 		s.Segments = c.Segments
@@ -128,7 +130,9 @@ func (c Config) sameNetworks(have []NetworkSpec) error {
 		if i < 0 || slices.Equal(want[i].Prefixes, h.Prefixes) {
 			continue
 		}
-		return c.conflict("network "+h.Name, fmt.Sprintf("the lab runs with %v, which cannot become %v", h.Prefixes, want[i].Prefixes))
+		return c.conflict(
+			"network "+h.Name, fmt.Sprintf("the lab runs with %v, which cannot become %v", h.Prefixes, want[i].Prefixes),
+		)
 	}
 	return nil
 }

@@ -16,13 +16,18 @@ import (
 func TestMerge(t *testing.T) {
 	fresh, err := state{}.merge(Config{})
 	require.NoError(t, err)
-	assert.Equal(t, state{Hosts: []string{"host1", "host2", "host3"}, Transport: topology.VXLAN, Networks: []NetworkSpec{DefaultNetworkSpec(netip.Prefix{})}, Endpoints: 1}, fresh)
+	assert.Equal(t, state{
+		Hosts: []string{"host1", "host2", "host3"}, Transport: topology.VXLAN,
+		Networks: []NetworkSpec{DefaultNetworkSpec(netip.Prefix{})}, Endpoints: 1,
+	}, fresh)
 
 	same, err := fresh.merge(Config{})
 	require.NoError(t, err)
 	assert.Equal(t, fresh, same, "nothing asked for, nothing changed")
 
-	changed, err := fresh.merge(Config{Hosts: 4, Endpoints: 2, Transport: topology.GRE, IPv6Underlay: true, AgentArgs: []string{"--log-level=debug"}})
+	changed, err := fresh.merge(
+		Config{Hosts: 4, Endpoints: 2, Transport: topology.GRE, IPv6Underlay: true, AgentArgs: []string{"--log-level=debug"}},
+	)
 	require.NoError(t, err)
 	assert.Len(t, changed.Hosts, 4)
 	assert.Equal(t, []string{"c1", "c2"}, changed.endpointNames(0))
@@ -102,7 +107,9 @@ func TestNetworksAreCheckedBeforeAnythingIsMade(t *testing.T) {
 func TestARefusedNetworkIsForgotten(t *testing.T) {
 	l := &Lab{cfg: Config{Name: "x", BaseDir: t.TempDir()}}
 	require.NoError(t, os.Mkdir(l.Dir(), 0o755))
-	blue, red := DefaultNetworkSpec(netip.Prefix{}), NetworkSpec{Name: "red", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}}
+	blue, red := DefaultNetworkSpec(netip.Prefix{}), NetworkSpec{
+		Name: "red", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")},
+	}
 	var err error
 	l.state, err = state{}.merge(Config{Networks: []NetworkSpec{blue, red}})
 	require.NoError(t, err)

@@ -39,7 +39,11 @@ func (n NetworkSpec) check(t topology.Transport) error {
 	for i, p := range n.Prefixes {
 		for _, q := range n.Prefixes[:i] {
 			if p.Addr().Is4() == q.Addr().Is4() {
-				return &topology.Error{Kind: topology.ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf("%s and %s: a network has one prefix of each family", q, p), Remedy: "leave one out, or give it another name: NAME=" + p.String()}
+				return &topology.Error{
+					Kind: topology.ErrInvalid, Item: "network " + n.Name,
+					What:   fmt.Sprintf("%s and %s: a network has one prefix of each family", q, p),
+					Remedy: "leave one out, or give it another name: NAME=" + p.String(),
+				}
 			}
 		}
 	}
@@ -53,7 +57,10 @@ func (n NetworkSpec) check(t topology.Transport) error {
 // DefaultNetworkSpec returns the network blue. ipv4, where valid, replaces
 // 10.1.0.0/16 (an IPv6 prefix replaces fd00:10:1::/48).
 func DefaultNetworkSpec(prefix netip.Prefix) NetworkSpec {
-	n := NetworkSpec{Name: DefaultNetwork, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}
+	n := NetworkSpec{
+		Name:     DefaultNetwork,
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")},
+	}
 	switch {
 	case !prefix.IsValid():
 	case prefix.Addr().Is4():

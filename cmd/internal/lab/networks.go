@@ -83,6 +83,8 @@ func refused(err error) bool {
 // forget takes a network that was refused out of what the lab is to be: the next
 // Up may ask for another.
 func (l *Lab) forget(network string) error {
-	l.state.Networks = slices.DeleteFunc(slices.Clone(l.state.Networks), func(n NetworkSpec) bool { return n.Name == network })
+	l.state.Networks = slices.DeleteFunc(
+		slices.Clone(l.state.Networks), func(n NetworkSpec) bool { return n.Name == network },
+	)
 	return l.state.write(l.cfg.dir())
 }

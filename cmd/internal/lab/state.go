@@ -38,7 +38,10 @@ func readState(dir string) (state, error) {
 		return s, err
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return s, &topology.Error{Kind: topology.ErrInvalid, Item: filepath.Join(dir, stateFile), What: err.Error(), Remedy: "remove the lab with '" + CommandLine(filepath.Base(dir), "down") + "' and make it anew"}
+		return s, &topology.Error{
+			Kind: topology.ErrInvalid, Item: filepath.Join(dir, stateFile), What: err.Error(),
+			Remedy: "remove the lab with '" + CommandLine(filepath.Base(dir), "down") + "' and make it anew",
+		}
 	}
 	return s, nil
 }

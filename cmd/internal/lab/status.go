@@ -46,7 +46,9 @@ type MemberStatus struct {
 
 // Ready reports whether all its services are ready.
 func (m MemberStatus) Ready() bool {
-	return m.PID != 0 && len(m.Services) > 0 && !slices.ContainsFunc(m.Services, func(s supervisor.Status) bool { return s.State != supervisor.StateReady })
+	return m.PID != 0 && len(m.Services) > 0 && !slices.ContainsFunc(
+		m.Services, func(s supervisor.Status) bool { return s.State != supervisor.StateReady },
+	)
 }
 
 // Status looks at what runs.
@@ -68,14 +70,16 @@ func (l *Lab) Status() (*Status, error) {
 		all = append(all, router)
 	}
 	for _, h := range l.Hosts() {
-		s.Hosts = append(s.Hosts, l.memberStatus(running, h.name, fabric.HostAddrs(member.HostNumber(h.name), l.state.Segments)))
+		s.Hosts = append(
+			s.Hosts, l.memberStatus(running, h.name, fabric.HostAddrs(member.HostNumber(h.name), l.state.Segments)),
+		)
 	}
 	for _, m := range append(all, s.Hosts...) {
 		s.problems(m, running[m.Name])
 	}
 	for name := range running {
 		if name != member.Fabric && name != member.Router && !slices.Contains(l.state.Hosts, name) {
-			s.problem("host "+name, "it runs although the lab is not to have it", "'baize lab up' removes it")
+			s.problem("host "+name, "it runs although the lab is not to have it", "'"+CommandLine(s.Name, "up")+"' removes it")
 		}
 	}
 	if _, err := l.endpoints(&s.Endpoints); err != nil {
@@ -108,7 +112,7 @@ func (s *Status) problems(ms MemberStatus, m member.Member) {
 		item = ms.Name
 	}
 	if ms.PID == 0 {
-		s.problem(item, "it does not run", "'baize lab up' makes it anew")
+		s.problem(item, "it does not run", remake(s.Name))
 		return
 	}
 	for _, svc := range ms.Services {
@@ -132,7 +136,8 @@ func (s *Status) problems(ms MemberStatus, m member.Member) {
 	var c member.Identity
 	if err := member.ReadConfig(m.Dir, &c); err == nil {
 		if now, err := os.Stat(c.Binary); err == nil && !os.SameFile(inside, now) {
-			s.problem(item, "it runs an older build of "+c.Binary, "'baize lab down' and 'up' to use the new one")
+			down := CommandLine(s.Name, "down")
+			s.problem(item, "it runs an older build of "+c.Binary, "'"+down+"' and 'up' to use the new one")
 		}
 	}
 }

@@ -64,6 +64,8 @@ func (l *Lab) upRouter(ctx context.Context, fab member.Member) error {
 
 // inFabric runs baize where it reaches etcd.
 func (l *Lab) inFabric(ctx context.Context, fab member.Member, args ...string) (string, error) {
-	env := member.ExecEnv(os.Environ(), []string{"BAIZE_ETCD_ENDPOINTS=" + fabric.EtcdURL(l.state.IPv6Underlay)}, l.state.Env)
+	env := member.ExecEnv(
+		os.Environ(), []string{"BAIZE_ETCD_ENDPOINTS=" + fabric.EtcdURL(l.state.IPv6Underlay)}, l.state.Env,
+	)
 	return member.Run(ctx, fab.Enter(append([]string{supervisor.Executable}, args...)), env)
 }

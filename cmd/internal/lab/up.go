@@ -67,7 +67,9 @@ func (l *Lab) AddHost(ctx context.Context) (*Host, error) {
 	var added string
 	err := l.changeHosts(ctx, func(hosts []string) ([]string, error) {
 		if len(hosts) >= MaxHosts {
-			return nil, &topology.Error{Kind: topology.ErrFull, Item: "lab " + l.cfg.Name, What: fmt.Sprintf("it has %d hosts already", MaxHosts)}
+			return nil, &topology.Error{
+				Kind: topology.ErrFull, Item: "lab " + l.cfg.Name, What: fmt.Sprintf("it has %d hosts already", MaxHosts),
+			}
 		}
 		now := resize(hosts, len(hosts)+1)
 		for _, h := range now {

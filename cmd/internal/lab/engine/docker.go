@@ -57,8 +57,11 @@ func containerdService(c Config) *supervisor.Service {
 	config := path.Join(c.Dir, "containerd.toml")
 	return &supervisor.Service{
 		Name: ServiceContainerd,
-		Argv: []string{"containerd", "--config", config, "--address", containerdSocket, "--root", "/var/lib/containerd", "--state", "/run/containerd"},
-		Env:  c.Env,
+		Argv: []string{
+			"containerd", "--config", config, "--address", containerdSocket,
+			"--root", "/var/lib/containerd", "--state", "/run/containerd",
+		},
+		Env: c.Env,
 		Prepare: func(context.Context) error {
 			return os.WriteFile(config, []byte(containerdConfig), 0o644)
 		},
@@ -99,8 +102,11 @@ func dockerdService(c Config, run Runner) *supervisor.Service {
 func dockerdCommand(c Config) (argv, env []string) {
 	// Control groups are the machine's: under a name of ours, so that they can
 	// be found and removed.
-	argv = []string{"dockerd", "--host", "unix://" + dockerSocket, "--containerd", containerdSocket,
-		"--dns", names.Address.String(), "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", "/" + member.MachineName(c.Lab, c.Member)}
+	argv = []string{
+		"dockerd", "--host", "unix://" + dockerSocket, "--containerd", containerdSocket,
+		"--dns", names.Address.String(), "--exec-opt", "native.cgroupdriver=cgroupfs",
+		"--cgroup-parent", "/" + member.MachineName(c.Lab, c.Member),
+	}
 	if c.Engine == "" {
 		return argv, c.Env
 	}
@@ -156,7 +162,9 @@ func dockerClient() *http.Client {
 }
 
 // ask sends a request to an engine.
-func ask(ctx context.Context, engine *http.Client, method, path string, in io.Reader) (status int, body []byte, err error) {
+func ask(
+	ctx context.Context, engine *http.Client, method, path string, in io.Reader,
+) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, in)
 	if err != nil {
 		return 0, nil, err

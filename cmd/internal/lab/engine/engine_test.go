@@ -17,14 +17,18 @@ func TestServicesOfMembers(t *testing.T) {
 		c    Config
 		want []string
 	}{
-		"fabric": {Config{Identity: member.Identity{Member: member.Fabric}, Place: fabric.OwnPlace(1)}, []string{ServiceEtcd}},
+		"fabric": {
+			Config{Identity: member.Identity{Member: member.Fabric}, Place: fabric.OwnPlace(1)}, []string{ServiceEtcd},
+		},
 		"router": {Config{Identity: member.Identity{Member: member.Router}, FRR: "x"}, []string{ServiceZebra, ServiceBGPD}},
 		"host":   {Config{Identity: host}, append(ovs, ServiceAgent)},
 		"docker": {Config{Identity: host, Docker: true}, append(ovs, ServiceAgent, ServiceContainerd, ServiceDockerd)},
 		"frr":    {Config{Identity: host, FRR: "x"}, append(ovs, ServiceAgent, ServiceZebra, ServiceBGPD)},
 		// What runs in place of the agent replaces it alone: of a host with FRR it
 		// replaced bgpd once.
-		"in place of the agent": {Config{Identity: host, foreign: other, FRR: "x"}, append(ovs, ServiceFlannel, ServiceZebra, ServiceBGPD)},
+		"in place of the agent": {
+			Config{Identity: host, foreign: other, FRR: "x"}, append(ovs, ServiceFlannel, ServiceZebra, ServiceBGPD),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string

@@ -56,7 +56,8 @@ func frrServices(c Config, run Runner, needs ...string) []*supervisor.Service {
 			Name: name, Needs: needs, Env: c.Env,
 			Argv: append([]string{
 				filepath.Join(frrDir, name), "-A", "127.0.0.1", "-P", "0",
-				"-f", FRRConfDir + "/empty.conf", "-i", frrRun + "/" + name + ".pid", "-z", frrRun + "/zserv.api", "--vty_socket", frrRun,
+				"-f", FRRConfDir + "/empty.conf", "-i", frrRun + "/" + name + ".pid",
+				"-z", frrRun + "/zserv.api", "--vty_socket", frrRun,
 				"--log", "stdout", "--log-level", "informational",
 			}, args...),
 			Prepare: func(context.Context) error {
@@ -113,7 +114,9 @@ func writeFRRConf(c Config) error {
 	if err := errors.Join(err1, err2, os.Chown(frrRun, uid, gid), os.Chown(FRRConfDir, uid, gid)); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{"frr.conf": c.FRR, "vtysh.conf": "service integrated-vtysh-config\n", "empty.conf": ""} {
+	for name, text := range map[string]string{
+		"frr.conf": c.FRR, "vtysh.conf": "service integrated-vtysh-config\n", "empty.conf": "",
+	} {
 		file := filepath.Join(FRRConfDir, name)
 		if _, err := os.Stat(file); err == nil {
 			continue // a person may have changed it

@@ -66,7 +66,8 @@ func ensureImage(ctx context.Context, engine *http.Client, run Runner) error {
 }
 
 var errNoBusybox = &topology.Error{
-	Kind: topology.ErrNotFound, Item: "busybox", What: "no statically linked one is installed, and the lab's image is made of it",
+	Kind: topology.ErrNotFound, Item: "busybox",
+	What:   "no statically linked one is installed, and the lab's image is made of it",
 	Remedy: "apt-get install --no-install-recommends busybox-static",
 }
 
@@ -117,7 +118,10 @@ func writeImage(w io.Writer, busybox string, applets []string) error {
 			add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + a, Linkname: "busybox", Mode: 0o777}, nil)
 		}
 	}
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
+	add(
+		tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644},
+		[]byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+	)
 	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nnogroup:x:65534:\n"))
 	return errors.Join(err, t.Close())
 }

@@ -38,8 +38,10 @@ func ovsServices(c Config, run Runner) []*supervisor.Service {
 func ovsdbService(c Config, run Runner) *supervisor.Service {
 	return &supervisor.Service{
 		Name: ServiceOVSDB,
-		Argv: append([]string{"ovsdb-server", confDB, "--remote=punix:" + ovsdbSoc, "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"}, ovsArgs(ServiceOVSDB)...),
-		Env:  c.Env,
+		Argv: append([]string{
+			"ovsdb-server", confDB, "--remote=punix:" + ovsdbSoc, "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
+		}, ovsArgs(ServiceOVSDB)...),
+		Env: c.Env,
 		Prepare: func(ctx context.Context) error {
 			removeAll(ovsdbSoc, ovsPIDFile(ServiceOVSDB))
 			return createConfDB(ctx, run)
@@ -71,7 +73,10 @@ func ovsPIDFile(daemon string) string { return ovsRun + "/" + daemon + ".pid" }
 
 // ovsArgs are those that both daemons have.
 func ovsArgs(daemon string) []string {
-	return []string{"--no-chdir", "--pidfile=" + ovsPIDFile(daemon), "--log-file=" + ovsLog + "/" + daemon + ".daemon.log", "-vconsole:warn", "-vsyslog:off"}
+	return []string{
+		"--no-chdir", "--pidfile=" + ovsPIDFile(daemon), "--log-file=" + ovsLog + "/" + daemon + ".daemon.log",
+		"-vconsole:warn", "-vsyslog:off",
+	}
 }
 
 // createConfDB makes the database where a host is new.
@@ -116,7 +121,8 @@ func configureOVS(ctx context.Context, c Config, run Runner) error {
 	}
 	if !c.Kernel {
 		args = append(args, "--", "--may-exist", "add-br", fabric.PhysicalBridge,
-			"--", "set", "bridge", fabric.PhysicalBridge, "datapath_type=netdev", "fail_mode=standalone", `other_config:hwaddr="`+c.MAC+`"`,
+			"--", "set", "bridge", fabric.PhysicalBridge,
+			"datapath_type=netdev", "fail_mode=standalone", `other_config:hwaddr="`+c.MAC+`"`,
 			"--", "--may-exist", "add-port", fabric.PhysicalBridge, fabric.Uplink)
 	}
 	_, err := run(ctx, args...)

@@ -53,7 +53,10 @@ func checkTools(tools []tool) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return &topology.Error{Kind: topology.ErrNotFound, Item: strings.Join(missing, ", "), What: "not installed", Remedy: "apt-get install --no-install-recommends " + strings.Join(pkgs, " ")}
+	return &topology.Error{
+		Kind: topology.ErrNotFound, Item: strings.Join(missing, ", "), What: "not installed",
+		Remedy: "apt-get install --no-install-recommends " + strings.Join(pkgs, " "),
+	}
 }
 
 var frrTools = []tool{{"vtysh", "frr"}}

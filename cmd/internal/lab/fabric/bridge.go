@@ -25,7 +25,9 @@ func MakeBridges(p Place) error {
 	}
 	for i := 1; i < p.Segments; i++ {
 		// The fabric is no router: it has no address there, not even IPv6's own.
-		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+segmentBridge(i)+"/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(
+			"/proc/sys/net/ipv6/conf/"+segmentBridge(i)+"/disable_ipv6", []byte("1"), 0,
+		); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		if err := setAddrs(segmentBridge(i), nil); err != nil {

@@ -31,7 +31,10 @@ func hostCable(host string, segments int) cable {
 func routerCable(segment int) cable {
 	mac := hostMAC(routerLast - firstHost)
 	mac[5] += byte(segment)
-	return cable{port: fmt.Sprintf("%s%d", member.Router, segment), bridge: segmentBridge(segment), device: routerDevice(segment), mac: mac}
+	return cable{
+		port: fmt.Sprintf("%s%d", member.Router, segment), bridge: segmentBridge(segment), device: routerDevice(segment),
+		mac: mac,
+	}
 }
 
 // PlugHost connects a host with its segment.

@@ -73,7 +73,10 @@ func setGateways(device string, gateways []netip.Addr) error {
 		if g.Is6() {
 			unspecified = netip.IPv6Unspecified()
 		}
-		r := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: g.AsSlice(), Dst: ipNet(netip.PrefixFrom(unspecified, 0)), Protocol: unix.RTPROT_STATIC}
+		r := &netlink.Route{
+			LinkIndex: l.Attrs().Index, Gw: g.AsSlice(), Dst: ipNet(netip.PrefixFrom(unspecified, 0)),
+			Protocol: unix.RTPROT_STATIC,
+		}
 		if err := netlink.RouteReplace(r); err != nil {
 			return fmt.Errorf("default route through %s: %w", g, err)
 		}

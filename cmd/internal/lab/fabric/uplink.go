@@ -97,7 +97,9 @@ func dropIngress(device string) error {
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	if slices.ContainsFunc(chains, func(ch *nftables.Chain) bool { return ch.Table.Name == dropTable && ch.Name == device }) {
+	if slices.ContainsFunc(
+		chains, func(ch *nftables.Chain) bool { return ch.Table.Name == dropTable && ch.Name == device },
+	) {
 		return nil // the kernel removes it together with its device
 	}
 	policy := nftables.ChainPolicyDrop

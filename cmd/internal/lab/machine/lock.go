@@ -58,7 +58,11 @@ func Lock(ctx context.Context, item, file string) (unlock func(remove bool), err
 			if !errors.Is(err, context.DeadlineExceeded) {
 				return nil, err
 			}
-			return nil, &topology.Error{Kind: topology.ErrInUse, Item: item, What: "process " + strings.TrimSpace(string(holder)) + " has been changing it for minutes", Remedy: "wait for it, or kill it and try again"}
+			return nil, &topology.Error{
+				Kind: topology.ErrInUse, Item: item,
+				What:   "process " + strings.TrimSpace(string(holder)) + " has been changing it for minutes",
+				Remedy: "wait for it, or kill it and try again",
+			}
 		}
 	}
 }

@@ -34,7 +34,8 @@ func ExecEnv(environ, own, extra []string) []string {
 		switch {
 		case k == "PATH" && v != "":
 			path = v + ":" + SystemPath
-		case k == "PATH", k == "HOSTNAME", k == "PWD", k == "OLDPWD", k == "NOTIFY_SOCKET", strings.HasPrefix(k, "BAIZE_"), strings.HasPrefix(k, "OVS_"), strings.HasPrefix(k, "DOCKER_"):
+		case k == "PATH", k == "HOSTNAME", k == "PWD", k == "OLDPWD", k == "NOTIFY_SOCKET",
+			strings.HasPrefix(k, "BAIZE_"), strings.HasPrefix(k, "OVS_"), strings.HasPrefix(k, "DOCKER_"):
 		default:
 			env = append(env, kv)
 		}

@@ -11,7 +11,9 @@ import (
 
 func TestMembersAreKnownByTheirCommandLine(t *testing.T) {
 	line := func(args ...string) []byte { return []byte(strings.Join(args, "\x00") + "\x00") }
-	m, ok := parseCmdline(line(append([]string{"/usr/bin/baize"}, initArgs("lab", "host1", "/run/baize-lab/lab/host1")...)...))
+	m, ok := parseCmdline(
+		line(append([]string{"/usr/bin/baize"}, initArgs("lab", "host1", "/run/baize-lab/lab/host1")...)...),
+	)
 	assert.True(t, ok)
 	assert.Equal(t, Member{Lab: "lab", Name: "host1", Dir: "/run/baize-lab/lab/host1"}, m)
 	for name, b := range map[string][]byte{

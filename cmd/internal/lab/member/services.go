@@ -77,7 +77,9 @@ func (m Member) Stopped(service string) bool { return m.inState(service, supervi
 
 // StopService stops a service until StartService, and waits for its end.
 func (m Member) StopService(ctx context.Context, service string, timeout time.Duration) error {
-	return m.setService(ctx, service, supervisor.StateStopped, timeout, func(marker string) error { return os.WriteFile(marker, nil, 0o644) })
+	return m.setService(
+		ctx, service, supervisor.StateStopped, timeout, func(marker string) error { return os.WriteFile(marker, nil, 0o644) },
+	)
 }
 
 // StartService starts a service that was stopped, and waits until it is ready.
@@ -90,7 +92,9 @@ func (m Member) StartService(ctx context.Context, service string, timeout time.D
 	})
 }
 
-func (m Member) setService(ctx context.Context, service, state string, timeout time.Duration, change func(marker string) error) error {
+func (m Member) setService(
+	ctx context.Context, service, state string, timeout time.Duration, change func(marker string) error,
+) error {
 	if _, ok := m.service(service); !ok {
 		return &topology.Error{Kind: topology.ErrNotFound, Item: "service " + service, What: m.Name + " has no such service"}
 	}

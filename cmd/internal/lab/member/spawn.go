@@ -46,7 +46,10 @@ func Spawn(c Identity, config any) (Member, error) {
 	case errors.Is(err, unix.EPERM):
 		return Member{}, ErrNotRoot
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		return Member{}, &topology.Error{Kind: topology.ErrNotFound, Item: c.Binary, What: "cannot be run: " + err.Error(), Remedy: "build it with 'make build'"}
+		return Member{}, &topology.Error{
+			Kind: topology.ErrNotFound, Item: c.Binary, What: "cannot be run: " + err.Error(),
+			Remedy: "build it with 'make build'",
+		}
 	case err != nil:
 		return fail(err)
 	}
@@ -54,4 +57,7 @@ func Spawn(c Identity, config any) (Member, error) {
 }
 
 // ErrNotRoot says that only root can make a lab.
-var ErrNotRoot = &topology.Error{Kind: topology.ErrUnavailable, Item: "lab", What: "making namespaces is not permitted", Remedy: "run it as root: sudo baize lab …"}
+var ErrNotRoot = &topology.Error{
+	Kind: topology.ErrUnavailable, Item: "lab", What: "making namespaces is not permitted",
+	Remedy: "run it as root: sudo baize lab …",
+}

@@ -103,7 +103,9 @@ func freshDirectories(frr bool) error {
 	if err := mount.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return err
 	}
-	for _, d := range []string{filepath.Dir(supervisor.Executable), "/run/lock", "/run/netns", "/run/openvswitch", "/run/docker/plugins"} {
+	for _, d := range []string{
+		filepath.Dir(supervisor.Executable), "/run/lock", "/run/netns", "/run/openvswitch", "/run/docker/plugins",
+	} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}

@@ -38,7 +38,10 @@ func Main(args []string, out io.Writer) error {
 		return err
 	}
 	if os.Getpid() != 1 || *dir == "" {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "baize lab host-init", What: "only 'baize lab up' starts this", Remedy: "run 'baize lab up'"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: "baize lab host-init", What: "only 'baize lab up' starts this",
+			Remedy: "run 'baize lab up'",
+		}
 	}
 	// Registered first: pid 1 ignores signals that it does not handle.
 	signals := make(chan os.Signal, 16)
@@ -118,7 +121,9 @@ func becomeMember(c engine.Config) error {
 
 // reapUntil does the duties of a pid 1 until all services have ended. A signal
 // to end cancels them.
-func reapUntil(ended <-chan struct{}, kids *supervisor.Children, log *logrus.Logger, signals <-chan os.Signal, cancel func()) {
+func reapUntil(
+	ended <-chan struct{}, kids *supervisor.Children, log *logrus.Logger, signals <-chan os.Signal, cancel func(),
+) {
 	kids.Reap() // what ended before the first signal
 	for {
 		select {

@@ -89,7 +89,9 @@ func (p *Proof) Measure(ctx context.Context, path Netns, bytes int64) error {
 
 // serve receives TCP in every endpoint until ctx ends; ports are by the
 // endpoints' names.
-func serve(ctx context.Context, servers *sync.WaitGroup, endpoints []Endpoint, path Netns) (ports map[string]string, err error) {
+func serve(
+	ctx context.Context, servers *sync.WaitGroup, endpoints []Endpoint, path Netns,
+) (ports map[string]string, err error) {
 	ports = map[string]string{}
 	for _, e := range endpoints {
 		var listener net.Listener

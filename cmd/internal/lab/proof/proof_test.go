@@ -12,7 +12,9 @@ import (
 )
 
 func TestProofNamesWhatFails(t *testing.T) {
-	p := &Proof{Paths: []Path{{From: "host1/c1", To: "host2/c1", RTT: time.Millisecond}, {From: "host2/c1", To: "host1/c1", Error: "no answer"}}}
+	p := &Proof{Paths: []Path{
+		{From: "host1/c1", To: "host2/c1", RTT: time.Millisecond}, {From: "host2/c1", To: "host1/c1", Error: "no answer"},
+	}}
 	assert.Len(t, p.Failed(), 1)
 	assert.Equal(t, time.Millisecond, p.MedianRTT())
 	err := p.Err("lab")

@@ -20,7 +20,9 @@ func (s *Supervisor) watchMarkers(ctx context.Context) {
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { _ = f.Close() })()
-	if _, err := unix.InotifyAddWatch(fd, Dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM); err != nil {
+	if _, err := unix.InotifyAddWatch(
+		fd, Dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM,
+	); err != nil {
 		s.log.Warnf("inotify: %v", err)
 		return
 	}
@@ -37,6 +39,7 @@ func (s *Supervisor) watchMarkers(ctx context.Context) {
 	}
 }
 
+// NotifySocket is where services say that they are ready, by sd_notify(3).
 const NotifySocket = Dir + "/notify.sock"
 
 // receiveReady takes what services say by sd_notify(3).

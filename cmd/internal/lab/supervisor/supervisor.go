@@ -45,7 +45,10 @@ type Supervisor struct {
 // New returns one for services in the order of their start. What a service
 // prints goes to logFile's file, what becomes of it to log.
 func New(logFile func(service string) string, log *logrus.Logger, c *Children, services []*Service) *Supervisor {
-	return &Supervisor{logFile: logFile, log: log, children: c, services: services, status: map[string]*Status{}, change: make(chan struct{})}
+	return &Supervisor{
+		logFile: logFile, log: log, children: c, services: services, status: map[string]*Status{},
+		change: make(chan struct{}),
+	}
 }
 
 // changed is closed at the next change.

@@ -94,8 +94,8 @@ func (s *state) chooseForeignHost(c Config) {
 	}
 }
 
-// tellForeign adds to what a host reads.
-func (s *state) tellForeign(c *engine.Config) {
+// addForeignConfig adds to what a host reads.
+func (s *state) addForeignConfig(c *engine.Config) {
 	if s.Flannel {
 		c.Flannel, c.Etcd = true, fabric.EtcdURL(s.IPv6Underlay)
 		c.Args = append(c.Args, "--flannel")

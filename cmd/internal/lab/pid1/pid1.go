@@ -1,6 +1,6 @@
 // Package pid1 is the first process of a member, 'baize lab host-init': it gives
 // itself a file system, a name and devices, and then looks after services until
-// it is told to end. It joins what fabric does inside, what engine says has to
+// SIGTERM ends it. It joins what fabric does inside, what engine says has to
 // run, and the supervisor that runs it.
 package pid1
 

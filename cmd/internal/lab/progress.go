@@ -27,7 +27,7 @@ func (l *Lab) begin(format string, args ...any) func(error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total++
-	l.tell(Event{Step: step, Done: l.done, Total: l.total})
+	l.report(Event{Step: step, Done: l.done, Total: l.total})
 	return func(err error) error {
 		if err != nil {
 			return stepFailed(step, err)
@@ -37,12 +37,12 @@ func (l *Lab) begin(format string, args ...any) func(error) error {
 		l.done++
 		e := Event{Step: step, Ended: true, Elapsed: time.Since(start), Done: l.done, Total: l.total}
 		l.Steps = append(l.Steps, e)
-		l.tell(e)
+		l.report(e)
 		return nil
 	}
 }
 
-func (l *Lab) tell(e Event) {
+func (l *Lab) report(e Event) {
 	if l.cfg.Progress != nil {
 		l.cfg.Progress(e)
 	}

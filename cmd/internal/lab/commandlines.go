@@ -3,6 +3,7 @@ package lab
 import (
 	"strconv"
 
+	"github.com/baize-net/baize/cmd/internal/lab/engine"
 	"github.com/baize-net/baize/cmd/internal/lab/fabric"
 	"github.com/baize-net/baize/cmd/internal/lab/member"
 	"github.com/baize-net/baize/topology"
@@ -67,4 +68,18 @@ func hostEnv(host string, ipv6 bool, segments int) []string {
 		env = append(env, "BAIZE_VTEP="+fabric.HostAddrs(member.HostNumber(host), segments)[1].Addr().String())
 	}
 	return env
+}
+
+// agentArgs are the arguments of the agent of host n, whose directory is dir.
+func (s *state) agentArgs(n int, dir string) []string {
+	return append(s.agentBGPArgs(n, dir), s.AgentArgs...)
+}
+
+// agentBGPArgs are those of BGP: where there is a router, and no FRR beside the
+// agent, it speaks to the router itself.
+func (s *state) agentBGPArgs(n int, dir string) []string {
+	if s.Segments < 2 || s.FRR {
+		return nil
+	}
+	return engine.BGPArgs(n, s.Segments, dir)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 // Foreign is the part of Config that makes the network another program's,
@@ -50,7 +51,7 @@ func (f foreignState) foreignName() string { return "flannel" }
 
 // flannelSpec is the network of every flannel tutorial.
 func flannelSpec() NetworkSpec {
-	return NetworkSpec{Name: topology.FlannelNetwork, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
+	return NetworkSpec{Name: flannel.Network, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
 }
 
 func (s *state) mergeForeign(c Config) error {
@@ -77,7 +78,7 @@ func (s *state) mergeForeign(c Config) error {
 			Remedy: "give one, such as 10.1.0.0/16",
 		}
 	default:
-		s.Networks[0].Name = topology.FlannelNetwork
+		s.Networks[0].Name = flannel.Network
 	}
 	if s.Docker || c.Docker {
 		s.Endpoints = 0 // docker0 has the hosts' subnets
@@ -152,13 +153,13 @@ func (l *Lab) upForeign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	end := l.begin("put %s/%s: %s", topology.FlannelPrefix, topology.FlannelConfigKey, config)
+	end := l.begin("put %s/%s: %s", flannel.DefaultPrefix, flannel.ConfigKey, config)
 	store, err := l.flannelStore(ctx)
 	if err != nil {
 		return end(err)
 	}
 	defer func() { _ = store.Close() }()
-	return end(store.PutFlannelConfig(ctx, []byte(config)))
+	return end(flannel.PutConfig(ctx, store, []byte(config)))
 }
 
 // WithForeign adds the networks that other programs rule to a snapshot of
@@ -176,7 +177,7 @@ func (l *Lab) WithForeign(ctx context.Context, snap *topology.Snapshot) (*topolo
 	if err != nil || layout == nil {
 		return snap, err
 	}
-	return snap.WithFlannel(layout, ""), nil
+	return flannel.Merge(snap, layout, ""), nil
 }
 
 // NodeName returns what the topology calls a host: its own name, or its address
@@ -187,16 +188,14 @@ func (l *Lab) NodeName(s *Status, host string) string {
 	}
 	for _, m := range s.Hosts {
 		if m.Name == host {
-			return topology.FlannelNode(m.Addrs[0])
+			return flannel.NodeName(m.Addrs[0])
 		}
 	}
 	return host
 }
 
-func (l *Lab) flannelStore(ctx context.Context) (*etcdstore.Store, error) {
-	return etcdstore.Open(
-		ctx, etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}, Prefix: topology.FlannelPrefix, Raw: true},
-	)
+func (l *Lab) flannelStore(ctx context.Context) (*etcdstore.Keys, error) {
+	return etcdstore.OpenKeys(ctx, etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}, Prefix: flannel.DefaultPrefix})
 }
 
 // FlannelHost returns the name of the host that runs flannel; "" where none
@@ -242,5 +241,5 @@ ip -n %[1]s link set eth0 mtu %[2]d up
 	if _, err := h.Exec(ctx, "sh", "-ec", b.String()); err != nil {
 		return err
 	}
-	return recordEndpoint(m, topology.FlannelNetwork, name)
+	return recordEndpoint(m, flannel.Network, name)
 }

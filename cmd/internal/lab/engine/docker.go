@@ -12,10 +12,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/lab/member"
 	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
 	"github.com/baize-net/baize/cmd/internal/lab/wait"
-	"github.com/baize-net/baize/cmd/internal/names"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/scripts"
 )

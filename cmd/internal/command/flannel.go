@@ -18,7 +18,7 @@ func flannelFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
 		sourceFlag(),
-		&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: flannel.SubnetFile},
+		&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile},
 		&ucli.BoolFlag{Name: "ip-masq", Usage: "with --flannel: masquerade what leaves the network, and tell Docker not to"},
 	}
 }

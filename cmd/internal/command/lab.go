@@ -15,20 +15,59 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/lab/pid1"
+	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
 	"github.com/baize-net/baize/topology/etcdstore"
-	"github.com/baize-net/baize/topology/flannel"
 )
 
 func (r *runner) labCommand() *ucli.Command {
-	nameFlag := func() ucli.Flag {
-		return &ucli.StringFlag{Name: "name", Usage: "`NAME` of the lab, where there are several", Value: lab.DefaultName, EnvVars: cli.Env("lab-name")}
-	}
 	return &ucli.Command{
 		Name: "lab", Usage: "several hosts on one machine, each with an Open vSwitch of its own",
 		Subcommands: []*ucli.Command{
 			{
 				Name: "up", Usage: "make the hosts, or change them to what is asked for",
-				Description: `Needs root. Every host is a set of namespaces with its own Open vSwitch and agent;
+				Description: labUpDescription, Flags: labUpFlags(), Action: r.labUp,
+			},
+			{
+				Name: "status", Usage: "show the hosts and what runs on them",
+				Description: `The tree and the pictures show the topology with the endpoints of all hosts. The
+exit code is 7 when something does not run.
+
+  baize lab status
+  baize lab status -o svg > lab.svg`,
+				Flags:  []ucli.Flag{labNameFlag(), outputFlag(append(slices.Clone(formatsList), drawings...)...)},
+				Action: r.labStatus,
+			},
+			{
+				Name: "exec", Usage: "run a command inside a host, or inside an endpoint",
+				ArgsUsage: "HOST[/ENDPOINT] -- COMMAND...", Category: takesCommand,
+				Description: `Inside a host ovs-vsctl, ovs-ofctl and baize work without flags. The exit code is
+that of the command.
+
+  baize lab exec host1 -- ovs-vsctl show
+  baize lab exec host1/c1 -- ping -c 3 10.1.66.2`,
+				Flags: []ucli.Flag{labNameFlag()}, Action: r.labExec,
+			},
+			{
+				Name: "down", Usage: "remove the lab without a trace",
+				Flags: []ucli.Flag{labNameFlag()}, Action: r.labDown,
+			},
+			{
+				Name: "host-init", Usage: "the first process of a host; lab up starts it", Hidden: true, Category: takesRaw,
+				Action: func(c *ucli.Context) error { return pid1.Main(c.Args().Slice(), r.Err) },
+			},
+		},
+	}
+}
+
+func labNameFlag() ucli.Flag {
+	return &ucli.StringFlag{
+		Name: "name", Usage: "`NAME` of the lab, where there are several", Value: lab.DefaultName,
+		EnvVars: cli.Env("lab-name"),
+	}
+}
+
+const labUpDescription = `Needs root. Every host is a set of namespaces with its own Open vSwitch and agent;
 an underlay joins them. Running it again completes, or changes, what is there.
 At the end traffic between all endpoints is proven.
 
@@ -38,53 +77,45 @@ At the end traffic between all endpoints is proven.
   baize lab up --transport auto --segments 2 --hosts 4
   baize lab up --docker
   baize lab up --docker-bridge
-  baize lab up --flannel`,
-				Flags: []ucli.Flag{
-					nameFlag(),
-					&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
-					&ucli.StringFlag{Name: "transport", Usage: "`TRANSPORT` between the hosts: vxlan, gre, geneve, route or auto (default vxlan)", EnvVars: cli.Env("lab-transport")},
-					&ucli.StringSliceFlag{Name: "network", Usage: "`[NAME=]CIDR` of a network (default blue, 10.1.0.0/16 and fd00:10:1::/48)", EnvVars: cli.Env("lab-network")},
-					&ucli.IntFlag{Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)"},
-					&ucli.BoolFlag{Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker")},
-					&ucli.BoolFlag{Name: "docker-bridge", Usage: "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it", EnvVars: cli.Env("lab-docker-bridge")},
-					&ucli.IntFlag{Name: "segments", Usage: "`NUMBER` of segments of the underlay, 1 or 2: hosts take turns in them, and a router with FRR is between them"},
-					&ucli.BoolFlag{Name: "frr", Usage: "with --segments, FRR on every host announces its subnets to the router, in place of the agent"},
-					&ucli.BoolFlag{Name: "flannel", Usage: "the network is flannel's, with its keys in etcd, and the last host runs flannel itself where there is a flanneld: see --flanneld", EnvVars: cli.Env("lab-flannel")},
-					&ucli.StringFlag{Name: "flanneld", Usage: "flannel's `PROGRAM` (default flanneld beside baize, which 'make lab-flannel' builds, or in PATH)", EnvVars: cli.Env("lab-flanneld")},
-					&ucli.BoolFlag{Name: "ipv6-underlay", Usage: "tunnels and etcd use the underlay's IPv6 addresses"},
-					&ucli.BoolFlag{Name: "no-proof", Usage: "do not send traffic at the end"},
-				},
-				Action: r.labUp,
-			},
-			{
-				Name: "status", Usage: "show the hosts and what runs on them",
-				Description: `The tree and the pictures show the topology with the endpoints of all hosts. The
-exit code is 7 when something does not run.
+  baize lab up --flannel`
 
-  baize lab status
-  baize lab status -o svg > lab.svg`,
-				Flags:  []ucli.Flag{nameFlag(), outputFlag(append(slices.Clone(formatsList), drawings...)...)},
-				Action: r.labStatus,
-			},
-			{
-				Name: "exec", Usage: "run a command inside a host, or inside an endpoint", ArgsUsage: "HOST[/ENDPOINT] -- COMMAND...", Category: takesCommand,
-				Description: `Inside a host ovs-vsctl, ovs-ofctl and baize work without flags. The exit code is
-that of the command.
-
-  baize lab exec host1 -- ovs-vsctl show
-  baize lab exec host1/c1 -- ping -c 3 10.1.66.2`,
-				Flags: []ucli.Flag{nameFlag()}, Action: r.labExec,
-			},
-			{
-				Name: "down", Usage: "remove the lab without a trace",
-				Flags: []ucli.Flag{nameFlag()}, Action: r.labDown,
-			},
-			{
-				Name: "host-init", Usage: "the first process of a host; lab up starts it", Hidden: true, Category: takesRaw,
-				Action: func(c *ucli.Context) error { return lab.HostInit(c.Args().Slice(), r.Err) },
-			},
+func labUpFlags() []ucli.Flag {
+	flags := []ucli.Flag{
+		labNameFlag(),
+		&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
+		&ucli.StringFlag{
+			Name: "transport", Usage: "`TRANSPORT` between the hosts: vxlan, gre, geneve, route or auto (default vxlan)",
+			EnvVars: cli.Env("lab-transport"),
+		},
+		&ucli.StringSliceFlag{
+			Name: "network", Usage: "`[NAME=]CIDR` of a network (default blue, 10.1.0.0/16 and fd00:10:1::/48)",
+			EnvVars: cli.Env("lab-network"),
+		},
+		&ucli.IntFlag{
+			Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)",
+		},
+		&ucli.BoolFlag{
+			Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker"),
+		},
+		&ucli.BoolFlag{
+			Name:    "docker-bridge",
+			Usage:   "the same, and docker0 of every engine is a part of the first network: plain 'docker run' is in it",
+			EnvVars: cli.Env("lab-docker-bridge"),
+		},
+		&ucli.IntFlag{
+			Name: "segments",
+			Usage: "`NUMBER` of segments of the underlay, 1 or 2: hosts take turns in them, " +
+				"and a router with FRR is between them",
+		},
+		&ucli.BoolFlag{
+			Name: "frr", Usage: "with --segments, FRR on every host announces its subnets to the router, in place of the agent",
 		},
 	}
+	flags = append(flags, labForeignFlags()...)
+	return append(flags,
+		&ucli.BoolFlag{Name: "ipv6-underlay", Usage: "tunnels and etcd use the underlay's IPv6 addresses"},
+		&ucli.BoolFlag{Name: "no-proof", Usage: "do not send traffic at the end"},
+	)
 }
 
 // labNetworks reads --network: several prefixes of one name are one network.
@@ -131,54 +162,53 @@ func (r *runner) labConfig(c *ucli.Context) lab.Config {
 	return cfg
 }
 
-func (r *runner) labUp(c *ucli.Context) error {
+// labUpConfig is what the flags of 'lab up' ask for.
+func (r *runner) labUpConfig(c *ucli.Context) (lab.Config, error) {
 	const command = "baize lab up"
 	cfg := r.labConfig(c)
-	t, err := transportOf(c, command)
-	if err != nil {
-		return err
+	var err error
+	if cfg.Transport, err = transportOf(c, command); err != nil {
+		return cfg, err
 	}
-	networks, err := labNetworks(c.StringSlice("network"))
-	if err != nil {
-		return err
+	if cfg.Networks, err = labNetworks(c.StringSlice("network")); err != nil {
+		return cfg, err
 	}
 	if c.IsSet("hosts") && c.Int("hosts") < 1 {
-		return usagef(command, "--hosts %d: a lab has 1 to %d; 'baize lab down' removes it", c.Int("hosts"), lab.MaxHosts)
+		return cfg, usagef(
+			command, "--hosts %d: a lab has 1 to %d; 'baize lab down' removes it", c.Int("hosts"), lab.MaxHosts,
+		)
 	}
-	cfg.Hosts, cfg.Transport, cfg.Networks, cfg.Endpoints = c.Int("hosts"), t, networks, c.Int("endpoints")
+	cfg.Hosts, cfg.Endpoints = c.Int("hosts"), c.Int("endpoints")
 	if c.IsSet("endpoints") && cfg.Endpoints == 0 {
 		cfg.Endpoints = -1 // none: 0 leaves it to the lab
 	}
-	cfg.DockerBridge = c.Bool("docker-bridge")
 	cfg.Segments, cfg.FRR = c.Int("segments"), c.Bool("frr")
-	cfg.Docker, cfg.IPv6Underlay, cfg.NoProof = c.Bool("docker"), c.Bool("ipv6-underlay"), c.Bool("no-proof")
-	if cfg.Flannel = c.Bool("flannel"); cfg.Flannel {
-		if cfg.Flanneld = c.String("flanneld"); cfg.Flanneld == "" {
-			cfg.Flanneld = lab.FindFlannel("")
-		}
+	cfg.Docker, cfg.DockerBridge = c.Bool("docker"), c.Bool("docker-bridge")
+	cfg.IPv6Underlay, cfg.NoProof = c.Bool("ipv6-underlay"), c.Bool("no-proof")
+	cfg.Foreign = labForeign(c)
+	return cfg, nil
+}
+
+func (r *runner) labUp(c *ucli.Context) error {
+	cfg, err := r.labUpConfig(c)
+	if err != nil {
+		return err
 	}
 	start := time.Now()
 	l, err := lab.Up(c.Context, cfg)
 	if err != nil {
 		return err
 	}
-	if cfg.Flannel {
-		said := "no flanneld was found: every host runs Baize; 'make lab-flannel' builds one of flannel's own packages"
-		if host := l.FlannelHost(); host != "" {
-			said = host + " runs flannel (" + cfg.Flanneld + "), the others Baize"
-		}
-		if err := r.say("%s", said); err != nil {
-			return err
-		}
-	}
-	if err := r.say("lab %s is up: %s, in %s", l.Name(), counted(len(l.Hosts()), "host"), time.Since(start).Round(100*time.Millisecond)); err != nil {
-		return err
-	}
+	lines := append(labForeignLines(cfg.Foreign, l),
+		fmt.Sprintf(
+			"lab %s is up: %s, in %s", l.Name(), counted(len(l.Hosts()), "host"), time.Since(start).Round(100*time.Millisecond),
+		))
 	if p := l.Proof; p != nil {
-		if err := r.say("proven: %s between %s, pings and bulk TCP, median round trip %s",
-			counted(len(p.Paths), "path"), counted(len(p.Endpoints), "endpoint"), p.MedianRTT().Round(10*time.Microsecond)); err != nil {
-			return err
-		}
+		lines = append(lines, fmt.Sprintf("proven: %s between %s, pings and bulk TCP, median round trip %s",
+			counted(len(p.Paths), "path"), counted(len(p.Endpoints), "endpoint"), p.MedianRTT().Round(10*time.Microsecond)))
+	}
+	if err := r.say("%s", strings.Join(lines, "\n")); err != nil {
+		return err
 	}
 	s, err := l.Status()
 	if err != nil {
@@ -194,7 +224,7 @@ func (r *runner) labUp(c *ucli.Context) error {
 	if err := draw.Tree(r.Out, top); err != nil {
 		return err
 	}
-	return r.say("%s", strings.Join(labHints(l, s), "\n"))
+	return r.say("%s", strings.Join(labHints(os.Args[0], l.Name(), l.Hints(s)), "\n"))
 }
 
 // labTopology is that of a lab with the endpoints of all its hosts.
@@ -208,37 +238,29 @@ func labTopology(ctx context.Context, l *lab.Lab, s *lab.Status) (draw.Topology,
 	if err != nil {
 		return draw.Topology{}, err
 	}
-	if raw, err := l.FlannelLayout(ctx); err != nil {
+	if snap, err = l.WithForeign(ctx, snap); err != nil {
 		return draw.Topology{}, err
-	} else if raw != nil {
-		snap = flannel.Merge(snap, raw, "")
 	}
 	var endpoints []draw.Endpoint
 	for _, e := range s.Endpoints {
-		if e.Node == l.FlannelHost() {
-			for _, m := range s.Hosts {
-				if m.Name == e.Node {
-					e.Node = flannel.NodeName(m.Addrs[0])
-				}
-			}
-		}
+		e.Node = l.NodeName(s, e.Node)
 		endpoints = append(endpoints, draw.Endpoint{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC})
 	}
 	return draw.New(snap, endpoints), nil
 }
 
-// labHints are commands to try in a new lab.
-func labHints(l *lab.Lab, s *lab.Status) []string {
-	// As it was called: 'bin/baize' in a clone.
-	exec := "  " + os.Args[0] + " lab exec "
-	if l.Name() != lab.DefaultName {
-		exec += "--name " + l.Name() + " "
+// labHints are commands to try in a new lab, and how to remove it. baize is the
+// program as it was called: 'bin/baize' in a clone.
+func labHints(baize, name string, hints []lab.Hint) []string {
+	verb := func(v string) string {
+		line := lab.CommandLine(name, v)
+		return baize + strings.TrimPrefix(line, "baize")
 	}
 	lines := []string{"", "Try:"}
-	for _, h := range l.Hints(s) {
-		lines = append(lines, exec+h.Target+" -- "+h.Command)
+	for _, h := range hints {
+		lines = append(lines, "  "+verb("exec")+" "+h.Target+" -- "+h.Command)
 	}
-	return append(lines, "", "It stays up until '"+os.Args[0]+" lab down'.")
+	return append(lines, "", "It stays up until '"+verb("down")+"'.")
 }
 
 func (r *runner) labDown(c *ucli.Context) error {
@@ -267,7 +289,7 @@ var labColumns = []column[lab.MemberStatus]{
 	{"SERVICES", false, func(m lab.MemberStatus) any {
 		out := []string{}
 		for _, s := range m.Services {
-			if s.State == lab.StateReady {
+			if s.State == supervisor.StateReady {
 				out = append(out, s.Name)
 			} else {
 				out = append(out, s.Name+"("+s.State+")")

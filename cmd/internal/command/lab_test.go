@@ -17,10 +17,19 @@ func TestLabNetworks(t *testing.T) {
 		in   []string
 		want []lab.NetworkSpec
 	}{
-		"none":           {nil, nil},
-		"IPv4 alone":     {[]string{"10.9.0.0/16"}, []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:10:1::/48")}}}},
-		"both families":  {[]string{"10.9.0.0/16", "fd00:9::/48"}, []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:9::/48")}}}},
-		"several, named": {[]string{"a=10.9.0.0/16", "b=10.9.0.0/16", "a=fd00:9::/48"}, []lab.NetworkSpec{{Name: "a", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:9::/48")}}, {Name: "b", Prefixes: []netip.Prefix{p("10.9.0.0/16")}}}},
+		"none": {nil, nil},
+		"IPv4 alone": {
+			[]string{"10.9.0.0/16"},
+			[]lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:10:1::/48")}}},
+		},
+		"both families": {
+			[]string{"10.9.0.0/16", "fd00:9::/48"},
+			[]lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:9::/48")}}},
+		},
+		"several, named": {[]string{"a=10.9.0.0/16", "b=10.9.0.0/16", "a=fd00:9::/48"}, []lab.NetworkSpec{
+			{Name: "a", Prefixes: []netip.Prefix{p("10.9.0.0/16"), p("fd00:9::/48")}},
+			{Name: "b", Prefixes: []netip.Prefix{p("10.9.0.0/16")}},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := labNetworks(tc.in)
@@ -48,5 +57,21 @@ func TestLabRefusals(t *testing.T) {
 		res := baize(t, tc.line...)
 		assert.Equal(t, tc.code, res.code, "%v: %s", tc.line, res.err)
 		assert.Contains(t, res.err, tc.text)
+	}
+}
+
+// U15: the last line named the lab called "lab", whatever the name of this one.
+func TestLabHintsNameTheLab(t *testing.T) {
+	hints := []lab.Hint{{Target: "host1", Command: "ovs-vsctl show"}}
+	for name, want := range map[string][]string{
+		lab.DefaultName: {
+			"", "Try:", "  bin/baize lab exec host1 -- ovs-vsctl show", "", "It stays up until 'bin/baize lab down'.",
+		},
+		"other": {
+			"", "Try:", "  bin/baize lab exec --name other host1 -- ovs-vsctl show", "",
+			"It stays up until 'bin/baize lab down --name other'.",
+		},
+	} {
+		assert.Equal(t, want, labHints("bin/baize", name, hints))
 	}
 }

@@ -25,7 +25,7 @@ func TestLab(t *testing.T) {
 		t.Run(string(transport), func(t *testing.T) {
 			config := lab.Config{
 				Name: fmt.Sprintf("fl%d-%s", unix.Getpid(), transport), BaseDir: fmt.Sprintf("/run/baize-flanneltest-%d", unix.Getpid()),
-				Transport: transport, Flannel: true, Flanneld: peer,
+				Transport: transport, Foreign: lab.Foreign{Flannel: true, Flanneld: peer},
 				Networks: []lab.NetworkSpec{{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/48")}}},
 			}
 			t.Cleanup(func() {

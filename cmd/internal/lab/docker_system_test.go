@@ -50,7 +50,8 @@ func TestDocker(t *testing.T) {
 	}
 
 	start = time.Now()
-	assert.Equal(t, "Linux from busybox", docker(host1, "run", "--rm", "busybox", "sh", "-c", "echo $(uname) from $(readlink /bin/sh)"))
+	said := docker(host1, "run", "--rm", "busybox", "sh", "-c", "echo $(uname) from $(readlink /bin/sh)")
+	assert.Equal(t, "Linux from busybox", said)
 	t.Logf("docker run: %v", time.Since(start))
 	docker(host1, "run", "-d", "--init", "--name", "web", "busybox", "sleep", "1000")
 	assert.Equal(t, "web", docker(host1, "ps", "--format", "{{.Names}}"))

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"github.com/baize-net/baize/cmd/internal/lab/machine"
+	"github.com/baize-net/baize/cmd/internal/lab/member"
 )
 
 // Down removes a lab without a trace, whatever is left of it, also where its
@@ -15,7 +18,7 @@ func Down(ctx context.Context, cfg Config) (removed bool, err error) {
 		return false, err
 	}
 	if os.Geteuid() != 0 {
-		return false, errNotRoot
+		return false, member.ErrNotRoot
 	}
 	unlock, err := lock(ctx, cfg)
 	if err != nil {
@@ -29,7 +32,7 @@ func Down(ctx context.Context, cfg Config) (removed bool, err error) {
 	// Again until there are none: an Up that was killed may have left a pid 1
 	// that is still being born.
 	for {
-		all, err := members(cfg.Name)
+		all, err := member.Find(cfg.Name)
 		if err != nil {
 			return removed, err
 		}
@@ -38,17 +41,17 @@ func Down(ctx context.Context, cfg Config) (removed bool, err error) {
 		}
 		removed = true
 		end := l.begin("stop %d hosts and the fabric", max(len(all)-1, 0))
-		if err := end(kill(ctx, all)); err != nil {
+		if err := end(member.Kill(ctx, all)); err != nil {
 			return removed, err
 		}
 	}
 	everybody := func(string) bool { return true }
-	unnameMembers(cfg.Name, everybody)
-	removeCgroups(cfg.Name, everybody)
+	machine.UnnameNetns(cfg.Name, everybody)
+	machine.RemoveCgroups(cfg.Name, everybody)
 	if err := os.RemoveAll(cfg.dir()); err != nil {
 		return removed, fmt.Errorf("the lab's directory: %w", err)
 	}
-	return removed, restoreMachine(ctx)
+	return removed, machine.Restore(ctx)
 }
 
 // Down removes the lab.

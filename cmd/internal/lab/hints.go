@@ -36,9 +36,10 @@ func (l *Lab) Hints(s *Status) []Hint {
 			Hint{last, "docker run -d --init --name web busybox sleep 1000"},
 			Hint{first, "docker run --rm busybox ip addr show eth0"})
 	default:
-		create := strings.ReplaceAll("docker network create -d baize --ipam-driver baize -o baize.network=NET --ipam-opt baize.network=NET NET", "NET", network)
+		const create = "docker network create -d baize --ipam-driver baize " +
+			"-o baize.network=NET --ipam-opt baize.network=NET NET"
 		for _, h := range hosts {
-			hints = append(hints, Hint{h.Name(), create})
+			hints = append(hints, Hint{h.Name(), strings.ReplaceAll(create, "NET", network)})
 		}
 		hints = append(hints,
 			Hint{last, "docker run -d --init --name web --network " + network + " busybox sleep 1000"},

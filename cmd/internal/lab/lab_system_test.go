@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/baize-net/baize/cmd/internal/lab/machine"
+	"github.com/baize-net/baize/cmd/internal/lab/member"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -31,7 +34,9 @@ func testLab(t *testing.T, hosts int) Config {
 	base, err := os.MkdirTemp("/tmp", "bzt-lab-")
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(base)) // the lab makes it
-	c := Config{Name: fmt.Sprintf("t%d-%s", os.Getpid(), filepath.Base(base)[8:]), Hosts: hosts, BaseDir: base, NoProof: true}
+	c := Config{
+		Name: fmt.Sprintf("t%d-%s", os.Getpid(), filepath.Base(base)[8:]), Hosts: hosts, BaseDir: base, NoProof: true,
+	}
 	before := machineState(t, c.Name)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -86,14 +91,14 @@ func machineState(t *testing.T, name string) map[string]string {
 
 // registered reports whether the machine's settings are held for a lab.
 func registered(name string) bool {
-	return slices.ContainsFunc(readMachine().Labs, func(dir string) bool { return filepath.Base(dir) == name })
+	return slices.ContainsFunc(machine.Labs(), func(dir string) bool { return filepath.Base(dir) == name })
 }
 
 func showLogs(t *testing.T, c Config) {
 	t.Helper()
 	files, _ := filepath.Glob(filepath.Join(c.BaseDir, c.Name, "*", "log", "*.log"))
 	for _, f := range files {
-		t.Logf("%s:\n%s", f, tail(f, 15))
+		t.Logf("%s:\n%s", f, member.Tail(f, 15))
 	}
 }
 
@@ -112,7 +117,7 @@ func pids(t *testing.T, l *Lab) map[string]int {
 	require.NoError(t, err)
 	out := map[string]int{}
 	for name, m := range all {
-		out[name] = m.pid
+		out[name] = m.PID
 	}
 	return out
 }
@@ -139,20 +144,21 @@ func TestUpAndDown(t *testing.T) {
 	require.Len(t, l.Proof.Paths, 12)
 	assert.Empty(t, l.Proof.Failed())
 	for _, p := range l.Proof.Paths {
-		assert.EqualValues(t, proveBytes, p.Bytes)
+		assert.EqualValues(t, 4<<20, p.Bytes)
 		assert.Positive(t, p.RTT)
 	}
 
 	out, err := l.Host("host2").Exec(t.Context(), "ovs-vsctl", "show")
 	require.NoError(t, err)
-	assert.Contains(t, out, physicalBridge)
-	out, err = l.Host("host2").Exec(t.Context(), "sh", "-c", "hostname; echo $BAIZE_NODE; echo $BAIZE_ETCD_ENDPOINTS; command -v baize; getent hosts host3; tr '\\0' ' ' </proc/1/cmdline")
+	assert.Contains(t, out, "br-phy")
+	out, err = l.Host("host2").Exec(t.Context(), "sh", "-c", `hostname; echo $BAIZE_NODE; echo $BAIZE_ETCD_ENDPOINTS
+command -v baize; getent hosts host3; tr '\0' ' ' </proc/1/cmdline`)
 	require.NoError(t, err)
 	assert.Contains(t, out, "host2\nhost2\nhttp://192.168.77.1:2379\n/run/baize-lab/bin/baize\nfd77::13")
 	assert.Contains(t, out, "lab host-init")
 	names, err := exec.Command("ip", "netns", "list").Output()
 	require.NoError(t, err)
-	assert.Contains(t, string(names), netnsName(c.Name, "host1"))
+	assert.Contains(t, string(names), member.MachineName(c.Name, "host1"))
 
 	s, err := l.Status()
 	require.NoError(t, err)
@@ -165,7 +171,11 @@ func TestUpAndDown(t *testing.T) {
 	assert.Equal(t, DefaultNetwork, s.Endpoints[0].Network)
 
 	assert.True(t, registered(c.Name))
-	assert.GreaterOrEqual(t, readInt(rmemSysctl), rmemWanted)
+	rmem, err := os.ReadFile("/proc/sys/net/core/rmem_default")
+	require.NoError(t, err)
+	buffer, err := strconv.Atoi(strings.TrimSpace(string(rmem)))
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, buffer, 4<<20)
 
 	before := pids(t, l)
 	again := up(t, Config{Name: c.Name, BaseDir: c.BaseDir, NoProof: true})
@@ -213,7 +223,9 @@ func TestHostsComeAndGo(t *testing.T) {
 	l = up(t, c)
 	assert.NotContains(t, pids(t, l), "host3")
 	assert.Contains(t, steps(l), "host3: remove")
-	out, err := exec.Command("ip", "netns", "exec", netnsName(c.Name, fabricName), "ip", "-o", "link", "show", "type", "veth").CombinedOutput()
+	out, err := exec.Command(
+		"ip", "netns", "exec", member.MachineName(c.Name, member.Fabric), "ip", "-o", "link", "show", "type", "veth",
+	).CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.Equal(t, 2, strings.Count(string(out), "\n"), string(out))
 }
@@ -235,9 +247,9 @@ func TestWhatDiedIsMadeAnew(t *testing.T) {
 	require.NoError(t, err)
 
 	// Without the fabric nothing holds together.
-	fabric, err := l.member(fabricName)
+	fabric, err := l.member(member.Fabric)
 	require.NoError(t, err)
-	require.NoError(t, kill(t.Context(), []member{fabric}))
+	require.NoError(t, member.Kill(t.Context(), []member.Member{fabric}))
 	l = up(t, c)
 	assert.Contains(t, steps(l), "host2: make the host")
 	_, err = l.Prove(t.Context())
@@ -268,13 +280,13 @@ func TestServices(t *testing.T) {
 	up(t, c) // leaves it stopped
 	m, err := l.member("host1")
 	require.NoError(t, err)
-	assert.True(t, stopped(m, ServiceAgent))
+	assert.True(t, m.Stopped(ServiceAgent))
 	require.NoError(t, h.StartService(t.Context(), ServiceAgent))
 	require.ErrorIs(t, h.StopService(t.Context(), "frob"), topology.ErrNotFound)
 
 	// etcd comes back by itself.
-	require.NoError(t, l.Host(fabricName).Kill(t.Context(), ServiceEtcd, unix.SIGKILL))
-	require.NoError(t, l.Host(fabricName).AwaitService(t.Context(), ServiceEtcd))
+	require.NoError(t, l.Host(member.Fabric).Kill(t.Context(), ServiceEtcd, unix.SIGKILL))
+	require.NoError(t, l.Host(member.Fabric).AwaitService(t.Context(), ServiceEtcd))
 
 	// The cable.
 	ping := func() error {
@@ -293,9 +305,9 @@ func TestPid1EndsInOrder(t *testing.T) {
 	l := up(t, c)
 	m, err := l.member("host1")
 	require.NoError(t, err)
-	require.NoError(t, unix.Kill(m.pid, unix.SIGTERM))
-	require.Eventually(t, func() bool { return ended(m.pid) }, 20*time.Second, 20*time.Millisecond)
-	log := tail(filepath.Join(m.dir, "log", "init.log"), 12)
+	require.NoError(t, unix.Kill(m.PID, unix.SIGTERM))
+	require.Eventually(t, func() bool { return pids(t, l)["host1"] == 0 }, 20*time.Second, 20*time.Millisecond)
+	log := member.Tail(filepath.Join(m.Dir, "log", "init.log"), 12)
 	at := func(s string) int { return strings.Index(log, s+": stopped") }
 	assert.Less(t, at(ServiceAgent), at(ServiceVswitchd), log)
 	assert.Less(t, at(ServiceVswitchd), at(ServiceOVSDB), log)
@@ -328,7 +340,7 @@ func TestKilledHalfWay(t *testing.T) {
 		}
 		_, err := Down(t.Context(), c)
 		require.NoError(t, err)
-		left, err := members(c.Name)
+		left, err := member.Find(c.Name)
 		require.NoError(t, err)
 		assert.Empty(t, left, "after %d ms", after)
 		assert.NoDirExists(t, c.BaseDir)
@@ -391,10 +403,14 @@ func TestProbeBetweenHosts(t *testing.T) {
 	defer stop()
 	for _, ip := range to {
 		require.Eventually(t, func() bool {
-			out, err := l.Host("host1").Endpoint("c1").Exec(t.Context(), "baize", "probe", "send", "--to", "["+ip.String()+"]:7000", "--bytes", "20M")
+			out, err := l.Host("host1").Endpoint("c1").Exec(
+				t.Context(), "baize", "probe", "send", "--to", "["+ip.String()+"]:7000", "--bytes", "20M",
+			)
 			return err == nil && strings.Contains(out, `"bytes":20971520`)
 		}, 20*time.Second, 50*time.Millisecond)
-		out, err := l.Host("host1").Endpoint("c1").Exec(t.Context(), "baize", "probe", "send", "--to", ip.String(), "--datagrams", "100", "--interval", "1ms")
+		out, err := l.Host("host1").Endpoint("c1").Exec(
+			t.Context(), "baize", "probe", "send", "--to", ip.String(), "--datagrams", "100", "--interval", "1ms",
+		)
 		require.NoError(t, err)
 		assert.Contains(t, out, `"received":100`)
 	}
@@ -438,16 +454,20 @@ func TestLabsSideBySide(t *testing.T) {
 	before := pids(t, two)
 	require.NoError(t, one.Down(t.Context()))
 	assert.Equal(t, before, pids(t, two))
-	entries, err := os.ReadDir(netnsDir)
+	entries, err := os.ReadDir(member.NetnsDir)
 	require.NoError(t, err)
-	assert.True(t, slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == netnsName(b.Name, "host1") }))
+	assert.True(
+		t, slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == member.MachineName(b.Name, "host1") }),
+	)
 	_, err = Down(t.Context(), b)
 	require.NoError(t, err)
 }
 
 func TestTransportAndNetworks(t *testing.T) {
 	c := testLab(t, 1)
-	c.Networks = []NetworkSpec{DefaultNetworkSpec(netip.Prefix{}), {Name: "red", Prefixes: DefaultNetworkSpec(netip.Prefix{}).Prefixes, VNI: 77}}
+	c.Networks = []NetworkSpec{
+		DefaultNetworkSpec(netip.Prefix{}), {Name: "red", Prefixes: DefaultNetworkSpec(netip.Prefix{}).Prefixes, VNI: 77},
+	}
 	l := up(t, c)
 	s, err := l.Status()
 	require.NoError(t, err)

@@ -19,6 +19,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/baize-net/baize/cmd/internal/lab/member"
+	"github.com/baize-net/baize/cmd/internal/lab/pid1"
+	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
 	"github.com/baize-net/baize/cmd/internal/probe"
 	"github.com/baize-net/baize/topology/etcdserver"
 )
@@ -89,12 +92,14 @@ func fakeBaize(args []string) error {
 		rest = f.Args()
 	}
 	words = append(words, "", "", "")
-	record := filepath.Join(insideDir, "network-"+words[2])
+	record := filepath.Join(supervisor.Dir, "network-"+words[2])
 	switch command := words[0] + " " + words[1]; {
 	case command == "lab host-init":
-		return HostInit(args[2:], os.Stderr)
+		return pid1.Main(args[2:], os.Stderr)
 	case words[0] == "etcd":
-		return etcdserver.Run(ctx, etcdserver.Config{Dir: *dir, ClientURLs: strings.Split(*urls, ","), Fast: true, UnsafeNoFsync: true}, nil)
+		return etcdserver.Run(
+			ctx, etcdserver.Config{Dir: *dir, ClientURLs: strings.Split(*urls, ","), Fast: true, UnsafeNoFsync: true}, nil,
+		)
 	case command == "agent cleanup", command == "node remove":
 		_, err := fmt.Println("done", words[2])
 		return err
@@ -139,7 +144,7 @@ func fakeAgent(ctx context.Context) error {
 // fakeEndpoint joins a namespace to br-phy: 10.1.HOST.x, fd00:10:1:HOST::x.
 func fakeEndpoint(network, netns string) error {
 	node := os.Getenv("BAIZE_NODE")
-	n := hostNumber(node)
+	n := member.HostNumber(node)
 	sum := fnv.New32a()
 	fmt.Fprint(sum, network, netns)
 	last := strconv.Itoa(10 + int(sum.Sum32()%200))
@@ -157,7 +162,9 @@ ovs-vsctl --timeout=10 --may-exist add-port br-phy %[1]s`, port, netns, n, last)
 
 // script runs shell commands, one script at a time on a host.
 func script(format string, args ...any) error {
-	out, err := exec.Command("flock", insideDir+"/fake.lock", "sh", "-ec", fmt.Sprintf(format, args...)).CombinedOutput()
+	out, err := exec.Command(
+		"flock", supervisor.Dir+"/fake.lock", "sh", "-ec", fmt.Sprintf(format, args...),
+	).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/baize-net/baize/cmd/internal/lab/fabric"
+	"github.com/baize-net/baize/cmd/internal/lab/member"
+	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -37,13 +40,15 @@ type MemberStatus struct {
 	// Netns is its name for ip-netns(8).
 	Netns string `json:"netns"`
 	// Addrs are its underlay addresses.
-	Addrs    []netip.Addr    `json:"addrs"`
-	Services []ServiceStatus `json:"services"`
+	Addrs    []netip.Addr        `json:"addrs"`
+	Services []supervisor.Status `json:"services"`
 }
 
 // Ready reports whether all its services are ready.
 func (m MemberStatus) Ready() bool {
-	return m.PID != 0 && len(m.Services) > 0 && !slices.ContainsFunc(m.Services, func(s ServiceStatus) bool { return s.State != StateReady })
+	return m.PID != 0 && len(m.Services) > 0 && !slices.ContainsFunc(
+		m.Services, func(s supervisor.Status) bool { return s.State != supervisor.StateReady },
+	)
 }
 
 // Status looks at what runs.
@@ -54,25 +59,27 @@ func (l *Lab) Status() (*Status, error) {
 	}
 	s := &Status{
 		Name: l.cfg.Name, Dir: l.cfg.dir(), Transport: l.state.Transport, Networks: l.Networks(),
-		Etcd: etcdURL(l.state.IPv6Underlay), EtcdSocket: l.EtcdEndpoint(),
+		Etcd: fabric.EtcdURL(l.state.IPv6Underlay), EtcdSocket: l.EtcdEndpoint(),
 		Endpoints: []EndpointStatus{}, Problems: []fault.Fault{},
 	}
-	s.Fabric = l.memberStatus(running, fabricName, fabricAddrs())
+	s.Fabric = l.memberStatus(running, member.Fabric, fabric.Addrs())
 	all := []MemberStatus{s.Fabric}
 	if l.state.Segments > 1 {
-		router := l.memberStatus(running, routerName, l.state.routerPorts()...)
+		router := l.memberStatus(running, member.Router, fabric.RouterPorts(l.state.Segments)...)
 		s.Router = &router
 		all = append(all, router)
 	}
 	for _, h := range l.Hosts() {
-		s.Hosts = append(s.Hosts, l.memberStatus(running, h.name, hostAddrs(hostNumber(h.name), l.state.Segments)))
+		s.Hosts = append(
+			s.Hosts, l.memberStatus(running, h.name, fabric.HostAddrs(member.HostNumber(h.name), l.state.Segments)),
+		)
 	}
 	for _, m := range append(all, s.Hosts...) {
 		s.problems(m, running[m.Name])
 	}
 	for name := range running {
-		if name != fabricName && name != routerName && !slices.Contains(l.state.Hosts, name) {
-			s.problem("host "+name, "it runs although the lab is not to have it", "'baize lab up' removes it")
+		if name != member.Fabric && name != member.Router && !slices.Contains(l.state.Hosts, name) {
+			s.problem("host "+name, "it runs although the lab is not to have it", "'"+CommandLine(s.Name, "up")+"' removes it")
 		}
 	}
 	if _, err := l.endpoints(&s.Endpoints); err != nil {
@@ -81,14 +88,14 @@ func (l *Lab) Status() (*Status, error) {
 	return s, nil
 }
 
-func (l *Lab) memberStatus(running map[string]member, name string, ports ...[]netip.Prefix) MemberStatus {
-	s := MemberStatus{Name: name, Netns: netnsName(l.cfg.Name, name), Services: []ServiceStatus{}}
+func (l *Lab) memberStatus(running map[string]member.Member, name string, ports ...[]netip.Prefix) MemberStatus {
+	s := MemberStatus{Name: name, Netns: member.MachineName(l.cfg.Name, name), Services: []supervisor.Status{}}
 	for _, a := range slices.Concat(ports...) {
 		s.Addrs = append(s.Addrs, a.Addr())
 	}
 	if m, ok := running[name]; ok {
-		s.PID = m.pid
-		if services, err := readServices(m.inside(servicesFile)); err == nil {
+		s.PID = m.PID
+		if services, err := m.Services(); err == nil {
 			s.Services = services
 		}
 	}
@@ -99,36 +106,38 @@ func (s *Status) problem(item, what, remedy string) {
 	s.Problems = append(s.Problems, fault.Fault{Item: item, What: what, Remedy: remedy})
 }
 
-func (s *Status) problems(ms MemberStatus, m member) {
+func (s *Status) problems(ms MemberStatus, m member.Member) {
 	item := "host " + ms.Name
-	if hostNumber(ms.Name) == 0 {
+	if member.HostNumber(ms.Name) == 0 {
 		item = ms.Name
 	}
 	if ms.PID == 0 {
-		s.problem(item, "it does not run", "'baize lab up' makes it anew")
+		s.problem(item, "it does not run", remake(s.Name))
 		return
 	}
 	for _, svc := range ms.Services {
 		switch svc.State {
-		case StateReady:
-		case StateStopped:
-			s.problem(item, svc.Name+" is stopped", "remove "+stoppedFile(svc.Name)+" inside")
+		case supervisor.StateReady:
+		case supervisor.StateStopped:
+			s.problem(item, svc.Name+" is stopped", "remove "+supervisor.StoppedFile(svc.Name)+" inside")
 		default:
 			what := svc.Name + " is " + svc.State
 			if svc.Last != "" {
 				what += ": " + strings.SplitN(svc.Last, "\n", 2)[0]
 			}
-			s.problem(item, what, "look at "+m.dir+"/log")
+			s.problem(item, what, "look at "+m.Dir+"/log")
 		}
 	}
 	// Built again meanwhile: what runs is the old executable.
-	inside, err := os.Stat(m.inside(insideDir + "/bin/baize"))
+	inside, err := os.Stat(m.Inside(supervisor.Executable))
 	if err != nil {
 		return
 	}
-	if c, err := readInitConfig(m.dir); err == nil {
+	var c member.Identity
+	if err := member.ReadConfig(m.Dir, &c); err == nil {
 		if now, err := os.Stat(c.Binary); err == nil && !os.SameFile(inside, now) {
-			s.problem(item, "it runs an older build of "+c.Binary, "'baize lab down' and 'up' to use the new one")
+			down := CommandLine(s.Name, "down")
+			s.problem(item, "it runs an older build of "+c.Binary, "'"+down+"' and 'up' to use the new one")
 		}
 	}
 }

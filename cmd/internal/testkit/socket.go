@@ -14,9 +14,10 @@ import (
 // Socket is a packet socket on a device. It keeps every frame that it sees, in
 // either direction.
 type Socket struct {
-	conn *packet.Conn
-	mu   sync.Mutex
-	seen [][]byte
+	conn  *packet.Conn
+	ended chan struct{}
+	mu    sync.Mutex
+	seen  [][]byte
 }
 
 // Listen opens a socket on a device of the namespace that in runs a function in
@@ -26,7 +27,7 @@ func Listen(t testing.TB, in func(func() error) error, device string) *Socket {
 	if in == nil {
 		in = func(f func() error) error { return f() }
 	}
-	s := &Socket{}
+	s := &Socket{ended: make(chan struct{})}
 	require.NoError(t, in(func() error {
 		dev, err := net.InterfaceByName(device)
 		if err != nil {
@@ -35,9 +36,8 @@ func Listen(t testing.TB, in func(func() error) error, device string) *Socket {
 		s.conn, err = packet.Listen(dev, packet.Raw, unix.ETH_P_ALL, nil)
 		return err
 	}))
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(s.ended)
 		buf := make([]byte, 65536)
 		for {
 			n, _, err := s.conn.ReadFrom(buf)
@@ -49,11 +49,14 @@ func Listen(t testing.TB, in func(func() error) error, device string) *Socket {
 			s.mu.Unlock()
 		}
 	}()
-	t.Cleanup(func() {
-		_ = s.conn.Close()
-		<-done
-	})
+	t.Cleanup(s.Close)
 	return s
+}
+
+// Close makes it see no more; what it has seen stays. It may be called again.
+func (s *Socket) Close() {
+	_ = s.conn.Close()
+	<-s.ended
 }
 
 // Send sends a frame.

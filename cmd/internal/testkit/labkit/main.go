@@ -9,17 +9,16 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/command"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 )
 
 // Main is TestMain of a package that makes labs; its result is the exit code.
@@ -34,10 +33,21 @@ func Main(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "labs need root: run these tests with sudo, or without -tags system")
 		return 1
 	}
-	code := m.Run()
-	removeBinary()
-	return code
+	var err error
+	if dir, err = os.MkdirTemp("", "baize-testkit-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	return m.Run()
 }
+
+// dir is removed after all tests.
+var dir string
+
+// Dir is a directory for what all tests of a package share, such as programs
+// that are built.
+func Dir() string { return dir }
 
 // binary is the executable for labs: the test's own, unless that has the race
 // detector. Then it is testkit/baize, and of a lab's processes the agents alone
@@ -46,28 +56,11 @@ var binary = sync.OnceValues(func() (file string, err error) {
 	if !race {
 		return os.Executable()
 	}
-	dir, err := os.MkdirTemp("", "baize-testkit-")
-	if err != nil {
-		return "", err
-	}
 	file = filepath.Join(dir, "baize")
-	built.Store(&dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", file,
+	out, err := testkit.Try(10*time.Minute, []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-o", file,
 		"github.com/baize-net/baize/cmd/internal/testkit/baize")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("build the labs' baize: %w\n%s", err, out)
 	}
 	return file, nil
 })
-
-// built is the directory that holds it, where it was built.
-var built atomic.Pointer[string]
-
-func removeBinary() {
-	if dir := built.Load(); dir != nil {
-		_ = os.RemoveAll(*dir)
-	}
-}

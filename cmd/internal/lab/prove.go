@@ -257,13 +257,9 @@ func (p *Proof) measure(ctx context.Context, members map[string]member, bytes in
 
 // measure pings and sends from a namespace.
 func (x *Path) measure(ctx context.Context, namespace, port string, bytes int64) error {
-	var conn *icmp.PacketConn
-	err := hostnet.InNetns(namespace, func() (err error) {
-		conn, err = probe.ListenICMP(x.Addr)
-		return err
-	})
+	conn, err := listenICMP(namespace, x.Addr)
 	if err != nil {
-		return fmt.Errorf("ping: %w", err)
+		return err
 	}
 	defer conn.Close()
 	if err := settle(ctx, conn, x.Addr); err != nil {
@@ -295,6 +291,27 @@ func (x *Path) measure(ctx context.Context, namespace, port string, bytes int64)
 		return fmt.Errorf("ping works, bulk TCP does not: %w", err)
 	}
 	return nil
+}
+
+func listenICMP(namespace string, to netip.Addr) (conn *icmp.PacketConn, err error) {
+	err = hostnet.InNetns(namespace, func() (err error) {
+		conn, err = probe.ListenICMP(to)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ping: %w", err)
+	}
+	return conn, nil
+}
+
+// StartPings is probe.StartPings in a network namespace, given by its path: that
+// of Endpoint.NetnsPath, or a container's.
+func StartPings(namespace string, to netip.Addr, interval time.Duration) (*probe.Pings, error) {
+	conn, err := listenICMP(namespace, to)
+	if err != nil {
+		return nil, err
+	}
+	return probe.StartPings(conn, to, interval), nil
 }
 
 // settle pings until the first answer.

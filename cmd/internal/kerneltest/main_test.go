@@ -6,15 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -167,34 +164,4 @@ func requireKernel(t *testing.T, l *lab.Lab, h *lab.Host, encap topology.Transpo
 	if device != "" {
 		require.Contains(t, run(t, h, "ovs-appctl", "dpctl/show"), device)
 	}
-}
-
-// startCommand starts a command; the function returned asks it to end (SIGINT,
-// as ping wants it) and waits until its output is closed.
-func startCommand(t *testing.T, argv, env []string, out io.WriteCloser) (stop func()) {
-	t.Helper()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	require.NoError(t, cmd.Start())
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // interrupted
-		_ = out.Close()
-		close(ended)
-	}()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
-			select {
-			case <-ended:
-			case <-time.After(5 * time.Second):
-				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-				<-ended
-			}
-		})
-	}
-	t.Cleanup(stop)
-	return stop
 }

@@ -10,8 +10,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,87 +17,68 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/probe"
 )
 
 const pingEvery = 10 * time.Millisecond
 
-// pings is a ping that runs, one every pingEvery.
+// pings are pings that run, one every pingEvery.
 type pings struct {
+	*probe.Pings
 	name string
-	out  bytes.Buffer
-	stop func()
-	read chan struct{} // closed when out is complete
 }
 
-// startPing pings from an endpoint ("host1/c1") until stopped, and returns once
+// startPing pings from an endpoint ("host1/c1") until ended, and returns once
 // there are answers: what it finds lost later was an established flow.
 func startPing(t *testing.T, l *lab.Lab, from string, to netip.Addr) *pings {
 	t.Helper()
-	p := &pings{name: from + " to " + to.String(), read: make(chan struct{})}
-	argv, env, err := l.ExecCommand(from, []string{"ping", "-n", "-i", fmt.Sprint(pingEvery.Seconds()), to.String()})
+	running, err := lab.StartPings(netns(t, l, from), to, pingEvery)
 	require.NoError(t, err)
-	r, w := io.Pipe()
-	p.stop = startCommand(t, argv, env, w)
-	first := make(chan struct{})
-	go func() {
-		defer close(p.read)
-		buf := make([]byte, 4096)
-		for n := 0; ; {
-			k, err := r.Read(buf)
-			p.out.Write(buf[:k])
-			if n < 5 {
-				if n = bytes.Count(p.out.Bytes(), []byte("icmp_seq=")); n >= 5 {
-					close(first)
-				}
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	select {
-	case <-first:
-	case <-time.After(wait):
-		t.Fatalf("%s: no answers", p.name)
-	}
+	t.Cleanup(func() { _, _ = running.End() })
+	p := &pings{running, from + " to " + to.String()}
+	p.goOn(t, 5*pingEvery)
 	return p
 }
 
-var (
-	answer  = regexp.MustCompile(`icmp_seq=(\d+) (?:ttl|hlim)`)
-	summary = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
-)
-
-// end stops the ping and returns how many were sent, which were lost, and the
-// longest row of them. The last one, which had no time, does not count.
-func (p *pings) end(t *testing.T) (sent int, missing []int, row int) {
+// goOn waits for the answers to as many more as are sent in a time: while it
+// waits, traffic flows.
+func (p *pings) goOn(t *testing.T, d time.Duration) {
 	t.Helper()
-	p.stop()
-	<-p.read
-	out := p.out.String()
-	m := summary.FindStringSubmatch(out)
-	require.NotNil(t, m, out)
-	sent, _ = strconv.Atoi(m[1])
-	seen := map[int]bool{}
-	for _, m := range answer.FindAllStringSubmatch(out, -1) {
-		n, _ := strconv.Atoi(m[1])
-		seen[n] = true
+	goOn(t, d, p)
+}
+
+func goOn(t *testing.T, d time.Duration, all ...*pings) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d+wait)
+	defer cancel()
+	var g errgroup.Group
+	for _, p := range all {
+		g.Go(func() error {
+			if err := p.Await(ctx, int(d/pingEvery)); err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			return nil
+		})
 	}
-	for n, here := 1, 0; n < sent; n++ {
-		if seen[n] {
-			here = 0
-			continue
-		}
-		here++
-		row = max(row, here)
-		missing = append(missing, n)
+	require.NoError(t, g.Wait())
+}
+
+// end stops them and returns which were lost, and the longest row of them.
+func (p *pings) end(t *testing.T) (missing []int, row int) {
+	t.Helper()
+	e, err := p.End()
+	require.NoError(t, err, p.name)
+	t.Logf("%s: %d sent, %d lost, %v at a stretch, the slowest back after %v",
+		p.name, e.Sent, len(e.Missing), time.Duration(e.Row())*pingEvery, e.Slowest().Round(time.Millisecond))
+	if e.Unsent != nil {
+		t.Logf("%s: could not be sent: %v", p.name, e.Unsent)
 	}
-	t.Logf("%s: %d sent, %d lost, %v at a stretch", p.name, sent, len(missing), time.Duration(row)*pingEvery)
-	return sent, missing, row
+	return e.Missing, e.Row()
 }
 
 // stream is a TCP connection whose server sends back what it gets, with a
@@ -218,17 +197,14 @@ func startTraffic(t *testing.T, l *lab.Lab) *traffic {
 		localTCP: startStream(t, l, "host1/c1", "host1/c2", v4("host1/c2")), remoteTCP: startStream(t, l, "host2/c1", "host1/c1", v4("host1/c1")),
 	}
 	// What is established has its entry in the kernel.
-	pause(t, time.Second)
+	tr.goOn(t)
 	return tr
 }
 
-// pause lets traffic flow: that is what is being waited for.
-func pause(t *testing.T, d time.Duration) {
+// goOn lets all of it flow for a second.
+func (tr *traffic) goOn(t *testing.T) {
 	t.Helper()
-	select {
-	case <-time.After(d):
-	case <-t.Context().Done():
-	}
+	goOn(t, time.Second, tr.local, tr.remote, tr.others)
 }
 
 // secondEndpoint gives host1 a neighbour in the first network.
@@ -249,9 +225,9 @@ func agentRestart(t *testing.T, l *lab.Lab) {
 		require.NoError(t, h.Kill(t.Context(), lab.ServiceAgent, sig))
 		require.NoError(t, h.AwaitService(t.Context(), lab.ServiceAgent))
 	}
-	pause(t, time.Second)
+	tr.goOn(t)
 	for _, p := range []*pings{tr.local, tr.remote, tr.others} {
-		_, missing, _ := p.end(t)
+		missing, _ := p.end(t)
 		assert.Empty(t, missing, p.name)
 	}
 	tr.localTCP.end(t)
@@ -291,36 +267,36 @@ func vswitchdRestart(t *testing.T, l *lab.Lab) {
 	keeps := keepsTunnels(status(t, h).OVSVersion)
 	for _, c := range []struct {
 		name string
-		end  func() (time.Time, error) // and when the next one starts
+		end  func(*testing.T, *traffic) (time.Time, error) // and when the next one starts
 	}{
-		{"SIGKILL", func() (time.Time, error) {
+		{"SIGKILL", func(t *testing.T, _ *traffic) (time.Time, error) {
 			return time.Now(), h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL)
 		}},
 		// As 'ovs-ctl stop' does it, and so systemd; it takes some seconds to
 		// come back.
-		{"planned", func() (time.Time, error) {
+		{"planned", func(t *testing.T, tr *traffic) (time.Time, error) {
 			run(t, h, "ovs-appctl", "exit")
 			if err := h.StopService(t.Context(), lab.ServiceVswitchd); err != nil {
 				return time.Time{}, err
 			}
-			pause(t, 2*time.Second)
+			tr.local.goOn(t, 2*time.Second)
 			return time.Now(), h.StartService(t.Context(), lab.ServiceVswitchd)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tr := startTraffic(t, l)
-			begin, err := c.end()
+			begin, err := c.end(t, tr)
 			require.NoError(t, err)
 			require.NoError(t, h.AwaitService(t.Context(), lab.ServiceVswitchd))
 			require.Eventually(t, func() bool { return !restoreWait(t, h) && status(t, h).Ready }, wait, 200*time.Millisecond)
 			starting := time.Since(begin)
-			pause(t, time.Second)
+			tr.goOn(t)
 
 			for _, p := range []*pings{tr.local, tr.others} {
-				_, missing, _ := p.end(t)
+				missing, _ := p.end(t)
 				assert.Empty(t, missing, p.name)
 			}
-			_, missing, row := tr.remote.end(t)
+			missing, row := tr.remote.end(t)
 			if keeps {
 				assert.Empty(t, missing, tr.remote.name)
 			} else {
@@ -361,7 +337,7 @@ func agentDiesMeanwhile(t *testing.T, l *lab.Lab) {
 		}
 	}
 	local := startPing(t, l, "host1/c1", to)
-	pause(t, time.Second)
+	local.goOn(t, time.Second)
 
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceVswitchd))
 	require.Eventually(t, func() bool { return restoreWait(t, h) }, wait, tick)
@@ -372,10 +348,13 @@ func agentDiesMeanwhile(t *testing.T, l *lab.Lab) {
 
 	require.NoError(t, h.StartService(t.Context(), lab.ServiceVswitchd))
 	require.True(t, restoreWait(t, h))
-	pause(t, time.Second)
+	local.goOn(t, time.Second)
 	require.NoError(t, h.StartService(t.Context(), lab.ServiceAgent))
 	require.Eventually(t, func() bool { return !restoreWait(t, h) }, wait, tick)
-	_, missing, _ := local.end(t)
+	// Only now ovs-vswitchd takes note, empties the kernel's table and gets every
+	// packet until the flows are there anew.
+	local.goOn(t, time.Second)
+	missing, _ := local.end(t)
 	assert.Empty(t, missing, local.name)
 
 	// An agent that is asked to end clears it itself.

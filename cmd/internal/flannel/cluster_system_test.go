@@ -276,18 +276,30 @@ func (c *cluster) send(from string, o probe.SendOptions) (string, error) {
 	return out.String(), err
 }
 
-// pinging pings every 10 ms until done is called, which returns what ping said.
-func (c *cluster) pinging(from, to string) (done func() string) {
-	host, _, _ := strings.Cut(from, "/")
-	ended := make(chan string, 1)
-	go func() {
-		out, _ := c.run(from, "sh", "-c", "rm -f /run/ping.stop; ping -i 0.01 "+to+` & p=$!
-until [ -e /run/ping.stop ]; do sleep 0.05; done; kill -INT $p; wait $p`)
-		ended <- out
-	}()
-	return func() string {
-		c.must(host, "touch", "/run/ping.stop")
-		return <-ended
+// pinging pings every 10 ms until done is called, which returns how many were
+// answered and requires that none was lost.
+func (c *cluster) pinging(from, to string) (done func() int) {
+	c.t.Helper()
+	host, endpoint, _ := strings.Cut(from, "/")
+	path, err := c.Host(host).Endpoint(endpoint).NetnsPath()
+	require.NoError(c.t, err)
+	p, err := lab.StartPings(path, netip.MustParseAddr(to), 10*time.Millisecond)
+	require.NoError(c.t, err)
+	c.t.Cleanup(func() { _, _ = p.End() })
+	answers := func() {
+		c.t.Helper()
+		ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+		defer cancel()
+		require.NoError(c.t, p.Await(ctx, 10), "%s to %s", from, to)
+	}
+	answers()
+	return func() int {
+		c.t.Helper()
+		answers() // what happened is over when the last ones are sent
+		e, err := p.End()
+		require.NoError(c.t, err)
+		require.Empty(c.t, e.Missing, "%s to %s: lost, of %d (%v)", from, to, e.Sent, e.Unsent)
+		return e.Received
 	}
 }
 

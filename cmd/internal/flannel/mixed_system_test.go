@@ -158,8 +158,8 @@ func TestMixedCluster(t *testing.T) {
 		require.Equal(t, before, m.env("host1"))
 		m.settled("host1")
 		m.settled("host2")
-		for _, done := range []func() string{there, back} {
-			require.Regexp(t, `[1-9]\d\d+ received, 0% packet loss`, done())
+		for _, done := range []func() int{there, back} {
+			require.GreaterOrEqual(t, done(), 100)
 		}
 	})
 }

@@ -138,6 +138,6 @@ func TestTutorial(t *testing.T) {
 		return !strings.Contains(out, "Layout"), out
 	})
 	all()
-	require.Regexp(t, `[1-9]\d+ received, 0% packet loss`, done())
+	require.GreaterOrEqual(t, done(), 10)
 	require.Equal(t, before, c.env("host3"))
 }

@@ -5,9 +5,7 @@ package domaintest
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -194,11 +192,12 @@ func testDocker0(t *testing.T, engines map[string]string) {
 
 	t.Run("the agent is restarted, etcd is down", func(t *testing.T) {
 		d := &domain{d.Lab, t}
-		stream := d.background("host1", dockerCLI, "exec", "web", "sh", "-c", "ping -i 0.02 -w 5 "+addrs["host3"])
+		stream := d.pingingFrom("host1", "web", netip.MustParseAddr(addrs["host3"]))
 		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceAgent, unix.SIGKILL))
 		require.NoError(t, d.Host("host1").AwaitService(t.Context(), lab.ServiceAgent))
 		// Single packets a userspace datapath loses on a busy machine.
-		assert.Less(t, outage(t, <-stream), 5, "packets lost in a row, 20 ms apart")
+		stream.await(200)
+		assert.Less(t, stream.end().Row(), 5, "packets lost in a row, 20 ms apart")
 		require.NoError(t, d.Host("fabric").StopService(t.Context(), lab.ServiceEtcd))
 		late := d.plain("host2", "late")
 		d.patiently("a container started while etcd is down", "host1", ping(late)...)
@@ -266,34 +265,20 @@ func testDocker0(t *testing.T, engines map[string]string) {
 // insideWeb opens a socket in the container web of a host.
 func (d *domain) insideWeb(host string) *socket {
 	d.t.Helper()
+	return d.open(d.containerNetns(host, "web"), "eth0")
+}
+
+// containerNetns is the path of a container's network namespace as seen from
+// outside.
+func (d *domain) containerNetns(host, name string) string {
+	d.t.Helper()
 	pid, err := d.Host(host).PID()
 	require.NoError(d.t, err)
-	return d.open(fmt.Sprintf("/proc/%d/root/proc/%s/ns/net", pid, d.docker(host, "inspect", "-f", "{{.State.Pid}}", "web")), "eth0")
+	return fmt.Sprintf("/proc/%d/root/proc/%s/ns/net", pid, d.docker(host, "inspect", "-f", "{{.State.Pid}}", name))
 }
 
-// outage returns the largest number of answers to ping that are missing in a
-// row.
-func outage(t *testing.T, ping string) int {
-	t.Helper()
-	longest, last, n := 0, -1, 0
-	for _, m := range regexp.MustCompile(`seq=(\d+)`).FindAllStringSubmatch(ping, -1) {
-		seq, err := strconv.Atoi(m[1])
-		require.NoError(t, err)
-		longest, last, n = max(longest, seq-last-1), seq, n+1
-	}
-	require.Greater(t, n, 100, ping)
-	return longest
-}
-
-// background runs a command and delivers what it printed.
-func (d *domain) background(host string, argv ...string) <-chan string {
-	out := make(chan string, 1)
-	go func() {
-		text, err := d.run(host, argv...)
-		if err != nil {
-			text += err.Error()
-		}
-		out <- text
-	}()
-	return out
+// pingingFrom pings from a container every 20 ms.
+func (d *domain) pingingFrom(host, name string, to netip.Addr) pings {
+	d.t.Helper()
+	return d.pinging(d.containerNetns(host, name), to, 20*time.Millisecond)
 }

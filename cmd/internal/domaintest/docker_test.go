@@ -293,8 +293,7 @@ func testDockerWithoutAgent(p plugin) {
 	for _, name := range []string{"goes", "too"} {
 		p.container("host2", name, "--network", "shop")
 	}
-	to := p.addr("host2", "stays", "shop").String()
-	stream := p.background("host1", dockerCLI, "exec", "peer", "ping", "-i", "0.02", "-w", "12", to)
+	stream := p.pingingFrom("host1", "peer", p.addr("host2", "stays", "shop"))
 	require.NoError(p.t, p.Host("host2").Kill(p.t.Context(), lab.ServiceAgent, unix.SIGKILL))
 	require.NoError(p.t, p.Host("host2").AwaitService(p.t.Context(), lab.ServiceAgent))
 	p.container("host2", "after", "--network", "shop")
@@ -310,7 +309,8 @@ func testDockerWithoutAgent(p plugin) {
 	p.nothingLeft("host2")
 	p.docker("host2", "start", "too")
 	p.reach("host1", "peer", p.addr("host2", "too", "shop"))
-	assert.Less(p.t, outage(p.t, <-stream), 5, "packets lost in a row, 20 ms apart")
+	stream.await(100)
+	assert.Less(p.t, stream.end().Row(), 5, "packets lost in a row, 20 ms apart")
 }
 
 func testDockerEngine(p plugin) {
@@ -332,13 +332,14 @@ func testDockerEngine(p plugin) {
 		out := p.docker("host2", "info", "-f", "{{.LiveRestoreEnabled}}")
 		return out == "true", out
 	})
-	to := p.addr("host2", "server", "shop").String()
-	stream := p.background("host1", dockerCLI, "exec", "peer", "ping", "-i", "0.02", "-w", "10", to)
+	to := p.addr("host2", "server", "shop")
+	stream := p.pingingFrom("host1", "peer", to)
 	restart()
 	require.NoError(p.t, p.Host("host2").Kill(p.t.Context(), lab.ServiceDockerd, unix.SIGKILL))
 	require.NoError(p.t, p.Host("host2").AwaitService(p.t.Context(), lab.ServiceDockerd))
-	assert.Less(p.t, outage(p.t, <-stream), 5, "packets lost in a row, 20 ms apart")
-	assert.Equal(p.t, to, p.addr("host2", "server", "shop").String())
+	stream.await(100)
+	assert.Less(p.t, stream.end().Row(), 5, "packets lost in a row, 20 ms apart")
+	assert.Equal(p.t, to, p.addr("host2", "server", "shop"))
 	p.container("host2", "new", "--network", "shop")
 	p.reach("host1", "peer", p.addr("host2", "new", "shop"))
 	p.docker("host2", "rm", "-f", "new", "server")

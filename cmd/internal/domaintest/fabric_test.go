@@ -380,7 +380,8 @@ func testFabricRestarts(f *fabricTest) {
 			out := f.must("router", "vtysh", "-c", "show bgp ipv4 unicast summary established")
 			return strings.Count(out, "192.168.7") == 4, out // three, and the router's own number
 		})
-		f.t.Logf("bgpd of %s killed: %d of 500 pings lost, sessions back after %v", host, lost, time.Since(start).Round(100*time.Millisecond))
+		f.t.Logf("bgpd of %s killed: %d pings lost, sessions back after %v",
+			host, lost, time.Since(start).Round(100*time.Millisecond))
 		f.throughFabric("host1", f.subnets("host2"))
 		f.throughFabric("host2", f.subnets("host1"))
 	}

@@ -3,9 +3,9 @@
 package domaintest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/probe"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -125,37 +126,55 @@ func testNameTaken(d *domain) {
 	d.reaches("host2/c1", d.endpoint("host1/c1"))
 }
 
-// lost runs a ping every 10 ms while something happens, and returns how many
-// answers were missing.
+// lost pings every 10 ms from before something happens until after it, and
+// for five seconds at least; it returns how many answers were missing.
 func (d *domain) lost(from, to string, during func()) int {
 	d.t.Helper()
-	var out bytes.Buffer
-	ctx, cancel := context.WithTimeout(d.t.Context(), 2*patience)
-	defer cancel()
-	addr := d.endpoint(to).IPs[0].String()
 	host, endpoint, _ := strings.Cut(from, "/")
-	done := make(chan error, 1)
-	started := make(chan struct{})
-	go func() {
-		close(started)
-		text, err := d.Host(host).Endpoint(endpoint).Exec(ctx, "ping", "-q", "-i", "0.01", "-c", "500", "-W", "1", addr)
-		out.WriteString(text)
-		done <- err
-	}()
-	<-started
+	path, err := d.Host(host).Endpoint(endpoint).NetnsPath()
+	require.NoError(d.t, err)
+	p := d.pinging(path, d.endpoint(to).IPs[0], 10*time.Millisecond)
 	during()
-	// Lost packets are an error of ping's, too: what counts is its summary.
-	if err := <-done; err != nil {
-		d.t.Log(err)
+	p.await(max(100, 500-p.Sent()))
+	e := p.end()
+	d.t.Logf("%s to %s: %d of %d pings lost", from, to, len(e.Missing), e.Sent)
+	return len(e.Missing)
+}
+
+// pings are pings that run.
+type pings struct {
+	*probe.Pings
+	t *testing.T
+}
+
+// pinging pings from a network namespace until the end of the test at the
+// latest. It returns when there are answers.
+func (d *domain) pinging(netns string, to netip.Addr, interval time.Duration) pings {
+	d.t.Helper()
+	running, err := lab.StartPings(netns, to, interval)
+	require.NoError(d.t, err)
+	d.t.Cleanup(func() { _, _ = running.End() })
+	p := pings{running, d.t}
+	p.await(5)
+	return p
+}
+
+// await waits for the answers to n more.
+func (p pings) await(n int) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*patience)
+	defer cancel()
+	require.NoError(p.t, p.Await(ctx, n))
+}
+
+func (p pings) end() probe.Echoes {
+	p.t.Helper()
+	e, err := p.End()
+	require.NoError(p.t, err)
+	if e.Unsent != nil {
+		p.t.Logf("pings to %s: could not be sent: %v", e.To, e.Unsent)
 	}
-	var sent, received int
-	i := strings.Index(out.String(), "packets transmitted")
-	require.Positive(d.t, i, out.String())
-	line := out.String()[strings.LastIndexByte(out.String()[:i], '\n')+1:]
-	_, err := fmt.Sscanf(line, "%d packets transmitted, %d received", &sent, &received)
-	require.NoError(d.t, err, line)
-	require.Equal(d.t, 500, sent)
-	return sent - received
+	return e
 }
 
 func testAgentRestart(d *domain) {
@@ -173,7 +192,7 @@ func testVswitchdRestart(d *domain) {
 	lost := d.lost("host1/c1", "host2/c1", func() {
 		require.NoError(d.t, d.Host("host1").Kill(d.t.Context(), lab.ServiceVswitchd, unix.SIGKILL))
 	})
-	d.t.Logf("%d of 500 pings lost in %s", lost, time.Since(began))
+	d.t.Logf("ovs-vswitchd killed: %d pings lost in %s", lost, time.Since(began))
 	d.eventually("all flows are back", func() (bool, string) {
 		// The ports may have got other numbers, but names are shown.
 		got, err := d.run("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", "br-baize")

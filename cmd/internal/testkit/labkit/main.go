@@ -22,8 +22,9 @@ import (
 )
 
 // Main is TestMain of a package that makes labs; its result is the exit code.
-// The test executable is a baize as well, which labs start in their hosts.
-func Main(m *testing.M) int {
+// The test executable is a baize as well, which labs start in their hosts. Checks
+// say what else is missing before any test runs.
+func Main(m *testing.M, checks ...func() error) int {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
@@ -32,6 +33,12 @@ func Main(m *testing.M) int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "labs need root: run these tests with sudo, or without -tags system")
 		return 1
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	var err error
 	if dir, err = os.MkdirTemp("", "baize-testkit-"); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
@@ -65,8 +66,9 @@ func (l *Lab) Reaches(from string, to lab.EndpointStatus) {
 // Pings are pings that run.
 type Pings struct {
 	*probe.Pings
+	// Name says from where to where.
+	Name string
 	t    *testing.T
-	name string
 }
 
 // Ping pings from a network namespace until the end of the test at the latest.
@@ -76,7 +78,7 @@ func (l *Lab) Ping(netns string, to netip.Addr, interval time.Duration) Pings {
 	running, err := lab.StartPings(netns, to, interval)
 	require.NoError(l.T, err)
 	l.T.Cleanup(func() { _, _ = running.End() })
-	p := Pings{running, l.T, fmt.Sprintf("pings from %s to %s", netns, to)}
+	p := Pings{running, fmt.Sprintf("pings from %s to %s", netns, to), l.T}
 	p.Goes(5)
 	return p
 }
@@ -85,26 +87,42 @@ func (l *Lab) Ping(netns string, to netip.Addr, interval time.Duration) Pings {
 func (l *Lab) PingEndpoint(from, to string, interval time.Duration) Pings {
 	l.T.Helper()
 	p := l.Ping(l.Netns(from), l.Endpoint(to).IPs[0], interval)
-	p.name = from + " to " + to
+	p.Name = from + " to " + to
 	return p
 }
 
 // Goes waits for the answers to n more.
 func (p Pings) Goes(n int) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), 2*testkit.Patience)
+	GoOn(n, p)
+}
+
+// GoOn waits for the answers to n more of each.
+func GoOn(n int, all ...Pings) {
+	t := all[0].t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*testkit.Patience)
 	defer cancel()
-	require.NoError(p.t, p.Await(ctx, n), p.name)
+	var g errgroup.Group
+	for _, p := range all {
+		g.Go(func() error {
+			if err := p.Await(ctx, n); err != nil {
+				return fmt.Errorf("%s: %w", p.Name, err)
+			}
+			return nil
+		})
+	}
+	require.NoError(t, g.Wait())
 }
 
 // Ends ends them, waits for what is outstanding, and says what became of all.
 func (p Pings) Ends() probe.Echoes {
 	p.t.Helper()
 	e, err := p.End()
-	require.NoError(p.t, err, p.name)
-	p.t.Logf("%s: %d sent, %d lost, the slowest back after %v", p.name, e.Sent, len(e.Missing), e.Slowest().Round(time.Millisecond))
+	require.NoError(p.t, err, p.Name)
+	p.t.Logf("%s: %d sent, %d lost, the slowest back after %v", p.Name, e.Sent, len(e.Missing), e.Slowest().Round(time.Millisecond))
 	if e.Unsent != nil {
-		p.t.Logf("%s: could not be sent: %v", p.name, e.Unsent)
+		p.t.Logf("%s: could not be sent: %v", p.Name, e.Unsent)
 	}
 	return e
 }
@@ -133,18 +151,14 @@ func (l *Lab) Probe(from string, to netip.Addr, o probe.SendOptions) (string, er
 	if o.Timeout == 0 {
 		o.Timeout = testkit.Patience
 	}
-	path, err := l.Host(hostOf(from)).Endpoint(from[len(hostOf(from))+1:]).NetnsPath()
+	host, endpoint, _ := strings.Cut(from, "/")
+	path, err := l.Host(host).Endpoint(endpoint).NetnsPath()
 	if err != nil {
 		return "", err
 	}
 	var out bytes.Buffer
 	err = hostnet.InNetns(path, func() error { return probe.RunSend(l.T.Context(), o, &out) })
 	return out.String(), err
-}
-
-func hostOf(target string) string {
-	host, _, _ := strings.Cut(target, "/")
-	return host
 }
 
 // Stream begins to send random bytes by TCP from one endpoint to another. The

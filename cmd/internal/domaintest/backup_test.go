@@ -15,6 +15,7 @@ import (
 // etcd loses everything; with the agents stopped, and a backup restored, no
 // packet is lost and no address changes.
 func TestRestore(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Hosts: 2})
 	before := map[string][]lab.EndpointStatus{"blue": d.Endpoints("blue"), "red": d.Endpoints("red")}
 	subnets := d.Must("host1", "baize", "subnet", "list")

@@ -16,6 +16,7 @@ import (
 // Open vSwitch has cached of packets for a tunnel that was not there does not
 // outlast it.
 func TestTransportChange(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Hosts: 2, Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}}})
 	d.Serve("host2/c1")
 	to := d.Endpoint("host2/c1").IPs[0].String()

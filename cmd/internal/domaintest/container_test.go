@@ -31,6 +31,7 @@ func makeImage(ctx context.Context, dir string) error {
 // The agent of one host becomes a container, of the image that scripts/image.sh
 // makes, by the compose file that is delivered.
 func TestContainer(t *testing.T) {
+	t.Parallel()
 	dist := t.TempDir()
 	image := make(chan error, 1)
 	go func() { image <- makeImage(t.Context(), dist) }()

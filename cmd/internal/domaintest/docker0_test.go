@@ -71,7 +71,10 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 
 // Plain 'docker run' on three hosts is one Ethernet, with endpoints of Baize's
 // own in it.
-func TestDocker0(t *testing.T) { testDocker0(t, nil) }
+func TestDocker0(t *testing.T) {
+	t.Parallel()
+	testDocker0(t, nil)
+}
 
 func testDocker0(t *testing.T, engines map[string]string) {
 	d := up(t, topology.VXLAN, lab.Config{

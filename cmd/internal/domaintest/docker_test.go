@@ -24,7 +24,10 @@ import (
 const quickly = 10 * time.Second
 
 // Real engines on three hosts, their containers in networks of the plugin.
-func TestDockerPlugin(t *testing.T) { testDockerPlugin(t, nil) }
+func TestDockerPlugin(t *testing.T) {
+	t.Parallel()
+	testDockerPlugin(t, nil)
+}
 
 func testDockerPlugin(t *testing.T, engines map[string]string) {
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Engines: engines, AgentArgs: []string{"--audit-interval", "2s"}})

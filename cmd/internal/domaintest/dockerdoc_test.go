@@ -18,6 +18,7 @@ import (
 
 // What the lab shows and docs/docker.md are true, line by line.
 func TestDockerDocs(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2})
 	// What a newcomer is told to try.
 	s, err := d.Status()

@@ -29,6 +29,7 @@ const (
 // TestFabric has a real FRR as the router between two segments: host1 and
 // host3 are in one, host2 in the other.
 func TestFabric(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name      string
 		transport topology.Transport
@@ -38,6 +39,7 @@ func TestFabric(t *testing.T) {
 		{"FRR on the hosts, route", topology.Route, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			config := lab.Config{
 				Segments: 2, FRR: c.frr,
 				Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},

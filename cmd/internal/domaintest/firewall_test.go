@@ -16,6 +16,7 @@ import (
 // installed with, and a reload of a firewall takes away what is not its own.
 // The hosts route all the same, and nothing is left at the end.
 func TestForwardPolicy(t *testing.T) {
+	t.Parallel()
 	p := netip.MustParsePrefix
 	d := up(t, topology.Route, lab.Config{
 		Hosts: 2, NoProof: true, AgentArgs: []string{"--audit-interval", "1s"},

@@ -17,8 +17,10 @@ import (
 )
 
 func TestDomain(t *testing.T) {
+	t.Parallel()
 	for _, transport := range topology.Encapsulations() {
 		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
 			d := up(t, transport, lab.Config{})
 			// Up has sent pings and bulk TCP, whose SHA-256 it compared, on
 			// every path: 6 pairs over IPv4 and IPv6 in blue, 6 over IPv4 in red.

@@ -19,6 +19,7 @@ import (
 )
 
 func TestLifecycle(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{})
 	for _, c := range []struct {
 		name string

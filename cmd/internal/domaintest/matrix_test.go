@@ -24,6 +24,7 @@ import (
 // in every combination, carry traffic both ways: bulk TCP and UDP arrive whole,
 // each datagram is on the wire once, and encapsulated as its network says.
 func TestTransportMatrix(t *testing.T) {
+	t.Parallel()
 	transports := topology.Transports()
 	var networks []lab.NetworkSpec
 	for i, tr := range transports {

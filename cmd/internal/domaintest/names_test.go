@@ -15,6 +15,7 @@ import (
 
 // A container finds those of other engines by the names that Docker gave them.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2})
 	for _, host := range []string{"host1", "host2"} {
 		for _, n := range []string{"blue", "green"} {

@@ -76,6 +76,7 @@ func (e *etcdCluster) baize(args ...string) (string, error) {
 }
 
 func TestProductionEtcd(t *testing.T) {
+	t.Parallel()
 	e := &etcdCluster{domain: up(t, topology.VXLAN, lab.Config{Endpoints: -1}), dir: t.TempDir(), page: map[string]string{}, stop: map[int]func(){}}
 	for _, b := range testkit.Blocks(t, "../../../docs/production.md") {
 		e.page[b.Name] = b.Text()

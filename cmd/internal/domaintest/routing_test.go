@@ -28,6 +28,7 @@ func routedLab() lab.Config {
 }
 
 func TestRouted(t *testing.T) {
+	t.Parallel()
 	type test struct {
 		name string
 		test func(*domain)
@@ -55,6 +56,7 @@ func TestRouted(t *testing.T) {
 		},
 	} {
 		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
 			d := up(t, transport, routedLab())
 			// Bulk TCP with SHA-256 on every path, both ways, IPv4 and IPv6.
 			require.Empty(t, d.Proof.Failed())

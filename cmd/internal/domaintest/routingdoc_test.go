@@ -20,6 +20,7 @@ import (
 // or a lab excepted, which TestFabric starts with the same flags; listings have
 // the columns that it shows, and FRR takes the configurations.
 func TestRoutingDocs(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{
 		Hosts: 2, Segments: 2, FRR: true,
 		Networks: []lab.NetworkSpec{{Name: "other", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}},

@@ -46,14 +46,7 @@ func peer(t *testing.T) string {
 }
 
 var buildPeer = sync.OnceValues(func() (string, error) {
-	file := filepath.Join(labkit.Dir(), "flannel-peer")
-	// The first time downloads modules.
-	out, err := testkit.Try(5*time.Minute, []string{"GOFLAGS=-mod=readonly", "CGO_ENABLED=0"},
-		"go", "build", "-C", "peer", "-buildvcs=false", "-o", file, ".")
-	if err != nil {
-		return "", fmt.Errorf("build the flannel host: %w: %s", err, out)
-	}
-	return file, nil
+	return labkit.Build("flannel-peer", "peer", ".", "GOFLAGS=-mod=readonly")
 })
 
 // up makes a lab whose hosts run the agent with --flannel, and puts flannel's

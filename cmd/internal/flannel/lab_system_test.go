@@ -19,8 +19,10 @@ import (
 // proven, and again after the death of ovs-vswitchd, which in the userspace
 // datapath takes the host's own port along.
 func TestLab(t *testing.T) {
+	t.Parallel()
 	for _, transport := range []topology.Transport{topology.VXLAN, topology.Route} {
 		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
 			l := labkit.Up(t, lab.Config{
 				Transport: transport, Flannel: true, Flanneld: peer(t),
 				Networks: []lab.NetworkSpec{{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/48")}}},

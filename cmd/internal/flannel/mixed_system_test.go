@@ -77,6 +77,7 @@ func (m *mixed) once(from, to string, encapsulated bool, port int) {
 // underlay address; the last flannel host goes and the cluster migrates under
 // traffic.
 func TestMixedCluster(t *testing.T) {
+	t.Parallel()
 	m := newMixed(t, `{ `+dual+`, "Backend": { "Type": "vxlan" } }`)
 	m.all()
 	m.once("host1", "host3", true, 8472)
@@ -168,6 +169,7 @@ func TestMixedCluster(t *testing.T) {
 // the cluster is changed to vxlan with DirectRouting, where every host is on the
 // same segment.
 func TestMixedClusterRoutes(t *testing.T) {
+	t.Parallel()
 	m := newMixed(t, `{ `+dual+`, "Backend": { "Type": "host-gw" } }`)
 	check := func(m *mixed) {
 		m.T.Helper()

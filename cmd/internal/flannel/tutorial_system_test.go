@@ -26,6 +26,7 @@ exec /usr/sbin/dockerd --host unix:///run/docker.sock --containerd /run/containe
 // the tutorial with Baize and one with flannel; that one changes over; the
 // cluster migrates.
 func TestTutorial(t *testing.T) {
+	t.Parallel()
 	c := boot(t, "", lab.Config{Docker: true})
 	commands := testkit.Marked(t, "../../../docs/from-flannel.md")
 	try := func(host, name string) string {

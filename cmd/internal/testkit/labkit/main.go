@@ -56,18 +56,26 @@ var dir string
 // that are built.
 func Dir() string { return dir }
 
+// Build builds the program of a package, as seen from a directory, into Dir. It
+// does so as releases are built: of that kind Go's cache has every package after
+// the first test that does it.
+func Build(name, from, pkg string, env ...string) (file string, err error) {
+	file = filepath.Join(dir, name)
+	// The first time downloads and compiles.
+	out, err := testkit.Try(10*time.Minute, append(env, "CGO_ENABLED=0"),
+		"go", "build", "-C", from, "-trimpath", "-buildvcs=false", "-o", file, pkg)
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return file, nil
+}
+
 // binary is the executable for labs: the test's own, unless that has the race
 // detector. Then it is testkit/baize, and of a lab's processes the agents alone
 // are the test's executable.
-var binary = sync.OnceValues(func() (file string, err error) {
+var binary = sync.OnceValues(func() (string, error) {
 	if !race {
 		return os.Executable()
 	}
-	file = filepath.Join(dir, "baize")
-	out, err := testkit.Try(10*time.Minute, []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-o", file,
-		"github.com/baize-net/baize/cmd/internal/testkit/baize")
-	if err != nil {
-		return "", fmt.Errorf("build the labs' baize: %w\n%s", err, out)
-	}
-	return file, nil
+	return Build("baize", ".", "github.com/baize-net/baize/cmd/internal/testkit/baize")
 })

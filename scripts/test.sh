@@ -15,13 +15,16 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 self=$here/$(basename -- "$0")
 cd "$here/.."
 
+# Ending, each test executable with the race detector waits for a second by default.
+export GORACE="${GORACE-atexit_sleep_ms=100}"
+
 lint() { scripts/lint.sh; }
 
-# unit runs more packages at a time than there are processors: some wait for
-# connections and timers of libraries.
+# unit runs more packages and tests at a time than there are processors: some
+# wait for connections and for timers of libraries.
 unit() {
 	# shellcheck disable=SC2086 # a list of flags
-	go test -race -p $(($(nproc) + 2)) -timeout 15m ${TESTFLAGS-} ./...
+	go test -race -p "$(($(nproc) + 2))" -parallel 8 -timeout 15m ${TESTFLAGS-} ./...
 }
 
 # system runs the tests of the packages that have some for a real Open vSwitch

@@ -28,6 +28,7 @@ func flannelStores(t *testing.T) (*etcdstore.Store, *etcdstore.Store, *clientv3.
 }
 
 func TestFlannelLeases(t *testing.T) {
+	t.Parallel()
 	_, s, c := flannelStores(t)
 	ctx := t.Context()
 	_, err := s.TakeFlannelLease(ctx, "a", flannelLease("192.168.77.1"), nil)
@@ -69,6 +70,7 @@ func TestFlannelLeases(t *testing.T) {
 }
 
 func TestFlannelLeasesAtOnce(t *testing.T) {
+	t.Parallel()
 	_, s, c := flannelStores(t)
 	_, err := c.Put(t.Context(), topology.FlannelPrefix+"/config", flannelConfig)
 	require.NoError(t, err)
@@ -91,6 +93,7 @@ func TestFlannelLeasesAtOnce(t *testing.T) {
 }
 
 func TestMigrateFlannel(t *testing.T) {
+	t.Parallel()
 	own, s, c := flannelStores(t)
 	ctx := t.Context()
 	_, err := c.Put(ctx, topology.FlannelPrefix+"/config", flannelConfig)

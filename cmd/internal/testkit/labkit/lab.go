@@ -42,8 +42,11 @@ func Config(t *testing.T, config lab.Config) lab.Config {
 	config.Name = fmt.Sprintf("t%d-%d", os.Getpid(), labs.Add(1))
 	config.BaseDir = fmt.Sprintf("/run/baize-test-%d", os.Getpid())
 	config.Binary = exe
-	if self, err := os.Executable(); race && assert.NoError(t, err) {
-		config.Env = append(config.Env, "BAIZE_TEST_AGENT="+self)
+	if race {
+		self, err := os.Executable()
+		require.NoError(t, err)
+		// Ending, a program with the race detector waits for a second by default.
+		config.Env = append(config.Env, "BAIZE_TEST_AGENT="+self, "GORACE=atexit_sleep_ms=100")
 	}
 	return config
 }

@@ -126,6 +126,7 @@ func steps(l *Lab) []string {
 }
 
 func TestUpAndDown(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 3)
 	c.NoProof = false
 	start := time.Now()
@@ -185,6 +186,7 @@ func TestUpAndDown(t *testing.T) {
 }
 
 func TestHostsComeAndGo(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	l := up(t, c)
 	host1 := pids(t, l)["host1"]
@@ -219,6 +221,7 @@ func TestHostsComeAndGo(t *testing.T) {
 }
 
 func TestWhatDiedIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	l := up(t, c)
 	id := filepath.Join(l.Host("host1").Dir(), "lib-baize", "node-id")
@@ -245,6 +248,7 @@ func TestWhatDiedIsMadeAnew(t *testing.T) {
 }
 
 func TestServices(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	l := up(t, c)
 	h := l.Host("host1")
@@ -289,6 +293,7 @@ func TestServices(t *testing.T) {
 }
 
 func TestPid1EndsInOrder(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	l := up(t, c)
 	m, err := l.member("host1")
@@ -305,6 +310,7 @@ func TestPid1EndsInOrder(t *testing.T) {
 // TestKilledHalfWay kills an Up at many moments, and completes or removes what
 // is left.
 func TestKilledHalfWay(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	config, err := json.Marshal(struct {
 		Name, BaseDir string
@@ -336,6 +342,7 @@ func TestKilledHalfWay(t *testing.T) {
 }
 
 func TestExec(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	l := up(t, c)
 	var exit *exec.ExitError
@@ -381,6 +388,7 @@ func TestExec(t *testing.T) {
 }
 
 func TestProbeBetweenHosts(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	l := up(t, c)
 	s, err := l.Status()
@@ -401,6 +409,7 @@ func TestProbeBetweenHosts(t *testing.T) {
 }
 
 func TestErrorsNameStepHostAndLog(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	dir := filepath.Join(c.BaseDir, c.Name, "host1", "lib-baize")
 	require.NoError(t, os.MkdirAll(dir, 0o755))
@@ -416,6 +425,7 @@ func TestErrorsNameStepHostAndLog(t *testing.T) {
 }
 
 func TestOneNameOneLab(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	up(t, c)
 	other := c
@@ -427,6 +437,7 @@ func TestOneNameOneLab(t *testing.T) {
 }
 
 func TestLabsSideBySide(t *testing.T) {
+	t.Parallel()
 	a, b := testLab(t, 1), testLab(t, 1)
 	b.Name = a.Name + "-host1" // the nastiest name there is
 	t.Cleanup(func() { _, _ = Down(context.Background(), b) })
@@ -446,6 +457,7 @@ func TestLabsSideBySide(t *testing.T) {
 }
 
 func TestTransportAndNetworks(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	c.Networks = []NetworkSpec{DefaultNetworkSpec(netip.Prefix{}), {Name: "red", Prefixes: DefaultNetworkSpec(netip.Prefix{}).Prefixes, VNI: 77}}
 	l := up(t, c)

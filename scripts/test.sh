@@ -20,11 +20,11 @@ export GORACE="${GORACE-atexit_sleep_ms=100}"
 
 lint() { scripts/lint.sh; }
 
-# unit runs more packages and tests at a time than there are processors: some
+# unit runs more packages at a time than there are processors: some
 # wait for connections and for timers of libraries.
 unit() {
 	# shellcheck disable=SC2086 # a list of flags
-	go test -race -p "$(($(nproc) + 2))" -parallel 8 -timeout 15m ${TESTFLAGS-} ./...
+	go test -race -p "$(($(nproc) + 1))" -timeout 15m ${TESTFLAGS-} ./...
 }
 
 # system runs the tests of the packages that have some for a real Open vSwitch

@@ -41,7 +41,7 @@ func tiers(t *testing.T, args ...string) (string, int) {
 esac`,
 	}
 	tools := []string{
-		"basename", "cat", "date", "dirname", "grep", "mktemp", "mv", "nproc", "rm", "sed", "setsid", "sh", "sleep", "sort", "xargs",
+		"basename", "cat", "date", "dirname", "grep", "mktemp", "mv", "nice", "nproc", "rm", "sed", "setsid", "sh", "sleep", "sort", "xargs",
 	}
 	return run(t, filepath.Join(dir, "scripts/test.sh"), tools, fakes, []string{"D=" + dir, "TESTFLAGS=-run Name"}, args...)
 }

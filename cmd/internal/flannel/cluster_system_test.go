@@ -26,6 +26,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 func TestMain(m *testing.M) { os.Exit(labkit.Main(m)) }
@@ -151,7 +152,7 @@ func (c *cluster) leaves(host string) {
 // key returns the key of a host's lease.
 func (c *cluster) key(host string) string {
 	e := c.env(host)
-	return topology.FlannelKey(e.Subnet, e.IPv6Subnet)
+	return flannel.LeaseKey(e.Subnet, e.IPv6Subnet)
 }
 
 // exchange sends bulk TCP, of which the probe compares the SHA-256, and

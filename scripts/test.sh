@@ -34,13 +34,15 @@ system() {
 		echo "test: the system tests make network namespaces, which needs root: run 'sudo make test-system'" >&2
 		return 1
 	fi
-	dirs=$(grep -rl '^//go:build system' --include='*_test.go' cmd ovs topology | xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
+	dirs=$(grep -rl '^//go:build system' --include='*_test.go' cmd ovs topology |
+		xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
 	if [ -z "$dirs" ]; then
 		echo "test: no file begins with //go:build system: the tier is empty" >&2
 		return 1
 	fi
 	# shellcheck disable=SC2086 # lists
-	go test -tags system -race -count=1 -p "${BAIZE_TEST_PACKAGES:-2}" -parallel "${BAIZE_TEST_LABS:-2}" -timeout 40m ${TESTFLAGS-} $dirs
+	go test -tags system -race -count=1 -p "${BAIZE_TEST_PACKAGES:-2}" -parallel "${BAIZE_TEST_LABS:-2}" \
+		-timeout 40m ${TESTFLAGS-} $dirs
 }
 
 # kernel runs tests on the kernel's datapath, in a virtual machine that brings a
@@ -60,7 +62,8 @@ kernel() {
 	dir=$(mktemp -d)
 	# The test ends before the machine is ended: it then says where it hung.
 	CGO_ENABLED=0 go test -c -trimpath -tags kernel -o "$dir/kernel.test" ./cmd/internal/kerneltest &&
-		BAIZE_VM_LIMIT=930 $first scripts/kernel-vm.sh "$dir" ./kernel.test -test.v -test.timeout 15m "$@" && result=0 || result=1
+		BAIZE_VM_LIMIT=930 $first scripts/kernel-vm.sh "$dir" ./kernel.test -test.v -test.timeout 15m "$@" &&
+		result=0 || result=1
 	rm -rf "$dir"
 	return "$result"
 }
@@ -159,5 +162,6 @@ else
 fi
 
 printf '\n=== summary\n%s' "$summary"
-[ $# -eq 1 ] || printf '%-8s %-7s %5d s\n' all "$([ $failed -eq 0 ] && echo ok || echo FAILED)" "$(($(date +%s) - start))"
+[ $failed -eq 0 ] && result=ok || result=FAILED
+[ $# -eq 1 ] || printf '%-8s %-7s %5d s\n' all "$result" "$(($(date +%s) - start))"
 exit $failed

@@ -35,15 +35,21 @@ func tiers(t *testing.T, args ...string) (string, int) {
 		"id": "echo 0",
 		// The system tier ends after the unit tier, beside which it runs.
 		"go": `case "$*" in
-*"-tags system"*) echo system begins; until [ -e "$D/unit" ]; do sleep 0.01; done; echo system ends ;;
+*"-tags system"*)
+	echo system begins
+	until [ -e "$D/unit" ]; do sleep 0.01; done
+	echo system ends
+	;;
 *"-tags kernel"*) ;;
 *) echo unit begins; echo "flags $*"; : >"$D/unit"; echo unit ends; exit 1 ;;
 esac`,
 	}
 	tools := []string{
-		"basename", "cat", "date", "dirname", "grep", "mktemp", "mv", "nice", "nproc", "rm", "sed", "setsid", "sh", "sleep", "sort", "xargs",
+		"basename", "cat", "date", "dirname", "grep", "mktemp", "mv", "nice", "nproc", "rm", "sed", "setsid", "sh", "sleep",
+		"sort", "xargs",
 	}
-	return run(t, filepath.Join(dir, "scripts/test.sh"), tools, fakes, []string{"D=" + dir, "TESTFLAGS=-run Name"}, args...)
+	env := []string{"D=" + dir, "TESTFLAGS=-run Name"}
+	return run(t, filepath.Join(dir, "scripts/test.sh"), tools, fakes, env, args...)
 }
 
 func TestTiers(t *testing.T) {
@@ -73,7 +79,8 @@ $`), out)
 		t.Parallel()
 		out, code := tiers(t, "lint")
 		assert.Equal(t, 0, code, out)
-		assert.Regexp(t, `^\n=== lint\nlint begins\nlint ends\n=== lint     ok +\d+ s\n\n=== summary\nlint     ok +\d+ s\n$`, out)
+		assert.Regexp(t, `^\n=== lint\nlint begins\nlint ends\n=== lint     ok +\d+ s\n`+
+			`\n=== summary\nlint     ok +\d+ s\n$`, out)
 	})
 	t.Run("unknown", func(t *testing.T) {
 		t.Parallel()

@@ -2,9 +2,9 @@
 # What: runs the test tiers named, all of them even where one fails, and ends with
 #       a summary: which passed, and what each took. Exit 1 where one failed.
 # Why:  'make test' and CI are to show every failure of a run, and what it cost.
-#       Most of the system tier is waiting: what does not need the machine to
-#       itself runs beside it. What a tier prints is shown when it ends, whole; that
-#       of a tier that runs alone as it comes.
+#       Much of the system tier is waiting: lint and unit run beside it. What a tier
+#       prints is shown when it ends, whole; that of a tier that runs alone as it
+#       comes.
 # Use:  scripts/test.sh [lint] [unit] [system] [kernel]      (default: all)
 #       TESTFLAGS='-run Name -v' is passed to go test.
 #       BAIZE_TEST_LABS=2 is how many tests with a lab of their own run at a time
@@ -47,7 +47,7 @@ system() {
 
 # kernel runs tests on the kernel's datapath, in a virtual machine that brings a
 # kernel along: what this machine has does not matter. Its limits are for a
-# processor that is emulated and shared with other tiers.
+# processor that is emulated and shared with others.
 kernel() {
 	set --
 	for flag in ${TESTFLAGS-}; do
@@ -56,7 +56,8 @@ kernel() {
 		*) set -- "$@" "$flag" ;;
 		esac
 	done
-	# The machine is an emulation, slow enough: it comes first where root runs this.
+	# The machine is an emulation, slow enough: where root runs this, it comes
+	# before what else keeps the processors busy.
 	first=
 	[ "$(id -u)" -ne 0 ] || first='nice -n -5'
 	dir=$(mktemp -d)
@@ -118,33 +119,30 @@ run() {
 }
 
 start=$(date +%s)
-summary=
-failed=0
 # report shows the result of a tier.
-report() {
-	line=$(cat "$logs/$1.result")
-	printf '=== %s\n' "$line"
-	summary="$summary$line
-"
-	case $line in *FAILED*) failed=1 ;; esac
-}
+report() { printf '=== %s\n' "$(cat "$logs/$1.result")"; }
 
+# Beside the system tier run lint and unit; the kernel tier, whose packets are
+# counted while an emulated processor forwards them, has the machine to itself.
 beside=
-for tier in "$@"; do [ "$tier" = system ] || beside="$beside $tier"; done
-case " $* " in *' system '*) ;; *) beside= ;; esac
+alone=
+case " $* " in *' system '*) system=system ;; *) system= ;; esac
+for tier in "$@"; do
+	case $tier in
+	lint | unit) [ -z "$system" ] && alone="$alone $tier" || beside="$beside $tier" ;;
+	system) ;;
+	kernel) alone="$alone $tier" ;;
+	esac
+done
 if [ -z "$beside" ]; then
-	for tier in "$@"; do
-		printf '\n=== %s\n' "$tier"
-		run "$tier"
-		report "$tier"
-	done
+	alone="$system$alone"
 else
-	echo "=== $*: what each prints is shown when it has ended"
+	echo "=== system,$beside: what each prints is shown when it has ended"
 	for lane in system "$beside"; do
 		for tier in $lane; do run "$tier" >"$logs/$tier.log" 2>&1; done &
 		lanes="$lanes $!"
 	done
-	left="$*"
+	left="system$beside"
 	while [ -n "$left" ]; do
 		sleep 1
 		still=
@@ -160,8 +158,17 @@ else
 		left=$still
 	done
 fi
+for tier in $alone; do
+	printf '\n=== %s\n' "$tier"
+	run "$tier"
+	report "$tier"
+done
 
-printf '\n=== summary\n%s' "$summary"
-[ $failed -eq 0 ] && result=ok || result=FAILED
+printf '\n=== summary\n'
+result=ok
+for tier in "$@"; do
+	cat "$logs/$tier.result"
+	! grep -q FAILED "$logs/$tier.result" || result=FAILED
+done
 [ $# -eq 1 ] || printf '%-8s %-7s %5d s\n' all "$result" "$(($(date +%s) - start))"
-exit $failed
+[ $result = ok ]

@@ -184,6 +184,7 @@ if [ -w /dev/kvm ]; then
 	fi
 fi
 begin=$(date +%s)
+: >"$work/console" # on a busy machine tail would be here first, and find nothing
 # In the background: the shell heeds a signal only between commands.
 (machine "$accel" \
 	-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \

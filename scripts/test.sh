@@ -1,38 +1,53 @@
 #!/bin/sh
-# What: runs the test tiers named, each under a heading and with its time, all
-#       of them even where one fails; ends with a summary. Exit 1 where one failed.
+# What: runs the test tiers named, all of them even where one fails, and ends with
+#       a summary: which passed, and what each took. Exit 1 where one failed.
 # Why:  'make test' and CI are to show every failure of a run, and what it cost.
+#       Much of the system tier is waiting: lint and unit run beside it. What a tier
+#       prints is shown when it ends, whole; that of a tier that runs alone as it
+#       comes.
 # Use:  scripts/test.sh [lint] [unit] [system] [kernel]      (default: all)
 #       TESTFLAGS='-run Name -v' is passed to go test.
+#       BAIZE_TEST_LABS=2 is how many tests with a lab of their own run at a time
+#       in each package, BAIZE_TEST_PACKAGES=2 how many packages of the system tier.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+self=$here/$(basename -- "$0")
 cd "$here/.."
-[ $# -gt 0 ] || set -- lint unit system kernel
 
+# Ending, each test executable with the race detector waits for a second by default.
+export GORACE="${GORACE-atexit_sleep_ms=100}"
+
+lint() { scripts/lint.sh; }
+
+# unit runs more packages at a time than there are processors: some
+# wait for connections and for timers of libraries.
 unit() {
 	# shellcheck disable=SC2086 # a list of flags
-	go test -race -timeout 15m ${TESTFLAGS-} ./...
+	go test -race -p "$(($(nproc) + 1))" -timeout 15m ${TESTFLAGS-} ./...
 }
 
 # system runs the tests of the packages that have some for a real Open vSwitch
-# and network namespaces, one package at a time: they share one machine.
+# and network namespaces. All that they make has names of its own.
 system() {
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "test: the system tests make network namespaces, which needs root: run 'sudo make test-system'" >&2
 		return 1
 	fi
-	dirs=$(grep -rl '^//go:build system' --include='*_test.go' cmd ovs topology | xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
+	dirs=$(grep -rl '^//go:build system' --include='*_test.go' cmd ovs topology |
+		xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
 	if [ -z "$dirs" ]; then
 		echo "test: no file begins with //go:build system: the tier is empty" >&2
 		return 1
 	fi
 	# shellcheck disable=SC2086 # lists
-	go test -tags system -race -count=1 -p 1 -timeout 30m ${TESTFLAGS-} $dirs
+	go test -tags system -race -count=1 -p "${BAIZE_TEST_PACKAGES:-2}" -parallel "${BAIZE_TEST_LABS:-2}" \
+		-timeout 40m ${TESTFLAGS-} $dirs
 }
 
 # kernel runs tests on the kernel's datapath, in a virtual machine that brings a
-# kernel along: what this machine has does not matter.
+# kernel along: what this machine has does not matter. Its limits are for a
+# processor that is emulated and shared with others.
 kernel() {
 	set --
 	for flag in ${TESTFLAGS-}; do
@@ -41,36 +56,119 @@ kernel() {
 		*) set -- "$@" "$flag" ;;
 		esac
 	done
+	# The machine is an emulation, slow enough: where root runs this, it comes
+	# before what else keeps the processors busy.
+	first=
+	[ "$(id -u)" -ne 0 ] || first='nice -n -5'
 	dir=$(mktemp -d)
 	# The test ends before the machine is ended: it then says where it hung.
-	go test -c -tags kernel -o "$dir/kernel.test" ./cmd/internal/kerneltest &&
-		BAIZE_VM_LIMIT=330 scripts/kernel-vm.sh "$dir" ./kernel.test -test.v -test.timeout 5m "$@" && result=0 || result=1
+	CGO_ENABLED=0 go test -c -trimpath -tags kernel -o "$dir/kernel.test" ./cmd/internal/kerneltest &&
+		BAIZE_VM_LIMIT=930 $first scripts/kernel-vm.sh "$dir" ./kernel.test -test.v -test.timeout 15m "$@" &&
+		result=0 || result=1
 	rm -rf "$dir"
-	return $result
+	return "$result"
 }
 
-summary=
-failed=0
+[ $# -gt 0 ] || set -- lint unit system kernel
+case $1 in
+--tier)
+	# In a session of its own, so that it can be ended with all that it started.
+	echo $$ >"$3"
+	case $2 in
+	lint) lint ;;
+	unit) unit ;;
+	system) system ;;
+	kernel) kernel ;;
+	esac
+	exit
+	;;
+esac
 for tier in "$@"; do
-	printf '\n=== %s\n' "$tier"
-	begin=$(date +%s)
-	result=ok
 	case $tier in
-	lint) scripts/lint.sh || result=FAILED ;;
-	unit) unit || result=FAILED ;;
-	system) system || result=FAILED ;;
-	kernel) (kernel) || result=FAILED ;;
+	lint | unit | system | kernel) ;;
 	*)
 		echo "test: unknown tier '$tier': use lint, unit, system or kernel" >&2
 		exit 2
 		;;
 	esac
-	[ $result = ok ] || failed=1
-	line=$(printf '%-8s %-7s %5d s' "$tier" "$result" $(($(date +%s) - begin)))
-	printf '=== %s\n' "$line"
-	summary="$summary$line
-"
 done
 
-printf '\n=== summary\n%s' "$summary"
-exit $failed
+logs=$(mktemp -d)
+lanes=
+# shellcheck disable=SC2317 # a trap
+ended() {
+	# shellcheck disable=SC2086 # a list
+	[ -z "$lanes" ] || kill $lanes 2>/dev/null || :
+	for group in "$logs"/*.group; do
+		[ ! -e "$group" ] || kill -s TERM -- "-$(cat "$group")" 2>/dev/null || :
+	done
+	rm -rf "$logs"
+}
+trap ended EXIT
+trap 'exit 130' HUP INT TERM
+
+# run runs a tier and leaves its result in a file.
+run() {
+	begin=$(date +%s)
+	setsid -w sh "$self" --tier "$1" "$logs/$1.group" &
+	# In the background: the shell heeds a signal only between commands.
+	wait $! && result=ok || result=FAILED
+	rm -f "$logs/$1.group"
+	printf '%-8s %-7s %5d s\n' "$1" "$result" "$(($(date +%s) - begin))" >"$logs/$1.new"
+	mv "$logs/$1.new" "$logs/$1.result"
+}
+
+start=$(date +%s)
+# report shows the result of a tier.
+report() { printf '=== %s\n' "$(cat "$logs/$1.result")"; }
+
+# Beside the system tier run lint and unit; the kernel tier, whose packets are
+# counted while an emulated processor forwards them, has the machine to itself.
+beside=
+alone=
+case " $* " in *' system '*) system=system ;; *) system= ;; esac
+for tier in "$@"; do
+	case $tier in
+	lint | unit) [ -z "$system" ] && alone="$alone $tier" || beside="$beside $tier" ;;
+	system) ;;
+	kernel) alone="$alone $tier" ;;
+	esac
+done
+if [ -z "$beside" ]; then
+	alone="$system$alone"
+else
+	echo "=== system,$beside: what each prints is shown when it has ended"
+	for lane in system "$beside"; do
+		for tier in $lane; do run "$tier" >"$logs/$tier.log" 2>&1; done &
+		lanes="$lanes $!"
+	done
+	left="system$beside"
+	while [ -n "$left" ]; do
+		sleep 1
+		still=
+		for tier in $left; do
+			if [ -e "$logs/$tier.result" ]; then
+				printf '\n=== %s\n' "$tier"
+				cat "$logs/$tier.log"
+				report "$tier"
+			else
+				still="$still $tier"
+			fi
+		done
+		left=$still
+	done
+fi
+for tier in $alone; do
+	printf '\n=== %s\n' "$tier"
+	run "$tier"
+	report "$tier"
+done
+
+printf '\n=== summary\n'
+result=ok
+for tier in "$@"; do
+	cat "$logs/$tier.result"
+	! grep -q FAILED "$logs/$tier.result" || result=FAILED
+done
+[ $# -eq 1 ] || printf '%-8s %-7s %5d s\n' all "$result" "$(($(date +%s) - start))"
+[ $result = ok ]

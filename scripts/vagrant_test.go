@@ -27,20 +27,27 @@ func vagrant(t *testing.T, env []string, args ...string) (out string, err error)
 }
 
 func TestVagrantfile(t *testing.T) {
-	for _, env := range [][]string{nil, {"BAIZE_NODES=5", "BAIZE_DRIVER=qemu", "BAIZE_BOX=generic/ubuntu2204", "BAIZE_MACHINES=x-"}} {
-		out, err := vagrant(t, env, "validate")
-		require.NoError(t, err, out)
-		out, err = vagrant(t, env, "status", "--machine-readable")
-		require.NoError(t, err, out)
-		want := 3
-		if env != nil {
-			want = 5
-		}
-		assert.Equal(t, want, strings.Count(out, ",state,not_created"), out)
+	t.Parallel()
+	for name, c := range map[string]struct {
+		env      []string
+		machines int
+	}{
+		"defaults": {nil, 3},
+		"settings": {[]string{"BAIZE_NODES=5", "BAIZE_DRIVER=qemu", "BAIZE_BOX=generic/ubuntu2204", "BAIZE_MACHINES=x-"}, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			out, err := vagrant(t, c.env, "validate")
+			require.NoError(t, err, out)
+			out, err = vagrant(t, c.env, "status", "--machine-readable")
+			require.NoError(t, err, out)
+			assert.Equal(t, c.machines, strings.Count(out, ",state,not_created"), out)
+		})
 	}
 }
 
 func TestVagrantfileRefuses(t *testing.T) {
+	t.Parallel()
 	for env, want := range map[string]string{
 		"BAIZE_NODES=three":  "BAIZE_NODES=three: use a number from 1 to 99",
 		"BAIZE_NODES=0":      "BAIZE_NODES=0: use a number from 1 to 99",
@@ -48,10 +55,16 @@ func TestVagrantfileRefuses(t *testing.T) {
 		"BAIZE_DRIVER=kvvm":  "BAIZE_DRIVER=kvvm: use kvm or qemu",
 		"BAIZE_NET=10.0.0.0": "BAIZE_NET=10.0.0.0: use the first three numbers of an IPv4 address, such as 192.168.56",
 	} {
-		out, err := vagrant(t, []string{env}, "validate")
+		// It refuses before it asks Vagrant for anything: Ruby alone does.
+		cmd := exec.CommandContext(t.Context(), "ruby", "../Vagrantfile")
+		cmd.Env = append(os.Environ(), env)
+		out, err := cmd.CombinedOutput()
 		assert.Error(t, err, env)
-		assert.Contains(t, out, "Vagrantfile: "+want)
+		assert.Equal(t, "Vagrantfile: "+want+"\n", string(out))
 	}
+	out, err := vagrant(t, []string{"BAIZE_NODES=three"}, "validate")
+	assert.Error(t, err)
+	assert.Contains(t, out, "Vagrantfile: BAIZE_NODES=three: use a number from 1 to 99")
 }
 
 // The documents name every variable of the Vagrantfile, with its default.

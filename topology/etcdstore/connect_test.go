@@ -15,6 +15,7 @@ import (
 )
 
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	junk := filepath.Join(dir, "junk.pem")
 	require.NoError(t, os.WriteFile(junk, []byte("junk"), 0o600))
@@ -47,6 +48,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := l.Addr().String()
@@ -66,12 +68,14 @@ func TestUnreachable(t *testing.T) {
 
 // One member that does not exist does no harm.
 func TestOneEndpointDown(t *testing.T) {
+	t.Parallel()
 	s := openAt(t, "http://127.0.0.1:1", etcdtest.Start(t))
 	require.NoError(t, s.Check(t.Context()))
 	mustCreate(t, s, blue())
 }
 
 func TestSomethingElseListens(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
@@ -80,6 +84,7 @@ func TestSomethingElseListens(t *testing.T) {
 }
 
 func TestUnixSocketAndBareAddress(t *testing.T) {
+	t.Parallel()
 	sock := "unix://" + filepath.Join(t.TempDir(), "etcd.sock")
 	m := etcdtest.Run(t, etcdserver.Config{ClientURLs: []string{sock, "http://127.0.0.1:0"}})
 	require.Equal(t, sock, m.Endpoints[0])
@@ -93,10 +98,11 @@ func TestUnixSocketAndBareAddress(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.StartTLS(t, topology.DefaultPrefix)
 	good := etcdstore.Config{
 		Endpoints: []string{srv.Endpoint}, CAFile: srv.CAFile, CertFile: srv.CertFile, KeyFile: srv.KeyFile,
-		Username: srv.Username, Password: srv.Password, Timeout: 2 * time.Second,
+		Username: srv.Username, Password: srv.Password, Timeout: patience,
 	}
 	t.Run("good", func(t *testing.T) {
 		s := open(t, good)
@@ -113,19 +119,27 @@ func TestTLS(t *testing.T) {
 		c.Endpoints = []string{srv.Endpoint[len("https://"):]}
 		require.NoError(t, open(t, c).Check(t.Context()))
 	})
+	// Where no connection comes about, the client tries until the time is up.
+	unanswered := func(c *etcdstore.Config) { c.Timeout = 2 * time.Second }
 	for name, c := range map[string]struct {
 		change func(*etcdstore.Config)
 		words  []string
 	}{
-		"no client certificate":    {func(c *etcdstore.Config) { c.CertFile, c.KeyFile = "", "" }, []string{srv.Endpoint, "requires a client certificate", "--trusted-ca-file"}},
-		"wrong client certificate": {func(c *etcdstore.Config) { c.CertFile, c.KeyFile = srv.OtherCertFile, srv.OtherKeyFile }, []string{srv.Endpoint, "refuses the client certificate " + srv.OtherCertFile}},
-		"wrong authority":          {func(c *etcdstore.Config) { c.CAFile = srv.OtherCAFile }, []string{srv.Endpoint, "the server's certificate is not accepted", "unknown authority"}},
-		"plain":                    {func(c *etcdstore.Config) { *c = etcdstore.Config{Endpoints: []string{"http" + srv.Endpoint[5:]}} }, []string{"speaks TLS", "https://"}},
-		"wrong password":           {func(c *etcdstore.Config) { c.Password = "guess" }, []string{"authentication failed", "user baize"}},
-		"other prefix":             {func(c *etcdstore.Config) { c.Prefix = "/other" }, []string{"etcd prefix /other", "permission denied", "user baize", "grant-permission"}},
-		"no user":                  {func(c *etcdstore.Config) { c.Username, c.Password = "", "" }, []string{"etcd"}},
+		"no client certificate": {func(c *etcdstore.Config) { unanswered(c); c.CertFile, c.KeyFile = "", "" }, []string{srv.Endpoint, "requires a client certificate", "--trusted-ca-file"}},
+		"wrong client certificate": {func(c *etcdstore.Config) {
+			unanswered(c)
+			c.CertFile, c.KeyFile = srv.OtherCertFile, srv.OtherKeyFile
+		}, []string{srv.Endpoint, "refuses the client certificate " + srv.OtherCertFile}},
+		"wrong authority": {func(c *etcdstore.Config) { unanswered(c); c.CAFile = srv.OtherCAFile }, []string{srv.Endpoint, "the server's certificate is not accepted", "unknown authority"}},
+		"plain": {func(c *etcdstore.Config) {
+			*c = etcdstore.Config{Endpoints: []string{"http" + srv.Endpoint[5:]}, Timeout: 3 * time.Second}
+		}, []string{"speaks TLS", "https://"}},
+		"wrong password": {func(c *etcdstore.Config) { c.Password = "guess" }, []string{"authentication failed", "user baize"}},
+		"other prefix":   {func(c *etcdstore.Config) { c.Prefix = "/other" }, []string{"etcd prefix /other", "permission denied", "user baize", "grant-permission"}},
+		"no user":        {func(c *etcdstore.Config) { c.Username, c.Password = "", "" }, []string{"etcd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cfg := good
 			c.change(&cfg)
 			err := open(t, cfg).Check(t.Context())
@@ -134,7 +148,9 @@ func TestTLS(t *testing.T) {
 		})
 	}
 	t.Run("TLS to a plain server", func(t *testing.T) {
+		t.Parallel()
 		c := good
+		unanswered(&c)
 		c.Endpoints = []string{"https" + etcdtest.Start(t)[4:]}
 		c.Username, c.Password = "", ""
 		refused(t, open(t, c).Check(t.Context()), topology.ErrUnavailable, "does not speak TLS", "http://")

@@ -64,6 +64,7 @@ func requireDisjoint(t *testing.T, s *etcdstore.Store, subnets []topology.Subnet
 }
 
 func TestLease200AtOnce(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16")})
@@ -72,6 +73,7 @@ func TestLease200AtOnce(t *testing.T) {
 
 // As many nodes as there are subnets: every one gets the one that is left.
 func TestLeaseExactlyAsManyAsThereAre(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16")})
@@ -99,6 +101,7 @@ func TestLeaseExactlyAsManyAsThereAre(t *testing.T) {
 }
 
 func TestLeaseWhileLeaderDies(t *testing.T) {
+	t.Parallel()
 	c := etcdtest.StartCluster(t, 3)
 	s := openAt(t, c.Endpoints...)
 	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16")})
@@ -123,6 +126,7 @@ func leaderOf(t *testing.T, c *etcdtest.Cluster) *etcdtest.Member {
 }
 
 func TestLease(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	ctx := t.Context()
@@ -161,6 +165,7 @@ func TestLease(t *testing.T) {
 }
 
 func TestReservation(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	ctx := t.Context()
@@ -222,6 +227,7 @@ func TestReservation(t *testing.T) {
 
 // Reservations of odd lengths and leases at the same moment never overlap.
 func TestReserveAgainstLease(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/22"), SubnetLenIPv4: 28})
@@ -252,6 +258,7 @@ func TestReserveAgainstLease(t *testing.T) {
 
 // A subnet whose value cannot be read belongs to somebody all the same.
 func TestLeaseAroundMalformed(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	ctx := t.Context()
@@ -267,6 +274,7 @@ func TestLeaseAroundMalformed(t *testing.T) {
 }
 
 func TestReleaseWhileAlive(t *testing.T) {
+	t.Parallel()
 	s := openAt(t, etcdtest.Start(t))
 	ctx := t.Context()
 	mustCreate(t, s, blue())
@@ -282,6 +290,7 @@ func TestReleaseWhileAlive(t *testing.T) {
 }
 
 func TestLeaseCancelled(t *testing.T) {
+	t.Parallel()
 	s := openAt(t, etcdtest.Start(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -291,6 +300,7 @@ func TestLeaseCancelled(t *testing.T) {
 
 // What a node has for docker0 is told apart from what it has for endpoints.
 func TestLeaseSegment(t *testing.T) {
+	t.Parallel()
 	s := openAt(t, etcdtest.Start(t))
 	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16")})
 	plain, err := s.LeaseSubnet(t.Context(), "blue", "host1", topology.IPv4, false)

@@ -15,6 +15,7 @@ import (
 )
 
 func TestNetworks(t *testing.T) {
+	t.Parallel()
 	s := openAt(t, etcdtest.Start(t))
 	ctx := t.Context()
 	n := mustCreate(t, s, blue())
@@ -88,6 +89,7 @@ func TestNetworks(t *testing.T) {
 
 // Created at once: no VNI twice; and of one name, exactly one.
 func TestCreateNetworksAtOnce(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	var wg sync.WaitGroup
@@ -125,6 +127,7 @@ func TestCreateNetworksAtOnce(t *testing.T) {
 }
 
 func TestDeleteNetworkAgainstLeases(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	for range 10 {
@@ -151,6 +154,7 @@ func TestDeleteNetworkAgainstLeases(t *testing.T) {
 }
 
 func TestUnknownFieldsSurvive(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	ctx := t.Context()
@@ -181,6 +185,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 }
 
 func TestNodes(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	ctx := t.Context()
@@ -219,6 +224,7 @@ func TestNodes(t *testing.T) {
 }
 
 func TestRemoveNodeWithMuch(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	ctx := t.Context()
@@ -242,6 +248,7 @@ func TestRemoveNodeWithMuch(t *testing.T) {
 }
 
 func TestKeepAliveReacquires(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	p := newProxy(t, ep)
 	c := raw(t, ep)
@@ -272,6 +279,7 @@ func TestKeepAliveReacquires(t *testing.T) {
 
 // The name was taken while this agent was cut off.
 func TestKeepAliveTaken(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	p := newProxy(t, ep)
 	s, other := open(t, quick(p.endpoint)), openAt(t, ep)
@@ -291,6 +299,7 @@ func TestKeepAliveTaken(t *testing.T) {
 
 // An agent that starts anew takes its own key over, whatever lease it is on.
 func TestKeepAliveAfterKill(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	lease, err := c.Grant(t.Context(), 1)
@@ -306,6 +315,7 @@ func TestKeepAliveAfterKill(t *testing.T) {
 }
 
 func TestPins(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	ctx := t.Context()
@@ -346,6 +356,7 @@ func TestPins(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	ctx := t.Context()

@@ -25,6 +25,7 @@ func hasNode(name string) func(etcdstore.Update) bool {
 }
 
 func TestSnapshotPages(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	putRaw(t, c, "nodes/bad", "[]")
@@ -49,6 +50,7 @@ func keys[V any](m map[string]V) []string {
 }
 
 func TestWatchOrder(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	putRaw(t, c, "nodes/early", `{"id":"0"}`)
@@ -80,6 +82,7 @@ func TestWatchOrder(t *testing.T) {
 }
 
 func TestWatchMalformed(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	s, c := openAt(t, ep), raw(t, ep)
 	mustCreate(t, s, blue())
@@ -102,6 +105,7 @@ func TestWatchMalformed(t *testing.T) {
 
 // Cut off, then everything it would have resumed from is compacted away.
 func TestWatchCompacted(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	p := newProxy(t, ep)
 	direct, c := openAt(t, ep), raw(t, ep)
@@ -131,6 +135,7 @@ func TestWatchCompacted(t *testing.T) {
 }
 
 func TestWatchOutageAndReturn(t *testing.T) {
+	t.Parallel()
 	m := etcdtest.StartCluster(t, 1).Members[0]
 	s := open(t, quick(m.Endpoints...))
 	c := raw(t, m.Endpoints...)
@@ -154,6 +159,7 @@ func TestWatchOutageAndReturn(t *testing.T) {
 
 // A connection that stays open and says nothing.
 func TestWatchHung(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	p := newProxy(t, ep)
 	c := raw(t, ep)
@@ -170,6 +176,7 @@ func TestWatchHung(t *testing.T) {
 
 // Nothing was there at the start.
 func TestWatchBeforeEtcd(t *testing.T) {
+	t.Parallel()
 	m := etcdtest.StartCluster(t, 1).Members[0]
 	m.Stop()
 	updates := watch(t, open(t, quick(m.Endpoints...)))
@@ -181,6 +188,7 @@ func TestWatchBeforeEtcd(t *testing.T) {
 }
 
 func TestWatchLeaderDies(t *testing.T) {
+	t.Parallel()
 	cl := etcdtest.StartCluster(t, 3)
 	s := open(t, etcdstore.Config{Endpoints: cl.Endpoints, Timeout: 2 * time.Second, ProbeInterval: 500 * time.Millisecond})
 	updates := watch(t, s)
@@ -196,6 +204,7 @@ func TestWatchLeaderDies(t *testing.T) {
 
 // An etcd that lost its data, under the same address.
 func TestWatchWiped(t *testing.T) {
+	t.Parallel()
 	ep := etcdtest.Start(t)
 	p := newProxy(t, ep)
 	c := raw(t, ep)
@@ -211,7 +220,7 @@ func TestWatchWiped(t *testing.T) {
 	require.NotContains(t, u.Snapshot.Nodes, "old")
 }
 
-func TestNoGoroutineStays(t *testing.T) {
+func TestNoGoroutineStays(t *testing.T) { // alone: others have goroutines too
 	ep := etcdtest.Start(t)
 	// The server shares the process, and is still starting parts of itself.
 	warm := openAt(t, ep)

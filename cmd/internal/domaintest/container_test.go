@@ -31,6 +31,7 @@ func makeImage(ctx context.Context, dir string) error {
 // The agent of one host becomes a container, of the image that scripts/image.sh
 // makes, by the compose file that is delivered.
 func TestContainer(t *testing.T) {
+	t.Parallel()
 	dist := t.TempDir()
 	image := make(chan error, 1)
 	go func() { image <- makeImage(t.Context(), dist) }()
@@ -43,7 +44,7 @@ func TestContainer(t *testing.T) {
 	}
 	p.container("host2", "far", "--network", "shop")
 	// systemd makes mounts shared, and what is mounted later is to be seen inside.
-	d.must("host1", "mount", "--make-rshared", "/run")
+	d.Must("host1", "mount", "--make-rshared", "/run")
 	require.NoError(t, <-image)
 	file, err := filepath.Glob(filepath.Join(dist, "*.tar.gz"))
 	require.NoError(t, err)
@@ -54,16 +55,16 @@ func TestContainer(t *testing.T) {
 		t.Helper()
 		file, err := filepath.Abs("../../../scripts/container/compose.yaml")
 		require.NoError(t, err)
-		d.must("host1", append([]string{"docker-compose", "-f", file}, args...)...)
+		d.Must("host1", append([]string{"docker-compose", "-f", file}, args...)...)
 	}
 	inside := func(args ...string) (string, error) {
-		return d.run("host1", append([]string{dockerCLI, "exec", "baize", "baize"}, args...)...)
+		return d.Run("host1", append([]string{dockerCLI, "exec", "baize", "baize"}, args...)...)
 	}
 	healthy := func() {
 		t.Helper()
-		d.eventually("the agent in the container to have no problem", func() (bool, string) {
+		d.Await("the agent in the container to have no problem", func() (bool, string) {
 			out, err := inside("status")
-			return err == nil && strings.Contains(out, "No problems.") && d.status("host1").Version == "0.0.1", fmt.Sprint(out, err)
+			return err == nil && strings.Contains(out, "No problems.") && d.AgentStatus("host1").Version == "0.0.1", fmt.Sprint(out, err)
 		})
 	}
 	require.NoError(t, d.Host("host1").StopService(t.Context(), lab.ServiceAgent))
@@ -78,19 +79,19 @@ func TestContainer(t *testing.T) {
 
 	// A network, whose device, routes and rules it makes, and an endpoint whose
 	// namespace is mounted after its start.
-	d.must("host1", "baize", "network", "create", "green", "--subnet", "10.9.0.0/16", "--transport", "auto")
+	d.Must("host1", "baize", "network", "create", "green", "--subnet", "10.9.0.0/16", "--transport", "auto")
 	for _, host := range []string{"host1", "host2"} {
-		d.must(host, "ip", "netns", "add", "late")
-		d.eventually("an endpoint is added", func() (bool, string) {
-			out, err := d.run(host, "baize", "endpoint", "add", "--network", "green", "--netns", "late")
+		d.Must(host, "ip", "netns", "add", "late")
+		d.Await("an endpoint is added", func() (bool, string) {
+			out, err := d.Run(host, "baize", "endpoint", "add", "--network", "green", "--netns", "late")
 			return err == nil, fmt.Sprint(out, err)
 		})
 	}
-	d.reaches("host1/late", d.endpoint("host2/late"))
-	d.reaches("host2/late", d.endpoint("host1/late"))
-	d.reaches("host2/c1", d.endpoint("host1/c1"))
-	assert.Contains(t, d.must("host1", "iptables", "-S", "BAIZE-FORWARD"), "bn-green")
-	assert.Equal(t, "1", strings.TrimSpace(d.must("host1", "cat", "/proc/sys/net/ipv4/conf/bn-green/arp_ignore")))
+	d.Reaches("host1/late", d.Endpoint("host2/late"))
+	d.Reaches("host2/late", d.Endpoint("host1/late"))
+	d.Reaches("host2/c1", d.Endpoint("host1/c1"))
+	assert.Contains(t, d.Must("host1", "iptables", "-S", "BAIZE-FORWARD"), "bn-green")
+	assert.Equal(t, "1", strings.TrimSpace(d.Must("host1", "cat", "/proc/sys/net/ipv4/conf/bn-green/arp_ignore")))
 
 	// One of Docker's.
 	p.container("host1", "near", "--network", "shop")
@@ -98,12 +99,12 @@ func TestContainer(t *testing.T) {
 	d.bulk("host2", "far", "host1", "near", p.addr("host1", "near", "shop").String())
 	healthy()
 
-	assert.Zero(t, d.lost("host1/c1", "host2/c1", func() { d.docker("host1", "stop", "baize") }), "packets lost while the container stops")
-	assert.Zero(t, d.lost("host1/c1", "host2/c1", func() { d.docker("host1", "start", "baize") }), "packets lost while it starts")
+	assert.Zero(t, d.Lost("host1/c1", "host2/c1", func() { d.docker("host1", "stop", "baize") }), "packets lost while the container stops")
+	assert.Zero(t, d.Lost("host1/c1", "host2/c1", func() { d.docker("host1", "start", "baize") }), "packets lost while it starts")
 	healthy()
-	d.must("host1", "ip", "netns", "del", "late")
-	d.eventually("the namespace, of which the container has a mount, is gone with its endpoint", func() (bool, string) {
-		names := fmt.Sprint(d.status("host1").Endpoints)
+	d.Must("host1", "ip", "netns", "del", "late")
+	d.Await("the namespace, of which the container has a mount, is gone with its endpoint", func() (bool, string) {
+		names := fmt.Sprint(d.AgentStatus("host1").Endpoints)
 		return !strings.Contains(names, "late"), names
 	})
 	d.docker("host1", "rm", "-f", "near")
@@ -111,8 +112,8 @@ func TestContainer(t *testing.T) {
 
 	// It goes as an installed one does: forwarding stays until it is cleaned up.
 	compose("down")
-	d.reaches("host1/c1", d.endpoint("host2/c1"))
+	d.Reaches("host1/c1", d.Endpoint("host2/c1"))
 	compose("run", "--rm", "baize", "agent", "cleanup")
-	assert.NotContains(t, d.must("host1", "ovs-vsctl", "list-br"), "br-baize")
-	assert.NotContains(t, d.must("host1", "ip", "-o", "link"), " bz")
+	assert.NotContains(t, d.Must("host1", "ovs-vsctl", "list-br"), "br-baize")
+	assert.NotContains(t, d.Must("host1", "ip", "-o", "link"), " bz")
 }

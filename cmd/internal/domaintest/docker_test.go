@@ -24,7 +24,10 @@ import (
 const quickly = 10 * time.Second
 
 // Real engines on three hosts, their containers in networks of the plugin.
-func TestDockerPlugin(t *testing.T) { testDockerPlugin(t, nil) }
+func TestDockerPlugin(t *testing.T) {
+	t.Parallel()
+	testDockerPlugin(t, nil)
+}
 
 func testDockerPlugin(t *testing.T, engines map[string]string) {
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Engines: engines, AgentArgs: []string{"--audit-interval", "2s"}})
@@ -48,8 +51,8 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		{"the agent is killed and stopped", testDockerWithoutAgent},
 		{"the engine is restarted and killed", testDockerEngine},
 	} {
-		if !t.Run(c.name, func(t *testing.T) { c.test(plugin{&domain{d.Lab, t}}) }) {
-			d.explain(t)
+		if !t.Run(c.name, func(t *testing.T) { c.test(plugin{d.in(t)}) }) {
+			d.Explain()
 		}
 	}
 }
@@ -59,62 +62,62 @@ type plugin struct{ *domain }
 
 // network creates a network of Docker's, of the same name as Baize's.
 func (p plugin) network(host, name string, args ...string) {
-	p.t.Helper()
+	p.T.Helper()
 	p.docker(host, append(append([]string{"network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=" + name, "-o", "baize.network=" + name}, args...), name)...)
 }
 
 // container starts one that sleeps, and removes it at the end of the test.
 func (p plugin) container(host, name string, args ...string) {
-	p.t.Helper()
+	p.T.Helper()
 	p.docker(host, append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
-	p.t.Cleanup(func() { _, _ = p.Host(host).Exec(context.Background(), dockerCLI, "rm", "-f", name) })
+	p.T.Cleanup(func() { _, _ = p.Host(host).Exec(context.Background(), dockerCLI, "rm", "-f", name) })
 }
 
 // addr is a container's address in a network.
 func (p plugin) addr(host, name, network string) netip.Addr {
-	p.t.Helper()
+	p.T.Helper()
 	a, err := netip.ParseAddr(p.docker(host, "inspect", "-f", fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.IPAddress}}{{end}}", network), name))
-	require.NoError(p.t, err)
+	require.NoError(p.T, err)
 	return a
 }
 
 func (p plugin) addr6(host, name, network string) netip.Addr {
-	p.t.Helper()
+	p.T.Helper()
 	a, err := netip.ParseAddr(p.docker(host, "inspect", "-f", fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.GlobalIPv6Address}}{{end}}", network), name))
-	require.NoError(p.t, err)
+	require.NoError(p.T, err)
 	return a
 }
 
 func (p plugin) within(host, name string, argv ...string) string {
-	p.t.Helper()
+	p.T.Helper()
 	return p.docker(host, append([]string{"exec", name}, argv...)...)
 }
 
 // reach waits until a container reaches an address.
 func (p plugin) reach(host, name string, to fmt.Stringer) {
-	p.t.Helper()
-	p.patiently(fmt.Sprintf("%s/%s to reach %s", host, name, to), host, dockerCLI, "exec", name, "ping", "-c", "1", "-W", "1", to.String())
+	p.T.Helper()
+	p.AwaitRun(fmt.Sprintf("%s/%s to reach %s", host, name, to), host, dockerCLI, "exec", name, "ping", "-c", "1", "-W", "1", to.String())
 }
 
 // refused runs a command of Docker's that has to fail with all of the words.
 func (p plugin) refused(host string, words []string, args ...string) {
-	p.t.Helper()
-	out, err := p.run(host, append([]string{dockerCLI}, args...)...)
-	require.Error(p.t, err, out)
+	p.T.Helper()
+	out, err := p.Run(host, append([]string{dockerCLI}, args...)...)
+	require.Error(p.T, err, out)
 	for _, w := range words {
-		assert.Contains(p.t, err.Error(), w)
+		assert.Contains(p.T, err.Error(), w)
 	}
 }
 
 // nothingLeft waits until a host has no port, no device and no address more
 // than its endpoints and running containers account for.
 func (p plugin) nothingLeft(host string) {
-	p.t.Helper()
-	p.eventually("nothing to be left over", func() (bool, string) {
+	p.T.Helper()
+	p.Await("nothing to be left over", func() (bool, string) {
 		wanted := strings.Fields(p.docker(host, "network", "inspect", "-f", "{{range .Containers}}{{slice .EndpointID 0 12}} {{end}}", "shop"))
 		var have []string
 		ports := 0
-		for _, e := range p.status(host).Endpoints {
+		for _, e := range p.AgentStatus(host).Endpoints {
 			ports++
 			if id, ok := strings.CutPrefix(e.Name, "docker-"); ok {
 				have = append(have, id)
@@ -122,15 +125,15 @@ func (p plugin) nothingLeft(host string) {
 		}
 		slices.Sort(wanted)
 		slices.Sort(have)
-		devices := strings.Count(p.must(host, "sh", "-c", "ip -o link show type veth | grep -E ': bz[0-9a-f]{11}@' || true"), "\n")
+		devices := strings.Count(p.Must(host, "sh", "-c", "ip -o link show type veth | grep -E ': bz[0-9a-f]{11}@' || true"), "\n")
 		saw := fmt.Sprintf("Docker has %v, Baize %v; %d endpoints, %d devices", wanted, have, ports, devices)
 		return slices.Equal(wanted, have) && devices == ports, saw
 	})
 }
 
 func testDockerNetworks(p plugin) {
-	p.eventually("the network in etcd", func() (bool, string) {
-		out := p.must("host3", "baize", "network", "list")
+	p.Await("the network in etcd", func() (bool, string) {
+		out := p.Must("host3", "baize", "network", "list")
 		return strings.Contains(out, "shop") && strings.Contains(out, "10.7.0.0/16") && strings.Contains(out, "fd00:10:7::/48"), out
 	})
 	p.refused("host2", []string{"10.8.0.0/16", "10.7.0.0/16", "shop"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "-o", "baize.network=shop", "--subnet", "10.8.0.0/16", "other")
@@ -140,7 +143,7 @@ func testDockerNetworks(p plugin) {
 	// One that is there needs no more than its name.
 	p.docker("host2", "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=blue", "-o", "baize.network=blue", "blue")
 	p.container("host2", "guest", "--network", "blue")
-	p.reach("host2", "guest", p.endpoint("host1/c1").IPs[0])
+	p.reach("host2", "guest", p.Endpoint("host1/c1").IPs[0])
 }
 
 func testDockerAddresses(p plugin) {
@@ -148,17 +151,17 @@ func testDockerAddresses(p plugin) {
 		host := fmt.Sprintf("host%d", i)
 		p.container(host, "web", "--network", "shop")
 		inLease := false
-		for _, n := range p.status(host).Networks {
+		for _, n := range p.AgentStatus(host).Networks {
 			for _, s := range n.Subnets {
 				inLease = inLease || (n.Name == "shop" && s.Contains(p.addr(host, "web", "shop")))
 			}
 		}
-		assert.True(p.t, inLease, "%s is of the node's lease", p.addr(host, "web", "shop"))
+		assert.True(p.T, inLease, "%s is of the node's lease", p.addr(host, "web", "shop"))
 		show := p.within(host, "web", "ip", "addr", "show", "eth0")
-		assert.Contains(p.t, show, fmt.Sprintf("inet %s/16", p.addr(host, "web", "shop")))
-		assert.Contains(p.t, show, fmt.Sprintf("inet6 %s/48", p.addr6(host, "web", "shop")))
-		assert.Contains(p.t, show, "mtu 1450")
-		assert.Contains(p.t, show, topology.MACOf(p.addr(host, "web", "shop")).String())
+		assert.Contains(p.T, show, fmt.Sprintf("inet %s/16", p.addr(host, "web", "shop")))
+		assert.Contains(p.T, show, fmt.Sprintf("inet6 %s/48", p.addr6(host, "web", "shop")))
+		assert.Contains(p.T, show, "mtu 1450")
+		assert.Contains(p.T, show, topology.MACOf(p.addr(host, "web", "shop")).String())
 	}
 	for _, hosts := range [][2]string{{"host1", "host2"}, {"host2", "host3"}, {"host3", "host1"}} {
 		p.reach(hosts[0], "web", p.addr(hosts[1], "web", "shop"))
@@ -183,13 +186,13 @@ func testDockerChosen(p plugin) {
 	p.container("host1", "peer", "--network", "shop", "--network-alias", "colleague")
 	// An address outside of every lease, one of the own.
 	p.container("host2", "away", "--network", "shop", "--ip", "10.7.250.9", "--ip6", "fd00:10:7:fa::9")
-	assert.Equal(p.t, "10.7.250.9", p.addr("host2", "away", "shop").String())
+	assert.Equal(p.T, "10.7.250.9", p.addr("host2", "away", "shop").String())
 	p.reach("host1", "peer", netip.MustParseAddr("10.7.250.9"))
 	p.reach("host1", "peer", netip.MustParseAddr("fd00:10:7:fa::9"))
 	p.refused("host3", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true")
 	p.refused("host2", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true")
 	p.container("host3", "mac", "--network", "shop", "--mac-address", "02:00:00:00:77:01")
-	assert.Contains(p.t, p.within("host3", "mac", "ip", "link", "show", "eth0"), "02:00:00:00:77:01")
+	assert.Contains(p.T, p.within("host3", "mac", "ip", "link", "show", "eth0"), "02:00:00:00:77:01")
 	p.reach("host1", "peer", p.addr("host3", "mac", "shop"))
 	// Docker's own resolver, on one engine.
 	p.container("host1", "friend", "--network", "shop")
@@ -199,12 +202,12 @@ func testDockerChosen(p plugin) {
 
 func testDockerRange(p plugin) {
 	p.network("host1", "ranged", "--subnet", "10.9.0.0/16", "--ip-range", "10.9.200.0/24", "--aux-address", "printer=10.9.200.2")
-	p.t.Cleanup(func() { _, _ = p.Host("host1").Exec(context.Background(), dockerCLI, "network", "rm", "ranged") })
+	p.T.Cleanup(func() { _, _ = p.Host("host1").Exec(context.Background(), dockerCLI, "network", "rm", "ranged") })
 	for _, name := range []string{"r1", "r2"} {
 		p.container("host1", name, "--network", "ranged")
 		a := p.addr("host1", name, "ranged")
-		assert.True(p.t, netip.MustParsePrefix("10.9.200.0/24").Contains(a), a)
-		assert.NotEqual(p.t, "10.9.200.2", a.String())
+		assert.True(p.T, netip.MustParsePrefix("10.9.200.0/24").Contains(a), a)
+		assert.NotEqual(p.T, "10.9.200.2", a.String())
 	}
 	p.refused("host1", []string{"10.9.200.2"}, "run", "--rm", "--network", "ranged", "--ip", "10.9.200.2", lab.DockerImage, "true")
 	p.reach("host1", "r1", p.addr("host1", "r2", "ranged"))
@@ -213,7 +216,7 @@ func testDockerRange(p plugin) {
 func testDockerConnect(p plugin) {
 	p.network("host1", "second", "--subnet", "10.11.0.0/16")
 	p.network("host2", "second", "--subnet", "10.11.0.0/16")
-	p.t.Cleanup(func() {
+	p.T.Cleanup(func() {
 		for _, host := range []string{"host1", "host2"} {
 			_, _ = p.Host(host).Exec(context.Background(), dockerCLI, "network", "rm", "second")
 		}
@@ -235,14 +238,14 @@ func testDockerConnect(p plugin) {
 func testDockerOutside(p plugin) {
 	const outside = "192.168.77.1" // the fabric's own address
 	p.container("host1", "front", "--network", "shop", "-p", "8080:80")
-	assert.Contains(p.t, p.docker("host1", "port", "front"), "80/tcp -> 0.0.0.0:8080")
+	assert.Contains(p.T, p.docker("host1", "port", "front"), "80/tcp -> 0.0.0.0:8080")
 	p.docker("host1", "exec", "-d", "front", "sh", "-c", "mkdir /www; echo hello from front > /www/index.html; httpd -p 80 -h /www")
-	p.patiently("the published port from another host", "host2", "sh", "-c", "busybox wget -qO- http://192.168.77.11:8080/ | grep 'hello from front'")
+	p.AwaitRun("the published port from another host", "host2", "sh", "-c", "busybox wget -qO- http://192.168.77.11:8080/ | grep 'hello from front'")
 	p.reach("host1", "front", netip.MustParseAddr(outside))
 
 	p.network("host1", "inner", "--internal", "--subnet", "10.12.0.0/16")
 	p.network("host2", "inner", "--internal", "--subnet", "10.12.0.0/16")
-	p.t.Cleanup(func() {
+	p.T.Cleanup(func() {
 		for _, host := range []string{"host1", "host2"} {
 			_, _ = p.Host(host).Exec(context.Background(), dockerCLI, "network", "rm", "inner")
 		}
@@ -250,7 +253,7 @@ func testDockerOutside(p plugin) {
 	p.container("host1", "in1", "--network", "inner")
 	p.container("host2", "in2", "--network", "inner")
 	p.reach("host1", "in1", p.addr("host2", "in2", "inner"))
-	assert.NotContains(p.t, p.within("host1", "in1", "ip", "route"), "default")
+	assert.NotContains(p.T, p.within("host1", "in1", "ip", "route"), "default")
 	p.refused("host1", nil, "exec", "in1", "ping", "-c", "1", "-W", "1", outside)
 }
 
@@ -273,8 +276,8 @@ func testDockerRestart(p plugin) {
 
 func testDockerWithoutEtcd(p plugin) {
 	p.container("host1", "before", "--network", "shop")
-	require.NoError(p.t, p.Host("fabric").StopService(p.t.Context(), lab.ServiceEtcd))
-	p.t.Cleanup(func() { _ = p.Host("fabric").StartService(context.Background(), lab.ServiceEtcd) })
+	require.NoError(p.T, p.Host("fabric").StopService(p.T.Context(), lab.ServiceEtcd))
+	p.T.Cleanup(func() { _ = p.Host("fabric").StartService(context.Background(), lab.ServiceEtcd) })
 	start := time.Now()
 	p.container("host2", "during", "--network", "shop")
 	p.reach("host1", "before", p.addr("host2", "during", "shop"))
@@ -283,8 +286,8 @@ func testDockerWithoutEtcd(p plugin) {
 	p.reach("host1", "before", p.addr("host2", "during", "shop"))
 	p.docker("host2", "rm", "-f", "during")
 	p.nothingLeft("host2")
-	assert.Less(p.t, time.Since(start), quickly)
-	require.NoError(p.t, p.Host("fabric").StartService(p.t.Context(), lab.ServiceEtcd))
+	assert.Less(p.T, time.Since(start), quickly)
+	require.NoError(p.T, p.Host("fabric").StartService(p.T.Context(), lab.ServiceEtcd))
 }
 
 func testDockerWithoutAgent(p plugin) {
@@ -293,24 +296,24 @@ func testDockerWithoutAgent(p plugin) {
 	for _, name := range []string{"goes", "too"} {
 		p.container("host2", name, "--network", "shop")
 	}
-	to := p.addr("host2", "stays", "shop").String()
-	stream := p.background("host1", dockerCLI, "exec", "peer", "ping", "-i", "0.02", "-w", "12", to)
-	require.NoError(p.t, p.Host("host2").Kill(p.t.Context(), lab.ServiceAgent, unix.SIGKILL))
-	require.NoError(p.t, p.Host("host2").AwaitService(p.t.Context(), lab.ServiceAgent))
+	stream := p.pingingFrom("host1", "peer", p.addr("host2", "stays", "shop"))
+	require.NoError(p.T, p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, unix.SIGKILL))
+	require.NoError(p.T, p.Host("host2").AwaitService(p.T.Context(), lab.ServiceAgent))
 	p.container("host2", "after", "--network", "shop")
 	p.reach("host1", "peer", p.addr("host2", "after", "shop"))
 
-	require.NoError(p.t, p.Host("host2").StopService(p.t.Context(), lab.ServiceAgent))
+	require.NoError(p.T, p.Host("host2").StopService(p.T.Context(), lab.ServiceAgent))
 	start := time.Now()
 	p.docker("host2", "rm", "-f", "goes")
 	p.docker("host2", "stop", "-t", "0", "too")
 	p.refused("host2", []string{"systemctl start baize"}, "run", "--rm", "--network", "shop", lab.DockerImage, "true")
-	assert.Less(p.t, time.Since(start), quickly, "Docker waits for nobody")
-	require.NoError(p.t, p.Host("host2").StartService(p.t.Context(), lab.ServiceAgent))
+	assert.Less(p.T, time.Since(start), quickly, "Docker waits for nobody")
+	require.NoError(p.T, p.Host("host2").StartService(p.T.Context(), lab.ServiceAgent))
 	p.nothingLeft("host2")
 	p.docker("host2", "start", "too")
 	p.reach("host1", "peer", p.addr("host2", "too", "shop"))
-	assert.Less(p.t, outage(p.t, <-stream), 5, "packets lost in a row, 20 ms apart")
+	stream.Goes(100)
+	assert.Less(p.T, stream.Ends().Row(), 5, "packets lost in a row, 20 ms apart")
 }
 
 func testDockerEngine(p plugin) {
@@ -318,8 +321,8 @@ func testDockerEngine(p plugin) {
 	p.container("host2", "server", "--network", "shop")
 	restart := func() time.Duration {
 		start := time.Now()
-		require.NoError(p.t, p.Host("host2").StopService(p.t.Context(), lab.ServiceDockerd))
-		require.NoError(p.t, p.Host("host2").StartService(p.t.Context(), lab.ServiceDockerd))
+		require.NoError(p.T, p.Host("host2").StopService(p.T.Context(), lab.ServiceDockerd))
+		require.NoError(p.T, p.Host("host2").StartService(p.T.Context(), lab.ServiceDockerd))
 		return time.Since(start)
 	}
 	restart()
@@ -327,18 +330,19 @@ func testDockerEngine(p plugin) {
 	p.reach("host1", "peer", p.addr("host2", "server", "shop"))
 	p.nothingLeft("host2")
 
-	p.must("host2", "sh", "-c", `echo '{"live-restore": true}' > /etc/docker/daemon.json && kill -HUP "$(cat /run/docker.pid)"`)
-	p.eventually("live-restore", func() (bool, string) {
+	p.Must("host2", "sh", "-c", `echo '{"live-restore": true}' > /etc/docker/daemon.json && kill -HUP "$(cat /run/docker.pid)"`)
+	p.Await("live-restore", func() (bool, string) {
 		out := p.docker("host2", "info", "-f", "{{.LiveRestoreEnabled}}")
 		return out == "true", out
 	})
-	to := p.addr("host2", "server", "shop").String()
-	stream := p.background("host1", dockerCLI, "exec", "peer", "ping", "-i", "0.02", "-w", "10", to)
+	to := p.addr("host2", "server", "shop")
+	stream := p.pingingFrom("host1", "peer", to)
 	restart()
-	require.NoError(p.t, p.Host("host2").Kill(p.t.Context(), lab.ServiceDockerd, unix.SIGKILL))
-	require.NoError(p.t, p.Host("host2").AwaitService(p.t.Context(), lab.ServiceDockerd))
-	assert.Less(p.t, outage(p.t, <-stream), 5, "packets lost in a row, 20 ms apart")
-	assert.Equal(p.t, to, p.addr("host2", "server", "shop").String())
+	require.NoError(p.T, p.Host("host2").Kill(p.T.Context(), lab.ServiceDockerd, unix.SIGKILL))
+	require.NoError(p.T, p.Host("host2").AwaitService(p.T.Context(), lab.ServiceDockerd))
+	stream.Goes(100)
+	assert.Less(p.T, stream.Ends().Row(), 5, "packets lost in a row, 20 ms apart")
+	assert.Equal(p.T, to, p.addr("host2", "server", "shop"))
 	p.container("host2", "new", "--network", "shop")
 	p.reach("host1", "peer", p.addr("host2", "new", "shop"))
 	p.docker("host2", "rm", "-f", "new", "server")
@@ -347,9 +351,9 @@ func testDockerEngine(p plugin) {
 	// A container that ends while nobody is there to be told.
 	p.container("host2", "last", "--network", "shop")
 	pid := p.docker("host2", "inspect", "-f", "{{.State.Pid}}", "last")
-	require.NoError(p.t, p.Host("host2").StopService(p.t.Context(), lab.ServiceDockerd))
-	p.must("host2", "kill", "-9", pid)
-	require.NoError(p.t, p.Host("host2").StartService(p.t.Context(), lab.ServiceDockerd))
+	require.NoError(p.T, p.Host("host2").StopService(p.T.Context(), lab.ServiceDockerd))
+	p.Must("host2", "kill", "-9", pid)
+	require.NoError(p.T, p.Host("host2").StartService(p.T.Context(), lab.ServiceDockerd))
 	p.docker("host2", "rm", "-f", "last")
 	p.nothingLeft("host2")
 }

@@ -4,14 +4,9 @@ package domaintest
 
 import (
 	"bytes"
-	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -20,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -34,6 +29,7 @@ const (
 // TestFabric has a real FRR as the router between two segments: host1 and
 // host3 are in one, host2 in the other.
 func TestFabric(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name      string
 		transport topology.Transport
@@ -43,6 +39,7 @@ func TestFabric(t *testing.T) {
 		{"FRR on the hosts, route", topology.Route, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			config := lab.Config{
 				Segments: 2, FRR: c.frr,
 				Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
@@ -69,9 +66,9 @@ func TestFabric(t *testing.T) {
 				{"a host joins, leaves, joins, dies", testFabricHosts},
 			} {
 				if !t.Run(x.name, func(t *testing.T) {
-					x.test(&fabricTest{&domain{d.Lab, t}, f.why, f.frr})
+					x.test(&fabricTest{d.in(t), f.why, f.frr})
 				}) {
-					d.explain(t)
+					d.Explain()
 				}
 			}
 		})
@@ -86,21 +83,21 @@ type fabricTest struct {
 
 // subnets are those of a host in blue.
 func (f *fabricTest) subnets(host string) []string {
-	f.t.Helper()
-	for _, n := range f.status(host).Networks {
+	f.T.Helper()
+	for _, n := range f.AgentStatus(host).Networks {
 		if n.Name == "blue" {
-			require.Len(f.t, n.Subnets, 2)
+			require.Len(f.T, n.Subnets, 2)
 			return []string{n.Subnets[0].String(), n.Subnets[1].String()}
 		}
 	}
-	require.Fail(f.t, "no network blue on "+host)
+	require.Fail(f.T, "no network blue on "+host)
 	return nil
 }
 
 // path is the line of 'baize route list' about a prefix.
 func (f *fabricTest) path(host, prefix string) string {
-	f.t.Helper()
-	for line := range strings.Lines(f.must(host, "baize", "route", "list")) {
+	f.T.Helper()
+	for line := range strings.Lines(f.Must(host, "baize", "route", "list")) {
 		if strings.Contains(line, " "+prefix+" ") {
 			return line
 		}
@@ -110,9 +107,9 @@ func (f *fabricTest) path(host, prefix string) string {
 
 // throughFabric waits until host reaches the prefixes through the router.
 func (f *fabricTest) throughFabric(host string, prefixes []string) {
-	f.t.Helper()
+	f.T.Helper()
 	for _, p := range prefixes {
-		f.eventually("the fabric leads to "+p, func() (bool, string) {
+		f.Await("the fabric leads to "+p, func() (bool, string) {
 			line := f.path(host, p)
 			return strings.Contains(line, "route via ") && strings.Contains(line, f.why), line
 		})
@@ -121,12 +118,12 @@ func (f *fabricTest) throughFabric(host string, prefixes []string) {
 
 // routerKnows reports whether the router has a route.
 func (f *fabricTest) routerKnows(prefix string) (bool, string) {
-	f.t.Helper()
+	f.T.Helper()
 	family := "ip"
 	if strings.Contains(prefix, ":") {
 		family = "ipv6"
 	}
-	out := f.must("router", "vtysh", "-c", "show "+family+" route bgp")
+	out := f.Must("router", "vtysh", "-c", "show "+family+" route bgp")
 	return strings.Contains(out, " "+prefix+" "), out
 }
 
@@ -136,49 +133,47 @@ func testFabricPaths(f *fabricTest) {
 	f.throughFabric("host2", f.subnets("host1"))
 	for _, p := range near {
 		line := f.path("host1", p)
-		require.True(f.t, strings.Contains(line, "is on-link") || (f.frr && strings.Contains(line, f.why)), line)
+		require.True(f.T, strings.Contains(line, "is on-link") || (f.frr && strings.Contains(line, f.why)), line)
 	}
 	// A subnet or pin, and nothing else, is announced by its owner.
 	for _, p := range []string{"10.1.0.0/16", "fd00:10:1::/48", "0.0.0.0/0"} {
 		known, out := f.routerKnows(p)
-		require.False(f.t, known, out)
+		require.False(f.T, known, out)
 	}
-	out := f.must("router", "vtysh", "-c", "show ip bgp")
+	out := f.Must("router", "vtysh", "-c", "show ip bgp")
 	for _, host := range []string{"host1", "host2", "host3"} {
-		require.Equal(f.t, 1, strings.Count(out, f.subnets(host)[0]), "one owner:\n%s", out)
+		require.Equal(f.T, 1, strings.Count(out, f.subnets(host)[0]), "one owner:\n%s", out)
 	}
-	require.Contains(f.t, f.must("host1", "baize", "status"), "No problems.")
+	require.Contains(f.T, f.Must("host1", "baize", "status"), "No problems.")
 }
 
 // Bulk TCP crosses the fabric as plain IP, in both families and directions.
 func testFabricWire(f *fabricTest) {
 	for _, pair := range [][2]string{{"host1/c1", "host2/c1"}, {"host2/c1", "host1/c1"}} {
-		from, to := f.endpoint(pair[0]), f.endpoint(pair[1])
-		wires := map[string]*socket{}
+		from, to := f.Endpoint(pair[0]), f.Endpoint(pair[1])
+		wires := map[string]*testkit.Socket{}
 		for _, port := range []string{from.Node, "router0", "router1", to.Node} {
-			wires[port] = f.wire(port)
+			wires[port] = f.Wire(port)
 		}
 		for _, ip := range to.IPs {
-			f.stream(from, to, ip)(func() {})
+			f.Stream(from, to, ip)(func() {})
 		}
 		for port, w := range wires {
-			f.eventually("plain IP on the wire of "+port, func() (bool, string) {
-				plain, tunnelled := w.bulk(from, to)
+			f.Await("plain IP on the wire of "+port, func() (bool, string) {
+				plain, tunnelled := bulk(w, from, to)
 				return plain[topology.IPv4] > 10 && plain[topology.IPv6] > 10, fmt.Sprint(plain, tunnelled)
 			})
-			_, tunnelled := w.bulk(from, to)
-			require.Zero(f.t, tunnelled, port)
+			_, tunnelled := bulk(w, from, to)
+			require.Zero(f.T, tunnelled, port)
 		}
 	}
 }
 
 // bulk counts full TCP segments from one endpoint to another, and datagrams to
 // VXLAN's port that hold one.
-func (s *socket) bulk(from, to lab.EndpointStatus) (plain map[topology.Family]int, tunnelled int) {
+func bulk(s *testkit.Socket, from, to lab.EndpointStatus) (plain map[topology.Family]int, tunnelled int) {
 	plain = map[topology.Family]int{}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.seen {
+	for _, f := range s.Frames() {
 		for _, a := range from.IPs {
 			for _, b := range to.IPs {
 				family := topology.FamilyOf(a)
@@ -197,87 +192,11 @@ func (s *socket) bulk(from, to lab.EndpointStatus) (plain map[topology.Family]in
 	return plain, tunnelled
 }
 
-// stream begins to send random bytes from one endpoint to another. The function
-// returned calls during and then verifies that every byte arrived.
-func (f *fabricTest) stream(from, to lab.EndpointStatus, ip netip.Addr) func(during func()) {
-	f.t.Helper()
-	namespace := func(e lab.EndpointStatus) string {
-		path, err := f.Host(e.Node).Endpoint(e.Name).NetnsPath()
-		require.NoError(f.t, err)
-		return path
-	}
-	ctx, cancel := context.WithTimeout(f.t.Context(), 2*patience)
-	var l net.Listener
-	require.NoError(f.t, hostnet.InNetns(namespace(to), func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", ":0")
-		return err
-	}))
-	type result struct {
-		sum [sha256.Size]byte
-		n   int64
-		err error
-	}
-	received, sent := make(chan result, 1), make(chan result, 1)
-	go func() {
-		defer l.Close()
-		conn, err := l.Accept()
-		if err != nil {
-			received <- result{err: err}
-			return
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(2 * patience))
-		h := sha256.New()
-		n, err := io.Copy(h, conn)
-		received <- result{[sha256.Size]byte(h.Sum(nil)), n, err}
-	}()
-	var conn net.Conn
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	require.NoError(f.t, hostnet.InNetns(namespace(from), func() (err error) {
-		conn, err = (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), port))
-		return err
-	}))
-	stop := make(chan struct{})
-	go func() {
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(2 * patience))
-		h, chunk, n := sha256.New(), make([]byte, 32<<10), int64(0)
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for last := false; !last; {
-			select {
-			case <-stop:
-				last = n > 1<<20
-			case <-tick.C:
-			}
-			_, _ = rand.Read(chunk)
-			if _, err := conn.Write(chunk); err != nil {
-				sent <- result{err: err}
-				return
-			}
-			h.Write(chunk)
-			n += int64(len(chunk))
-		}
-		sent <- result{[sha256.Size]byte(h.Sum(nil)), n, conn.(*net.TCPConn).CloseWrite()}
-	}()
-	return func(during func()) {
-		f.t.Helper()
-		defer cancel()
-		during()
-		close(stop)
-		s, r := <-sent, <-received
-		require.NoError(f.t, s.err)
-		require.NoError(f.t, r.err)
-		require.Equal(f.t, s, r)
-		f.t.Logf("%s to %s: %d bytes", from, ip, r.n)
-	}
-}
-
 // Sessions have the timers that were given, and every segment of theirs a
 // signature; nobody listens but FRR.
 func testFabricSessions(f *fabricTest) {
-	out := f.must("host1", "ss", "-Hltn", "sport = :179")
-	require.Equal(f.t, f.frr, strings.Contains(out, ":179"), out)
+	out := f.Must("host1", "ss", "-Hltn", "sport = :179")
+	require.Equal(f.T, f.frr, strings.Contains(out, ":179"), out)
 	hold, restart := bgpHold, bgpRestart
 	if f.frr {
 		hold, restart = 9*time.Second, 2*time.Minute // of FRR's profile, and FRR's own
@@ -290,26 +209,24 @@ func testFabricSessions(f *fabricTest) {
 			} `json:"timers"`
 		} `json:"gracefulRestartInfo"`
 	}
-	text := f.must("router", "vtysh", "-c", "show bgp neighbors json")
-	require.NoError(f.t, json.Unmarshal([]byte(text), &peers), text)
+	text := f.Must("router", "vtysh", "-c", "show bgp neighbors json")
+	require.NoError(f.T, json.Unmarshal([]byte(text), &peers), text)
 	for _, addr := range []string{"192.168.77.11", "192.168.78.12", "192.168.77.13"} {
-		require.Equal(f.t, hold.Milliseconds(), peers[addr].Hold, text)
-		require.Equal(f.t, int64(restart.Seconds()), peers[addr].Restart.Timers.Received, text)
+		require.Equal(f.T, hold.Milliseconds(), peers[addr].Hold, text)
+		require.Equal(f.T, int64(restart.Seconds()), peers[addr].Restart.Timers.Received, text)
 	}
-	w := f.wire("host1")
-	f.eventually("keepalives", func() (bool, string) {
-		signed, bare := w.bgpSegments()
-		require.Zero(f.t, bare, "segments without a signature")
+	w := f.Wire("host1")
+	f.Await("keepalives", func() (bool, string) {
+		signed, bare := bgpSegments(w)
+		require.Zero(f.T, bare, "segments without a signature")
 		return signed > 2, fmt.Sprint(signed)
 	})
 }
 
 // bgpSegments counts the segments of BGP over IPv4 with the option of RFC 2385,
 // and those without.
-func (s *socket) bgpSegments() (signed, bare int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.seen {
+func bgpSegments(s *testkit.Socket) (signed, bare int) {
+	for _, f := range s.Frames() {
 		if len(f) < 54 || f[12] != 8 || f[13] != 0 || f[23] != unix.IPPROTO_TCP {
 			continue
 		}
@@ -332,55 +249,56 @@ func testFabricPin(f *fabricTest) {
 	home := netip.MustParsePrefix(f.subnets("host1")[0]).Addr().As4()
 	home[3] = 200
 	addr := netip.AddrFrom4(home).String()
-	f.must("host2", "ip", "netns", "add", "pinned")
-	f.must("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "pinned", "--ip", addr)
+	f.Must("host2", "ip", "netns", "add", "pinned")
+	f.Must("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "pinned", "--ip", addr)
 	f.throughFabric("host1", []string{addr + "/32"})
-	f.eventually("the router has one way to it", func() (bool, string) {
-		out := f.must("router", "vtysh", "-c", "show ip bgp "+addr+"/32")
+	f.Await("the router has one way to it", func() (bool, string) {
+		out := f.Must("router", "vtysh", "-c", "show ip bgp "+addr+"/32")
 		return strings.Contains(out, "(1 available") && strings.Contains(out, "from host2(192.168.78.12)"), out
 	})
-	f.must("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "2", addr)
-	f.must("host3/c1", "ping", "-c", "2", "-i", "0.2", "-W", "2", addr)
-	f.must("host2", "baize", "endpoint", "remove", "blue/pinned")
-	f.eventually("the router has forgotten it", func() (bool, string) { known, out := f.routerKnows(addr + "/32"); return !known, out })
+	f.Must("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "2", addr)
+	f.Must("host3/c1", "ping", "-c", "2", "-i", "0.2", "-W", "2", addr)
+	f.Must("host2", "baize", "endpoint", "remove", "blue/pinned")
+	f.Await("the router has forgotten it", func() (bool, string) { known, out := f.routerKnows(addr + "/32"); return !known, out })
 }
 
 // Neither the restart of the agent nor that of the router's or the host's bgpd
 // breaks a connection, and the agent's withdraws nothing.
 func testFabricRestarts(f *fabricTest) {
-	from, to := f.endpoint("host1/c1"), f.endpoint("host2/c1")
+	from, to := f.Endpoint("host1/c1"), f.Endpoint("host2/c1")
 	var finish []func(func())
 	for _, ip := range to.IPs {
-		finish = append(finish, f.stream(from, to, ip))
+		finish = append(finish, f.Stream(from, to, ip))
 	}
 	var changes bytes.Buffer
-	stop, err := f.Host("router").Start(f.t.Context(), &changes, "ip", "monitor", "route")
-	require.NoError(f.t, err)
-	lost := f.lost("host1/c1", "host2/c1", func() {
+	stop, err := f.Host("router").Start(f.T.Context(), &changes, "ip", "monitor", "route")
+	require.NoError(f.T, err)
+	lost := f.Lost("host1/c1", "host2/c1", func() {
 		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-			require.NoError(f.t, f.Host("host2").Kill(f.t.Context(), lab.ServiceAgent, sig))
-			require.NoError(f.t, f.Host("host2").AwaitService(f.t.Context(), lab.ServiceAgent))
+			require.NoError(f.T, f.Host("host2").Kill(f.T.Context(), lab.ServiceAgent, sig))
+			require.NoError(f.T, f.Host("host2").AwaitService(f.T.Context(), lab.ServiceAgent))
 		}
 		f.throughFabric("host2", f.subnets("host1"))
 	})
 	stop()
-	require.Zero(f.t, lost, "packets, during the agent's restarts")
-	require.NotContains(f.t, changes.String(), "Deleted", "an agent's restart withdraws nothing")
+	require.Zero(f.T, lost, "packets, during the agent's restarts")
+	require.NotContains(f.T, changes.String(), "Deleted", "an agent's restart withdraws nothing")
 	where := []string{"router"}
 	if f.frr {
 		where = append(where, "host2")
 	}
 	for _, host := range where {
 		start := time.Now()
-		lost := f.lost("host1/c1", "host2/c1", func() {
-			require.NoError(f.t, f.Host(host).Kill(f.t.Context(), lab.ServiceBGPD, unix.SIGKILL))
-			require.NoError(f.t, f.Host(host).AwaitService(f.t.Context(), lab.ServiceBGPD))
+		lost := f.Lost("host1/c1", "host2/c1", func() {
+			require.NoError(f.T, f.Host(host).Kill(f.T.Context(), lab.ServiceBGPD, unix.SIGKILL))
+			require.NoError(f.T, f.Host(host).AwaitService(f.T.Context(), lab.ServiceBGPD))
 		})
-		f.eventually("the router knows host2 anew", func() (bool, string) {
-			out := f.must("router", "vtysh", "-c", "show bgp ipv4 unicast summary established")
+		f.Await("the router knows host2 anew", func() (bool, string) {
+			out := f.Must("router", "vtysh", "-c", "show bgp ipv4 unicast summary established")
 			return strings.Count(out, "192.168.7") == 4, out // three, and the router's own number
 		})
-		f.t.Logf("bgpd of %s killed: %d of 500 pings lost, sessions back after %v", host, lost, time.Since(start).Round(100*time.Millisecond))
+		f.T.Logf("bgpd of %s killed: %d pings lost, sessions back after %v",
+			host, lost, time.Since(start).Round(100*time.Millisecond))
 		f.throughFabric("host1", f.subnets("host2"))
 		f.throughFabric("host2", f.subnets("host1"))
 	}
@@ -393,14 +311,14 @@ func testFabricDown(f *fabricTest) {
 	if f.frr {
 		return // FRR's own matter
 	}
-	require.NoError(f.t, f.Host("router").StopService(f.t.Context(), lab.ServiceBGPD))
-	f.eventually("the status names the session", func() (bool, string) {
-		out, _ := f.run("host1", "baize", "status")
+	require.NoError(f.T, f.Host("router").StopService(f.T.Context(), lab.ServiceBGPD))
+	f.Await("the status names the session", func() (bool, string) {
+		out, _ := f.Run("host1", "baize", "status")
 		return strings.Contains(out, "BGP neighbour 192.168.77.2, AS 65000: the session is down") && strings.Contains(out, "ping 192.168.77.2"), out
 	})
-	require.NoError(f.t, f.Host("router").StartService(f.t.Context(), lab.ServiceBGPD))
-	f.eventually("no problem is left", func() (bool, string) {
-		out, _ := f.run("host1", "baize", "status")
+	require.NoError(f.T, f.Host("router").StartService(f.T.Context(), lab.ServiceBGPD))
+	f.Await("no problem is left", func() (bool, string) {
+		out, _ := f.Run("host1", "baize", "status")
 		return strings.Contains(out, "No problems."), out
 	})
 	f.throughFabric("host1", f.subnets("host2"))
@@ -410,28 +328,28 @@ func testFabricDown(f *fabricTest) {
 // leaves or dies.
 func testFabricHosts(f *fabricTest) {
 	for _, end := range []string{"is removed", "dies"} {
-		h, err := f.AddHost(f.t.Context())
-		require.NoError(f.t, err)
-		require.Equal(f.t, "host4", h.Name())
+		h, err := f.AddHost(f.T.Context())
+		require.NoError(f.T, err)
+		require.Equal(f.T, "host4", h.Name())
 		start := time.Now()
 		subnets := f.subnets("host4")
 		f.throughFabric("host1", subnets)
-		f.reaches("host1/c1", f.endpoint("host4/c1"))
+		f.Reaches("host1/c1", f.Endpoint("host4/c1"))
 		joined := time.Since(start)
 		if end == "dies" {
-			require.NoError(f.t, h.Crash(f.t.Context()))
+			require.NoError(f.T, h.Crash(f.T.Context()))
 		} else {
-			require.NoError(f.t, f.RemoveHost(f.t.Context(), "host4"))
+			require.NoError(f.T, f.RemoveHost(f.T.Context(), "host4"))
 		}
 		start = time.Now()
 		for _, p := range subnets {
-			f.eventually("the router has forgotten "+p, func() (bool, string) { known, out := f.routerKnows(p); return !known, out })
-			f.eventually("the far side has forgotten "+p, func() (bool, string) {
+			f.Await("the router has forgotten "+p, func() (bool, string) { known, out := f.routerKnows(p); return !known, out })
+			f.Await("the far side has forgotten "+p, func() (bool, string) {
 				line := f.path("host1", p)
 				return !strings.Contains(line, "route via"), line
 			})
 		}
-		require.Less(f.t, time.Since(start), 20*time.Second)
-		f.t.Logf("host4 %s: at the far side %v after its start, gone %v later", end, joined.Round(100*time.Millisecond), time.Since(start).Round(100*time.Millisecond))
+		require.Less(f.T, time.Since(start), 20*time.Second)
+		f.T.Logf("host4 %s: at the far side %v after its start, gone %v later", end, joined.Round(100*time.Millisecond), time.Since(start).Round(100*time.Millisecond))
 	}
 }

@@ -12,12 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
 func TestDomain(t *testing.T) {
+	t.Parallel()
 	for _, transport := range topology.Encapsulations() {
 		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
 			d := up(t, transport, lab.Config{})
 			// Up has sent pings and bulk TCP, whose SHA-256 it compared, on
 			// every path: 6 pairs over IPv4 and IPv6 in blue, 6 over IPv4 in red.
@@ -31,7 +34,7 @@ func TestDomain(t *testing.T) {
 				"spoofing":           testSpoofing,
 				"exactly the MTU":    testMTU,
 			} {
-				t.Run(name, func(t *testing.T) { test(&domain{d.Lab, t}) })
+				t.Run(name, func(t *testing.T) { test(d.in(t)) })
 			}
 		})
 	}
@@ -41,35 +44,35 @@ func TestDomain(t *testing.T) {
 // once, and nobody else.
 func testFlood(d *domain) {
 	const each = 5
-	blue, red := d.endpoints("blue"), d.endpoints("red")
-	sockets := map[string]*socket{}
+	blue, red := d.Endpoints("blue"), d.Endpoints("red")
+	sockets := map[string]*testkit.Socket{}
 	for _, e := range append(blue, red...) {
-		sockets[e.String()] = d.inside(e)
+		sockets[e.String()] = d.Inside(e)
 	}
-	for _, dst := range []net.HardwareAddr{broadcast, {0x01, 0x00, 0x5e, 0x01, 0x02, 0x03}, {0x33, 0x33, 0, 0, 0, 0x99}} {
+	for _, dst := range []net.HardwareAddr{testkit.Broadcast, {0x01, 0x00, 0x5e, 0x01, 0x02, 0x03}, {0x33, 0x33, 0, 0, 0, 0x99}} {
 		for _, from := range blue {
 			flood := []byte(fmt.Sprintf("flood %s %s.", dst, from))
 			fence := []byte(fmt.Sprintf("fence %s %s.", dst, from))
 			for range each {
-				sockets[from.String()].send(d.t, frame(dst, mac(d.t, from.MAC), 0x88b5, flood))
+				sockets[from.String()].Send(d.T, testkit.Frame(dst, testkit.MAC(d.T, from.MAC), testkit.Experimental, flood))
 			}
 			// What comes after has to arrive after: a second copy would have
 			// been seen by then.
-			sockets[from.String()].send(d.t, frame(dst, mac(d.t, from.MAC), 0x88b5, fence))
+			sockets[from.String()].Send(d.T, testkit.Frame(dst, testkit.MAC(d.T, from.MAC), testkit.Experimental, fence))
 			for _, to := range blue {
 				if to.String() == from.String() {
 					continue
 				}
-				d.eventually("the fence arrives at "+to.String(), func() (bool, string) {
-					n := sockets[to.String()].count(fence)
+				d.Await("the fence arrives at "+to.String(), func() (bool, string) {
+					n := sockets[to.String()].Count(fence)
 					return n >= 1, fmt.Sprint(n)
 				})
-				require.Equal(d.t, each, sockets[to.String()].count(flood), "%s from %s at %s", dst, from, to)
-				require.Equal(d.t, 1, sockets[to.String()].count(fence))
+				require.Equal(d.T, each, sockets[to.String()].Count(flood), "%s from %s at %s", dst, from, to)
+				require.Equal(d.T, 1, sockets[to.String()].Count(fence))
 			}
-			require.Zero(d.t, sockets[from.String()].count(flood), "the sender's own frame comes back")
+			require.Zero(d.T, sockets[from.String()].Count(flood), "the sender's own frame comes back")
 			for _, to := range red {
-				require.Zero(d.t, sockets[to.String()].count(flood), "blue's flood is seen in red")
+				require.Zero(d.T, sockets[to.String()].Count(flood), "blue's flood is seen in red")
 			}
 		}
 	}
@@ -77,91 +80,91 @@ func testFlood(d *domain) {
 
 // It is an Ethernet: a frame that is neither IP nor ARP crosses.
 func testEtherType(d *domain) {
-	from, to, other := d.endpoint("host1/c1"), d.endpoint("host2/c1"), d.endpoint("host3/c1")
-	a, b, c := d.inside(from), d.inside(to), d.inside(other)
+	from, to, other := d.Endpoint("host1/c1"), d.Endpoint("host2/c1"), d.Endpoint("host3/c1")
+	a, b, c := d.Inside(from), d.Inside(to), d.Inside(other)
 	text := []byte("not IP, not ARP")
-	a.send(d.t, frame(mac(d.t, to.MAC), mac(d.t, from.MAC), 0x88b6, text))
-	d.eventually("the frame arrives", func() (bool, string) { n := b.count(text); return n == 1, fmt.Sprint(n) })
-	require.Zero(d.t, c.count(text))
+	a.Send(d.T, testkit.Frame(testkit.MAC(d.T, to.MAC), testkit.MAC(d.T, from.MAC), testkit.OtherExperimental, text))
+	d.Await("the frame arrives", func() (bool, string) { n := b.Count(text); return n == 1, fmt.Sprint(n) })
+	require.Zero(d.T, c.Count(text))
 }
 
 // An ARP request for an address on host2 is on host2's wire and on no other;
 // so is a neighbour solicitation.
 func testARPOnTheWire(d *domain) {
-	from, to := d.endpoint("host1/c1"), d.endpoint("host2/c1")
-	wire2, wire3 := d.wire("host2"), d.wire("host3")
-	a := d.inside(from)
-	src := mac(d.t, from.MAC)
+	from, to := d.Endpoint("host1/c1"), d.Endpoint("host2/c1")
+	wire2, wire3 := d.Wire("host2"), d.Wire("host3")
+	a := d.Inside(from)
+	src := testkit.MAC(d.T, from.MAC)
 	// Nobody has this address, so nobody answers: only requests are counted.
 	next := to.IPs[0]
 	for range 100 {
 		next = next.Next()
 	}
-	request := arpRequest(src, src, from.IPs[0], next)
+	request := testkit.ARPRequest(src, src, from.IPs[0], next)
 	const each = 10
 	for range each {
-		a.send(d.t, request)
+		a.Send(d.T, request)
 	}
-	d.eventually("ARP arrives at host2", func() (bool, string) {
-		n := wire2.count(request[14:42])
+	d.Await("ARP arrives at host2", func() (bool, string) {
+		n := wire2.Count(request[14:42])
 		return n == each, fmt.Sprint(n)
 	})
 	// What is flooded shows that the wire of host3 is really watched.
 	fence := []byte("fence after ARP")
-	a.send(d.t, frame(broadcast, src, 0x88b5, fence))
-	d.eventually("the fence is on host3's wire", func() (bool, string) { n := wire3.count(fence); return n == 1, fmt.Sprint(n) })
-	require.Zero(d.t, wire3.count(request[14:42]), "ARP was flooded to host3")
-	require.Equal(d.t, each, wire2.count(request[14:42]))
+	a.Send(d.T, testkit.Frame(testkit.Broadcast, src, testkit.Experimental, fence))
+	d.Await("the fence is on host3's wire", func() (bool, string) { n := wire3.Count(fence); return n == 1, fmt.Sprint(n) })
+	require.Zero(d.T, wire3.Count(request[14:42]), "ARP was flooded to host3")
+	require.Equal(d.T, each, wire2.Count(request[14:42]))
 
 	// Neighbour discovery by the kernel itself, for an address never asked for.
 	target := to.IPs[1]
 	for range 100 {
 		target = target.Next()
 	}
-	_, _ = d.run("host1/c1", "ping", "-6", "-c", "1", "-W", "1", target.String())
+	_, _ = d.Run("host1/c1", "ping", "-6", "-c", "1", "-W", "1", target.String())
 	icmp := append([]byte{0x86, 0xdd}, 0x60)
 	raw := target.As16()
-	require.Positive(d.t, wire2.count(icmp, raw[:]))
-	require.Zero(d.t, wire3.count(icmp, raw[:]), "a neighbour solicitation was flooded to host3")
+	require.Positive(d.T, wire2.Count(icmp, raw[:]))
+	require.Zero(d.T, wire3.Count(icmp, raw[:]), "a neighbour solicitation was flooded to host3")
 }
 
 // The same prefix in two networks: nothing of one is seen in the other.
 func testApart(d *domain) {
-	blue, red := d.endpoint("host1/c1"), d.endpoint("host2/red-c1")
-	sockets := d.inside(red)
-	_, err := d.run("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "1", red.IPs[0].String())
-	require.Error(d.t, err, "blue reaches an address of red")
+	blue, red := d.Endpoint("host1/c1"), d.Endpoint("host2/red-c1")
+	sockets := d.Inside(red)
+	_, err := d.Run("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "1", red.IPs[0].String())
+	require.Error(d.T, err, "blue reaches an address of red")
 	text := []byte("blue to a MAC of red")
-	d.inside(blue).send(d.t, frame(mac(d.t, red.MAC), mac(d.t, blue.MAC), 0x88b5, text))
-	d.must("host3/red-c1", "ping", "-c", "1", "-W", "2", red.IPs[0].String())
-	require.Zero(d.t, sockets.count(text))
+	d.Inside(blue).Send(d.T, testkit.Frame(testkit.MAC(d.T, red.MAC), testkit.MAC(d.T, blue.MAC), testkit.Experimental, text))
+	d.Must("host3/red-c1", "ping", "-c", "1", "-W", "2", red.IPs[0].String())
+	require.Zero(d.T, sockets.Count(text))
 	from := blue.IPs[0].As4()
-	require.Zero(d.t, sockets.count([]byte{8, 6}, from[:]), "ARP of blue in red")
+	require.Zero(d.T, sockets.Count([]byte{8, 6}, from[:]), "ARP of blue in red")
 }
 
 // What lies about its sender is dropped, and counted by name.
 func testSpoofing(d *domain) {
-	from, to := d.endpoint("host1/c1"), d.endpoint("host2/c1")
-	a, b := d.inside(from), d.inside(to)
-	src, dst, lie := mac(d.t, from.MAC), mac(d.t, to.MAC), mac(d.t, "02:42:0a:01:07:07")
+	from, to := d.Endpoint("host1/c1"), d.Endpoint("host2/c1")
+	a, b := d.Inside(from), d.Inside(to)
+	src, dst, lie := testkit.MAC(d.T, from.MAC), testkit.MAC(d.T, to.MAC), testkit.MAC(d.T, "02:42:0a:01:07:07")
 	other := netip.MustParseAddr("10.1.7.7")
-	before := d.status("host1").Drops
+	before := d.AgentStatus("host1").Drops
 	const each = 3
 	for range each {
-		a.send(d.t, ipv4(dst, src, other, to.IPs[0], "spoofed source address"))
-		a.send(d.t, frame(dst, lie, 0x88b5, []byte("spoofed MAC")))
-		a.send(d.t, arpRequest(src, src, other, to.IPs[0]))
+		a.Send(d.T, testkit.IPv4(dst, src, other, to.IPs[0], "spoofed source address"))
+		a.Send(d.T, testkit.Frame(dst, lie, testkit.Experimental, []byte("spoofed MAC")))
+		a.Send(d.T, testkit.ARPRequest(src, src, other, to.IPs[0]))
 	}
-	a.send(d.t, ipv4(dst, src, from.IPs[0], to.IPs[0], "an honest datagram"))
-	d.eventually("the honest datagram arrives", func() (bool, string) {
-		n := b.count([]byte("an honest datagram"))
+	a.Send(d.T, testkit.IPv4(dst, src, from.IPs[0], to.IPs[0], "an honest datagram"))
+	d.Await("the honest datagram arrives", func() (bool, string) {
+		n := b.Count([]byte("an honest datagram"))
 		return n >= 1, fmt.Sprint(n) // the answer "port unreachable" quotes it
 	})
-	require.Zero(d.t, b.count([]byte("spoofed")))
+	require.Zero(d.T, b.Count([]byte("spoofed")))
 	raw := other.As4()
-	require.Zero(d.t, b.count([]byte{8, 6}, raw[:]), "spoofed ARP")
-	d.eventually("the drops are counted", func() (bool, string) {
-		now := d.status("host1").Drops
+	require.Zero(d.T, b.Count([]byte{8, 6}, raw[:]), "spoofed ARP")
+	d.Await("the drops are counted", func() (bool, string) {
+		now := d.AgentStatus("host1").Drops
 		return now["spoofed address"] >= before["spoofed address"]+2*each && now["spoofed MAC"] >= before["spoofed MAC"]+each, fmt.Sprint(now)
 	})
 }
@@ -169,15 +172,15 @@ func testSpoofing(d *domain) {
 // Packets of exactly the MTU pass unfragmented, larger ones are refused at
 // the sender.
 func testMTU(d *domain) {
-	to := d.endpoint("host2/c1")
+	to := d.Endpoint("host2/c1")
 	for _, ip := range to.IPs {
 		headers := 28
 		if ip.Is6() {
 			headers = 48
 		}
-		d.must("host1/c1", "ping", "-M", "do", "-c", "3", "-i", "0.2", "-W", "2", "-s", fmt.Sprint(to.MTU-headers), ip.String())
-		out, err := d.run("host1/c1", "ping", "-M", "do", "-c", "1", "-W", "1", "-s", fmt.Sprint(to.MTU-headers+1), ip.String())
-		require.Error(d.t, err)
-		require.True(d.t, strings.Contains(fmt.Sprint(out, err), "too long") || strings.Contains(fmt.Sprint(out, err), "oo large"), "%s %v", out, err)
+		d.Must("host1/c1", "ping", "-M", "do", "-c", "3", "-i", "0.2", "-W", "2", "-s", fmt.Sprint(to.MTU-headers), ip.String())
+		out, err := d.Run("host1/c1", "ping", "-M", "do", "-c", "1", "-W", "1", "-s", fmt.Sprint(to.MTU-headers+1), ip.String())
+		require.Error(d.T, err)
+		require.True(d.T, strings.Contains(fmt.Sprint(out, err), "too long") || strings.Contains(fmt.Sprint(out, err), "oo large"), "%s %v", out, err)
 	}
 }

@@ -3,7 +3,6 @@
 package domaintest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"regexp"
@@ -20,6 +19,7 @@ import (
 )
 
 func TestLifecycle(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{})
 	for _, c := range []struct {
 		name string
@@ -36,59 +36,40 @@ func TestLifecycle(t *testing.T) {
 		{"a host joins and leaves", testJoinAndLeave},
 		{"cleanup removes what is ours", testCleanup},
 	} {
-		ok := t.Run(c.name, func(t *testing.T) { c.test(&domain{d.Lab, t}) })
+		ok := t.Run(c.name, func(t *testing.T) { c.test(d.in(t)) })
 		if !ok {
-			d.explain(t)
+			d.Explain()
 		}
 	}
 }
 
-// explain shows what the hosts say after a failure.
-func (d *domain) explain(t *testing.T) {
-	for _, h := range d.Hosts() {
-		out, err := h.Exec(context.Background(), "baize", "status")
-		t.Logf("%s: %s %v", h.Name(), out, err)
-	}
-}
-
-// reaches waits until one endpoint reaches another one's addresses.
-func (d *domain) reaches(from string, to lab.EndpointStatus) {
-	d.t.Helper()
-	for _, ip := range to.IPs {
-		d.eventually(fmt.Sprintf("%s reaches %s", from, ip), func() (bool, string) {
-			out, err := d.run(from, "ping", "-c", "1", "-W", "1", ip.String())
-			return err == nil, fmt.Sprint(out, err)
-		})
-	}
-}
-
 func testForeign(d *domain) {
-	d.must("host1", "ovs-vsctl", "add-port", "br-baize", "theirs", "--", "set", "interface", "theirs", "type=internal")
-	d.must("host1", "ovs-ofctl", "add-flow", "br-baize", "table=77,priority=7,actions=drop")
-	d.t.Cleanup(func() {
+	d.Must("host1", "ovs-vsctl", "add-port", "br-baize", "theirs", "--", "set", "interface", "theirs", "type=internal")
+	d.Must("host1", "ovs-ofctl", "add-flow", "br-baize", "table=77,priority=7,actions=drop")
+	d.T.Cleanup(func() {
 		_, _ = d.Host("host1").Exec(context.Background(), "ovs-vsctl", "del-port", "theirs")
 		_, _ = d.Host("host1").Exec(context.Background(), "ovs-ofctl", "del-flows", "br-baize", "table=77")
 	})
-	require.NoError(d.t, d.Host("host1").Kill(d.t.Context(), lab.ServiceAgent, unix.SIGTERM))
-	require.NoError(d.t, d.Host("host1").AwaitService(d.t.Context(), lab.ServiceAgent))
-	d.must("host1", "ovs-vsctl", "del-port", "vx-host3") // so that there is something to do
-	d.eventually("the tunnel is back", func() (bool, string) {
-		out := d.must("host1", "ovs-vsctl", "list-ports", "br-baize")
+	require.NoError(d.T, d.Host("host1").Kill(d.T.Context(), lab.ServiceAgent, unix.SIGTERM))
+	require.NoError(d.T, d.Host("host1").AwaitService(d.T.Context(), lab.ServiceAgent))
+	d.Must("host1", "ovs-vsctl", "del-port", "vx-host3") // so that there is something to do
+	d.Await("the tunnel is back", func() (bool, string) {
+		out := d.Must("host1", "ovs-vsctl", "list-ports", "br-baize")
 		return strings.Contains(out, "vx-host3"), out
 	})
-	require.Contains(d.t, d.must("host1", "ovs-vsctl", "list-ports", "br-baize"), "theirs")
-	require.Contains(d.t, d.must("host1", "ovs-ofctl", "dump-flows", "br-baize"), "table=77")
-	foreign := strings.Join(d.status("host1").Foreign, "\n")
-	require.Contains(d.t, foreign, "port theirs")
-	require.Contains(d.t, foreign, "table=77")
+	require.Contains(d.T, d.Must("host1", "ovs-vsctl", "list-ports", "br-baize"), "theirs")
+	require.Contains(d.T, d.Must("host1", "ovs-ofctl", "dump-flows", "br-baize"), "table=77")
+	foreign := strings.Join(d.AgentStatus("host1").Foreign, "\n")
+	require.Contains(d.T, foreign, "port theirs")
+	require.Contains(d.T, foreign, "table=77")
 }
 
 var counters = regexp.MustCompile(`cookie=\S+ |duration=\S+ |n_packets=\S+ |n_bytes=\S+ |idle_age=\S+ `)
 
 // flows returns a bridge's flows without what changes by itself.
 func (d *domain) flows(host string) string {
-	d.t.Helper()
-	text := counters.ReplaceAllString(d.must(host, "ovs-ofctl", "-O", "OpenFlow14", "--names", "dump-flows", "br-baize"), "")
+	d.T.Helper()
+	text := counters.ReplaceAllString(d.Must(host, "ovs-ofctl", "-O", "OpenFlow14", "--names", "dump-flows", "br-baize"), "")
 	lines := strings.Split(text, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -106,63 +87,30 @@ func testHealing(d *domain) {
 		"an option changed":      {"ovs-vsctl", "set", "interface", "vx-host2", "options:remote_ip=192.168.77.99"},
 		"the fail mode changed":  {"ovs-vsctl", "set-fail-mode", "br-baize", "standalone"},
 	} {
-		d.must("host1", damage...)
-		d.eventually(name+" is restored", same)
-		require.Equal(d.t, "secure", strings.TrimSpace(d.must("host1", "ovs-vsctl", "get-fail-mode", "br-baize")))
-		require.Contains(d.t, d.must("host1", "ovs-vsctl", "get", "interface", "vx-host2", "options"), "192.168.77.12", name)
-		d.reaches("host1/c1", d.endpoint("host2/c1"))
+		d.Must("host1", damage...)
+		d.Await(name+" is restored", same)
+		require.Equal(d.T, "secure", strings.TrimSpace(d.Must("host1", "ovs-vsctl", "get-fail-mode", "br-baize")))
+		require.Contains(d.T, d.Must("host1", "ovs-vsctl", "get", "interface", "vx-host2", "options"), "192.168.77.12", name)
+		d.Reaches("host1/c1", d.Endpoint("host2/c1"))
 	}
 }
 
 func testNameTaken(d *domain) {
 	before := d.flows("host2")
-	out, err := d.run("host2", "baize", "agent", "--node", "host1", "--socket", "/run/second.sock", "--state-dir", "/run/second")
-	require.Error(d.t, err)
+	out, err := d.Run("host2", "baize", "agent", "--node", "host1", "--socket", "/run/second.sock", "--state-dir", "/run/second")
+	require.Error(d.T, err)
 	text := fmt.Sprint(out, err)
-	require.Contains(d.t, text, "host host1 runs under this name")
-	require.Contains(d.t, text, "host2 wants it too")
-	require.Equal(d.t, before, d.flows("host2"))
-	d.reaches("host2/c1", d.endpoint("host1/c1"))
-}
-
-// lost runs a ping every 10 ms while something happens, and returns how many
-// answers were missing.
-func (d *domain) lost(from, to string, during func()) int {
-	d.t.Helper()
-	var out bytes.Buffer
-	ctx, cancel := context.WithTimeout(d.t.Context(), 2*patience)
-	defer cancel()
-	addr := d.endpoint(to).IPs[0].String()
-	host, endpoint, _ := strings.Cut(from, "/")
-	done := make(chan error, 1)
-	started := make(chan struct{})
-	go func() {
-		close(started)
-		text, err := d.Host(host).Endpoint(endpoint).Exec(ctx, "ping", "-q", "-i", "0.01", "-c", "500", "-W", "1", addr)
-		out.WriteString(text)
-		done <- err
-	}()
-	<-started
-	during()
-	// Lost packets are an error of ping's, too: what counts is its summary.
-	if err := <-done; err != nil {
-		d.t.Log(err)
-	}
-	var sent, received int
-	i := strings.Index(out.String(), "packets transmitted")
-	require.Positive(d.t, i, out.String())
-	line := out.String()[strings.LastIndexByte(out.String()[:i], '\n')+1:]
-	_, err := fmt.Sscanf(line, "%d packets transmitted, %d received", &sent, &received)
-	require.NoError(d.t, err, line)
-	require.Equal(d.t, 500, sent)
-	return sent - received
+	require.Contains(d.T, text, "host host1 runs under this name")
+	require.Contains(d.T, text, "host2 wants it too")
+	require.Equal(d.T, before, d.flows("host2"))
+	d.Reaches("host2/c1", d.Endpoint("host1/c1"))
 }
 
 func testAgentRestart(d *domain) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		require.Zero(d.t, d.lost("host1/c1", "host2/c1", func() {
-			require.NoError(d.t, d.Host("host1").Kill(d.t.Context(), lab.ServiceAgent, sig))
-			require.NoError(d.t, d.Host("host1").AwaitService(d.t.Context(), lab.ServiceAgent))
+		require.Zero(d.T, d.Lost("host1/c1", "host2/c1", func() {
+			require.NoError(d.T, d.Host("host1").Kill(d.T.Context(), lab.ServiceAgent, sig))
+			require.NoError(d.T, d.Host("host1").AwaitService(d.T.Context(), lab.ServiceAgent))
 		}), "%s", unix.SignalName(sig))
 	}
 }
@@ -170,45 +118,45 @@ func testAgentRestart(d *domain) {
 func testVswitchdRestart(d *domain) {
 	want := d.flows("host1")
 	began := time.Now()
-	lost := d.lost("host1/c1", "host2/c1", func() {
-		require.NoError(d.t, d.Host("host1").Kill(d.t.Context(), lab.ServiceVswitchd, unix.SIGKILL))
+	lost := d.Lost("host1/c1", "host2/c1", func() {
+		require.NoError(d.T, d.Host("host1").Kill(d.T.Context(), lab.ServiceVswitchd, unix.SIGKILL))
 	})
-	d.t.Logf("%d of 500 pings lost in %s", lost, time.Since(began))
-	d.eventually("all flows are back", func() (bool, string) {
+	d.T.Logf("ovs-vswitchd killed: %d pings lost in %s", lost, time.Since(began))
+	d.Await("all flows are back", func() (bool, string) {
 		// The ports may have got other numbers, but names are shown.
-		got, err := d.run("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", "br-baize")
+		got, err := d.Run("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", "br-baize")
 		return err == nil && strings.Count(got, "actions=") == strings.Count(want, "actions="), got
 	})
-	d.reaches("host1/c1", d.endpoint("host2/c1"))
-	d.reaches("host3/c1", d.endpoint("host1/c1"))
+	d.Reaches("host1/c1", d.Endpoint("host2/c1"))
+	d.Reaches("host3/c1", d.Endpoint("host1/c1"))
 }
 
 func testWithoutEtcd(d *domain) {
-	ctx := d.t.Context()
-	require.NoError(d.t, d.Host("fabric").StopService(ctx, lab.ServiceEtcd))
-	d.t.Cleanup(func() { _ = d.Host("fabric").StartService(context.Background(), lab.ServiceEtcd) })
-	d.reaches("host1/c1", d.endpoint("host2/c1"))
+	ctx := d.T.Context()
+	require.NoError(d.T, d.Host("fabric").StopService(ctx, lab.ServiceEtcd))
+	d.T.Cleanup(func() { _ = d.Host("fabric").StartService(context.Background(), lab.ServiceEtcd) })
+	d.Reaches("host1/c1", d.Endpoint("host2/c1"))
 
-	d.must("host1", "ip", "netns", "add", "c2")
-	d.must("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "c2")
-	d.reaches("host1/c2", d.endpoint("host2/c1"))
-	d.must("host1", "baize", "endpoint", "remove", "c2")
+	d.Must("host1", "ip", "netns", "add", "c2")
+	d.Must("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "c2")
+	d.Reaches("host1/c2", d.Endpoint("host2/c1"))
+	d.Must("host1", "baize", "endpoint", "remove", "c2")
 
 	// Even an agent that starts now knows the topology it saw last.
-	require.NoError(d.t, d.Host("host1").Kill(ctx, lab.ServiceAgent, unix.SIGKILL))
-	require.NoError(d.t, d.Host("host1").AwaitService(ctx, lab.ServiceAgent))
-	d.eventually("an endpoint can be added by an agent that never saw etcd", func() (bool, string) {
-		out, err := d.run("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "c2")
+	require.NoError(d.T, d.Host("host1").Kill(ctx, lab.ServiceAgent, unix.SIGKILL))
+	require.NoError(d.T, d.Host("host1").AwaitService(ctx, lab.ServiceAgent))
+	d.Await("an endpoint can be added by an agent that never saw etcd", func() (bool, string) {
+		out, err := d.Run("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "c2")
 		return err == nil, fmt.Sprint(out, err)
 	})
-	d.reaches("host1/c2", d.endpoint("host3/c1"))
-	require.False(d.t, d.status("host1").Etcd.Connected)
-	d.must("host1", "baize", "endpoint", "remove", "c2")
+	d.Reaches("host1/c2", d.Endpoint("host3/c1"))
+	require.False(d.T, d.AgentStatus("host1").Etcd.Connected)
+	d.Must("host1", "baize", "endpoint", "remove", "c2")
 
-	require.NoError(d.t, d.Host("fabric").StartService(ctx, lab.ServiceEtcd))
-	d.eventually("the agents find etcd again", func() (bool, string) {
+	require.NoError(d.T, d.Host("fabric").StartService(ctx, lab.ServiceEtcd))
+	d.Await("the agents find etcd again", func() (bool, string) {
 		for _, h := range d.Hosts() {
-			if st := d.status(h.Name()); !st.Etcd.Connected || len(st.Problems) > 0 {
+			if st := d.AgentStatus(h.Name()); !st.Etcd.Connected || len(st.Problems) > 0 {
 				return false, fmt.Sprint(st.Problems)
 			}
 		}
@@ -217,77 +165,77 @@ func testWithoutEtcd(d *domain) {
 }
 
 func testPin(d *domain) {
-	d.must("host2", "ip", "netns", "add", "away")
-	_, err := d.run("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", d.endpoint("host2/c1").IPs[0].String())
-	require.ErrorContains(d.t, err, "taken by endpoint c1")
-	d.must("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9", "--ip", "fd00:10:1:200::9", "--mac", "02:aa:bb:cc:dd:ee")
-	away := d.endpoint("host2/away")
-	require.Contains(d.t, d.must("host1", "baize", "pin", "list", "-o", "json"), "10.1.200.9")
+	d.Must("host2", "ip", "netns", "add", "away")
+	_, err := d.Run("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", d.Endpoint("host2/c1").IPs[0].String())
+	require.ErrorContains(d.T, err, "taken by endpoint c1")
+	d.Must("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9", "--ip", "fd00:10:1:200::9", "--mac", "02:aa:bb:cc:dd:ee")
+	away := d.Endpoint("host2/away")
+	require.Contains(d.T, d.Must("host1", "baize", "pin", "list", "-o", "json"), "10.1.200.9")
 	for _, from := range []string{"host1/c1", "host2/c1", "host3/c1"} {
-		d.reaches(from, away)
+		d.Reaches(from, away)
 	}
-	d.reaches("host2/away", d.endpoint("host3/c1"))
-	d.must("host2", "baize", "endpoint", "remove", "away")
-	d.eventually("the pin goes with its endpoint", func() (bool, string) {
-		out := d.must("host1", "baize", "pin", "list", "-o", "json")
+	d.Reaches("host2/away", d.Endpoint("host3/c1"))
+	d.Must("host2", "baize", "endpoint", "remove", "away")
+	d.Await("the pin goes with its endpoint", func() (bool, string) {
+		out := d.Must("host1", "baize", "pin", "list", "-o", "json")
 		return !strings.Contains(out, "10.1.200.9") && !strings.Contains(out, "200::9"), out
 	})
 	// The address may live elsewhere at once.
-	d.must("host3", "ip", "netns", "add", "away")
-	d.must("host3", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9")
-	d.reaches("host1/c1", d.endpoint("host3/away"))
-	d.must("host3", "baize", "endpoint", "remove", "away")
+	d.Must("host3", "ip", "netns", "add", "away")
+	d.Must("host3", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9")
+	d.Reaches("host1/c1", d.Endpoint("host3/away"))
+	d.Must("host3", "baize", "endpoint", "remove", "away")
 }
 
 func testNamespaceGone(d *domain) {
-	d.must("host1", "ip", "netns", "add", "brief")
-	d.must("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "brief")
+	d.Must("host1", "ip", "netns", "add", "brief")
+	d.Must("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "brief")
 	port := ""
-	for _, e := range d.status("host1").Endpoints {
+	for _, e := range d.AgentStatus("host1").Endpoints {
 		if e.Name == "brief" {
 			port = e.Port
 		}
 	}
-	require.NotEmpty(d.t, port)
-	d.must("host1", "ip", "netns", "del", "brief")
-	d.eventually("its port is removed", func() (bool, string) {
-		out := d.must("host1", "ovs-vsctl", "list-ports", "br-baize")
+	require.NotEmpty(d.T, port)
+	d.Must("host1", "ip", "netns", "del", "brief")
+	d.Await("its port is removed", func() (bool, string) {
+		out := d.Must("host1", "ovs-vsctl", "list-ports", "br-baize")
 		return !strings.Contains(out, port), out
 	})
 }
 
 func testJoinAndLeave(d *domain) {
 	began := time.Now()
-	h, err := d.AddHost(d.t.Context())
-	require.NoError(d.t, err)
+	h, err := d.AddHost(d.T.Context())
+	require.NoError(d.T, err)
 	up := time.Since(began)
 	began = time.Now()
-	joined := d.endpoint(h.Name() + "/c1")
+	joined := d.Endpoint(h.Name() + "/c1")
 	for _, from := range []string{"host1/c1", "host2/c1", "host3/c1"} {
-		d.reaches(from, joined)
+		d.Reaches(from, joined)
 	}
-	d.t.Logf("the host was up after %s, reachable from all %s later", up, time.Since(began))
+	d.T.Logf("the host was up after %s, reachable from all %s later", up, time.Since(began))
 	subnet := regexp.MustCompile(`=` + regexp.QuoteMeta(joined.IPs[0].String()[:strings.LastIndex(joined.IPs[0].String(), ".")]) + `\.0/24`)
-	require.Regexp(d.t, subnet, d.flows("host1"))
-	require.NoError(d.t, d.RemoveHost(d.t.Context(), h.Name()))
+	require.Regexp(d.T, subnet, d.flows("host1"))
+	require.NoError(d.T, d.RemoveHost(d.T.Context(), h.Name()))
 	for _, host := range []string{"host1", "host2", "host3"} {
-		d.eventually("nothing of the host is left on "+host, func() (bool, string) {
-			ports, flows := d.must(host, "ovs-vsctl", "list-ports", "br-baize"), d.flows(host)
+		d.Await("nothing of the host is left on "+host, func() (bool, string) {
+			ports, flows := d.Must(host, "ovs-vsctl", "list-ports", "br-baize"), d.flows(host)
 			return !strings.Contains(ports, h.Name()) && !subnet.MatchString(flows) && !strings.Contains(flows, h.Name()), ports + flows
 		})
 	}
 }
 
 func testCleanup(d *domain) {
-	ctx := d.t.Context()
-	_, err := d.run("host3", "baize", "agent", "cleanup")
-	require.ErrorContains(d.t, err, "the agent is running")
-	c1 := d.endpoint("host3/c1")
-	require.NoError(d.t, d.Host("host3").StopService(ctx, lab.ServiceAgent))
-	d.reaches("host1/c1", c1) // a stopped agent takes nothing down
-	d.must("host3", "baize", "agent", "cleanup")
-	bridges := d.must("host3", "ovs-vsctl", "list-br")
-	require.NotContains(d.t, bridges, "br-baize")
-	require.Contains(d.t, bridges, "br-phy")
-	require.NotContains(d.t, d.must("host3", "ip", "-o", "link"), " bz")
+	ctx := d.T.Context()
+	_, err := d.Run("host3", "baize", "agent", "cleanup")
+	require.ErrorContains(d.T, err, "the agent is running")
+	c1 := d.Endpoint("host3/c1")
+	require.NoError(d.T, d.Host("host3").StopService(ctx, lab.ServiceAgent))
+	d.Reaches("host1/c1", c1) // a stopped agent takes nothing down
+	d.Must("host3", "baize", "agent", "cleanup")
+	bridges := d.Must("host3", "ovs-vsctl", "list-br")
+	require.NotContains(d.T, bridges, "br-baize")
+	require.Contains(d.T, bridges, "br-phy")
+	require.NotContains(d.T, d.Must("host3", "ip", "-o", "link"), " bz")
 }

@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -16,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/probe"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -26,6 +24,7 @@ import (
 // in every combination, carry traffic both ways: bulk TCP and UDP arrive whole,
 // each datagram is on the wire once, and encapsulated as its network says.
 func TestTransportMatrix(t *testing.T) {
+	t.Parallel()
 	transports := topology.Transports()
 	var networks []lab.NetworkSpec
 	for i, tr := range transports {
@@ -35,15 +34,13 @@ func TestTransportMatrix(t *testing.T) {
 	m := matrix{d, map[topology.Transport][2]lab.EndpointStatus{}}
 	for _, tr := range transports {
 		var pair [2]lab.EndpointStatus
-		for _, e := range d.endpoints(string(tr)) {
+		for _, e := range d.Endpoints(string(tr)) {
 			pair[e.Node[len(e.Node)-1]-'1'] = e
-			stop, err := d.Host(e.Node).Endpoint(e.Name).Start(t.Context(), os.Stderr, "baize", "probe", "serve")
-			require.NoError(t, err)
-			t.Cleanup(stop)
+			d.Serve(e.String())
 		}
 		m.pairs[tr] = pair
 		for i, e := range pair {
-			d.eventually("a server answers over "+string(tr), func() (bool, string) {
+			d.Await("a server answers over "+string(tr), func() (bool, string) {
 				err := m.send(e, pair[1-i], probe.SendOptions{Datagrams: 1})
 				return err == nil, fmt.Sprint(err)
 			})
@@ -52,14 +49,14 @@ func TestTransportMatrix(t *testing.T) {
 	for i, a := range transports {
 		for _, b := range transports[i+1:] {
 			t.Run(fmt.Sprintf("%s and %s", a, b), func(t *testing.T) {
-				m := matrix{&domain{d.Lab, t}, m.pairs}
+				m := matrix{d.in(t), m.pairs}
 				m.datagrams(a, b)
 				m.bulk(a, b)
 			})
 		}
 	}
 	if t.Failed() {
-		d.explain(t)
+		d.Explain()
 	}
 }
 
@@ -69,17 +66,13 @@ type matrix struct {
 }
 
 func (m matrix) send(from, to lab.EndpointStatus, o probe.SendOptions) error {
-	ns, err := m.Host(from.Node).Endpoint(from.Name).NetnsPath()
-	if err != nil {
-		return err
-	}
-	o.To, o.Timeout = to.IPs[0].String(), patience
-	return hostnet.InNetns(ns, func() error { return probe.RunSend(m.t.Context(), o, io.Discard) })
+	_, err := m.Probe(from.String(), to.IPs[0], o)
+	return err
 }
 
 // both runs a probe in both networks, both ways, at once.
 func (m matrix) both(a, b topology.Transport, o probe.SendOptions) {
-	m.t.Helper()
+	m.T.Helper()
 	var g errgroup.Group
 	for _, tr := range []topology.Transport{a, b} {
 		for i, from := range m.pairs[tr] {
@@ -91,42 +84,42 @@ func (m matrix) both(a, b topology.Transport, o probe.SendOptions) {
 			})
 		}
 	}
-	require.NoError(m.t, g.Wait())
+	require.NoError(m.T, g.Wait())
 }
 
 // datagrams counts them on the wire of the receiver's host.
 func (m matrix) datagrams(a, b topology.Transport) {
 	const each, size = 100, 800
-	wires := map[string]*socket{"host1": m.wire("host1"), "host2": m.wire("host2")}
+	wires := map[string]*testkit.Socket{"host1": m.Wire("host1"), "host2": m.Wire("host2")}
 	m.both(a, b, probe.SendOptions{Datagrams: each, Size: size, Interval: time.Millisecond})
 	for _, tr := range []topology.Transport{a, b} {
 		for i, from := range m.pairs[tr] {
 			to := m.pairs[tr][1-i]
 			want := map[string]int{outer(tr): each}
 			var have map[string]int
-			m.eventually("the capture to have all", func() (bool, string) {
-				have = wires[to.Node].carried(from.IPs[0], to.IPs[0], 17, size+8)
+			m.Await("the capture to have all", func() (bool, string) {
+				have = carried(wires[to.Node], from.IPs[0], to.IPs[0], 17, size+8)
 				n := 0
 				for _, x := range have {
 					n += x
 				}
 				return n >= each, fmt.Sprint(have)
 			})
-			assert.Equal(m.t, want, have, "datagrams of %s from %s, by what they came in", tr, from.Node)
+			assert.Equal(m.T, want, have, "datagrams of %s from %s, by what they came in", tr, from.Node)
 		}
 	}
 }
 
 // bulk checks SHA-256 of what arrived, and what TCP came in.
 func (m matrix) bulk(a, b topology.Transport) {
-	wires := map[string]*socket{"host1": m.wire("host1"), "host2": m.wire("host2")}
+	wires := map[string]*testkit.Socket{"host1": m.Wire("host1"), "host2": m.Wire("host2")}
 	m.both(a, b, probe.SendOptions{Bytes: 1 << 20})
 	for _, tr := range []topology.Transport{a, b} {
 		for i, from := range m.pairs[tr] {
 			to := m.pairs[tr][1-i]
-			have := wires[to.Node].carried(from.IPs[0], to.IPs[0], 6, 0)
-			assert.Len(m.t, have, 1, "TCP of %s from %s: %v", tr, from.Node, have)
-			assert.Positive(m.t, have[outer(tr)], "TCP of %s from %s: %v", tr, from.Node, have)
+			have := carried(wires[to.Node], from.IPs[0], to.IPs[0], 6, 0)
+			assert.Len(m.T, have, 1, "TCP of %s from %s: %v", tr, from.Node, have)
+			assert.Positive(m.T, have[outer(tr)], "TCP of %s from %s: %v", tr, from.Node, have)
 		}
 	}
 }
@@ -143,12 +136,10 @@ func outer(t topology.Transport) string {
 
 // carried counts IPv4 packets between two addresses by what they are carried
 // in. length, unless 0, is that of their UDP header.
-func (s *socket) carried(from, to netip.Addr, protocol byte, length int) map[string]int {
+func carried(s *testkit.Socket, from, to netip.Addr, protocol byte, length int) map[string]int {
 	out := map[string]int{}
 	addrs := append(from.AsSlice(), to.AsSlice()...)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.seen {
+	for _, f := range s.Frames() {
 		i := bytes.Index(f, addrs)
 		if i < 26 || i+14 > len(f) || f[i-3] != protocol || (length > 0 && int(binary.BigEndian.Uint16(f[i+12:])) != length) {
 			continue

@@ -15,6 +15,7 @@ import (
 
 // A container finds those of other engines by the names that Docker gave them.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2})
 	for _, host := range []string{"host1", "host2"} {
 		for _, n := range []string{"blue", "green"} {
@@ -35,36 +36,36 @@ func TestNames(t *testing.T) {
 	// finds waits until a name stands for an address in a container of host2.
 	finds := func(name, addr string) {
 		t.Helper()
-		d.eventually(name+" to be "+addr, func() (bool, string) {
-			out, _ := d.run("host2", dockerCLI, "exec", "db", "nslookup", name)
+		d.Await(name+" to be "+addr, func() (bool, string) {
+			out, _ := d.Run("host2", dockerCLI, "exec", "db", "nslookup", name)
 			_, answer, _ := strings.Cut(out, "\n\n")
 			return strings.Contains(answer, "Address: "+addr+"\n"), out
 		})
 	}
 	unknown := func(name string) {
 		t.Helper()
-		d.eventually(name+" to be unknown", func() (bool, string) {
-			out, err := d.run("host2", dockerCLI, "exec", "db", "nslookup", name)
+		d.Await(name+" to be unknown", func() (bool, string) {
+			out, err := d.Run("host2", dockerCLI, "exec", "db", "nslookup", name)
 			return err != nil && strings.Contains(out+err.Error(), "can't find"), out
 		})
 	}
 	for _, name := range []string{"Web-1", "web-1", "shop", "web-1.blue"} {
 		finds(name, web)
 	}
-	d.patiently("a ping by name", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "shop")
-	d.patiently("a ping back by name", "host1", dockerCLI, "exec", "Web-1", "ping", "-c", "1", "-W", "1", "db")
-	d.eventually("the address's name", func() (bool, string) {
-		out, _ := d.run("host2", dockerCLI, "exec", "db", "nslookup", web)
+	d.AwaitRun("a ping by name", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "shop")
+	d.AwaitRun("a ping back by name", "host1", dockerCLI, "exec", "Web-1", "ping", "-c", "1", "-W", "1", "db")
+	d.Await("the address's name", func() (bool, string) {
+		out, _ := d.Run("host2", dockerCLI, "exec", "db", "nslookup", web)
 		return strings.Contains(out, "shop.blue"), out
 	})
 
 	t.Run("only names of networks it is in", func(t *testing.T) {
 		start("host1", "secret", "--network", "green")
 		start("host2", "friend", "--network", "green")
-		d.patiently("its name in its own network", "host2", dockerCLI, "exec", "friend", "ping", "-c", "1", "-W", "1", "secret")
+		d.AwaitRun("its name in its own network", "host2", dockerCLI, "exec", "friend", "ping", "-c", "1", "-W", "1", "secret")
 		unknown("secret")
 		d.docker("host2", "network", "connect", "green", "db")
-		d.patiently("a name of the second network", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "secret")
+		d.AwaitRun("a name of the second network", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "secret")
 		d.docker("host2", "network", "disconnect", "green", "db")
 		unknown("secret")
 	})

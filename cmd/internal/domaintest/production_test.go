@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -35,14 +36,14 @@ func (e *etcdCluster) put(text string) string {
 }
 
 func (e *etcdCluster) sh(host, script string) {
-	e.t.Helper()
-	e.must(host, "sh", "-ec", "cd "+e.dir+"\n"+script)
+	e.T.Helper()
+	e.Must(host, "sh", "-ec", "cd "+e.dir+"\n"+script)
 }
 
 // start starts member n with the settings of the first one, "with its own name
 // and address".
 func (e *etcdCluster) start(n int) {
-	e.t.Helper()
+	e.T.Helper()
 	argv := []string{"env", "-i", "PATH=" + os.Getenv("PATH")}
 	for line := range strings.Lines(e.page["etcd1.env"]) {
 		if !strings.HasPrefix(line, "ETCD_INITIAL_CLUSTER=") {
@@ -50,15 +51,15 @@ func (e *etcdCluster) start(n int) {
 		}
 		argv = append(argv, e.put(strings.TrimSpace(line)))
 	}
-	require.NoError(e.t, os.MkdirAll(filepath.Join(e.dir, "data"), 0o700))
+	require.NoError(e.T, os.MkdirAll(filepath.Join(e.dir, "data"), 0o700))
 	log, err := os.OpenFile(filepath.Join(e.dir, fmt.Sprintf("etcd%d.log", n)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	require.NoError(e.t, err)
+	require.NoError(e.T, err)
 	argv, environment, err := e.ExecCommand(fmt.Sprintf("host%d", n), append(argv, "etcd"))
-	require.NoError(e.t, err)
+	require.NoError(e.T, err)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = environment, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	require.NoError(e.t, cmd.Start(), "apt-get install etcd-server")
+	require.NoError(e.T, cmd.Start(), "apt-get install etcd-server")
 	e.stop[n] = func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
@@ -69,15 +70,16 @@ func (e *etcdCluster) start(n int) {
 
 // baize runs a command on a host with the settings of a node.
 func (e *etcdCluster) baize(args ...string) (string, error) {
-	e.t.Helper()
+	e.T.Helper()
 	settings := strings.Fields(strings.ReplaceAll(e.put(e.page["node.env"]), "PASSWORD", "of-baize"))
-	return e.run("host3", slices.Concat([]string{"env"}, settings, []string{"baize"}, args)...)
+	return e.Run("host3", slices.Concat([]string{"env"}, settings, []string{"baize"}, args)...)
 }
 
 func TestProductionEtcd(t *testing.T) {
+	t.Parallel()
 	e := &etcdCluster{domain: up(t, topology.VXLAN, lab.Config{Endpoints: -1}), dir: t.TempDir(), page: map[string]string{}, stop: map[int]func(){}}
-	for _, b := range blocks(t, "../../../docs/production.md") {
-		e.page[b.name] = strings.Join(b.lines, "\n")
+	for _, b := range testkit.Blocks(t, "../../../docs/production.md") {
+		e.page[b.Name] = b.Text()
 	}
 	for _, name := range []string{"certificates.sh", "etcd1.env", "auth.sh", "node.env"} {
 		require.NotEmpty(t, e.page[name], name)
@@ -98,8 +100,8 @@ func TestProductionEtcd(t *testing.T) {
 		e.start(n)
 	}
 	health := e.put("ETCDCTL_API=3 etcdctl --endpoints https://192.0.2.1:2379 --cacert ca.crt --cert node.crt --key node.key endpoint health --cluster")
-	e.eventually("three members are well", func() (bool, string) {
-		out, err := e.run("host1", "sh", "-c", "cd "+e.dir+"; "+health+" 2>&1")
+	e.Await("three members are well", func() (bool, string) {
+		out, err := e.Run("host1", "sh", "-c", "cd "+e.dir+"; "+health+" 2>&1")
 		return err == nil && strings.Count(out, "is healthy") == 3, out
 	})
 	e.sh("host1", "export ROOT_PASSWORD=of-root BAIZE_PASSWORD=of-baize\n"+e.put(e.page["auth.sh"]))
@@ -107,7 +109,7 @@ func TestProductionEtcd(t *testing.T) {
 	works := func(name, subnet string) {
 		t.Helper()
 		// A cluster that has lost its leader elects another one.
-		e.eventually("network "+name, func() (bool, string) {
+		e.Await("network "+name, func() (bool, string) {
 			out, err := e.baize("network", "create", name, "--subnet", subnet)
 			return err == nil || strings.Contains(fmt.Sprint(err), "already"), fmt.Sprint(out, err)
 		})

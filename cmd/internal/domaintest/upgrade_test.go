@@ -32,12 +32,12 @@ func TestTwoVersions(t *testing.T) {
 	}
 	// What is installed is a mount: the older one goes on top of it.
 	downgrade := func(host string) {
-		d.must(host, "mount", "--bind", older, installed)
+		d.Must(host, "mount", "--bind", older, installed)
 		restart(host)
 	}
 	upgrade := func(host string) {
 		// The stand-in of the agent may still run it.
-		d.must(host, "umount", "--lazy", installed)
+		d.Must(host, "umount", "--lazy", installed)
 		restart(host)
 	}
 	works := func(when string) {
@@ -47,7 +47,7 @@ func TestTwoVersions(t *testing.T) {
 		require.Empty(t, proof.Failed(), when)
 		require.NotEmpty(t, proof.Paths)
 		for _, host := range hosts {
-			d.must(host, "baize", "status")
+			d.Must(host, "baize", "status")
 		}
 	}
 	attach := func(host, name string) {
@@ -60,25 +60,25 @@ func TestTwoVersions(t *testing.T) {
 	for _, host := range hosts {
 		downgrade(host)
 	}
-	old, now := d.status("host1").Version, d.must("fabric", "baize", "version")
+	old, now := d.AgentStatus("host1").Version, d.Must("fabric", "baize", "version")
 	require.NotContains(t, now, old, "the older version is another one")
-	d.must("host1", "baize", "network", "create", "shop", "--subnet", "10.9.0.0/16", "--subnet", "fd00:10:9::/48")
-	d.must("host2", "baize", "network", "create", "plain", "--subnet", "10.8.0.0/16", "--transport", "auto")
+	d.Must("host1", "baize", "network", "create", "shop", "--subnet", "10.9.0.0/16", "--subnet", "fd00:10:9::/48")
+	d.Must("host2", "baize", "network", "create", "plain", "--subnet", "10.8.0.0/16", "--transport", "auto")
 	for _, host := range hosts {
 		attach(host, "c1")
 	}
 	works("all are " + old)
 
 	for _, host := range hosts {
-		require.Zero(t, d.lost("host1/shop-c1", "host2/shop-c1", func() {
-			require.Zero(t, d.lost("host3/plain-c1", "host1/plain-c1", func() { upgrade(host) }))
+		require.Zero(t, d.Lost("host1/shop-c1", "host2/shop-c1", func() {
+			require.Zero(t, d.Lost("host3/plain-c1", "host1/plain-c1", func() { upgrade(host) }))
 		}), "%s is upgraded", host)
-		assert.NotEqual(t, old, d.status(host).Version)
+		assert.NotEqual(t, old, d.AgentStatus(host).Version)
 		attach(host, "c2")
 		works(host + " is upgraded")
 	}
-	require.Zero(t, d.lost("host1/shop-c1", "host2/shop-c1", func() { downgrade("host2") }))
-	assert.Equal(t, old, d.status("host2").Version)
+	require.Zero(t, d.Lost("host1/shop-c1", "host2/shop-c1", func() { downgrade("host2") }))
+	assert.Equal(t, old, d.AgentStatus("host2").Version)
 	attach("host2", "c3")
 	works("host2 is " + old + " again")
 }

@@ -3,8 +3,6 @@
 package flannel
 
 import (
-	"context"
-	"fmt"
 	"net/netip"
 	"testing"
 
@@ -13,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -20,22 +19,14 @@ import (
 // proven, and again after the death of ovs-vswitchd, which in the userspace
 // datapath takes the host's own port along.
 func TestLab(t *testing.T) {
-	peer := buildPeer(t)
+	t.Parallel()
 	for _, transport := range []topology.Transport{topology.VXLAN, topology.Route} {
 		t.Run(string(transport), func(t *testing.T) {
-			config := lab.Config{
-				Name: fmt.Sprintf("fl%d-%s", unix.Getpid(), transport), BaseDir: fmt.Sprintf("/run/baize-flanneltest-%d", unix.Getpid()),
-				Transport: transport, Foreign: lab.Foreign{Flannel: true, Flanneld: peer},
+			t.Parallel()
+			l := labkit.Up(t, lab.Config{
+				Transport: transport, Foreign: lab.Foreign{Flannel: true, Flanneld: peer(t)},
 				Networks: []lab.NetworkSpec{{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/48")}}},
-			}
-			t.Cleanup(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), patience)
-				defer cancel()
-				_, err := lab.Down(ctx, config)
-				require.NoError(t, err)
 			})
-			l, err := lab.Up(t.Context(), config)
-			require.NoError(t, err)
 			assert.Equal(t, "host3", l.FlannelHost())
 			assert.Len(t, l.Proof.Paths, 12, "three containers, both ways, both families")
 			s, err := l.Status()

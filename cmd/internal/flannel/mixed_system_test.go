@@ -35,7 +35,7 @@ func newMixed(t *testing.T, config string) *mixed {
 		m.addrs[h] = m.bridge(h)
 	}
 	for h := range m.addrs {
-		m.serve(h + "/c1")
+		m.Serve(h + "/c1")
 	}
 	return m
 }
@@ -43,13 +43,13 @@ func newMixed(t *testing.T, config string) *mixed {
 // in makes a subtest's failures its own.
 func (m *mixed) in(t *testing.T) *mixed {
 	c := *m.cluster
-	c.t = t
+	c.Lab = m.Lab.In(t)
 	return &mixed{cluster: &c, addrs: m.addrs, stop: m.stop}
 }
 
 // all exchanges traffic between all hosts, both ways, in every family.
 func (m *mixed) all() {
-	m.t.Helper()
+	m.T.Helper()
 	for from := range m.addrs {
 		for to, addrs := range m.addrs {
 			if from != to {
@@ -61,14 +61,14 @@ func (m *mixed) all() {
 
 // once checks on the wire that datagrams come once, and how.
 func (m *mixed) once(from, to string, encapsulated bool, port int) {
-	m.t.Helper()
+	m.T.Helper()
 	for _, addr := range m.addrs[to] {
 		plain, tunnel := m.wire(from+"/c1", to+"/c1", addr, port)
 		want := [2]int{50, 0}
 		if encapsulated {
 			want = [2]int{0, 50}
 		}
-		assert.Equal(m.t, want, [2]int{plain, tunnel}, "plain and encapsulated frames from %s to %s (%s)", from, to, addr)
+		assert.Equal(m.T, want, [2]int{plain, tunnel}, "plain and encapsulated frames from %s to %s (%s)", from, to, addr)
 	}
 }
 
@@ -77,28 +77,29 @@ func (m *mixed) once(from, to string, encapsulated bool, port int) {
 // underlay address; the last flannel host goes and the cluster migrates under
 // traffic.
 func TestMixedCluster(t *testing.T) {
+	t.Parallel()
 	m := newMixed(t, `{ `+dual+`, "Backend": { "Type": "vxlan" } }`)
 	m.all()
 	m.once("host1", "host3", true, 8472)
 	m.once("host3", "host2", true, 8472)
 	for _, h := range []string{"host1", "host2"} {
 		m.settled(h)
-		require.Empty(t, m.status(h).Problems, h)
+		require.Empty(t, m.AgentStatus(h).Problems, h)
 	}
 	m.once("host1", "host2", true, 4789)
 
 	// To the outside, which knows nothing of the network.
 	require.True(t, m.env("host2").IPMasq)
-	m.must("host2/c1", "ping", "-c", "1", "-W", "2", "192.168.77.1")
-	m.must("host2/c1", "ping", "-c", "1", "-W", "2", "fd77::1")
+	m.Must("host2/c1", "ping", "-c", "1", "-W", "2", "192.168.77.1")
+	m.Must("host2/c1", "ping", "-c", "1", "-W", "2", "fd77::1")
 
 	// An endpoint in docker0's subnet would have one of its addresses.
 	out, err := m.Host("host2").AddEndpoint(t.Context(), "flannel", "c2")
 	require.ErrorContains(t, err, ", this node's subnet, and assigns its addresses itself", "%v", out)
 
-	list := m.must("host1", "baize", "node", "list")
+	list := m.Must("host1", "baize", "node", "list")
 	require.Regexp(t, `flannel-192\.168\.77\.13 +flannel `, list)
-	_, err = m.run("host1", "baize", "migrate", "flannel")
+	_, err = m.Run("host1", "baize", "migrate", "flannel")
 	require.ErrorContains(t, err, "flannel-192.168.77.13")
 
 	stop := m.stop
@@ -108,7 +109,7 @@ func TestMixedCluster(t *testing.T) {
 		// Flannel draws its VTEP's MAC anew with each device.
 		m.stop()
 		before := m.env("host3")
-		m.must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1")
+		m.Must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1")
 		m.stop = m.flannel("host3")
 		require.Equal(t, before, m.env("host3"))
 		for _, h := range []string{"host1", "host2"} {
@@ -126,7 +127,7 @@ func TestMixedCluster(t *testing.T) {
 		before := m.env("host3")
 		// With its lease gone it takes the subnet of its file again.
 		require.NoError(t, m.etcd("-delete", m.key("host3")))
-		m.must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1; ip addr add 192.168.77.113/24 dev br-phy")
+		m.Must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1; ip addr add 192.168.77.113/24 dev br-phy")
 		m.stop = m.flannel("host3", "-iface", "192.168.77.113")
 		require.Equal(t, before, m.env("host3"))
 		for _, h := range []string{"host1", "host2"} {
@@ -134,32 +135,32 @@ func TestMixedCluster(t *testing.T) {
 			m.exchange("host3/c1", h+"/c1", m.addrs[h]...)
 		}
 		m.once("host1", "host3", true, 8472)
-		require.Regexp(t, `flannel-192\.168\.77\.113 +flannel `, m.must("host1", "baize", "node", "list"))
+		require.Regexp(t, `flannel-192\.168\.77\.113 +flannel `, m.Must("host1", "baize", "node", "list"))
 	})
 
 	t.Run("migration", func(t *testing.T) {
 		m := m.in(t)
 		stop()
 		require.NoError(t, m.etcd("-delete", m.key("host3")))
-		m.eventually("the flannel host to be gone", func() (bool, string) {
-			list := m.must("host1", "baize", "node", "list")
+		m.Await("the flannel host to be gone", func() (bool, string) {
+			list := m.Must("host1", "baize", "node", "list")
 			return !strings.Contains(list, "flannel-"), list
 		})
 		there, back := m.pinging("host1/c1", m.addrs["host2"][0]), m.pinging("host2/c1", m.addrs["host1"][0])
-		plan := m.must("host1", "baize", "migrate", "flannel", "--dry-run")
+		plan := m.Must("host1", "baize", "migrate", "flannel", "--dry-run")
 		require.Contains(t, plan, "nothing was changed")
 		before := m.env("host1")
-		m.must("host1", "baize", "migrate", "flannel")
-		m.eventually("the network to be in Baize's layout", func() (bool, string) {
-			out := m.must("host1", "baize", "network", "show", "flannel", "-o", "json")
+		m.Must("host1", "baize", "migrate", "flannel")
+		m.Await("the network to be in Baize's layout", func() (bool, string) {
+			out := m.Must("host1", "baize", "network", "show", "flannel", "-o", "json")
 			return strings.Contains(out, `"router": true`), out
 		})
 		m.exchange("host2/c1", "host1/c1", m.addrs["host1"]...)
 		require.Equal(t, before, m.env("host1"))
 		m.settled("host1")
 		m.settled("host2")
-		for _, done := range []func() string{there, back} {
-			require.Regexp(t, `[1-9]\d\d+ received, 0% packet loss`, done())
+		for _, done := range []func() int{there, back} {
+			require.GreaterOrEqual(t, done(), 100)
 		}
 	})
 }
@@ -168,27 +169,28 @@ func TestMixedCluster(t *testing.T) {
 // the cluster is changed to vxlan with DirectRouting, where every host is on the
 // same segment.
 func TestMixedClusterRoutes(t *testing.T) {
+	t.Parallel()
 	m := newMixed(t, `{ `+dual+`, "Backend": { "Type": "host-gw" } }`)
 	check := func(m *mixed) {
-		m.t.Helper()
+		m.T.Helper()
 		m.all()
 		for _, pair := range [][2]string{{"host1", "host3"}, {"host3", "host2"}, {"host2", "host1"}} {
 			m.once(pair[0], pair[1], false, 8472)
 		}
 		for _, h := range []string{"host1", "host2"} {
 			m.settled(h)
-			require.Empty(m.t, m.status(h).Problems, h)
+			require.Empty(m.T, m.AgentStatus(h).Problems, h)
 		}
 	}
 	check(m)
 	require.Equal(t, 1500, m.env("host1").MTU)
-	require.Regexp(t, `flannel-192\.168\.77\.13 +flannel `, m.must("host1", "baize", "node", "list"))
+	require.Regexp(t, `flannel-192\.168\.77\.13 +flannel `, m.Must("host1", "baize", "node", "list"))
 
 	// A route that somebody deleted is put back, one by one.
 	subnet := m.env("host3").Subnet.String()
-	m.must("host2", "ip", "route", "del", subnet, "proto", "173")
-	m.eventually("the route to be back", func() (bool, string) {
-		out := m.must("host2", "ip", "route", "show", "exact", subnet)
+	m.Must("host2", "ip", "route", "del", subnet, "proto", "173")
+	m.Await("the route to be back", func() (bool, string) {
+		out := m.Must("host2", "ip", "route", "show", "exact", subnet)
 		return strings.Contains(out, "via 192.168.77.13"), out
 	})
 
@@ -196,7 +198,7 @@ func TestMixedClusterRoutes(t *testing.T) {
 		m := m.in(t)
 		m.stop()
 		require.NoError(t, m.etcd("-put-config", `{ `+dual+`, "Backend": { "Type": "vxlan", "DirectRouting": true } }`))
-		m.eventually("the leases to say vxlan", func() (bool, string) {
+		m.Await("the leases to say vxlan", func() (bool, string) {
 			var saw string
 			for _, h := range []string{"host1", "host2"} {
 				saw += fmt.Sprintln(m.env(h).MTU)
@@ -206,7 +208,7 @@ func TestMixedClusterRoutes(t *testing.T) {
 		// Its routes stay when flannel ends, and are replaced when it comes back.
 		m.stop = m.flannel("host3")
 		for _, h := range []string{"host1", "host2", "host3"} {
-			m.must(h+"/c1", "ip", "link", "set", "eth0", "mtu", "1430")
+			m.Must(h+"/c1", "ip", "link", "set", "eth0", "mtu", "1430")
 		}
 		check(m)
 	})

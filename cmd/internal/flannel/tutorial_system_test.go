@@ -5,7 +5,6 @@ package flannel
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -13,26 +12,8 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 )
-
-// page is docs/from-flannel.md: the commands to be tried, by their name.
-func page(t *testing.T) map[string]string {
-	t.Helper()
-	b, err := os.ReadFile("../../../docs/from-flannel.md")
-	require.NoError(t, err)
-	out := map[string]string{}
-	for _, part := range strings.Split(string(b), "<!-- try: ")[1:] {
-		name, rest, _ := strings.Cut(part, " -->\n")
-		for line := range strings.Lines(rest) {
-			command, ok := strings.CutPrefix(line, "    ")
-			if !ok {
-				break
-			}
-			out[name] += command
-		}
-	}
-	return out
-}
 
 // engine stands for dockerd in a host of the lab: what a person types is the
 // same, the rest is how engines run side by side on one machine.
@@ -45,15 +26,15 @@ exec /usr/sbin/dockerd --host unix:///run/docker.sock --containerd /run/containe
 // the tutorial with Baize and one with flannel; that one changes over; the
 // cluster migrates.
 func TestTutorial(t *testing.T) {
-	c := &cluster{t: t, peer: buildPeer(t)}
-	c.boot("", lab.Config{Docker: true})
-	commands := page(t)
+	t.Parallel()
+	c := boot(t, "", lab.Config{Docker: true})
+	commands := testkit.Marked(t, "../../../docs/from-flannel.md")
 	try := func(host, name string) string {
 		t.Helper()
 		require.NotEmpty(t, commands[name], name)
-		return c.must(host, "env", "ETCDCTL_ENDPOINTS=http://192.168.77.1:2379", "bash", "-ec", commands[name])
+		return c.Must(host, "env", "ETCDCTL_ENDPOINTS=http://192.168.77.1:2379", "bash", "-ec", commands[name])
 	}
-	var logs output
+	var logs testkit.Output
 	// keep runs what stays in the foreground.
 	keep := func(host, name string) {
 		t.Helper()
@@ -68,11 +49,11 @@ func TestTutorial(t *testing.T) {
 			require.NoError(t, c.Host(h).StopService(t.Context(), service))
 		}
 		script := fmt.Sprintf(engine, "baize-lab-"+c.Name()+"-"+h)
-		c.must(h, "sh", "-ec", `cat >/run/baize-lab/bin/dockerd <<'EOF'`+"\n"+script+"EOF\nchmod 755 /run/baize-lab/bin/dockerd")
+		c.Must(h, "sh", "-ec", `cat >/run/baize-lab/bin/dockerd <<'EOF'`+"\n"+script+"EOF\nchmod 755 /run/baize-lab/bin/dockerd")
 	}
 	// host3 is not known to Baize.
-	c.must("host3", "baize", "agent", "cleanup")
-	c.must("host3", "baize", "node", "remove", "host3", "--force")
+	c.Must("host3", "baize", "agent", "cleanup")
+	c.Must("host3", "baize", "node", "remove", "host3", "--force")
 
 	try("host1", "config")
 	for _, h := range hosts[:2] {
@@ -81,24 +62,24 @@ func TestTutorial(t *testing.T) {
 	stop := c.flannel("host3")
 	addrs := map[string]string{}
 	for _, h := range hosts {
-		c.eventually("subnet.env", func() (bool, string) {
-			_, err := c.run(h, "test", "-s", subnetenv.FlannelFile)
+		c.Await("subnet.env", func() (bool, string) {
+			_, err := c.Run(h, "test", "-s", subnetenv.FlannelFile)
 			return err == nil, logs.String()
 		})
 		require.False(t, c.env(h).L2, "the file is flannel's, line by line")
 		keep(h, "docker")
 	}
 	for _, h := range hosts {
-		c.eventually("the engine", func() (bool, string) {
-			_, err := c.run(h, "docker", "info")
+		c.Await("the engine", func() (bool, string) {
+			_, err := c.Run(h, "docker", "info")
 			return err == nil, logs.String()
 		})
 		lines := strings.Fields(try(h, "run"))
 		addrs[h] = lines[len(lines)-1]
 		require.True(t, strings.HasPrefix(addrs[h], strings.TrimSuffix(c.env(h).Subnet.Addr().String(), "0")), "%s has %s of %s", h, addrs[h], c.env(h).Subnet)
-		pid := strings.TrimSpace(c.must(h, "docker", "inspect", "-f", "{{.State.Pid}}", "web"))
-		c.must(h, "ip", "netns", "attach", "web", pid)
-		c.serve(h + "/web")
+		pid := strings.TrimSpace(c.Must(h, "docker", "inspect", "-f", "{{.State.Pid}}", "web"))
+		c.Must(h, "ip", "netns", "attach", "web", pid)
+		c.Serve(h + "/web")
 	}
 	all := func() {
 		t.Helper()
@@ -111,21 +92,21 @@ func TestTutorial(t *testing.T) {
 		}
 	}
 	// Flannel's daemon does this by rules of its own, which its packages leave out.
-	c.must("host3", "iptables", "-P", "FORWARD", "ACCEPT")
+	c.Must("host3", "iptables", "-P", "FORWARD", "ACCEPT")
 	all()
 	// What Docker does when it is what turns forwarding on, and what a reload of
 	// a firewall does.
-	c.must("host1", "iptables", "-P", "FORWARD", "DROP")
-	c.must("host1", "iptables", "-F", "BAIZE-FORWARD")
+	c.Must("host1", "iptables", "-P", "FORWARD", "DROP")
+	c.Must("host1", "iptables", "-F", "BAIZE-FORWARD")
 	c.exchange("host3/web", "host1/web", addrs["host1"])
 
 	// The flannel host changes over; its container and docker0 stay.
 	before := c.env("host3")
 	stop()
-	c.must("host3", "iptables", "-P", "FORWARD", "DROP")
+	c.Must("host3", "iptables", "-P", "FORWARD", "DROP")
 	keep("host3", "change")
-	c.eventually("host3 to be Baize's", func() (bool, string) {
-		list := c.must("host1", "baize", "node", "list")
+	c.Await("host3 to be Baize's", func() (bool, string) {
+		list := c.Must("host1", "baize", "node", "list")
 		return !strings.Contains(list, "flannel-"), list
 	})
 	all()
@@ -133,11 +114,11 @@ func TestTutorial(t *testing.T) {
 
 	done := c.pinging("host3/web", addrs["host1"])
 	require.Contains(t, try("host2", "migrate"), "nothing was changed")
-	c.eventually("the network to be in Baize's layout", func() (bool, string) {
-		out := c.must("host1", "baize", "network", "show", "flannel")
+	c.Await("the network to be in Baize's layout", func() (bool, string) {
+		out := c.Must("host1", "baize", "network", "show", "flannel")
 		return !strings.Contains(out, "Layout"), out
 	})
 	all()
-	require.Regexp(t, `[1-9]\d+ received, 0% packet loss`, done())
+	require.GreaterOrEqual(t, done(), 10)
 	require.Equal(t, before, c.env("host3"))
 }

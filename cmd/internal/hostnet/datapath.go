@@ -8,7 +8,8 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/topology"
 )
@@ -43,9 +44,20 @@ func datapath(have func() bool, load func() error) (bool, error) {
 }
 
 func haveFamily() bool {
-	_, err := netlink.GenlFamilyGet(datapathFamily)
+	req := nl.NewNetlinkRequest(nl.GENL_ID_CTRL, 0)
+	req.AddData(genlHeader{nl.GENL_CTRL_CMD_GETFAMILY, nl.GENL_CTRL_VERSION})
+	req.AddData(nl.NewRtAttr(nl.GENL_CTRL_ATTR_FAMILY_NAME, nl.ZeroTerminated(datapathFamily)))
+	_, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	return err == nil
 }
+
+// genlHeader is struct genlmsghdr: command, version, two reserved bytes. That of
+// the netlink package ends before the reserved ones and sends whatever lies
+// behind it in memory, which the race detector finds.
+type genlHeader [nl.SizeofGenlmsg]byte
+
+func (genlHeader) Len() int            { return nl.SizeofGenlmsg }
+func (h genlHeader) Serialize() []byte { return h[:] }
 
 func noDatapath(what string) error {
 	return &topology.Error{

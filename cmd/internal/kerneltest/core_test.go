@@ -19,6 +19,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -36,13 +37,12 @@ func spec(t topology.Transport, n int) lab.NetworkSpec {
 // TestKernel has one lab with a network of each transport; what is done to it
 // gets rougher from top to bottom.
 func TestKernel(t *testing.T) {
-	c := lab.Config{Name: "kernel", Hosts: 3, ProofBytes: proofBytes}
+	c := lab.Config{Hosts: 3, ProofBytes: proofBytes}
 	for i, tr := range topology.Transports() {
 		c.Networks = append(c.Networks, spec(tr, i+1))
 	}
-	t.Cleanup(func() { down(t, c) })
 	// Up proves every path: pings and TCP with checksums, IPv4 and IPv6.
-	l := up(t, c)
+	l := labkit.Up(t, c)
 	require.Len(t, l.Proof.Paths, len(c.Networks)*3*2*2)
 	require.Empty(t, l.Proof.Failed())
 
@@ -52,6 +52,7 @@ func TestKernel(t *testing.T) {
 			name = string(tr) + "-c1"
 		}
 		t.Run(string(tr), func(t *testing.T) {
+			l := l.In(t)
 			if tr != topology.Route {
 				broadcastOnce(t, l, name)
 			}
@@ -67,35 +68,34 @@ func TestKernel(t *testing.T) {
 			return
 		}
 	}
-	t.Run("agent restart", func(t *testing.T) { agentRestart(t, l) })
-	t.Run("ovs-vswitchd restart", func(t *testing.T) { vswitchdRestart(t, l) })
-	t.Run("agent dies meanwhile", func(t *testing.T) { agentDiesMeanwhile(t, l) })
-	t.Run("cleanup", func(t *testing.T) { cleanupClears(t, l) })
+	t.Run("agent restart", func(t *testing.T) { agentRestart(t, l.In(t)) })
+	t.Run("ovs-vswitchd restart", func(t *testing.T) { vswitchdRestart(t, l.In(t)) })
+	t.Run("agent dies meanwhile", func(t *testing.T) { agentDiesMeanwhile(t, l.In(t)) })
+	t.Run("cleanup", func(t *testing.T) { cleanupClears(t, l.In(t)) })
 }
 
 func TestIPv6Underlay(t *testing.T) {
-	c := lab.Config{Name: "kernel6", Hosts: 2, IPv6Underlay: true, ProofBytes: proofBytes, Networks: []lab.NetworkSpec{spec(topology.VXLAN, 1), spec(topology.Geneve, 2)}}
-	t.Cleanup(func() { down(t, c) })
-	l := up(t, c)
+	c := lab.Config{Hosts: 2, IPv6Underlay: true, ProofBytes: proofBytes, Networks: []lab.NetworkSpec{spec(topology.VXLAN, 1), spec(topology.Geneve, 2)}}
+	l := labkit.Up(t, c)
 	require.Len(t, l.Proof.Paths, 2*2*2)
 	for i, tr := range []topology.Transport{topology.VXLAN, topology.Geneve} {
 		name := []string{"c1", "geneve-c1"}[i]
 		exactMTU(t, l, name, topology.MTU(tr, topology.IPv6, 1500))
 		for _, h := range l.Hosts() {
 			requireKernel(t, l, h, tr, name)
-			require.Contains(t, run(t, h, "ovs-appctl", "dpctl/dump-flows"), "ipv6_dst=fd77::")
+			require.Contains(t, l.Must(h.Name(), "ovs-appctl", "dpctl/dump-flows"), "ipv6_dst=fd77::")
 		}
 	}
 }
 
 // plainBulk sends a bulk of TCP to another host and requires that the network's
 // tunnels carried next to nothing of it.
-func plainBulk(t *testing.T, l *lab.Lab, name, network string) {
+func plainBulk(t *testing.T, l *labkit.Lab, name, network string) {
 	t.Helper()
 	const size = 8 << 20
-	require.Contains(t, run(t, l.Host("host1"), "baize", "route", "list", "--network", network), "route via 192.168.77.12")
+	require.Contains(t, l.Must("host1", "baize", "route", "list", "--network", network), "route via 192.168.77.12")
 	tunnelled := func() int {
-		out := run(t, l.Host("host1"), "cat", "/sys/class/net/vxlan_sys_4789/statistics/tx_bytes")
+		out := l.Must("host1", "cat", "/sys/class/net/vxlan_sys_4789/statistics/tx_bytes")
 		n, err := strconv.Atoi(strings.TrimSpace(out))
 		require.NoError(t, err)
 		return n
@@ -103,7 +103,7 @@ func plainBulk(t *testing.T, l *lab.Lab, name, network string) {
 	stop, err := l.Host("host2").Endpoint(name).Start(t.Context(), io.Discard, "baize", "probe", "serve")
 	require.NoError(t, err)
 	defer stop()
-	to := endpoints(t, l)["host2/"+name].IPs[0]
+	to := endpoints(l)["host2/"+name].IPs[0]
 	send := func(bytes string) (err error) {
 		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		defer cancel()
@@ -118,7 +118,7 @@ func plainBulk(t *testing.T, l *lab.Lab, name, network string) {
 
 // broadcastOnce sends broadcasts from host1 and requires one copy of each at
 // every other endpoint of the name.
-func broadcastOnce(t *testing.T, l *lab.Lab, name string) {
+func broadcastOnce(t *testing.T, l *labkit.Lab, name string) {
 	t.Helper()
 	const port, count = 7100, 5
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
@@ -126,7 +126,7 @@ func broadcastOnce(t *testing.T, l *lab.Lab, name string) {
 	listen := func(endpoint string) net.PacketConn {
 		t.Helper()
 		var conn net.PacketConn
-		require.NoError(t, hostnet.InNetns(netns(t, l, endpoint), func() (err error) {
+		require.NoError(t, hostnet.InNetns(l.Netns(endpoint), func() (err error) {
 			var lc net.ListenConfig
 			conn, err = lc.ListenPacket(ctx, "udp4", ":"+strconv.Itoa(port))
 			return err
@@ -159,7 +159,7 @@ func broadcastOnce(t *testing.T, l *lab.Lab, name string) {
 		defer func() { _ = conn.Close() }()
 	}
 	var to netip.Addr
-	for _, ip := range endpoints(t, l)["host1/"+name].IPs {
+	for _, ip := range endpoints(l)["host1/"+name].IPs {
 		if ip.Is4() {
 			b := ip.As4()
 			to = netip.AddrFrom4([4]byte{b[0], b[1], 255, 255})
@@ -196,9 +196,9 @@ func broadcastOnce(t *testing.T, l *lab.Lab, name string) {
 
 // exactMTU: a packet of the endpoints' MTU crosses whole, one more byte does
 // not, with the limit of the sender's device out of the way.
-func exactMTU(t *testing.T, l *lab.Lab, name string, want int) {
+func exactMTU(t *testing.T, l *labkit.Lab, name string, want int) {
 	t.Helper()
-	all := endpoints(t, l)
+	all := endpoints(l)
 	require.Equal(t, want, all["host1/"+name].MTU)
 	e := l.Host("host1").Endpoint(name)
 	ping := func(to netip.Addr, size int) error {

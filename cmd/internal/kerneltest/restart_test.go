@@ -10,8 +10,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,84 +21,21 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 )
 
 const pingEvery = 10 * time.Millisecond
 
-// pings is a ping that runs, one every pingEvery.
-type pings struct {
-	name string
-	out  bytes.Buffer
-	stop func()
-	read chan struct{} // closed when out is complete
-}
-
-// startPing pings from an endpoint ("host1/c1") until stopped, and returns once
+// startPing pings from an endpoint ("host1/c1") until ended, and returns once
 // there are answers: what it finds lost later was an established flow.
-func startPing(t *testing.T, l *lab.Lab, from string, to netip.Addr) *pings {
-	t.Helper()
-	p := &pings{name: from + " to " + to.String(), read: make(chan struct{})}
-	argv, env, err := l.ExecCommand(from, []string{"ping", "-n", "-i", fmt.Sprint(pingEvery.Seconds()), to.String()})
-	require.NoError(t, err)
-	r, w := io.Pipe()
-	p.stop = startCommand(t, argv, env, w)
-	first := make(chan struct{})
-	go func() {
-		defer close(p.read)
-		buf := make([]byte, 4096)
-		for n := 0; ; {
-			k, err := r.Read(buf)
-			p.out.Write(buf[:k])
-			if n < 5 {
-				if n = bytes.Count(p.out.Bytes(), []byte("icmp_seq=")); n >= 5 {
-					close(first)
-				}
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	select {
-	case <-first:
-	case <-time.After(wait):
-		t.Fatalf("%s: no answers", p.name)
-	}
-	return p
+func startPing(l *labkit.Lab, from string, to netip.Addr) labkit.Pings {
+	l.T.Helper()
+	return l.Ping(l.Netns(from), to, pingEvery)
 }
 
-var (
-	answer  = regexp.MustCompile(`icmp_seq=(\d+) (?:ttl|hlim)`)
-	summary = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
-)
-
-// end stops the ping and returns how many were sent, which were lost, and the
-// longest row of them. The last one, which had no time, does not count.
-func (p *pings) end(t *testing.T) (sent int, missing []int, row int) {
-	t.Helper()
-	p.stop()
-	<-p.read
-	out := p.out.String()
-	m := summary.FindStringSubmatch(out)
-	require.NotNil(t, m, out)
-	sent, _ = strconv.Atoi(m[1])
-	seen := map[int]bool{}
-	for _, m := range answer.FindAllStringSubmatch(out, -1) {
-		n, _ := strconv.Atoi(m[1])
-		seen[n] = true
-	}
-	for n, here := 1, 0; n < sent; n++ {
-		if seen[n] {
-			here = 0
-			continue
-		}
-		here++
-		row = max(row, here)
-		missing = append(missing, n)
-	}
-	t.Logf("%s: %d sent, %d lost, %v at a stretch", p.name, sent, len(missing), time.Duration(row)*pingEvery)
-	return sent, missing, row
-}
+// goOn waits for the answers to as many more as are sent in a time: while it
+// waits, traffic flows.
+func goOn(d time.Duration, all ...labkit.Pings) { labkit.GoOn(int(d/pingEvery), all...) }
 
 // stream is a TCP connection whose server sends back what it gets, with a
 // record on its way at every moment.
@@ -112,11 +47,11 @@ type stream struct {
 }
 
 // startStream opens one; the first record has come back when it returns.
-func startStream(t *testing.T, l *lab.Lab, from, to string, addr netip.Addr) *stream {
+func startStream(t *testing.T, l *labkit.Lab, from, to string, addr netip.Addr) *stream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var listener net.Listener
-	require.NoError(t, hostnet.InNetns(netns(t, l, to), func() (err error) {
+	require.NoError(t, hostnet.InNetns(l.Netns(to), func() (err error) {
 		var lc net.ListenConfig
 		listener, err = lc.Listen(ctx, "tcp", net.JoinHostPort(addr.String(), "0"))
 		return err
@@ -129,7 +64,7 @@ func startStream(t *testing.T, l *lab.Lab, from, to string, addr netip.Addr) *st
 		}
 	}()
 	var conn net.Conn
-	require.NoError(t, hostnet.InNetns(netns(t, l, from), func() (err error) {
+	require.NoError(t, hostnet.InNetns(l.Netns(from), func() (err error) {
 		var d net.Dialer
 		conn, err = d.DialContext(ctx, "tcp", listener.Addr().String())
 		return err
@@ -186,7 +121,7 @@ func (s *stream) exchange(ctx context.Context, conn net.Conn, first chan struct{
 func (s *stream) end(t *testing.T) {
 	t.Helper()
 	n := s.count.Load()
-	assert.Eventually(t, func() bool { return s.count.Load() > n+1 }, wait, tick, "the TCP stream does not go on")
+	assert.Eventually(t, func() bool { return s.count.Load() > n+1 }, wait, 20*time.Millisecond, "the TCP stream does not go on")
 	s.cancel()
 	require.NoError(t, <-s.ended)
 	t.Logf("TCP: %d records there and back, the slowest in %v", s.count.Load(), s.stall.Round(time.Millisecond))
@@ -195,13 +130,13 @@ func (s *stream) end(t *testing.T) {
 // traffic are established flows: inside host1, from host1 to another host, and
 // between others.
 type traffic struct {
-	local, remote, others *pings
+	local, remote, others labkit.Pings
 	localTCP, remoteTCP   *stream
 }
 
-func startTraffic(t *testing.T, l *lab.Lab) *traffic {
+func startTraffic(t *testing.T, l *labkit.Lab) *traffic {
 	t.Helper()
-	all := endpoints(t, l)
+	all := endpoints(l)
 	v4 := func(e string) netip.Addr {
 		for _, ip := range all[e].IPs {
 			if ip.Is4() {
@@ -212,36 +147,32 @@ func startTraffic(t *testing.T, l *lab.Lab) *traffic {
 		return netip.Addr{}
 	}
 	tr := &traffic{
-		local:    startPing(t, l, "host1/c1", v4("host1/c2")),
-		remote:   startPing(t, l, "host1/c1", v4("host2/c1")),
-		others:   startPing(t, l, "host2/c1", v4("host3/c1")),
+		local:    startPing(l, "host1/c1", v4("host1/c2")),
+		remote:   startPing(l, "host1/c1", v4("host2/c1")),
+		others:   startPing(l, "host2/c1", v4("host3/c1")),
 		localTCP: startStream(t, l, "host1/c1", "host1/c2", v4("host1/c2")), remoteTCP: startStream(t, l, "host2/c1", "host1/c1", v4("host1/c1")),
 	}
 	// What is established has its entry in the kernel.
-	pause(t, time.Second)
+	tr.goOn()
 	return tr
 }
 
-// pause lets traffic flow: that is what is being waited for.
-func pause(t *testing.T, d time.Duration) {
-	t.Helper()
-	select {
-	case <-time.After(d):
-	case <-t.Context().Done():
-	}
+// goOn lets all of it flow for a second.
+func (tr *traffic) goOn() {
+	goOn(time.Second, tr.local, tr.remote, tr.others)
 }
 
 // secondEndpoint gives host1 a neighbour in the first network.
-func secondEndpoint(t *testing.T, l *lab.Lab) {
+func secondEndpoint(t *testing.T, l *labkit.Lab) {
 	t.Helper()
-	if _, there := endpoints(t, l)["host1/c2"]; there {
+	if _, there := endpoints(l)["host1/c2"]; there {
 		return
 	}
 	_, err := l.Host("host1").AddEndpoint(t.Context(), l.Networks()[0].Name, "c2")
 	require.NoError(t, err)
 }
 
-func agentRestart(t *testing.T, l *lab.Lab) {
+func agentRestart(t *testing.T, l *labkit.Lab) {
 	secondEndpoint(t, l)
 	h := l.Host("host1")
 	tr := startTraffic(t, l)
@@ -249,21 +180,21 @@ func agentRestart(t *testing.T, l *lab.Lab) {
 		require.NoError(t, h.Kill(t.Context(), lab.ServiceAgent, sig))
 		require.NoError(t, h.AwaitService(t.Context(), lab.ServiceAgent))
 	}
-	pause(t, time.Second)
-	for _, p := range []*pings{tr.local, tr.remote, tr.others} {
-		_, missing, _ := p.end(t)
-		assert.Empty(t, missing, p.name)
+	tr.goOn()
+	for _, p := range []labkit.Pings{tr.local, tr.remote, tr.others} {
+		missing := p.Ends().Missing
+		assert.Empty(t, missing, p.Name)
 	}
 	tr.localTCP.end(t)
 	tr.remoteTCP.end(t)
-	_, dropped := lost(t, h)
+	_, dropped := lost(l, h)
 	assert.Zero(t, dropped)
 }
 
 // restoreWait is what the database says of flow-restore-wait.
-func restoreWait(t *testing.T, h *lab.Host) bool {
-	t.Helper()
-	out := run(t, h, "ovs-vsctl", "--timeout=5", "get", "Open_vSwitch", ".", "other_config", "external_ids")
+func restoreWait(l *labkit.Lab, h *lab.Host) bool {
+	l.T.Helper()
+	out := l.Must(h.Name(), "ovs-vsctl", "--timeout=5", "get", "Open_vSwitch", ".", "other_config", "external_ids")
 	return strings.Contains(out, "flow-restore-wait")
 }
 
@@ -285,48 +216,52 @@ func keepsTunnels(version string) bool {
 	return major > 3 || major == 3 && minor > 1
 }
 
-func vswitchdRestart(t *testing.T, l *lab.Lab) {
+func vswitchdRestart(t *testing.T, l *labkit.Lab) {
 	secondEndpoint(t, l)
 	h := l.Host("host1")
-	keeps := keepsTunnels(status(t, h).OVSVersion)
+	keeps := keepsTunnels(l.AgentStatus(h.Name()).OVSVersion)
 	for _, c := range []struct {
 		name string
-		end  func() (time.Time, error) // and when the next one starts
+		end  func(*labkit.Lab, *traffic) (time.Time, error) // and when the next one starts
 	}{
-		{"SIGKILL", func() (time.Time, error) {
+		{"SIGKILL", func(*labkit.Lab, *traffic) (time.Time, error) {
 			return time.Now(), h.Kill(t.Context(), lab.ServiceVswitchd, unix.SIGKILL)
 		}},
 		// As 'ovs-ctl stop' does it, and so systemd; it takes some seconds to
 		// come back.
-		{"planned", func() (time.Time, error) {
-			run(t, h, "ovs-appctl", "exit")
+		{"planned", func(l *labkit.Lab, tr *traffic) (time.Time, error) {
+			l.Must(h.Name(), "ovs-appctl", "exit")
 			if err := h.StopService(t.Context(), lab.ServiceVswitchd); err != nil {
 				return time.Time{}, err
 			}
-			pause(t, 2*time.Second)
+			goOn(2*time.Second, tr.local)
 			return time.Now(), h.StartService(t.Context(), lab.ServiceVswitchd)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			l := l.In(t)
 			tr := startTraffic(t, l)
-			begin, err := c.end()
+			begin, err := c.end(l, tr)
 			require.NoError(t, err)
 			require.NoError(t, h.AwaitService(t.Context(), lab.ServiceVswitchd))
-			require.Eventually(t, func() bool { return !restoreWait(t, h) && status(t, h).Ready }, wait, 200*time.Millisecond)
+			l.Await("flow-restore-wait is cleared, and the agent is ready", func() (bool, string) {
+				return !restoreWait(l, h) && l.AgentStatus(h.Name()).Ready, ""
+			})
 			starting := time.Since(begin)
-			pause(t, time.Second)
+			tr.goOn()
 
-			for _, p := range []*pings{tr.local, tr.others} {
-				_, missing, _ := p.end(t)
-				assert.Empty(t, missing, p.name)
+			for _, p := range []labkit.Pings{tr.local, tr.others} {
+				missing := p.Ends().Missing
+				assert.Empty(t, missing, p.Name)
 			}
-			_, missing, row := tr.remote.end(t)
+			remote := tr.remote.Ends()
+			missing, row := remote.Missing, remote.Row()
 			if keeps {
-				assert.Empty(t, missing, tr.remote.name)
+				assert.Empty(t, missing, tr.remote.Name)
 			} else {
 				// Once, from the device's new number to the new flows, and not
 				// while nobody is there: how long that is depends on the processor.
-				assert.Less(t, time.Duration(row)*pingEvery, starting, tr.remote.name)
+				assert.Less(t, time.Duration(row)*pingEvery, starting, tr.remote.Name)
 				assert.Equal(t, row, len(missing), "lost at more than one moment: %v", missing)
 			}
 			tr.localTCP.end(t)
@@ -337,64 +272,67 @@ func vswitchdRestart(t *testing.T, l *lab.Lab) {
 }
 
 // requireNewFlows: what the kernel does not know yet is forwarded too.
-func requireNewFlows(t *testing.T, l *lab.Lab) {
+func requireNewFlows(t *testing.T, l *labkit.Lab) {
 	t.Helper()
 	p, err := l.Prove(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, p.Failed())
 	for _, h := range l.Hosts() {
-		require.Empty(t, status(t, h).Problems)
-		require.False(t, restoreWait(t, h))
+		require.Empty(t, l.AgentStatus(h.Name()).Problems)
+		require.False(t, restoreWait(l, h))
 	}
 }
 
 // agentDiesMeanwhile kills the agent while it holds flow-restore-wait: its next
 // start clears it, and nothing that was established notices any of it.
-func agentDiesMeanwhile(t *testing.T, l *lab.Lab) {
+func agentDiesMeanwhile(t *testing.T, l *labkit.Lab) {
 	secondEndpoint(t, l)
 	h := l.Host("host1")
-	all := endpoints(t, l)
+	all := endpoints(l)
 	var to netip.Addr
 	for _, ip := range all["host1/c2"].IPs {
 		if ip.Is4() {
 			to = ip
 		}
 	}
-	local := startPing(t, l, "host1/c1", to)
-	pause(t, time.Second)
+	local := startPing(l, "host1/c1", to)
+	goOn(time.Second, local)
 
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceVswitchd))
-	require.Eventually(t, func() bool { return restoreWait(t, h) }, wait, tick)
+	l.Await("flow-restore-wait is set", func() (bool, string) { return restoreWait(l, h), "" })
 	// A stopped process does not hear that it is to end: it is killed.
 	require.NoError(t, h.Kill(t.Context(), lab.ServiceAgent, unix.SIGSTOP))
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
-	require.True(t, restoreWait(t, h), "nobody is there to clear it")
+	require.True(t, restoreWait(l, h), "nobody is there to clear it")
 
 	require.NoError(t, h.StartService(t.Context(), lab.ServiceVswitchd))
-	require.True(t, restoreWait(t, h))
-	pause(t, time.Second)
+	require.True(t, restoreWait(l, h))
+	goOn(time.Second, local)
 	require.NoError(t, h.StartService(t.Context(), lab.ServiceAgent))
-	require.Eventually(t, func() bool { return !restoreWait(t, h) }, wait, tick)
-	_, missing, _ := local.end(t)
-	assert.Empty(t, missing, local.name)
+	l.Await("flow-restore-wait is cleared", func() (bool, string) { return !restoreWait(l, h), "" })
+	// Only now ovs-vswitchd takes note, empties the kernel's table and gets every
+	// packet until the flows are there anew.
+	goOn(time.Second, local)
+	missing := local.Ends().Missing
+	assert.Empty(t, missing, local.Name)
 
 	// An agent that is asked to end clears it itself.
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceVswitchd))
-	require.Eventually(t, func() bool { return restoreWait(t, h) }, wait, tick)
+	l.Await("flow-restore-wait is set", func() (bool, string) { return restoreWait(l, h), "" })
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
-	require.False(t, restoreWait(t, h))
+	require.False(t, restoreWait(l, h))
 	require.NoError(t, h.StartService(t.Context(), lab.ServiceVswitchd))
 	require.NoError(t, h.StartService(t.Context(), lab.ServiceAgent))
 	requireNewFlows(t, l)
 }
 
 // cleanupClears: 'baize agent cleanup' leaves nothing set either.
-func cleanupClears(t *testing.T, l *lab.Lab) {
+func cleanupClears(t *testing.T, l *labkit.Lab) {
 	h := l.Host("host3")
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
-	run(t, h, "ovs-vsctl", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true", "external_ids:baize-flow-restore-wait=v1")
-	out := run(t, h, "baize", "agent", "cleanup")
+	l.Must(h.Name(), "ovs-vsctl", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true", "external_ids:baize-flow-restore-wait=v1")
+	out := l.Must(h.Name(), "baize", "agent", "cleanup")
 	assert.Contains(t, out, "flow-restore-wait")
-	assert.False(t, restoreWait(t, h))
-	assert.NotContains(t, run(t, h, "ovs-vsctl", "list-br"), "br-baize")
+	assert.False(t, restoreWait(l, h))
+	assert.NotContains(t, l.Must(h.Name(), "ovs-vsctl", "list-br"), "br-baize")
 }

@@ -31,6 +31,7 @@ func cgroupsOf(t *testing.T, lab string) []string {
 }
 
 func TestDocker(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	c.Docker = true
 	etcDocker, err := os.ReadDir("/etc/docker")

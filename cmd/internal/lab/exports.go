@@ -1,10 +1,14 @@
 package lab
 
 import (
+	"net/netip"
+	"time"
+
 	"github.com/baize-net/baize/cmd/internal/lab/engine"
 	"github.com/baize-net/baize/cmd/internal/lab/fabric"
 	"github.com/baize-net/baize/cmd/internal/lab/member"
 	"github.com/baize-net/baize/cmd/internal/lab/proof"
+	"github.com/baize-net/baize/cmd/internal/probe"
 )
 
 // Whoever uses a lab needs this package alone: what it takes and returns of the
@@ -42,3 +46,8 @@ type (
 	// EndpointStatus is an endpoint that the lab attached.
 	EndpointStatus = proof.Endpoint
 )
+
+// StartPings sends echo requests from a network namespace, given by its path.
+func StartPings(namespace string, to netip.Addr, interval time.Duration) (*probe.Pings, error) {
+	return proof.StartPings(namespace, to, interval)
+}

@@ -131,6 +131,7 @@ func steps(l *Lab) []string {
 }
 
 func TestUpAndDown(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 3)
 	c.NoProof = false
 	start := time.Now()
@@ -195,6 +196,7 @@ command -v baize; getent hosts host3; tr '\0' ' ' </proc/1/cmdline`)
 }
 
 func TestHostsComeAndGo(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	l := up(t, c)
 	host1 := pids(t, l)["host1"]
@@ -231,6 +233,7 @@ func TestHostsComeAndGo(t *testing.T) {
 }
 
 func TestWhatDiedIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	l := up(t, c)
 	id := filepath.Join(l.Host("host1").Dir(), "lib-baize", "node-id")
@@ -257,6 +260,7 @@ func TestWhatDiedIsMadeAnew(t *testing.T) {
 }
 
 func TestServices(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	l := up(t, c)
 	h := l.Host("host1")
@@ -301,6 +305,7 @@ func TestServices(t *testing.T) {
 }
 
 func TestPid1EndsInOrder(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	l := up(t, c)
 	m, err := l.member("host1")
@@ -317,6 +322,7 @@ func TestPid1EndsInOrder(t *testing.T) {
 // TestKilledHalfWay kills an Up at many moments, and completes or removes what
 // is left.
 func TestKilledHalfWay(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	config, err := json.Marshal(struct {
 		Name, BaseDir string
@@ -348,6 +354,7 @@ func TestKilledHalfWay(t *testing.T) {
 }
 
 func TestExec(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	l := up(t, c)
 	var exit *exec.ExitError
@@ -393,6 +400,7 @@ func TestExec(t *testing.T) {
 }
 
 func TestProbeBetweenHosts(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 2)
 	l := up(t, c)
 	s, err := l.Status()
@@ -417,6 +425,7 @@ func TestProbeBetweenHosts(t *testing.T) {
 }
 
 func TestErrorsNameStepHostAndLog(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	dir := filepath.Join(c.BaseDir, c.Name, "host1", "lib-baize")
 	require.NoError(t, os.MkdirAll(dir, 0o755))
@@ -432,6 +441,7 @@ func TestErrorsNameStepHostAndLog(t *testing.T) {
 }
 
 func TestOneNameOneLab(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	up(t, c)
 	other := c
@@ -443,6 +453,7 @@ func TestOneNameOneLab(t *testing.T) {
 }
 
 func TestLabsSideBySide(t *testing.T) {
+	t.Parallel()
 	a, b := testLab(t, 1), testLab(t, 1)
 	b.Name = a.Name + "-host1" // the nastiest name there is
 	t.Cleanup(func() { _, _ = Down(context.Background(), b) })
@@ -464,6 +475,7 @@ func TestLabsSideBySide(t *testing.T) {
 }
 
 func TestTransportAndNetworks(t *testing.T) {
+	t.Parallel()
 	c := testLab(t, 1)
 	c.Networks = []NetworkSpec{
 		DefaultNetworkSpec(netip.Prefix{}), {Name: "red", Prefixes: DefaultNetworkSpec(netip.Prefix{}).Prefixes, VNI: 77},

@@ -4,11 +4,9 @@ package packagetest
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,18 +15,14 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/testkit"
 )
 
 // run runs a command, for minutes at most, and returns what it printed.
 func run(t *testing.T, env []string, argv ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%v\n%s", argv, out)
-	return string(out)
+	return testkit.RunWithin(t, 10*time.Minute, env, argv...)
 }
 
 // build makes the packages of this machine's architecture.
@@ -52,9 +46,9 @@ func only(t *testing.T, dir, pattern string) string {
 // package depends on, and rpm.
 const clean = "openvswitch-switch,iproute2,nftables,kmod,procps,rpm"
 
-// root returns a clean root of this machine's release. It is made once, and kept
-// in the user's cache.
-func root(t *testing.T) string {
+// cacheRoot makes a clean root of this machine's release, once, and returns the
+// archive of it in the user's cache.
+func cacheRoot(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
@@ -72,6 +66,12 @@ func root(t *testing.T) string {
 		run(t, nil, "tar", "-C", fresh, "--one-file-system", "-cf", archive+".new", ".")
 		require.NoError(t, os.Rename(archive+".new", archive))
 	}
+	return archive
+}
+
+// unpack makes a root of the archive.
+func unpack(t *testing.T, archive string) string {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "root")
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	run(t, nil, "tar", "-C", dir, "-xf", archive)
@@ -81,12 +81,18 @@ func root(t *testing.T) string {
 // The same commit gives the same bytes, wherever and whenever it is built; the
 // package is installed, upgraded, removed and purged: see inside.sh.
 func TestPackages(t *testing.T) {
-	first := build(t, "0.0.1")
-	t.Run("reproducible", func(t *testing.T) { reproducible(t, first) })
-	t.Run("image", func(t *testing.T) { image(t, only(t, first, "*_linux_???64")) })
-	next := build(t, "0.0.2")
-	for _, kind := range []string{"deb", "rpm"} {
-		t.Run(kind, func(t *testing.T) { life(t, kind, only(t, first, "*."+kind), only(t, next, "*."+kind)) })
+	t.Parallel()
+	first, next, archive := build(t, "0.0.1"), build(t, "0.0.2"), cacheRoot(t)
+	for name, test := range map[string]func(*testing.T){
+		"reproducible": func(t *testing.T) { reproducible(t, first) },
+		"image":        func(t *testing.T) { image(t, only(t, first, "*_linux_???64")) },
+		"deb":          func(t *testing.T) { life(t, archive, "deb", first, next) },
+		"rpm":          func(t *testing.T) { life(t, archive, "rpm", first, next) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
 	}
 }
 
@@ -159,9 +165,11 @@ func reproducible(t *testing.T, first string) {
 	assert.True(t, bytes.HasPrefix(rpm, []byte{0xed, 0xab, 0xee, 0xdb}), "an RPM's magic number")
 }
 
-func life(t *testing.T, kind, old, next string) {
-	dir := root(t)
-	for from, to := range map[string]string{old: "old", next: "new", "inside.sh": "inside.sh"} {
+func life(t *testing.T, archive, kind, old, next string) {
+	dir := unpack(t, archive)
+	for from, to := range map[string]string{
+		only(t, old, "*."+kind): "old", only(t, next, "*."+kind): "new", "inside.sh": "inside.sh",
+	} {
 		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, "tmp", to))
 	}
 	// Everything that is started ends with process 1 of the namespace.

@@ -33,6 +33,10 @@ const (
 const (
 	queryEvery   = 100 * time.Millisecond
 	queryTimeout = 5 * time.Second
+	// queryQuiet is for how long nothing more arrives before the rest is taken
+	// for lost. Datagrams that take the detour by ovs-vswitchd are overtaken by
+	// the queries behind them.
+	queryQuiet = time.Second
 )
 
 // Datagrams is the result of a UDP probe.
@@ -155,11 +159,12 @@ func intact(b []byte) bool {
 	return crc32.Checksum(b[:end], castagnoli) == binary.BigEndian.Uint32(b[end:])
 }
 
-// ask repeats the query until the count stands still: datagrams may still be
-// on their way at the first one.
+// ask repeats the query until all have arrived or the count stands still for
+// queryQuiet: datagrams may still be on their way at the first ones.
 func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
 	buf := make([]byte, answerLen)
 	answered, last := false, -1
+	var since time.Time // the count is last
 	for deadline := time.Now().Add(queryTimeout); time.Now().Before(deadline) && ctx.Err() == nil; {
 		_, _ = conn.Write(datagram(kindQuery, id, uint64(d.Sent)))
 		if err := conn.SetReadDeadline(time.Now().Add(queryEvery)); err != nil {
@@ -178,10 +183,12 @@ func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
 		}
 		answered = true
 		d.Received, d.Duplicates = int(number), int(binary.BigEndian.Uint64(buf[udpHeader:]))
-		if d.Received == d.Sent || d.Received == last {
+		if d.Received != last {
+			last, since = d.Received, time.Now()
+		}
+		if d.Received == d.Sent || time.Since(since) >= queryQuiet {
 			return nil
 		}
-		last = d.Received
 		if !sleep(ctx, queryEvery) {
 			break
 		}

@@ -166,6 +166,44 @@ func TestDatagramsAreCounted(t *testing.T) {
 	}
 }
 
+// held keeps one datagram back until some queries have overtaken it.
+type held struct {
+	net.Conn
+	late    []byte
+	queries int
+}
+
+func (c *held) Write(b []byte) (int, error) {
+	if b[len(udpMagic)] == kindData {
+		if c.late == nil {
+			c.late = bytes.Clone(b)
+			return len(b), nil
+		}
+		return c.Conn.Write(b)
+	}
+	if c.queries++; c.queries == 4 {
+		if _, err := c.Conn.Write(c.late); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(b)
+}
+
+func TestALateDatagramIsNotLost(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- ServeUDP(ctx, conn) }()
+
+	d, err := SendUDP(t.Context(), &held{Conn: dial(t, "udp", conn.LocalAddr().String())}, 50, 900, 0)
+	require.NoError(t, err)
+	assert.Equal(t, 50, d.Received)
+	assert.Zero(t, d.Duplicates)
+	cancel()
+	require.NoError(t, <-ended)
+}
+
 func TestCommands(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()

@@ -111,13 +111,9 @@ func serve(
 
 // measure pings and sends from a namespace.
 func (x *Path) measure(ctx context.Context, namespace, port string, bytes int64) error {
-	var conn *icmp.PacketConn
-	err := hostnet.InNetns(namespace, func() (err error) {
-		conn, err = probe.ListenICMP(x.Addr)
-		return err
-	})
+	conn, err := listenICMP(namespace, x.Addr)
 	if err != nil {
-		return fmt.Errorf("ping: %w", err)
+		return err
 	}
 	defer conn.Close()
 	if err := settle(ctx, conn, x.Addr); err != nil {
@@ -173,4 +169,25 @@ func settle(ctx context.Context, conn *icmp.PacketConn, to netip.Addr) error {
 		return fmt.Errorf("no answer to pings for %v: %w", settleTimeout, last)
 	}
 	return fmt.Errorf("no answer to pings for %v", settleTimeout)
+}
+
+func listenICMP(namespace string, to netip.Addr) (conn *icmp.PacketConn, err error) {
+	err = hostnet.InNetns(namespace, func() (err error) {
+		conn, err = probe.ListenICMP(to)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ping: %w", err)
+	}
+	return conn, nil
+}
+
+// StartPings is probe.StartPings in a network namespace, given by its path: an
+// endpoint's, or a container's.
+func StartPings(namespace string, to netip.Addr, interval time.Duration) (*probe.Pings, error) {
+	conn, err := listenICMP(namespace, to)
+	if err != nil {
+		return nil, err
+	}
+	return probe.StartPings(conn, to, interval), nil
 }

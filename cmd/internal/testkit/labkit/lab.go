@@ -1,0 +1,203 @@
+package labkit
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
+)
+
+// Limits of a lab's beginning and end, on a machine that is busy with others.
+const (
+	upLimit   = 4 * time.Minute
+	downLimit = 2 * time.Minute
+)
+
+// Lab is a lab of a test.
+type Lab struct {
+	*lab.Lab
+	T *testing.T
+}
+
+var labs atomic.Int64
+
+// Config completes a configuration with a name and a directory of the test's
+// own, and the executable.
+func Config(t *testing.T, config lab.Config) lab.Config {
+	t.Helper()
+	exe, err := binary()
+	require.NoError(t, err)
+	config.Name = fmt.Sprintf("t%d-%d", os.Getpid(), labs.Add(1))
+	config.BaseDir = fmt.Sprintf("/run/baize-test-%d", os.Getpid())
+	config.Binary = exe
+	if race {
+		self, err := os.Executable()
+		require.NoError(t, err)
+		// Ending, a program with the race detector waits for a second by default.
+		config.Env = append(config.Env, "BAIZE_TEST_AGENT="+self, "GORACE=atexit_sleep_ms=100")
+	}
+	return config
+}
+
+// Up makes a lab that is removed with the test.
+func Up(t *testing.T, config lab.Config) *Lab {
+	t.Helper()
+	return UpAs(t, Config(t, config))
+}
+
+// UpAs makes a lab of a configuration that Config has completed, or makes one
+// that runs what the configuration says.
+func UpAs(t *testing.T, config lab.Config) *Lab {
+	t.Helper()
+	t.Cleanup(func() { down(t, config) })
+	ctx, cancel := context.WithTimeout(t.Context(), upLimit)
+	defer cancel()
+	start := time.Now()
+	l, err := lab.Up(ctx, config)
+	require.NoError(t, err)
+	t.Logf("lab %s is up after %v", config.Name, time.Since(start).Round(time.Millisecond))
+	return &Lab{l, t}
+}
+
+func down(t *testing.T, config lab.Config) {
+	ctx, cancel := context.WithTimeout(context.Background(), downLimit)
+	defer cancel()
+	logs, _ := filepath.Glob(filepath.Join(config.BaseDir, config.Name, "*", "log", "*.log"))
+	for _, file := range logs {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if _, report, found := bytes.Cut(text, []byte("WARNING: DATA RACE")); found {
+			t.Errorf("%s: DATA RACE%s", file, report[:min(len(report), 4000)])
+		} else if t.Failed() && !strings.HasSuffix(file, ".daemon.log") {
+			lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+			t.Logf("%s:\n%s", file, strings.Join(lines[max(0, len(lines)-25):], "\n"))
+		}
+	}
+	_, err := lab.Down(ctx, config)
+	assert.NoError(t, err)
+	_ = os.Remove(config.BaseDir) // with the last lab
+}
+
+// In makes a subtest's failures its own.
+func (l *Lab) In(t *testing.T) *Lab { return &Lab{l.Lab, t} }
+
+// Run runs a command in a host (host1) or endpoint (host1/c1).
+func (l *Lab) Run(target string, argv ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+	defer cancel()
+	host, endpoint, inside := strings.Cut(target, "/")
+	if inside {
+		return l.Host(host).Endpoint(endpoint).Exec(ctx, argv...)
+	}
+	return l.Host(host).Exec(ctx, argv...)
+}
+
+// Must is Run of what has to succeed.
+func (l *Lab) Must(target string, argv ...string) string {
+	l.T.Helper()
+	out, err := l.Run(target, argv...)
+	require.NoError(l.T, err, "%s: %v", target, argv)
+	return out
+}
+
+// Await waits for a condition; on failure it says what was last seen.
+func (l *Lab) Await(what string, condition func() (ok bool, saw string)) {
+	l.T.Helper()
+	testkit.Await(l.T, what, condition)
+}
+
+// AwaitRun waits until a command succeeds.
+func (l *Lab) AwaitRun(what, target string, argv ...string) {
+	l.T.Helper()
+	l.Await(what, func() (bool, string) {
+		out, err := l.Run(target, argv...)
+		return err == nil, fmt.Sprint(out, err)
+	})
+}
+
+// Start starts a command in a host or endpoint; it ends with the test at the
+// latest.
+func (l *Lab) Start(target string, argv ...string) (stop func(), out *testkit.Output) {
+	l.T.Helper()
+	out = &testkit.Output{}
+	host, endpoint, inside := strings.Cut(target, "/")
+	start := l.Host(host).Start
+	if inside {
+		start = l.Host(host).Endpoint(endpoint).Start
+	}
+	stop, err := start(context.Background(), out, argv...)
+	require.NoError(l.T, err, "%s: %v", target, argv)
+	l.T.Cleanup(stop)
+	return stop, out
+}
+
+// AgentStatus is what the agent of a host says.
+func (l *Lab) AgentStatus(host string) api.Status {
+	l.T.Helper()
+	pid, err := l.Host(host).PID()
+	require.NoError(l.T, err)
+	ctx, cancel := context.WithTimeout(l.T.Context(), testkit.Patience)
+	defer cancel()
+	st, err := api.NewClient(fmt.Sprintf("/proc/%d/root%s", pid, api.DefaultSocket)).Status(ctx)
+	require.NoError(l.T, err)
+	return st
+}
+
+// Endpoint returns what the agent knows of host/name.
+func (l *Lab) Endpoint(name string) lab.EndpointStatus {
+	l.T.Helper()
+	host, endpoint, _ := strings.Cut(name, "/")
+	st := l.AgentStatus(host)
+	for _, e := range st.Endpoints {
+		if e.Name != endpoint {
+			continue
+		}
+		out := lab.EndpointStatus{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC}
+		for _, n := range st.Networks {
+			if n.Name == e.Network {
+				out.MTU = n.MTU
+			}
+		}
+		return out
+	}
+	require.Fail(l.T, "no endpoint "+name)
+	return lab.EndpointStatus{}
+}
+
+// Endpoints returns the endpoints of a network that the lab attached; of all
+// networks for "".
+func (l *Lab) Endpoints(network string) []lab.EndpointStatus {
+	l.T.Helper()
+	s, err := l.Status()
+	require.NoError(l.T, err)
+	var out []lab.EndpointStatus
+	for _, e := range s.Endpoints {
+		if network == "" || e.Network == network {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Explain shows what the agents say after a failure.
+func (l *Lab) Explain() {
+	l.T.Helper()
+	for _, h := range l.Hosts() {
+		out, err := l.Run(h.Name(), "baize", "status")
+		l.T.Logf("%s: %s %v", h.Name(), out, err)
+	}
+}

@@ -1,0 +1,81 @@
+// Package labkit makes labs for tests, and has what tests do in them: commands
+// on hosts and in endpoints, pings that are counted, bulk TCP with checksums,
+// frames on wires. Labs of different tests do not meet: each has a name, a
+// directory and network namespaces of its own, so tests that have nothing else in
+// common run side by side (t.Parallel).
+package labkit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/command"
+	"github.com/baize-net/baize/cmd/internal/testkit"
+)
+
+// Main is TestMain of a package that makes labs; its result is the exit code.
+// The test executable is a baize as well, which labs start in their hosts. Checks
+// say what else is missing before any test runs.
+func Main(m *testing.M, checks ...func() error) int {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		return command.Run(ctx, os.Args[1:], command.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "labs need root: run these tests with sudo, or without -tags system")
+		return 1
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	var err error
+	if dir, err = os.MkdirTemp("", "baize-testkit-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	return m.Run()
+}
+
+// dir is removed after all tests.
+var dir string
+
+// Dir is a directory for what all tests of a package share, such as programs
+// that are built.
+func Dir() string { return dir }
+
+// Build builds the program of a package, as seen from a directory, into Dir. It
+// does so as releases are built: of that kind Go's cache has every package after
+// the first test that does it.
+func Build(name, from, pkg string, env ...string) (file string, err error) {
+	file = filepath.Join(dir, name)
+	// The first time downloads and compiles.
+	out, err := testkit.Try(10*time.Minute, append(env, "CGO_ENABLED=0"),
+		"go", "build", "-C", from, "-trimpath", "-buildvcs=false", "-o", file, pkg)
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return file, nil
+}
+
+// binary is the executable for labs: the test's own, unless that has the race
+// detector. Then it is testkit/baize, and of a lab's processes the agents alone
+// are the test's executable.
+var binary = sync.OnceValues(func() (string, error) {
+	if !race {
+		return os.Executable()
+	}
+	return Build("baize", ".", "github.com/baize-net/baize/cmd/internal/testkit/baize")
+})

@@ -23,11 +23,11 @@ func (r *runner) nodeCommand() *ucli.Command {
 				Description: `STATUS is ready when the node's agent runs, down when it does not (the node may
 still forward), unknown when the node owns subnets but is not registered, flannel
 when the host runs flannel.`,
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
 			},
 			{
 				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
 			},
 			{
 				Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",

@@ -234,7 +234,7 @@ func TestPackageTable(t *testing.T) {
 			may = r.ours()
 		}
 		may = slices.DeleteFunc(may, func(p string) bool { return p == everybodys })
-		want := fmt.Sprintf("| `%s` | … | %s |", pkg, tableCell(p, may))
+		want := "| `" + pkg + "` | … | " + tableCell(p, may) + " |"
 		have, ok := rows[pkg]
 		if !ok {
 			t.Errorf("docs/architecture.md has no row for %s: add\n%s", pkg, want)

@@ -117,6 +117,8 @@ const (
 
 	// 00: the agent itself.
 
+	// StateUnwritable: a file of the agent's state cannot be written.
+	StateUnwritable Code = "BZ0002"
 	// PartFailed: a part of the agent failed and is being restarted.
 	PartFailed Code = "BZ0001"
 )

@@ -18,6 +18,7 @@ const (
 	KeyRole     = "baize-role"     // RoleTunnel, RoleEndpoint, RoleSegment or RoleHost
 	KeyNode     = "baize-node"     // tunnel: the peer; bridge: this node
 	KeyEncap    = "baize-encap"    // tunnel: vxlan, gre, geneve
+	KeySecond   = "baize-second"   // tunnel: not empty where it is the peer's second one, over IPv6
 	KeyNetwork  = "baize-network"  // endpoint: its network
 	KeyIPs      = "baize-ips"      // endpoint: its addresses, comma separated; empty: not known
 	KeyMAC      = "baize-mac"      // endpoint: its link address

@@ -127,7 +127,7 @@ func (s *Snapshot) View(node string) View {
 				continue
 			}
 			peer.Subnets = m.subnets
-			if c.Transport == Auto {
+			if c.Transport.Direct() == DirectOnLink {
 				peer.Bridged = r.bridged(name, m.subnets)
 			}
 			nv.Peers = append(nv.Peers, peer)

@@ -50,7 +50,7 @@ func (b *builder) tunnelIPv6(p *topology.Peer) string {
 			remote = a
 		}
 	}
-	return b.tunnelTo(p, TunnelName(p.Encap, p.Node+" IPv6"), p.LocalIPv6, remote)
+	return b.tunnelTo(p, b.names.Tunnel(p.Encap, p.Node+secondTunnel), p.LocalIPv6, remote, true)
 }
 
 // toRouter leads to another Baize node: frames for its link address as a
@@ -78,7 +78,7 @@ func (n *network) behindKernel(p netip.Prefix) {
 // endpoints, and the rest to its kernel. The former go no further than table
 // local: the split horizon holds for them, too.
 func (n *network) arriveRouted(endpoints []ovs.Endpoint) {
-	if !n.Router || n.Transport == topology.Route {
+	if !n.Router || !n.Transport.Ethernet() {
 		return
 	}
 	b := n.b

@@ -30,7 +30,7 @@ func (n *network) enterLocally() string {
 
 // first returns the table in which a frame of an endpoint is steered first.
 func (n *network) first() int {
-	if n.Transport == topology.Auto {
+	if n.Transport.Direct() == topology.DirectOnLink {
 		return TableDirect
 	}
 	return TableSteer

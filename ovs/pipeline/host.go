@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"fmt"
-	"hash/fnv"
 	"net"
 	"net/netip"
 	"strconv"
@@ -15,26 +14,13 @@ import (
 // What concerns networks that the host's kernel routes, all or in part
 // (topology.Route, topology.Auto, Network.Router).
 
-// HostPortName returns the name of the host's own port in a network: "bn-" and
-// the network's name, cut and with four hex digits of a hash where that is too
-// long.
-func HostPortName(network string) string {
-	name := "bn-" + network
-	if len(name) <= maxIfname {
-		return name
-	}
-	h := fnv.New32a()
-	h.Write([]byte(network))
-	return fmt.Sprintf("%s-%04x", name[:maxIfname-5], h.Sum32()&0xffff)
-}
-
 // host adds the host's own port and what is for the host itself.
 func (n *network) host() {
 	h, ok := n.Host()
 	if !ok {
 		return
 	}
-	n.hostPort = HostPortName(n.Name)
+	n.hostPort = n.b.names.Host(n.Name)
 	n.toHost = fmt.Sprintf("set_field:%s->eth_dst,%s", h.MAC, output(n.hostPort))
 	ips := make([]string, len(h.Addrs))
 	for i, a := range h.Addrs {
@@ -50,15 +36,15 @@ func (n *network) host() {
 	// Frames of the kernel are not guarded: packets of other nodes' endpoints
 	// are among them. In a Route network they are all for this node.
 	next := TableLocal
-	if n.Transport != topology.Route {
+	if n.Transport.Ethernet() {
 		next = TableSteer
 	}
-	if n.Transport == topology.Auto {
+	if n.Transport.Direct() == topology.DirectOnLink {
 		n.hops()
 	}
 	n.b.flow(TableClassify, prioPort, inPort(n.hostPort), fmt.Sprintf("set_field:0x%x->tun_id,%s,%s", n.VNI, n.enter(), goTo(next)))
 	n.deliver(ovs.Endpoint{Network: n.Name, Port: n.hostPort, MAC: h.MAC, IPs: h.Addrs})
-	if n.Transport == topology.Route || n.Router {
+	if !n.Transport.Ethernet() || n.Router {
 		n.answer()
 	}
 }
@@ -86,7 +72,7 @@ func (n *network) answer() {
 // network the gateway's, else this node's own as a router.
 func (n *network) answerMAC(field string) string {
 	mac := n.RouterMAC
-	if n.Transport == topology.Route {
+	if !n.Transport.Ethernet() {
 		mac = topology.GatewayMAC(n.Network)
 	}
 	return fmt.Sprintf("set_field:%s->%s", mac, field)

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"encoding/hex"
 	"fmt"
-	"hash/fnv"
 	"net"
 	"net/netip"
 	"slices"
@@ -43,7 +42,7 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	for _, n := range v.Networks {
 		peers += len(n.Peers)
 	}
-	b := &builder{opt: opt, tunnels: make(map[string]bool, peers)}
+	b := &builder{opt: opt, names: NamesOf(v), tunnels: make(map[string]bool, peers)}
 	b.state.Flows = make([]ovs.Flow, 0, 6*peers+32*(len(endpoints)+1))
 	b.state.Ports = make([]ovs.Port, 0, peers+len(endpoints))
 	b.state.Bridge = ovs.Bridge{
@@ -70,6 +69,7 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 type builder struct {
 	opt     Options
 	state   ovs.State
+	names   Names
 	tunnels map[string]bool // by port name: a tunnel serves all networks of its encapsulation
 	// local is this node's VTEP, that nearly all tunnels share.
 	local     netip.Addr
@@ -175,7 +175,7 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 		}
 	}
 	net.replicate(tunnels)
-	if n.Transport == topology.Route {
+	if !n.Transport.Ethernet() {
 		net.routedPins()
 	} else {
 		net.pins(tunnels)
@@ -376,10 +376,10 @@ func (n *network) replicate(tunnels []string) {
 
 // tunnel adds the port to a peer, once, and returns its name.
 func (b *builder) tunnel(p *topology.Peer) string {
-	return b.tunnelTo(p, TunnelName(p.Encap, p.Node), p.Local, p.Remote)
+	return b.tunnelTo(p, b.names.Tunnel(p.Encap, p.Node), p.Local, p.Remote, false)
 }
 
-func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Addr) string {
+func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Addr, second bool) string {
 	if b.tunnels[name] {
 		return name
 	}
@@ -399,12 +399,13 @@ func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Ad
 	if port != 0 {
 		options["dst_port"] = strconv.Itoa(port)
 	}
-	b.state.Ports = append(b.state.Ports, ovs.Port{
-		Name: name, Type: string(p.Encap), Options: options,
-		ExternalIDs: map[string]string{
-			ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel, ovs.KeyNode: p.Node, ovs.KeyEncap: string(p.Encap),
-		},
-	})
+	ids := map[string]string{
+		ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel, ovs.KeyNode: p.Node, ovs.KeyEncap: string(p.Encap),
+	}
+	if second {
+		ids[ovs.KeySecond] = "IPv6"
+	}
+	b.state.Ports = append(b.state.Ports, ovs.Port{Name: name, Type: string(p.Encap), Options: options, ExternalIDs: ids})
 	b.flow(TableClassify, prioPort, inPort(name), next)
 	return name
 }
@@ -417,24 +418,6 @@ func (o Options) port(t topology.Transport) int {
 		return o.GenevePort
 	}
 	return 0
-}
-
-// tunnelPrefix is what a tunnel's port name starts with.
-var tunnelPrefix = map[topology.Transport]string{topology.VXLAN: "vx-", topology.GRE: "gr-", topology.Geneve: "gn-"}
-
-// maxIfname is the longest name of a network device (IFNAMSIZ less the NUL).
-const maxIfname = 15
-
-// TunnelName returns the port's name: the encapsulation's two letters and the
-// peer's name, cut and with four hex digits of a hash where that is too long.
-func TunnelName(t topology.Transport, peer string) string {
-	name := tunnelPrefix[t] + peer
-	if len(name) <= maxIfname {
-		return name
-	}
-	h := fnv.New32a()
-	h.Write([]byte(peer))
-	return fmt.Sprintf("%s-%04x", name[:maxIfname-5], h.Sum32()&0xffff)
 }
 
 var toTunnel = goTo(TableTunnel)

@@ -276,14 +276,6 @@ func TestReplicationChain(t *testing.T) {
 	}
 }
 
-func TestTunnelNames(t *testing.T) {
-	require.Equal(t, "vx-host2", pipeline.TunnelName(topology.VXLAN, "host2"))
-	a := pipeline.TunnelName(topology.VXLAN, "rack-17-position-1")
-	b := pipeline.TunnelName(topology.VXLAN, "rack-17-position-2")
-	require.NotEqual(t, a, b)
-	require.LessOrEqual(t, len(a), 15)
-}
-
 func BenchmarkBuild(b *testing.B) {
 	for _, n := range []int{10, 100, 1000, 10000} {
 		s := big(n)

@@ -55,6 +55,8 @@ type Client struct {
 	cur  *session
 	end  bool
 	want int // next_cfg of the last Apply
+	// twice: an Apply replaced ports, and ovs-vswitchd has to look again.
+	twice bool
 }
 
 // ErrClosed is returned by the methods of a closed Client.

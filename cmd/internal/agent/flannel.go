@@ -219,7 +219,7 @@ func preferredSubnets(n topology.Network, endpoints []ovs.Endpoint, have topolog
 // Baize nodes are told by it.
 func flannelLease(n topology.Network, underlay []netip.Addr) topology.FlannelLease {
 	l := topology.FlannelLease{BackendType: topology.FlannelVXLAN}
-	if n.Transport == topology.Route {
+	if !n.Transport.Ethernet() {
 		l.BackendType = topology.FlannelHostGW
 	}
 	for _, ip := range underlay {

@@ -208,12 +208,13 @@ func firstTunnel(before, after ovs.Observed) bool {
 // that the first packet to a peer does not wait for ARP.
 func (a *Agent) setNeighbours(ctx context.Context, v topology.View, out outcome) {
 	done := map[string]bool{}
+	tunnels := out.Observed.Tunnels()
 	for _, n := range v.Networks {
 		for _, p := range n.Peers {
 			if p.Encap == "" {
 				continue
 			}
-			port := out.Observed.Ports[pipeline.TunnelName(p.Encap, p.Node)]
+			port := tunnels[ovs.TunnelID{Node: p.Node, Encap: p.Encap}]
 			bridge := port.Status["tunnel_egress_iface"]
 			if p.RemoteMAC == "" || bridge == "" || done[p.Node] || !hostnet.OnLink(p.Remote) {
 				continue

@@ -106,19 +106,15 @@ func applyPorts(ctx context.Context, db Database, change ovs.DBChange, out *outc
 		if errors.Is(err, topology.ErrUnavailable) || ctx.Err() != nil || len(change.AddPorts)+len(change.UpdatePorts) < 2 {
 			return fmt.Errorf("change the bridge: %w", err)
 		}
-		if change.SetBridge != nil {
-			if err := db.Apply(ctx, ovs.DBChange{CreateBridge: change.CreateBridge, SetBridge: change.SetBridge}); err != nil {
+		for _, part := range change.Split(out.Observed) {
+			err := db.Apply(ctx, part)
+			if err != nil && part.SetBridge != nil {
 				return fmt.Errorf("change the bridge: %w", err)
 			}
-		}
-		for _, p := range change.AddPorts {
-			out.report(db.Apply(ctx, ovs.DBChange{AddPorts: []ovs.Port{p}}))
-		}
-		for _, p := range change.UpdatePorts {
-			out.report(db.Apply(ctx, ovs.DBChange{UpdatePorts: []ovs.Port{p}}))
+			out.report(err)
 		}
 	}
-	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts)
+	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts) + len(change.RemovePorts)
 	if err := db.WaitApplied(ctx); err != nil {
 		return fmt.Errorf("wait for ovs-vswitchd: %w", err)
 	}

@@ -38,12 +38,13 @@ type routes struct {
 func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, observed ovs.Observed, endpoints []ovs.Endpoint) (routes, error) {
 	r := routes{reach: reach(v)}
 	var ready []route.Network
+	names := pipeline.NamesOf(v)
 	for _, n := range v.Networks {
 		h, ok := n.Host()
 		if !ok {
 			continue
 		}
-		port := pipeline.HostPortName(n.Name)
+		port := names.Host(n.Name)
 		if have, there := observed.Ports[port]; !there || !have.Live() || !have.Owned() {
 			r.waiting = true
 			continue
@@ -248,7 +249,7 @@ func routeProblems(networks []route.Network, reach topology.OnLink, fabric topol
 					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
 				})
 			}
-			if n.Transport == topology.Auto && p.Kind == topology.PathRoute && !strict[p.Dev] && hostnet.StrictReversePath(p.Dev) {
+			if n.Transport.Direct() == topology.DirectOnLink && p.Kind == topology.PathRoute && !strict[p.Dev] && hostnet.StrictReversePath(p.Dev) {
 				strict[p.Dev] = true
 				out = append(out, fault.Fault{
 					Item: "sysctl net.ipv4.conf." + p.Dev + ".rp_filter", What: "strict: while a peer moves to or from the link, its packets are dropped",

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -97,6 +98,7 @@ func (a *Agent) flowStatus(ctx context.Context, st *api.Status, p pass) {
 
 func networkStatus(st *api.Status, s *topology.Snapshot, p pass) {
 	done := map[string]bool{}
+	tunnels := p.outcome.Want.Tunnels()
 	for _, n := range p.view.Networks {
 		count := 0
 		for _, e := range st.Endpoints {
@@ -116,7 +118,7 @@ func networkStatus(st *api.Status, s *topology.Snapshot, p pass) {
 				}
 				continue
 			}
-			name := pipeline.TunnelName(peer.Encap, peer.Node)
+			name := tunnels[ovs.TunnelID{Node: peer.Node, Encap: peer.Encap}].Name
 			if done[name] {
 				continue
 			}
@@ -133,7 +135,8 @@ func networkStatus(st *api.Status, s *topology.Snapshot, p pass) {
 // routedPeer is a peer that this node has no tunnel to: its port is the host's
 // own.
 func routedPeer(s *topology.Snapshot, n topology.NetworkView, peer topology.Peer, p pass, alive bool) api.Peer {
-	name := pipeline.HostPortName(n.Name)
+	wanted, _ := p.outcome.Want.HostPort(n.Name)
+	name := wanted.Name
 	port := p.outcome.Observed.Ports[name]
 	out := api.Peer{
 		Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Port: name, OFPort: max(0, port.OFPort), Encap: topology.Route, Alive: alive, Error: port.Error,

@@ -42,7 +42,7 @@ At the end traffic between all endpoints is proven.
 				Flags: []ucli.Flag{
 					nameFlag(),
 					&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
-					&ucli.StringFlag{Name: "transport", Usage: "`TRANSPORT` between the hosts: vxlan, gre, geneve, route or auto (default vxlan)", EnvVars: cli.Env("lab-transport")},
+					&ucli.StringFlag{Name: "transport", Usage: "`TRANSPORT` between the hosts: " + transportNames() + " (default vxlan)", EnvVars: cli.Env("lab-transport")},
 					&ucli.StringSliceFlag{Name: "network", Usage: "`[NAME=]CIDR` of a network (default blue, 10.1.0.0/16 and fd00:10:1::/48)", EnvVars: cli.Env("lab-network")},
 					&ucli.IntFlag{Name: "endpoints", Usage: "`NUMBER` of endpoints on each host in each network: c1, c2, … (default 1)"},
 					&ucli.BoolFlag{Name: "docker", Usage: "a Docker engine on every host, with the image busybox", EnvVars: cli.Env("lab-docker")},

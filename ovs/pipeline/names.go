@@ -54,7 +54,7 @@ func NamesOf(v topology.View) Names {
 				peers[p.Encap] = of
 			}
 			of[p.Node] = true
-			if p.Flannel != nil && p.Flannel.IPv6MAC != "" {
+			if p.Router != nil && p.Router.IPv6MAC != "" {
 				of[p.Node+secondTunnel] = true
 			}
 		}

@@ -146,10 +146,10 @@ func TestTunnelNames(t *testing.T) {
 
 // The second tunnel to one peer is another one, with a name of its own.
 func TestSecondTunnel(t *testing.T) {
-	s := withFlannel(newCluster().put(dualNode(1), dualNode(2)), `{"Type":"vxlan"}`, true).s
+	s := withRouter(newCluster().put(dualNode(1), dualNode(2)), topology.VXLAN, true).s
 	state := pipeline.Build(s.View("host1"), nil, pipeline.Options{})
 	tunnels := state.Tunnels()
-	id := ovs.TunnelID{Node: "flannel-192.168.0.3", Encap: topology.VXLAN}
+	id := ovs.TunnelID{Node: "router-192.168.0.3", Encap: topology.VXLAN}
 	first := tunnels[id]
 	id.Second = true
 	second := tunnels[id]

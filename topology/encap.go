@@ -25,34 +25,62 @@ type Encapsulation struct {
 	ChecksumIPv6 bool
 }
 
-// encapsulations is the registry. Tests add rows, so it is read atomically.
-var encapsulations atomic.Pointer[[]Encapsulation]
+// registry is the rows and what follows from them. It is never changed, only
+// replaced.
+type registry struct {
+	rows       []Encapsulation
+	transports []Transport
+	choices    map[Transport]Choice
+}
 
-func init() { //nolint:gochecknoinits // an atomic pointer has no literal
-	encapsulations.Store(&[]Encapsulation{
+// current is read atomically: tests add rows.
+var current atomic.Pointer[registry]
+
+func init() {
+	current.Store(newRegistry([]Encapsulation{
 		// 8 UDP + 8 VXLAN (RFC 7348).
 		{Name: VXLAN, PortPrefix: "vx-", OverheadIPv4: 50, OverheadIPv6: 70, Port: 4789, ChecksumIPv6: true},
 		// 4 GRE + 4 key (RFC 2784, RFC 2890).
 		{Name: GRE, PortPrefix: "gr-", OverheadIPv4: 42, OverheadIPv6: 62},
 		// 8 UDP + 8 Geneve without options (RFC 8926).
 		{Name: Geneve, PortPrefix: "gn-", OverheadIPv4: 50, OverheadIPv6: 70, Port: 6081, ChecksumIPv6: true},
-	})
+	}))
+}
+
+// newRegistry makes the transports of the rows: each encapsulation's own, Route,
+// and those that encapsulate only what cannot go without.
+func newRegistry(rows []Encapsulation) *registry {
+	r := &registry{rows: rows, choices: make(map[Transport]Choice, 2*len(rows)+1)}
+	add := func(name Transport, c Choice) {
+		r.transports = append(r.transports, name)
+		r.choices[name] = c
+	}
+	for _, e := range rows {
+		add(e.Name, Choice{Encap: e.Name})
+	}
+	add(Route, Choice{Direct: DirectAlways, Gateway: GatewayNode})
+	for _, e := range rows {
+		name := Auto
+		if e.Name != VXLAN { // it was the only one once, and records say no more
+			name += "-" + e.Name
+		}
+		add(name, Choice{Encap: e.Name, Direct: DirectOnLink})
+	}
+	return r
 }
 
 // RegisterEncapsulation adds a row, which brings two transports: the
-// encapsulation's own and, for all but VXLAN, "auto-" and its name. It is to be
-// called before anything reads the registry. The function returned removes the
-// row again.
+// encapsulation's own, and "auto-" and its name. It is to be called before
+// anything reads the registry. The function returned removes the row again.
 func RegisterEncapsulation(e Encapsulation) (remove func()) {
-	before := encapsulations.Load()
-	rows := append(slices.Clone(*before), e)
-	encapsulations.Store(&rows)
-	return func() { encapsulations.Store(before) }
+	before := current.Load()
+	current.Store(newRegistry(append(slices.Clone(before.rows), e)))
+	return func() { current.Store(before) }
 }
 
 // EncapsulationOf returns the row of an encapsulation; false where there is none.
 func EncapsulationOf(t Transport) (Encapsulation, bool) {
-	for _, e := range *encapsulations.Load() {
+	for _, e := range current.Load().rows {
 		if e.Name == t {
 			return e, true
 		}
@@ -68,7 +96,7 @@ func DefaultPort(t Transport) int {
 
 // Encapsulations lists the transports that are tunnels and nothing else.
 func Encapsulations() []Transport {
-	rows := *encapsulations.Load()
+	rows := current.Load().rows
 	out := make([]Transport, len(rows))
 	for i, e := range rows {
 		out[i] = e.Name

@@ -50,43 +50,14 @@ type Choice struct {
 	Gateway Gateway
 }
 
-// choices lists the transports, in the order they are offered to people.
-func choices() ([]Transport, []Choice) {
-	names := Encapsulations()
-	made := make([]Choice, 0, 2*len(names)+1)
-	for _, e := range names {
-		made = append(made, Choice{Encap: e})
-	}
-	made = append(made, Choice{Direct: DirectAlways, Gateway: GatewayNode})
-	names = append(names, Route)
-	for _, c := range made[:len(made)-1] {
-		name := Auto
-		if c.Encap != VXLAN { // it was the only one once, so records have no more
-			name += "-" + c.Encap
-		}
-		names, made = append(names, name), append(made, Choice{Encap: c.Encap, Direct: DirectOnLink})
-	}
-	return names, made
-}
-
 // Transports lists every transport in the order they are offered to people.
-func Transports() []Transport {
-	names, _ := choices()
-	return names
-}
+func Transports() []Transport { return slices.Clone(current.Load().transports) }
 
 // Choice returns what the transport is made of. A name that is not known is an
 // encapsulation that nobody has.
 func (t Transport) Choice() Choice {
-	switch t { // the usual ones, without looking
-	case VXLAN, GRE, Geneve:
-		return Choice{Encap: t}
-	case Auto:
-		return Choice{Encap: VXLAN, Direct: DirectOnLink}
-	}
-	names, made := choices()
-	if i := slices.Index(names, t); i >= 0 {
-		return made[i]
+	if c, ok := current.Load().choices[t]; ok {
+		return c
 	}
 	return Choice{Encap: t}
 }
@@ -117,4 +88,7 @@ func (t Transport) Limits() string {
 }
 
 // Valid reports whether t is a transport Baize knows.
-func (t Transport) Valid() bool { return slices.Contains(Transports(), t) }
+func (t Transport) Valid() bool {
+	_, ok := current.Load().choices[t]
+	return ok
+}

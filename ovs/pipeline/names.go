@@ -39,7 +39,7 @@ type Names struct {
 // NamesOf returns the names of a view's ports. Equal views have equal names, and
 // no two ports one name.
 func NamesOf(v topology.View) Names {
-	peers := map[topology.Transport]map[string]bool{}
+	peers := map[topology.Transport][]string{}
 	networks := make([]string, 0, len(v.Networks))
 	for _, n := range v.Networks {
 		networks = append(networks, n.Name)
@@ -48,23 +48,17 @@ func NamesOf(v topology.View) Names {
 			if p.Encap == "" {
 				continue
 			}
-			of := peers[p.Encap]
-			if of == nil {
-				of = make(map[string]bool, len(n.Peers))
-				peers[p.Encap] = of
+			if peers[p.Encap] == nil {
+				peers[p.Encap] = make([]string, 0, len(n.Peers))
 			}
-			of[p.Node] = true
+			peers[p.Encap] = append(peers[p.Encap], p.Node)
 			if p.Router != nil && p.Router.IPv6MAC != "" {
-				of[p.Node+secondTunnel] = true
+				peers[p.Encap] = append(peers[p.Encap], p.Node+secondTunnel)
 			}
 		}
 	}
 	out := Names{tunnels: make(map[topology.Transport]map[string]string, len(peers)), hosts: HostPortNames(networks)}
-	for encap, of := range peers {
-		names := make([]string, 0, len(of))
-		for name := range of {
-			names = append(names, name)
-		}
+	for encap, names := range peers {
 		out.tunnels[encap] = portNames(tunnelPrefix(encap), names)
 	}
 	return out
@@ -101,24 +95,25 @@ func HostPortName(network string) string { return portName(hostPrefix, network, 
 // by network.
 func HostPortNames(networks []string) map[string]string { return portNames(hostPrefix, networks) }
 
-// portNames gives each of the names, which are distinct, a port's name of its
-// own. Names that fit as they are come first, then the others in their order:
-// whoever finds a name taken takes the next that its hash leads to.
+// portNames gives each name a port's name of its own. Names that fit as they are
+// come first, then the others in their order: whoever finds a name taken takes the
+// next that its hash leads to.
 func portNames(prefix string, names []string) map[string]string {
-	out, taken := make(map[string]string, len(names)), make(map[string]bool, len(names))
+	out := make(map[string]string, len(names))
 	var long []string
 	for _, name := range names {
 		if len(prefix)+len(name) > maxIfname {
 			long = append(long, name)
-			continue
+		} else if out[name] == "" {
+			out[name] = prefix + name
 		}
-		out[name] = portName(prefix, name, 0)
-		taken[out[name]] = true
 	}
 	slices.Sort(long)
-	for _, name := range long {
+	taken := make(map[string]bool, len(long))
+	for _, name := range slices.Compact(long) {
 		for try := 0; ; try++ {
-			if port := portName(prefix, name, try); !taken[port] {
+			port := portName(prefix, name, try)
+			if _, short := out[port[len(prefix):]]; !short && !taken[port] {
 				out[name], taken[port] = port, true
 				break
 			}

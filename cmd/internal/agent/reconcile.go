@@ -64,7 +64,7 @@ func converge(ctx context.Context, db Database, flows FlowTables, want ovs.State
 		}
 	}
 
-	bound, _ := ovs.Bind(want.Flows, out.Observed.OFPorts())
+	bound, _ := want.Bind(out.Observed.OFPorts())
 	out.Bound = bound
 	var err error
 	if out.Flows, err = flows.Observe(ctx); err != nil {

@@ -25,8 +25,8 @@ type routes struct {
 	want   []route.Route
 	// stale are the routes to remove once no flow relies on them.
 	stale []route.Route
-	// direct are the prefixes of other nodes that the kernel routes.
-	direct map[netip.Prefix]bool
+	// direct are the prefixes of other nodes that the kernel routes, by network.
+	direct map[topology.SubnetID]bool
 	// waiting: a port is not there yet, so the pass is not the last.
 	waiting  bool
 	changes  int
@@ -87,11 +87,11 @@ func (a *Agent) makeRoutes(ctx context.Context, audit bool, v topology.View, obs
 	}
 	r.problems = append(r.problems, a.acceptForwarded(ctx, ready, r.reach, r.fabric, audit)...)
 	inPlace := route.InPlace(r.want, have)
-	r.direct = map[netip.Prefix]bool{}
+	r.direct = map[topology.SubnetID]bool{}
 	for _, n := range ready {
 		for _, p := range n.Paths(r.reach, r.fabric) {
 			if p.Kind == topology.PathRoute && (p.Foreign || inPlace[p.Prefix.Masked()]) {
-				r.direct[p.Prefix] = true
+				r.direct[topology.SubnetID{Network: n.Name, Prefix: p.Prefix}] = true
 			}
 		}
 	}
@@ -275,7 +275,7 @@ func (a *Agent) Routes(context.Context) ([]api.Route, error) {
 			if path.Via.IsValid() {
 				x.Via = path.Via.String()
 			}
-			if path.Kind == topology.PathRoute && !p.routes.direct[path.Prefix] {
+			if path.Kind == topology.PathRoute && !p.routes.direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}] {
 				// The kernel has not got the route, or follows somebody else's.
 				x.Why += ", but the route is not in place: see 'baize status'"
 				x.Kind, x.Encap = string(topology.PathTunnel), n.Transport.Tunnel()

@@ -142,7 +142,7 @@ func routedPeer(s *topology.Snapshot, n topology.NetworkView, peer topology.Peer
 		Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Port: name, OFPort: max(0, port.OFPort), Encap: topology.Route, Alive: alive, Error: port.Error,
 	}
 	for _, subnet := range peer.Subnets {
-		if !p.routes.direct[subnet] {
+		if !p.routes.direct[topology.SubnetID{Network: n.Name, Prefix: subnet}] {
 			out.Error = "no route to " + subnet.String()
 		}
 	}

@@ -2,7 +2,6 @@ package command
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -159,9 +158,9 @@ func (r *runner) directRoutes(c *ucli.Context, v topology.View, opt *pipeline.Op
 		return nil
 	}
 	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
-	opt.Direct = map[netip.Prefix]bool{}
+	opt.Direct = map[topology.SubnetID]bool{}
 	for _, x := range routes {
-		opt.Direct[x.Prefix] = x.Kind == string(topology.PathRoute)
+		opt.Direct[topology.SubnetID{Network: x.Network, Prefix: x.Prefix}] = x.Kind == string(topology.PathRoute)
 	}
 	return err
 }

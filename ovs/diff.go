@@ -23,6 +23,7 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 		change.CreateBridge, change.SetBridge = true, &b
 	case have.Bridge.ExternalIDs[KeyOwner] == "":
 		return DBChange{}, DBChange{}, []fault.Fault{{
+			Code: fault.BridgeForeign, Severity: fault.Error,
 			Item: "bridge " + b.Name, What: "a bridge of this name exists and is not Baize's: it is left alone, nothing is forwarded",
 			Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + b.Name + "'",
 		}}
@@ -37,6 +38,7 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 		switch other, elsewhere := have.Foreign[p.Name]; {
 		case elsewhere:
 			problems = append(problems, fault.Fault{
+				Code: fault.PortForeign, Severity: fault.Error,
 				Item: "port " + p.Name, What: "the name is in use on bridge " + other,
 				Remedy: fmt.Sprintf("remove it with 'ovs-vsctl del-port %s %s'", other, p.Name),
 			})
@@ -44,6 +46,7 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 			change.AddPorts = append(change.AddPorts, p)
 		case !old.Owned():
 			problems = append(problems, fault.Fault{
+				Code: fault.PortForeign, Severity: fault.Error,
 				Item: "port " + p.Name, What: "a foreign port of this name is on the bridge",
 				Remedy: fmt.Sprintf("remove it with 'ovs-vsctl del-port %s %s'", b.Name, p.Name),
 			})

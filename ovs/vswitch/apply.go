@@ -221,16 +221,14 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 		bridge = change.SetBridge.Name
 	}
 	br := t.r.bridge(bridge)
-	if br != nil && !owned(br.ExternalIDs) && (change.SetBridge != nil || len(change.AddPorts)+len(change.UpdatePorts) > 0) {
-		return &topology.Error{
-			Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + bridge, What: "exists and is not Baize's",
-			Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + bridge + "'",
-		}
+	if err := mayChange(br, change); err != nil {
+		return err
 	}
 	added, removed, err := t.ports(bridge, change)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	switch {
 	case br == nil && change.SetBridge != nil:
 		return t.insertBridge(*change.SetBridge, added)
 	case br == nil && len(added) > 0:
@@ -244,6 +242,18 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	t.replaces = len(added) > 0 && len(removed) > 0
 	t.membership(br, added, removed)
 	return nil
+}
+
+// mayChange refuses what would add to a bridge of somebody else's.
+func mayChange(br *vswitchd.Bridge, change ovs.DBChange) error {
+	adds := change.SetBridge != nil || len(change.AddPorts)+len(change.UpdatePorts) > 0
+	if br == nil || owned(br.ExternalIDs) || !adds {
+		return nil
+	}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + br.Name, What: "exists and is not Baize's",
+		Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + br.Name + "'",
+	}
 }
 
 // ports adds the operations on ports and returns which are to come to the bridge

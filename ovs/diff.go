@@ -24,7 +24,8 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 	case have.Bridge.ExternalIDs[KeyOwner] == "":
 		return DBChange{}, DBChange{}, []fault.Fault{{
 			Code: fault.BridgeForeign, Severity: fault.Error,
-			Item: "bridge " + b.Name, What: "a bridge of this name exists and is not Baize's: it is left alone, nothing is forwarded",
+			Item:   "bridge " + b.Name,
+			What:   "a bridge of this name exists and is not Baize's: it is left alone, nothing is forwarded",
 			Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + b.Name + "'",
 		}}
 	case !have.Bridge.satisfies(b):
@@ -64,8 +65,8 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 	return change, stale, problems
 }
 
-// replaced tells the ports to remove that have to go in the transaction that
-// brings their successors from those that can go after the flows: Open vSwitch
+// replaced divides ports to remove into those that have to go in the transaction
+// that brings their successors and those that can go after the flows: Open vSwitch
 // makes no second tunnel with the ends and the key of one that it has ("File
 // exists"), and two host ports of one network would have the same addresses.
 func replaced(change DBChange, stale []string, have Observed) (now, later []string) {
@@ -100,7 +101,8 @@ func (p Port) exclusive() string {
 	if port == "" {
 		port = strconv.Itoa(topology.DefaultPort(topology.Transport(p.Type)))
 	}
-	return strings.Join([]string{"tunnel", p.Type, p.Options["local_ip"], p.Options["remote_ip"], p.Options["key"], port}, " ")
+	o := p.Options
+	return strings.Join([]string{"tunnel", p.Type, o["local_ip"], o["remote_ip"], o["key"], port}, " ")
 }
 
 // Split takes a change apart into one for the bridge and one for each port, for

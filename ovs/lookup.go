@@ -21,7 +21,8 @@ func (p Port) TunnelID() (TunnelID, bool) {
 	if !p.Owned() || p.Role() != RoleTunnel {
 		return TunnelID{}, false
 	}
-	return TunnelID{p.ExternalIDs[KeyNode], topology.Transport(p.ExternalIDs[KeyEncap]), p.ExternalIDs[KeySecond] != ""}, true
+	id := p.ExternalIDs
+	return TunnelID{Node: id[KeyNode], Encap: topology.Transport(id[KeyEncap]), Second: id[KeySecond] != ""}, true
 }
 
 // hostNetwork returns the network in which a port is the host's own.

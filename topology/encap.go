@@ -21,7 +21,7 @@ type Encapsulation struct {
 	// Port is its usual UDP port; 0 where it is not in UDP.
 	Port int
 	// ChecksumIPv6 says that it needs a checksum over an IPv6 underlay: kernels
-	// drop UDP over IPv6 without one unless told otherwise (RFC 6936).
+	// drop UDP over IPv6 without one unless set to accept it (RFC 6936).
 	ChecksumIPv6 bool
 }
 

@@ -243,7 +243,10 @@ func CheckRouted(n Network, others map[string]Network) error {
 	if !clash {
 		return nil
 	}
-	return &Error{Kind: ErrConflict, Item: "network " + n.Name, What: clashText(n, o, p), Remedy: "choose another prefix, or a transport that is a tunnel: " + fmt.Sprint(Encapsulations())}
+	return &Error{
+		Kind: ErrConflict, Item: "network " + n.Name, What: clashText(n, o, p),
+		Remedy: "choose another prefix, or a transport that is a tunnel: " + fmt.Sprint(Encapsulations()),
+	}
 }
 
 // CheckSegment refuses a local Ethernet in a network that has none itself. The
@@ -253,7 +256,8 @@ func (n Network) CheckSegment(segment string) error {
 		return nil
 	}
 	return &Error{
-		Kind: ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf("its transport is %s: it is no Ethernet that %s could be a part of", n.Transport, segment),
+		Kind: ErrInvalid, Item: "network " + n.Name,
+		What:   fmt.Sprintf("its transport is %s: it is no Ethernet that %s could be a part of", n.Transport, segment),
 		Remedy: "'baize network update " + n.Name + " --transport auto', or choose another network for " + segment,
 	}
 }
@@ -279,5 +283,6 @@ func routedClash(n Network, others iter.Seq[Network]) (other Network, prefix net
 }
 
 func clashText(n, o Network, p netip.Prefix) string {
-	return fmt.Sprintf("overlaps %s of network %s, and both are routed by one kernel (transport %s and %s)", p, o.Name, n.Transport, o.Transport)
+	return fmt.Sprintf("overlaps %s of network %s, and both are routed by one kernel (transport %s and %s)",
+		p, o.Name, n.Transport, o.Transport)
 }

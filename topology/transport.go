@@ -84,7 +84,8 @@ func (t Transport) Limits() string {
 	if t.Ethernet() {
 		return ""
 	}
-	return "unicast IP only between nodes: no broadcast, no multicast, no protocols but IP, and each node on the way lowers the TTL"
+	return "unicast IP only between nodes: no broadcast, no multicast, no protocols but IP, " +
+		"and each node on the way lowers the TTL"
 }
 
 // Valid reports whether t is a transport Baize knows.

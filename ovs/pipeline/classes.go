@@ -28,8 +28,9 @@ const (
 // DropClasses lists the classes of flows that drop by design.
 func DropClasses() []string {
 	return []string{
-		DropForeignPort, DropUnknownKey, DropRoutedHere, DropUnguarded, DropMAC, DropAddress, DropNeighbour, DropDocker0, DropUnleased,
-		DropNotIP, DropNoRoute, DropProbe, DropNoEndpoint, DropKernelAsks, DropNoMAC, DropOtherNodesMAC, DropNoPorts, DropUndecided,
+		DropForeignPort, DropUnknownKey, DropRoutedHere, DropUnguarded, DropMAC, DropAddress, DropNeighbour, DropDocker0,
+		DropUnleased, DropNotIP, DropNoRoute, DropProbe, DropNoEndpoint, DropKernelAsks, DropNoMAC, DropOtherNodesMAC,
+		DropNoPorts, DropUndecided,
 	}
 }
 

@@ -26,7 +26,8 @@ func (n *network) host() {
 		ips[i] = a.String()
 	}
 	ids := map[string]string{
-		ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: n.Name, ovs.KeyMAC: h.MAC.String(), ovs.KeyMTU: strconv.Itoa(h.MTU),
+		ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: n.Name,
+		ovs.KeyMAC: h.MAC.String(), ovs.KeyMTU: strconv.Itoa(h.MTU),
 	}
 	if len(ips) > 0 {
 		ids[ovs.KeyIPs] = strings.Join(ips, ",")
@@ -64,7 +65,8 @@ func (n *network) answer() {
 		set(2, "reg1"), "move:NXM_NX_REG1[0..7]->ERICOXM_OF_ICMPV6_ND_OPTIONS_TYPE[]", n.answerMAC("nd_tll"), "in_port",
 	))
 	// Duplicate address detection must not find the gateway.
-	n.flow(DropProbe, TableAnswer, prioPort+10, fmt.Sprintf("icmp6,ipv6_src=::,icmp_type=%d", neighbourAdvertisement), drop)
+	probe := fmt.Sprintf("icmp6,ipv6_src=::,icmp_type=%d", neighbourAdvertisement)
+	n.flow(DropProbe, TableAnswer, prioPort+10, probe, drop)
 }
 
 // answerMAC sets a field to the link address that answers give: the gateway's

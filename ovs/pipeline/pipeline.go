@@ -100,7 +100,7 @@ func (b *builder) because(r ovs.Reason) (before ovs.Reason) {
 }
 
 // defaults writes what happens to frames nothing else matches. Every drop is
-// explicit, so that its counter tells.
+// explicit, so that it is counted.
 func (b *builder) defaults() {
 	b.flow(DropForeignPort, TableClassify, prioDefault, "", drop)
 	b.flow(DropUnknownKey, TableTunnel, prioDefault, "", drop)

@@ -42,8 +42,9 @@ func (n *network) toRoutedSubnet(p *topology.Peer, s netip.Prefix, out string) {
 	// The kernel has lowered the TTL already, the endpoint's frame is to
 	// lose one here.
 	n.toAnyRouter(s, actions(forward, out))
-	n.flow(classRouter, TableExact, prioRouted, destination(s)+",dl_dst="+n.RouterMAC.String(), actions(forward, "dec_ttl", out))
-	n.flow(classRouter, TableExact, prioIPPrefix, destination(s), actions(forward, "dec_ttl", out))
+	lowered := actions(forward, "dec_ttl", out)
+	n.flow(classRouter, TableExact, prioRouted, destination(s)+",dl_dst="+n.RouterMAC.String(), lowered)
+	n.flow(classRouter, TableExact, prioIPPrefix, destination(s), lowered)
 }
 
 // tunnelIPv6 adds the port to a router's second VXLAN device, which is for
@@ -90,11 +91,11 @@ func (n *network) arriveRouted() {
 	}
 	b := n.b
 	b.flow(DropRoutedHere, TableRouted, prioDefault, "", drop) // there is one such network at most
-	b.flow(classTunnel, TableTunnel, prioPort+10, fmt.Sprintf("tun_id=0x%x,dl_dst=%s", n.VNI, n.RouterMAC), goTo(TableRouted))
+	ours := fmt.Sprintf("tun_id=0x%x,dl_dst=%s", n.VNI, n.RouterMAC)
+	b.flow(classTunnel, TableTunnel, prioPort+10, ours, goTo(TableRouted))
 	n.flow(DropNoRoute, TableExact, prioNoRoute, "dl_dst="+topology.AnyRouterMAC().String(), drop)
 	arrive := func(class string, priority int, p netip.Prefix, to string) {
-		match := fmt.Sprintf("tun_id=0x%x,dl_dst=%s,%s", n.VNI, n.RouterMAC, destination(p))
-		b.flow(class, TableRouted, priority, match, actions(n.enter(), to))
+		b.flow(class, TableRouted, priority, ours+","+destination(p), actions(n.enter(), to))
 	}
 	for _, e := range n.endpoints {
 		if e.MAC == nil {
@@ -102,7 +103,8 @@ func (n *network) arriveRouted() {
 		}
 		before := b.because(portReason(e.Port))
 		for _, a := range e.IPs {
-			arrive(classEndpoint, prioPort, single(a), actions(set(n.RouterMAC, "eth_src"), set(e.MAC, "eth_dst"), "dec_ttl", goTo(TableLocal)))
+			arrive(classEndpoint, prioPort, single(a),
+				actions(set(n.RouterMAC, "eth_src"), set(e.MAC, "eth_dst"), "dec_ttl", goTo(TableLocal)))
 		}
 		n.b.because(before)
 	}

@@ -73,7 +73,8 @@ func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
 	// Docker gives every docker0 this address, and means one link each. What is
 	// sent from it passes: the kernel asks for neighbours with it.
 	for _, t := range []int{neighbourSolicitation, neighbourAdvertisement} {
-		b.flow(DropDocker0, TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, t), drop)
+		own := fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, t)
+		b.flow(DropDocker0, TableGuard, prioNeighbourOwn, own, drop)
 	}
 	// RFC 3810 section 5.2.13, as in guard.
 	allow(prioAddress, "icmp6,ipv6_src=::,icmp_type=143")

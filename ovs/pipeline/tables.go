@@ -42,15 +42,33 @@ func Tables() []Table {
 	return []Table{
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
-		{TableRouted, "routed", "packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel"},
+		{
+			TableRouted, "routed",
+			"packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel",
+		},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
 		{TableIngress, "ingress", "reserved for policies on what endpoints send: no flows, no way leads here yet"},
-		{TableDirect, "direct", "only networks of an auto transport: may the packet go to its node without encapsulation?"},
-		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},
-		{TableExact, "exact", "what no range tells: pinned and static MACs, then unknown MACs by IP prefix"},
-		{TableAnswer, "answer", "neighbour solicitations of addresses that are routed, answered with the gateway's or this node's own MAC"},
-		{TableLocal, "local", "which local port: by ARP or ND target, then by MAC; the only way for frames out of tunnels"},
-		{TableReplicate, "replicate", "broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network"},
+		{
+			TableDirect, "direct",
+			"only networks of an auto transport: may the packet go to its node without encapsulation?",
+		},
+		{
+			TableSteer, "steer",
+			"frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range",
+		},
+		{TableExact, "exact", "what ranges cannot decide: pinned and static MACs, then unknown MACs by IP prefix"},
+		{
+			TableAnswer, "answer",
+			"neighbour solicitations of addresses that are routed, answered with the gateway's or this node's own MAC",
+		},
+		{
+			TableLocal, "local",
+			"which local port: by ARP or ND target, then by MAC; the only way for frames out of tunnels",
+		},
+		{
+			TableReplicate, "replicate",
+			"broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network",
+		},
 		{TableEgress, "egress", "reserved for policies on what endpoints receive: no flows, no way leads here yet"},
 		{TableDeliver, "deliver", "out of the local port that was decided on, or of all of a list"},
 	}
@@ -84,7 +102,8 @@ func Fields() []Field {
 		{"reg0", "1: the packet stays in the tunnel, whatever the kernel has routes to (set in direct, looked at in exact)"},
 		{"reg1", "scratch within one table, never looked at in another (used in answer)"},
 		{"reg2", "egress: what deliver does. 1 to 0xffff is the OpenFlow number of a local port; " +
-			"0x10000 all local ports of the network, 0x10001 those behind which addresses are not known one by one, 0x10002 those that nothing is known of"},
+			"0x10000 all local ports of the network, 0x10001 those behind which addresses are not known one by one, " +
+			"0x10002 those that nothing is known of"},
 		{"reg3", "reserved for policies: the group of the sender"},
 		{"reg4", "reserved for policies: the group of the receiver"},
 		{"reg5 to reg15", "free"},

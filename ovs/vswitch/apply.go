@@ -85,7 +85,8 @@ func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation, twice bool) 
 		ovsdb.Operation{Op: ovsdb.OperationComment, Comment: &comment},
 		ovsdb.Operation{
 			Op: ovsdb.OperationMutate, Table: vswitchd.OpenvSwitchTable,
-			Where:     []ovsdb.Condition{{Column: "next_cfg", Function: ovsdb.ConditionGreaterThanOrEqual, Value: 0}}, // the one row
+			// The one row that there is.
+			Where:     []ovsdb.Condition{{Column: "next_cfg", Function: ovsdb.ConditionGreaterThanOrEqual, Value: 0}},
 			Mutations: []ovsdb.Mutation{{Column: "next_cfg", Mutator: ovsdb.MutateOperationAdd, Value: 1}},
 		},
 		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: vswitchd.OpenvSwitchTable, Columns: []string{"next_cfg"}})

@@ -258,6 +258,10 @@ type member struct {
 	node      Node
 	subnets   []netip.Prefix
 	revisions []int64 // of subnets
+
+	// A subnet a family is the rule: room for both, in one piece.
+	subnetSpace   [2]netip.Prefix
+	revisionSpace [2]int64
 }
 
 // member returns the membership of a node, made at the first sight; nil when
@@ -269,8 +273,8 @@ func (r *resolved) member(c *carried, node string) *member {
 		if !ok {
 			return nil
 		}
-		// A subnet a family is the rule.
-		m = &member{node: n, subnets: make([]netip.Prefix, 0, 2), revisions: make([]int64, 0, 2)}
+		m = &member{node: n}
+		m.subnets, m.revisions = m.subnetSpace[:0], m.revisionSpace[:0]
 		c.members[node] = m
 	}
 	return m

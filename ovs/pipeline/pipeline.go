@@ -134,7 +134,7 @@ func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Ad
 	if remote.Is6() && row.ChecksumIPv6 {
 		options["csum"] = "true"
 	}
-	port, next := b.opt.port(p.Encap), goTo(TableTunnel)
+	port, next := b.opt.port(p.Encap), toTunnel
 	if p.Router != nil {
 		port, next = p.Router.Port, goTo(TableRouted)
 	}

@@ -19,6 +19,9 @@ const drop = "drop"
 // multicast matches the group bit of the destination, broadcast included.
 const multicast = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 
+// toTunnel is where the frames of every tunnel go.
+var toTunnel = goTo(TableTunnel)
+
 func goTo(table int) string     { return "goto_table:" + strconv.Itoa(table) }
 func output(port string) string { return `output:"` + port + `"` }
 func inPort(port string) string { return `in_port="` + port + `"` }

@@ -109,7 +109,7 @@ func (b *binder) actions(actions string) boundActions {
 		text = append(text, begin...)
 		if quoted {
 			name, end, _ := strings.Cut(rest, `"`)
-			there := false
+			var there bool
 			if text, there = b.number(text, name); !there {
 				done.down = name
 				if end == EgressEnd {

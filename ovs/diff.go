@@ -4,14 +4,18 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
 // DiffDB compares the wanted bridge and ports with what OVS has. Ports to
 // remove come in a change of their own, to be applied after the flows that
-// use them are gone: make before break. What Baize does not own is never
-// touched; what stands in the way is reported.
+// use them are gone: make before break. Only a port that cannot be there beside
+// its successor, such as that of a peer that was renamed, goes in the first. What
+// Baize does not own is never touched; what stands in the way is reported.
 func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault.Fault) {
 	b := want.Bridge
 	switch {
@@ -19,7 +23,9 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 		change.CreateBridge, change.SetBridge = true, &b
 	case have.Bridge.ExternalIDs[KeyOwner] == "":
 		return DBChange{}, DBChange{}, []fault.Fault{{
-			Item: "bridge " + b.Name, What: "a bridge of this name exists and is not Baize's: it is left alone, nothing is forwarded",
+			Code: fault.BridgeForeign, Severity: fault.Error,
+			Item:   "bridge " + b.Name,
+			What:   "a bridge of this name exists and is not Baize's: it is left alone, nothing is forwarded",
 			Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + b.Name + "'",
 		}}
 	case !have.Bridge.satisfies(b):
@@ -33,6 +39,7 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 		switch other, elsewhere := have.Foreign[p.Name]; {
 		case elsewhere:
 			problems = append(problems, fault.Fault{
+				Code: fault.PortForeign, Severity: fault.Error,
 				Item: "port " + p.Name, What: "the name is in use on bridge " + other,
 				Remedy: fmt.Sprintf("remove it with 'ovs-vsctl del-port %s %s'", other, p.Name),
 			})
@@ -40,6 +47,7 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 			change.AddPorts = append(change.AddPorts, p)
 		case !old.Owned():
 			problems = append(problems, fault.Fault{
+				Code: fault.PortForeign, Severity: fault.Error,
 				Item: "port " + p.Name, What: "a foreign port of this name is on the bridge",
 				Remedy: fmt.Sprintf("remove it with 'ovs-vsctl del-port %s %s'", b.Name, p.Name),
 			})
@@ -53,7 +61,80 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 		}
 	}
 	slices.Sort(stale.RemovePorts)
+	change.RemovePorts, stale.RemovePorts = replaced(change, stale.RemovePorts, have)
 	return change, stale, problems
+}
+
+// replaced divides ports to remove into those that have to go in the transaction
+// that brings their successors and those that can go after the flows: Open vSwitch
+// makes no second tunnel with the ends and the key of one that it has ("File
+// exists"), and two host ports of one network would have the same addresses.
+func replaced(change DBChange, stale []string, have Observed) (now, later []string) {
+	coming := make(map[string]bool, len(change.AddPorts)+len(change.UpdatePorts))
+	for _, list := range [][]Port{change.AddPorts, change.UpdatePorts} {
+		for _, p := range list {
+			if c := p.exclusive(); c != "" {
+				coming[c] = true
+			}
+		}
+	}
+	for _, name := range stale {
+		if coming[have.Ports[name].exclusive()] {
+			now = append(now, name)
+		} else {
+			later = append(later, name)
+		}
+	}
+	return now, later
+}
+
+// exclusive returns what only one port can be at a time; "" where there is no
+// such thing.
+func (p Port) exclusive() string {
+	if network, ok := p.hostNetwork(); ok {
+		return "host " + network
+	}
+	if p.Role() != RoleTunnel {
+		return ""
+	}
+	port := p.Options["dst_port"]
+	if port == "" {
+		port = strconv.Itoa(topology.DefaultPort(topology.Transport(p.Type)))
+	}
+	o := p.Options
+	return strings.Join([]string{"tunnel", p.Type, o["local_ip"], o["remote_ip"], o["key"], port}, " ")
+}
+
+// Split takes a change apart into one for the bridge and one for each port, for
+// when the whole is refused: so one bad port costs only itself. A port goes with
+// its successor.
+func (c DBChange) Split(have Observed) []DBChange {
+	var out []DBChange
+	if c.SetBridge != nil || c.DeleteBridge != "" {
+		out = append(out, DBChange{CreateBridge: c.CreateBridge, SetBridge: c.SetBridge, DeleteBridge: c.DeleteBridge})
+	}
+	gone := make(map[string][]string, len(c.RemovePorts))
+	for _, name := range c.RemovePorts {
+		id := have.Ports[name].exclusive()
+		gone[id] = append(gone[id], name)
+	}
+	with := func(p Port, one DBChange) {
+		if id := p.exclusive(); id != "" {
+			one.RemovePorts = gone[id]
+			delete(gone, id)
+		}
+		out = append(out, one)
+	}
+	for _, p := range c.AddPorts {
+		with(p, DBChange{AddPorts: []Port{p}})
+	}
+	for _, p := range c.UpdatePorts {
+		with(p, DBChange{UpdatePorts: []Port{p}})
+	}
+	for _, id := range slices.Sorted(maps.Keys(gone)) {
+		out = append(out, DBChange{RemovePorts: gone[id]})
+	}
+	return out
 }
 
 // satisfies reports whether b, as observed, is what is wanted. Keys of others

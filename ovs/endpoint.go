@@ -12,7 +12,7 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// AsPort returns the port an endpoint hangs on. The port's external_ids are the
+// AsPort returns the port that an endpoint is attached to. The port's external_ids are the
 // only record of the endpoint.
 func (e Endpoint) AsPort() Port {
 	ips := make([]string, len(e.IPs))
@@ -107,5 +107,7 @@ func CompareEndpoints(a, b Endpoint) int {
 // LinkLocal returns the IPv6 link-local address Linux forms from a MAC
 // (modified EUI-64, RFC 4291 appendix A).
 func LinkLocal(m net.HardwareAddr) netip.Addr {
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5],
+	})
 }

@@ -32,7 +32,7 @@ func observe(b ovs.Bridge, ports ...ovs.Port) ovs.Observed {
 func TestDiffDB(t *testing.T) {
 	vx := own("vx-host2", "vxlan", map[string]string{"remote_ip": "192.168.1.2", "key": "flow"})
 	moved := own("vx-host2", "vxlan", map[string]string{"remote_ip": "192.168.1.9", "key": "flow"})
-	meddled := own("vx-host2", "vxlan", map[string]string{"remote_ip": "192.168.1.2", "key": "flow", "tos": "inherit"})
+	changed := own("vx-host2", "vxlan", map[string]string{"remote_ip": "192.168.1.2", "key": "flow", "tos": "inherit"})
 	foreign := ovs.Port{Name: "eth7"}
 	insecure, marked := bridge(), bridge()
 	insecure.FailMode = "standalone"
@@ -55,7 +55,7 @@ func TestDiffDB(t *testing.T) {
 		"others' keys and order": {observe(marked, vx), ovs.DBChange{}, ovs.DBChange{}, ""},
 		"fail mode":              {observe(insecure, vx), ovs.DBChange{SetBridge: &set}, ovs.DBChange{}, ""},
 		"peer moved":             {observe(bridge(), moved), ovs.DBChange{UpdatePorts: []ovs.Port{vx}}, ovs.DBChange{}, ""},
-		"a foreign option":       {observe(bridge(), meddled), ovs.DBChange{UpdatePorts: []ovs.Port{vx}}, ovs.DBChange{}, ""},
+		"a foreign option":       {observe(bridge(), changed), ovs.DBChange{UpdatePorts: []ovs.Port{vx}}, ovs.DBChange{}, ""},
 		"peer gone":              {observe(bridge(), vx, own("vx-host3", "vxlan", nil)), ovs.DBChange{}, ovs.DBChange{RemovePorts: []string{"vx-host3"}}, ""},
 		"foreign port":           {observe(bridge(), vx, foreign), ovs.DBChange{}, ovs.DBChange{}, ""},
 		"foreign port's name":    {observe(bridge(), ovs.Port{Name: "vx-host2"}), ovs.DBChange{}, ovs.DBChange{}, "a foreign port of this name"},
@@ -78,30 +78,68 @@ func TestDiffDB(t *testing.T) {
 }
 
 func TestBind(t *testing.T) {
+	tunnel := own("vx-host9", "vxlan", nil)
+	tunnel.ExternalIDs[ovs.KeyNode] = "host9"
+	end := ovs.Endpoint{Name: "dead", Network: "blue", Port: "dead"}.AsPort()
+	host := ovs.Port{Name: "bn-x", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: "x"}}
+	segment := ovs.Segment{Name: "docker0", Network: "blue", Port: "bz0"}.AsPort()
+	why := ovs.Reason{Key: "subnets/blue/10.1.5.0-24", Revision: 17}
 	flows := []ovs.Flow{
-		{Table: 0, Match: `in_port="c1"`, Actions: "goto_table:10"},
+		{Table: 0, Match: `in_port="c1"`, Actions: "goto_table:10", Class: "enter"},
 		{Table: 0, Match: `in_port="dead"`, Actions: "goto_table:10"},
-		{Table: 20, Match: `metadata=0x64,in_port="c1",arp`, Actions: `output:"vx-host2"`},
+		{Table: 20, Match: `metadata=0x64,in_port="c1",arp`, Actions: `output:"vx-host2"`, Class: "to a node", Reason: why},
+		{Table: 20, Match: "arp", Actions: `output:"vx-host9"`, Class: "to a node", Reason: why},
+		{Table: 30, Match: "ip", Actions: `set_field:"c1"->reg2,goto_table:70`},
+		{Table: 30, Match: "arp", Actions: `set_field:"dead"->reg2,goto_table:70`},
+		{Table: 30, Match: "ipv6", Actions: `set_field:02:00:00:00:00:01->eth_dst,set_field:"bn-x"->reg2,goto_table:70`},
 		{Table: 40, Match: "metadata=0x64", Actions: `output:"vx-host2",output:"dead",goto_table:60`},
 		{Table: 60, Match: "metadata=0x64", Actions: `output:"dead"`},
-		{Table: 60, Actions: "drop"},
+		{Table: 60, Match: "ip", Actions: `set_field:02:00:00:00:00:01->eth_dst,dec_ttl,output:"unknown"`},
+		{Table: 60, Match: "arp", Actions: `output:"bz0"`},
+		{Table: 60, Actions: "drop", Class: "nothing"},
 	}
-	bound, missing := ovs.Bind(flows, map[string]int{"c1": 1, "vx-host2": 7})
-	require.Equal(t, []string{"dead"}, missing)
+	s := ovs.State{Flows: flows, Ports: []ovs.Port{tunnel, end, host, segment}}
+	bound, missing := s.Bind(map[string]int{"c1": 1, "vx-host2": 7})
+	require.Equal(t, []string{"bn-x", "bz0", "dead", "unknown", "vx-host9"}, missing)
 	var got []ovs.Flow
 	for _, b := range bound {
 		require.True(t, ovs.OwnCookie(b.Cookie))
 		require.Equal(t, ovs.CookieOf(b.Flow), b.Cookie)
 		got = append(got, b.Flow)
 	}
+	// R22: what has nothing left but to set fields drops and is counted, by the
+	// port that is down.
 	require.Equal(t, []ovs.Flow{
-		{Table: 0, Match: "in_port=1", Actions: "goto_table:10"},
-		{Table: 20, Match: "metadata=0x64,in_port=1,arp", Actions: "output:7"},
+		{Table: 0, Match: "in_port=1", Actions: "goto_table:10", Class: "enter"},
+		{Table: 20, Match: "metadata=0x64,in_port=1,arp", Actions: "output:7", Class: "to a node", Reason: why},
+		{Table: 20, Match: "arp", Actions: "drop", Class: "tunnel to host9 is down", Reason: why},
+		{Table: 30, Match: "ip", Actions: "set_field:1->reg2,goto_table:70"},
+		{Table: 30, Match: "arp", Actions: "drop", Class: "endpoint dead is down"},
+		{Table: 30, Match: "ipv6", Actions: "drop", Class: "this host's port in network x is down"},
 		{Table: 40, Match: "metadata=0x64", Actions: "output:7,goto_table:60"},
-		{Table: 60, Match: "metadata=0x64", Actions: "drop"},
-		{Table: 60, Actions: "drop"},
+		{Table: 60, Match: "metadata=0x64", Actions: "drop", Class: "endpoint dead is down"},
+		{Table: 60, Match: "ip", Actions: "drop", Class: "port unknown is down"},
+		{Table: 60, Match: "arp", Actions: "drop", Class: "port to docker0 is down"},
+		{Table: 60, Actions: "drop", Class: "nothing"},
 	}, got)
-	require.Equal(t, flows[2], ovs.Unbind(bound[1], map[int]string{1: "c1", 7: "vx-host2"}))
+	names := map[int]string{1: "c1", 7: "vx-host2"}
+	require.Equal(t, flows[2].Bare(), ovs.Unbind(bound[1], names))
+	require.Equal(t, flows[4].Bare(), ovs.Unbind(bound[3], names))
+	require.Equal(t, "subnets/blue/10.1.5.0-24 at revision 17", why.String())
+
+	// The same without ports.
+	alone, _ := ovs.Bind(flows, map[string]int{"c1": 1, "vx-host2": 7})
+	require.Equal(t, "port vx-host9 is down", alone[2].Class)
+}
+
+// Class and reason are for people: a flow that differs in nothing else is the
+// same flow, and nothing is written.
+func TestClassAndReasonAreNotInTheCookie(t *testing.T) {
+	f := ovs.Flow{Table: 20, Match: "arp", Actions: "drop"}
+	g := f
+	g.Class, g.Reason = "x", ovs.Reason{Key: "nodes/a", Revision: 9}
+	require.Equal(t, ovs.CookieOf(f), ovs.CookieOf(g))
+	require.Equal(t, f, g.Bare())
 }
 
 func TestCookiesTellEveryDifference(t *testing.T) {

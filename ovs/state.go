@@ -1,6 +1,6 @@
 // Package ovs is the pure model of what Baize wants an Open vSwitch to be and
 // what it observed it to be: bridge, ports, flows, and the difference between
-// the two as a Plan. Effects live in ovs/vswitch (OVSDB) and ovs/openflow.
+// the two. Effects live in ovs/vswitch (OVSDB) and ovs/openflow.
 package ovs
 
 import (
@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // The names in external_ids by which Baize recognises what it made
@@ -18,6 +19,7 @@ const (
 	KeyRole     = "baize-role"     // RoleTunnel, RoleEndpoint, RoleSegment or RoleHost
 	KeyNode     = "baize-node"     // tunnel: the peer; bridge: this node
 	KeyEncap    = "baize-encap"    // tunnel: vxlan, gre, geneve
+	KeySecond   = "baize-second"   // tunnel: not empty where it is the peer's second one, over IPv6
 	KeyNetwork  = "baize-network"  // endpoint: its network
 	KeyIPs      = "baize-ips"      // endpoint: its addresses, comma separated; empty: not known
 	KeyMAC      = "baize-mac"      // endpoint: its link address
@@ -90,14 +92,57 @@ func (p Port) Role() string { return p.ExternalIDs[KeyRole] }
 func (p Port) Owned() bool { return p.ExternalIDs[KeyOwner] != "" }
 
 // Flow is one OpenFlow rule in the text of ovs-ofctl(8), ports by quoted name:
-// in_port="c1", output:"vx-host2". Match and Actions are canonical: the same
+// in_port="c1", output:"vx-host2", set_field:"c1"->reg2. Match and Actions are canonical: the same
 // meaning is always written the same way, so equal text is equal meaning.
 type Flow struct {
 	Table    int
 	Priority int
 	Match    string // empty matches everything
 	Actions  string // "drop" is explicit
+	// Class says in words what the flow is for; of a flow that drops it is the
+	// label of the counter. Reason is the record that the flow stems from. Neither
+	// goes to the switch: two flows that differ in nothing else are the same.
+	Class  string
+	Reason Reason
 }
+
+// Drops reports whether the flow does nothing but drop.
+func (f Flow) Drops() bool { return f.Actions == "drop" }
+
+// Bare returns the flow as a switch has it, without class and reason.
+func (f Flow) Bare() Flow {
+	f.Class, f.Reason = "", Reason{}
+	return f
+}
+
+// Reason is a record that something wanted stems from; the zero Reason is that
+// of what is always wanted.
+type Reason struct {
+	// Key is the record's key in etcd below the cluster's prefix
+	// ("subnets/blue/10.1.5.0-24"), or "port" and the name of a local port, whose
+	// external_ids are the record.
+	Key string
+	// Revision is etcd's modification revision of the record; 0 of a port.
+	Revision int64
+}
+
+// String is "subnets/blue/10.1.5.0-24 at revision 17".
+func (r Reason) String() string {
+	if r.Revision == 0 {
+		return r.Key
+	}
+	return r.Key + " at revision " + strconv.FormatInt(r.Revision, 10)
+}
+
+// Egress is the register that says which local port a frame leaves by. Its text
+// form around a quoted port name is EgressBegin, name, EgressEnd; EgressOutput
+// sends the frame there.
+const (
+	Egress       = "reg2"
+	EgressBegin  = "set_field:"
+	EgressEnd    = "->" + Egress
+	EgressOutput = "output:NXM_NX_REG2[]"
+)
 
 // CompareFlows orders by table, priority (highest first), match, actions.
 func CompareFlows(a, b Flow) int {
@@ -173,8 +218,8 @@ type Observed struct {
 	RestoreWait, RestoreWaitOwned bool
 }
 
-// Endpoint is a local attachment to a network, as its port's external_ids
-// tell.
+// Endpoint is a local attachment to a network, as it stands in its port's
+// external_ids.
 type Endpoint struct {
 	Name    string           `json:"name"`
 	Node    string           `json:"node"`

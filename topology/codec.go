@@ -36,7 +36,14 @@ func AliveKey(node string) string { return DirAlive + node }
 
 // SubnetKey returns subnets/<network>/<prefix>, with '-' for the slash.
 func SubnetKey(network string, p netip.Prefix) string {
-	return DirSubnets + network + "/" + strings.Replace(p.Masked().String(), "/", "-", 1)
+	var space [128]byte // every flow of a subnet says where it is from: one allocation
+	text := append(append(append(space[:0], DirSubnets...), network...), '/')
+	prefix := len(text)
+	text = p.Masked().AppendTo(text)
+	if i := bytes.IndexByte(text[prefix:], '/'); i >= 0 {
+		text[prefix+i] = '-'
+	}
+	return string(text)
 }
 
 // PinKey returns pins/<network>/<address>.

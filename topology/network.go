@@ -6,8 +6,8 @@ import (
 )
 
 // Defaults returns the network with what the user left open filled in:
-// subnets of /24 and /64 (or the nearest that leaves room), VXLAN, and the MTU that an underlay of
-// DefaultUnderlayMTU leaves. The VNI stays as it is: only the store knows
+// subnets of /24 and /64 (or the nearest that leaves room), VXLAN, and the MTU that
+// an underlay of DefaultUnderlayMTU leaves. The VNI stays as it is: only the store knows
 // which are taken.
 func (n Network) Defaults() Network {
 	if n.Transport == "" {
@@ -37,55 +37,63 @@ func defaultSubnetLen(p netip.Prefix, usual, longest int) int {
 // Check says whether the network makes sense by itself. The error is an
 // *Error of kind ErrInvalid.
 func (n Network) Check() error {
-	bad := func(remedy, what string, args ...any) error {
-		return &Error{Kind: ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf(what, args...), Remedy: remedy}
-	}
 	if err := CheckName("network", n.Name); err != nil {
 		return err
 	}
 	if len(n.Families()) == 0 {
-		return bad("give it an IPv4 or an IPv6 prefix", "no prefix")
+		return n.invalid("give it an IPv4 or an IPv6 prefix", "no prefix")
 	}
 	if n.IPv4.IsValid() && !n.IPv4.Addr().Is4() {
-		return bad("", "%s is not an IPv4 prefix", n.IPv4)
+		return n.invalid("", "%s is not an IPv4 prefix", n.IPv4)
 	}
 	if n.IPv6.IsValid() && !n.IPv6.Addr().Is6() {
-		return bad("", "%s is not an IPv6 prefix", n.IPv6)
-	}
-	for _, f := range n.Families() {
-		p, l := n.Prefix(f), n.SubnetLen(f)
-		if p != p.Masked() {
-			return bad(fmt.Sprintf("write %s", p.Masked()), "%s has bits set beyond its length", p)
-		}
-		if !p.Addr().IsGlobalUnicast() || p.Addr().IsLinkLocalUnicast() {
-			return bad("", "%s is not a unicast prefix", p)
-		}
-		longest := p.Addr().BitLen() - 2
-		switch {
-		case p.Bits() >= longest:
-			return bad(fmt.Sprintf("use a prefix of /%d or shorter", longest-1), "%s is too small to be divided among nodes", p)
-		case l <= p.Bits():
-			return bad(fmt.Sprintf("use a subnet length from %d to %d", p.Bits()+1, longest), "subnets of /%d do not fit in %s", l, p)
-		case l > longest:
-			return bad(fmt.Sprintf("use a subnet length from %d to %d", p.Bits()+1, longest), "subnets of /%d have no room for endpoints", l)
-		}
-		if g := n.Gateway(f); g.IsValid() && !p.Contains(g) {
-			return bad("choose one inside it, such as "+p.Addr().Next().String(), "gateway %s is outside %s", g, p)
-		}
+		return n.invalid("", "%s is not an IPv6 prefix", n.IPv6)
 	}
 	for _, f := range []Family{IPv4, IPv6} {
-		if g := n.Gateway(f); g.IsValid() && !n.Prefix(f).IsValid() {
-			return bad("", "gateway %s but no %s prefix", g, f)
+		if err := n.checkFamily(f); err != nil {
+			return err
 		}
 	}
-	if n.VNI == 0 || n.VNI > MaxVNI {
-		return bad(fmt.Sprintf("use 1 to %d", MaxVNI), "VNI %d is out of range", n.VNI)
-	}
-	if !n.Transport.Valid() {
-		return bad(fmt.Sprintf("use one of %v", Transports()), "transport %q is unknown", n.Transport)
-	}
-	if n.MTU < n.MinMTU() || n.MTU > 65535 {
-		return bad(fmt.Sprintf("use %d to 65535; 1450 fits VXLAN over Ethernet", n.MinMTU()), "MTU %d is out of range", n.MTU)
+	switch {
+	case n.VNI == 0 || n.VNI > MaxVNI:
+		return n.invalid(fmt.Sprintf("use 1 to %d", MaxVNI), "VNI %d is out of range", n.VNI)
+	case !n.Transport.Valid():
+		return n.invalid(fmt.Sprintf("use one of %v", Transports()), "transport %q is unknown", n.Transport)
+	case n.MTU < n.MinMTU() || n.MTU > 65535:
+		return n.invalid(fmt.Sprintf("use %d to 65535; 1450 fits VXLAN over Ethernet", n.MinMTU()), "MTU %d is out of range", n.MTU)
 	}
 	return nil
+}
+
+// checkFamily checks the prefix, the length of subnets and the gateway of one
+// family.
+func (n Network) checkFamily(f Family) error {
+	p, l, g := n.Prefix(f), n.SubnetLen(f), n.Gateway(f)
+	if !p.IsValid() {
+		if g.IsValid() {
+			return n.invalid("", "gateway %s but no %s prefix", g, f)
+		}
+		return nil
+	}
+	longest := p.Addr().BitLen() - 2
+	lengths := fmt.Sprintf("use a subnet length from %d to %d", p.Bits()+1, longest)
+	switch {
+	case p != p.Masked():
+		return n.invalid(fmt.Sprintf("write %s", p.Masked()), "%s has bits set beyond its length", p)
+	case !p.Addr().IsGlobalUnicast() || p.Addr().IsLinkLocalUnicast():
+		return n.invalid("", "%s is not a unicast prefix", p)
+	case p.Bits() >= longest:
+		return n.invalid(fmt.Sprintf("use a prefix of /%d or shorter", longest-1), "%s is too small to be divided among nodes", p)
+	case l <= p.Bits():
+		return n.invalid(lengths, "subnets of /%d do not fit in %s", l, p)
+	case l > longest:
+		return n.invalid(lengths, "subnets of /%d have no room for endpoints", l)
+	case g.IsValid() && !p.Contains(g):
+		return n.invalid("choose one inside it, such as "+p.Addr().Next().String(), "gateway %s is outside %s", g, p)
+	}
+	return nil
+}
+
+func (n Network) invalid(remedy, what string, args ...any) error {
+	return &Error{Kind: ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf(what, args...), Remedy: remedy}
 }

@@ -10,17 +10,18 @@ import (
 	"slices"
 )
 
-// A network of transport Route or Auto, or with Router, is forwarded by the
-// hosts' kernels, each through a port of its own on the bridge. This file says
-// what such a port is, and which way packets to every other node take.
+// A network with direct delivery, or with Router, is forwarded by the hosts'
+// kernels, each through a port of its own on the bridge. This file says what such
+// a port is, and which path packets to every other node take.
 
 // HostPort is the host's own port in a network.
 type HostPort struct {
-	// MAC is the link address: of Route networks the same on every node, so that
-	// an endpoint that moves keeps its neighbour; of others the node's own.
+	// MAC is the link address: where the nodes are the gateway (GatewayNode) the
+	// same on every node, so that an endpoint that moves keeps its neighbour; else
+	// the node's own.
 	MAC net.HardwareAddr
-	// Addrs are the node's addresses, one a family, then, of Route networks, the
-	// gateways, which are the same on every node.
+	// Addrs are the node's addresses, one a family, then, where the nodes are the
+	// gateway, the gateways, which are the same on every node.
 	Addrs []netip.Addr
 	// Neighbours are link addresses that the port need not ask for.
 	Neighbours map[netip.Addr]net.HardwareAddr
@@ -40,14 +41,14 @@ func (n NetworkView) Host() (HostPort, bool) {
 			h.Addrs = append(h.Addrs, a)
 		}
 	}
-	if n.Router && n.Transport != Route {
+	if n.Router && n.Transport.Ethernet() {
 		h.MAC, h.Neighbours = n.RouterMAC, map[netip.Addr]net.HardwareAddr{}
 		for _, f := range n.Families() {
 			h.Neighbours[RouterAddr(f)] = AnyRouterMAC()
 		}
 		return h, true
 	}
-	if n.Transport == Auto {
+	if n.Transport.Choice().Gateway == GatewayNone {
 		// A node that has only pins has no address of its own. The MAC is the
 		// gateway's then: it stays on the host, like the gateway's.
 		if len(h.Addrs) > 0 {
@@ -111,7 +112,7 @@ func RouterAddr(f Family) netip.Addr {
 }
 
 // GatewayMAC returns the link address that stands for whatever is not on this
-// node in a Route network. It is made of the gateway, or of the address that a
+// node where the nodes are the gateway (GatewayNode). It is made of the gateway, or of the address that a
 // gateway usually has, in a subnet that no node leases.
 func GatewayMAC(n Network) net.HardwareAddr {
 	for _, f := range n.Families() {
@@ -143,7 +144,7 @@ type NextHops map[netip.Prefix]NextHop
 // PathKind is how packets get to another node.
 type PathKind string
 
-// The kinds of path.
+// The kinds of paths.
 const (
 	PathRoute  PathKind = "route"  // not encapsulated, through the peer's address or a router's
 	PathTunnel PathKind = "tunnel" // encapsulated
@@ -165,7 +166,7 @@ type Path struct {
 	Foreign bool
 	// Encap is the encapsulation of PathTunnel.
 	Encap Transport
-	// Why says in words why it is this way.
+	// Why says the reason in words.
 	Why string
 }
 
@@ -242,17 +243,21 @@ func CheckRouted(n Network, others map[string]Network) error {
 	if !clash {
 		return nil
 	}
-	return &Error{Kind: ErrConflict, Item: "network " + n.Name, What: clashText(n, o, p), Remedy: "choose another prefix, or a transport that is a tunnel: " + fmt.Sprint(Encapsulations())}
+	return &Error{
+		Kind: ErrConflict, Item: "network " + n.Name, What: clashText(n, o, p),
+		Remedy: "choose another prefix, or a transport that is a tunnel: " + fmt.Sprint(Encapsulations()),
+	}
 }
 
 // CheckSegment refuses a local Ethernet in a network that has none itself. The
 // error is of kind ErrInvalid.
 func (n Network) CheckSegment(segment string) error {
-	if n.Transport != Route {
+	if n.Transport.Ethernet() {
 		return nil
 	}
 	return &Error{
-		Kind: ErrInvalid, Item: "network " + n.Name, What: fmt.Sprintf("its transport is %s: it is no Ethernet that %s could be a part of", Route, segment),
+		Kind: ErrInvalid, Item: "network " + n.Name,
+		What:   fmt.Sprintf("its transport is %s: it is no Ethernet that %s could be a part of", n.Transport, segment),
 		Remedy: "'baize network update " + n.Name + " --transport auto', or choose another network for " + segment,
 	}
 }
@@ -278,5 +283,6 @@ func routedClash(n Network, others iter.Seq[Network]) (other Network, prefix net
 }
 
 func clashText(n, o Network, p netip.Prefix) string {
-	return fmt.Sprintf("overlaps %s of network %s, and both are routed by one kernel (transport %s and %s)", p, o.Name, n.Transport, o.Transport)
+	return fmt.Sprintf("overlaps %s of network %s, and both are routed by one kernel (transport %s and %s)",
+		p, o.Name, n.Transport, o.Transport)
 }

@@ -13,63 +13,10 @@ package topology
 import (
 	"encoding/json"
 	"net/netip"
-	"slices"
 )
 
 // DefaultPrefix is the etcd key prefix of a cluster unless another is set.
 const DefaultPrefix = "/baize/v1"
-
-// Transport says how a network's frames travel between nodes.
-type Transport string
-
-// The transports. The first three are encapsulations of Ethernet frames in IP
-// with the network's VNI as the tunnel key: RFC 7348 (VXLAN), RFC 2784 and RFC
-// 2890 (GRE with key), RFC 8926 (Geneve). Route has none: unicast IP goes from
-// host to host as it is, by routes in their kernels. Auto is the whole Ethernet,
-// in VXLAN, but unicast IP to nodes on the same link goes as with Route.
-const (
-	VXLAN  Transport = "vxlan"
-	GRE    Transport = "gre"
-	Geneve Transport = "geneve"
-	Route  Transport = "route"
-	Auto   Transport = "auto"
-)
-
-// Transports lists every transport in the order they are offered to people.
-func Transports() []Transport { return append(Encapsulations(), Route, Auto) }
-
-// Encapsulations lists the transports that are tunnels and nothing else.
-func Encapsulations() []Transport { return []Transport{VXLAN, GRE, Geneve} }
-
-// Tunnel returns the encapsulation that the transport uses; "" for Route.
-func (t Transport) Tunnel() Transport {
-	switch t {
-	case Route:
-		return ""
-	case Auto:
-		return VXLAN
-	}
-	return t
-}
-
-// Routed reports whether the hosts' kernels forward packets of the transport.
-func (t Transport) Routed() bool { return t == Route || t == Auto }
-
-// Kernel reports whether the nodes' kernels have routes of the network.
-func (n Network) Kernel() bool { return n.Transport.Routed() || n.Router }
-
-// Limits says what a network of this transport cannot carry; "" where it is a
-// whole Ethernet.
-func (t Transport) Limits() string {
-	if t != Route {
-		return ""
-	}
-	return "unicast IP only between nodes: no broadcast, no multicast, no protocols but IP, " +
-		"and each node on the path lowers the TTL"
-}
-
-// Valid reports whether t is a transport Baize knows.
-func (t Transport) Valid() bool { return slices.Contains(Transports(), t) }
 
 // MaxVNI is the largest VXLAN network identifier (24 bits, RFC 7348 section 5).
 const MaxVNI = 1<<24 - 1

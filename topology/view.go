@@ -35,6 +35,8 @@ type NetworkView struct {
 	Pins []Pin
 	// RouterMAC is this node's, of a network with Router.
 	RouterMAC net.HardwareAddr
+	// OwnRevisions are the modification revisions of this node's subnets.
+	OwnRevisions map[netip.Prefix]int64
 }
 
 // OwnSubnets returns all subnets of this node, those of its segments included,
@@ -79,6 +81,10 @@ type Peer struct {
 	LocalIPv6 netip.Addr
 	// RouterMAC is the peer's, of a network with Router.
 	RouterMAC net.HardwareAddr
+	// Revision is the modification revision of the node's record, Revisions those
+	// of Subnets, one by one.
+	Revision  int64
+	Revisions []int64
 }
 
 // Find returns the view of one network.
@@ -111,6 +117,10 @@ func (s *Snapshot) View(node string) View {
 			nv.RouterMAC = RouterMAC(v.Node)
 		}
 		nv.Subnets, nv.Segments = r.divide(name, own.subnets)
+		nv.OwnRevisions = make(map[netip.Prefix]int64, len(own.subnets))
+		for i, p := range own.subnets {
+			nv.OwnRevisions[p] = own.revisions[i]
+		}
 		if len(nv.Segments) > 0 {
 			if err := c.CheckSegment(nv.Segments[0].Name); err != nil {
 				v.Problems = append(v.Problems, fault.Of(err))
@@ -126,8 +136,8 @@ func (s *Snapshot) View(node string) View {
 				v.Problems = append(v.Problems, *err)
 				continue
 			}
-			peer.Subnets = m.subnets
-			if c.Transport == Auto {
+			peer.Subnets, peer.Revisions, peer.Revision = m.subnets, m.revisions, m.node.ModRevision
+			if c.Transport.Direct() == DirectOnLink {
 				peer.Bridged = r.bridged(name, m.subnets)
 			}
 			nv.Peers = append(nv.Peers, peer)
@@ -251,8 +261,13 @@ type carried struct {
 }
 
 type member struct {
-	node    Node
-	subnets []netip.Prefix
+	node      Node
+	subnets   []netip.Prefix
+	revisions []int64 // of subnets
+
+	// A subnet a family is the rule: room for both, in one piece.
+	subnetSpace   [2]netip.Prefix
+	revisionSpace [2]int64
 }
 
 // member returns the membership of a node, made at the first sight; nil when
@@ -264,8 +279,8 @@ func (r *resolved) member(c *carried, node string) *member {
 		if !ok {
 			return nil
 		}
-		// A subnet a family is the rule.
-		m = &member{node: n, subnets: make([]netip.Prefix, 0, 2)}
+		m = &member{node: n}
+		m.subnets, m.revisions = m.subnetSpace[:0], m.revisionSpace[:0]
 		c.members[node] = m
 	}
 	return m
@@ -403,7 +418,7 @@ func (r *resolved) resolveSubnets() {
 				continue // reserved for nobody
 			}
 			if m := r.member(c, sub.Node); m != nil {
-				m.subnets = append(m.subnets, p)
+				m.subnets, m.revisions = append(m.subnets, p), append(m.revisions, sub.ModRevision)
 			} else if _, registered := r.Nodes[sub.Node]; !registered && !sub.Reserved {
 				r.report(fault.RecordOrphaned, sub.Key(),
 					fmt.Sprintf("release it with 'baize subnet release --network %s %s'", name, p),

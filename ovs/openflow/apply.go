@@ -27,7 +27,7 @@ func (r raw) GoString() string             { return strconv.Quote(string(r)) }
 // flow to delete that is not there is no error.
 //
 // A refused bundle is a *topology.Error of kind ErrInvalid with ovs-ofctl's own
-// words and, where it tells, the flow.
+// words and, where it names it, the flow.
 func (c *Client) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.FlowID) error {
 	if len(add)+len(del) == 0 {
 		return nil

@@ -129,9 +129,9 @@ func (c *Client) Monitor(parent context.Context, onEvent func(Event)) error {
 	if parent.Err() != nil {
 		return nil
 	}
-	var told *topology.Error
-	if err != nil && errors.As(c.explain(parent, "ovs-ofctl", err, last), &told) {
-		return told
+	var known *topology.Error
+	if err != nil && errors.As(c.explain(parent, "ovs-ofctl", err, last), &known) {
+		return known
 	}
 	return &topology.Error{
 		Kind: topology.ErrUnavailable, Item: "bridge " + c.cfg.Bridge, What: "OpenFlow connection lost: " + last,

@@ -88,7 +88,7 @@ type Audit struct {
 	// Add and Del, given to Client.Apply, put everything right.
 	Add []ovs.BoundFlow
 	Del []ovs.FlowID
-	// Lines tell a person what differs: "-" is missing, "+" is there with our
+	// Lines say for people what differs: "-" is missing, "+" is there with our
 	// cookie and should not be.
 	Lines []string
 }

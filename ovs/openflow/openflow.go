@@ -129,7 +129,9 @@ func (c *Client) explain(ctx context.Context, name string, err error, text strin
 	case !errors.As(err, &exit):
 		return fmt.Errorf("%s: %w", name, err)
 	case strings.Contains(text, "Permission denied"), strings.Contains(text, "Operation not permitted"):
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: "bridge " + c.cfg.Bridge, What: text, Remedy: "run as root"}
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: "bridge " + c.cfg.Bridge, What: text, Remedy: "run as root",
+		}
 	case strings.Contains(text, "Connection refused"), strings.Contains(text, "cannot read pidfile"),
 		strings.Contains(text, "cannot connect"):
 		return &topology.Error{
@@ -138,7 +140,8 @@ func (c *Client) explain(ctx context.Context, name string, err error, text strin
 		}
 	case strings.Contains(text, "No such file or directory"), strings.Contains(text, "is not a bridge"):
 		return &topology.Error{
-			Kind: topology.ErrNotFound, Item: "bridge " + c.cfg.Bridge, What: "is not there, or ovs-vswitchd is not running: " + text,
+			Kind: topology.ErrNotFound, Item: "bridge " + c.cfg.Bridge,
+			What:   "is not there, or ovs-vswitchd is not running: " + text,
 			Remedy: "systemctl start openvswitch-switch",
 		}
 	case text == "":

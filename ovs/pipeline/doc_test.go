@@ -24,6 +24,19 @@ func TestDocumentation(t *testing.T) {
 	}
 	doc = requirePart(t, file, doc, "<!-- tables: checked by a test -->", "<!-- /tables -->", want)
 
+	fields := "| field | what it holds |\n|---|---|\n"
+	for _, f := range pipeline.Fields() {
+		fields += fmt.Sprintf("| %s | %s |\n", f.Name, f.Holds)
+	}
+	doc = requirePart(t, file, doc, "<!-- fields: checked by a test -->", "<!-- /fields -->", fields)
+
+	classes := "| label | where |\n|---|---|\n"
+	tables := dropTables(t)
+	for _, c := range pipeline.DropClasses() {
+		classes += fmt.Sprintf("| %s | %s |\n", c, tables[c])
+	}
+	doc = requirePart(t, file, doc, "<!-- drops: checked by a test -->", "<!-- /drops -->", classes)
+
 	golden, err := os.ReadFile("testdata/three-hosts.golden")
 	require.NoError(t, err)
 	requirePart(t, file, doc, "<!-- example: three-hosts.golden -->", "<!-- /example -->", "```\n"+string(golden)+"```\n")

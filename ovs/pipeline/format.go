@@ -16,7 +16,8 @@ import (
 func Format(w io.Writer, s ovs.State) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Bridge %s\n", s.Bridge.Name)
-	fmt.Fprintf(&b, "    datapath_type: %s, fail_mode: %s, protocols: %s\n", s.Bridge.Datapath, s.Bridge.FailMode, strings.Join(s.Bridge.Protocols, " "))
+	fmt.Fprintf(&b, "    datapath_type: %s, fail_mode: %s, protocols: %s\n",
+		s.Bridge.Datapath, s.Bridge.FailMode, strings.Join(s.Bridge.Protocols, " "))
 	formatMap(&b, "    other_config", s.Bridge.OtherConfig)
 	formatMap(&b, "    external_ids", s.Bridge.ExternalIDs)
 	for _, p := range s.Ports {

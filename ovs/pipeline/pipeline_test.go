@@ -76,6 +76,15 @@ func endpoint(name, network string, ips ...string) ovs.Endpoint {
 	return e
 }
 
+// direct are prefixes of one network that the kernel routes.
+func direct(network string, prefixes ...string) map[topology.SubnetID]bool {
+	out := map[topology.SubnetID]bool{}
+	for _, p := range prefixes {
+		out[topology.SubnetID{Network: network, Prefix: netip.MustParsePrefix(p)}] = true
+	}
+	return out
+}
+
 // docker0 is a segment of host1.
 var docker0 = ovs.Segment{Name: "docker0", Network: "blue", Port: "bzdocker0"}
 
@@ -157,8 +166,7 @@ func TestGolden(t *testing.T) {
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.7.78"), Node: "host3", MAC: "02:42:0a:01:07:4e"}),
 			// host2 is on-link, host3 is not.
-			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "system", Direct: map[netip.Prefix]bool{
-				netip.MustParsePrefix("10.1.7.0/24"): true, netip.MustParsePrefix("fd00:10:1:7::/64"): true, netip.MustParsePrefix("10.1.5.77/32"): true}},
+			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "system", Direct: direct("blue", "10.1.7.0/24", "fd00:10:1:7::/64", "10.1.5.77/32")},
 		},
 		"open-port": {threeHosts(topology.Geneve), []ovs.Endpoint{c1, endpoint("segment", "blue")}, pipeline.Options{Datapath: "system"}},
 		"segment": {
@@ -176,7 +184,7 @@ func TestGolden(t *testing.T) {
 		},
 		"router-direct": { // the router is on-link, host2 is not
 			withRouter(newCluster().put(node(1), node(2)), topology.Auto, false),
-			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, pipeline.Options{Datapath: "netdev", Direct: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.9.0/24"): true}},
+			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, pipeline.Options{Datapath: "netdev", Direct: direct("routed", "10.1.9.0/24")},
 		},
 		"router-route": {
 			withRouter(newCluster().put(node(1), node(2)), topology.Route, false),
@@ -216,8 +224,10 @@ func TestGolden(t *testing.T) {
 }
 
 // big returns a cluster of n nodes that all carry one dual-stack network.
-func big(n int) *topology.Snapshot {
-	net := network("blue", 100, topology.VXLAN, "10.0.0.0/8", "fd00:10::/32")
+func big(n int) *topology.Snapshot { return bigOf(n, topology.VXLAN) }
+
+func bigOf(n int, tr topology.Transport) *topology.Snapshot {
+	net := network("blue", 100, tr, "10.0.0.0/8", "fd00:10::/32")
 	kvs := []topology.KV{{Key: net.Key(), Value: topology.Encode(net), Meta: topology.Meta{CreateRevision: 1}}}
 	for i := 1; i <= n; i++ {
 		h := node(i)
@@ -250,7 +260,7 @@ func TestReplicationChain(t *testing.T) {
 	for _, n := range []int{2, 900, 901, 902, 1801, 1802, 5000} {
 		state := pipeline.Build(big(n).View("host1"), nil, pipeline.Options{})
 		next, seen := pipeline.TableReplicate, map[string]int{}
-		for next != pipeline.TableFlood {
+		for next != pipeline.TableDeliver {
 			i := 0
 			for i < len(state.Flows) && (state.Flows[i].Table != next || state.Flows[i].Priority == 0) {
 				i++
@@ -261,7 +271,7 @@ func TestReplicationChain(t *testing.T) {
 				if strings.HasPrefix(a, "output:") {
 					seen[a]++
 					outputs++
-				} else {
+				} else if a != "set_field:0x10000->reg2" {
 					_, err := fmt.Sscanf(a, "goto_table:%d", &next)
 					require.NoError(t, err)
 				}
@@ -275,22 +285,25 @@ func TestReplicationChain(t *testing.T) {
 	}
 }
 
-func TestTunnelNames(t *testing.T) {
-	require.Equal(t, "vx-host2", pipeline.TunnelName(topology.VXLAN, "host2"))
-	a := pipeline.TunnelName(topology.VXLAN, "rack-17-position-1")
-	b := pipeline.TunnelName(topology.VXLAN, "rack-17-position-2")
-	require.NotEqual(t, a, b)
-	require.LessOrEqual(t, len(a), 15)
-}
-
+// R21: with auto it took 94 ms of 1000 nodes, against 1.5 ms with VXLAN.
 func BenchmarkBuild(b *testing.B) {
-	for _, n := range []int{10, 100, 1000, 10000} {
-		s := big(n)
-		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				pipeline.Build(s.View("host1"), nil, pipeline.Options{})
+	for _, tr := range topology.Transports() {
+		for _, n := range []int{10, 100, 1000, 10000} {
+			s := bigOf(n, tr)
+			// All are on-link.
+			opt := pipeline.Options{Direct: map[topology.SubnetID]bool{}}
+			for id := range s.Subnets {
+				opt.Direct[id] = true
 			}
-		})
+			b.Run(fmt.Sprintf("transport=%s/nodes=%d", tr, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					pipeline.Build(s.View("host1"), nil, opt)
+				}
+			})
+		}
 	}
 }
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+func single(s string) netip.Addr   { return netip.MustParseAddr(s) }

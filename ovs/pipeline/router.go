@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -22,23 +21,30 @@ import (
 // unless the kernel has a route that needs no tunnel. The frames of endpoints
 // have the tunnel key already.
 func (n *network) toRouterHost(p *topology.Peer, out string) {
-	for _, s := range p.Subnets {
-		n.answerTarget(TableSteer, prioTarget, s)
-		if n.b.opt.Direct[s] {
-			n.flow(TableExact, prioIPPrefix, destination(s), n.toHost)
-			continue
-		}
-		mac, out := p.Router.MAC, out
-		if s.Addr().Is6() {
-			mac, out = p.Router.IPv6MAC, output(n.b.tunnelIPv6(p))
-		}
-		forward := fmt.Sprintf("set_field:%s->eth_src,set_field:%s->eth_dst,", n.RouterMAC, mac)
-		// The kernel has lowered the TTL already, the endpoint's frame is to
-		// lose one here.
-		n.toAnyRouter(s, forward+out)
-		n.flow(TableExact, prioRouted, destination(s)+",dl_dst="+n.RouterMAC.String(), forward+"dec_ttl,"+out)
-		n.flow(TableExact, prioIPPrefix, destination(s), forward+"dec_ttl,"+out)
+	for i, s := range p.Subnets {
+		before := n.b.because(n.subnetReason(s, p.Revisions[i]))
+		n.toRoutedSubnet(p, s, out)
+		n.b.because(before)
 	}
+}
+
+func (n *network) toRoutedSubnet(p *topology.Peer, s netip.Prefix, out string) {
+	n.answerTarget(TableSteer, prioTarget, s)
+	if n.direct(s) {
+		n.flow(classDirect, TableExact, prioIPPrefix, destination(s), n.toHost)
+		return
+	}
+	mac := p.Router.MAC
+	if s.Addr().Is6() {
+		mac, out = p.Router.IPv6MAC, output(n.b.tunnelIPv6(p))
+	}
+	forward := actions(set(n.RouterMAC, "eth_src"), set(mac, "eth_dst"))
+	// The kernel has lowered the TTL already, the endpoint's frame is to
+	// lose one here.
+	n.toAnyRouter(s, actions(forward, out))
+	lowered := actions(forward, "dec_ttl", out)
+	n.flow(classRouter, TableExact, prioRouted, destination(s)+",dl_dst="+n.RouterMAC.String(), lowered)
+	n.flow(classRouter, TableExact, prioIPPrefix, destination(s), lowered)
 }
 
 // tunnelIPv6 adds the port to a router's second VXLAN device, which is for
@@ -50,53 +56,61 @@ func (b *builder) tunnelIPv6(p *topology.Peer) string {
 			remote = a
 		}
 	}
-	return b.tunnelTo(p, TunnelName(p.Encap, p.Node+" IPv6"), p.LocalIPv6, remote)
+	return b.tunnelTo(p, b.names.Tunnel(p.Encap, p.Node+secondTunnel), p.LocalIPv6, remote, true)
 }
 
 // toRouter leads to another Baize node: frames for its link address as a
 // router, and what this node's kernel routes.
 func (n *network) toRouter(p *topology.Peer, out string) {
-	n.flow(TableExact, prioMAC, "dl_dst="+p.RouterMAC.String(), out)
-	for _, s := range p.Subnets {
-		n.toAnyRouter(s, fmt.Sprintf("set_field:%s->eth_dst,%s", p.RouterMAC, out))
+	n.flow(classRouter, TableExact, prioMAC, "dl_dst="+p.RouterMAC.String(), out)
+	for i, s := range p.Subnets {
+		before := n.b.because(n.subnetReason(s, p.Revisions[i]))
+		n.toAnyRouter(s, actions(set(p.RouterMAC, "eth_dst"), out))
+		n.b.because(before)
 	}
 }
 
 // toAnyRouter says which node routes what this node's kernel sends on.
-func (n *network) toAnyRouter(p netip.Prefix, actions string) {
-	n.flow(TableExact, prioRouted, destination(p)+",dl_dst="+topology.AnyRouterMAC().String(), actions)
+func (n *network) toAnyRouter(p netip.Prefix, to string) {
+	n.flow(classRouter, TableExact, prioRouted, destination(p)+",dl_dst="+topology.AnyRouterMAC().String(), to)
 }
 
 // behindKernel answers for addresses of the node's own subnet that no endpoint
 // has, except to the kernel itself.
 func (n *network) behindKernel(p netip.Prefix) {
 	n.answerTarget(TableLocal, prioTarget, p)
-	n.flow(TableLocal, prioTarget+1, inPort(n.hostPort)+","+target(p), "drop")
+	n.flow(DropKernelAsks, TableLocal, prioTarget+1, inPort(n.hostPort)+","+target(p), drop)
 }
 
 // arriveRouted brings packets that were sent to this node as a router to local
 // endpoints, and the rest to its kernel. The former go no further than table
 // local: the split horizon holds for them, too.
-func (n *network) arriveRouted(endpoints []ovs.Endpoint) {
-	if !n.Router || n.Transport == topology.Route {
+func (n *network) arriveRouted() {
+	if !n.Router || !n.Transport.Ethernet() {
 		return
 	}
 	b := n.b
-	b.flow(TableRouted, prioDefault, "", "drop") // there is one such network at most
-	b.flow(TableTunnel, prioPort+10, fmt.Sprintf("tun_id=0x%x,dl_dst=%s", n.VNI, n.RouterMAC), goTo(TableRouted))
-	n.flow(TableExact, prioNoRoute, "dl_dst="+topology.AnyRouterMAC().String(), "drop")
-	arrive := func(priority int, p netip.Prefix, actions string) {
-		b.flow(TableRouted, priority, fmt.Sprintf("tun_id=0x%x,dl_dst=%s,%s", n.VNI, n.RouterMAC, destination(p)), n.enter()+","+actions)
+	b.flow(DropRoutedHere, TableRouted, prioDefault, "", drop) // there is one such network at most
+	ours := fmt.Sprintf("tun_id=0x%x,dl_dst=%s", n.VNI, n.RouterMAC)
+	b.flow(classTunnel, TableTunnel, prioPort+10, ours, goTo(TableRouted))
+	n.flow(DropNoRoute, TableExact, prioNoRoute, "dl_dst="+topology.AnyRouterMAC().String(), drop)
+	arrive := func(class string, priority int, p netip.Prefix, to string) {
+		b.flow(class, TableRouted, priority, ours+","+destination(p), actions(n.enter(), to))
 	}
-	for _, e := range endpoints {
+	for _, e := range n.endpoints {
 		if e.MAC == nil {
 			continue
 		}
+		before := b.because(portReason(e.Port))
 		for _, a := range e.IPs {
-			arrive(prioPort, single(a), fmt.Sprintf("set_field:%s->eth_src,set_field:%s->eth_dst,dec_ttl,%s", n.RouterMAC, e.MAC, goTo(TableLocal)))
+			arrive(classEndpoint, prioPort, single(a),
+				actions(set(n.RouterMAC, "eth_src"), set(e.MAC, "eth_dst"), "dec_ttl", goTo(TableLocal)))
 		}
+		n.b.because(before)
 	}
 	for _, p := range n.OwnSubnets() {
-		arrive(prioKernel, p, n.toHost)
+		before := b.because(n.subnetReason(p, n.OwnRevisions[p]))
+		arrive(classKernel, prioKernel, p, n.toHost)
+		n.b.because(before)
 	}
 }

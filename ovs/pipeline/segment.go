@@ -14,32 +14,41 @@ import (
 // business, though some of them come here as well: broadcasts, and what its
 // bridge has to flood.
 func (n *network) segment(port string, subnets []netip.Prefix) {
+	defer n.b.because(n.b.because(portReason(port)))
 	n.segmentGuard(inPort(port), subnets)
-	out := output(port)
+	out := deliver(port)
 	if whole := n.Prefix(topology.IPv4); whole.IsValid() {
-		n.flow(TableLocal, prioOtherMACs, "dl_dst="+macRange(whole), "drop") // derived, and of another node
+		// Derived from an address of another node.
+		n.once(DropOtherNodesMAC, TableLocal, prioOtherMACs, "dl_dst="+macRange(whole), drop)
 	}
 	for _, p := range subnets {
-		n.subnet(p, goTo(TableLocal))
-		n.flow(TableLocal, prioTarget, target(p), out)
-		if p.Addr().Is6() {
-			n.to(TableLocal, prioIPPrefix, "ipv6,ipv6_dst=", p, out)
-			continue
-		}
-		n.to(TableLocal, prioIPPrefix, "ip,nw_dst=", p, out)
-		n.flow(TableLocal, prioMACRange, "dl_dst="+macRange(p), out)
-		n.gratuitous(p)
+		before := n.b.because(n.subnetReason(p, n.OwnRevisions[p]))
+		n.segmentSubnet(p, out)
+		n.b.because(before)
 	}
+}
+
+func (n *network) segmentSubnet(p netip.Prefix, out string) {
+	n.subnet(p, classSubnet, goTo(TableLocal))
+	n.flow(classSegment, TableLocal, prioTarget, target(p), out)
+	if p.Addr().Is6() {
+		n.to(classSegment, TableLocal, prioIPPrefix, "ipv6,ipv6_dst=", p, out)
+		return
+	}
+	n.to(classSegment, TableLocal, prioIPPrefix, "ip,nw_dst=", p, out)
+	n.flow(classSegment, TableLocal, prioMACRange, "dl_dst="+macRange(p), out)
+	n.gratuitous(p)
 }
 
 // segmentGuard lets pass what comes from an address of the segment, whatever
 // its MAC is; but nobody has a MAC that is derived from another subnet.
 func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
-	b, pass := n.b, goTo(TableSteer)
+	b, pass := n.b, goTo(TableSteer) // frames all the way: see topology.Peer.Bridged
 	enter := n.enterLocally() + "," + goTo(TableGuard)
-	b.flow(TableClassify, prioPort, in, enter)
+	allow := func(priority int, match string) { b.flow(classGuard, TableGuard, priority, in+","+match, pass) }
+	b.flow(classEnter, TableClassify, prioPort, in, enter)
 	if whole := n.Prefix(topology.IPv4); whole.IsValid() {
-		b.flow(TableClassify, prioMACTheft, in+",dl_src="+macRange(whole), "drop")
+		b.flow(DropMAC, TableClassify, prioMACTheft, in+",dl_src="+macRange(whole), drop)
 	}
 	// Every Ethernet has link-local addresses; here their owners are unknown.
 	neighbours := []string{"fe80::/10"}
@@ -48,30 +57,32 @@ func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
 			neighbours = append(neighbours, p.String())
 			continue
 		}
-		b.flow(TableClassify, prioOwnMACs, in+",dl_src="+macRange(p), enter)
-		b.flow(TableGuard, prioAddress, in+",ip,nw_src="+p.String(), pass)
-		b.flow(TableGuard, prioAddress, in+",arp,arp_spa="+p.String(), pass)
+		b.flow(classEnter, TableClassify, prioOwnMACs, in+",dl_src="+macRange(p), enter)
+		allow(prioAddress, "ip,nw_src="+p.String())
+		allow(prioAddress, "arp,arp_spa="+p.String())
 		// An ARP probe has no sender address yet (RFC 5227).
-		b.flow(TableGuard, prioAddress, in+",arp,arp_op=1,arp_spa=0.0.0.0,arp_tpa="+p.String(), pass)
+		allow(prioAddress, "arp,arp_op=1,arp_spa=0.0.0.0,arp_tpa="+p.String())
 	}
 	for _, p := range neighbours {
-		b.flow(TableGuard, prioAddress, in+",ipv6,ipv6_src="+p, pass)
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=%s,icmp_type=%d,icmp_code=0", in, p, neighbourSolicitation), pass)
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=%s", in, neighbourAdvertisement, p), pass)
+		allow(prioAddress, "ipv6,ipv6_src="+p)
+		allow(prioNeighbour, fmt.Sprintf("icmp6,ipv6_src=%s,icmp_type=%d,icmp_code=0", p, neighbourSolicitation))
+		allow(prioNeighbour, fmt.Sprintf("icmp6,icmp_type=%d,icmp_code=0,nd_target=%s", neighbourAdvertisement, p))
 		// Duplicate address detection (RFC 4862) asks without an address.
-		b.flow(TableGuard, prioNeighbour, fmt.Sprintf("%s,icmp6,ipv6_src=::,icmp_type=%d,icmp_code=0,nd_target=%s", in, neighbourSolicitation, p), pass)
+		allow(prioNeighbour, fmt.Sprintf("icmp6,ipv6_src=::,icmp_type=%d,icmp_code=0,nd_target=%s", neighbourSolicitation, p))
 	}
 	// Docker gives every docker0 this address, and means one link each. What is
 	// sent from it passes: the kernel asks for neighbours with it.
-	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, neighbourSolicitation), "drop")
-	b.flow(TableGuard, prioNeighbourOwn, fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, neighbourAdvertisement), "drop")
+	for _, t := range []int{neighbourSolicitation, neighbourAdvertisement} {
+		own := fmt.Sprintf("%s,icmp6,icmp_type=%d,icmp_code=0,nd_target=fe80::1", in, t)
+		b.flow(DropDocker0, TableGuard, prioNeighbourOwn, own, drop)
+	}
 	// RFC 3810 section 5.2.13, as in guard.
-	b.flow(TableGuard, prioAddress, in+",icmp6,ipv6_src=::,icmp_type=143", pass)
-	b.lies(in)
-	b.flow(TableGuard, prioOther, in, pass)
+	allow(prioAddress, "icmp6,ipv6_src=::,icmp_type=143")
+	b.spoofed(in)
+	b.flow(classGuard, TableGuard, prioOther, in, pass)
 }
 
-// gratuitous tells ARP that two hosts of a segment exchange, which concerns
+// gratuitous separates ARP that two hosts of a segment exchange, which concerns
 // nobody else, from announcements, where sender and target are one and which
 // every cache is to hear (RFC 5227 section 3): OpenFlow cannot compare two
 // fields, but of two addresses that differ some bit is 1 in one and 0 in the
@@ -84,10 +95,10 @@ func (n *network) gratuitous(p netip.Prefix) {
 			continue
 		}
 		zero, one := maskedIPv4(base, mask|bit), maskedIPv4(base|bit, mask|bit)
-		n.flow(TableSteer, prioInside, "arp,arp_spa="+zero+",arp_tpa="+one, goTo(TableLocal))
-		n.flow(TableSteer, prioInside, "arp,arp_spa="+one+",arp_tpa="+zero, goTo(TableLocal))
+		n.flow(classInside, TableSteer, prioInside, "arp,arp_spa="+zero+",arp_tpa="+one, goTo(TableLocal))
+		n.flow(classInside, TableSteer, prioInside, "arp,arp_spa="+one+",arp_tpa="+zero, goTo(TableLocal))
 	}
-	n.flow(TableSteer, prioToAll, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", p, p), goTo(TableReplicate))
+	n.flow(classAnnounce, TableSteer, prioToAll, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", p, p), goTo(TableReplicate))
 }
 
 // maskedIPv4 writes an address with a mask as ovs-ofctl does.
@@ -103,10 +114,4 @@ func maskedIPv4(addr, mask uint32) string {
 		return fmt.Sprintf("%s/%d", text(addr), ones)
 	}
 	return text(addr) + "/" + text(mask)
-}
-
-// macRange matches the MACs that are derived from the addresses of a subnet.
-func macRange(p netip.Prefix) string {
-	addr, mask := topology.MACRange(p)
-	return addr.String() + "/" + mask.String()
 }

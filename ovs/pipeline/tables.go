@@ -2,8 +2,8 @@
 // its view of the topology and its local endpoints. It is pure.
 //
 // A frame's network is carried in the OpenFlow metadata field: its VNI. The
-// tables are listed in Tables; docs/pipeline.md explains them and a test keeps
-// the two in step.
+// tables are listed in Tables, the fields that carry decisions in Fields;
+// docs/pipeline.md explains them and a test keeps them in step.
 package pipeline
 
 // The tables of the pipeline.
@@ -12,13 +12,15 @@ const (
 	TableTunnel    = 5
 	TableRouted    = 7
 	TableGuard     = 10
+	TableIngress   = 12 // reserved
 	TableDirect    = 15
 	TableSteer     = 20
 	TableExact     = 25
 	TableAnswer    = 27
 	TableLocal     = 30
 	TableReplicate = 40 // to 59: a long replication list continues in the next table
-	TableFlood     = 60
+	TableEgress    = 65 // reserved
+	TableDeliver   = 70
 )
 
 // maxOutputs is how many outputs one flow carries at most: beyond
@@ -26,7 +28,7 @@ const (
 const maxOutputs = 900
 
 // maxReplicateTables bounds the chain of replication tables.
-const maxReplicateTables = TableFlood - TableReplicate
+const maxReplicateTables = 20
 
 // Table describes one table for people.
 type Table struct {
@@ -40,22 +42,42 @@ func Tables() []Table {
 	return []Table{
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
-		{TableRouted, "routed", "packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel"},
+		{
+			TableRouted, "routed",
+			"packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel",
+		},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
-		{TableDirect, "direct", "only networks of transport auto: may the packet go to its node without encapsulation?"},
-		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},
-		{TableExact, "exact", "what no range tells: pinned and static MACs, then unknown MACs by IP prefix"},
-		{TableAnswer, "answer", "neighbour solicitations of addresses that are routed, answered with the gateway's or this node's own MAC"},
-		{TableLocal, "local", "delivery to local endpoints: by ARP or ND target, then by MAC; the only way for frames out of tunnels"},
-		{TableReplicate, "replicate", "broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network"},
-		{TableFlood, "flood", "broadcast and multicast: one copy to each local endpoint of the network"},
+		{TableIngress, "ingress", "reserved for policies on what endpoints send: no flows, no way leads here yet"},
+		{
+			TableDirect, "direct",
+			"only networks of an auto transport: may the packet go to its node without encapsulation?",
+		},
+		{
+			TableSteer, "steer",
+			"frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range",
+		},
+		{TableExact, "exact", "what ranges cannot decide: pinned and static MACs, then unknown MACs by IP prefix"},
+		{
+			TableAnswer, "answer",
+			"neighbour solicitations of addresses that are routed, answered with the gateway's or this node's own MAC",
+		},
+		{
+			TableLocal, "local",
+			"which local port: by ARP or ND target, then by MAC; the only way for frames out of tunnels",
+		},
+		{
+			TableReplicate, "replicate",
+			"broadcast, multicast and unknown unicast of local endpoints: one copy into each tunnel of the network",
+		},
+		{TableEgress, "egress", "reserved for policies on what endpoints receive: no flows, no way leads here yet"},
+		{TableDeliver, "deliver", "out of the local port that was decided on, or of all of a list"},
 	}
 }
 
 // TableName returns a table's name; the tables that continue a replication
 // list have the name of the first.
 func TableName(id int) string {
-	if id > TableReplicate && id < TableFlood {
+	if id > TableReplicate && id < TableReplicate+maxReplicateTables {
 		id = TableReplicate
 	}
 	for _, t := range Tables() {
@@ -65,6 +87,37 @@ func TableName(id int) string {
 	}
 	return ""
 }
+
+// Field describes, for people, one of the fields that carry decisions from table
+// to table. Each has one meaning in the whole pipeline.
+type Field struct {
+	Name, Holds string
+}
+
+// Fields is the map of metadata, registers and conntrack zones.
+func Fields() []Field {
+	return []Field{
+		{"metadata", "the frame's network: its VNI"},
+		{"tun_id", "the tunnel key, a VNI as well; of a local frame set once, when it enters"},
+		{"reg0", "1: the packet stays in the tunnel, whatever the kernel has routes to (set in direct, looked at in exact)"},
+		{"reg1", "scratch within one table, never looked at in another (used in answer)"},
+		{"reg2", "egress: what deliver does. 1 to 0xffff is the OpenFlow number of a local port; " +
+			"0x10000 all local ports of the network, 0x10001 those behind which addresses are not known one by one, " +
+			"0x10002 those that nothing is known of"},
+		{"reg3", "reserved for policies: the group of the sender"},
+		{"reg4", "reserved for policies: the group of the receiver"},
+		{"reg5 to reg15", "free"},
+		{"conntrack zones", "none used; 0xba00 to 0xbaff are reserved for policies, the others are not Baize's"},
+	}
+}
+
+// The values of the egress register that are not a port's number, which has 16
+// bits.
+const (
+	egressAll     = 0x10000
+	egressUnknown = 0x10001
+	egressOpen    = 0x10002
+)
 
 // Priorities within the tables. Higher wins.
 const (
@@ -80,13 +133,13 @@ const (
 
 	// guard
 	prioNeighbourOwn = 130 // what every docker0 has, and only for its own link
-	prioNeighbour    = 120 // ND messages that say the truth
-	prioNeighbourLie = 110 // ND messages that do not
-	prioNeighbourBad = 109 // and those with a code, which are none
+	prioNeighbour    = 120 // ND messages with the sender's own addresses
+	prioNeighbourBad = 110 // ND messages with others
+	prioNeighbourOdd = 109 // and those with a code, which are none
 	prioAddress      = 100 // packets from a known address
-	prioAddressLie   = 90  // IP and ARP from any other
+	prioAddressBad   = 90  // IP and ARP from any other
 	prioOther        = 80  // other EtherTypes from the right MAC
-	prioMACLie       = 70  // anything else of the port
+	prioMACBad       = 70  // anything else of the port
 
 	// direct
 	prioHops   = 120 // packets that routers would change too much
@@ -110,4 +163,10 @@ const (
 	prioIPPrefix   = 120
 	prioOtherMACs  = 115
 	prioRest       = 110
+
+	// deliver
+	prioList    = 100
+	prioNoList  = 90
+	prioNothing = 80
+	prioOutput  = 50
 )

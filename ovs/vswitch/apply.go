@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/vswitch/internal/vswitchd"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // applyTries is how often a transaction is built anew when somebody changed the
@@ -73,11 +75,18 @@ func (c *Client) applyOnce(ctx context.Context, change ovs.DBChange) error {
 	if len(t.ops) == 0 {
 		return nil
 	}
+	return c.commit(ctx, t.ops, t.replaces)
+}
+
+// commit runs operations in a transaction that ovs-vswitchd is to take over.
+func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation, twice bool) error {
 	comment := "baize"
-	t.ops = append(t.ops,
+	ops = append(ops,
 		ovsdb.Operation{Op: ovsdb.OperationComment, Comment: &comment},
 		ovsdb.Operation{
-			Op: ovsdb.OperationMutate, Table: vswitchd.OpenvSwitchTable, Where: byUUID(r.root.UUID),
+			Op: ovsdb.OperationMutate, Table: vswitchd.OpenvSwitchTable,
+			// The one row that there is.
+			Where:     []ovsdb.Condition{{Column: "next_cfg", Function: ovsdb.ConditionGreaterThanOrEqual, Value: 0}},
 			Mutations: []ovsdb.Mutation{{Column: "next_cfg", Mutator: ovsdb.MutateOperationAdd, Value: 1}},
 		},
 		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: vswitchd.OpenvSwitchTable, Columns: []string{"next_cfg"}})
@@ -85,14 +94,14 @@ func (c *Client) applyOnce(ctx context.Context, change ovs.DBChange) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.transact(ctx, s, t.ops...)
+	res, err := c.transact(ctx, s, ops...)
 	if err != nil {
 		return err
 	}
-	if out := res[len(t.ops)-1].Rows; len(out) == 1 {
+	if out := res[len(ops)-1].Rows; len(out) == 1 {
 		n, _ := out[0]["next_cfg"].(float64)
 		<-c.lock
-		c.want = int(n)
+		c.want, c.twice = int(n), c.twice || twice
 		c.lock <- struct{}{}
 	}
 	return nil
@@ -100,9 +109,31 @@ func (c *Client) applyOnce(ctx context.Context, change ovs.DBChange) error {
 
 // WaitApplied waits until ovs-vswitchd has taken over the last Apply, at most for
 // Config.Timeout. A port that was added has its ofport, or its error, afterwards.
+//
+// An ovs-vswitchd that is to remove a tunnel and to make one of the same ends and
+// key still finds the old one when it makes the new ("File exists", seen with
+// 3.1), and makes it the next time it looks at its database. So a change that
+// replaces ports is followed by one that only makes it look.
 func (c *Client) WaitApplied(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
+	if err := c.waitApplied(ctx); err != nil {
+		return err
+	}
+	<-c.lock
+	twice := c.twice
+	c.twice = false
+	c.lock <- struct{}{}
+	if !twice {
+		return nil
+	}
+	if err := c.commit(ctx, nil, false); err != nil {
+		return err
+	}
+	return c.waitApplied(ctx)
+}
+
+func (c *Client) waitApplied(ctx context.Context) error {
 	<-c.lock
 	want := c.want
 	c.lock <- struct{}{}
@@ -176,6 +207,8 @@ type txn struct {
 	index index
 	ops   []ovsdb.Operation
 	named int
+	// replaces: ports come and go at once.
+	replaces bool
 }
 
 // build adds the operations of a change.
@@ -189,40 +222,13 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 		bridge = change.SetBridge.Name
 	}
 	br := t.r.bridge(bridge)
-	if br != nil && !owned(br.ExternalIDs) && (change.SetBridge != nil || len(change.AddPorts)+len(change.UpdatePorts) > 0) {
-		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + bridge, What: "exists and is not Baize's",
-			Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + bridge + "'",
-		}
+	if err := mayChange(br, change); err != nil {
+		return err
 	}
-
-	var added, removed []ovsdb.UUID
-	seen := map[string]bool{}
-	for _, list := range [][]ovs.Port{change.AddPorts, change.UpdatePorts} {
-		for _, p := range list {
-			if seen[p.Name] || p.Name == bridge {
-				return conflict(p.Name, "is given twice, or has the bridge's name", "")
-			}
-			seen[p.Name] = true
-			id, err := t.ensurePort(bridge, p)
-			if err != nil {
-				return err
-			}
-			if id != "" {
-				added = append(added, ovsdb.UUID{GoUUID: id})
-			}
-		}
+	added, removed, err := t.ports(bridge, change)
+	if err != nil {
+		return err
 	}
-	for _, name := range change.RemovePorts {
-		id, err := t.removablePort(bridge, name)
-		if err != nil {
-			return err
-		}
-		if id != "" {
-			removed = append(removed, ovsdb.UUID{GoUUID: id})
-		}
-	}
-
 	switch {
 	case br == nil && change.SetBridge != nil:
 		return t.insertBridge(*change.SetBridge, added)
@@ -234,6 +240,54 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	if change.SetBridge != nil {
 		t.updateBridge(br, *change.SetBridge)
 	}
+	t.replaces = len(added) > 0 && len(removed) > 0
+	t.membership(br, added, removed)
+	return nil
+}
+
+// mayChange refuses what would add to a bridge of somebody else's.
+func mayChange(br *vswitchd.Bridge, change ovs.DBChange) error {
+	adds := change.SetBridge != nil || len(change.AddPorts)+len(change.UpdatePorts) > 0
+	if br == nil || owned(br.ExternalIDs) || !adds {
+		return nil
+	}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + br.Name, What: "exists and is not Baize's",
+		Remedy: "name another with --bridge, or remove it with 'ovs-vsctl del-br " + br.Name + "'",
+	}
+}
+
+// ports adds the operations on ports and returns which are to come to the bridge
+// and to go from it.
+func (t *txn) ports(bridge string, change ovs.DBChange) (added, removed []ovsdb.UUID, err error) {
+	seen := map[string]bool{}
+	for _, p := range slices.Concat(change.AddPorts, change.UpdatePorts) {
+		if seen[p.Name] || p.Name == bridge {
+			return nil, nil, conflict(p.Name, "is given twice, or has the bridge's name", "")
+		}
+		seen[p.Name] = true
+		id, err := t.ensurePort(bridge, p)
+		if err != nil {
+			return nil, nil, err
+		}
+		if id != "" {
+			added = append(added, ovsdb.UUID{GoUUID: id})
+		}
+	}
+	for _, name := range change.RemovePorts {
+		id, err := t.removablePort(bridge, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if id != "" {
+			removed = append(removed, ovsdb.UUID{GoUUID: id})
+		}
+	}
+	return added, removed, nil
+}
+
+// membership changes which ports a bridge has.
+func (t *txn) membership(br *vswitchd.Bridge, added, removed []ovsdb.UUID) {
 	var m []ovsdb.Mutation
 	if len(removed) > 0 {
 		m = append(m, ovsdb.Mutation{Column: "ports", Mutator: ovsdb.MutateOperationDelete, Value: set(removed)})
@@ -241,13 +295,13 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	if len(added) > 0 {
 		m = append(m, ovsdb.Mutation{Column: "ports", Mutator: ovsdb.MutateOperationInsert, Value: set(added)})
 	}
-	if len(m) > 0 {
-		if owned(br.ExternalIDs) { // our ports may go from a bridge that lost its mark
-			t.guard(vswitchd.BridgeTable, br.Name, br.ExternalIDs)
-		}
-		t.mutate(vswitchd.BridgeTable, br.UUID, m)
+	if len(m) == 0 {
+		return
 	}
-	return nil
+	if owned(br.ExternalIDs) { // our ports may go from a bridge that lost its mark
+		t.guard(vswitchd.BridgeTable, br.Name, br.ExternalIDs)
+	}
+	t.mutate(vswitchd.BridgeTable, br.UUID, m)
 }
 
 func (t *txn) deleteBridge(name string) error {

@@ -112,7 +112,7 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 		return nil, err
 	}
 	schema := s.cl.Schema()
-	roots, err := decode(schema, vswitchd.OpenvSwitchTable, res[0].Rows, func(r *vswitchd.OpenvSwitch, id string) { r.UUID = id })
+	roots, err := decode(schema, vswitchd.OpenvSwitchTable, res[0], func(r *vswitchd.OpenvSwitch, id string) { r.UUID = id })
 	if err != nil {
 		return nil, err
 	}
@@ -120,13 +120,15 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 	if err := c.setRoot(r, roots); err != nil {
 		return nil, err
 	}
-	if r.bridges, err = decode(schema, vswitchd.BridgeTable, res[1].Rows, func(r *vswitchd.Bridge, id string) { r.UUID = id }); err != nil {
+	r.bridges, err = decode(schema, vswitchd.BridgeTable, res[1], func(r *vswitchd.Bridge, id string) { r.UUID = id })
+	if err != nil {
 		return nil, err
 	}
-	if r.ports, err = decode(schema, vswitchd.PortTable, res[2].Rows, func(r *vswitchd.Port, id string) { r.UUID = id }); err != nil {
+	r.ports, err = decode(schema, vswitchd.PortTable, res[2], func(r *vswitchd.Port, id string) { r.UUID = id })
+	if err != nil {
 		return nil, err
 	}
-	r.interfaces, err = decode(schema, vswitchd.InterfaceTable, res[3].Rows, func(r *vswitchd.Interface, id string) { r.UUID = id })
+	r.interfaces, err = decode(schema, vswitchd.InterfaceTable, res[3], func(r *vswitchd.Interface, id string) { r.UUID = id })
 	return r, err
 }
 
@@ -149,7 +151,10 @@ func (c *Client) transact(ctx context.Context, s *session, ops ...ovsdb.Operatio
 }
 
 // decode turns selected rows into the generated types, by UUID.
-func decode[T any](schema ovsdb.DatabaseSchema, table string, in []ovsdb.Row, setID func(*T, string)) (map[string]*T, error) {
+func decode[T any](
+	schema ovsdb.DatabaseSchema, table string, result ovsdb.OperationResult, setID func(*T, string),
+) (map[string]*T, error) {
+	in := result.Rows
 	t := schema.Table(table)
 	if t == nil {
 		return nil, fmt.Errorf("the server's schema has no table %s", table)

@@ -14,11 +14,12 @@ import (
 // guard makes the transaction fail unless the row is still there and ours.
 func (t *txn) guard(table, name string, externalIDs map[string]string) {
 	now := 0
+	mark := dict(map[string]string{ovs.KeyOwner: externalIDs[ovs.KeyOwner]})
 	t.ops = append(t.ops, ovsdb.Operation{
 		Op: ovsdb.OperationWait, Table: table, Timeout: &now,
 		Where: []ovsdb.Condition{
 			{Column: "name", Function: ovsdb.ConditionEqual, Value: name},
-			{Column: "external_ids", Function: ovsdb.ConditionIncludes, Value: dict(map[string]string{ovs.KeyOwner: externalIDs[ovs.KeyOwner]})},
+			{Column: "external_ids", Function: ovsdb.ConditionIncludes, Value: mark},
 		},
 		Columns: []string{"name"}, Until: string(ovsdb.WaitConditionEqual), Rows: []ovsdb.Row{{"name": name}},
 	})

@@ -112,8 +112,8 @@ func (s *session) transact(ctx context.Context, ops ...ovsdb.Operation) ([]ovsdb
 	return res, nil
 }
 
-// monitor makes libovsdb keep a copy of the columns that matter, and us be told
-// of changes. It does so once per connection. The columns are named one by one:
+// monitor makes libovsdb keep a copy of the columns that matter, and report
+// changes. It does so once per connection. The columns are named one by one:
 // with all of them, statistics would wake us every five seconds for ever, and a
 // column unknown to the model would swallow the rest of its update.
 func (s *session) monitor(ctx context.Context) error {

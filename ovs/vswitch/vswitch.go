@@ -6,7 +6,7 @@
 // reconnecting is not used: it panics when its backoff ends, cannot be stopped
 // while disconnected, and serves stale rows meanwhile. Nor are the rows it keeps
 // taken for the truth as they are: a transaction is made first. The server sends
-// what it has to tell before it answers, so the rows are then as new as the
+// pending updates before it answers, so the rows are then as new as the
 // answer.
 package vswitch
 
@@ -55,6 +55,8 @@ type Client struct {
 	cur  *session
 	end  bool
 	want int // next_cfg of the last Apply
+	// twice: an Apply replaced ports, and ovs-vswitchd has to look again.
+	twice bool
 }
 
 // ErrClosed is returned by the methods of a closed Client.

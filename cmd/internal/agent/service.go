@@ -56,7 +56,7 @@ func (a *Agent) Routes(context.Context) ([]api.Route, error) {
 			if path.Via.IsValid() {
 				x.Via = path.Via.String()
 			}
-			if path.Kind == topology.PathRoute && !k.Direct[path.Prefix] {
+			if path.Kind == topology.PathRoute && !k.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}] {
 				// The kernel has not got the route, or follows somebody else's.
 				x.Why += ", but the route is not in place: see 'baize status'"
 				x.Kind, x.Encap = string(topology.PathTunnel), n.Transport.Tunnel()

@@ -85,7 +85,7 @@ func (a *Agent) networkStatus(st *api.Status, t hub.Topology, sw openvswitch.Sta
 	if !t.Known() {
 		return
 	}
-	done := map[string]bool{}
+	done, names := map[string]bool{}, pipeline.NamesOf(sw.Outcome.View)
 	for _, n := range sw.Outcome.View.Networks {
 		count := 0
 		for _, e := range st.Endpoints {
@@ -97,7 +97,7 @@ func (a *Agent) networkStatus(st *api.Status, t hub.Topology, sw openvswitch.Sta
 			Name: n.Name, VNI: n.VNI, Transport: n.Transport, MTU: n.MTU, Subnets: n.Subnets, Peers: len(n.Peers), Endpoints: count,
 		})
 		for i := range n.Peers {
-			p := a.peer(t.Snapshot, n, &n.Peers[i], sw)
+			p := a.peer(t.Snapshot, n, &n.Peers[i], sw, names)
 			key := p.Node + " " + p.Port
 			if p.Encap == topology.Route {
 				key = p.Node
@@ -113,13 +113,13 @@ func (a *Agent) networkStatus(st *api.Status, t hub.Topology, sw openvswitch.Sta
 
 // peer is another node: by its tunnel, or where there is none by the host's own
 // port.
-func (a *Agent) peer(s *topology.Snapshot, n topology.NetworkView, peer *topology.Peer, sw openvswitch.Status) api.Peer {
+func (a *Agent) peer(s *topology.Snapshot, n topology.NetworkView, peer *topology.Peer, sw openvswitch.Status, names pipeline.Names) api.Peer {
 	out := api.Peer{Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Encap: peer.Encap}
 	_, out.Alive = s.Alive[peer.Node]
 	if peer.Encap != "" {
-		out.Port = pipeline.TunnelName(peer.Encap, peer.Node)
+		out.Port = names.Tunnel(peer.Encap, peer.Node)
 	} else {
-		out.Encap, out.Port = topology.Route, pipeline.HostPortName(n.Name)
+		out.Encap, out.Port = topology.Route, names.Host(n.Name)
 	}
 	port := sw.Observed.Ports[out.Port]
 	out.OFPort, out.Error = max(0, port.OFPort), port.Error
@@ -128,7 +128,7 @@ func (a *Agent) peer(s *topology.Snapshot, n topology.NetworkView, peer *topolog
 	}
 	direct := a.rooms.kernel.State().Get().Direct
 	for _, subnet := range peer.Subnets {
-		if !direct[subnet] {
+		if !direct[topology.SubnetID{Network: n.Name, Prefix: subnet}] {
 			out.Error = "no route to " + subnet.String()
 		}
 	}

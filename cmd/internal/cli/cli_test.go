@@ -89,7 +89,7 @@ func TestCell(t *testing.T) {
 		{netip.Addr{}, "-"}, {netip.MustParseAddr("::1"), "::1"}, {netip.Prefix{}, "-"},
 		{netip.MustParsePrefix("10.0.0.0/8"), "10.0.0.0/8"},
 		{[]string{"a", "b"}, "a,b"}, {[]string{}, "-"}, {topology.VXLAN, "vxlan"},
-		{topology.Transports(), "vxlan,gre,geneve,route,auto"},
+		{topology.Transports(), "vxlan,gre,geneve,route,auto,auto-gre,auto-geneve"},
 		{time.Time{}, "-"}, {1500 * time.Millisecond, "1.5s"},
 		{topology.MACOf(netip.MustParseAddr("10.1.5.2")), "02:42:0a:01:05:02"},
 		{"two\nlines\x1b[31m", "two lines [31m"}, {errors.New("oops"), "oops"},

@@ -38,7 +38,7 @@ func TestComplete(t *testing.T) {
 		{"network ", []string{"create", "list", "show", "update", "delete"}},
 		{"network s", []string{"show"}},
 		{"network create --sub", []string{"--subnet", "--subnet-len", "--subnet-len-v6"}},
-		{"network create x --transport ", []string{"vxlan", "gre", "geneve", "route", "auto"}},
+		{"network create x --transport ", []string{"vxlan", "gre", "geneve", "route", "auto", "auto-gre", "auto-geneve"}},
 		{"network list -o j", []string{"json"}},
 		{"topology --output ", []string{"tree", "json", "yaml", "dot", "svg"}},
 		{"network show ", []string{"blue", "red"}},

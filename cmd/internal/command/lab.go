@@ -84,7 +84,7 @@ func labUpFlags() []ucli.Flag {
 		labNameFlag(),
 		&ucli.IntFlag{Name: "hosts", Usage: "`NUMBER` of hosts: host1, host2, … (default 3, or as they are)"},
 		&ucli.StringFlag{
-			Name: "transport", Usage: "`TRANSPORT` between the hosts: vxlan, gre, geneve, route or auto (default vxlan)",
+			Name: "transport", Usage: "`TRANSPORT` between the hosts: " + transportNames() + " (default vxlan)",
 			EnvVars: cli.Env("lab-transport"),
 		},
 		&ucli.StringSliceFlag{

@@ -18,7 +18,7 @@ import (
 func networkSettings() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{
-			Name: "transport", Usage: "`TRANSPORT` between nodes: vxlan, gre, geneve, route or auto (default vxlan)",
+			Name: "transport", Usage: "`TRANSPORT` between nodes: " + transportNames() + " (default vxlan)",
 		},
 		&ucli.IntFlag{
 			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default for an underlay of 1500)",
@@ -258,6 +258,22 @@ func setGateways(n *topology.Network, command string, raw []string) error {
 		n.GatewayIPv6 = v6
 	}
 	return nil
+}
+
+// transportNames lists all transports in one sentence.
+func transportNames() string {
+	all := topology.Transports()
+	out := ""
+	for i, t := range all {
+		switch {
+		case i == len(all)-1:
+			out += " or "
+		case i > 0:
+			out += ", "
+		}
+		out += string(t)
+	}
+	return out
 }
 
 func transportOf(c *ucli.Context, command string) (topology.Transport, error) {

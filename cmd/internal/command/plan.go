@@ -2,7 +2,6 @@ package command
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -155,13 +154,13 @@ func (r *runner) plan(c *ucli.Context) error {
 // directRoutes asks this host's agent what the kernel routes at this moment,
 // where the plan depends on it.
 func (r *runner) directRoutes(c *ucli.Context, v topology.View, opt *pipeline.Options) error {
-	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport == topology.Auto }) {
+	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport.Direct() == topology.DirectOnLink }) {
 		return nil
 	}
 	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
-	opt.Direct = map[netip.Prefix]bool{}
+	opt.Direct = map[topology.SubnetID]bool{}
 	for _, x := range routes {
-		opt.Direct[x.Prefix] = x.Kind == string(topology.PathRoute)
+		opt.Direct[topology.SubnetID{Network: x.Network, Prefix: x.Prefix}] = x.Kind == string(topology.PathRoute)
 	}
 	return err
 }

@@ -114,7 +114,7 @@ func compare(ctx context.Context, db database, flows flowTables, view topology.V
 	item.RemovePorts = append(item.RemovePorts, stale.RemovePorts...)
 	item.ForeignPorts = append(item.ForeignPorts, have.ForeignPorts()...)
 
-	bound, missing := ovs.Bind(want.Flows, have.OFPorts())
+	bound, missing := want.Bind(have.OFPorts())
 	for _, name := range missing {
 		if _, there := have.Ports[name]; there {
 			item.Problems = append(item.Problems, fault.Fault{

@@ -85,7 +85,9 @@ func (r *runner) routeFRRConf(c *ucli.Context) error {
 				Remedy: "'baize network create NAME --subnet CIDR --transport auto', or 'baize network update NAME --transport auto'",
 			}
 		}
-		_, err := fmt.Fprint(r.Out, route.FRRConf(networks, uint32(c.Uint("as")), neighbors, password, pipeline.HostPortName))
+		ports := pipeline.HostPortNames(slices.Sorted(maps.Keys(snap.Networks)))
+		port := func(network string) string { return ports[network] }
+		_, err := fmt.Fprint(r.Out, route.FRRConf(networks, uint32(c.Uint("as")), neighbors, password, port))
 		return err
 	})
 }

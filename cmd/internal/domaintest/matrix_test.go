@@ -46,6 +46,11 @@ func TestTransportMatrix(t *testing.T) {
 			})
 		}
 	}
+	for _, tr := range transports {
+		if tr.Direct() == topology.DirectOnLink {
+			t.Run(string(tr)+" encapsulates", func(t *testing.T) { matrix{d.in(t), m.pairs}.encapsulated(tr) })
+		}
+	}
 	for i, a := range transports {
 		for _, b := range transports[i+1:] {
 			t.Run(fmt.Sprintf("%s and %s", a, b), func(t *testing.T) {
@@ -85,6 +90,18 @@ func (m matrix) both(a, b topology.Transport, o probe.SendOptions) {
 		}
 	}
 	require.NoError(m.T, g.Wait())
+}
+
+// encapsulated sends what stays in the tunnel, a TTL of 255, and looks at what it
+// comes in.
+func (m matrix) encapsulated(tr topology.Transport) {
+	from, to := m.pairs[tr][0], m.pairs[tr][1]
+	wire := m.wire(to.Node)
+	m.must(from.Node+"/"+from.Name, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "5", "-t", "255", to.IPs[0].String())
+	m.eventually("the capture to have all", func() (bool, string) {
+		have := wire.carried(from.IPs[0], to.IPs[0], 1, 0)
+		return len(have) == 1 && have[string(tr.Tunnel())] == 3, fmt.Sprint(have)
+	})
 }
 
 // datagrams counts them on the wire of the receiver's host.

@@ -132,7 +132,7 @@ func (t Topology) tunnelBranch(root *branch, n Network) {
 		}
 	}
 	switch {
-	case n.Transport == topology.Route:
+	case !n.Transport.Ethernet():
 		root.add("no tunnels: routed by the hosts")
 		return
 	case len(own) == 0:
@@ -145,7 +145,7 @@ func (t Topology) tunnelBranch(root *branch, n Network) {
 		return
 	}
 	what := string(own[0].Encap)
-	if n.Transport == topology.Auto {
+	if n.Transport.Direct() == topology.DirectOnLink {
 		what += ", for what is not routed to a node on the same link"
 	}
 	b := root.add("tunnels  %s", what)

@@ -36,10 +36,10 @@ func Wanted(networks []Network, reach topology.OnLink, fabric topology.NextHops)
 			return a
 		}
 		local := func(p netip.Prefix) { out = append(out, Route{Prefix: p, Dev: n.Port, Src: src(p)}) }
-		ethernet := n.Transport != topology.Route
+		ethernet := n.Transport.Ethernet()
 		for _, p := range n.Prefixes() {
 			switch {
-			case n.Transport == topology.Route:
+			case !ethernet:
 				out = append(out, Route{Prefix: p, Unreachable: true})
 			case n.Router:
 				via := topology.RouterAddr(topology.FamilyOf(p.Addr()))

@@ -17,7 +17,7 @@ import (
 const (
 	optionPrefix    = "baize."
 	OptionNetwork   = "baize.network"   // the network's name in Baize
-	OptionTransport = "baize.transport" // vxlan, gre, geneve
+	OptionTransport = "baize.transport" // of topology.Transports
 	OptionVNI       = "baize.vni"
 	OptionMTU       = "baize.mtu"
 	// OptionGateway is "docker" (Docker's own way out, docker_gwbridge, where

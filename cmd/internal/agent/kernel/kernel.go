@@ -80,7 +80,7 @@ type State struct {
 	OnLink   topology.OnLink
 	NextHops topology.NextHops
 	// Direct are the prefixes of other nodes that the kernel routes.
-	Direct map[netip.Prefix]bool
+	Direct map[topology.SubnetID]bool
 	// Complete: every network that needs a port of the host's has it.
 	Complete bool
 }
@@ -93,9 +93,9 @@ type Part struct {
 	known     *part.Cell[attach.Known]
 	segments  *part.Cell[[]ovs.Segment]
 	hostPorts *part.Cell[map[string]bool]
-	relied    *part.Cell[map[netip.Prefix]bool]
+	relied    *part.Cell[map[topology.SubnetID]bool]
 	learned   *part.Cell[Learned]
-	direct    *part.Cell[map[netip.Prefix]bool]
+	direct    *part.Cell[map[topology.SubnetID]bool]
 	state     *part.Cell[State]
 	log       *logrus.Entry
 	wake      part.Signal
@@ -158,7 +158,7 @@ func (p *Part) pass(ctx context.Context) error {
 	if !t.Known() {
 		return nil
 	}
-	k := look{Part: p, State: State{View: t.View(), Direct: map[netip.Prefix]bool{}, Complete: true}}
+	k := look{Part: p, State: State{View: t.View(), Direct: map[topology.SubnetID]bool{}, Complete: true}}
 	err := k.run(ctx)
 	for _, f := range p.faults.Set(fault.Add(k.faults, err)) {
 		p.log.Warn(f)
@@ -204,7 +204,7 @@ func (k *look) run(ctx context.Context) error {
 	for _, n := range k.ready {
 		for _, path := range n.Paths(k.OnLink, k.NextHops) {
 			if path.Kind == topology.PathRoute && (path.Foreign || inPlace[path.Prefix.Masked()]) {
-				k.Direct[path.Prefix] = true
+				k.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}] = true
 			}
 		}
 	}
@@ -222,8 +222,8 @@ func (k *look) run(ctx context.Context) error {
 // gives the others up once it sees Direct, and wakes this part.
 func (k *look) unused(stale []route.Route) []route.Route {
 	relied := map[netip.Prefix]bool{}
-	for p := range k.relied.Get() {
-		relied[p.Masked()] = !k.Direct[p]
+	for id := range k.relied.Get() {
+		relied[id.Prefix.Masked()] = relied[id.Prefix.Masked()] || !k.Direct[id]
 	}
 	return slices.DeleteFunc(stale, func(r route.Route) bool { return relied[r.Prefix.Masked()] })
 }
@@ -231,13 +231,13 @@ func (k *look) unused(stale []route.Route) []route.Route {
 // makePorts makes the host's own ports ready, in networks that kernels forward.
 func (k *look) makePorts() {
 	known := k.known.Get()
-	live := k.hostPorts.Get()
+	live, names := k.hostPorts.Get(), pipeline.NamesOf(k.View)
 	for _, n := range k.View.Networks {
 		h, ok := n.Host()
 		if !ok {
 			continue
 		}
-		port := pipeline.HostPortName(n.Name)
+		port := names.Host(n.Name)
 		if !live[port] {
 			k.Complete = false
 			continue
@@ -334,7 +334,7 @@ func (k *look) pathFaults() []fault.Fault {
 					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
 				})
 			}
-			if n.Transport != topology.Route && path.Kind == topology.PathRoute && !strict[path.Dev] && k.host.StrictReversePath(path.Dev) {
+			if n.Transport.Direct() == topology.DirectOnLink && path.Kind == topology.PathRoute && !strict[path.Dev] && k.host.StrictReversePath(path.Dev) {
 				strict[path.Dev] = true
 				out = append(out, fault.Fault{
 					Code: fault.ReversePathStrict, Severity: fault.Warning, Item: "sysctl net.ipv4.conf." + path.Dev + ".rp_filter",

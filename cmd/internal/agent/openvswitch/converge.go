@@ -112,7 +112,7 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 
 // convergeFlows makes the flow tables what they are to be, in one bundle.
 func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome) error {
-	bound, _ := ovs.Bind(out.Want.Flows, out.Observed.OFPorts())
+	bound, _ := out.Want.Bind(out.Observed.OFPorts())
 	var err error
 	if out.Flows, err = c.flows.Observe(ctx); err != nil {
 		return fmt.Errorf("read the flows: %w", err)
@@ -201,19 +201,15 @@ func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *ou
 		if errors.Is(err, topology.ErrUnavailable) || ctx.Err() != nil || len(change.AddPorts)+len(change.UpdatePorts) < 2 {
 			return fmt.Errorf("change the bridge: %w", err)
 		}
-		if change.SetBridge != nil {
-			if err := db.Apply(ctx, ovs.DBChange{CreateBridge: change.CreateBridge, SetBridge: change.SetBridge}); err != nil {
+		for _, one := range change.Split(out.Observed) {
+			err := db.Apply(ctx, one)
+			if err != nil && one.SetBridge != nil {
 				return fmt.Errorf("change the bridge: %w", err)
 			}
-		}
-		for _, p := range change.AddPorts {
-			out.report(db.Apply(ctx, ovs.DBChange{AddPorts: []ovs.Port{p}}))
-		}
-		for _, p := range change.UpdatePorts {
-			out.report(db.Apply(ctx, ovs.DBChange{UpdatePorts: []ovs.Port{p}}))
+			out.report(err)
 		}
 	}
-	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts)
+	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts) + len(change.RemovePorts)
 	if err := db.WaitApplied(ctx); err != nil {
 		return fmt.Errorf("wait for ovs-vswitchd: %w", err)
 	}

@@ -63,14 +63,14 @@ type Inputs struct {
 	// Segments are the ports to local Ethernets.
 	Segments *part.Cell[[]ovs.Segment]
 	// Direct are the prefixes of other nodes that the kernel routes now.
-	Direct *part.Cell[map[netip.Prefix]bool]
+	Direct *part.Cell[map[topology.SubnetID]bool]
 }
 
 // NewInputs returns cells without values.
 func NewInputs() Inputs {
 	return Inputs{
 		Segments: part.NewCell(slices.Equal[[]ovs.Segment]),
-		Direct:   part.NewCell(maps.Equal[map[netip.Prefix]bool, map[netip.Prefix]bool]),
+		Direct:   part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]),
 	}
 }
 
@@ -88,7 +88,7 @@ type Outcome struct {
 	// Bound are the wanted flows as they are installed.
 	Bound []ovs.BoundFlow
 	// Direct is what the installed flows take the kernel to route.
-	Direct map[netip.Prefix]bool
+	Direct map[topology.SubnetID]bool
 	// Changes counts ports and flows that were added, changed or removed.
 	Changes int
 	// Complete: the topology was known and all flows are in place.
@@ -117,7 +117,7 @@ type Part struct {
 	// live are the ports of the host's own and of segments that can forward.
 	live *part.Cell[map[string]bool]
 	// relied are the prefixes that installed flows take the kernel to route.
-	relied *part.Cell[map[netip.Prefix]bool]
+	relied *part.Cell[map[topology.SubnetID]bool]
 	faults part.Faults
 
 	mu      sync.Mutex
@@ -139,7 +139,7 @@ func New(cfg Config, h *hub.Hub, db Database, flows FlowTables, host Host, endpo
 		cfg: cfg, db: db, flows: flows, converger: converger{db, flows, map[ovs.FlowID]fault.Fault{}}, hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
 		wake:    part.NewSignal(),
 		restore: newRestoreWait(), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]), live: part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
-		relied: part.NewCell(maps.Equal[map[netip.Prefix]bool, map[netip.Prefix]bool]), audit: true,
+		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]), audit: true,
 	}
 }
 
@@ -162,7 +162,7 @@ func (p *Part) HostPorts() *part.Cell[map[string]bool] { return p.live }
 
 // Relied are the prefixes of other nodes that installed flows leave to the
 // kernel to route.
-func (p *Part) Relied() *part.Cell[map[netip.Prefix]bool] { return p.relied }
+func (p *Part) Relied() *part.Cell[map[topology.SubnetID]bool] { return p.relied }
 
 // Config returns what the part was started with.
 func (p *Part) Config() Config { return p.cfg }
@@ -365,13 +365,13 @@ func firstTunnel(before, after ovs.Observed) bool {
 // setNeighbours gives the userspace datapath the peers' link addresses, so
 // that the first packet to a peer does not wait for ARP.
 func (p *Part) setNeighbours(ctx context.Context, o Outcome) {
-	done := map[string]bool{}
+	done, tunnels := map[string]bool{}, o.Observed.Tunnels()
 	for _, n := range o.View.Networks {
 		for _, peer := range n.Peers {
 			if peer.Encap == "" || peer.RemoteMAC == "" || done[peer.Node] {
 				continue
 			}
-			port := o.Observed.Ports[pipeline.TunnelName(peer.Encap, peer.Node)]
+			port := tunnels[ovs.TunnelID{Node: peer.Node, Encap: peer.Encap}]
 			bridge := port.Status["tunnel_egress_iface"]
 			if bridge == "" || !p.host.OnLink(peer.Remote) {
 				continue

@@ -86,7 +86,7 @@ func newTraced(t *testing.T) traced {
 	return x
 }
 
-var outputRE = regexp.MustCompile(`(?m)^\s*(?:\d+\. .*\n)?\s+output:(\d+)`)
+var outputRE = regexp.MustCompile(`(?m)^\s*(?:\d+\. .*\n)?\s+(?:output:|-> output port is )(\d+)`)
 
 // trace returns the ports a frame leaves by and the megaflow.
 func (x traced) trace(port, flow string) (out []string, megaflow string) {

@@ -1,0 +1,78 @@
+package vswitch_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/ovstest"
+	"github.com/baize-net/baize/ovs/vswitch"
+)
+
+// converge applies both changes of a difference, as the agent does, and returns
+// what is there then.
+func converge(t *testing.T, c *vswitch.Client, ports ...ovs.Port) ovs.Observed {
+	t.Helper()
+	change, stale, problems := ovs.DiffDB(ovs.State{Bridge: *bridge(), Ports: ports}, observe(t, c))
+	require.Empty(t, problems)
+	apply(t, c, change)
+	between := observe(t, c)
+	for _, p := range ports {
+		require.True(t, between.Ports[p.Name].Live(), "before anything was removed: %+v", between.Ports[p.Name])
+	}
+	apply(t, c, stale)
+	return observe(t, c)
+}
+
+// B2: a peer that is renamed under the same address, a scheme of names that
+// changes with an upgrade, and a peer that takes over another's address. Open
+// vSwitch refuses a second tunnel of the same ends and key with "File exists".
+func TestReplaceTunnels(t *testing.T) {
+	for _, typ := range []string{"vxlan", "gre", "geneve"} {
+		t.Run(typ, func(t *testing.T) {
+			o := ovstest.Start(t)
+			c := connect(t, o)
+			ends := []string{"192.0.2.2", "192.0.2.3", "192.0.2.4"}
+			make3 := func(names ...string) []ovs.Port {
+				out := make([]ovs.Port, len(names))
+				for i, n := range names {
+					out[i] = tunnel(n, typ, ends[i])
+				}
+				return out
+			}
+			converge(t, c, make3("old-aaaa", "old-bbbb", "old-cccc")...)
+
+			// That it has to be one transaction is no superstition.
+			apply(t, c, ovs.DBChange{AddPorts: []ovs.Port{tunnel("second", typ, ends[0])}})
+			require.False(t, observe(t, c).Ports["second"].Live())
+			apply(t, c, ovs.DBChange{RemovePorts: []string{"second"}})
+
+			got := converge(t, c, make3("new-a", "new-b", "new-c")...)
+			require.Len(t, got.Ports, 3)
+
+			// new-a is gone, and new-b has its address.
+			b := tunnel("new-b", typ, ends[0])
+			got = converge(t, c, b, tunnel("new-c", typ, ends[2]))
+			require.Len(t, got.Ports, 2)
+			require.Equal(t, ends[0], got.Ports["new-b"].Options["remote_ip"])
+
+			// Two peers exchange their addresses.
+			got = converge(t, c, tunnel("new-b", typ, ends[2]), tunnel("new-c", typ, ends[0]))
+			require.Len(t, got.Ports, 2)
+		})
+	}
+}
+
+// A host port whose name changes is replaced by one of the same addresses.
+func TestReplaceHostPort(t *testing.T) {
+	c := connect(t, ovstest.Start(t))
+	host := func(name string) ovs.Port {
+		return ovs.Port{Name: name, Type: "internal", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: "blue"}}
+	}
+	converge(t, c, host("bn-old"))
+	got := converge(t, c, host("bn-new"))
+	require.Len(t, got.Ports, 1)
+	p, ok := got.HostPort("blue")
+	require.True(t, ok && p.Live())
+}

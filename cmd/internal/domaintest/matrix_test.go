@@ -96,10 +96,10 @@ func (m matrix) both(a, b topology.Transport, o probe.SendOptions) {
 // comes in.
 func (m matrix) encapsulated(tr topology.Transport) {
 	from, to := m.pairs[tr][0], m.pairs[tr][1]
-	wire := m.wire(to.Node)
-	m.must(from.Node+"/"+from.Name, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "5", "-t", "255", to.IPs[0].String())
-	m.eventually("the capture to have all", func() (bool, string) {
-		have := wire.carried(from.IPs[0], to.IPs[0], 1, 0)
+	wire := m.Wire(to.Node)
+	m.Must(from.Node+"/"+from.Name, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "5", "-t", "255", to.IPs[0].String())
+	m.Await("the capture has all", func() (bool, string) {
+		have := carried(wire, from.IPs[0], to.IPs[0], 1, 0)
 		return len(have) == 1 && have[string(tr.Tunnel())] == 3, fmt.Sprint(have)
 	})
 }

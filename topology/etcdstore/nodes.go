@@ -6,14 +6,15 @@ import (
 	"slices"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // RegisterNode stores a node's attributes and returns the record as stored;
 // nothing is written when nothing changed. Fields unknown to this version are
-// kept, and a malformed value is replaced by the node's own. While an agent
-// with another ID holds the name alive it is refused with ErrConflict, naming
-// both hosts.
+// kept, and a malformed value is replaced by the node's own. While another
+// agent holds the name alive it is refused with ErrConflict, naming both hosts;
+// one with the same ID is another when its machine was booted at another time.
 func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Node, error) {
 	var out topology.Node
 	if err := topology.CheckName("node", n.Name); err != nil {
@@ -25,8 +26,8 @@ func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Nod
 		if err != nil {
 			return false, err
 		}
-		if l, there := v.Alive[n.Name]; there && l.ID != n.ID {
-			return false, nodeTaken(n.Name, n.Hostname, l)
+		if l, there := v.Alive[n.Name]; there && !sameAgent(l, n.ID, n.Epoch) {
+			return false, nodeTaken(n.Name, n.Hostname, n.ID, l)
 		}
 		old := v.Nodes[n.Name]
 		next := n
@@ -50,18 +51,23 @@ func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Nod
 }
 
 // nodeTaken refuses a second host of one name.
-func nodeTaken(name, hostname string, holder topology.Liveness) error {
+func nodeTaken(name, hostname, id string, holder topology.Liveness) error {
 	called := func(h string) string {
 		if h == "" {
 			return "a host without a name"
 		}
 		return "host " + h
 	}
-	return &topology.Error{
-		Kind: topology.ErrConflict, Item: "node " + name,
+	e := &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.NodeDuplicate, Item: "node " + name,
 		What:   fmt.Sprintf("%s runs under this name, %s wants it too", called(holder.Hostname), called(hostname)),
 		Remedy: "give one of them another name with --node, or wait until the other agent has stopped",
 	}
+	if holder.ID == id {
+		e.What += ": they have one node ID, so one is a copy of the other"
+		e.Remedy = "on the copy, stop the agent, delete node-id in its state directory and give it another name with --node"
+	}
+	return e
 }
 
 // RemoveNode deletes a node, the subnets it leases, its pins and names, and returns

@@ -110,7 +110,10 @@ func (w *watcher) listAndFollow(ctx context.Context) error {
 	defer cancel()
 	// Watch blocks until etcd has answered.
 	limit := time.AfterFunc(w.s.cfg.Timeout, cancel)
-	events := c.Watch(wctx, w.s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(snap.Revision+1))
+	// Not from the next revision: etcd from 3.6 on gives no sign of life to a
+	// watch that begins in the future, as long as nobody writes. What was listed
+	// already is left out by apply.
+	events := c.Watch(wctx, w.s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(snap.Revision))
 	if !limit.Stop() {
 		return w.s.stalled(ctx)
 	}
@@ -182,6 +185,9 @@ func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more c
 			return true, nil
 		}
 		for _, e := range resp.Events {
+			if e.Kv.ModRevision <= w.last.Revision {
+				continue
+			}
 			key := w.s.rel(e.Kv.Key)
 			if _, seen := changed[key]; !seen {
 				order = append(order, key)

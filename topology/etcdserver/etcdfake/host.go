@@ -112,6 +112,7 @@ func (h *Host) connect() {
 		h.connected = h.cluster.generation
 		close(h.made)
 		h.made = make(chan struct{})
+		h.cluster.wake()
 	}
 }
 

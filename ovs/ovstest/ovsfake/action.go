@@ -11,7 +11,7 @@ import (
 
 // action is one parsed action; do changes the packet or sends it.
 type action struct {
-	kind     string // output, in_port, goto, resubmit, set, move, push, pop, dec_ttl
+	kind     string // output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
 	port     int
 	table    int
 	set      constraint
@@ -76,6 +76,9 @@ func parseAction(text string) (action, error) {
 	switch {
 	case text == "in_port" || text == "dec_ttl":
 		return action{kind: text}, nil
+	case name == "output" && strings.HasSuffix(rest, "]"):
+		p, err := parsePart(rest)
+		return action{kind: "output_part", from: p}, err
 	case name == "output":
 		n, err := strconv.Atoi(rest)
 		if err != nil || n < 1 || n > 65534 {

@@ -295,3 +295,13 @@ func unavailable(item, what string) error {
 		Kind: topology.ErrUnavailable, Item: item, What: what, Remedy: "systemctl start openvswitch-switch",
 	}
 }
+
+// Recover starts ovs-vswitchd if it does not run, or hangs.
+func (f *Switch) Recover() {
+	f.mu.Lock()
+	broken := !f.vswitchd || f.hangs
+	f.mu.Unlock()
+	if broken {
+		f.StartVswitchd()
+	}
+}

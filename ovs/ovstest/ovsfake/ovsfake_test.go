@@ -69,6 +69,8 @@ func TestRefusesWhatOfctlRefuses(t *testing.T) {
 		flow(20, 1, "ip", "goto_table:25,output:1"),
 		flow(20, 1, "ip", "bogus"),
 		flow(20, 1, "ip", "output:99999"),
+		flow(20, 1, "ip", "set_field:7->reg2,output:NXM_NX_REG2[]"),
+		flow(20, 1, "ip", "output:NXM_NX_BOGUS[]"),
 		flow(20, 1, "ip", "dec_ttl,output:1"),
 		flow(20, 1, "arp", "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:2->arp_op,push:NXM_OF_ARP_SPA[],"+
 			"move:NXM_OF_ARP_TPA[]->NXM_OF_ARP_SPA[],pop:NXM_OF_ARP_TPA[],in_port"),

@@ -194,6 +194,10 @@ func (e *execution) do(actions []action, depth int) {
 			if uint64(a.port) != e.p.fields[inPort].lo {
 				e.send(a.port)
 			}
+		case "output_part":
+			if port := e.p.get(a.from); port != e.p.fields[inPort] && port.lo != 0 {
+				e.send(int(port.lo))
+			}
 		case "in_port":
 			e.send(int(e.p.fields[inPort].lo))
 		case "goto", "resubmit":

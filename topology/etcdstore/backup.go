@@ -26,7 +26,10 @@ func (s *Store) Restore(ctx context.Context, p topology.RestorePlan) error {
 	}
 	done := 0
 	partly := func(kind error, what string) error {
-		return &topology.Error{Kind: kind, Item: "restore", What: fmt.Sprintf("%d of %d keys are done: %s", done, len(steps), what), Remedy: "run it again: it does what is left"}
+		return &topology.Error{
+			Kind: kind, Item: "restore", What: fmt.Sprintf("%d of %d keys are done: %s", done, len(steps), what),
+			Remedy: "run it again: it does what is left",
+		}
 	}
 	for part := range slices.Chunk(steps, maxTxnOps) {
 		var t txn

@@ -180,7 +180,9 @@ func TestAClonedMachineIsRefused(t *testing.T) {
 
 // A member without a leader, or one that stalls, is noticed and overcome.
 func TestWatchSurvives(t *testing.T) {
-	for name, c := range map[string]struct{ harm, heal func(*etcdfake.Cluster, *etcdfake.Host) }{
+	for name, c := range map[string]struct {
+		harm, heal func(*etcdfake.Cluster, *etcdfake.Host)
+	}{
 		"no leader": {
 			func(c *etcdfake.Cluster, _ *etcdfake.Host) { c.SetLeader(false) },
 			func(c *etcdfake.Cluster, _ *etcdfake.Host) { c.SetLeader(true) },

@@ -168,7 +168,9 @@ func (w *watcher) follow(
 
 // apply takes a response, and those that wait behind it, into the snapshot.
 // again asks for a new listing.
-func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more clientv3.WatchChan) (again bool, err error) {
+func (w *watcher) apply(
+	ctx context.Context, resp clientv3.WatchResponse, more clientv3.WatchChan,
+) (again bool, err error) {
 	revision := w.last.Revision
 	changed := map[string]*mvccpb.KeyValue{} // nil when deleted; the last event of a key counts
 	var order []string

@@ -83,7 +83,8 @@ func (f *Switch) tunnelTo(kind string, local, remote netip.Addr) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for name, p := range f.Ports {
-		if p.Type == kind && p.Live() && p.Options["local_ip"] == local.String() && p.Options["remote_ip"] == remote.String() {
+		ends := p.Options["local_ip"] == local.String() && p.Options["remote_ip"] == remote.String()
+		if p.Type == kind && p.Live() && ends {
 			return name
 		}
 	}

@@ -248,7 +248,8 @@ type wire struct {
 }
 
 func (w wire) Range(ctx context.Context, r *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
-	if r.SortOrder != pb.RangeRequest_NONE || r.MinModRevision+r.MaxModRevision+r.MinCreateRevision+r.MaxCreateRevision != 0 {
+	filtered := r.MinModRevision+r.MaxModRevision+r.MinCreateRevision+r.MaxCreateRevision != 0
+	if r.SortOrder != pb.RangeRequest_NONE || filtered {
 		return nil, status.Error(codes.Unimplemented, "etcdfake: sorted or filtered reads")
 	}
 	return call(ctx, w.h, false, func(c *Cluster) (*pb.RangeResponse, error) {
@@ -308,7 +309,9 @@ func (w wire) Txn(ctx context.Context, r *pb.TxnRequest, _ ...grpc.CallOption) (
 	})
 }
 
-func (w wire) Compact(ctx context.Context, r *pb.CompactionRequest, _ ...grpc.CallOption) (*pb.CompactionResponse, error) {
+func (w wire) Compact(
+	ctx context.Context, r *pb.CompactionRequest, _ ...grpc.CallOption,
+) (*pb.CompactionResponse, error) {
 	return call(ctx, w.h, false, func(c *Cluster) (*pb.CompactionResponse, error) {
 		if err := c.db.compact(r.Revision); err != nil {
 			return nil, err

@@ -72,42 +72,54 @@ func splitActions(s string) []string {
 }
 
 func parseAction(text string) (action, error) {
+	if table, ok := strings.CutPrefix(text, "resubmit(,"); ok {
+		n, err := strconv.ParseUint(strings.TrimSuffix(table, ")"), 10, 8)
+		return action{kind: "resubmit", table: int(n)}, err
+	}
 	name, rest, _ := strings.Cut(text, ":")
-	switch {
-	case text == "in_port" || text == "dec_ttl":
-		return action{kind: text}, nil
-	case name == "output" && strings.HasSuffix(rest, "]"):
-		p, err := parsePart(rest)
-		return action{kind: "output_part", from: p}, err
-	case name == "output":
-		n, err := strconv.Atoi(rest)
-		if err != nil || n < 1 || n > 65534 {
-			return action{}, fmt.Errorf("%s: output to unknown port", rest)
-		}
-		return action{kind: name, port: n}, nil
-	case name == "goto_table":
+	switch name {
+	case "in_port", "dec_ttl":
+		return action{kind: name}, nil
+	case "output":
+		return parseOutput(rest)
+	case "goto_table":
 		n, err := strconv.ParseUint(rest, 10, 8)
 		return action{kind: "goto", table: int(n)}, err
-	case strings.HasPrefix(text, "resubmit(,"):
-		n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(text, "resubmit(,"), ")"), 10, 8)
-		return action{kind: "resubmit", table: int(n)}, err
-	case name == "set_field":
+	case "set_field":
 		return parseSet(rest)
-	case name == "move":
-		from, to, ok := strings.Cut(rest, "->")
-		a := action{kind: name}
-		var err, err2 error
-		a.from, err = parsePart(from)
-		a.to, err2 = parsePart(to)
-		if !ok || a.from.bits != a.to.bits {
-			err = fmt.Errorf("%s: bad move", rest)
-		}
-		return a, errors.Join(err, err2)
-	case name == "push" || name == "pop":
+	case "move":
+		return parseMove(rest)
+	case "push", "pop":
 		p, err := parsePart(rest)
 		return action{kind: name, from: p, to: p}, err
 	}
 	return action{}, fmt.Errorf("unknown action %s", name)
+}
+
+// parseOutput reads a port's number, or a field that has it.
+func parseOutput(text string) (action, error) {
+	if strings.HasSuffix(text, "]") {
+		p, err := parsePart(text)
+		return action{kind: "output_part", from: p}, err
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 65534 {
+		return action{}, fmt.Errorf("%s: output to unknown port", text)
+	}
+	return action{kind: "output", port: n}, nil
+}
+
+// parseMove reads FROM->TO.
+func parseMove(text string) (action, error) {
+	from, to, ok := strings.Cut(text, "->")
+	a := action{kind: "move"}
+	var err, err2 error
+	a.from, err = parsePart(from)
+	a.to, err2 = parsePart(to)
+	if !ok || a.from.bits != a.to.bits {
+		err = fmt.Errorf("%s: bad move", text)
+	}
+	return a, errors.Join(err, err2)
 }
 
 // parseSet reads VALUE->FIELD.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/baize-net/baize/ovs"
@@ -103,30 +104,32 @@ func (f *Switch) changedBy(c ovs.DBChange) (*ovs.Bridge, map[string]ovs.Observed
 	if bridge == nil && len(c.AddPorts)+len(c.UpdatePorts) > 0 {
 		return nil, nil, &topology.Error{Kind: topology.ErrNotFound, Item: "bridge", What: "is not there"}
 	}
+	return bridge, ports, f.changePorts(bridge, ports, c)
+}
+
+// changePorts changes ports as a transaction would.
+func (f *Switch) changePorts(bridge *ovs.Bridge, ports map[string]ovs.ObservedPort, c ovs.DBChange) error {
 	seen := map[string]bool{}
-	for _, list := range [][]ovs.Port{c.AddPorts, c.UpdatePorts} {
-		for _, p := range list {
-			if seen[p.Name] || p.Name == bridge.Name {
-				return nil, nil, refuse("port "+p.Name, "is given twice, or has the bridge's name")
-			}
-			seen[p.Name] = true
-			if err := f.mayTouch(ports, p.Name); err != nil {
-				return nil, nil, err
-			}
-			old := ports[p.Name]
-			ports[p.Name] = f.updated(old, p)
+	for _, p := range slices.Concat(c.AddPorts, c.UpdatePorts) {
+		if seen[p.Name] || p.Name == bridge.Name {
+			return refuse("port "+p.Name, "is given twice, or has the bridge's name")
 		}
+		seen[p.Name] = true
+		if err := f.mayTouch(ports, p.Name); err != nil {
+			return err
+		}
+		ports[p.Name] = f.updated(ports[p.Name], p)
 	}
 	for _, name := range c.RemovePorts {
 		if _, there := ports[name]; !there {
 			continue
 		}
 		if err := f.mayTouch(ports, name); err != nil {
-			return nil, nil, err
+			return err
 		}
 		delete(ports, name)
 	}
-	return bridge, ports, nil
+	return nil
 }
 
 // merged returns a bridge brought to a state; keys of others stay.

@@ -187,39 +187,56 @@ func (e *execution) do(actions []action, depth int) {
 	if depth > maxDepth {
 		return
 	}
+	in := int(e.p.fields[inPort].lo)
 	for _, a := range actions {
 		switch a.kind {
-		case "output":
-			// Never back out of the port it came from.
-			if uint64(a.port) != e.p.fields[inPort].lo {
-				e.send(a.port)
+		case "output", "output_part":
+			port := a.port
+			if a.kind == "output_part" {
+				port = int(e.p.get(a.from).lo)
 			}
-		case "output_part":
-			if port := e.p.get(a.from); port != e.p.fields[inPort] && port.lo != 0 {
-				e.send(int(port.lo))
+			// Never back out of the port it came from.
+			if port != in {
+				e.send(port)
 			}
 		case "in_port":
-			e.send(int(e.p.fields[inPort].lo))
+			e.send(in)
 		case "goto", "resubmit":
 			e.table(a.table, depth+1)
-		case "set":
-			old := e.p.fields[a.set.field]
-			e.p.set(a.set.field, old.and(a.set.mask.not()).or(a.set.value.and(a.set.mask)))
-		case "move":
-			e.p.put(a.to, e.p.get(a.from))
-		case "push":
-			e.stack = append(e.stack, e.p.get(a.from))
-		case "pop":
-			if n := len(e.stack); n > 0 {
-				e.p.put(a.to, e.stack[n-1])
-				e.stack = e.stack[:n-1]
-			}
 		case "dec_ttl":
-			ttl := e.p.fields[ipTTL].lo
-			if ttl <= 1 {
+			if !e.p.older() {
 				return
 			}
-			e.p.set(ipTTL, value{0, ttl - 1})
+		default:
+			e.change(a)
+		}
+	}
+}
+
+// older lowers the TTL, and reports whether the packet lives on.
+func (p *Packet) older() bool {
+	ttl := p.fields[ipTTL].lo
+	if ttl <= 1 {
+		return false
+	}
+	p.set(ipTTL, value{0, ttl - 1})
+	return true
+}
+
+// change does an action that changes the packet.
+func (e *execution) change(a action) {
+	switch a.kind {
+	case "set":
+		old := e.p.fields[a.set.field]
+		e.p.set(a.set.field, old.and(a.set.mask.not()).or(a.set.value.and(a.set.mask)))
+	case "move":
+		e.p.put(a.to, e.p.get(a.from))
+	case "push":
+		e.stack = append(e.stack, e.p.get(a.from))
+	case "pop":
+		if n := len(e.stack); n > 0 {
+			e.p.put(a.to, e.stack[n-1])
+			e.stack = e.stack[:n-1]
 		}
 	}
 }

@@ -163,12 +163,12 @@ func (w *world) watch(n int, f func(), key string, opts ...clientv3.OpOption) st
 }
 
 // progress returns whether a watch from a revision on gives a sign of life.
-func (w *world) progress(from int64) string {
+func (w *world) progress(from int64, patience time.Duration) string {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	defer cancel()
 	ch := w.c.Watch(ctx, "a", clientv3.WithPrefix(), clientv3.WithRev(from))
 	// A watch that has not caught up yet does not answer: it is asked again.
-	for end := time.After(time.Second); ; {
+	for end := time.After(patience); ; {
 		if err := w.c.RequestProgress(ctx); err != nil {
 			return problem(err)
 		}
@@ -319,10 +319,10 @@ func script(w *world) []string {
 	require.NoError(w.t, err)
 	r := now.Header.Revision
 	say(w.watch(1, func() { w.put("w", "2"); w.put("w", "3"); w.put("w", "4") }, "w", rev(r+3)))
-	say(w.progress(r))
-	say(w.progress(r + 3))
-	say(w.progress(r + 4))
-	say(w.progress(r + 10))
+	say(w.progress(r, 10*time.Second))
+	say(w.progress(r+3, 10*time.Second))
+	say(w.progress(r+4, time.Second))
+	say(w.progress(r+10, time.Second))
 
 	// Compaction.
 	say(w.compact(r))

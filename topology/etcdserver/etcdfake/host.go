@@ -172,44 +172,49 @@ func (h *Host) arrive(ctx context.Context, write bool) error {
 	if !sleep(ctx, way) {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	began := time.Now()
+	giveUp := time.NewTimer(proposalTimeout)
+	defer giveUp.Stop()
+	late := false
 	for {
 		c.mu.Lock()
 		changed := c.changed
-		var err error
-		switch {
-		case h.faults.Cut:
-		case h.faults.Refused, c.down:
-			err = status.Error(codes.Unavailable, "connection error: desc = \"transport: connection refused\"")
-		case c.noLeader && requiresLeader(ctx):
-			err = rpctypes.ErrGRPCNoLeader
-		case c.noLeader && time.Since(began) >= proposalTimeout:
-			err = rpctypes.ErrGRPCTimeout
-		case c.noLeader:
-		case write && (c.noSpace || h.faults.NoSpace):
-			h.connect()
-			err = rpctypes.ErrGRPCNoSpace
-		default:
-			h.connect()
+		answered, err := h.answer(ctx, write, late)
+		if answered && err == nil {
 			return nil
 		}
 		c.mu.Unlock()
-		if err != nil {
+		if answered {
 			return err
 		}
-		giveUp := time.NewTimer(proposalTimeout - min(proposalTimeout, time.Since(began)))
 		select {
 		case <-ctx.Done():
-			giveUp.Stop()
 			return status.FromContextError(ctx.Err()).Err()
 		case <-changed:
 		case <-giveUp.C:
-			if !sleep(ctx, way) {
-				return status.FromContextError(ctx.Err()).Err()
-			}
+			late = true
 		}
-		giveUp.Stop()
 	}
+}
+
+// answer says what a member makes of a request; nothing is answered where it
+// does not get there, or waits for a leader. It needs cluster.mu.
+func (h *Host) answer(ctx context.Context, write, late bool) (answered bool, err error) {
+	c := h.cluster
+	switch {
+	case h.faults.Cut:
+		return false, nil
+	case h.faults.Refused, c.down:
+		return true, status.Error(codes.Unavailable, "connection error: desc = \"transport: connection refused\"")
+	case c.noLeader && requiresLeader(ctx):
+		return true, rpctypes.ErrGRPCNoLeader
+	case c.noLeader:
+		return late, rpctypes.ErrGRPCTimeout
+	}
+	h.connect()
+	if write && (c.noSpace || h.faults.NoSpace) {
+		return true, rpctypes.ErrGRPCNoSpace
+	}
+	return true, nil
 }
 
 func requiresLeader(ctx context.Context) bool {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -115,7 +116,10 @@ func Run(ctx context.Context, cfg Config, ready func(endpoints []string)) error 
 	case msg := <-fatal:
 		return startError(cfg, errors.New(msg))
 	case <-e.Server.StopNotify():
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd in " + cfg.Dir, What: "the server stopped by itself", Remedy: "see its log"}
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "etcd in " + cfg.Dir,
+			What: "the server stopped by itself", Remedy: "see its log",
+		}
 	case err := <-e.Err():
 		return startError(cfg, err)
 	}
@@ -172,54 +176,27 @@ func (c Config) logger() *zap.Logger {
 	return c.Logger
 }
 
+func invalid(item, remedy, what string, args ...any) error {
+	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
+}
+
 // embed translates the configuration.
 func (c Config) embed() (*embed.Config, error) {
-	bad := func(item, remedy, what string, args ...any) error {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
-	}
 	if c.Dir == "" {
-		return nil, bad("etcd", "name one", "no data directory")
+		return nil, invalid("etcd", "name one", "no data directory")
 	}
 	ec := embed.NewConfig()
 	ec.Dir = c.Dir
 	ec.Name = cmp.Or(c.Name, "baize")
-	tick := cmp.Or(c.Heartbeat, 100*time.Millisecond)
-	if c.Fast && c.Heartbeat == 0 {
-		tick = 10 * time.Millisecond
-	}
-	ec.TickMs = uint(max(1, tick.Milliseconds()))
-	ec.ElectionMs = 10 * ec.TickMs
-	if c.Fast && c.Heartbeat == 0 {
-		ec.ElectionMs = 50
-	}
+	tick, election := c.timing()
+	ec.TickMs, ec.ElectionMs = uint(tick.Milliseconds()), uint(election.Milliseconds())
 	ec.UnsafeNoFsync = c.UnsafeNoFsync
 	ec.AutoCompactionMode = embed.CompactorModePeriodic
 	ec.AutoCompactionRetention = compactionRetention
 	ec.EnableGRPCGateway = false
-
-	clients := c.ClientURLs
-	if len(clients) == 0 {
-		clients = []string{embed.DefaultListenClientURLs}
-	}
-	var err error
-	if ec.ListenClientUrls, err = parseURLs("client URL", clients); err != nil {
+	if err := c.listen(ec); err != nil {
 		return nil, err
 	}
-	for _, u := range ec.ListenClientUrls {
-		if u.Scheme == "https" && (c.CertFile == "" || c.KeyFile == "") {
-			return nil, bad("client URL "+u.String(), "give the server a certificate and its key, or use http://", "https without a certificate")
-		}
-	}
-	// Peers and clients that ask for the member list get these.
-	ec.AdvertiseClientUrls = ec.ListenClientUrls
-	peers := c.PeerURLs
-	if len(peers) == 0 {
-		peers = []string{"http://127.0.0.1:0"}
-	}
-	if ec.ListenPeerUrls, err = parseURLs("peer URL", peers); err != nil {
-		return nil, err
-	}
-	ec.AdvertisePeerUrls = ec.ListenPeerUrls
 	ec.InitialCluster = c.InitialCluster
 	if ec.InitialCluster == "" {
 		ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
@@ -227,16 +204,63 @@ func (c Config) embed() (*embed.Config, error) {
 	if c.Join {
 		ec.ClusterState = embed.ClusterStateFlagExisting
 	}
+	return ec, c.secure(ec)
+}
+
+// timing returns the raft tick and the time after which a follower calls an
+// election.
+func (c Config) timing() (tick, election time.Duration) {
+	switch {
+	case c.Heartbeat > 0:
+		tick = max(c.Heartbeat, time.Millisecond)
+	case c.Fast:
+		return 10 * time.Millisecond, 50 * time.Millisecond
+	default:
+		tick = 100 * time.Millisecond
+	}
+	return tick, 10 * tick
+}
+
+// listen fills in the URLs.
+func (c Config) listen(ec *embed.Config) (err error) {
+	clients, peers := c.ClientURLs, c.PeerURLs
+	if len(clients) == 0 {
+		clients = []string{embed.DefaultListenClientURLs}
+	}
+	if len(peers) == 0 {
+		peers = []string{"http://127.0.0.1:0"}
+	}
+	if ec.ListenClientUrls, err = parseURLs("client URL", clients); err != nil {
+		return err
+	}
+	if ec.ListenPeerUrls, err = parseURLs("peer URL", peers); err != nil {
+		return err
+	}
+	// Peers, and clients that ask for the member list, get these.
+	ec.AdvertiseClientUrls, ec.AdvertisePeerUrls = ec.ListenClientUrls, ec.ListenPeerUrls
+	return nil
+}
+
+// secure fills in the certificates.
+func (c Config) secure(ec *embed.Config) error {
+	for _, u := range ec.ListenClientUrls {
+		if u.Scheme == "https" && (c.CertFile == "" || c.KeyFile == "") {
+			return invalid("client URL "+u.String(),
+				"give the server a certificate and its key, or use http://", "https without a certificate")
+		}
+	}
 	for _, f := range []string{c.CertFile, c.KeyFile, c.ClientCAFile} {
 		if f == "" {
 			continue
 		}
 		if _, err := os.Stat(f); err != nil {
-			return nil, bad(f, "check the path and its permissions", "cannot be read: %v", errors.Unwrap(err))
+			return invalid(f, "check the path and its permissions", "cannot be read: %v", errors.Unwrap(err))
 		}
 	}
-	ec.ClientTLSInfo = transport.TLSInfo{CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.ClientCAFile, ClientCertAuth: c.ClientCAFile != ""}
-	return ec, nil
+	ec.ClientTLSInfo = transport.TLSInfo{
+		CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.ClientCAFile, ClientCertAuth: c.ClientCAFile != "",
+	}
+	return nil
 }
 
 func parseURLs(kind string, raw []string) ([]url.URL, error) {
@@ -257,7 +281,8 @@ func parseURLs(kind string, raw []string) ([]url.URL, error) {
 			}
 		}
 		if !ok {
-			return nil, &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("%s %q", kind, s), What: "not an address to listen on", Remedy: "write http://ADDRESS:PORT, https://ADDRESS:PORT or unix:///PATH"}
+			return nil, invalid(fmt.Sprintf("%s %q", kind, s),
+				"write http://ADDRESS:PORT, https://ADDRESS:PORT or unix:///PATH", "not an address to listen on")
 		}
 		out = append(out, *u)
 	}
@@ -310,26 +335,29 @@ func checkSocket(u url.URL) error {
 }
 
 func inUse(address string) error {
-	return &topology.Error{Kind: topology.ErrInUse, Item: address, What: "address already in use", Remedy: "stop the process that listens there, or choose another"}
+	return &topology.Error{
+		Kind: topology.ErrInUse, Item: address, What: "address already in use",
+		Remedy: "stop the process that listens there, or choose another",
+	}
 }
 
 func startError(cfg Config, err error) error {
+	addr := "etcd"
 	var op *net.OpError
-	if errors.Is(err, syscall.EADDRINUSE) {
-		addr := "etcd"
-		if errors.As(err, &op) && op.Addr != nil {
-			addr = op.Addr.String()
-		}
+	if errors.As(err, &op) && op.Addr != nil {
+		addr = op.Addr.String()
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
 		return inUse(addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return invalid(addr, "listen on one it has", "this machine does not have that address")
 	}
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		addr := "etcd"
-		if errors.As(err, &op) && op.Addr != nil {
-			addr = op.Addr.String()
-		}
-		return &topology.Error{Kind: topology.ErrInvalid, Item: addr, What: "this machine does not have that address", Remedy: "listen on one it has"}
+	return &topology.Error{
+		Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "etcd in " + cfg.Dir, What: fmt.Sprint(err),
+		Remedy: "run it with --log-level debug; a damaged directory can be moved away, " +
+			"and the cluster's keys restored from a snapshot",
 	}
-	return &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd in " + cfg.Dir, What: fmt.Sprint(err), Remedy: "run it with --log-level debug; a damaged directory can be moved away, and the cluster's keys restored from a snapshot"}
 }
 
 // endpoints returns the URLs with the ports that were really given.

@@ -27,7 +27,8 @@ func (s *Store) ClaimSubnet(ctx context.Context, sub topology.Subnet) (topology.
 			return false, err
 		}
 		f := topology.FamilyOf(sub.Prefix.Addr())
-		if !n.Prefix(f).Contains(sub.Prefix.Addr()) || sub.Prefix.Bits() != n.SubnetLen(f) || sub.Prefix != sub.Prefix.Masked() {
+		inside := n.Prefix(f).Contains(sub.Prefix.Addr())
+		if !inside || sub.Prefix.Bits() != n.SubnetLen(f) || sub.Prefix != sub.Prefix.Masked() {
 			return false, invalid(item, "", "it is not a /%d of network %s", n.SubnetLen(f), n.Name)
 		}
 		if others := v.overlapping(sub.Network, sub.Prefix); len(others) > 0 {

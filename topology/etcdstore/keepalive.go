@@ -12,9 +12,11 @@ import (
 // KeepAlive holds alive/<node> under an etcd lease of ttl (whole seconds, 1 at
 // least; etcd may give more) until ctx is done, then gives it up at once and
 // returns nil. Whatever is lost, the lease or etcd itself, is acquired again
-// for ever. The only error is ErrConflict, naming both hosts, when an agent
-// with another ID holds the name, at the start or when it took it while this
-// one was cut off; that is for the caller to decide on.
+// for ever. The only error is ErrConflict, naming both hosts, when another
+// agent holds the name, at the start or when it took it while this one was cut
+// off; that is for the caller to decide on. An agent with the same ID is another
+// one when it runs on a machine that was booted at another time (a copied disk),
+// and its key does not expire; or when it took the key from this one.
 //
 // onState, unless nil, is called from the calling goroutine: with nil
 // whenever the key is held, with the reason when it cannot be acquired, or
@@ -26,10 +28,7 @@ func (s *Store) KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Dur
 	k := keeper{s: s, l: l, ttl: max(ttl.Round(time.Second), time.Second), onState: onState}
 	for b := s.backoff(); ctx.Err() == nil; {
 		held, err := k.acquire(ctx)
-		switch {
-		case errors.Is(err, topology.ErrConflict):
-			return err
-		case err == nil:
+		if err == nil {
 			k.state(nil)
 			b = s.backoff()
 			err = k.hold(ctx, held)
@@ -37,6 +36,9 @@ func (s *Store) KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Dur
 				k.release(ctx, held)
 				return nil
 			}
+		}
+		if errors.Is(err, topology.ErrConflict) {
+			return err
 		}
 		if err != nil && ctx.Err() == nil {
 			k.state(err)
@@ -67,35 +69,57 @@ func (k *keeper) state(err error) {
 // acquire puts the key under a new lease. Its own key of an earlier run is
 // taken over.
 func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
-	s, key := k.s, k.l.Key()
+	s := k.s
 	grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
 		return c.Grant(ctx, int64(k.ttl/time.Second))
 	})
 	if err != nil {
 		return 0, err
 	}
-	err = s.attempts(ctx, "node "+k.l.Node, func() (bool, error) {
+	if err := k.take(ctx, grant.ID); err != nil {
+		k.release(ctx, grant.ID)
+		return 0, err
+	}
+	return grant.ID, nil
+}
+
+// take puts the key under a lease. It refuses when another agent has it.
+func (k *keeper) take(ctx context.Context, id clientv3.LeaseID) error {
+	s, key := k.s, k.l.Key()
+	var patience time.Time // until then a key of an earlier boot may expire
+	return s.attempts(ctx, "node "+k.l.Node, func() (bool, error) {
 		v, err := s.read(ctx, key)
 		if err != nil {
 			return false, err
 		}
-		if o, there := v.Alive[k.l.Node]; there && o.ID != k.l.ID {
-			return false, nodeTaken(k.l.Node, k.l.Hostname, o)
+		o, there := v.Alive[k.l.Node]
+		switch {
+		case !there || sameAgent(o, k.l.ID, k.l.Epoch):
+		case o.ID != k.l.ID || (!patience.IsZero() && time.Now().After(patience)):
+			return false, nodeTaken(k.l.Node, k.l.Hostname, k.l.ID, o)
+		default:
+			// This machine was booted again within the lease's time to live, or
+			// a copy of its disk runs elsewhere. Time tells which.
+			if patience.IsZero() {
+				patience = time.Now().Add(2 * k.ttl)
+			}
+			return false, nil
 		}
 		resp, err := s.commit(ctx, txn{
 			cmps: []clientv3.Cmp{s.unchanged(key, v.meta[key].ModRevision)},
-			then: []clientv3.Op{clientv3.OpPut(s.key(key), string(topology.Encode(k.l)), clientv3.WithLease(grant.ID))},
+			then: []clientv3.Op{clientv3.OpPut(s.key(key), string(topology.Encode(k.l)), clientv3.WithLease(id))},
 		})
 		if err != nil {
 			return false, err
 		}
 		return resp.Succeeded, nil
 	})
-	if err != nil {
-		k.release(ctx, grant.ID)
-		return 0, err
-	}
-	return grant.ID, nil
+}
+
+// sameAgent reports whether a liveness record is that of an installation since
+// a boot. Versions before this one may have written no epoch.
+func sameAgent(l topology.Liveness, id, epoch string) bool {
+	return l.ID == id && (l.Epoch == epoch || l.Epoch == "" || epoch == "")
 }
 
 // hold renews the lease until it is lost, with the reason, or ctx is done.
@@ -113,7 +137,7 @@ func (k *keeper) hold(ctx context.Context, id clientv3.LeaseID) error {
 		switch {
 		case err == nil:
 			good = time.Now()
-		case errors.Is(err, errLost) || time.Since(good) > k.ttl:
+		case errors.Is(err, errLost), errors.Is(err, topology.ErrConflict), time.Since(good) > k.ttl:
 			return k.s.explain(ctx, err)
 		}
 	}
@@ -132,7 +156,15 @@ func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
 	if err != nil {
 		return err
 	}
-	if len(got.Kvs) == 0 || got.Kvs[0].Lease != int64(id) {
+	if len(got.Kvs) == 0 {
+		return errLost
+	}
+	if got.Kvs[0].Lease != int64(id) {
+		// There is one agent on a host, so one that took the key while this one
+		// runs is on another.
+		if r, err := topology.Decode(k.s.kv(got.Kvs[0])); err == nil {
+			return nodeTaken(k.l.Node, k.l.Hostname, k.l.ID, r.(topology.Liveness))
+		}
 		return errLost
 	}
 	left, err := request(ctx, k.s, func(ctx context.Context, c Client) (int64, error) {

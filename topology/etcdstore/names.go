@@ -45,7 +45,8 @@ func (s *Store) PutNames(ctx context.Context, n topology.Names) error {
 				return true, nil
 			}
 			// Both have to live on, or nobody would take the key away.
-			cmps = append(cmps, s.sameBirth(network, v.meta[network].CreateRevision), s.sameBirth(node, v.meta[node].CreateRevision))
+			cmps = append(cmps, s.sameBirth(network, v.meta[network].CreateRevision),
+				s.sameBirth(node, v.meta[node].CreateRevision))
 			then = s.put(next)
 		}
 		resp, err := s.commit(ctx, txn{cmps: cmps, then: []clientv3.Op{then}})

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -39,7 +40,10 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 			if err := v.malformed(n.Key()); err != nil {
 				return false, err
 			}
-			return false, &topology.Error{Kind: topology.ErrExists, Item: "network " + n.Name, What: "there is one of that name already", Remedy: "choose another name, or change it with 'baize network update'"}
+			return false, &topology.Error{
+				Kind: topology.ErrExists, Item: "network " + n.Name, What: "there is one of that name already",
+				Remedy: "choose another name, or change it with 'baize network update'",
+			}
 		}
 		if !chosen {
 			n.VNI = freeVNI(v.Networks)
@@ -63,11 +67,12 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 		}
 		if !resp.Succeeded {
 			// Was it this one, its answer lost?
-			if old, ok := s.viewOf(resp).Networks[n.Name]; ok && resp.repeated && old.CreateRevision > v.Revision && sameRecord(old, n) {
+			old, ok := s.viewOf(resp).Networks[n.Name]
+			ours := ok && resp.repeated && old.CreateRevision > v.Revision && sameRecord(old, n)
+			if ours {
 				out = old
-				return true, nil
 			}
-			return false, nil
+			return ours, nil
 		}
 		out = n
 		out.Meta = written(topology.Meta{}, resp)
@@ -92,7 +97,11 @@ func freeVNI(networks map[string]topology.Network) uint32 {
 func checkVNI(networks map[string]topology.Network, n topology.Network) error {
 	for name, o := range networks {
 		if o.VNI == n.VNI && name != n.Name {
-			return &topology.Error{Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("VNI %d is used by network %s", n.VNI, name), Remedy: "choose another, or leave it out to get a free one"}
+			return &topology.Error{
+				Kind: topology.ErrConflict, Code: fault.RecordConflict, Item: "network " + n.Name,
+				What:   fmt.Sprintf("VNI %d is used by network %s", n.VNI, name),
+				Remedy: "choose another, or leave it out to get a free one",
+			}
 		}
 	}
 	return nil
@@ -110,7 +119,9 @@ func sameRecord(a, b topology.Record) bool {
 //
 // Prefixes, subnet lengths and the VNI cannot change while a node leases a
 // subnet or has an address pinned: ErrInUse, naming the nodes.
-func (s *Store) UpdateNetwork(ctx context.Context, name string, change func(*topology.Network) error) (topology.Network, error) {
+func (s *Store) UpdateNetwork(
+	ctx context.Context, name string, change func(*topology.Network) error,
+) (topology.Network, error) {
 	var out topology.Network
 	err := s.attempts(ctx, "network "+name, func() (bool, error) {
 		v, err := s.readNetwork(ctx, name, topology.DirNetworks)
@@ -131,29 +142,9 @@ func (s *Store) UpdateNetwork(ctx context.Context, name string, change func(*top
 			out = old
 			return true, nil
 		}
-		if err := n.Check(); err != nil {
+		cmps, err := s.mayUpdate(v, old, n)
+		if err != nil {
 			return false, err
-		}
-		if err := checkVNI(v.Networks, n); err != nil {
-			return false, err
-		}
-		if err := topology.CheckRouted(n, v.Networks); err != nil {
-			return false, err
-		}
-		cmps := []clientv3.Cmp{s.unchanged(n.Key(), old.ModRevision)}
-		if n.Transport.Routed() && !old.Transport.Routed() {
-			// No other network of these addresses may become routed meanwhile.
-			cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
-		}
-		if what := structure(old, n); what != "" {
-			if err := v.inUse(name, what+" cannot change"); err != nil {
-				return false, err
-			}
-			if len(v.Subnets) > 0 && what != vniOf {
-				return false, v.reservationsOutside(n)
-			}
-			cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
-			cmps = append(cmps, s.stillUnused(name, v.Revision)...)
 		}
 		resp, err := s.commit(ctx, txn{cmps: cmps, then: []clientv3.Op{s.put(n)}})
 		if err != nil || !resp.Succeeded {
@@ -164,6 +155,37 @@ func (s *Store) UpdateNetwork(ctx context.Context, name string, change func(*top
 		return true, nil
 	})
 	return out, err
+}
+
+// mayUpdate returns what has to hold still when a network is changed, or why it
+// cannot be.
+func (s *Store) mayUpdate(v view, old, n topology.Network) ([]clientv3.Cmp, error) {
+	if err := n.Check(); err != nil {
+		return nil, err
+	}
+	if err := checkVNI(v.Networks, n); err != nil {
+		return nil, err
+	}
+	if err := topology.CheckRouted(n, v.Networks); err != nil {
+		return nil, err
+	}
+	cmps := []clientv3.Cmp{s.unchanged(n.Key(), old.ModRevision)}
+	if n.Transport.Routed() && !old.Transport.Routed() {
+		// No other network of these addresses may become routed meanwhile.
+		cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
+	}
+	what := structure(old, n)
+	if what == "" {
+		return cmps, nil
+	}
+	if err := v.inUse(n.Name, what+" cannot change"); err != nil {
+		return nil, err
+	}
+	if len(v.Subnets) > 0 && what != vniOf {
+		return nil, v.reservationsOutside(n)
+	}
+	cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
+	return append(cmps, s.stillUnused(n.Name, v.Revision)...), nil
 }
 
 const vniOf = "the VNI"
@@ -224,7 +246,8 @@ func (v view) inUse(name, what string) error {
 	}
 	switch {
 	case len(leases) > 0:
-		return refuse("subnets are leased by "+few(leases), "release them with 'baize subnet release', or remove the nodes with 'baize node remove'")
+		return refuse("subnets are leased by "+few(leases),
+			"release them with 'baize subnet release', or remove the nodes with 'baize node remove'")
 	case len(pins) > 0:
 		return refuse("addresses are pinned by "+few(pins), "remove those endpoints")
 	}
@@ -244,7 +267,11 @@ func (v view) reservationsOutside(n topology.Network) error {
 	for _, sub := range v.SortedSubnets() {
 		list = append(list, sub.Prefix.String())
 	}
-	return &topology.Error{Kind: topology.ErrInUse, Item: "network " + n.Name, What: "its division cannot change while subnets are reserved: " + few(list), Remedy: "release them with 'baize subnet release'"}
+	return &topology.Error{
+		Kind: topology.ErrInUse, Item: "network " + n.Name,
+		What:   "its division cannot change while subnets are reserved: " + few(list),
+		Remedy: "release them with 'baize subnet release'",
+	}
 }
 
 // few lists some names and counts the rest.

@@ -6,14 +6,15 @@ import (
 	"slices"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // RegisterNode stores a node's attributes and returns the record as stored;
 // nothing is written when nothing changed. Fields unknown to this version are
-// kept, and a malformed value is replaced by the node's own. While an agent
-// with another ID holds the name alive it is refused with ErrConflict, naming
-// both hosts.
+// kept, and a malformed value is replaced by the node's own. While another
+// agent holds the name alive it is refused with ErrConflict, naming both hosts;
+// one with the same ID is another when its machine was booted at another time.
 func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Node, error) {
 	var out topology.Node
 	if err := topology.CheckName("node", n.Name); err != nil {
@@ -25,8 +26,8 @@ func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Nod
 		if err != nil {
 			return false, err
 		}
-		if l, there := v.Alive[n.Name]; there && l.ID != n.ID {
-			return false, nodeTaken(n.Name, n.Hostname, l)
+		if l, there := v.Alive[n.Name]; there && !sameAgent(l, n.ID, n.Epoch) {
+			return false, nodeTaken(n.Name, n.Hostname, n.ID, l)
 		}
 		old := v.Nodes[n.Name]
 		next := n
@@ -50,18 +51,23 @@ func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Nod
 }
 
 // nodeTaken refuses a second host of one name.
-func nodeTaken(name, hostname string, holder topology.Liveness) error {
+func nodeTaken(name, hostname, id string, holder topology.Liveness) error {
 	called := func(h string) string {
 		if h == "" {
 			return "a host without a name"
 		}
 		return "host " + h
 	}
-	return &topology.Error{
-		Kind: topology.ErrConflict, Item: "node " + name,
+	e := &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.NodeDuplicate, Item: "node " + name,
 		What:   fmt.Sprintf("%s runs under this name, %s wants it too", called(holder.Hostname), called(hostname)),
 		Remedy: "give one of them another name with --node, or wait until the other agent has stopped",
 	}
+	if holder.ID == id {
+		e.What += ": they have one node ID, so one is a copy of the other"
+		e.Remedy = "on the copy, stop the agent, delete node-id in its state directory and give it another name with --node"
+	}
+	return e
 }
 
 // RemoveNode deletes a node, the subnets it leases, its pins and names, and returns
@@ -77,62 +83,83 @@ func (s *Store) RemoveNode(ctx context.Context, name string, force bool) (remove
 	if err := topology.CheckName("node", name); err != nil {
 		return nil, err
 	}
-	item, node, alive := "node "+name, topology.NodeKey(name), topology.AliveKey(name)
-	err = s.attempts(ctx, item, func() (bool, error) {
-		all, err := s.Snapshot(ctx)
-		if err != nil {
-			return false, err
-		}
-		l, isAlive := all.Alive[name]
-		if isAlive && !force {
-			return false, &topology.Error{Kind: topology.ErrInUse, Item: item, What: "its agent runs on host " + l.Hostname, Remedy: "stop the agent there first, or use --force"}
-		}
-		v, err := s.read(ctx, node)
-		if err != nil {
-			return false, err
-		}
-		meta, there := v.meta[node]
-		gone := len(removed) > 0
-		owned := ownedBy(all, name)
-		switch {
-		case there && gone:
-			return false, &topology.Error{Kind: topology.ErrConflict, Item: item, What: "it registered again while it was being removed", Remedy: "stop the agent on it first"}
-		case there:
-			owned = slices.Insert(owned, 0, topology.KV{Key: node, Meta: meta})
-		case len(owned) == 0 && len(removed) > 0:
-			return true, nil
-		case len(owned) == 0:
-			return false, &topology.Error{Kind: topology.ErrNotFound, Item: item, What: "there is no such node", Remedy: "see 'baize node list'"}
-		}
-		// The first one alone: it is the gate.
-		chunk := owned[:1]
-		if !there {
-			chunk = owned[:min(len(owned), maxTxnOps-2)]
-		}
-		var t txn
-		for _, kv := range chunk {
-			t.cmps = append(t.cmps, s.unchanged(kv.Key, kv.ModRevision))
-			t.then = append(t.then, clientv3.OpDelete(s.key(kv.Key)))
-		}
-		if !there {
-			t.cmps = append(t.cmps, s.sameBirth(node, 0))
-		}
-		if !force {
-			t.cmps = append(t.cmps, s.sameBirth(alive, 0))
-		}
-		resp, err := s.commit(ctx, t)
-		if err != nil {
-			return false, err
-		}
-		if resp.Succeeded {
-			for _, kv := range chunk {
-				removed = append(removed, kv.Key)
-			}
-			return len(owned) == len(chunk), nil
-		}
-		return false, nil
-	})
-	return removed, err
+	r := removal{s: s, node: name, force: force}
+	err = s.attempts(ctx, "node "+name, func() (bool, error) { return r.step(ctx) })
+	return r.removed, err
+}
+
+// removal is a node on its way out.
+type removal struct {
+	s       *Store
+	node    string
+	force   bool
+	removed []string
+}
+
+// step deletes a part of what is left of the node.
+func (r *removal) step(ctx context.Context) (done bool, err error) {
+	s := r.s
+	all, err := s.Snapshot(ctx)
+	if err != nil {
+		return false, err
+	}
+	if l, alive := all.Alive[r.node]; alive && !r.force {
+		return false, r.refuse(topology.ErrInUse, "its agent runs on host "+l.Hostname,
+			"stop the agent there first, or use --force")
+	}
+	key := topology.NodeKey(r.node)
+	v, err := s.read(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	meta, registered := v.meta[key]
+	owned := ownedBy(all, r.node)
+	switch {
+	case registered && len(r.removed) > 0:
+		return false, r.refuse(topology.ErrConflict, "it registered again while it was being removed",
+			"stop the agent on it first")
+	case registered:
+		owned = slices.Insert(owned, 0, topology.KV{Key: key, Meta: meta})
+	case len(owned) == 0 && len(r.removed) > 0:
+		return true, nil
+	case len(owned) == 0:
+		return false, r.refuse(topology.ErrNotFound, "there is no such node", "see 'baize node list'")
+	}
+	// The node's key alone comes first: without it nothing new can be leased.
+	chunk := owned[:1]
+	if !registered {
+		chunk = owned[:min(len(owned), maxTxnOps-2)]
+	}
+	ok, err := r.delete(ctx, chunk, registered)
+	return ok && len(owned) == len(chunk), err
+}
+
+// delete removes keys that are unchanged, as long as the node has not come back.
+func (r *removal) delete(ctx context.Context, kvs []topology.KV, registered bool) (bool, error) {
+	s := r.s
+	var t txn
+	for _, kv := range kvs {
+		t.cmps = append(t.cmps, s.unchanged(kv.Key, kv.ModRevision))
+		t.then = append(t.then, clientv3.OpDelete(s.key(kv.Key)))
+	}
+	if !registered {
+		t.cmps = append(t.cmps, s.sameBirth(topology.NodeKey(r.node), 0))
+	}
+	if !r.force {
+		t.cmps = append(t.cmps, s.sameBirth(topology.AliveKey(r.node), 0))
+	}
+	resp, err := s.commit(ctx, t)
+	if err != nil || !resp.Succeeded {
+		return false, err
+	}
+	for _, kv := range kvs {
+		r.removed = append(r.removed, kv.Key)
+	}
+	return true, nil
+}
+
+func (r *removal) refuse(kind error, what, remedy string) error {
+	return &topology.Error{Kind: kind, Item: "node " + r.node, What: what, Remedy: remedy}
 }
 
 // ownedBy returns the keys a node has: its leases, its pins, its names.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -15,7 +16,6 @@ import (
 func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error) {
 	var out topology.Pin
 	p.Addr = p.Addr.Unmap()
-	item := fmt.Sprintf("address %s of network %s", p.Addr, p.Network)
 	if err := topology.CheckName("network", p.Network); err != nil {
 		return out, err
 	}
@@ -24,11 +24,11 @@ func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error
 	}
 	mac, err := topology.ParseMAC(p.MAC)
 	if err != nil {
-		return out, invalid(item, "give the endpoint's own link address", "%v", err)
+		return out, invalid(pinItem(p), "give the endpoint's own link address", "%v", err)
 	}
 	p.MAC = mac.String()
 	network, node := topology.NetworkKey(p.Network), topology.NodeKey(p.Node)
-	err = s.attempts(ctx, item, func() (bool, error) {
+	err = s.attempts(ctx, pinItem(p), func() (bool, error) {
 		v, err := s.read(ctx, network, node, p.Key())
 		if err != nil {
 			return false, err
@@ -37,17 +37,12 @@ func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error
 		if err != nil {
 			return false, err
 		}
-		if whole := n.Prefix(topology.FamilyOf(p.Addr)); !p.Addr.IsValid() || !whole.IsValid() || !whole.Contains(p.Addr) {
-			return false, invalid(item, "choose one in "+joinPrefixes(n.Prefixes()), "it is outside the network")
+		whole := n.Prefix(topology.FamilyOf(p.Addr))
+		if !p.Addr.IsValid() || !whole.IsValid() || !whole.Contains(p.Addr) {
+			return false, invalid(pinItem(p), "choose one in "+joinPrefixes(n.Prefixes()), "it is outside the network")
 		}
 		old := v.Pins[topology.PinID{Network: p.Network, Addr: p.Addr}]
-		meta := v.meta[p.Key()]
 		next := p
-		cmps := []clientv3.Cmp{
-			s.unchanged(p.Key(), meta.ModRevision),
-			s.sameBirth(network, n.CreateRevision),
-			s.sameBirth(node, v.meta[node].CreateRevision),
-		}
 		if old.Node == p.Node {
 			next.Extra = mergeExtra(old.Extra, p.Extra)
 			if sameRecord(old, next) {
@@ -55,17 +50,15 @@ func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error
 				return true, nil
 			}
 		}
-		if old.Node != "" && old.Node != p.Node {
-			alive := topology.AliveKey(old.Node)
-			a, err := s.read(ctx, alive)
-			if err != nil {
-				return false, err
-			}
-			if _, there := a.meta[alive]; there {
-				return false, &topology.Error{Kind: topology.ErrConflict, Item: item, What: fmt.Sprintf("it is pinned to node %s (%s), which is alive", old.Node, old.MAC), Remedy: "choose another address, or remove that endpoint first"}
-			}
-			cmps = append(cmps, s.sameBirth(alive, 0))
+		cmps, err := s.mayReplace(ctx, old, p.Node)
+		if err != nil {
+			return false, err
 		}
+		meta := v.meta[p.Key()]
+		cmps = append(cmps,
+			s.unchanged(p.Key(), meta.ModRevision),
+			s.sameBirth(network, n.CreateRevision),
+			s.sameBirth(node, v.meta[node].CreateRevision))
 		resp, err := s.commit(ctx, txn{cmps: cmps, then: []clientv3.Op{s.put(next)}})
 		if err != nil || !resp.Succeeded {
 			return false, err
@@ -74,6 +67,31 @@ func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error
 		return true, nil
 	})
 	return out, err
+}
+
+func pinItem(p topology.Pin) string {
+	return fmt.Sprintf("address %s of network %s", p.Addr, p.Network)
+}
+
+// mayReplace returns what has to hold still when a node takes over a pin, or
+// why it cannot: another node has it and is alive.
+func (s *Store) mayReplace(ctx context.Context, old topology.Pin, node string) ([]clientv3.Cmp, error) {
+	if old.Node == "" || old.Node == node {
+		return nil, nil
+	}
+	alive := topology.AliveKey(old.Node)
+	v, err := s.read(ctx, alive)
+	if err != nil {
+		return nil, err
+	}
+	if _, there := v.meta[alive]; there {
+		return nil, &topology.Error{
+			Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: pinItem(old),
+			What:   fmt.Sprintf("it is pinned to node %s (%s), which is alive", old.Node, old.MAC),
+			Remedy: "choose another address, or remove that endpoint first",
+		}
+	}
+	return []clientv3.Cmp{s.sameBirth(alive, 0)}, nil
 }
 
 // DeletePin removes the pin of an address if it is still that of p.Node. It is

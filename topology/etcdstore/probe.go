@@ -85,7 +85,7 @@ func (n *network) probeOne(ctx context.Context, e endpoint) string {
 	}
 	// Would the other way have been right?
 	e.tls = !e.tls
-	other := n.shake(ctx, e, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // nothing is sent; it only asks whether TLS is spoken
+	other := n.shake(ctx, e, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // nothing is sent: is TLS spoken?
 	switch {
 	case e.tls && other != closes && other != plain:
 		return "it speaks TLS"
@@ -157,7 +157,8 @@ func (n *network) tlsReason(err error) string {
 	var rec tls.RecordHeaderError
 	switch {
 	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &inval):
-		return fmt.Sprintf("the server's certificate is not accepted: %s", strings.TrimPrefix(err.Error(), "tls: failed to verify certificate: "))
+		return "the server's certificate is not accepted: " +
+			strings.TrimPrefix(err.Error(), "tls: failed to verify certificate: ")
 	case errors.As(err, &rec):
 		return plain
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
@@ -170,15 +171,18 @@ func (n *network) tlsReason(err error) string {
 		reason = msg[i:]
 	}
 	switch {
-	case n.cfg.CertFile == "" && (strings.Contains(msg, "certificate required") || strings.Contains(msg, "bad certificate")):
+	case n.cfg.CertFile == "" &&
+		(strings.Contains(msg, "certificate required") || strings.Contains(msg, "bad certificate")):
 		return "it requires a client certificate, and none was given"
 	case strings.Contains(msg, "certificate required"):
 		// Go does not even show a certificate of an authority the server
 		// did not name.
 		return fmt.Sprintf("it refuses the client certificate %s: not signed by an authority it trusts", n.cfg.CertFile)
 	case reason != "" && (strings.Contains(msg, "certificate") || strings.Contains(msg, "unknown")):
-		return fmt.Sprintf("it refuses the client certificate %s: %s", n.cfg.CertFile, strings.TrimPrefix(reason, "remote error: tls: "))
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Sprintf("it refuses the client certificate %s: %s",
+			n.cfg.CertFile, strings.TrimPrefix(reason, "remote error: tls: "))
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return closes
 	}
 	return strings.TrimPrefix(msg, "tls: ")

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -127,13 +128,18 @@ func (v view) network(name string) (topology.Network, error) {
 	if err := v.malformed(topology.NetworkKey(name)); err != nil {
 		return topology.Network{}, err
 	}
-	return topology.Network{}, &topology.Error{Kind: topology.ErrNotFound, Item: "network " + name, What: "there is no such network", Remedy: "see 'baize network list', or create it with 'baize network create'"}
+	return topology.Network{}, &topology.Error{
+		Kind: topology.ErrNotFound, Code: fault.NetworkMissing, Item: "network " + name, What: "there is no such network",
+		Remedy: "see 'baize network list', or create it with 'baize network create'",
+	}
 }
 
 // malformed returns the problem of a key as an error.
 func (v view) malformed(rel string) error {
 	if p, ok := v.Malformed[rel]; ok {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Code: fault.RecordMalformed, Item: p.Item, What: p.What, Remedy: p.Remedy,
+		}
 	}
 	return nil
 }

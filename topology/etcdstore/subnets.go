@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -31,96 +32,124 @@ import (
 //
 // Errors: ErrNotFound, ErrInvalid (the network lacks that family), ErrFull,
 // ErrUnavailable.
-func (s *Store) LeaseSubnet(ctx context.Context, network, node string, f topology.Family, another bool) (topology.Subnet, error) {
-	return s.leaseSubnet(ctx, network, node, "", f, another)
+func (s *Store) LeaseSubnet(
+	ctx context.Context, network, node string, f topology.Family, another bool,
+) (topology.Subnet, error) {
+	return s.leaseSubnet(ctx, leasing{s: s, network: network, node: node, family: f, another: another})
 }
 
 // LeaseSegment is LeaseSubnet for one of the node's segments
 // (topology.Subnet.Segment): those subnets are told apart from the ones of
 // endpoints, and from those of other segments.
-func (s *Store) LeaseSegment(ctx context.Context, network, node, segment string, f topology.Family) (topology.Subnet, error) {
-	return s.leaseSubnet(ctx, network, node, segment, f, false)
+func (s *Store) LeaseSegment(
+	ctx context.Context, network, node, segment string, f topology.Family,
+) (topology.Subnet, error) {
+	return s.leaseSubnet(ctx, leasing{s: s, network: network, node: node, segment: segment, family: f})
 }
 
-func (s *Store) leaseSubnet(ctx context.Context, network, node, segment string, f topology.Family, another bool) (topology.Subnet, error) {
-	var out topology.Subnet
-	if err := topology.CheckName("network", network); err != nil {
-		return out, err
+func (s *Store) leaseSubnet(ctx context.Context, l leasing) (topology.Subnet, error) {
+	if err := topology.CheckName("network", l.network); err != nil {
+		return l.out, err
 	}
-	if err := topology.CheckName("node", node); err != nil {
-		return out, err
+	if err := topology.CheckName("node", l.node); err != nil {
+		return l.out, err
 	}
-	what := []string{topology.NetworkKey(network), topology.NodeKey(node), subnetDir(network)}
-	var gets []clientv3.Op
-	for _, rel := range what {
-		gets = append(gets, s.get(rel))
+	l.what = []string{topology.NetworkKey(l.network), topology.NodeKey(l.node), subnetDir(l.network)}
+	err := s.attempts(ctx, "network "+l.network, func() (bool, error) { return l.step(ctx) })
+	return l.out, err
+}
+
+// leasing is one search for a subnet.
+type leasing struct {
+	s                      *Store
+	network, node, segment string
+	family                 topology.Family
+	another                bool
+
+	what   []string          // the keys that are read
+	v      view              // what they were; a lost race brings the new state along
+	before []topology.Subnet // what the node had when it asked
+	out    topology.Subnet
+}
+
+// step takes what the node has, or tries to lease what is free.
+func (l *leasing) step(ctx context.Context) (done bool, err error) {
+	first := l.v.Snapshot == nil
+	if first {
+		if l.v, err = l.s.read(ctx, l.what...); err != nil {
+			return false, err
+		}
 	}
-	var before []topology.Subnet // what the node had when it asked
-	var v view
-	err := s.attempts(ctx, "network "+network, func() (bool, error) {
-		first := v.Snapshot == nil
-		if first {
-			var err error
-			if v, err = s.read(ctx, what...); err != nil {
-				return false, err
-			}
+	n, err := l.v.network(l.network)
+	if err != nil {
+		return false, err
+	}
+	if !n.Prefix(l.family).IsValid() {
+		return false, invalid("network "+l.network, "lease only the families it has", "it has no %s prefix", l.family)
+	}
+	own := l.v.owned(l.network, l.node, l.segment, l.family)
+	if first && l.before == nil {
+		l.before = own
+	}
+	for _, sub := range own {
+		// With another, a new one here was leased by a request whose answer was
+		// lost.
+		old := slices.ContainsFunc(l.before, func(b topology.Subnet) bool { return b.Prefix == sub.Prefix })
+		if !l.another || !old {
+			l.out = sub
+			return true, nil
 		}
-		n, err := v.network(network)
-		if err != nil {
-			return false, err
-		}
-		if !n.Prefix(f).IsValid() {
-			return false, invalid("network "+network, "lease only the families it has", "it has no %s prefix", f)
-		}
-		own := v.owned(network, node, segment, f)
-		if first && before == nil {
-			before = own
-		}
-		for _, sub := range own {
-			// With another, a new one here was leased by a request whose
-			// answer was lost.
-			if !another || !slices.ContainsFunc(before, func(b topology.Subnet) bool { return b.Prefix == sub.Prefix }) {
-				out = sub
-				return true, nil
-			}
-		}
-		held := v.unreadable(network)
-		skip := func(p netip.Prefix) bool { return slices.ContainsFunc(held, p.Overlaps) }
-		p, err := v.FreeSubnet(n, f, node, skip)
-		if errors.Is(err, topology.ErrFull) {
-			// Only a whole snapshot can tell who of the owners is dead.
-			all, err := s.Snapshot(ctx)
-			if err != nil {
-				return false, err
-			}
-			_, err = all.FreeSubnet(n, f, node, skip)
-			v = view{} // one may have come free just now
-			return false, err
-		}
-		if err != nil {
-			return false, err
-		}
-		sub := topology.Subnet{Network: network, Prefix: p, Node: node, Segment: segment}
-		resp, err := s.commit(ctx, txn{
-			cmps: []clientv3.Cmp{
-				s.sameBirth(sub.Key(), 0),
-				s.unchanged(n.Key(), n.ModRevision),
-				s.sameBirth(topology.NodeKey(node), v.meta[topology.NodeKey(node)].CreateRevision),
-			},
-			then:  []clientv3.Op{s.put(sub)},
-			other: gets,
-		})
-		if err != nil {
-			return false, err
-		}
-		if !resp.Succeeded {
-			v = s.viewOf(resp)
-			return false, nil
-		}
-		out, out.Meta = sub, written(topology.Meta{}, resp)
-		return true, nil
-	})
-	return out, err
+	}
+	p, err := l.free(ctx, n)
+	if err != nil || !p.IsValid() {
+		return false, err
+	}
+	return l.lease(ctx, n, p)
+}
+
+// free chooses a subnet; none when one has come free only just now.
+func (l *leasing) free(ctx context.Context, n topology.Network) (netip.Prefix, error) {
+	held := l.v.unreadable(l.network)
+	skip := func(p netip.Prefix) bool { return slices.ContainsFunc(held, p.Overlaps) }
+	p, err := l.v.FreeSubnet(n, l.family, l.node, skip)
+	if !errors.Is(err, topology.ErrFull) {
+		return p, err
+	}
+	// Only a whole snapshot can tell who of the owners is dead.
+	all, err := l.s.Snapshot(ctx)
+	if err != nil {
+		return p, err
+	}
+	l.v = view{}
+	_, err = all.FreeSubnet(n, l.family, l.node, skip)
+	return netip.Prefix{}, err
+}
+
+// lease writes the lease, or gets the new state when it lost a race.
+func (l *leasing) lease(ctx context.Context, n topology.Network, p netip.Prefix) (bool, error) {
+	s, node := l.s, topology.NodeKey(l.node)
+	sub := topology.Subnet{Network: l.network, Prefix: p, Node: l.node, Segment: l.segment}
+	t := txn{
+		cmps: []clientv3.Cmp{
+			s.sameBirth(sub.Key(), 0),
+			s.unchanged(n.Key(), n.ModRevision),
+			s.sameBirth(node, l.v.meta[node].CreateRevision),
+		},
+		then: []clientv3.Op{s.put(sub)},
+	}
+	for _, rel := range l.what {
+		t.other = append(t.other, s.get(rel))
+	}
+	resp, err := s.commit(ctx, t)
+	if err != nil {
+		return false, err
+	}
+	if !resp.Succeeded {
+		l.v = s.viewOf(resp)
+		return false, nil
+	}
+	l.out, l.out.Meta = sub, written(topology.Meta{}, resp)
+	return true, nil
 }
 
 // owned returns a node's subnets of one family and segment in a network, by
@@ -145,17 +174,8 @@ func (v view) owned(network, node, segment string, f topology.Family) []topology
 func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topology.Subnet, error) {
 	var out topology.Subnet
 	sub.Reserved = true
-	item := "subnet " + sub.Prefix.String()
-	if err := topology.CheckName("network", sub.Network); err != nil {
+	if err := checkReservation(sub); err != nil {
 		return out, err
-	}
-	if sub.Node != "" {
-		if err := topology.CheckName("node", sub.Node); err != nil {
-			return out, err
-		}
-	}
-	if sub.Prefix != sub.Prefix.Masked() {
-		return out, invalid(item, "write "+sub.Prefix.Masked().String(), "it has bits set beyond its length")
 	}
 	err := s.attempts(ctx, "network "+sub.Network, func() (bool, error) {
 		v, err := s.read(ctx, topology.NetworkKey(sub.Network), subnetDir(sub.Network))
@@ -166,23 +186,14 @@ func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topolog
 		if err != nil {
 			return false, err
 		}
-		whole := n.Prefix(topology.FamilyOf(sub.Prefix.Addr()))
-		if !whole.IsValid() || !whole.Contains(sub.Prefix.Addr()) || sub.Prefix.Bits() <= whole.Bits() {
-			return false, invalid(item, fmt.Sprintf("choose a part of %s", joinPrefixes(n.Prefixes())), "it is not a part of network %s", n.Name)
-		}
-		var old topology.Subnet
-		for _, o := range v.overlapping(sub.Network, sub.Prefix) {
-			same := o.Prefix == sub.Prefix
-			if same && v.malformed(o.Key()) == nil && (o.Reserved || o.Node == sub.Node) {
-				old = o
-				continue
-			}
-			return false, inTheWay(item, o, v)
+		old, err := v.mayReserve(n, sub)
+		if err != nil {
+			return false, err
 		}
 		next := sub
 		next.Extra = mergeExtra(old.Extra, sub.Extra)
 		if next.Segment == "" && next.Node == old.Node {
-			next.Segment = old.Segment // who gives its addresses away does not change
+			next.Segment = old.Segment // who assigns its addresses does not change
 		}
 		if old.ModRevision != 0 && sameRecord(old, next) {
 			out = old
@@ -205,6 +216,39 @@ func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topolog
 	return out, err
 }
 
+// checkReservation refuses what no network could make sense of.
+func checkReservation(sub topology.Subnet) error {
+	if err := topology.CheckName("network", sub.Network); err != nil {
+		return err
+	}
+	if sub.Node != "" {
+		if err := topology.CheckName("node", sub.Node); err != nil {
+			return err
+		}
+	}
+	if whole := sub.Prefix.Masked(); sub.Prefix != whole {
+		return invalid("subnet "+sub.Prefix.String(), "write "+whole.String(), "it has bits set beyond its length")
+	}
+	return nil
+}
+
+// mayReserve returns the record that a reservation replaces, or what is in its
+// way.
+func (v view) mayReserve(n topology.Network, sub topology.Subnet) (old topology.Subnet, err error) {
+	item := "subnet " + sub.Prefix.String()
+	whole := n.Prefix(topology.FamilyOf(sub.Prefix.Addr()))
+	if !whole.IsValid() || !whole.Contains(sub.Prefix.Addr()) || sub.Prefix.Bits() <= whole.Bits() {
+		return old, invalid(item, "choose a part of "+joinPrefixes(n.Prefixes()), "it is not a part of network %s", n.Name)
+	}
+	for _, o := range v.overlapping(sub.Network, sub.Prefix) {
+		if o.Prefix != sub.Prefix || v.malformed(o.Key()) != nil || (!o.Reserved && o.Node != sub.Node) {
+			return old, inTheWay(item, o, v)
+		}
+		old = o
+	}
+	return old, nil
+}
+
 func inTheWay(item string, o topology.Subnet, v view) error {
 	what, remedy := "overlaps ", fmt.Sprintf("release it first: baize subnet release %s --network %s", o.Prefix, o.Network)
 	switch {
@@ -218,7 +262,7 @@ func inTheWay(item string, o topology.Subnet, v view) error {
 	default:
 		what += fmt.Sprintf("%s, which node %s leases", o.Prefix, o.Node)
 	}
-	return &topology.Error{Kind: topology.ErrConflict, Item: item, What: what, Remedy: remedy}
+	return &topology.Error{Kind: topology.ErrConflict, Code: fault.RecordConflict, Item: item, What: what, Remedy: remedy}
 }
 
 func joinPrefixes(ps []netip.Prefix) string {
@@ -249,7 +293,9 @@ func (s *Store) ReleaseSubnet(ctx context.Context, network string, prefix netip.
 			if repeated { // it was this call that deleted it, its answer lost
 				return true, nil
 			}
-			return false, &topology.Error{Kind: topology.ErrNotFound, Item: item, What: "nobody leases or reserves it", Remedy: "see 'baize subnet list'"}
+			return false, &topology.Error{
+				Kind: topology.ErrNotFound, Item: item, What: "nobody leases or reserves it", Remedy: "see 'baize subnet list'",
+			}
 		}
 		if err := v.malformed(key); err != nil && !force {
 			return false, err
@@ -263,7 +309,10 @@ func (s *Store) ReleaseSubnet(ctx context.Context, network string, prefix netip.
 				return false, err
 			}
 			if _, there := a.meta[alive]; there {
-				return false, &topology.Error{Kind: topology.ErrInUse, Item: item, What: fmt.Sprintf("node %s has it and is alive", owner), Remedy: "stop the agent there, or use --force: its endpoints lose their addresses"}
+				return false, &topology.Error{
+					Kind: topology.ErrInUse, Item: item, What: fmt.Sprintf("node %s has it and is alive", owner),
+					Remedy: "stop the agent there, or use --force: its endpoints lose their addresses",
+				}
 			}
 			cmps = append(cmps, s.sameBirth(alive, 0))
 		}

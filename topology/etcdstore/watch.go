@@ -110,7 +110,10 @@ func (w *watcher) listAndFollow(ctx context.Context) error {
 	defer cancel()
 	// Watch blocks until etcd has answered.
 	limit := time.AfterFunc(w.s.cfg.Timeout, cancel)
-	events := c.Watch(wctx, w.s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(snap.Revision+1))
+	// Not from the next revision: etcd from 3.6 on gives no sign of life to a
+	// watch that begins in the future, as long as nobody writes. What was listed
+	// already is left out by apply.
+	events := c.Watch(wctx, w.s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(snap.Revision))
 	if !limit.Stop() {
 		return w.s.stalled(ctx)
 	}
@@ -165,10 +168,11 @@ func (w *watcher) follow(
 
 // apply takes a response, and those that wait behind it, into the snapshot.
 // again asks for a new listing.
-func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more clientv3.WatchChan) (again bool, err error) {
+func (w *watcher) apply(
+	ctx context.Context, resp clientv3.WatchResponse, more clientv3.WatchChan,
+) (again bool, err error) {
 	revision := w.last.Revision
-	changed := map[string]*mvccpb.KeyValue{} // nil when deleted; the last event of a key counts
-	var order []string
+	changes := changes{last: map[string]*mvccpb.KeyValue{}}
 	for open := true; open; {
 		if err := resp.Err(); err != nil {
 			// Compaction is no outage: listing anew mends it.
@@ -182,15 +186,10 @@ func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more c
 			return true, nil
 		}
 		for _, e := range resp.Events {
-			key := w.s.rel(e.Kv.Key)
-			if _, seen := changed[key]; !seen {
-				order = append(order, key)
+			if e.Kv.ModRevision > w.last.Revision {
+				revision = max(revision, e.Kv.ModRevision)
+				changes.add(w.s, e)
 			}
-			changed[key] = e.Kv
-			if e.Type == mvccpb.Event_DELETE {
-				changed[key] = nil
-			}
-			revision = max(revision, e.Kv.ModRevision)
 		}
 		select {
 		case next, ok := <-more:
@@ -202,21 +201,41 @@ func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more c
 			open = false
 		}
 	}
-	if len(order) == 0 {
+	if len(changes.order) == 0 {
 		return false, nil // a sign of life only
 	}
-	var puts []topology.KV
-	var deletes []string
-	for _, key := range order {
-		if kv := changed[key]; kv != nil {
-			puts = append(puts, w.s.kv(kv))
+	puts, deletes := changes.split(w.s)
+	w.last, w.down = w.last.With(revision, puts, deletes), false
+	w.deliver(Update{Snapshot: w.last})
+	return false, nil
+}
+
+// changes are events by key; the last one of a key counts, nil is a deletion.
+type changes struct {
+	last  map[string]*mvccpb.KeyValue
+	order []string
+}
+
+func (c *changes) add(s *Store, e *clientv3.Event) {
+	key := s.rel(e.Kv.Key)
+	if _, seen := c.last[key]; !seen {
+		c.order = append(c.order, key)
+	}
+	c.last[key] = e.Kv
+	if e.Type == mvccpb.Event_DELETE {
+		c.last[key] = nil
+	}
+}
+
+func (c *changes) split(s *Store) (puts []topology.KV, deletes []string) {
+	for _, key := range c.order {
+		if kv := c.last[key]; kv != nil {
+			puts = append(puts, s.kv(kv))
 		} else {
 			deletes = append(deletes, key)
 		}
 	}
-	w.last, w.down = w.last.With(revision, puts, deletes), false
-	w.deliver(Update{Snapshot: w.last})
-	return false, nil
+	return puts, deletes
 }
 
 // stalled finds out why a watch ended or says nothing: nil when etcd answers

@@ -1,4 +1,11 @@
-// Package ovsfake is an Open vSwitch in memory.
+// Package ovsfake is an Open vSwitch in memory, as strict as the real one: a
+// bundle with a flow that ovs-ofctl cannot parse is refused whole, a second
+// tunnel of the same configuration has an error and no number, so has a port
+// whose device does not exist, a name is on one bridge only, removing a port
+// leaves its flows behind, and a restart of ovs-vswitchd loses them all. It
+// forwards packets by its flows, so that a test can ask where one ends up.
+//
+// It runs in a bubble of testing/synctest.
 package ovsfake
 
 import (
@@ -6,26 +13,52 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/baize-net/baize/ovs"
-	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/topology"
 )
 
-// Switch is an Open vSwitch in memory, for tests of what only needs to see
-// states change. It is strict where the real one is: a transaction happens
-// whole or not at all, a port has a number only once it is on a bridge, a
-// number is not used again, and removing a port leaves its flows behind.
+// maxName is the longest name of a network device (IFNAMSIZ without its zero).
+const maxName = 15
+
+// localPort is the number of a bridge's own port (OFPP_LOCAL).
+const localPort = 65534
+
+// Switch is one Open vSwitch with at most one bridge of interest. Its fields are
+// for tests that are alone with it.
 type Switch struct {
 	Bridge  *ovs.Bridge
 	Ports   map[string]ovs.ObservedPort
 	Table   map[ovs.FlowID]ovs.BoundFlow
 	Foreign map[string]string
-	next    int
+	// Devices are the network devices that exist; nil: every one does.
+	Devices map[string]bool
+	// Latency is what every call takes.
+	Latency time.Duration
+
+	mu       sync.Mutex
+	next     int
+	vswitchd bool // ovs-vswitchd runs
+	ovsdb    bool // ovsdb-server answers
+	hangs    bool // ovs-vswitchd takes no changes over
+	// connection counts the starts of ovs-vswitchd and the bridges made.
+	connection int
+	edits      int // changes of flows by others
+	restore    struct{ set, owned bool }
+	changes    int
+	changed    chan struct{} // closed at the next change
+	rules      map[ovs.FlowID]*rule
+	byTable    map[int][]*rule // sorted by priority; nil: to be made
 }
 
-// New returns an Open vSwitch without a bridge.
+// New returns an Open vSwitch that runs, without a bridge.
 func New() *Switch {
-	return &Switch{Ports: map[string]ovs.ObservedPort{}, Table: map[ovs.FlowID]ovs.BoundFlow{}, Foreign: map[string]string{}}
+	return &Switch{
+		Ports: map[string]ovs.ObservedPort{}, Table: map[ovs.FlowID]ovs.BoundFlow{}, Foreign: map[string]string{},
+		vswitchd: true, ovsdb: true, changed: make(chan struct{}), rules: map[ovs.FlowID]*rule{},
+	}
 }
 
 // Database returns its OVSDB side.
@@ -34,120 +67,188 @@ func (f *Switch) Database() Database { return Database{f} }
 // Flows returns its OpenFlow side.
 func (f *Switch) Flows() FlowTables { return FlowTables{f} }
 
-// Database is the OVSDB side of a Switch.
-type Database struct{ f *Switch }
-
-// Observe returns the bridge and its ports.
-func (d Database) Observe(context.Context) (ovs.Observed, error) {
-	o := ovs.Observed{
-		Ports: maps.Clone(d.f.Ports), Foreign: maps.Clone(d.f.Foreign), Version: "fake",
-		IfaceTypes: []string{"vxlan", "gre", "geneve"}, DatapathTypes: []string{"netdev"},
-	}
-	if d.f.Bridge != nil {
-		b := *d.f.Bridge
-		o.Bridge, o.DatapathID, o.LocalOFPort = &b, "0000000000000001", 65534
-	}
-	return o, nil
+// update changes the switch and wakes who waits for it.
+func (f *Switch) update(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+	f.wake()
 }
 
-// Apply does all of a change or nothing.
-func (d Database) Apply(_ context.Context, c ovs.DBChange) error {
-	if c.CreateBridge != (d.f.Bridge == nil) && (c.CreateBridge || len(c.AddPorts) > 0) {
-		return fmt.Errorf("fake: bridge exists: %v, to be created: %v", d.f.Bridge != nil, c.CreateBridge)
-	}
-	ports := maps.Clone(d.f.Ports)
-	next := d.f.next
-	for _, p := range c.AddPorts {
-		if _, there := ports[p.Name]; there {
-			return fmt.Errorf("fake: port %s is there already", p.Name)
-		}
-		next++
-		ports[p.Name] = ovs.ObservedPort{Port: p, OFPort: next, Up: true}
-	}
-	for _, p := range c.UpdatePorts {
-		old, there := ports[p.Name]
-		if !there {
-			return fmt.Errorf("fake: no port %s", p.Name)
-		}
-		old.Port = p
-		ports[p.Name] = old
-	}
-	for _, name := range c.RemovePorts {
-		if _, there := ports[name]; !there {
-			return fmt.Errorf("fake: no port %s", name)
-		}
-		delete(ports, name)
-	}
-	if c.SetBridge != nil {
-		b := *c.SetBridge
-		d.f.Bridge = &b
-	}
-	d.f.Ports, d.f.next = ports, next
-	return nil
+// wake needs f.mu.
+func (f *Switch) wake() {
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
-// WaitApplied returns at once: nothing lags behind.
-func (d Database) WaitApplied(context.Context) error { return nil }
-
-// FlowTables is the OpenFlow side of a Switch.
-type FlowTables struct{ f *Switch }
-
-// Observe returns the identities of the flows.
-func (t FlowTables) Observe(context.Context) (openflow.Observed, error) {
-	var o openflow.Observed
-	for id := range t.f.Table {
-		o.Flows = append(o.Flows, openflow.FlowStats{FlowID: id})
-	}
-	return o, nil
+// Changes counts the transactions and bundles that changed something, whoever
+// made them.
+func (f *Switch) Changes() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changes
 }
 
-// Apply deletes and adds. As in OpenFlow, a flow with the match and priority
-// of another replaces it.
-func (t FlowTables) Apply(_ context.Context, add []ovs.BoundFlow, del []ovs.FlowID) error {
-	if t.f.Bridge == nil {
-		return fmt.Errorf("fake: no bridge")
-	}
-	for _, id := range del {
-		if _, there := t.f.Table[id]; !there {
-			return fmt.Errorf("fake: no flow %x in table %d", id.Cookie, id.Table)
-		}
-		delete(t.f.Table, id)
-	}
-	type place struct {
-		table, priority int
-		match           string
-	}
-	at := map[place]ovs.FlowID{}
-	for id, f := range t.f.Table {
-		at[place{f.Table, f.Priority, f.Match}] = id
-	}
-	for _, f := range add {
-		p := place{f.Table, f.Priority, f.Match}
-		if old, there := at[p]; there {
-			delete(t.f.Table, old)
-		}
-		t.f.Table[f.ID()], at[p] = f, f.ID()
-	}
-	return nil
+// StopVswitchd ends ovs-vswitchd: with it go all flows.
+func (f *Switch) StopVswitchd() {
+	f.update(func() {
+		f.vswitchd = false
+		f.clearFlows()
+	})
 }
 
-// Audit compares whole texts.
-func (t FlowTables) Audit(_ context.Context, want []ovs.BoundFlow) (openflow.Audit, error) {
-	var a openflow.Audit
-	for _, f := range want {
-		if t.f.Table[f.ID()] != f {
-			a.Add = append(a.Add, f)
+// StartVswitchd starts it again. Ports are made anew, with numbers of their own.
+func (f *Switch) StartVswitchd() {
+	f.update(func() {
+		f.vswitchd, f.hangs = true, false
+		f.connection++
+		f.clearFlows()
+		f.next = 0
+		f.takeOver(true)
+	})
+}
+
+// Hang lets ovs-vswitchd take over no change until it is started again.
+func (f *Switch) Hang() { f.update(func() { f.hangs = true }) }
+
+// StopOVSDB and StartOVSDB end and start ovsdb-server, whose data stays.
+func (f *Switch) StopOVSDB() { f.update(func() { f.ovsdb = false }) }
+
+// StartOVSDB is the other half of StopOVSDB.
+func (f *Switch) StartOVSDB() { f.update(func() { f.ovsdb = true }) }
+
+// Wipe empties the database: what a lost conf.db is, or one made anew.
+func (f *Switch) Wipe() {
+	f.update(func() {
+		f.deleteBridge()
+		f.restore.set, f.restore.owned = false, false
+	})
+}
+
+// DelPort removes a port by hand.
+func (f *Switch) DelPort(name string) {
+	f.update(func() { delete(f.Ports, name) })
+}
+
+// DelBridge removes the bridge by hand, with all that is on it.
+func (f *Switch) DelBridge() { f.update(f.deleteBridge) }
+
+// DelFlow removes one of the flows by hand: the first of a table.
+func (f *Switch) DelFlow(table int) {
+	f.update(func() {
+		ids := slices.SortedFunc(maps.Keys(f.Table), func(a, b ovs.FlowID) int { return int(a.Cookie>>1) - int(b.Cookie>>1) })
+		for _, id := range ids {
+			if id.Table == table {
+				f.dropFlow(id)
+				f.edits++
+				return
+			}
+		}
+	})
+}
+
+// SetDevice says whether a network device exists. A port on one that goes has
+// an error from then on.
+func (f *Switch) SetDevice(name string, exists bool) {
+	f.update(func() {
+		if f.Devices == nil {
+			f.Devices = map[string]bool{}
+		}
+		f.Devices[name] = exists
+		if p, there := f.Ports[name]; there {
+			f.Ports[name] = f.made(p, true)
+		}
+	})
+}
+
+func (f *Switch) deleteBridge() {
+	f.Bridge = nil
+	f.connection++
+	clear(f.Ports)
+	f.clearFlows()
+}
+
+func (f *Switch) clearFlows() {
+	clear(f.Table)
+	clear(f.rules)
+	f.byTable = nil
+}
+
+func (f *Switch) dropFlow(id ovs.FlowID) {
+	delete(f.Table, id)
+	delete(f.rules, id)
+	f.byTable = nil
+}
+
+// takeOver makes the ports that ovs-vswitchd has not made yet, or all.
+func (f *Switch) takeOver(all bool) {
+	if !f.vswitchd || f.hangs {
+		return
+	}
+	if all {
+		for name, p := range f.Ports {
+			p.OFPort, p.Error = 0, ""
+			f.Ports[name] = p
 		}
 	}
-	return a, nil
+	for _, name := range slices.Sorted(maps.Keys(f.Ports)) {
+		if p := f.Ports[name]; p.OFPort == 0 && p.Error == "" {
+			f.Ports[name] = f.made(p, false)
+		}
+	}
+}
+
+// made returns a port as ovs-vswitchd makes it. One with an error is not tried
+// again.
+func (f *Switch) made(p ovs.ObservedPort, again bool) ovs.ObservedPort {
+	fail := func(what string) ovs.ObservedPort {
+		p.OFPort, p.Error, p.Up = -1, what, false
+		return p
+	}
+	if len(p.Name) > maxName {
+		return fail(fmt.Sprintf("could not open network device %s (File name too long)", p.Name))
+	}
+	if p.Type == "" && f.Devices != nil && !f.Devices[p.Name] {
+		return fail(fmt.Sprintf("could not open network device %s (No such device)", p.Name))
+	}
+	if isTunnel(p.Type) {
+		for name, o := range f.Ports {
+			if name != p.Name && o.OFPort > 0 && o.Type == p.Type && maps.Equal(tunnelConfig(o), tunnelConfig(p)) {
+				return fail(fmt.Sprintf("could not add network device %s to ofproto (File exists)", p.Name))
+			}
+		}
+	}
+	if p.OFPort <= 0 || !again {
+		f.next++
+		p.OFPort = f.next
+	}
+	p.Error, p.Up = "", true
+	return p
+}
+
+func isTunnel(kind string) bool { return kind == "vxlan" || kind == "gre" || kind == "geneve" }
+
+// tunnelConfig is what tells packets of one tunnel from those of another.
+func tunnelConfig(p ovs.ObservedPort) map[string]string {
+	out := map[string]string{}
+	for _, k := range []string{"local_ip", "remote_ip", "key", "in_key", "dst_port"} {
+		if v := p.Options[k]; v != "" {
+			out[k] = v
+		}
+	}
+	return out
 }
 
 // FlowTexts returns the flows as text with port names in place of numbers,
 // sorted: two switches that went different ways can be compared.
 func (f *Switch) FlowTexts() []ovs.Flow {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	names := map[int]string{}
 	for _, p := range f.Ports {
-		names[p.OFPort] = p.Name
+		if p.OFPort > 0 {
+			names[p.OFPort] = p.Name
+		}
 	}
 	out := make([]ovs.Flow, 0, len(f.Table))
 	for _, b := range f.Table {
@@ -155,4 +256,52 @@ func (f *Switch) FlowTexts() []ovs.Flow {
 	}
 	slices.SortFunc(out, ovs.CompareFlows)
 	return out
+}
+
+// State returns the ports of the bridge, and whether there is one.
+func (f *Switch) State() (ports map[string]ovs.ObservedPort, bridge bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.Ports), f.Bridge != nil
+}
+
+// pause is the time a call takes; it ends early with ctx.
+func (f *Switch) pause(ctx context.Context) error {
+	if f.Latency == 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(f.Latency)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// until waits for a change.
+func (f *Switch) until(ctx context.Context, changed <-chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-changed:
+		return f.pause(ctx) == nil
+	}
+}
+
+func unavailable(item, what string) error {
+	return &topology.Error{
+		Kind: topology.ErrUnavailable, Item: item, What: what, Remedy: "systemctl start openvswitch-switch",
+	}
+}
+
+// Recover starts ovs-vswitchd if it does not run, or hangs.
+func (f *Switch) Recover() {
+	f.mu.Lock()
+	broken := !f.vswitchd || f.hangs
+	f.mu.Unlock()
+	if broken {
+		f.StartVswitchd()
+	}
 }

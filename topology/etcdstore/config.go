@@ -61,7 +61,7 @@ type Config struct {
 	Backend Backend
 	// Jitter spreads a wait, so that a thousand agents do not come back at the
 	// same moment. Random between a half and one and a half when nil.
-	Jitter func(time.Duration) time.Duration
+	Jitter func(time.Duration) time.Duration `json:"-"`
 }
 
 // endpoint is a parsed member address.

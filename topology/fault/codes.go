@@ -107,9 +107,13 @@ const (
 
 	// SourceMalformed: a record of another layout cannot be used.
 	SourceMalformed Code = "BZ0901"
+	// SourceUnavailable: another layout cannot be read or written.
+	SourceUnavailable Code = "BZ0903"
 	// SourceIgnoresNode: hosts of the other topology ignore this node.
 	SourceIgnoresNode Code = "BZ0902"
 
+	// StateUnwritable: a file of the agent's state cannot be written.
+	StateUnwritable Code = "BZ0002"
 	// PartFailed: a part of the agent failed and is started again.
 	PartFailed Code = "BZ0001"
 )

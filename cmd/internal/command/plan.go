@@ -39,7 +39,7 @@ and is compared with the real Open vSwitch; the exit code is 7 when they differ.
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of the node (default the name of this host)"},
 			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch of this host"},
-			flannelPrefixFlag(), outputFlag("text", "json", "yaml"),
+			sourceFlag(), outputFlag("text", "json", "yaml"),
 		}, bridgeFlags()...),
 		Action: r.plan,
 	}

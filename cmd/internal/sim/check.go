@@ -128,7 +128,8 @@ func (w *World) checkPackets(all []attached, bad func(string, ...any)) {
 				for _, o := range out {
 					where = append(where, w.owner(o.Switch)+"/"+o.Port)
 				}
-				bad("%s from %s/%s %s to %s/%s %s arrives at %v, %d lost", kind, a.node.Name, a.name, a.ips[i], b.node.Name, b.name, b.ips[i], where, lost)
+				bad("%s from %s/%s %s to %s/%s %s arrives at %v, %d lost", kind,
+					a.node.Name, a.name, a.ips[i], b.node.Name, b.name, b.ips[i], where, lost)
 			}
 		}
 	}

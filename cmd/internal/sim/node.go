@@ -224,7 +224,9 @@ func (n *Node) Add(network, name string, ips ...netip.Addr) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
-	e, err := n.Agent().AddEndpoint(ctx, api.EndpointRequest{Name: name, Network: network, Netns: "/run/netns/" + name, IPs: ips})
+	e, err := n.Agent().AddEndpoint(ctx, api.EndpointRequest{
+		Name: name, Network: network, Netns: "/run/netns/" + name, IPs: ips,
+	})
 	n.world.note("%s: endpoint add %s/%s: %v %v", n.Name, network, name, e.IPs, err)
 	if err == nil {
 		n.mu.Lock()

@@ -6,7 +6,14 @@
 // healed, and has to become right again by itself (World.Check), and to rest
 // then (World.CheckSilence).
 //
-// It runs in a bubble of testing/synctest.
+// It runs in a bubble of testing/synctest. A seed that failed is printed, and
+// lived through again by
+//
+//	go test ./cmd/internal/sim -run Random -seed N
+//
+// and -agents, -worlds and -histories make a longer run. What happens, and when,
+// is the same for the same seed; in which order goroutines of one moment run is
+// not.
 package sim
 
 import (

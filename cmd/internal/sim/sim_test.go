@@ -49,5 +49,6 @@ func TestRandomHistories(t *testing.T) {
 	}
 	took := time.Since(began)
 	n := len(seeds) * *histories
-	t.Logf("%d agents, %d histories in %s: %.0f a minute", *agents, n, took.Round(time.Millisecond), float64(n)/took.Minutes())
+	t.Logf("%d agents, %d histories in %s: %.0f a minute",
+		*agents, n, took.Round(time.Millisecond), float64(n)/took.Minutes())
 }

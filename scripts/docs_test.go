@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -55,6 +56,28 @@ func TestLinksInDocuments(t *testing.T) {
 				continue
 			}
 			assert.Contains(t, anchors(target), anchor, "%s links to %s", doc, m[1])
+		}
+	}
+}
+
+// TestLinesOfDocuments keeps prose readable in a terminal and in a diff; tables
+// and code may be wider.
+func TestLinesOfDocuments(t *testing.T) {
+	const most = 120
+	for _, doc := range documents(t) {
+		b, err := os.ReadFile(doc)
+		require.NoError(t, err)
+		fenced, number := false, 0
+		for line := range strings.Lines(string(b)) {
+			number++
+			if strings.HasPrefix(line, "```") {
+				fenced = !fenced
+			}
+			if fenced || strings.HasPrefix(line, "|") || strings.HasPrefix(line, "    ") {
+				continue
+			}
+			n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n"))
+			assert.LessOrEqual(t, n, most, "%s:%d has %d columns", doc, number, n)
 		}
 	}
 }

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"hash/fnv"
 	"iter"
+	"maps"
 	"math"
 	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // SubnetCount returns how many subnets a network is divided into in one
@@ -26,10 +29,10 @@ func SubnetCount(n Network, f Family) uint64 {
 }
 
 // Candidates yields every subnet that may be leased in one family. It starts
-// at a place hashed from the node's name, so that nodes joining at the same
+// at a position hashed from the node's name, so that nodes joining at the same
 // moment do not all try for the same one, and so that a node without a record
 // of its old subnet is likely to find it again. The network's first subnet is
-// left out: it holds the network address and, by custom, the gateway.
+// left out: it contains the network address and, by convention, the gateway.
 func Candidates(n Network, f Family, node string) iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		count := SubnetCount(n, f)
@@ -132,25 +135,28 @@ func (s *Snapshot) FreeSubnet(n Network, f Family, node string, skip func(netip.
 		}
 		return c, nil
 	}
+	return netip.Prefix{}, noSubnetLeft(n, f, slices.SortedFunc(maps.Keys(dead), CompareNames))
+}
+
+// noSubnetLeft names the nodes that hold subnets and are not alive.
+func noSubnetLeft(n Network, f Family, dead []string) *Error {
+	leasable := SubnetCount(n, f) - min(1, SubnetCount(n, f))
 	e := &Error{
-		Kind: ErrFull, Item: "network " + n.Name,
-		What:   fmt.Sprintf("all %d %s subnets of %s are leased or reserved", SubnetCount(n, f)-min(1, SubnetCount(n, f)), f, n.Prefix(f)),
-		Remedy: "give some back with 'baize node remove' or 'baize subnet release'",
+		Kind: ErrFull, Code: fault.NetworkFull, Item: "network " + n.Name,
+		What:   fmt.Sprintf("all %d %s subnets of %s are leased or reserved", leasable, f, n.Prefix(f)),
+		Remedy: "release some with 'baize node remove' or 'baize subnet release'",
 	}
+	const named = 5
 	if len(dead) > 0 {
-		names := make([]string, 0, len(dead))
-		for d := range dead {
-			names = append(names, d)
-		}
-		slices.SortFunc(names, CompareNames)
 		more := ""
-		if len(names) > 5 {
-			more = fmt.Sprintf(" and %d more", len(names)-5)
-			names = names[:5]
+		if len(dead) > named {
+			more = fmt.Sprintf(" and %d more", len(dead)-named)
+			dead = dead[:named]
 		}
-		e.Remedy = fmt.Sprintf("these nodes are not alive, give theirs back with 'baize node remove': %s%s", strings.Join(names, ", "), more)
+		e.Remedy = fmt.Sprintf("these nodes are not alive, release their subnets with 'baize node remove': %s%s",
+			strings.Join(dead, ", "), more)
 	}
-	return netip.Prefix{}, e
+	return e
 }
 
 // NodeAddr returns the address of a subnet that belongs to the node itself:
@@ -175,8 +181,8 @@ func EndpointAddrs(n Network, subnet netip.Prefix) iter.Seq[netip.Addr] {
 	}
 }
 
-// CheckEndpointAddr says whether a static address may be given to an
-// endpoint of the network. The error is of kind ErrInvalid.
+// CheckEndpointAddr reports whether an endpoint of the network may have a static
+// address. The error is of kind ErrInvalid.
 func (n Network) CheckEndpointAddr(a netip.Addr) error {
 	bad := func(what, remedy string) error {
 		return &Error{Kind: ErrInvalid, Item: "address " + a.String(), What: what, Remedy: remedy}

@@ -17,26 +17,29 @@ const (
 	backupVersion = 1
 )
 
-// Backup is a topology as it was at one revision, to be kept in a file. What
-// running agents keep alive themselves (alive/, names/, keys with an expiry) is
-// no part of it. Keys that cannot be decoded are: nothing is lost.
+// Backup is a topology as it was at one revision, to be kept in a file. Keys that
+// running agents maintain by themselves (alive/, names/, keys with an expiry) are
+// left out. Keys that cannot be decoded are included: nothing is lost.
 type Backup struct {
 	Format   string `json:"format"`  // "baize-backup"
 	Version  int    `json:"version"` // 1
 	Prefix   string `json:"prefix"`  // of the keys in etcd; for people
 	Revision int64  `json:"revision"`
-	// Count and SHA256 (of Keys and Text, see sum) tell a file that is whole.
+	// Count and SHA256 (of Keys and Text, see sum) show that a file is complete.
 	Count  int    `json:"count"`
 	SHA256 string `json:"sha256"`
 	// Keys are the values that are JSON, by key relative to the prefix.
 	Keys map[string]json.RawMessage `json:"keys"`
-	// Text are those that are none.
+	// Text are the other values, by key.
 	Text map[string]string `json:"text,omitempty"`
 }
 
 // NewBackup makes one of a raw snapshot (see NewRawSnapshot).
 func NewBackup(raw *Snapshot, prefix string) Backup {
-	b := Backup{Format: backupFormat, Version: backupVersion, Prefix: prefix, Revision: raw.Revision, Keys: map[string]json.RawMessage{}, Text: map[string]string{}}
+	b := Backup{
+		Format: backupFormat, Version: backupVersion, Prefix: prefix, Revision: raw.Revision,
+		Keys: map[string]json.RawMessage{}, Text: map[string]string{},
+	}
 	for key, kv := range raw.Raw {
 		switch {
 		case transient(kv):
@@ -54,7 +57,7 @@ func transient(kv KV) bool {
 	return kv.Lease != 0 || strings.HasPrefix(kv.Key, DirAlive) || strings.HasPrefix(kv.Key, DirNames)
 }
 
-// values are what is stored, JSON without space.
+// values returns the stored values, JSON without white space.
 func (b Backup) values() map[string][]byte {
 	out := make(map[string][]byte, len(b.Keys)+len(b.Text))
 	for key, v := range b.Keys {
@@ -89,44 +92,46 @@ func (b Backup) Write(w io.Writer) error {
 	return err
 }
 
-// ParseBackup reads what Write wrote. The error, of kind ErrInvalid, says what
-// of it is not whole.
+// ParseBackup reads what Write wrote. The error is of kind ErrInvalid.
 func ParseBackup(in []byte) (Backup, error) {
 	var b Backup
 	bad := func(what, remedy string) (Backup, error) {
 		return Backup{}, &Error{Kind: ErrInvalid, Item: "backup", What: what, Remedy: remedy}
 	}
 	if err := json.Unmarshal(in, &b); err != nil {
-		return bad("not whole, or no JSON: "+err.Error(), "take another one; 'baize backup' writes them")
+		return bad("incomplete, or no JSON: "+err.Error(), "use another one; 'baize backup' writes them")
 	}
 	switch {
 	case b.Format != backupFormat:
 		return bad(fmt.Sprintf("its format is %q, not %q", b.Format, backupFormat), "'baize backup' writes them")
 	case b.Version != backupVersion:
-		return bad(fmt.Sprintf("its version is %d, this program knows %d", b.Version, backupVersion), "use the program that wrote it, or a newer one")
+		return bad(fmt.Sprintf("its version is %d, this program knows %d", b.Version, backupVersion),
+			"use the program that wrote it, or a newer one")
 	case len(b.Keys)+len(b.Text) != b.Count:
-		return bad(fmt.Sprintf("it says %d keys and has %d", b.Count, len(b.Keys)+len(b.Text)), "take another one; whoever changed it by hand changes count and sha256, too")
+		return bad(fmt.Sprintf("it claims %d keys and has %d", b.Count, len(b.Keys)+len(b.Text)),
+			"use another one; if you edited it on purpose, correct count and sha256, too")
 	case b.sum() != b.SHA256:
-		return bad("its SHA-256 is "+b.sum()+", it says "+b.SHA256, "take another one; whoever changed it by hand changes sha256, too")
+		return bad("its SHA-256 is "+b.sum()+", it claims "+b.SHA256,
+			"use another one; if you edited it on purpose, correct sha256, too")
 	}
 	return b, nil
 }
 
-// RestorePlan is what makes a topology that of a backup.
+// RestorePlan is the difference between a topology and a backup.
 type RestorePlan struct {
 	// Put are the keys to write, networks last: nodes find their subnets when
-	// they see a network. Meta is that of the key that is there; zero for none.
+	// they see a network. Meta is that of the existing key; zero for none.
 	Put []KV
 	// Delete are the keys to remove, networks first.
 	Delete []KV
-	// Same counts those that are as they should be.
+	// Same counts the keys that are equal already.
 	Same int
 }
 
 // Empty reports whether there is nothing to do.
 func (p RestorePlan) Empty() bool { return len(p.Put)+len(p.Delete) == 0 }
 
-// PlanRestore compares a backup with what there is now, a raw snapshot.
+// PlanRestore compares a backup with the present topology, a raw snapshot.
 func (b Backup) PlanRestore(now *Snapshot) RestorePlan {
 	var p RestorePlan
 	want := b.values()
@@ -158,7 +163,7 @@ func (b Backup) PlanRestore(now *Snapshot) RestorePlan {
 	return p
 }
 
-// AliveIn are the nodes whose agents run, of a raw snapshot.
+// AliveIn returns the nodes of a raw snapshot whose agents run.
 func AliveIn(s *Snapshot) []string {
 	var out []string
 	for key := range s.Raw {

@@ -18,7 +18,8 @@ func key(key, value string) topology.KV {
 }
 
 func TestBackup(t *testing.T) {
-	network, node, odd := key("networks/blue", `{"name":"blue","vni":100}`), key("nodes/host1", `{"name":"host1","future":[1,2]}`), key("subnets/blue/oops", `{ not JSON`)
+	network, node := key("networks/blue", `{"name":"blue","vni":100}`), key("nodes/host1", `{"name":"host1","future":[1,2]}`)
+	odd := key("subnets/blue/oops", `{ not JSON`)
 	alive, leased := key("alive/host1", `{}`), key("x", `1`)
 	leased.Lease = 5
 	b := topology.NewBackup(raw(network, node, odd, alive, leased, key("names/blue/host1", `{}`)), "/baize/v1")
@@ -44,7 +45,8 @@ func TestBackup(t *testing.T) {
 	assert.Empty(t, plan.Delete)
 
 	// Into what is there: what differs, and nobody's liveness.
-	plan = again.PlanRestore(raw(network, alive, key("nodes/host1", `{"name":"host1"}`), key("networks/red", `{}`), key("pins/blue/10.1.0.9", `{}`)))
+	plan = again.PlanRestore(raw(network, alive,
+		key("nodes/host1", `{"name":"host1"}`), key("networks/red", `{}`), key("pins/blue/10.1.0.9", `{}`)))
 	assert.Equal(t, 1, plan.Same)
 	assert.Len(t, plan.Put, 2)
 	require.Len(t, plan.Delete, 2)
@@ -59,10 +61,10 @@ func TestParseBackupRefuses(t *testing.T) {
 	require.NoError(t, topology.NewBackup(raw(key("networks/blue", `{"vni":100}`)), "/baize/v1").Write(&b))
 	good := b.String()
 	for name, c := range map[string]struct{ from, to, want string }{
-		"cut":             {good[len(good)/2:], "", "not whole"},
+		"cut":             {good[len(good)/2:], "", "incomplete"},
 		"another format":  {`"baize-backup"`, `"etcd"`, "its format"},
 		"another version": {`"version": 1`, `"version": 9`, "its version is 9"},
-		"a key removed":   {`"count": 1`, `"count": 2`, "it says 2 keys and has 1"},
+		"a key removed":   {`"count": 1`, `"count": 2`, "it claims 2 keys and has 1"},
 		"a value changed": {`"vni": 100`, `"vni": 101`, "SHA-256"},
 		"no JSON":         {good, "hello", "no JSON"},
 	} {

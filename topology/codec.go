@@ -3,11 +3,14 @@ package topology
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"regexp"
 	"strings"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // The directories under the cluster's prefix.
@@ -86,8 +89,8 @@ type KV struct {
 	Meta
 }
 
-// Encode returns the stored JSON of a record, fields this version does not
-// know included.
+// Encode returns the stored JSON of a record, including the fields that this
+// version does not know.
 func Encode(r Record) []byte {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -131,92 +134,120 @@ func extraOf(r Record) Extra {
 	return nil
 }
 
+// decoders read the keys of each directory. rest is the key without the
+// directory; errors say what is wrong, Decode says where.
+var decoders = map[string]func(rest string, kv KV) (Record, error){
+	DirNetworks: decodeNetwork,
+	DirNodes:    decodeNode,
+	DirAlive:    decodeLiveness,
+	DirSubnets:  decodeSubnet,
+	DirPins:     decodePin,
+	DirNames:    decodeNames,
+}
+
 // Decode reads one key. The error is an *Error of kind ErrInvalid that names
 // the key. A key outside the known directories gives (nil, nil): it is not
 // ours to judge.
 func Decode(kv KV) (Record, error) {
 	dir, rest, _ := strings.Cut(kv.Key, "/")
-	bad := func(what string, args ...any) (Record, error) {
-		return nil, &Error{Kind: ErrInvalid, Item: kv.Key, What: fmt.Sprintf(what, args...), Remedy: "correct or delete the key; docs/keyspace.md shows its form"}
+	decode, known := decoders[dir+"/"]
+	if !known {
+		return nil, nil
 	}
-	switch dir + "/" {
-	case DirNetworks:
-		n := Network{Name: rest, Meta: kv.Meta}
-		if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
-			return bad("%v", err)
+	r, err := decode(rest, kv)
+	if err != nil {
+		return nil, &Error{
+			Kind: ErrInvalid, Code: fault.RecordMalformed, Item: kv.Key, What: err.Error(),
+			Remedy: "correct or delete the key; docs/keyspace.md shows its form",
 		}
-		if err := n.Check(); err != nil {
-			return bad("%v", err)
-		}
-		return n, nil
-	case DirNodes:
-		n := Node{Name: rest, Meta: kv.Meta}
-		if err := CheckName("node", rest); err != nil {
-			return bad("%v", err)
-		}
-		if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
-			return bad("%v", err)
-		}
-		for i, a := range n.VTEPs {
-			n.VTEPs[i] = a.Unmap()
-		}
-		return n, nil
-	case DirAlive:
-		l := Liveness{Node: rest, Meta: kv.Meta}
-		if err := decodeValue(kv.Value, &l, &l.Extra); err != nil {
-			return bad("%v", err)
-		}
-		return l, nil
-	case DirSubnets:
-		network, prefix, err := parseSubnetKey(rest)
-		if err != nil {
-			return bad("%v", err)
-		}
-		s := Subnet{Network: network, Prefix: prefix, Meta: kv.Meta}
-		if err := decodeValue(kv.Value, &s, &s.Extra); err != nil {
-			return bad("%v", err)
-		}
-		if s.Node == "" && !s.Reserved {
-			return bad("neither a node nor a reservation")
-		}
-		return s, nil
-	case DirPins:
-		network, addr, err := parsePinKey(rest)
-		if err != nil {
-			return bad("%v", err)
-		}
-		p := Pin{Network: network, Addr: addr, Meta: kv.Meta}
-		if err := decodeValue(kv.Value, &p, &p.Extra); err != nil {
-			return bad("%v", err)
-		}
-		if p.Node == "" {
-			return bad("no node")
-		}
-		if _, err := ParseMAC(p.MAC); err != nil {
-			return bad("%v", err)
-		}
-		return p, nil
-	case DirNames:
-		id, err := parseNamesKey(rest)
-		if err != nil {
-			return bad("%v", err)
-		}
-		n := Names{Network: id.Network, Node: id.Node, Meta: kv.Meta}
-		if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
-			return bad("%v", err)
-		}
-		for name := range n.Names {
-			if name != CanonicalName(name) {
-				return bad("the name %q is not in lower case", name)
-			}
-		}
-		return n, nil
 	}
-	return nil, nil
+	return r, nil
 }
 
-// decodeValue unmarshals a JSON object into v and what v has no field for
-// into extra.
+func decodeNetwork(name string, kv KV) (Record, error) {
+	n := Network{Name: name, Meta: kv.Meta}
+	if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
+		return nil, err
+	}
+	return n, n.Check()
+}
+
+func decodeNode(name string, kv KV) (Record, error) {
+	n := Node{Name: name, Meta: kv.Meta}
+	if err := CheckName("node", name); err != nil {
+		return nil, err
+	}
+	if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
+		return nil, err
+	}
+	for i, a := range n.VTEPs {
+		n.VTEPs[i] = a.Unmap()
+	}
+	return n, nil
+}
+
+func decodeLiveness(node string, kv KV) (Record, error) {
+	l := Liveness{Node: node, Meta: kv.Meta}
+	if err := decodeValue(kv.Value, &l, &l.Extra); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func decodeSubnet(rest string, kv KV) (Record, error) {
+	network, prefix, err := parseSubnetKey(rest)
+	if err != nil {
+		return nil, err
+	}
+	s := Subnet{Network: network, Prefix: prefix, Meta: kv.Meta}
+	if err := decodeValue(kv.Value, &s, &s.Extra); err != nil {
+		return nil, err
+	}
+	if s.Node == "" && !s.Reserved {
+		return nil, errors.New("neither a node nor a reservation")
+	}
+	return s, nil
+}
+
+func decodePin(rest string, kv KV) (Record, error) {
+	network, addr, err := parsePinKey(rest)
+	if err != nil {
+		return nil, err
+	}
+	p := Pin{Network: network, Addr: addr, Meta: kv.Meta}
+	if err := decodeValue(kv.Value, &p, &p.Extra); err != nil {
+		return nil, err
+	}
+	if p.Node == "" {
+		return nil, errors.New("no node")
+	}
+	mac, err := ParseMAC(p.MAC)
+	if err != nil {
+		return nil, err
+	}
+	p.MAC = mac.String() // flows are written with it: one form only
+	return p, nil
+}
+
+func decodeNames(rest string, kv KV) (Record, error) {
+	id, err := parseNamesKey(rest)
+	if err != nil {
+		return nil, err
+	}
+	n := Names{Network: id.Network, Node: id.Node, Meta: kv.Meta}
+	if err := decodeValue(kv.Value, &n, &n.Extra); err != nil {
+		return nil, err
+	}
+	for name := range n.Names {
+		if name != CanonicalName(name) {
+			return nil, fmt.Errorf("the name %q is not in lower case", name)
+		}
+	}
+	return n, nil
+}
+
+// decodeValue unmarshals a JSON object into v, and the fields that v does not
+// have into extra.
 func decodeValue(value []byte, v any, extra *Extra) error {
 	if t := bytes.TrimSpace(value); len(t) == 0 || t[0] != '{' {
 		return fmt.Errorf("the value is not a JSON object")
@@ -252,7 +283,7 @@ type (
 	aliveName   string
 )
 
-// identify tells which record a key names; nil when it names none.
+// identify returns which record a key names; nil when it names none.
 func identify(key string) any {
 	dir, rest, _ := strings.Cut(key, "/")
 	switch dir + "/" {

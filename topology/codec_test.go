@@ -27,14 +27,28 @@ func TestEncodeDecode(t *testing.T) {
 	n.Meta = meta
 	records := []topology.Record{
 		n,
-		topology.Node{Name: "host1", ID: "x", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.11"), netip.MustParseAddr("fd77::11")}, Encapsulations: topology.Encapsulations(), Meta: meta},
+		topology.Node{
+			Name: "host1", ID: "x", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.11"), netip.MustParseAddr("fd77::11")},
+			Encapsulations: topology.Encapsulations(), Meta: meta,
+		},
 		topology.Liveness{Node: "host1", ID: "x", Hostname: "h", Epoch: "e", Meta: meta},
 		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.5.0/24"), Node: "host1", Meta: meta},
-		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:5::/64"), Reserved: true, Comment: "printers", Meta: meta},
-		topology.Pin{Network: "blue", Addr: netip.MustParseAddr("fd00:10:1::5"), Node: "host1", MAC: "02:42:0a:01:00:05", Meta: meta},
-		topology.Names{Network: "blue", Node: "host1", Names: map[string][]netip.Addr{"web": {netip.MustParseAddr("10.1.5.2")}}, Meta: meta},
+		topology.Subnet{
+			Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:5::/64"), Reserved: true, Comment: "printers",
+			Meta: meta,
+		},
+		topology.Pin{
+			Network: "blue", Addr: netip.MustParseAddr("fd00:10:1::5"), Node: "host1", MAC: "02:42:0a:01:00:05", Meta: meta,
+		},
+		topology.Names{
+			Network: "blue", Node: "host1", Names: map[string][]netip.Addr{"web": {netip.MustParseAddr("10.1.5.2")}},
+			Meta: meta,
+		},
 	}
-	keys := []string{"networks/blue", "nodes/host1", "alive/host1", "subnets/blue/10.1.5.0-24", "subnets/blue/fd00:10:1:5::-64", "pins/blue/fd00:10:1::5", "names/blue/host1"}
+	keys := []string{
+		"networks/blue", "nodes/host1", "alive/host1", "subnets/blue/10.1.5.0-24", "subnets/blue/fd00:10:1:5::-64",
+		"pins/blue/fd00:10:1::5", "names/blue/host1",
+	}
 	for i, r := range records {
 		require.Equal(t, keys[i], r.Key())
 		got, err := topology.Decode(topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: meta})
@@ -46,7 +60,8 @@ func TestEncodeDecode(t *testing.T) {
 // What a newer version wrote must come out as it went in.
 func TestUnknownFieldsAreKept(t *testing.T) {
 	for key, value := range map[string]string{
-		"networks/blue":            `{"ipv4":"10.1.0.0/16","vni":100,"subnetLenIPv4":24,"transport":"vxlan","mtu":1450,"color":{"a":[1,2]},"n":1e400}`,
+		"networks/blue": `{"ipv4":"10.1.0.0/16","vni":100,"subnetLenIPv4":24,"transport":"vxlan","mtu":1450,` +
+			`"color":{"a":[1,2]},"n":1e400}`,
 		"nodes/host1":              `{"id":"a","vteps":["192.168.77.11"],"encapsulations":["vxlan"],"future":true}`,
 		"alive/host1":              `{"id":"a","future":[]}`,
 		"subnets/blue/10.1.5.0-24": `{"node":"host1","future":"x"}`,
@@ -66,31 +81,57 @@ func TestUnknownFieldsAreKept(t *testing.T) {
 
 func TestMalformedKeysAreNamed(t *testing.T) {
 	for name, c := range map[string]struct{ key, value, says string }{
-		"not JSON":            {"networks/blue", `{"ipv4":`, "malformed value"},
-		"not an object":       {"networks/blue", `"x"`, "not a JSON object"},
-		"empty":               {"nodes/host1", ``, "not a JSON object"},
-		"wrong type":          {"networks/blue", `{"vni":"x"}`, "malformed value"},
-		"bad prefix":          {"networks/blue", `{"ipv4":"10.1.0.0/33","vni":1,"transport":"vxlan","mtu":1450}`, "malformed value"},
-		"host bits":           {"networks/blue", `{"ipv4":"10.1.0.1/16","subnetLenIPv4":24,"vni":1,"transport":"vxlan","mtu":1450}`, "write 10.1.0.0/16"},
-		"no prefix":           {"networks/blue", `{"vni":1,"transport":"vxlan","mtu":1450}`, "no prefix"},
-		"VNI 0":               {"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"transport":"vxlan","mtu":1450}`, "VNI 0"},
-		"VNI of 25 bits":      {"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"vni":16777216,"transport":"vxlan","mtu":1450}`, "out of range"},
-		"transport":           {"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"vni":1,"transport":"pigeon","mtu":1450}`, "pigeon"},
-		"too small":           {"networks/blue", `{"ipv4":"10.1.0.0/31","subnetLenIPv4":32,"vni":1,"transport":"vxlan","mtu":1450}`, "too small"},
-		"subnet length":       {"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":16,"vni":1,"transport":"vxlan","mtu":1450}`, "do not fit"},
-		"gateway":             {"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"gatewayIPv4":"10.2.0.1","vni":1,"transport":"vxlan","mtu":1450}`, "outside 10.1.0.0/16"},
-		"MTU below IPv6's":    {"networks/blue", `{"ipv6":"fd00::/48","subnetLenIPv6":64,"vni":1,"transport":"vxlan","mtu":1000}`, "MTU 1000"},
-		"name":                {"networks/b lue", `{}`, "not a valid name"},
-		"node name":           {"nodes/-x", `{}`, "not a valid name"},
-		"subnet key":          {"subnets/blue/10.1.5.0", `{"node":"a"}`, "subnets/<network>/"},
-		"subnet not masked":   {"subnets/blue/10.1.5.7-24", `{"node":"a"}`, "want subnets/blue/10.1.5.0-24"},
-		"subnet of nobody":    {"subnets/blue/10.1.5.0-24", `{}`, "neither a node nor a reservation"},
-		"pin key":             {"pins/blue/x", `{"node":"a","mac":"02:42:0a:01:05:09"}`, "pins/<network>/<address>"},
-		"pin not canonical":   {"pins/blue/fd00:0::1", `{"node":"a","mac":"02:42:0a:01:05:09"}`, "want pins/blue/fd00::1"},
-		"pin with zone":       {"pins/blue/fe80::1%eth0", `{"node":"a","mac":"02:42:0a:01:05:09"}`, "pins/<network>/<address>"},
-		"pin without node":    {"pins/blue/10.1.5.9", `{"mac":"02:42:0a:01:05:09"}`, "no node"},
-		"pin multicast MAC":   {"pins/blue/10.1.5.9", `{"node":"a","mac":"01:42:0a:01:05:09"}`, "multicast"},
-		"pin MAC is an EUI64": {"pins/blue/10.1.5.9", `{"node":"a","mac":"02:00:00:00:00:00:00:01"}`, "not an Ethernet address"},
+		"not JSON":      {"networks/blue", `{"ipv4":`, "malformed value"},
+		"not an object": {"networks/blue", `"x"`, "not a JSON object"},
+		"empty":         {"nodes/host1", ``, "not a JSON object"},
+		"wrong type":    {"networks/blue", `{"vni":"x"}`, "malformed value"},
+		"bad prefix": {
+			"networks/blue", `{"ipv4":"10.1.0.0/33","vni":1,"transport":"vxlan","mtu":1450}`, "malformed value",
+		},
+		"host bits": {
+			"networks/blue", `{"ipv4":"10.1.0.1/16","subnetLenIPv4":24,"vni":1,"transport":"vxlan","mtu":1450}`,
+			"write 10.1.0.0/16",
+		},
+		"no prefix": {"networks/blue", `{"vni":1,"transport":"vxlan","mtu":1450}`, "no prefix"},
+		"VNI 0": {
+			"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"transport":"vxlan","mtu":1450}`, "VNI 0",
+		},
+		"VNI of 25 bits": {
+			"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"vni":16777216,"transport":"vxlan","mtu":1450}`,
+			"out of range",
+		},
+		"transport": {
+			"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"vni":1,"transport":"pigeon","mtu":1450}`, "pigeon",
+		},
+		"too small": {
+			"networks/blue", `{"ipv4":"10.1.0.0/31","subnetLenIPv4":32,"vni":1,"transport":"vxlan","mtu":1450}`, "too small",
+		},
+		"subnet length": {
+			"networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":16,"vni":1,"transport":"vxlan","mtu":1450}`, "do not fit",
+		},
+		"gateway": {
+			"networks/blue",
+			`{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"gatewayIPv4":"10.2.0.1","vni":1,"transport":"vxlan","mtu":1450}`,
+			"outside 10.1.0.0/16",
+		},
+		"MTU below IPv6's": {
+			"networks/blue", `{"ipv6":"fd00::/48","subnetLenIPv6":64,"vni":1,"transport":"vxlan","mtu":1000}`, "MTU 1000",
+		},
+		"name":              {"networks/b lue", `{}`, "not a valid name"},
+		"node name":         {"nodes/-x", `{}`, "not a valid name"},
+		"subnet key":        {"subnets/blue/10.1.5.0", `{"node":"a"}`, "subnets/<network>/"},
+		"subnet not masked": {"subnets/blue/10.1.5.7-24", `{"node":"a"}`, "want subnets/blue/10.1.5.0-24"},
+		"subnet of nobody":  {"subnets/blue/10.1.5.0-24", `{}`, "neither a node nor a reservation"},
+		"pin key":           {"pins/blue/x", `{"node":"a","mac":"02:42:0a:01:05:09"}`, "pins/<network>/<address>"},
+		"pin not canonical": {"pins/blue/fd00:0::1", `{"node":"a","mac":"02:42:0a:01:05:09"}`, "want pins/blue/fd00::1"},
+		"pin with zone": {
+			"pins/blue/fe80::1%eth0", `{"node":"a","mac":"02:42:0a:01:05:09"}`, "pins/<network>/<address>",
+		},
+		"pin without node":  {"pins/blue/10.1.5.9", `{"mac":"02:42:0a:01:05:09"}`, "no node"},
+		"pin multicast MAC": {"pins/blue/10.1.5.9", `{"node":"a","mac":"01:42:0a:01:05:09"}`, "multicast"},
+		"pin MAC is an EUI64": {
+			"pins/blue/10.1.5.9", `{"node":"a","mac":"02:00:00:00:00:00:00:01"}`, "not an Ethernet address",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := topology.Decode(kv(c.key, c.value))
@@ -107,13 +148,23 @@ func TestMalformedKeysAreNamed(t *testing.T) {
 	}
 }
 
+// R6: a pin's MAC reaches flows as it is read. Open vSwitch knows one form only,
+// and one refused flow keeps all others of the bundle out.
+func TestMACsAreReadIntoOneForm(t *testing.T) {
+	for _, mac := range []string{"02-42-0A-01-05-09", "0242.0a01.0509", "02:42:0A:01:05:09"} {
+		r, err := topology.Decode(kv("pins/blue/10.1.5.9", `{"node":"a","mac":"`+mac+`"}`))
+		require.NoError(t, err, mac)
+		require.Equal(t, "02:42:0a:01:05:09", r.(topology.Pin).MAC, mac)
+	}
+}
+
 func TestKeysOfOthersAreIgnored(t *testing.T) {
 	r, err := topology.Decode(kv("something/else", "x"))
 	require.NoError(t, err)
 	require.Nil(t, r)
 }
 
-// A snapshot that followed changes must equal one that is listed anew.
+// A snapshot that followed changes must equal a new listing.
 func TestWithEqualsListing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	values := map[string][]string{
@@ -170,7 +221,9 @@ func FuzzDecode(f *testing.F) {
 		if r.Key() != key {
 			t.Fatalf("%q was read as %q", key, r.Key())
 		}
-		again, err := topology.Decode(topology.KV{Key: key, Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: 3, ModRevision: 4}})
+		again, err := topology.Decode(topology.KV{
+			Key: key, Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: 3, ModRevision: 4},
+		})
 		if err != nil {
 			t.Fatalf("what was written cannot be read: %v", err)
 		}

@@ -8,13 +8,13 @@ import (
 
 // The kinds of refusal. Test with errors.Is.
 var (
-	// ErrInvalid: the value itself makes no sense.
+	// ErrInvalid: the value itself is wrong.
 	ErrInvalid = errors.New("invalid")
-	// ErrNotFound: the named thing is not there.
+	// ErrNotFound: the named item does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: the named thing is there already.
+	// ErrExists: the named item exists already.
 	ErrExists = errors.New("already exists")
-	// ErrConflict: it contradicts something else that is there.
+	// ErrConflict: it contradicts another item.
 	ErrConflict = errors.New("conflict")
 	// ErrInUse: something still depends on it.
 	ErrInUse = errors.New("in use")

@@ -59,7 +59,9 @@ func readKeyspaceDoc(t *testing.T) keyspaceDoc {
 			fence, block = info, nil
 		case isFence:
 			require.GreaterOrEqual(t, len(block), 2, "the block before %q has no key and value", line)
-			d.examples[fence] = append(d.examples[fence], topology.KV{Key: block[0], Value: []byte(strings.Join(block[1:], "\n"))})
+			d.examples[fence] = append(d.examples[fence], topology.KV{
+				Key: block[0], Value: []byte(strings.Join(block[1:], "\n")),
+			})
 			fence = ""
 		case fence != "":
 			block = append(block, line)

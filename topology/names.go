@@ -13,9 +13,9 @@ type NamesID struct {
 	Network, Node string
 }
 
-// Names are what containers of one node are called in one network, so that
-// those of other nodes find them: key names/<network>/<node>. One key holds
-// them all: a host starts many containers, and each change reaches every node.
+// Names are the names of one node's containers in one network, so that those of
+// other nodes find them: key names/<network>/<node>. One key holds them all: a
+// host starts many containers, and each change reaches every node.
 type Names struct {
 	Network string `json:"-"`
 	Node    string `json:"-"`
@@ -46,8 +46,8 @@ func parseNamesKey(rest string) (NamesID, error) {
 func CanonicalName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
 // Lookup returns the addresses that any node publishes for a name of a
-// network, sorted; found is false where nobody does. Addresses outside of the
-// network are left out: nobody publishes a name for another's addresses.
+// network, sorted; found is false where nobody does. Addresses outside the
+// network are left out: a node may publish names for the network's only.
 func (s *Snapshot) Lookup(network, name string) (addrs []netip.Addr, found bool) {
 	n, ok := s.Networks[network]
 	if !ok {

@@ -15,7 +15,9 @@ func TestLookup(t *testing.T) {
 		return topology.Names{Network: "blue", Node: node, Names: m}
 	}
 	s := snapshot(blue, host(1), host(2),
-		names("host1", map[string][]netip.Addr{"web": {addr("10.1.5.2"), addr("fd00:10:1:5::2")}, "bank": {addr("192.0.2.1")}}),
+		names("host1", map[string][]netip.Addr{
+			"web": {addr("10.1.5.2"), addr("fd00:10:1:5::2")}, "bank": {addr("192.0.2.1")},
+		}),
 		names("host2", map[string][]netip.Addr{"web": {addr("10.1.6.9")}, "front": {addr("10.1.6.9")}}))
 
 	got, found := s.Lookup("blue", "WEB.")

@@ -39,7 +39,7 @@ type Snapshot struct {
 }
 
 // NewSnapshot decodes a full listing. Keys that cannot be decoded become
-// problems, the rest stands.
+// problems, the others stay in force.
 func NewSnapshot(revision int64, kvs []KV) *Snapshot {
 	s := &Snapshot{
 		Networks:  map[string]Network{},
@@ -99,8 +99,8 @@ func own[K comparable, V any](m *map[K]V, done *bool) map[K]V {
 func (w *writer) put(kv KV) {
 	r, err := Decode(kv)
 	if err != nil {
-		// The old value of a key that became unreadable is gone: acting on
-		// what etcd no longer says would be remembering.
+		// The old value of a key that cannot be decoded any more is dropped: a
+		// snapshot never has values that etcd no longer has.
 		w.remove(kv.Key)
 		own(&w.s.Malformed, &w.malformed)[kv.Key] = fault.Of(err)
 		return
@@ -177,7 +177,7 @@ func sortedBy[K comparable, V any](m map[K]V, less func(a, b V) int) []V {
 	return slices.SortedFunc(maps.Values(m), less)
 }
 
-// CompareNames orders names the way people count: host2 before host10.
+// CompareNames orders names by the numbers in them: host2 before host10.
 func CompareNames(a, b string) int {
 	for a != "" && b != "" {
 		da, db := leadingDigits(a), leadingDigits(b)
@@ -213,7 +213,7 @@ func trimZeros(s string) string {
 }
 
 // KVs returns the snapshot's records as key/values, by key. Liveness is left
-// out: it says nothing about another moment.
+// out: it means nothing at a later moment.
 func (s *Snapshot) KVs() []KV {
 	out := slices.Collect(maps.Values(s.Raw))
 	add := func(r Record, m Meta) { out = append(out, KV{Key: r.Key(), Value: Encode(r), Meta: m}) }

@@ -1,6 +1,6 @@
 // Package topology is the pure model of a Baize cluster: networks, nodes,
-// subnet leases and pins as they stand in etcd, and what one node has to know
-// of them. It imports the standard library only; effects live in
+// subnet leases and pins as they are in etcd, and the view that one node has of
+// them. It imports the standard library and package fault only; effects live in
 // topology/etcdstore.
 //
 // The path of data is
@@ -64,7 +64,8 @@ func (t Transport) Limits() string {
 	if t != Route {
 		return ""
 	}
-	return "unicast IP only between nodes: no broadcast, no multicast, no protocols but IP, and each node on the way lowers the TTL"
+	return "unicast IP only between nodes: no broadcast, no multicast, no protocols but IP, " +
+		"and each node on the path lowers the TTL"
 }
 
 // Valid reports whether t is a transport Baize knows.
@@ -73,8 +74,8 @@ func (t Transport) Valid() bool { return slices.Contains(Transports(), t) }
 // MaxVNI is the largest VXLAN network identifier (24 bits, RFC 7348 section 5).
 const MaxVNI = 1<<24 - 1
 
-// Meta is where in etcd's history a record stands. It is not part of the
-// stored value.
+// Meta is a record's place in etcd's history. It is not part of the stored
+// value.
 type Meta struct {
 	CreateRevision int64 `json:"-"`
 	ModRevision    int64 `json:"-"`
@@ -91,8 +92,8 @@ type Extra map[string]json.RawMessage
 // Network is one L2 domain: key networks/<name>.
 type Network struct {
 	Name string `json:"-"`
-	// IPv4 and IPv6 are the prefixes containers carry the mask of. At least
-	// one is set.
+	// IPv4 and IPv6 are the prefixes, whose mask containers have. At least one
+	// is set.
 	IPv4 netip.Prefix `json:"ipv4,omitzero"`
 	IPv6 netip.Prefix `json:"ipv6,omitzero"`
 	// VNI is the tunnel key, 1 to MaxVNI, unique in the cluster.
@@ -105,11 +106,12 @@ type Network struct {
 	Transport Transport `json:"transport"`
 	// MTU is that of the containers' interfaces, in bytes of IP packet.
 	MTU int `json:"mtu"`
-	// GatewayIPv4 and GatewayIPv6 are handed to endpoints as their default
-	// route. Unset means: no default route.
+	// GatewayIPv4 and GatewayIPv6 are the endpoints' default routes. Unset
+	// means: no default route.
 	GatewayIPv4 netip.Addr `json:"gatewayIPv4,omitzero"`
 	GatewayIPv6 netip.Addr `json:"gatewayIPv6,omitzero"`
-	// Router makes the nodes' kernels routers in the network: addresses of a node's subnet that no endpoint has are behind its
+	// Router makes the nodes' kernels routers in the network: addresses of a
+	// node's subnet that no endpoint has are reached through its
 	// kernel, on a docker0 that is no part of the Ethernet, for example.
 	Router bool `json:"router,omitempty"`
 	// Layout names the topology source that the network comes from, unless it is
@@ -197,7 +199,7 @@ func FamilyOf(a netip.Addr) Family {
 type Node struct {
 	Name string `json:"-"`
 	// ID is the identity of the installation behind the name, drawn at random
-	// once per state directory. Two hosts with one name are told apart by it.
+	// once per state directory. It distinguishes two hosts with one name.
 	ID string `json:"id"`
 	// Hostname is the machine's own name, for messages.
 	Hostname string `json:"hostname,omitempty"`
@@ -208,7 +210,7 @@ type Node struct {
 	VTEPMAC string `json:"vtepMAC,omitempty"`
 	// UnderlayMTU is the MTU of the link that carries the VTEP, in bytes.
 	UnderlayMTU int `json:"underlayMTU,omitempty"`
-	// Encapsulations are the tunnel types this node's datapath can do.
+	// Encapsulations are the tunnel types that this node's datapath supports.
 	Encapsulations []Transport `json:"encapsulations"`
 	// Datapath is "system" (kernel) or "netdev" (userspace).
 	Datapath string `json:"datapath,omitempty"`
@@ -270,10 +272,10 @@ type Subnet struct {
 	// Node is the owner. A reservation may have none: then no node takes it.
 	Node string `json:"node,omitempty"`
 	// Reserved subnets are held by an operator: never leased to another node
-	// and never given back with their node.
+	// and never released with their node.
 	Reserved bool `json:"reserved,omitempty"`
 	// Segment names an Ethernet of the owner that has the subnet's addresses,
-	// such as docker0: whoever runs that gives them away, and Baize gives none
+	// such as docker0: whoever runs that assigns them, and Baize assigns none
 	// of them to endpoints.
 	Segment string `json:"segment,omitempty"`
 	// Comment is the operator's own note on a reservation.

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What: after installation and upgrade: systemd is told, and a running agent is
-#       restarted, which interrupts nothing. A new one is not started: it has to be
-#       told first where etcd is.
+# What: after installation and upgrade: systemd reads the unit, and a running agent
+#       is restarted, which interrupts no traffic. A new one is not started: the
+#       operator first has to say where etcd is.
 set -e
 rm -f /var/lib/baize/.last-baize /var/lib/baize/.last-default
 [ -d /run/systemd/system ] || exit 0

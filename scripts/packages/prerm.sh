@@ -1,6 +1,7 @@
 #!/bin/sh
-# What: before removal: the agent stops, and forwarding goes on. What removes the
-#       rest later is kept: a purge, or 'baize agent cleanup' before the removal.
+# What: before removal: the agent stops, and forwarding continues. The executable
+#       and the settings are kept: a purge, or the command printed below, removes
+#       bridge, tunnels and routes with them.
 set -e
 # An upgrade: "upgrade" (dpkg), 1 (rpm).
 case $1 in upgrade | 1) exit 0 ;; esac

@@ -6,6 +6,7 @@ type Code string
 
 // Where faults are found, by the first two digits.
 //
+//	00  the agent itself
 //	01  the store: etcd, and the records in it
 //	02  membership: this node's own records, and who else claims them
 //	03  the switch: Open vSwitch, its bridge, ports and flows
@@ -14,11 +15,11 @@ type Code string
 //	06  endpoints, and the engines that start containers
 //	07  BGP
 //	08  names
-//	09  topologies of others, flannel's for example
+//	09  topologies in other layouts, flannel's for example
 const (
 	// 01: the store.
 
-	// StoreUnavailable: etcd does not answer, or refuses.
+	// StoreUnavailable: etcd does not answer, or refuses the request.
 	StoreUnavailable Code = "BZ0101"
 	// RecordMalformed: a key cannot be decoded.
 	RecordMalformed Code = "BZ0102"
@@ -31,9 +32,13 @@ const (
 	// StoreDenied: etcd refuses the user, or the user's permissions.
 	StoreDenied Code = "BZ0106"
 
+	// RecordVanished: a record that is in use is gone from etcd, and the last good
+	// one stays in force.
+	RecordVanished Code = "BZ0107"
+
 	// 02: membership.
 
-	// NetworkMissing: a network that this node is to carry does not exist.
+	// NetworkMissing: a network that this node should carry does not exist.
 	NetworkMissing Code = "BZ0201"
 	// NetworkFull: nothing is left to lease or to allocate.
 	NetworkFull Code = "BZ0202"
@@ -41,14 +46,16 @@ const (
 	NodeDuplicate Code = "BZ0203"
 	// EncapsulationMissing: a node's datapath cannot do what a network asks for.
 	EncapsulationMissing Code = "BZ0204"
+	// NodeDown: a node's agent is not alive; the node may still forward.
+	NodeDown Code = "BZ0205"
 
 	// 03: the switch.
 
 	// SwitchUnavailable: Open vSwitch does not answer.
 	SwitchUnavailable Code = "BZ0301"
-	// BridgeForeign: a bridge of Baize's name is not Baize's.
+	// BridgeForeign: the bridge that Baize is to use belongs to somebody else.
 	BridgeForeign Code = "BZ0302"
-	// PortForeign: a port of the wanted name is somebody else's.
+	// PortForeign: a port of another program has the name of one that Baize needs.
 	PortForeign Code = "BZ0303"
 	// PortDead: Open vSwitch cannot forward through a wanted port.
 	PortDead Code = "BZ0304"
@@ -86,9 +93,9 @@ const (
 	EndpointCutOff Code = "BZ0601"
 	// AddressTaken: an endpoint's address is also another's.
 	AddressTaken Code = "BZ0602"
-	// SegmentMissing: the bridge of containers is not there.
+	// SegmentMissing: the bridge of containers does not exist.
 	SegmentMissing Code = "BZ0603"
-	// SegmentMismatch: it is not as it must be.
+	// SegmentMismatch: the bridge of containers is not set up as this node needs it.
 	SegmentMismatch Code = "BZ0604"
 	// EndpointGone: an endpoint's namespace or device is gone.
 	EndpointGone Code = "BZ0605"
@@ -103,17 +110,19 @@ const (
 	// NameServer: a container has no name server.
 	NameServer Code = "BZ0801"
 
-	// 09: topologies of others.
+	// 09: topologies in other layouts.
 
-	// SourceMalformed: a record of another layout cannot be used.
+	// SourceMalformed: a record in another layout cannot be used.
 	SourceMalformed Code = "BZ0901"
+	// SourceIgnoresNode: the hosts of the other topology ignore this node.
+	SourceIgnoresNode Code = "BZ0902"
 	// SourceUnavailable: another layout cannot be read or written.
 	SourceUnavailable Code = "BZ0903"
-	// SourceIgnoresNode: hosts of the other topology ignore this node.
-	SourceIgnoresNode Code = "BZ0902"
+
+	// 00: the agent itself.
 
 	// StateUnwritable: a file of the agent's state cannot be written.
 	StateUnwritable Code = "BZ0002"
-	// PartFailed: a part of the agent failed and is started again.
+	// PartFailed: a part of the agent failed and is being restarted.
 	PartFailed Code = "BZ0001"
 )

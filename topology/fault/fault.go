@@ -1,5 +1,5 @@
-// Package fault is the one form in which anything that is wrong is told: by the
-// agent's parts, by the pure packages below them, and in errors for people. It
+// Package fault is the one form in which anything that is wrong is reported: by
+// the agent's parts, by the pure packages below them, and in errors for people. It
 // imports the standard library only, so that every layer may import it.
 package fault
 

@@ -13,8 +13,14 @@ import (
 )
 
 func TestOf(t *testing.T) {
-	refusal := &topology.Error{Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network blue", What: "no subnet is left", Remedy: "release one"}
-	want := fault.Fault{Code: fault.NetworkFull, Severity: fault.Error, Item: "network blue", What: "no subnet is left", Remedy: "release one"}
+	refusal := &topology.Error{
+		Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network blue", What: "no subnet is left",
+		Remedy: "release one",
+	}
+	want := fault.Fault{
+		Code: fault.NetworkFull, Severity: fault.Error, Item: "network blue", What: "no subnet is left",
+		Remedy: "release one",
+	}
 	require.Equal(t, want, fault.Of(refusal))
 	require.Equal(t, want, fault.Of(fmt.Errorf("lease: %w", refusal)), "wrapped")
 	require.Equal(t, "network blue: no subnet is left (release one)", want.String())

@@ -9,8 +9,8 @@ import (
 )
 
 // Write replaces a file, or makes it, in one step (rename(2) in the file's
-// directory, which must exist). A file that has these contents already is left
-// alone, so its time of change tells when it changed.
+// directory, which must exist). A file that has these contents already is not
+// touched: its modification time stays.
 func Write(file string, b []byte, mode os.FileMode) (err error) {
 	if info, serr := os.Lstat(file); serr == nil && info.Mode() == mode {
 		if old, rerr := os.ReadFile(file); rerr == nil && bytes.Equal(old, b) {

@@ -65,7 +65,9 @@ func TestPrint(t *testing.T) {
 	var back []item
 	require.NoError(t, json.Unmarshal([]byte(out), &back))
 	assert.Equal(t, items, back)
-	assert.Equal(t, "- ips:\n  - 10.1.5.2\n  - fd00::2\n  name: host1\n  text: a <b>\n- ips: null\n  name: longer-host10\n", printed(t, FormatYAML, table, items))
+	assert.Equal(t,
+		"- ips:\n  - 10.1.5.2\n  - fd00::2\n  name: host1\n  text: a <b>\n- ips: null\n  name: longer-host10\n",
+		printed(t, FormatYAML, table, items))
 	require.ErrorIs(t, Print(&bytes.Buffer{}, "xml", table, items), topology.ErrInvalid)
 }
 
@@ -84,9 +86,12 @@ func TestCell(t *testing.T) {
 		want string
 	}{
 		{nil, "-"}, {"", "-"}, {"x", "x"}, {true, "yes"}, {false, "no"}, {0, "0"}, {uint64(7), "7"},
-		{netip.Addr{}, "-"}, {netip.MustParseAddr("::1"), "::1"}, {netip.Prefix{}, "-"}, {netip.MustParsePrefix("10.0.0.0/8"), "10.0.0.0/8"},
-		{[]string{"a", "b"}, "a,b"}, {[]string{}, "-"}, {topology.VXLAN, "vxlan"}, {topology.Transports(), "vxlan,gre,geneve,route,auto"},
-		{time.Time{}, "-"}, {1500 * time.Millisecond, "1.5s"}, {topology.MACOf(netip.MustParseAddr("10.1.5.2")), "02:42:0a:01:05:02"},
+		{netip.Addr{}, "-"}, {netip.MustParseAddr("::1"), "::1"}, {netip.Prefix{}, "-"},
+		{netip.MustParsePrefix("10.0.0.0/8"), "10.0.0.0/8"},
+		{[]string{"a", "b"}, "a,b"}, {[]string{}, "-"}, {topology.VXLAN, "vxlan"},
+		{topology.Transports(), "vxlan,gre,geneve,route,auto"},
+		{time.Time{}, "-"}, {1500 * time.Millisecond, "1.5s"},
+		{topology.MACOf(netip.MustParseAddr("10.1.5.2")), "02:42:0a:01:05:02"},
 		{"two\nlines\x1b[31m", "two lines [31m"}, {errors.New("oops"), "oops"},
 	} {
 		assert.Equal(t, tc.want, Cell(tc.v), "%#v", tc.v)
@@ -129,7 +134,8 @@ func step(t *testing.T, takes time.Duration, fail error) (out string) {
 func TestProgressInPlainLines(t *testing.T) {
 	assert.Empty(t, step(t, 900*time.Millisecond, nil))
 	assert.Equal(t, "waiting for OVS ...\nwaiting for OVS: done in 3.2s\n", step(t, 3200*time.Millisecond, nil))
-	assert.Equal(t, "waiting for OVS ...\n", step(t, 3*time.Second, errors.New("no")), "the error is told by whoever gets it")
+	assert.Equal(t, "waiting for OVS ...\n", step(t, 3*time.Second, errors.New("no")),
+		"the caller reports the error")
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
 		require.NoError(t, NewProgress(&b).Count(t.Context(), "hosts", 3, func(_ context.Context, done func(int)) error {
@@ -207,7 +213,8 @@ func TestFlags(t *testing.T) {
 	var level string
 	run := func(args ...string) error {
 		app := &urfave.App{
-			Name: "baize", Flags: append(LogFlags(), OutputFlag()), OnUsageError: OnUsageError, Writer: &bytes.Buffer{}, ErrWriter: &bytes.Buffer{},
+			Name: "baize", Flags: append(LogFlags(), OutputFlag()), OnUsageError: OnUsageError,
+			Writer: &bytes.Buffer{}, ErrWriter: &bytes.Buffer{},
 			Action: func(c *urfave.Context) error {
 				l, err := Logger(c, &bytes.Buffer{})
 				if err != nil {

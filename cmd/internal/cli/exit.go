@@ -12,9 +12,9 @@ import (
 const (
 	ExitOK          = 0   // done
 	ExitError       = 1   // anything that has no code of its own
-	ExitUsage       = 2   // wrong usage, or a value that makes no sense
-	ExitNotFound    = 3   // the named thing is not there
-	ExitConflict    = 4   // it exists already, is in use, or contradicts something
+	ExitUsage       = 2   // wrong usage, or an invalid value
+	ExitNotFound    = 3   // the named item does not exist
+	ExitConflict    = 4   // it exists already, is in use, or contradicts another item
 	ExitUnavailable = 5   // etcd, the agent or OVS does not answer, or privileges are missing
 	ExitFull        = 6   // nothing is left to allocate
 	ExitInterrupted = 130 // ended by an interrupt, as a shell counts it

@@ -61,7 +61,10 @@ func Logger(c *urfave.Context, w io.Writer) (*logrus.Logger, error) {
 func NewLogger(w io.Writer, level, format string) (*logrus.Logger, error) {
 	lvl, err := logrus.ParseLevel(level)
 	if err != nil || lvl < logrus.ErrorLevel { // panic and fatal: nothing logs at those
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("log level %q", level), What: "unknown", Remedy: "use one of error, warn, info, debug, trace"}
+		return nil, &topology.Error{
+			Kind: topology.ErrInvalid, Item: fmt.Sprintf("log level %q", level), What: "unknown",
+			Remedy: "use one of error, warn, info, debug, trace",
+		}
 	}
 	l := logrus.New()
 	l.SetOutput(w)
@@ -73,7 +76,10 @@ func NewLogger(w io.Writer, level, format string) (*logrus.Logger, error) {
 	case "json":
 		l.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	default:
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("log format %q", format), What: "unknown", Remedy: "use text or json"}
+		return nil, &topology.Error{
+			Kind: topology.ErrInvalid, Item: fmt.Sprintf("log format %q", format), What: "unknown",
+			Remedy: "use text or json",
+		}
 	}
 	return l, nil
 }

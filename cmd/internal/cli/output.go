@@ -1,5 +1,5 @@
-// Package cli is what the commands share: output in a person's or a program's
-// form, exit codes, progress, flags and the log.
+// Package cli is what the commands share: output for people and for programs,
+// exit codes, progress, flags and the log.
 package cli
 
 import (
@@ -38,7 +38,10 @@ func ParseFormat(s string) (Format, error) {
 			return f, nil
 		}
 	}
-	return "", &topology.Error{Kind: topology.ErrInvalid, Item: fmt.Sprintf("output format %q", s), What: "unknown", Remedy: "use one of table, wide, json, yaml"}
+	return "", &topology.Error{
+		Kind: topology.ErrInvalid, Item: fmt.Sprintf("output format %q", s), What: "unknown",
+		Remedy: "use one of table, wide, json, yaml",
+	}
 }
 
 // Column is a column of a Table.
@@ -61,8 +64,8 @@ func Columns(names ...string) []Column {
 	return out
 }
 
-// Table is a person's view of a listing. Each row has one cell for each
-// column, wide ones included; Cell tells how a cell is written.
+// Table is a listing for people. Each row has one cell for each
+// column, wide ones included; Cell formats it.
 type Table struct {
 	Columns []Column
 	Rows    [][]any
@@ -124,7 +127,9 @@ func (t Table) render(wide bool) string {
 		}
 		header = append(header, c.Name)
 		if c.Right {
-			configs = append(configs, table.ColumnConfig{Number: len(header), Align: text.AlignRight, AlignHeader: text.AlignRight})
+			configs = append(configs, table.ColumnConfig{
+				Number: len(header), Align: text.AlignRight, AlignHeader: text.AlignRight,
+			})
 		}
 	}
 	tw.AppendHeader(header)
@@ -150,23 +155,27 @@ var plain = table.Style{
 	Options: table.OptionsNoBordersAndSeparators,
 }
 
-// none stands for what is not there.
+// none is written for an empty cell.
 const none = "-"
 
-// Cell returns how a value is written in a table: a list by commas, a truth as
-// yes or no, nothing as "-", control characters as spaces.
+// Cell formats a value for a table: a list with commas, a boolean as yes or no,
+// an empty value as "-", control characters as spaces.
 func Cell(v any) string {
-	s := cell(v)
-	s = strings.Map(func(r rune) rune {
+	if s := Printable(cell(v)); s != "" {
+		return s
+	}
+	return none
+}
+
+// Printable replaces control characters by spaces: a record's text must not
+// move a terminal's cursor.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
 	}, s)
-	if s == "" {
-		return none
-	}
-	return s
 }
 
 func cell(v any) string {

@@ -16,9 +16,9 @@ import (
 // progressDelay is how long a step may take in silence.
 const progressDelay = time.Second
 
-// Progress tells a person that a command is at work. What is over within a
-// second is not mentioned. On a terminal a slow step turns a spinner, elsewhere
-// it says one line when it becomes slow; either says one when it is done.
+// Progress shows that a command is at work. A step of less than a second shows
+// nothing. A slower one shows a spinner on a terminal, and one line elsewhere;
+// both print a line when it is done.
 //
 // One step runs at a time, and nothing else writes meanwhile.
 type Progress struct {
@@ -31,7 +31,9 @@ type Progress struct {
 // rule: standard output is for results.
 func NewProgress(w io.Writer) *Progress {
 	f, ok := w.(*os.File)
-	return &Progress{w: w, terminal: ok && cwriter.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb", delay: progressDelay}
+	return &Progress{
+		w: w, terminal: ok && cwriter.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb", delay: progressDelay,
+	}
 }
 
 // Step runs f and shows title while that takes long. It returns f's error.
@@ -39,8 +41,11 @@ func (p *Progress) Step(ctx context.Context, title string, f func(context.Contex
 	return p.run(ctx, title, func(ctx context.Context, _ func(int)) error { return f(ctx) }, 0)
 }
 
-// Count is Step for something done total times: f says how often it was done.
-func (p *Progress) Count(ctx context.Context, title string, total int, f func(ctx context.Context, done func(int)) error) error {
+// Count is Step for a task of total parts: f calls done with the number of parts
+// that are done.
+func (p *Progress) Count(
+	ctx context.Context, title string, total int, f func(ctx context.Context, done func(int)) error,
+) error {
 	return p.run(ctx, title, f, total)
 }
 

@@ -17,9 +17,9 @@ func (r *runner) backupCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "backup", Usage: "write the whole topology into a file", ArgsUsage: "[FILE]",
 		Description: `Networks, nodes, subnets, reservations and pins as they are at one revision, as
-JSON with its keys in order, so that two backups can be compared with diff. Without
-FILE, or with -, it goes to standard output. What running agents keep alive
-themselves is no part of it.
+JSON with sorted keys, so that two backups can be compared with diff. Without FILE,
+or with -, it is written to standard output. Keys that running agents maintain by
+themselves are left out.
 
   baize backup /var/backups/baize.json`,
 		Action: r.backup,
@@ -28,16 +28,16 @@ themselves is no part of it.
 
 func (r *runner) restoreCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "restore", Usage: "make the topology what a backup has", ArgsUsage: "FILE",
-		Description: `It says what it will do: which keys are written, which removed. Where there is a
-topology already it asks. Stop the agents first, which interrupts no traffic: one
-that runs while its network is missing takes the network down on its host.
+		Name: "restore", Usage: "restore the topology from a backup", ArgsUsage: "FILE",
+		Description: `Shows which keys it will write and which it will remove, and asks if there is a
+topology already. Stop the agents first, which interrupts no traffic: an agent that
+runs while its network is missing takes the network down on its host.
 
   baize restore --dry-run /var/backups/baize.json
   baize restore /var/backups/baize.json`,
 		Flags: []ucli.Flag{
-			&ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
-			&ucli.BoolFlag{Name: "yes", Usage: "do not ask, and do not mind running agents"},
+			&ucli.BoolFlag{Name: "dry-run", Usage: "only show what would be done"},
+			&ucli.BoolFlag{Name: "yes", Usage: "do not ask, and restore even while agents run"},
 		},
 		Action: r.restore,
 	}
@@ -76,7 +76,7 @@ func (r *runner) backup(c *ucli.Context) error {
 		if err := b.Write(&text); err != nil {
 			return err
 		}
-		// Not everybody's: keys may have been put there by hand.
+		// Not readable by everybody: somebody may have stored secrets in keys.
 		if err := atomicfile.Write(file, []byte(text.String()), 0o600); err != nil {
 			return fmt.Errorf("backup: %w", err)
 		}
@@ -98,19 +98,8 @@ func (r *runner) restore(c *ucli.Context) error {
 	}
 	return r.withKeys(c, func(s *etcdstore.Store, raw *topology.Snapshot) error {
 		plan := b.PlanRestore(raw)
-		for _, kv := range plan.Delete {
-			if err := r.say("remove  %s", kv.Key); err != nil {
-				return err
-			}
-		}
-		for _, kv := range plan.Put {
-			word := "create "
-			if kv.ModRevision != 0 {
-				word = "change "
-			}
-			if err := r.say("%s %s", word, kv.Key); err != nil {
-				return err
-			}
+		if err := r.showRestore(plan); err != nil {
+			return err
 		}
 		if plan.Empty() {
 			return r.say("nothing to do: all %s are as in the backup", counted(plan.Same, "key"))
@@ -118,14 +107,8 @@ func (r *runner) restore(c *ucli.Context) error {
 		if c.Bool("dry-run") {
 			return r.say("nothing was changed (--dry-run); %s stay", counted(plan.Same, "key"))
 		}
-		if alive := topology.AliveIn(raw); len(alive) > 0 && !c.Bool("yes") {
-			return &topology.Error{
-				Kind: topology.ErrInUse, Item: "nodes " + strings.Join(alive, ", "), What: "their agents run",
-				Remedy: "stop them ('systemctl stop baize', which interrupts no traffic), or say --yes",
-			}
-		}
-		if len(raw.Raw) > 0 && !c.Bool("yes") {
-			if ok, err := r.confirm(fmt.Sprintf("Write %s and remove %s?", counted(len(plan.Put), "key"), counted(len(plan.Delete), "key"))); err != nil || !ok {
+		if !c.Bool("yes") {
+			if ok, err := r.mayRestore(plan, raw); err != nil || !ok {
 				return err
 			}
 		}
@@ -136,13 +119,51 @@ func (r *runner) restore(c *ucli.Context) error {
 	})
 }
 
+// showRestore names every key that a restore changes.
+func (r *runner) showRestore(plan topology.RestorePlan) error {
+	for _, kv := range plan.Delete {
+		if err := r.say("remove  %s", kv.Key); err != nil {
+			return err
+		}
+	}
+	for _, kv := range plan.Put {
+		word := "create "
+		if kv.ModRevision != 0 {
+			word = "change "
+		}
+		if err := r.say("%s %s", word, kv.Key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayRestore refuses while agents run, and asks where there is something to
+// lose.
+func (r *runner) mayRestore(plan topology.RestorePlan, raw *topology.Snapshot) (bool, error) {
+	if alive := topology.AliveIn(raw); len(alive) > 0 {
+		return false, &topology.Error{
+			Kind: topology.ErrInUse, Item: "nodes " + strings.Join(alive, ", "), What: "their agents run",
+			Remedy: "stop them ('systemctl stop baize', which interrupts no traffic), or say --yes",
+		}
+	}
+	if len(raw.Raw) == 0 {
+		return true, nil
+	}
+	write, remove := counted(len(plan.Put), "key"), counted(len(plan.Delete), "key")
+	return r.confirm(fmt.Sprintf("Write %s and remove %s?", write, remove))
+}
+
 func (r *runner) readFile(file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(r.In)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, &topology.Error{Kind: topology.ErrNotFound, Item: "file " + file, What: err.Error(), Remedy: "name the file that 'baize backup' wrote"}
+		return nil, &topology.Error{
+			Kind: topology.ErrNotFound, Item: "file " + file, What: err.Error(),
+			Remedy: "name the file that 'baize backup' wrote",
+		}
 	}
 	return b, nil
 }

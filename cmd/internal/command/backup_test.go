@@ -18,7 +18,10 @@ func TestBackupAndRestore(t *testing.T) {
 	s := cluster(t)
 	// More than one transaction takes.
 	for i := range 200 {
-		_, err := s.PutPin(t.Context(), topology.Pin{Network: "blue", Addr: netip.AddrFrom4([4]byte{10, 1, 240, byte(i)}), Node: "host1", MAC: fmt.Sprintf("02:00:00:00:01:%02x", i)})
+		_, err := s.PutPin(t.Context(), topology.Pin{
+			Network: "blue", Addr: netip.AddrFrom4([4]byte{10, 1, 240, byte(i)}), Node: "host1",
+			MAC: fmt.Sprintf("02:00:00:00:01:%02x", i),
+		})
 		require.NoError(t, err)
 	}
 	file := filepath.Join(t.TempDir(), "baize.json")
@@ -37,12 +40,18 @@ func TestBackupAndRestore(t *testing.T) {
 
 	// Something goes, something changes, something comes.
 	require.Equal(t, 0, baize(t, "network", "update", "red", "--mtu", "1300").code)
-	_, err = s.CreateNetwork(t.Context(), topology.Network{Name: "green", IPv4: netip.MustParsePrefix("10.77.0.0/16"), Transport: topology.VXLAN})
+	_, err = s.CreateNetwork(t.Context(), topology.Network{
+		Name: "green", IPv4: netip.MustParsePrefix("10.77.0.0/16"), Transport: topology.VXLAN,
+	})
 	require.NoError(t, err)
-	require.NoError(t, s.DeletePin(t.Context(), topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.240.7"), Node: "host1", MAC: "02:00:00:00:01:07"}))
+	require.NoError(t, s.DeletePin(t.Context(), topology.Pin{
+		Network: "blue", Addr: netip.MustParseAddr("10.1.240.7"), Node: "host1", MAC: "02:00:00:00:01:07",
+	}))
 	res = baize(t, "restore", "--dry-run", file)
 	require.Equal(t, 0, res.code, res.err)
-	for _, want := range []string{"remove  networks/green", "create  pins/blue/10.1.240.7", "change  networks/red", "nothing was changed"} {
+	for _, want := range []string{
+		"remove  networks/green", "create  pins/blue/10.1.240.7", "change  networks/red", "nothing was changed",
+	} {
 		assert.Contains(t, res.out, want)
 	}
 	res = baize(t, "restore", file)
@@ -66,13 +75,15 @@ func TestBackupAndRestore(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, len(before), b.Count)
 
-	for name, line := range map[string][]string{"--yes": {"restore", "--yes", "none.json"}, "two files": {"backup", "a", "b"}, "no file": {"restore"}} {
+	for name, line := range map[string][]string{
+		"--yes": {"restore", "--yes", "none.json"}, "two files": {"backup", "a", "b"}, "no file": {"restore"},
+	} {
 		assert.NotEqual(t, 0, baize(t, line...).code, name)
 	}
 	require.NoError(t, os.WriteFile(file, []byte(`{"format": "baize-backup"`), 0o600))
 	res = baize(t, "restore", file)
 	assert.Equal(t, 2, res.code)
-	assert.Contains(t, res.err, "not whole")
+	assert.Contains(t, res.err, "incomplete")
 }
 
 // stored is what a backup is to hold.

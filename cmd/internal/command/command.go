@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -73,7 +75,7 @@ func (r *runner) report(err error) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(r.Err, "%v\nRun '%s --help' for help.\n", usage, usage.command)
 		return cli.ExitUsage
-	case errors.As(err, &status) && status.Err == nil: // what there is to say was said
+	case errors.As(err, &status) && status.Err == nil: // the command has said everything
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(r.Err, "baize: interrupted")
 	default:
@@ -82,7 +84,7 @@ func (r *runner) report(err error) int {
 	return cli.ExitCode(err)
 }
 
-// app builds the whole tree. It is built anew for every run: urfave/cli keeps
+// app builds the whole tree. It is built again for every run: urfave/cli keeps
 // parsed values in the flags.
 func (r *runner) app() *ucli.App {
 	app := &ucli.App{
@@ -93,13 +95,18 @@ func (r *runner) app() *ucli.App {
 		Commands: []*ucli.Command{
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
-			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(), r.labCommand(), r.etcdCommand(),
+			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
+			r.labCommand(), r.etcdCommand(),
 			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,
 		Reader: r.In, Writer: r.Out, ErrWriter: r.Err,
 		ExitErrHandler: func(*ucli.Context, error) {}, // Run returns the code, main exits
 		OnUsageError:   onUsageError("baize"),
+	}
+	app.Before = func(c *ucli.Context) error {
+		_, err := cli.Logger(c, io.Discard) // a wrong level is refused by commands that log nothing, too
+		return err
 	}
 	prepareFlags(app.Flags)
 	for _, c := range app.Commands {
@@ -113,26 +120,20 @@ list and change them. Endpoints live on their node: those commands talk to the
 agent there. Flags may stand anywhere on the line, and every flag has an
 environment variable.`
 
-// requiredMark stands in the usage of a flag that must be given.
+// requiredMark ends the usage of a flag that must be given.
 const requiredMark = " (required)"
 
 // prepare completes a command and those below it: environment variables,
-// required flags, errors in our own words.
+// required flags, the format of the output, errors in our own words.
 func prepare(c *ucli.Command, parent string) {
 	full := parent + " " + c.Name
 	c.HideHelp, c.HideHelpCommand = true, true
 	c.OnUsageError = onUsageError(full)
 	required := prepareFlags(c.Flags)
-	if action := c.Action; action != nil && len(required) > 0 {
+	if action := c.Action; action != nil {
 		c.Action = func(ctx *ucli.Context) error {
-			var missing []string
-			for _, f := range required {
-				if !ctx.IsSet(f) {
-					missing = append(missing, "--"+f)
-				}
-			}
-			if len(missing) > 0 {
-				return usagef(full, "needs %s", strings.Join(missing, " and "))
+			if err := checkFlags(ctx, full, required); err != nil {
+				return err
 			}
 			return action(ctx)
 		}
@@ -142,9 +143,45 @@ func prepare(c *ucli.Command, parent string) {
 	}
 }
 
-// prepareFlags gives every flag its environment variable and returns the
-// names of the required ones. urfave/cli's own check of them would print
-// the whole help before the one line that matters.
+// checkFlags refuses what can be refused before etcd or the agent is asked.
+func checkFlags(ctx *ucli.Context, full string, required []string) error {
+	var missing []string
+	for _, f := range required {
+		if !ctx.IsSet(f) {
+			missing = append(missing, "--"+f)
+		}
+	}
+	if len(missing) > 0 {
+		return usagef(full, "needs %s", strings.Join(missing, " and "))
+	}
+	_, err := outputOf(ctx)
+	return err
+}
+
+// notNegative is the check of every duration that a flag gives: timers panic
+// with a negative one.
+func notNegative(flag string) func(*ucli.Context, time.Duration) error {
+	return func(c *ucli.Context, d time.Duration) error {
+		if d < 0 {
+			return usagef(c.Command.HelpName, "--%s %s is negative", flag, d)
+		}
+		return nil
+	}
+}
+
+// isPort is the check of a flag that names a UDP port.
+func isPort(flag string) func(*ucli.Context, int) error {
+	return func(c *ucli.Context, port int) error {
+		if port < 1 || port > math.MaxUint16 {
+			return usagef(c.Command.HelpName, "--%s %d is no port: use 1 to %d", flag, port, math.MaxUint16)
+		}
+		return nil
+	}
+}
+
+// prepareFlags gives every flag its environment variable and the checks of its
+// type, and returns the names of the required ones. urfave/cli's own check of
+// them would print the whole help before the one line that matters.
 func prepareFlags(flags []ucli.Flag) (required []string) {
 	for _, f := range flags {
 		name := f.Names()[0]
@@ -168,6 +205,7 @@ func prepareFlags(flags []ucli.Flag) (required []string) {
 		case *ucli.UintFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.DurationFlag:
+			f.Action = notNegative(name)
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.BoolFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
@@ -195,15 +233,24 @@ const (
 
 func globalFlags() []ucli.Flag {
 	return append([]ucli.Flag{
-		&ucli.StringSliceFlag{Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas", DefaultText: etcdstore.DefaultEndpoint},
-		&ucli.StringFlag{Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix},
+		&ucli.StringSliceFlag{
+			Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas",
+			DefaultText: etcdstore.DefaultEndpoint,
+		},
+		&ucli.StringFlag{
+			Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix,
+		},
 		&ucli.StringFlag{Name: "etcd-cafile", Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
 		&ucli.StringFlag{Name: "etcd-certfile", Usage: "PEM `FILE` of the client certificate for etcd"},
 		&ucli.StringFlag{Name: "etcd-keyfile", Usage: "PEM `FILE` of the client certificate's key"},
 		&ucli.StringFlag{Name: "etcd-user", Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
 		&ucli.StringFlag{Name: "etcd-username", Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
-		&ucli.StringFlag{Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables"},
-		&ucli.DurationFlag{Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout},
+		&ucli.StringFlag{
+			Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
+		},
+		&ucli.DurationFlag{
+			Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
+		},
 		&ucli.StringFlag{Name: flagSocket, Usage: "`PATH` of the agent's socket", Value: api.DefaultSocket},
 	}, cli.LogFlags()...)
 }
@@ -222,13 +269,13 @@ func storeConfig(c *ucli.Context) (etcdstore.Config, error) {
 	}
 	if user := c.String("etcd-user"); user != "" {
 		if cfg.Username != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-username name a user both: give one of them")
+			return cfg, usagef("baize", "--etcd-user and --etcd-username both name a user: give one of them")
 		}
 		var password string
 		var inline bool
 		cfg.Username, password, inline = strings.Cut(user, ":")
 		if inline && cfg.Password != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-password give a password both: give one of them")
+			return cfg, usagef("baize", "--etcd-user and --etcd-password both give a password: give one of them")
 		}
 		if inline {
 			cfg.Password = password

@@ -137,7 +137,9 @@ func cluster(t *testing.T) *etcdstore.Store {
 	}
 	res := baize(t, "subnet", "reserve", "10.1.248.0/21", "--network", "blue", "--comment", "old VMs")
 	require.Equal(t, 0, res.code, res.err)
-	_, err := s.PutPin(t.Context(), topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.0.99"), Node: "host2", MAC: "02:42:0a:01:00:63"})
+	_, err := s.PutPin(t.Context(), topology.Pin{
+		Network: "blue", Addr: netip.MustParseAddr("10.1.0.99"), Node: "host2", MAC: "02:42:0a:01:00:63",
+	})
 	require.NoError(t, err)
 	return s
 }
@@ -192,7 +194,9 @@ func TestPlan(t *testing.T) {
 	s := cluster(t)
 	snap, err := s.Snapshot(t.Context())
 	require.NoError(t, err)
-	want := pipeline.Build(snap.View("host1"), nil, pipeline.Options{Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4790, GenevePort: 6081})
+	want := pipeline.Build(snap.View("host1"), nil, pipeline.Options{
+		Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4790, GenevePort: 6081,
+	})
 	var text bytes.Buffer
 	require.NoError(t, pipeline.Format(&text, want))
 
@@ -240,16 +244,26 @@ func TestRefusals(t *testing.T) {
 		code int
 		text []string
 	}{
-		"network creat x":                                          {cli.ExitUsage, []string{"did you mean create?", "Run 'baize network --help'"}},
-		"network create x --subent 10.3.0.0/16":                    {cli.ExitUsage, []string{"unknown flag --subent", "did you mean --subnet?"}},
-		"network create x":                                         {cli.ExitUsage, []string{"needs --subnet"}},
-		"network create --subnet 10.3.0.0/16":                      {cli.ExitUsage, []string{"needs NAME"}},
-		"network create x --subnet 10.3.0.0":                       {cli.ExitUsage, []string{`--subnet "10.3.0.0"`, "10.1.0.0/16"}},
-		"network create x --subnet 10.3.0.0/16,10.4.0.0/16":        {cli.ExitUsage, []string{"one prefix of each family"}},
-		"network create x --subnet 10.3.0.1/16":                    {cli.ExitUsage, []string{"network x", "write 10.3.0.0/16"}},
-		"network create x --subnet 10.3.0.0/16 --vni many":         {cli.ExitUsage, []string{`"many"`, "--vni"}},
-		"network create x --subnet 10.3.0.0/16 --vni 0":            {cli.ExitUsage, []string{"--vni 0"}},
-		"network create x --subnet 10.3.0.0/16 --vni 99999999":     {cli.ExitUsage, []string{"out of range", "16777215"}},
+		"network creat x": {
+			cli.ExitUsage, []string{"did you mean create?", "Run 'baize network --help'"},
+		},
+		"network create x --subent 10.3.0.0/16": {
+			cli.ExitUsage, []string{"unknown flag --subent", "did you mean --subnet?"},
+		},
+		"network create x":                    {cli.ExitUsage, []string{"needs --subnet"}},
+		"network create --subnet 10.3.0.0/16": {cli.ExitUsage, []string{"needs NAME"}},
+		"network create x --subnet 10.3.0.0": {
+			cli.ExitUsage, []string{`--subnet "10.3.0.0"`, "10.1.0.0/16"},
+		},
+		"network create x --subnet 10.3.0.0/16,10.4.0.0/16": {cli.ExitUsage, []string{"one prefix of each family"}},
+		"network create x --subnet 10.3.0.1/16": {
+			cli.ExitUsage, []string{"network x", "write 10.3.0.0/16"},
+		},
+		"network create x --subnet 10.3.0.0/16 --vni many": {cli.ExitUsage, []string{`"many"`, "--vni"}},
+		"network create x --subnet 10.3.0.0/16 --vni 0":    {cli.ExitUsage, []string{"--vni 0"}},
+		"network create x --subnet 10.3.0.0/16 --vni 99999999": {
+			cli.ExitUsage, []string{"99999999 is no VNI", "16777215"},
+		},
 		"network create x --subnet 10.3.0.0/16 --vni 200":          {cli.ExitConflict, []string{"VNI 200", "network red"}},
 		"network create x --subnet 10.3.0.0/16 --subnet-len-v6 64": {cli.ExitUsage, []string{"--subnet-len-v6"}},
 		"network create x --subnet 10.3.0.0/16 --transport vxlna":  {cli.ExitUsage, []string{"vxlna", "did you mean vxlan?"}},
@@ -259,37 +273,47 @@ func TestRefusals(t *testing.T) {
 		"network create -x- --subnet 10.3.0.0/16":                  {cli.ExitUsage, []string{"unknown flag -x-"}},
 		"network create x/y --subnet 10.3.0.0/16":                  {cli.ExitUsage, []string{`"x/y"`, "not a valid name"}},
 		"network create blue --subnet 10.3.0.0/16":                 {cli.ExitConflict, []string{"network blue", "already"}},
-		"network show bleu":                                        {cli.ExitNotFound, []string{"network bleu", "did you mean blue?"}},
-		"network show zzz":                                         {cli.ExitNotFound, []string{"network zzz", "baize network list"}},
-		"network update bleu --mtu 1400":                           {cli.ExitNotFound, []string{"did you mean blue?"}},
-		"network update blue":                                      {cli.ExitUsage, []string{"nothing to change"}},
-		"network update blue --mtu 100":                            {cli.ExitUsage, []string{"MTU 100", "1280"}},
-		"network update red --gateway 10.2.0.1 --no-gateway":       {cli.ExitUsage, []string{"contradict"}},
-		"network delete blue":                                      {cli.ExitConflict, []string{"network blue", "host1"}},
-		"network delete bleu":                                      {cli.ExitNotFound, []string{"did you mean blue?"}},
-		"network list -o jsn":                                      {cli.ExitUsage, []string{`"jsn"`, "did you mean json?"}},
-		"topology -o table":                                        {cli.ExitUsage, []string{"tree, json"}},
-		"node show hsot1":                                          {cli.ExitNotFound, []string{"did you mean host1?"}},
-		"node remove host1":                                        {cli.ExitConflict, []string{"host1", "--force"}},
-		"node remove hsot1":                                        {cli.ExitNotFound, []string{"did you mean host1?"}},
-		"subnet reserve 10.1.5.0/24":                               {cli.ExitUsage, []string{"needs --network"}},
-		"subnet reserve ten --network blue":                        {cli.ExitUsage, []string{`"ten" is not a prefix`}},
-		"subnet reserve 10.1.5.1/24 --network blue":                {cli.ExitUsage, []string{"write 10.1.5.0/24"}},
-		"subnet reserve 10.9.5.0/24 --network blue":                {cli.ExitUsage, []string{"10.9.5.0/24", "network blue"}},
-		"subnet reserve 10.1.250.0/24 --network blue":              {cli.ExitConflict, []string{"10.1.248.0/21"}},
-		"subnet reserve 10.1.5.0/24 --network bleu":                {cli.ExitNotFound, []string{"did you mean blue?"}},
-		"subnet release 10.1.9.0/24 --network blue":                {cli.ExitNotFound, []string{"10.1.9.0/24"}},
-		"subnet list --network bleu":                               {cli.ExitNotFound, []string{"did you mean blue?"}},
-		"plan --node host9":                                        {cli.ExitNotFound, []string{"node host9", "did you mean host"}},
-		"completion tcsh":                                          {cli.ExitUsage, []string{"tcsh", "bash, zsh, fish"}},
-		"endpoint list":                                            {cli.ExitUnavailable, []string{"none.sock", "is the agent running?"}},
-		"endpoint add c1 --network blue":                           {cli.ExitUsage, []string{"needs --netns"}},
-		"endpoint add c1":                                          {cli.ExitUsage, []string{"needs --network and --netns"}},
-		"endpoint add c1 --network blue --netns x --ip 10":         {cli.ExitUsage, []string{`--ip "10"`}},
-		"endpoint add c1 --network blue --netns x --mac y":         {cli.ExitUsage, []string{"--mac", `"y"`}},
-		"network list --etcd-user a --etcd-username b":             {cli.ExitUsage, []string{"--etcd-user and --etcd-username"}},
-		"network list --etcd-timeout soon":                         {cli.ExitUsage, []string{`"soon"`, "--etcd-timeout"}},
-		"network list --etcd-endpoints ftp://x:1":                  {cli.ExitUsage, []string{"ftp", "https://HOST:PORT"}},
+		"network show bleu": {
+			cli.ExitNotFound, []string{"network bleu", "did you mean blue?"},
+		},
+		"network show zzz": {
+			cli.ExitNotFound, []string{"network zzz", "baize network list"},
+		},
+		"network update bleu --mtu 1400":                     {cli.ExitNotFound, []string{"did you mean blue?"}},
+		"network update blue":                                {cli.ExitUsage, []string{"nothing to change"}},
+		"network update blue --mtu 100":                      {cli.ExitUsage, []string{"MTU 100", "1280"}},
+		"network update red --gateway 10.2.0.1 --no-gateway": {cli.ExitUsage, []string{"contradict"}},
+		"network delete blue":                                {cli.ExitConflict, []string{"network blue", "host1"}},
+		"network delete bleu":                                {cli.ExitNotFound, []string{"did you mean blue?"}},
+		"network list -o jsn":                                {cli.ExitUsage, []string{`"jsn"`, "did you mean json?"}},
+		"topology -o table":                                  {cli.ExitUsage, []string{"tree, json"}},
+		"node show hsot1":                                    {cli.ExitNotFound, []string{"did you mean host1?"}},
+		"node remove host1":                                  {cli.ExitConflict, []string{"host1", "--force"}},
+		"node remove hsot1":                                  {cli.ExitNotFound, []string{"did you mean host1?"}},
+		"subnet reserve 10.1.5.0/24":                         {cli.ExitUsage, []string{"needs --network"}},
+		"subnet reserve ten --network blue":                  {cli.ExitUsage, []string{`"ten" is not a prefix`}},
+		"subnet reserve 10.1.5.1/24 --network blue":          {cli.ExitUsage, []string{"write 10.1.5.0/24"}},
+		"subnet reserve 10.9.5.0/24 --network blue":          {cli.ExitUsage, []string{"10.9.5.0/24", "network blue"}},
+		"subnet reserve 10.1.250.0/24 --network blue":        {cli.ExitConflict, []string{"10.1.248.0/21"}},
+		"subnet reserve 10.1.5.0/24 --network bleu":          {cli.ExitNotFound, []string{"did you mean blue?"}},
+		"subnet release 10.1.9.0/24 --network blue":          {cli.ExitNotFound, []string{"10.1.9.0/24"}},
+		"subnet list --network bleu":                         {cli.ExitNotFound, []string{"did you mean blue?"}},
+		"plan --node host9": {
+			cli.ExitNotFound, []string{"node host9", "did you mean host"},
+		},
+		"completion tcsh": {cli.ExitUsage, []string{"tcsh", "bash, zsh, fish"}},
+		"endpoint list": {
+			cli.ExitUnavailable, []string{"none.sock", "is the agent running?"},
+		},
+		"endpoint add c1 --network blue":                   {cli.ExitUsage, []string{"needs --netns"}},
+		"endpoint add c1":                                  {cli.ExitUsage, []string{"needs --network and --netns"}},
+		"endpoint add c1 --network blue --netns x --ip 10": {cli.ExitUsage, []string{`--ip "10"`}},
+		"endpoint add c1 --network blue --netns x --mac y": {cli.ExitUsage, []string{"--mac", `"y"`}},
+		"network list --etcd-user a --etcd-username b": {
+			cli.ExitUsage, []string{"--etcd-user and --etcd-username"},
+		},
+		"network list --etcd-timeout soon":        {cli.ExitUsage, []string{`"soon"`, "--etcd-timeout"}},
+		"network list --etcd-endpoints ftp://x:1": {cli.ExitUsage, []string{"ftp", "https://HOST:PORT"}},
 	} {
 		t.Run(line, func(t *testing.T) {
 			res := baize(t, strings.Fields(line)...)
@@ -400,7 +424,10 @@ func TestEtcdCommand(t *testing.T) {
 	sock := filepath.Join(t.TempDir(), "e.sock")
 	go func() {
 		defer write.Close()
-		done <- Run(ctx, []string{"etcd", "--data-dir", t.TempDir(), "--listen-client-urls", "http://127.0.0.1:0,unix://" + sock, "--unsafe-no-fsync"},
+		done <- Run(ctx, []string{
+			"etcd", "--data-dir", t.TempDir(), "--listen-client-urls", "http://127.0.0.1:0,unix://" + sock,
+			"--unsafe-no-fsync",
+		},
 			Streams{strings.NewReader(""), write, &errOut})
 	}()
 	buf := make([]byte, 1024)
@@ -440,7 +467,8 @@ func TestVersion(t *testing.T) {
 	assert.Equal(t, res.out, baize(t, "--version", "-o", "json").out)
 
 	info := &debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}, Settings: []debug.BuildSetting{
-		{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}, {Key: "vcs.time", Value: "2026-01-01T00:00:00Z"}}}
+		{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"},
+		{Key: "vcs.time", Value: "2026-01-01T00:00:00Z"}}}
 	v = versionOf(info, versionItem{})
 	assert.Equal(t, []string{"v1.2.3", "abc-dirty", "2026-01-01T00:00:00Z"}, []string{v.Version, v.Commit, v.Date})
 	v = versionOf(info, versionItem{Version: "v2.0.0", Commit: "def"})
@@ -453,7 +481,9 @@ func TestVersion(t *testing.T) {
 func TestDefaultFile(t *testing.T) {
 	res := baize(t, "docs", "default")
 	require.Equal(t, 0, res.code, res.err)
-	for _, want := range []string{"\n#BAIZE_ETCD_ENDPOINTS=", "\n#BAIZE_VTEP=\n", "\n#BAIZE_DOCKER_BRIDGE=\n", "\n#BAIZE_AUDIT_INTERVAL=30s\n"} {
+	for _, want := range []string{
+		"\n#BAIZE_ETCD_ENDPOINTS=", "\n#BAIZE_VTEP=\n", "\n#BAIZE_DOCKER_BRIDGE=\n", "\n#BAIZE_AUDIT_INTERVAL=30s\n",
+	} {
 		assert.Contains(t, res.out, want)
 	}
 	for line := range strings.Lines(res.out) {

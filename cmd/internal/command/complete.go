@@ -20,13 +20,13 @@ import (
 // up to the cursor, the last of them unfinished.
 const completeCommand = "__complete"
 
-// completeTimeout bounds a question to etcd or the agent: a person waits.
+// completeTimeout bounds a request to etcd or the agent: somebody is waiting.
 const completeTimeout = 3 * time.Second
 
-// candidate is one way to go on.
+// candidate is one word that may come next.
 type candidate struct{ word, about string }
 
-// complete prints candidates, one a line, a tab before what they are.
+// complete prints the candidates, one a line: the word, a tab, a description.
 func (r *runner) complete(ctx context.Context, words []string) int {
 	if len(words) == 0 {
 		words = []string{""}
@@ -37,68 +37,103 @@ func (r *runner) complete(ctx context.Context, words []string) int {
 	return cli.ExitOK
 }
 
+// candidates lists what a word may become that comes after others.
 func (r *runner) candidates(ctx context.Context, before []string, word string) []candidate {
-	path := []*ucli.Command{r.root}
-	var global []string // flags that say where etcd and the agent are
-	args, only := 0, false
-	var pending ucli.Flag
+	cur := cursor{path: []*ucli.Command{r.root}}
 	for _, w := range before {
-		c := path[len(path)-1]
-		switch {
-		case pending != nil:
-			if level, _ := findFlag(path, pending.Names()[0]); level == 0 {
-				global = append(global, "--"+pending.Names()[0]+"="+w)
-			}
-			pending = nil
-		case only:
-			args++
-		case w == "--":
-			only = true
-		case len(w) > 1 && w[0] == '-':
-			n, _, hasValue := strings.Cut(strings.TrimLeft(w, "-"), "=")
-			level, f := findFlag(path, n)
-			if f == nil {
-				continue
-			}
-			if !hasValue && takesValue(f) {
-				pending = f
-			} else if level == 0 {
-				global = append(global, w)
-			}
-		case len(c.Subcommands) > 0:
-			s := subcommand(c, w)
-			if s == nil {
-				return nil
-			}
-			path = append(path, s)
-		default:
-			args++
+		if !cur.pass(w) {
+			return nil
 		}
 	}
-	c := path[len(path)-1]
-	ask := func(line ...string) []candidate { return r.ask(ctx, append(global, line...)) }
-	var out []candidate
+	ask := func(line ...string) []candidate { return r.ask(ctx, append(cur.global, line...)) }
+	return slices.DeleteFunc(cur.candidates(word, ask), func(c candidate) bool { return !strings.HasPrefix(c.word, word) })
+}
+
+// cursor is where in a command line the unfinished word stands.
+type cursor struct {
+	// path leads from the root to the command.
+	path []*ucli.Command
+	// global are the flags that say where etcd and the agent are.
+	global []string
+	// args counts the command's arguments so far.
+	args int
+	// onlyArgs is set after "--".
+	onlyArgs bool
+	// pending is the flag whose value comes next.
+	pending ucli.Flag
+}
+
+func (cur *cursor) command() *ucli.Command { return cur.path[len(cur.path)-1] }
+
+// pass moves behind a finished word; false where no such command exists.
+func (cur *cursor) pass(word string) bool {
 	switch {
-	case pending != nil:
-		out = flagValues(pending, ask)
-	case !only && strings.HasPrefix(word, "-"):
-		for level := len(path) - 1; level >= 0; level-- {
-			if level == 0 && len(path) > 1 && !strings.HasPrefix(word, "--") {
-				break // the global flags only when asked for by two dashes
-			}
-			for _, f := range visibleFlags(path[level].Flags) {
-				d := documentFlag(f)
-				out = append(out, candidate{"--" + f.Names()[0], d.usage})
-			}
+	case cur.pending != nil:
+		flagName := cur.pending.Names()[0]
+		if level, _ := findFlag(cur.path, flagName); level == 0 {
+			cur.global = append(cur.global, "--"+flagName+"="+word)
 		}
-	case len(c.Subcommands) > 0:
-		for _, s := range visible(c.Subcommands) {
+		cur.pending = nil
+	case cur.onlyArgs:
+		cur.args++
+	case word == "--":
+		cur.onlyArgs = true
+	case len(word) > 1 && word[0] == '-':
+		cur.passFlag(word)
+	case isGroup(cur.command()):
+		s := subcommand(cur.command(), word)
+		if s == nil {
+			return false
+		}
+		cur.path = append(cur.path, s)
+	default:
+		cur.args++
+	}
+	return true
+}
+
+func (cur *cursor) passFlag(word string) {
+	flagName, _, hasValue := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	level, f := findFlag(cur.path, flagName)
+	switch {
+	case f == nil:
+	case !hasValue && takesValue(f):
+		cur.pending = f
+	case level == 0:
+		cur.global = append(cur.global, word)
+	}
+}
+
+func (cur *cursor) candidates(word string, ask asker) []candidate {
+	switch {
+	case cur.pending != nil:
+		return flagValues(cur.pending, ask)
+	case !cur.onlyArgs && strings.HasPrefix(word, "-"):
+		return cur.flags(word)
+	case isGroup(cur.command()):
+		var out []candidate
+		for _, s := range visible(cur.command().Subcommands) {
 			out = append(out, candidate{s.Name, s.Usage})
 		}
-	case args == 0:
-		out = firstArgument(name(path[1:]), ask)
+		return out
+	case cur.args == 0:
+		return firstArgument(name(cur.path[1:]), ask)
 	}
-	return slices.DeleteFunc(out, func(c candidate) bool { return !strings.HasPrefix(c.word, word) })
+	return nil
+}
+
+// flags lists the flags that the command and those above it know.
+func (cur *cursor) flags(word string) []candidate {
+	var out []candidate
+	for level := len(cur.path) - 1; level >= 0; level-- {
+		if level == 0 && len(cur.path) > 1 && !strings.HasPrefix(word, "--") {
+			break // the global flags only when asked for by two dashes
+		}
+		for _, f := range visibleFlags(cur.path[level].Flags) {
+			out = append(out, candidate{"--" + f.Names()[0], documentFlag(f).usage})
+		}
+	}
+	return out
 }
 
 // asker runs a listing of ours and returns the names in it.
@@ -158,7 +193,8 @@ func (r *runner) ask(ctx context.Context, line []string) []candidate {
 	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
 	var out bytes.Buffer
-	if Run(ctx, append(line, "--output=json"), Streams{In: strings.NewReader(""), Out: &out, Err: io.Discard}) != cli.ExitOK {
+	std := Streams{In: strings.NewReader(""), Out: &out, Err: io.Discard}
+	if Run(ctx, append(line, "--output=json"), std) != cli.ExitOK {
 		return nil
 	}
 	var items []struct{ Name, Prefix, Network, Status, Node string }
@@ -226,9 +262,10 @@ func (r *runner) completionCommand() *ucli.Command {
 		Name: "completion", Usage: "write the completion script of a shell", ArgsUsage: "bash|zsh|fish",
 		Description: `  source <(baize completion bash)`,
 		Action: func(c *ucli.Context) error {
-			script, ok := completionScripts[c.Args().First()]
+			shell := c.Args().First()
+			script, ok := completionScripts[shell]
 			if !ok {
-				return usagef("baize completion", "no completion for %q: use one of %s", c.Args().First(), strings.Join(shells, ", "))
+				return usagef("baize completion", "no completion for %q: use one of %s", shell, strings.Join(shells, ", "))
 			}
 			_, err := io.WriteString(r.Out, script)
 			return err

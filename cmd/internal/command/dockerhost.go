@@ -22,22 +22,27 @@ func (r *runner) dockerCommand() *ucli.Command {
 		Name: "docker", Usage: "make Docker's own bridge, docker0, a part of a network",
 		Subcommands: []*ucli.Command{
 			{
-				Name: "configure", Usage: "convert this host, or take that back",
+				Name: "configure", Usage: "convert this host, or undo that",
 				Description: `Writes drop-in files for docker.service and baize.service, and the script they run;
-it names them first and asks. Docker goes on as it is until it is restarted: its
-containers get new addresses then. Settings of Docker that contradict it are
-refused, not changed.
+it lists them first and asks. Docker keeps running until it is restarted; then its
+containers get new addresses. Settings of Docker that contradict the agent's are
+reported, not changed.
 
   baize docker configure --dry-run
   baize docker configure --network blue --yes --restart
   baize docker configure --undo`,
 				Flags: []ucli.Flag{
-					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network that docker0 becomes a part of (default the only one)"},
-					&ucli.BoolFlag{Name: "flannel", Usage: "take the place of flannel, whose network docker0 is in, behind the host: see docs/from-flannel.md"},
+					&ucli.StringFlag{
+						Name: "network", Usage: "`NAME` of the network that docker0 becomes a part of (default the only one)",
+					},
+					&ucli.BoolFlag{
+						Name:  "flannel",
+						Usage: "replace flannel, with docker0 behind its host as before: see docs/from-flannel.md",
+					},
 					&ucli.BoolFlag{Name: "yes", Usage: "do not ask"},
 					&ucli.BoolFlag{Name: "dry-run", Usage: "show what would change, and change nothing"},
 					&ucli.BoolFlag{Name: "restart", Usage: "restart the agent and Docker at the end"},
-					&ucli.BoolFlag{Name: "undo", Usage: "take it all back"},
+					&ucli.BoolFlag{Name: "undo", Usage: "undo everything"},
 				},
 				Action: r.dockerConfigure,
 			},
@@ -75,50 +80,68 @@ func (r *runner) dockerConfigure(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, ch := range changes {
-		if err := r.showChange(ch, c.Bool("dry-run")); err != nil {
-			return err
-		}
+	dryRun, restart := c.Bool("dry-run"), c.Bool("restart")
+	if err := r.showChanges(changes, dryRun); err != nil {
+		return err
 	}
-	if len(changes) == 0 {
-		if err := r.say("nothing is to change"); err != nil {
-			return err
-		}
-	}
-	commands := [][]string{{"systemctl", "daemon-reload"}}
-	if c.Bool("restart") {
-		// The agent first: it writes what Docker is started with.
-		commands = append(commands, []string{"systemctl", "restart", "baize.service"}, []string{"systemctl", "restart", "docker.service"})
-	}
-	if c.Bool("dry-run") || (len(changes) == 0 && !c.Bool("restart")) {
+	if dryRun || (len(changes) == 0 && !restart) {
 		return nil
 	}
 	if os.Geteuid() != 0 {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: "baize docker configure", What: "needs root", Remedy: "run it with sudo; --dry-run needs none"}
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: "baize docker configure", What: "needs root",
+			Remedy: "run it with sudo; --dry-run needs none",
+		}
 	}
 	if !c.Bool("yes") {
-		question := "Do this?"
-		if c.Bool("restart") {
-			question = "Do this, and restart the agent and Docker, which stops its containers unless live-restore is set?"
-		}
-		if ok, err := r.confirm(question); err != nil || !ok {
+		if ok, err := r.confirm(configureQuestion(restart)); err != nil || !ok {
 			return err
 		}
 	}
 	if err := h.Apply(changes); err != nil {
 		return err
 	}
-	for _, argv := range commands {
-		if err := r.systemctl(c.Context, argv); err != nil {
+	return r.reloadDocker(c.Context, restart)
+}
+
+func configureQuestion(restart bool) string {
+	if restart {
+		return "Do this, and restart the agent and Docker, which stops its containers unless live-restore is set?"
+	}
+	return "Do this?"
+}
+
+// reloadDocker makes systemd read the new files, and restarts the services when
+// that was asked for.
+func (r *runner) reloadDocker(ctx context.Context, restart bool) error {
+	if err := r.systemctl(ctx, "daemon-reload"); err != nil {
+		return err
+	}
+	if !restart {
+		return r.say("done; it takes effect with 'systemctl restart baize docker'")
+	}
+	// The agent first: it writes the options that Docker starts with.
+	for _, unit := range []string{"baize.service", "docker.service"} {
+		if err := r.systemctl(ctx, "restart", unit); err != nil {
 			return err
 		}
 	}
-	if !c.Bool("restart") {
-		return r.say("done; it takes effect with 'systemctl restart baize docker'")
-	}
-	return r.say("done; 'baize status' says whether docker0 is as it has to be")
+	return r.say("done; 'baize status' says whether docker0 is set up as it must be")
 }
 
+func (r *runner) showChanges(changes []dockerhost.Change, whole bool) error {
+	for _, ch := range changes {
+		if err := r.showChange(ch, whole); err != nil {
+			return err
+		}
+	}
+	if len(changes) == 0 {
+		return r.say("nothing has to change")
+	}
+	return nil
+}
+
+// showChange names a file; whole shows its text, too.
 func (r *runner) showChange(c dockerhost.Change, whole bool) error {
 	if c.Text == nil {
 		return r.say("remove %s", c.Path)
@@ -137,7 +160,7 @@ func (r *runner) showChange(c dockerhost.Change, whole bool) error {
 	return nil
 }
 
-// confirm takes nothing but a yes for a yes.
+// confirm asks; any answer but yes is a no.
 func (r *runner) confirm(question string) (bool, error) {
 	if _, err := fmt.Fprint(r.Out, question+" [y/N] "); err != nil {
 		return false, err
@@ -150,11 +173,15 @@ func (r *runner) confirm(question string) (bool, error) {
 	return false, r.say("nothing was changed")
 }
 
-func (r *runner) systemctl(ctx context.Context, argv []string) error {
+func (r *runner) systemctl(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, systemctlTimeout)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: strings.Join(argv, " "), What: strings.TrimSpace(fmt.Sprintf("%v: %s", err, out)), Remedy: "see 'journalctl -u docker -u baize'; 'baize docker configure --undo' takes the change back"}
+	command := "systemctl " + strings.Join(args, " ")
+	if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: command, What: strings.TrimSpace(fmt.Sprintf("%v: %s", err, out)),
+			Remedy: "see 'journalctl -u docker -u baize'; 'baize docker configure --undo' takes the change back",
+		}
 	}
-	return r.say("%s", strings.Join(argv, " "))
+	return r.say("%s", command)
 }

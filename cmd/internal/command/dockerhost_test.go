@@ -9,7 +9,9 @@ import (
 )
 
 func TestConfirm(t *testing.T) {
-	for answer, want := range map[string]bool{"y\n": true, "Yes\n": true, "yes": true, "n\n": false, "\n": false, "": false, "yess\n": false} {
+	for answer, want := range map[string]bool{
+		"y\n": true, "Yes\n": true, "yes": true, "n\n": false, "\n": false, "": false, "yess\n": false,
+	} {
 		var out strings.Builder
 		r := &runner{Streams: Streams{In: strings.NewReader(answer), Out: &out}}
 		got, err := r.confirm("Do this?")

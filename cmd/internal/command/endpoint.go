@@ -20,10 +20,10 @@ func (r *runner) endpointCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "add", Usage: "attach a network namespace to a network", ArgsUsage: "[NAME]",
-				Description: `The agent of this node makes a veth pair: one end on the bridge, the other in
-the namespace, with an address of the node's subnet, the network's mask and MTU.
-It works while etcd is down. A static address outside the node's subnet becomes
-a pin.
+				Description: `The agent of this node creates a veth pair: one end on the bridge, the other in
+the namespace, with an address of the node's subnet and the network's mask and MTU.
+It works while etcd is down. A static address outside the node's subnet becomes a
+pin.
 
   ip netns add c1
   baize endpoint add c1 --network blue --netns c1
@@ -31,7 +31,9 @@ a pin.
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
 					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
-					&ucli.StringSliceFlag{Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)"},
+					&ucli.StringSliceFlag{
+						Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)",
+					},
 					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
 					&ucli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)"},
 					outputFlag(formatsItem...),
@@ -106,7 +108,8 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.item(c, e, nil, fmt.Sprintf("endpoint %s added to network %s: %s, MAC %s", e.Name, e.Network, joined(e.IPs), e.MAC))
+	sentence := fmt.Sprintf("endpoint %s added to network %s: %s, MAC %s", e.Name, e.Network, joined(e.IPs), e.MAC)
+	return r.item(c, e, nil, sentence)
 }
 
 func (r *runner) endpointRemove(c *ucli.Context) error {
@@ -120,7 +123,7 @@ func (r *runner) endpointRemove(c *ucli.Context) error {
 			for _, e := range list {
 				names = append(names, e.Name)
 			}
-			return notFound("endpoint", name, names, "'baize endpoint list' shows what there is on this node")
+			return notFound("endpoint", name, names, "'baize endpoint list' shows those of this node")
 		}
 	}
 	if err != nil {

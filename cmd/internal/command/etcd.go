@@ -15,23 +15,38 @@ import (
 func (r *runner) etcdCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "etcd", Usage: "run an etcd server, for a lab, a single machine or trying things out",
-		Description: `The real etcd server in this process, without a cluster of its own to set up. In
-production bring your own cluster of three or five members instead. With
---log-level debug it writes its log.
+		Description: `The real etcd server, in this process: no cluster has to be set up. In production
+use a cluster of three or five members instead. With --log-level debug it writes
+its log.
 
   baize etcd --data-dir ./etcd
   baize etcd --listen-client-urls http://192.168.77.1:2379,unix:///run/baize/etcd.sock`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "data-dir", Usage: "`DIRECTORY` of the database", Value: "/var/lib/baize/etcd"},
 			&ucli.StringFlag{Name: "name", Usage: "`NAME` of this member", Value: "baize"},
-			&ucli.StringSliceFlag{Name: "listen-client-urls", Usage: "`URL` to serve: http://, https:// or unix://; repeat it or separate with commas", DefaultText: "http://localhost:2379"},
-			&ucli.StringSliceFlag{Name: "listen-peer-urls", Usage: "`URL` for the other members of a cluster (default a free port on the loopback)"},
-			&ucli.StringFlag{Name: "initial-cluster", Usage: "`MEMBERS` of a cluster and their peer URLs: a=http://10.0.0.1:2380,b=… (default this one alone)"},
+			&ucli.StringSliceFlag{
+				Name:        "listen-client-urls",
+				Usage:       "`URL` to serve: http://, https:// or unix://; repeat it or separate with commas",
+				DefaultText: "http://localhost:2379",
+			},
+			&ucli.StringSliceFlag{
+				Name:  "listen-peer-urls",
+				Usage: "`URL` for the other members of a cluster (default a free port on the loopback)",
+			},
+			&ucli.StringFlag{
+				Name:  "initial-cluster",
+				Usage: "`MEMBERS` of a cluster and their peer URLs: a=http://10.0.0.1:2380,b=… (default this one alone)",
+			},
 			&ucli.BoolFlag{Name: "join", Usage: "join a cluster that runs already"},
 			&ucli.StringFlag{Name: "cert-file", Usage: "PEM `FILE` of the server's certificate, for https://"},
 			&ucli.StringFlag{Name: "key-file", Usage: "PEM `FILE` of its key"},
-			&ucli.StringFlag{Name: "trusted-ca-file", Usage: "PEM `FILE` of the authority whose client certificates are let in; others are refused"},
-			&ucli.BoolFlag{Name: "unsafe-no-fsync", Usage: "do not wait for the disk: faster, and a crash of the machine may lose data"},
+			&ucli.StringFlag{
+				Name:  "trusted-ca-file",
+				Usage: "PEM `FILE` of the authority whose client certificates are accepted; all others are refused",
+			},
+			&ucli.BoolFlag{
+				Name: "unsafe-no-fsync", Usage: "do not wait for the disk: faster, and a crash of the machine may lose data",
+			},
 		},
 		Action: r.etcd,
 	}
@@ -51,7 +66,7 @@ func (r *runner) etcd(c *ucli.Context) error {
 		UnsafeNoFsync:  c.Bool("unsafe-no-fsync"),
 		Fast:           c.String("initial-cluster") == "",
 	}
-	// etcd writes of errors when all is well: its log is for who asks for it.
+	// etcd logs errors although all is well: its log is shown on request only.
 	if c.String(cli.FlagLogLevel) == "debug" {
 		cfg.Logger = r.zapLogger(c, zap.InfoLevel)
 	}

@@ -138,7 +138,8 @@ func writeHelp(w io.Writer, path []*ucli.Command) {
 	case len(path) == 1:
 		fmt.Fprintf(w, "\nRun '%s COMMAND --help' for help on a command.\n", c.Name)
 	case len(c.Subcommands) > 0:
-		fmt.Fprintf(w, "\nRun '%s COMMAND --help' for help on one of them, '%s --help' for the global flags.\n", name(path), path[0].Name)
+		fmt.Fprintf(w, "\nRun '%s COMMAND --help' for help on one of them, '%s --help' for the global flags.\n",
+			name(path), path[0].Name)
 	default:
 		fmt.Fprintf(w, "\nRun '%s --help' for the global flags.\n", path[0].Name)
 	}

@@ -8,7 +8,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 )
 
-// usageError is a command line that makes no sense: exit code 2, and a hint
+// usageError is a command line that cannot be read: exit code 2, and a hint
 // where to find help.
 type usageError struct {
 	command string // full name of the command it was for
@@ -21,12 +21,12 @@ func usagef(command, format string, args ...any) error {
 	return &usageError{command, fmt.Sprintf(format, args...)}
 }
 
-// line is a command line, understood.
+// line is a command line that was read.
 type line struct {
 	// path leads from the root to the command.
 	path []*ucli.Command
 	// args is the same line in the order that urfave/cli reads: every flag
-	// behind the command it belongs to, then "--", then what is left.
+	// after the command it belongs to, then "--", then the arguments.
 	args []string
 	// help is set when the line asks for help on the command.
 	help bool
@@ -46,7 +46,9 @@ func name(path []*ucli.Command) string {
 
 // rootCommand presents an app as the command at the root of the tree.
 func rootCommand(app *ucli.App) *ucli.Command {
-	return &ucli.Command{Name: app.Name, Usage: app.Usage, Description: app.Description, Flags: app.Flags, Subcommands: app.Commands}
+	return &ucli.Command{
+		Name: app.Name, Usage: app.Usage, Description: app.Description, Flags: app.Flags, Subcommands: app.Commands,
+	}
 }
 
 // takesCommand marks a command whose arguments after the first are a command
@@ -56,106 +58,151 @@ const takesCommand = "takesCommand"
 // takesRaw marks a command that reads its own flags.
 const takesRaw = "takesRaw"
 
-// parseLine understands a command line. People write flags where they think
-// of them, behind arguments too, and global flags behind the command; package
-// flag stops at the first argument. Errors are *usageError and say what was
-// probably meant.
+// parseLine reads a command line. People write flags where they think of
+// them, after arguments too, and global flags after the command; package flag
+// stops at the first argument. Errors are *usageError and say what was probably
+// meant.
 func parseLine(root *ucli.Command, args []string) (line, error) {
-	l := line{path: []*ucli.Command{root}}
-	flags := [][]string{nil} // per level of path
-	var rest []string
-	isGroup := func() bool { return len(l.command().Subcommands) > 0 }
-
-	for i := 0; i < len(args); i++ {
-		arg := args[i]
-		if arg == "--" {
-			rest = append(rest, args[i+1:]...)
-			break
-		}
-		if len(arg) < 2 || arg[0] != '-' {
-			if !isGroup() {
-				rest = append(rest, arg)
-				if l.command().Category == takesCommand {
-					after := args[i+1:]
-					if len(after) > 0 && after[0] == "--" {
-						after = after[1:]
-					}
-					rest = append(rest, after...)
-					break
-				}
-				continue
-			}
-			if arg == "help" {
-				l.help = true
-				continue
-			}
-			c := subcommand(l.command(), arg)
-			if c == nil {
-				return l, unknownCommand(l.path, arg)
-			}
-			l.path = append(l.path, c)
-			flags = append(flags, nil)
-			if c.Category == takesRaw {
-				rest = args[i+1:]
-				break
-			}
-			continue
-		}
-
-		flagName, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		switch {
-		case flagName == "help" || flagName == "h":
-			l.help = true
-			continue
-		case (flagName == "version" || flagName == "v") && len(l.path) == 1:
-			l.path = append(l.path, subcommand(root, "version"))
-			flags = append(flags, nil)
-			continue
-		}
-		level, f := findFlag(l.path, flagName)
-		if f == nil {
-			return l, unknownFlag(l.path, arg, flagName)
-		}
-		long := "--" + f.Names()[0]
-		if takesValue(f) && !hasValue {
-			if i+1 == len(args) || isFlag(l.path, args[i+1]) {
-				return l, usagef(name(l.path), "flag %s needs a value", long)
-			}
-			i++
-			value, hasValue = args[i], true
-		}
-		if hasValue {
-			long += "=" + value
-		}
-		flags[level] = append(flags[level], long)
-	}
-
-	for i, c := range l.path {
-		if i > 0 {
-			l.args = append(l.args, c.Name)
-		}
-		l.args = append(l.args, flags[i]...)
-	}
-	if len(rest) > 0 {
-		if isGroup() {
-			return l, unknownCommand(l.path, rest[0])
-		}
-		l.args = append(append(l.args, "--"), rest...)
-	}
-	if isGroup() && l.command().Action == nil && !l.help {
-		var names []string
-		for _, c := range visible(l.command().Subcommands) {
-			names = append(names, c.Name)
-		}
-		return l, usagef(name(l.path), "needs a command: %s", strings.Join(names, ", "))
-	}
-	if !l.help && l.command().Category != takesRaw {
-		if err := checkArity(l.path, len(rest), rest); err != nil {
-			return l, err
+	p := &lineParser{line: line{path: []*ucli.Command{root}}, flags: [][]string{nil}, left: args}
+	for len(p.left) > 0 {
+		if err := p.readWord(); err != nil {
+			return p.line, err
 		}
 	}
-	return l, nil
+	p.arrange()
+	return p.line, p.check()
 }
+
+// lineParser reads a command line word by word.
+type lineParser struct {
+	line
+	// left are the words that are not read yet.
+	left []string
+	// flags are those given so far, per level of path.
+	flags [][]string
+	// rest are the command's arguments.
+	rest []string
+}
+
+func (p *lineParser) next() string {
+	word := p.left[0]
+	p.left = p.left[1:]
+	return word
+}
+
+// enter makes a subcommand the command of the line.
+func (p *lineParser) enter(c *ucli.Command) {
+	p.path = append(p.path, c)
+	p.flags = append(p.flags, nil)
+}
+
+// takeRest makes arguments of all words that are left, flags included.
+func (p *lineParser) takeRest() {
+	p.rest = append(p.rest, p.left...)
+	p.left = nil
+}
+
+func (p *lineParser) readWord() error {
+	word := p.next()
+	switch {
+	case word == "--":
+		p.takeRest()
+		return nil
+	case len(word) > 1 && word[0] == '-':
+		return p.readFlag(word)
+	case isGroup(p.command()):
+		return p.readSubcommand(word)
+	}
+	p.readArgument(word)
+	return nil
+}
+
+func (p *lineParser) readSubcommand(word string) error {
+	if word == "help" {
+		p.help = true
+		return nil
+	}
+	c := subcommand(p.command(), word)
+	if c == nil {
+		return unknownCommand(p.path, word)
+	}
+	p.enter(c)
+	if c.Category == takesRaw {
+		p.takeRest()
+	}
+	return nil
+}
+
+func (p *lineParser) readArgument(word string) {
+	p.rest = append(p.rest, word)
+	if p.command().Category != takesCommand {
+		return
+	}
+	if len(p.left) > 0 && p.left[0] == "--" {
+		p.next()
+	}
+	p.takeRest()
+}
+
+func (p *lineParser) readFlag(word string) error {
+	flagName, value, hasValue := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	switch {
+	case flagName == "help" || flagName == "h":
+		p.help = true
+		return nil
+	case (flagName == "version" || flagName == "v") && len(p.path) == 1:
+		p.enter(subcommand(p.command(), "version"))
+		return nil
+	}
+	level, f := findFlag(p.path, flagName)
+	if f == nil {
+		return unknownFlag(p.path, word, flagName)
+	}
+	long := "--" + f.Names()[0]
+	if takesValue(f) && !hasValue {
+		if len(p.left) == 0 || isFlag(p.path, p.left[0]) {
+			return usagef(name(p.path), "flag %s needs a value", long)
+		}
+		value, hasValue = p.next(), true
+	}
+	if hasValue {
+		long += "=" + value
+	}
+	p.flags[level] = append(p.flags[level], long)
+	return nil
+}
+
+// arrange writes args: every flag after its own command, the arguments last.
+func (p *lineParser) arrange() {
+	for i, c := range p.path {
+		if i > 0 {
+			p.args = append(p.args, c.Name)
+		}
+		p.args = append(p.args, p.flags[i]...)
+	}
+	if len(p.rest) > 0 {
+		p.args = append(append(p.args, "--"), p.rest...)
+	}
+}
+
+// check refuses a line that ends too early or has too many arguments.
+func (p *lineParser) check() error {
+	c := p.command()
+	if isGroup(c) {
+		if len(p.rest) > 0 {
+			return unknownCommand(p.path, p.rest[0])
+		}
+		if c.Action == nil && !p.help {
+			return missingCommand(p.path)
+		}
+	}
+	if p.help || c.Category == takesRaw {
+		return nil
+	}
+	return checkArity(p.path, len(p.rest), p.rest)
+}
+
+func isGroup(c *ucli.Command) bool { return len(c.Subcommands) > 0 }
 
 func subcommand(c *ucli.Command, word string) *ucli.Command {
 	for _, s := range c.Subcommands {
@@ -205,6 +252,14 @@ func unknownCommand(path []*ucli.Command, word string) error {
 	return usagef(name(path), "unknown command %q%s", word, didYouMean(word, names, ""))
 }
 
+func missingCommand(path []*ucli.Command) error {
+	var names []string
+	for _, c := range visible(path[len(path)-1].Subcommands) {
+		names = append(names, c.Name)
+	}
+	return usagef(name(path), "needs a command: %s", strings.Join(names, ", "))
+}
+
 func unknownFlag(path []*ucli.Command, arg, word string) error {
 	var names []string
 	for _, c := range path {
@@ -217,18 +272,16 @@ func unknownFlag(path []*ucli.Command, arg, word string) error {
 }
 
 // didYouMean returns ": did you mean X?" for the candidate nearest to a word,
-// or "" when none is near.
+// or "" when none is near. A name that begins with the word is near, too.
 func didYouMean(word string, candidates []string, prefix string) string {
-	best, bestD := "", 1+max(1, len(word)/3)
+	best, bestD := "", 0
 	for _, c := range candidates {
 		if len(c) < 2 {
 			continue
 		}
 		d := distance(strings.ToLower(word), strings.ToLower(c))
-		if d >= bestD && len(word) >= 3 && strings.HasPrefix(c, word) {
-			d = bestD - 1
-		}
-		if d < bestD {
+		near := d <= max(1, len(word)/3) || (len(word) >= 3 && strings.HasPrefix(c, word))
+		if near && (best == "" || d < bestD) {
 			best, bestD = c, d
 		}
 	}
@@ -243,7 +296,8 @@ func checkOneOf(command, flag, value string, allowed []string) error {
 	if slices.Contains(allowed, value) {
 		return nil
 	}
-	return usagef(command, "--%s %q is none of %s%s", flag, value, strings.Join(allowed, ", "), didYouMean(value, allowed, ""))
+	hint := didYouMean(value, allowed, "")
+	return usagef(command, "--%s %q is none of %s%s", flag, value, strings.Join(allowed, ", "), hint)
 }
 
 // distance is the number of letters to insert, delete, replace or swap to turn

@@ -13,33 +13,48 @@ func testRoot() *ucli.Command { return rootCommand((&runner{}).app()) }
 
 func TestParseLine(t *testing.T) {
 	tests := map[string]struct{ in, want string }{
-		"flags first":               {"network create --subnet 10.1.0.0/16 blue", "network create --subnet=10.1.0.0/16 -- blue"},
-		"flags last":                {"network create blue --subnet 10.1.0.0/16", "network create --subnet=10.1.0.0/16 -- blue"},
-		"flags around":              {"network create --vni 5 blue --subnet 10.1.0.0/16", "network create --vni=5 --subnet=10.1.0.0/16 -- blue"},
-		"equals sign":               {"network create blue --subnet=10.1.0.0/16", "network create --subnet=10.1.0.0/16 -- blue"},
-		"value with equals sign":    {"subnet reserve 10.1.5.0/24 --network blue --comment a=b", "subnet reserve --network=blue --comment=a=b -- 10.1.5.0/24"},
-		"repeated flag":             {"network create b --subnet x --subnet y", "network create --subnet=x --subnet=y -- b"},
-		"global flag behind":        {"network list --etcd-prefix /x -o json", "--etcd-prefix=/x network list --output=json"},
-		"global flag before":        {"--etcd-prefix /x network list", "--etcd-prefix=/x network list"},
-		"short flag":                {"network list -o json", "network list --output=json"},
-		"short flag, equals sign":   {"network list -o=json", "network list --output=json"},
-		"bool flag":                 {"node remove host1 --force", "node remove --force -- host1"},
-		"bool flag with value":      {"node remove --force=false host1", "node remove --force=false -- host1"},
-		"bool flag before name":     {"node remove --force host1", "node remove --force -- host1"},
-		"alias of a command":        {"net ls", "network list"},
-		"two dashes":                {"node remove -- --force", "node remove -- --force"},
-		"value that looks like one": {"subnet reserve p --network blue --comment -x", "subnet reserve --network=blue --comment=-x -- p"},
-		"agent alone":               {"agent --node host1", "agent --node=host1"},
-		"agent cleanup":             {"agent cleanup --bridge b", "agent --bridge=b cleanup"},
-		"version flag":              {"--version", "version"},
-		"version flag, short":       {"-v", "version"},
-		"exec with dashes":          {"lab exec host1 -- ping -c 1 10.1.0.2", "lab exec -- host1 ping -c 1 10.1.0.2"},
-		"exec without dashes":       {"lab exec host1 ping -c 1", "lab exec -- host1 ping -c 1"},
-		"exec keeps later dashes":   {"lab exec host1 -- sh -- -c", "lab exec -- host1 sh -- -c"},
-		"exec leaves --help alone":  {"lab exec host1 baize --help", "lab exec -- host1 baize --help"},
-		"raw arguments":             {"lab host-init --lab x --member host1 -- y", "lab host-init -- --lab x --member host1 -- y"},
-		"exec, own flag":            {"lab exec --name x host1 ls --name y", "lab exec --name=x -- host1 ls --name y"},
-		"exec, global flag before":  {"--log-level debug lab exec host1 ls", "--log-level=debug lab exec -- host1 ls"},
+		"flags first": {
+			"network create --subnet 10.1.0.0/16 blue", "network create --subnet=10.1.0.0/16 -- blue",
+		},
+		"flags last": {
+			"network create blue --subnet 10.1.0.0/16", "network create --subnet=10.1.0.0/16 -- blue",
+		},
+		"flags around": {
+			"network create --vni 5 blue --subnet 10.1.0.0/16", "network create --vni=5 --subnet=10.1.0.0/16 -- blue",
+		},
+		"equals sign": {
+			"network create blue --subnet=10.1.0.0/16", "network create --subnet=10.1.0.0/16 -- blue",
+		},
+		"value with equals sign": {
+			"subnet reserve 10.1.5.0/24 --network blue --comment a=b",
+			"subnet reserve --network=blue --comment=a=b -- 10.1.5.0/24",
+		},
+		"repeated flag":           {"network create b --subnet x --subnet y", "network create --subnet=x --subnet=y -- b"},
+		"global flag behind":      {"network list --etcd-prefix /x -o json", "--etcd-prefix=/x network list --output=json"},
+		"global flag before":      {"--etcd-prefix /x network list", "--etcd-prefix=/x network list"},
+		"short flag":              {"network list -o json", "network list --output=json"},
+		"short flag, equals sign": {"network list -o=json", "network list --output=json"},
+		"bool flag":               {"node remove host1 --force", "node remove --force -- host1"},
+		"bool flag with value":    {"node remove --force=false host1", "node remove --force=false -- host1"},
+		"bool flag before name":   {"node remove --force host1", "node remove --force -- host1"},
+		"alias of a command":      {"net ls", "network list"},
+		"two dashes":              {"node remove -- --force", "node remove -- --force"},
+		"value that looks like one": {
+			"subnet reserve p --network blue --comment -x", "subnet reserve --network=blue --comment=-x -- p",
+		},
+		"agent alone":              {"agent --node host1", "agent --node=host1"},
+		"agent cleanup":            {"agent cleanup --bridge b", "agent --bridge=b cleanup"},
+		"version flag":             {"--version", "version"},
+		"version flag, short":      {"-v", "version"},
+		"exec with dashes":         {"lab exec host1 -- ping -c 1 10.1.0.2", "lab exec -- host1 ping -c 1 10.1.0.2"},
+		"exec without dashes":      {"lab exec host1 ping -c 1", "lab exec -- host1 ping -c 1"},
+		"exec keeps later dashes":  {"lab exec host1 -- sh -- -c", "lab exec -- host1 sh -- -c"},
+		"exec leaves --help alone": {"lab exec host1 baize --help", "lab exec -- host1 baize --help"},
+		"raw arguments": {
+			"lab host-init --lab x --member host1 -- y", "lab host-init -- --lab x --member host1 -- y",
+		},
+		"exec, own flag":           {"lab exec --name x host1 ls --name y", "lab exec --name=x -- host1 ls --name y"},
+		"exec, global flag before": {"--log-level debug lab exec host1 ls", "--log-level=debug lab exec -- host1 ls"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -74,12 +89,13 @@ func TestParseLineHelp(t *testing.T) {
 
 func TestParseLineErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"netwrok list":                      `baize: unknown command "netwrok": did you mean network?`,
-		"network creat blue":                `baize network: unknown command "creat": did you mean create?`,
-		"network":                           `baize network: needs a command: create, list, show, update, delete`,
-		"frobnicate":                        `baize: unknown command "frobnicate"`,
-		"network create blue --subent x":    `baize network create: unknown flag --subent: did you mean --subnet?`,
-		"network list --etcd-endpoint x":    `baize network list: unknown flag --etcd-endpoint: did you mean --etcd-endpoints?`,
+		"netwrok list":                   `baize: unknown command "netwrok": did you mean network?`,
+		"network creat blue":             `baize network: unknown command "creat": did you mean create?`,
+		"network":                        `baize network: needs a command: create, list, show, update, delete`,
+		"frobnicate":                     `baize: unknown command "frobnicate"`,
+		"network create blue --subent x": `baize network create: unknown flag --subent: did you mean --subnet?`,
+		"network list --etcd-endpoint x": "baize network list: unknown flag --etcd-endpoint: " +
+			"did you mean --etcd-endpoints?",
 		"network list --subent=x":           `baize network list: unknown flag --subent`,
 		"network list -z":                   `baize network list: unknown flag -z`,
 		"network create blue --subnet":      `baize network create: flag --subnet needs a value`,
@@ -104,7 +120,10 @@ func TestDistance(t *testing.T) {
 	for _, tc := range []struct {
 		a, b string
 		want int
-	}{{"", "", 0}, {"a", "", 1}, {"network", "network", 0}, {"netwrok", "network", 1}, {"subent", "subnet", 1}, {"kitten", "sitting", 3}} {
+	}{
+		{"", "", 0}, {"a", "", 1}, {"network", "network", 0}, {"netwrok", "network", 1}, {"subent", "subnet", 1},
+		{"kitten", "sitting", 3},
+	} {
 		assert.Equal(t, tc.want, distance(tc.a, tc.b), "%s %s", tc.a, tc.b)
 		assert.Equal(t, tc.want, distance(tc.b, tc.a), "%s %s", tc.b, tc.a)
 	}
@@ -112,7 +131,8 @@ func TestDistance(t *testing.T) {
 
 func TestArity(t *testing.T) {
 	for in, want := range map[string][2]int{
-		"": {0, 0}, "NAME": {1, 1}, "[NAME]": {0, 1}, "NAME...": {1, unlimited}, "HOST -- COMMAND...": {2, unlimited}, "bash|zsh|fish": {1, 1},
+		"": {0, 0}, "NAME": {1, 1}, "[NAME]": {0, 1}, "NAME...": {1, unlimited},
+		"HOST -- COMMAND...": {2, unlimited}, "bash|zsh|fish": {1, 1},
 	} {
 		_, least, most := arity(in)
 		assert.Equal(t, want, [2]int{least, most}, in)

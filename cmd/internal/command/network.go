@@ -14,30 +14,40 @@ import (
 	"github.com/baize-net/baize/topology/etcdstore"
 )
 
-func (r *runner) networkCommand() *ucli.Command {
-	settings := func() []ucli.Flag {
-		return []ucli.Flag{
-			&ucli.StringFlag{Name: "transport", Usage: "`TRANSPORT` between nodes: vxlan, gre, geneve, route or auto (default vxlan)"},
-			&ucli.IntFlag{Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default what an underlay of 1500 leaves)"},
-			&ucli.StringSliceFlag{Name: "gateway", Usage: "`ADDRESS` handed to endpoints as their default route, one for each family"},
-		}
+// networkSettings are the flags of what can be changed later.
+func networkSettings() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{
+			Name: "transport", Usage: "`TRANSPORT` between nodes: vxlan, gre, geneve, route or auto (default vxlan)",
+		},
+		&ucli.IntFlag{
+			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default for an underlay of 1500)",
+		},
+		&ucli.StringSliceFlag{
+			Name: "gateway", Usage: "`ADDRESS` of the endpoints' default route, one for each family",
+		},
 	}
+}
+
+func (r *runner) networkCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "network", Aliases: []string{"net"}, Usage: "create, list, change and delete networks",
 		Subcommands: []*ucli.Command{
 			{
 				Name: "create", Usage: "create a network", ArgsUsage: "NAME",
 				Description: `A network is one Ethernet over all nodes that carry it. Every node leases a
-subnet of its prefix; containers carry the mask of the whole.
+subnet of its prefix; containers have the mask of the whole network.
 
   baize network create blue --subnet 10.1.0.0/16 --subnet fd00:10:1::/48
   baize network create red --subnet 10.2.0.0/16 --transport gre --vni 200`,
 				Flags: append([]ucli.Flag{
-					&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of the network; once for IPv4, once for IPv6, or both", Required: true},
+					&ucli.StringSliceFlag{
+						Name: "subnet", Usage: "`PREFIX` of the network; once for IPv4, once for IPv6, or both", Required: true,
+					},
 					&ucli.UintFlag{Name: "vni", Usage: "`NUMBER` of the network on the wire, 1 to 16777215 (default a free one)"},
 					&ucli.IntFlag{Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)"},
 					&ucli.IntFlag{Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)"},
-				}, append(settings(), outputFlag(formatsItem...))...),
+				}, append(networkSettings(), outputFlag(formatsItem...))...),
 				Action: r.networkCreate,
 			},
 			{
@@ -50,19 +60,19 @@ subnet of its prefix; containers carry the mask of the whole.
 			},
 			{
 				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
-				Description: `Only what is given changes. Running containers keep their MTU and route until
-they are started again; a new transport takes effect on all nodes at once.
-Prefixes and the VNI cannot change.
+				Description: `Only the settings that are given change. Running containers keep their MTU and
+default route until they are restarted; a new transport takes effect on all nodes
+at once. Prefixes and the VNI cannot change.
 
   baize network update blue --mtu 1400
   baize network update blue --no-gateway`,
-				Flags: append(settings(),
-					&ucli.BoolFlag{Name: "no-gateway", Usage: "take the gateway away"},
+				Flags: append(networkSettings(),
+					&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
 					outputFlag(formatsItem...)),
 				Action: r.networkUpdate,
 			},
 			{
-				Name: "delete", Aliases: []string{"rm"}, Usage: "delete a network that no node has a subnet of", ArgsUsage: "NAME",
+				Name: "delete", Aliases: []string{"rm"}, Usage: "delete a network in which no node has a subnet", ArgsUsage: "NAME",
 				Action: r.networkDelete,
 			},
 		},
@@ -109,7 +119,8 @@ type networkNode struct {
 func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
-		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU, Gateways: []netip.Addr{}, Nodes: []networkNode{},
+		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
+		Gateways: []netip.Addr{}, Nodes: []networkNode{},
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
 	used := map[topology.Family]uint64{}
@@ -187,7 +198,7 @@ func (n networkItem) describe() []field {
 		out = append(out, field{"Limits", n.Limits})
 	}
 	if n.Router {
-		out = append(out, field{"Router", "the nodes' kernels: a docker0 with the node's subnet is behind its host"})
+		out = append(out, field{"Router", "the nodes' kernels; a docker0 with the node's subnet is reached through its host"})
 	}
 	if n.Layout != "" {
 		out = append(out, field{"Layout", n.Layout + "'s keys, until 'baize migrate " + n.Layout + "'"})
@@ -264,15 +275,15 @@ func transportOf(c *ucli.Context, command string) (topology.Transport, error) {
 func (r *runner) networkCreate(c *ucli.Context) error {
 	const command = "baize network create"
 	n := topology.Network{
-		Name: c.Args().First(), VNI: uint32(min(c.Uint("vni"), topology.MaxVNI+1)), MTU: c.Int("mtu"),
+		Name: c.Args().First(), VNI: uint32(min(c.Uint("vni"), topology.MaxVNI)), MTU: c.Int("mtu"),
 		SubnetLenIPv4: c.Int("subnet-len"), SubnetLenIPv6: c.Int("subnet-len-v6"),
 	}
 	var err error
 	if n.Transport, err = transportOf(c, command); err != nil {
 		return err
 	}
-	if c.IsSet("vni") && n.VNI == 0 {
-		return usagef(command, "--vni 0 is no VNI: use 1 to %d, or leave it out for a free one", topology.MaxVNI)
+	if vni := c.Uint("vni"); c.IsSet("vni") && (vni == 0 || vni > topology.MaxVNI) {
+		return usagef(command, "--vni %d is no VNI: use 1 to %d, or leave it out for a free one", vni, topology.MaxVNI)
 	}
 	if err := setPrefixes(&n, command, c.StringSlice("subnet")); err != nil {
 		return err
@@ -294,17 +305,18 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 			return err
 		}
 		item := newNetworkItem(topology.NewSnapshot(0, nil), made)
-		said := fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d", made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU)
-		return r.item(c, item, func() []field { return nil }, withLimits(said, item))
+		sentence := fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d",
+			made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU)
+		return r.item(c, item, func() []field { return nil }, withLimits(sentence, item))
 	})
 }
 
 // withLimits adds to a message what the network cannot carry.
-func withLimits(said string, n networkItem) string {
+func withLimits(sentence string, n networkItem) string {
 	if n.Limits == "" {
-		return said
+		return sentence
 	}
-	return said + "\n" + string(n.Transport) + " carries " + n.Limits
+	return sentence + "\n" + string(n.Transport) + " carries " + n.Limits
 }
 
 func (r *runner) networkList(c *ucli.Context) error {
@@ -313,7 +325,8 @@ func (r *runner) networkList(c *ucli.Context) error {
 		for _, n := range snap.SortedNetworks() {
 			items = append(items, newNetworkItem(snap, n))
 		}
-		return listing(r, c, items, networkColumns, "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'")
+		const none = "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'"
+		return listing(r, c, items, networkColumns, none)
 	})
 }
 
@@ -365,7 +378,8 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 			return err
 		}
 		item := newNetworkItem(snap, changed)
-		return r.item(c, item, nil, withLimits(fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU), item))
+		sentence := fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU)
+		return r.item(c, item, nil, withLimits(sentence, item))
 	})
 }
 
@@ -384,7 +398,7 @@ func (r *runner) networkDelete(c *ucli.Context) error {
 	})
 }
 
-// findNetwork looks a network up and proposes another when there is none.
+// findNetwork looks a network up; the error proposes another one.
 func findNetwork(snap *topology.Snapshot, name string) (topology.Network, error) {
 	if n, ok := snap.Networks[name]; ok {
 		return n, nil
@@ -392,12 +406,14 @@ func findNetwork(snap *topology.Snapshot, name string) (topology.Network, error)
 	if p, ok := snap.Malformed[topology.NetworkKey(name)]; ok {
 		return topology.Network{}, &topology.Error{Kind: topology.ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
 	}
-	return topology.Network{}, notFound("network", name, sortedNames(snap.Networks), "'baize network list' shows what there is")
+	return topology.Network{}, notFound("network", name, sortedNames(snap.Networks), "'baize network list' shows them all")
 }
 
-// notFound names what is not there and what may have been meant.
+// notFound names the missing item and the one that may have been meant.
 func notFound(kind, name string, have []string, otherwise string) error {
-	e := &topology.Error{Kind: topology.ErrNotFound, Item: kind + " " + name, What: "there is none of that name", Remedy: otherwise}
+	e := &topology.Error{
+		Kind: topology.ErrNotFound, Item: kind + " " + name, What: "there is none of that name", Remedy: otherwise,
+	}
 	if hint := strings.TrimPrefix(didYouMean(name, have, ""), ": "); hint != "" {
 		e.Remedy = hint
 	}

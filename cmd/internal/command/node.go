@@ -16,13 +16,13 @@ import (
 
 func (r *runner) nodeCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "node", Usage: "list the nodes and remove those that are gone",
+		Name: "node", Usage: "list the nodes, and remove those that no longer exist",
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the nodes",
-				Description: `STATUS is ready when the node's agent runs, down when it does not (its
-forwarding may go on all the same), unknown when the node owns subnets but is
-not registered, flannel when the host runs flannel.`,
+				Description: `STATUS is ready when the node's agent runs, down when it does not (the node may
+still forward), unknown when the node owns subnets but is not registered, flannel
+when the host runs flannel.`,
 				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
 			},
 			{
@@ -30,11 +30,12 @@ not registered, flannel when the host runs flannel.`,
 				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
 			},
 			{
-				Name: "remove", Aliases: []string{"rm"}, Usage: "remove a node for good and give its subnets back", ArgsUsage: "NAME",
+				Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",
+				Usage: "remove a node for good and release its subnets",
 				Description: `For a node that will not come back: a reboot or an outage needs no removal. Its
 leases become free for others; subnets reserved for it stay reserved.`,
 				Flags: []ucli.Flag{
-					&ucli.BoolFlag{Name: "force", Usage: "remove it although its agent runs"},
+					&ucli.BoolFlag{Name: "force", Usage: "remove it even if its agent runs"},
 				},
 				Action: r.nodeRemove,
 			},
@@ -162,7 +163,7 @@ func (r *runner) nodeShow(c *ucli.Context) error {
 	})
 }
 
-// findNode looks a node up and proposes another when there is none.
+// findNode looks a node up; the error proposes another one.
 func findNode(snap *topology.Snapshot, name string) (nodeItem, error) {
 	items := nodeItems(snap)
 	var names []string
@@ -175,7 +176,7 @@ func findNode(snap *topology.Snapshot, name string) (nodeItem, error) {
 	if p, ok := snap.Malformed[topology.NodeKey(name)]; ok {
 		return nodeItem{}, &topology.Error{Kind: topology.ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
 	}
-	return nodeItem{}, notFound("node", name, names, "'baize node list' shows what there is")
+	return nodeItem{}, notFound("node", name, names, "'baize node list' shows them all")
 }
 
 func (r *runner) nodeRemove(c *ucli.Context) error {

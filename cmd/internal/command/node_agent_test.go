@@ -27,9 +27,15 @@ type fakeAgent struct {
 func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {
 	f.last = req
 	if req.Network != "blue" {
-		return api.Endpoint{}, &topology.Error{Kind: topology.ErrNotFound, Item: "network " + req.Network, What: "there is none of that name", Remedy: "did you mean blue?"}
+		return api.Endpoint{}, &topology.Error{
+			Kind: topology.ErrNotFound, Item: "network " + req.Network, What: "there is none of that name",
+			Remedy: "did you mean blue?",
+		}
 	}
-	e := api.Endpoint{Name: req.Name, Node: "host1", Network: req.Network, IPs: append([]netip.Addr{}, req.IPs...), MAC: "02:42:0a:01:05:02", Netns: req.Netns, Ifname: "eth0", Port: "bz-c1"}
+	e := api.Endpoint{
+		Name: req.Name, Node: "host1", Network: req.Network, IPs: append([]netip.Addr{}, req.IPs...),
+		MAC: "02:42:0a:01:05:02", Netns: req.Netns, Ifname: "eth0", Port: "bz-c1",
+	}
 	if len(e.IPs) == 0 {
 		e.IPs = []netip.Addr{netip.MustParseAddr("10.1.5.2")}
 	}
@@ -67,13 +73,31 @@ func (f *fakeAgent) serve(t *testing.T) {
 
 func healthy() api.Status {
 	return api.Status{
-		Node: "host1", Version: "v0.1.0", Bridge: "br-baize", Datapath: "netdev", DatapathReason: "the kernel has no openvswitch module",
-		OVSVersion: "3.1.0", Etcd: api.Etcd{Connected: true, Endpoints: []string{"http://127.0.0.1:2379"}, Revision: 42}, Ready: true,
-		Networks:  []api.Network{{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}, Peers: 1, Endpoints: 1}},
-		Peers:     []api.Peer{{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, Port: "vx-host2", OFPort: 3, Encap: topology.VXLAN, Alive: true}},
-		Endpoints: []api.Endpoint{{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, MAC: "02:42:0a:01:05:02"}},
-		Flows:     57, Ports: 2, Drops: map[string]uint64{"spoofed": 3}, Foreign: []string{"port eth9"}, Problems: []fault.Fault{},
-		Uptime: api.Duration(3*time.Minute + 2*time.Second),
+		Node: "host1", Version: "v0.1.0", Bridge: "br-baize", Datapath: "netdev",
+		DatapathReason: "the kernel has no openvswitch module",
+		OVSVersion:     "3.1.0", Ready: true,
+		Etcd: api.Etcd{Connected: true, Endpoints: []string{"http://127.0.0.1:2379"}, Revision: 42},
+		Networks: []api.Network{
+			{
+				Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450,
+				Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}, Peers: 1, Endpoints: 1,
+			},
+		},
+		Peers: []api.Peer{
+			{
+				Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, Port: "vx-host2", OFPort: 3,
+				Encap: topology.VXLAN, Alive: true,
+			},
+		},
+		Endpoints: []api.Endpoint{
+			{
+				Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")},
+				MAC: "02:42:0a:01:05:02",
+			},
+		},
+		Flows: 57, Ports: 2, Drops: map[string]uint64{"spoofed": 3}, Foreign: []string{"port eth9"},
+		Problems: []fault.Fault{},
+		Uptime:   api.Duration(3*time.Minute + 2*time.Second),
 	}
 }
 
@@ -89,7 +113,8 @@ func TestEndpointCommands(t *testing.T) {
 	assert.Equal(t, result{0, "endpoint c1 added to network blue: 10.1.5.2, MAC 02:42:0a:01:05:02\n", ""}, res)
 	assert.Equal(t, "c1", f.last.Netns, "a name stays a name")
 
-	res = baize(t, "endpoint", "add", "c2", "--network", "blue", "--netns", "./ns", "--ip", "10.1.5.9", "--ip", "fd00::9", "--mac", "02-42-0A-01-05-09", "--ifname", "net0", "-o", "json")
+	res = baize(t, "endpoint", "add", "c2", "--network", "blue", "--netns", "./ns", "--ip", "10.1.5.9", "--ip",
+		"fd00::9", "--mac", "02-42-0A-01-05-09", "--ifname", "net0", "-o", "json")
 	require.Equal(t, 0, res.code, res.err)
 	assert.True(t, filepath.IsAbs(f.last.Netns), "the agent has another working directory")
 	assert.Equal(t, "02:42:0a:01:05:09", f.last.MAC)
@@ -134,7 +159,9 @@ func TestStatusOfANode(t *testing.T) {
 
 	f.status.Ready = false
 	f.status.Etcd = api.Etcd{Revision: 42, Error: "connection refused"}
-	f.status.Problems = []fault.Fault{{Item: "port vx-host2", What: "could not add network device vx-host2", Remedy: "'ovs-vsctl list interface vx-host2'"}}
+	f.status.Problems = []fault.Fault{
+		{Item: "port vx-host2", What: "could not add network device vx-host2", Remedy: "'ovs-vsctl list interface vx-host2'"},
+	}
 	f.status.Peers[0].OFPort, f.status.Peers[0].Error = 0, "File exists"
 	t.Setenv("BAIZE_ETCD_ENDPOINTS", "http://127.0.0.1:1")
 	t.Setenv("BAIZE_ETCD_TIMEOUT", "300ms")
@@ -148,7 +175,14 @@ func TestStatusOfANode(t *testing.T) {
 
 func TestTopologyShowsEndpointsOfThisNode(t *testing.T) {
 	cluster(t)
-	f := &fakeAgent{endpoints: []api.Endpoint{{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.153.2")}, MAC: "02:42:0a:01:99:02"}}}
+	f := &fakeAgent{
+		endpoints: []api.Endpoint{
+			{
+				Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.153.2")},
+				MAC: "02:42:0a:01:99:02",
+			},
+		},
+	}
 	f.serve(t)
 	assert.Contains(t, baize(t, "topology").out, "│  │  └─ c1  10.1.153.2  02:42:0a:01:99:02\n")
 }

@@ -113,7 +113,7 @@ func writeRows(w io.Writer, rows [][]string) error {
 	return tw.Flush()
 }
 
-// item prints one item: as a sentence, described field by field, or as data.
+// item prints one item: as a sentence, field by field, or as data.
 func (r *runner) item(c *ucli.Context, v any, describe func() []field, sentence string) error {
 	format, err := outputOf(c)
 	if err != nil {
@@ -130,7 +130,7 @@ func (r *runner) item(c *ucli.Context, v any, describe func() []field, sentence 
 		if f.value == "" {
 			f.value = "-"
 		}
-		rows = append(rows, []string{f.name + ":", f.value})
+		rows = append(rows, []string{cli.Printable(f.name) + ":", cli.Printable(f.value)})
 	}
 	return writeRows(r.Out, rows)
 }

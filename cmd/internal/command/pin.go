@@ -15,11 +15,12 @@ func (r *runner) pinCommand() *ucli.Command {
 		Name: "pin", Usage: "list the addresses that live outside their home subnet",
 		Subcommands: []*ucli.Command{{
 			Name: "list", Aliases: []string{"ls"}, Usage: "list the pins",
-			Description: `A pin comes with an endpoint whose static address lies outside its node's
-subnets, and goes with it.`,
+			Description: `A pin is created with an endpoint whose static address is outside its node's
+subnets, and removed with it.`,
 			Flags: []ucli.Flag{
 				&ucli.StringFlag{Name: "network", Usage: "only those of the network with this `NAME`"},
-				&ucli.StringFlag{Name: "node", Usage: "only those of the node with this `NAME`", EnvVars: cli.Env("pin-node")}, // BAIZE_NODE is this node
+				// BAIZE_NODE says which node this is.
+				&ucli.StringFlag{Name: "node", Usage: "only those of the node with this `NAME`", EnvVars: cli.Env("pin-node")},
 				outputFlag(formatsList...),
 			},
 			Action: r.pinList,

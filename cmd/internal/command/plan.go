@@ -21,8 +21,8 @@ func bridgeFlags() []ucli.Flag {
 		&ucli.StringFlag{Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge},
 		&ucli.StringFlag{Name: "ovsdb", Usage: "`ADDRESS` of the Open vSwitch database", Value: vswitch.DefaultEndpoint},
 		&ucli.StringFlag{Name: "ovs-rundir", Usage: "`DIRECTORY` with the control sockets of Open vSwitch (default where the database's socket is)"},
-		&ucli.IntFlag{Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789},
-		&ucli.IntFlag{Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081},
+		&ucli.IntFlag{Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789, Action: isPort("vxlan-port")},
+		&ucli.IntFlag{Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081, Action: isPort("geneve-port")},
 	}
 }
 

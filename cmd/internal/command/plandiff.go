@@ -118,6 +118,7 @@ func compare(ctx context.Context, db database, flows flowTables, view topology.V
 	for _, name := range missing {
 		if _, there := have.Ports[name]; there {
 			item.Problems = append(item.Problems, fault.Fault{
+				Code: fault.PortDead,
 				Item: "port " + name, What: orUnknown(have.Ports[name].Error) + ": Open vSwitch cannot use it",
 				Remedy: "'ovs-vsctl list interface " + name + "' shows what it says",
 			})

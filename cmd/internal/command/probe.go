@@ -16,7 +16,10 @@ func (r *runner) probeCommand() *ucli.Command {
 			{
 				Name: "serve", Usage: "answer probes, TCP and UDP; one line of JSON for each",
 				Flags: []ucli.Flag{
-					&ucli.StringFlag{Name: "listen", Usage: "`[ADDRESS]:PORT` to listen on", Value: ":" + probe.DefaultPort, EnvVars: cli.Env("probe-listen")},
+					&ucli.StringFlag{
+						Name: "listen", Usage: "`[ADDRESS]:PORT` to listen on", Value: ":" + probe.DefaultPort,
+						EnvVars: cli.Env("probe-listen"),
+					},
 					&ucli.BoolFlag{Name: "once", Usage: "end after the first bulk exchange", EnvVars: cli.Env("probe-once")},
 				},
 				Action: func(c *ucli.Context) error {
@@ -27,11 +30,18 @@ func (r *runner) probeCommand() *ucli.Command {
 				Name: "send", Usage: "send bulk TCP, or counted UDP datagrams, and report as JSON",
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "to", Usage: "`ADDRESS[:PORT]` of a server", Required: true, EnvVars: cli.Env("probe-to")},
-					&ucli.StringFlag{Name: "bytes", Usage: "`SIZE` of a bulk exchange; K, M and G are understood", Value: "4M", EnvVars: cli.Env("probe-bytes")},
-					&ucli.IntFlag{Name: "datagrams", Usage: "`NUMBER` of UDP datagrams to send instead", EnvVars: cli.Env("probe-datagrams")},
+					&ucli.StringFlag{
+						Name: "bytes", Usage: "`SIZE` of a bulk exchange; K, M and G are understood", Value: "4M",
+						EnvVars: cli.Env("probe-bytes"),
+					},
+					&ucli.IntFlag{
+						Name: "datagrams", Usage: "`NUMBER` of UDP datagrams to send instead", EnvVars: cli.Env("probe-datagrams"),
+					},
 					&ucli.IntFlag{Name: "size", Usage: "`BYTES` of a datagram", Value: 1000, EnvVars: cli.Env("probe-size")},
 					&ucli.DurationFlag{Name: "interval", Usage: "pause between datagrams", EnvVars: cli.Env("probe-interval")},
-					&ucli.DurationFlag{Name: "timeout", Usage: "the longest it may take", Value: time.Minute, EnvVars: cli.Env("probe-timeout")},
+					&ucli.DurationFlag{
+						Name: "timeout", Usage: "the longest it may take", Value: time.Minute, EnvVars: cli.Env("probe-timeout"),
+					},
 				},
 				Action: func(c *ucli.Context) error {
 					bytes, err := probe.ParseBytes(c.String("bytes"))

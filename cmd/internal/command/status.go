@@ -68,6 +68,7 @@ func (r *runner) status(c *ucli.Context) error {
 		for _, n := range snap.SortedNodes() {
 			if draw.StatusOf(snap, n.Name) == draw.Down {
 				item.add(fault.Fault{
+					Code: fault.NodeDown, Severity: fault.Warning,
 					Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
 					Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
 				})
@@ -153,7 +154,9 @@ func (r *runner) statusText(item statusItem) error {
 		fmt.Fprintf(&b, "\n%s:\n", capital(counted(len(item.Problems), "problem")))
 	}
 	for _, p := range item.Problems {
-		fmt.Fprintf(&b, "  %s\n", fault.Fault{Item: p.Item, What: p.What})
+		headline := p
+		headline.Remedy = ""
+		fmt.Fprintf(&b, "  %s\n", headline)
 		if p.Remedy != "" {
 			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
 		}

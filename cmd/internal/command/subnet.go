@@ -28,17 +28,20 @@ func (r *runner) subnetCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the subnets that are leased or reserved",
-				Flags:  []ucli.Flag{networkFlag(false), nodeFlag("only those of the node with this `NAME`"), sourceFlag(), outputFlag(formatsList...)},
+				Flags: []ucli.Flag{
+					networkFlag(false), nodeFlag("only those of the node with this `NAME`"),
+					sourceFlag(), outputFlag(formatsList...),
+				},
 				Action: r.subnetList,
 			},
 			{
 				Name: "reserve", Usage: "reserve a subnet for a node, or keep it free of leases", ArgsUsage: "PREFIX",
-				Description: `A reservation stays until it is released, whether its node is there or not.
+				Description: `A reservation stays until it is released, whether its node exists or not.
 
   baize subnet reserve 10.1.5.0/24 --network blue --node host5
   baize subnet reserve 10.1.200.0/21 --network blue --comment 'old VMs'`,
 				Flags: []ucli.Flag{
-					networkFlag(true), nodeFlag("`NAME` of the node it is for (default nobody)"),
+					networkFlag(true), nodeFlag("`NAME` of the node it is for (default none: no node leases it)"),
 					&ucli.StringFlag{Name: "comment", Usage: "a `NOTE` on what it is for"},
 				},
 				Action: r.subnetReserve,
@@ -47,7 +50,11 @@ func (r *runner) subnetCommand() *ucli.Command {
 				Name: "release", Usage: "release a reservation or a lease", ArgsUsage: "PREFIX",
 				Flags: []ucli.Flag{
 					networkFlag(true),
-					&ucli.BoolFlag{Name: "force", Usage: "release it although its node is alive: that node leases another, and its endpoints there lose their network"},
+					&ucli.BoolFlag{
+						Name: "force",
+						Usage: "release it even if its node is alive: the node leases another one, and its endpoints in this one " +
+							"lose their network",
+					},
 				},
 				Action: r.subnetRelease,
 			},
@@ -121,7 +128,9 @@ func (r *runner) subnetReserve(c *ucli.Context) error {
 	if p != p.Masked() {
 		return usagef("baize subnet reserve", "%s has bits set beyond its length: write %s", p, p.Masked())
 	}
-	sub := topology.Subnet{Network: c.String("network"), Prefix: p, Node: c.String("node"), Reserved: true, Comment: c.String("comment")}
+	sub := topology.Subnet{
+		Network: c.String("network"), Prefix: p, Node: c.String("node"), Reserved: true, Comment: c.String("comment"),
+	}
 	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		if _, err := findNetwork(snap, sub.Network); err != nil {
 			return err

@@ -29,7 +29,7 @@ type versionItem struct {
 	Arch    string `json:"arch"`
 }
 
-// currentVersion tells what this binary was made of.
+// currentVersion returns what this executable was built from.
 func currentVersion() versionItem {
 	info, _ := debug.ReadBuildInfo()
 	return versionOf(info, versionItem{Version: Version, Commit: Commit, Date: Date})

@@ -32,7 +32,8 @@ const (
 // unitFiles is where systemd looks for docker.service, first wins
 // (systemd.unit(5)).
 var unitFiles = []string{
-	"/etc/systemd/system/docker.service", "/run/systemd/system/docker.service", "/usr/local/lib/systemd/system/docker.service",
+	"/etc/systemd/system/docker.service", "/run/systemd/system/docker.service",
+	"/usr/local/lib/systemd/system/docker.service",
 	"/usr/lib/systemd/system/docker.service", "/lib/systemd/system/docker.service",
 }
 
@@ -40,24 +41,24 @@ var unitFiles = []string{
 type Host struct {
 	// Root is put before every path; "" but for tests.
 	Root string
-	// Network is what docker0 becomes a part of; empty: the only one.
+	// Network is the one that docker0 becomes a part of; empty: the only one.
 	Network string
-	// Flannel makes docker0 what it is with flannel, behind the host, and the
-	// agent take part in flannel's network.
+	// Flannel keeps docker0 behind the host, as with flannel, and lets the agent
+	// take part in flannel's network.
 	Flannel bool
 }
 
-// Change is one file that is to be.
+// Change is one file to write or to remove.
 type Change struct {
 	Path string
-	// Text is what it is to hold; nil: it is to go.
+	// Text is its new text; nil removes the file.
 	Text []byte
 	Mode os.FileMode
 }
 
-// Plan returns what is to change so that Docker starts with what the agent
-// says. Errors are *topology.Error: ErrConflict where Docker's settings
-// contradict it, ErrNotFound where there is no docker.service.
+// Plan returns the changes after which Docker starts with the options that the
+// agent writes. Errors are *topology.Error: ErrConflict where Docker's settings
+// contradict them, ErrNotFound where there is no docker.service.
 func (h Host) Plan() ([]Change, error) {
 	if err := h.checkDaemonJSON(); err != nil {
 		return nil, err
@@ -86,12 +87,12 @@ func (h Host) Plan() ([]Change, error) {
 	return h.missing(all)
 }
 
-// Undo returns what is to change so that all is as before.
+// Undo returns the changes that take everything back.
 func (h Host) Undo() ([]Change, error) {
 	return h.missing([]Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
 }
 
-// missing leaves out what is so already.
+// missing leaves out the changes that are made already.
 func (h Host) missing(all []Change) ([]Change, error) {
 	var out []Change
 	for _, c := range all {
@@ -118,7 +119,7 @@ func (h Host) Apply(changes []Change) error {
 			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			// Fails where something else is in it, which is right.
+			// Fails, as it should, where the directory holds anything else.
 			_ = os.Remove(filepath.Dir(file))
 			continue
 		}
@@ -146,7 +147,10 @@ func (h Host) checkDaemonJSON() error {
 	}
 	var settings map[string]json.RawMessage
 	if err := json.Unmarshal(b, &settings); err != nil {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: daemonJSON, What: err.Error(), Remedy: "correct it: Docker does not start with it either"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: daemonJSON, What: err.Error(),
+			Remedy: "correct it: Docker does not start with it either",
+		}
 	}
 	var found []string
 	for _, name := range contradictions {
@@ -156,8 +160,8 @@ func (h Host) checkDaemonJSON() error {
 	}
 	if len(found) > 0 {
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: daemonJSON, What: "it has what the agent is to decide: " + strings.Join(found, ", "),
-			Remedy: "take these lines out; dockerd does not start with an option in two places",
+			Kind: topology.ErrConflict, Item: daemonJSON, What: "it sets what the agent decides: " + strings.Join(found, ", "),
+			Remedy: "remove these lines; dockerd does not start with an option in two places",
 		}
 	}
 	return nil
@@ -166,16 +170,41 @@ func (h Host) checkDaemonJSON() error {
 // execStart returns the command of docker.service as it is without Baize, with
 // the variable of the options in it.
 func (h Host) execStart() (string, error) {
-	var unit string
+	unit, err := h.unitFile()
+	if err != nil {
+		return "", err
+	}
+	command, err := h.startCommand(unit)
+	if err != nil {
+		return "", err
+	}
+	if err := checkStartCommand(command); err != nil {
+		return "", err
+	}
+	if !slices.Contains(strings.Fields(command), optionsOfUnit) {
+		command += " " + optionsOfUnit
+	}
+	return command, nil
+}
+
+// unitFile returns the path of the docker.service that systemd uses.
+func (h Host) unitFile() (string, error) {
 	for _, file := range unitFiles {
 		if _, err := os.Stat(h.Root + file); err == nil {
-			unit = file
-			break
+			return file, nil
 		}
 	}
-	if unit == "" {
-		return "", &topology.Error{Kind: topology.ErrNotFound, Item: "docker.service", What: "no such unit on this host", Remedy: "install Docker from packages, or start dockerd by yourself with what mk-docker-opts.sh gives (docs/docker.md)"}
+	return "", &topology.Error{
+		Kind: topology.ErrNotFound, Item: "docker.service", What: "no such unit on this host",
+		Remedy: "install Docker from packages, or start dockerd yourself with the options that mk-docker-opts.sh writes " +
+			"(docs/docker.md)",
 	}
+}
+
+// startCommand returns the last ExecStart of the unit and its drop-in files, ours
+// left out. A drop-in file that systemd reads after ours would override it: the
+// error is of kind ErrConflict.
+func (h Host) startCommand(unit string) (string, error) {
 	drops, err := filepath.Glob(h.Root + dropInDir + "/*.conf")
 	if err != nil {
 		return "", err
@@ -190,32 +219,48 @@ func (h Host) execStart() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		text := strings.ReplaceAll(string(b), "\\\n", " ")
-		for line := range strings.Lines(text) {
-			value, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=")
-			if !ok {
-				continue
-			}
-			command = strings.TrimSpace(value)
-			if file != h.Root+unit && filepath.Base(file) > filepath.Base(dropIn) {
-				return "", &topology.Error{
-					Kind: topology.ErrConflict, Item: strings.TrimPrefix(file, h.Root), What: "it sets ExecStart, and is read after " + dropIn,
-					Remedy: "rename it so that it comes before baize.conf",
-				}
+		value, ok := lastExecStart(string(b))
+		if !ok {
+			continue
+		}
+		command = value
+		if file != h.Root+unit && filepath.Base(file) > filepath.Base(dropIn) {
+			return "", &topology.Error{
+				Kind: topology.ErrConflict, Item: strings.TrimPrefix(file, h.Root),
+				What:   "it sets ExecStart, and is read after " + dropIn,
+				Remedy: "rename it so that it comes before baize.conf",
 			}
 		}
 	}
 	if command == "" {
-		return "", &topology.Error{Kind: topology.ErrInvalid, Item: unit, What: "it has no ExecStart", Remedy: "see 'systemctl cat docker'"}
+		return "", &topology.Error{
+			Kind: topology.ErrInvalid, Item: unit, What: "it has no ExecStart", Remedy: "see 'systemctl cat docker'",
+		}
 	}
+	return command, nil
+}
+
+// lastExecStart reads one unit file (systemd.syntax(7)).
+func lastExecStart(unit string) (command string, found bool) {
+	for line := range strings.Lines(strings.ReplaceAll(unit, "\\\n", " ")) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
+			command, found = strings.TrimSpace(value), true
+		}
+	}
+	return command, found
+}
+
+// checkStartCommand refuses options that the agent decides.
+func checkStartCommand(command string) error {
 	for _, word := range strings.Fields(command) {
 		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
 		if strings.HasPrefix(word, "-") && slices.Contains(append(contradictions, "b"), name) {
-			return "", &topology.Error{Kind: topology.ErrConflict, Item: "docker.service", What: "it starts dockerd with " + word + ", which the agent is to decide", Remedy: "take the option out of ExecStart ('systemctl edit --full docker')"}
+			return &topology.Error{
+				Kind: topology.ErrConflict, Item: "docker.service",
+				What:   "it starts dockerd with " + word + ", which the agent decides",
+				Remedy: "take the option out of ExecStart ('systemctl edit --full docker')",
+			}
 		}
 	}
-	if !slices.Contains(strings.Fields(command), optionsOfUnit) {
-		command += " " + optionsOfUnit
-	}
-	return command, nil
+	return nil
 }

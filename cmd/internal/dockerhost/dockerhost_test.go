@@ -53,9 +53,12 @@ func TestThereAndBack(t *testing.T) {
 	require.NoError(t, h.Apply(changes))
 	after := tree(t, h)
 	assert.Len(t, after, len(before)+3)
-	assert.Contains(t, after[dropIn], "\nExecStart=\nExecStart=/usr/bin/dockerd -H fd://    --containerd=/run/containerd/containerd.sock $BAIZE_DOCKER_OPTS\n")
+	assert.Contains(t, after[dropIn],
+		"\nExecStart=\nExecStart=/usr/bin/dockerd -H fd://    --containerd=/run/containerd/containerd.sock "+
+			"$BAIZE_DOCKER_OPTS\n")
 	assert.Contains(t, after[dropIn], "/usr/local/lib/baize/mk-docker-opts.sh -c ")
-	assert.Contains(t, after["/etc/systemd/system/baize.service.d/docker.conf"], "BAIZE_DOCKER_BRIDGE=docker0\nEnvironment=BAIZE_DOCKER_NETWORK=blue\n")
+	assert.Contains(t, after["/etc/systemd/system/baize.service.d/docker.conf"],
+		"BAIZE_DOCKER_BRIDGE=docker0\nEnvironment=BAIZE_DOCKER_NETWORK=blue\n")
 	info, err := os.Stat(h.Root + "/usr/local/lib/baize/mk-docker-opts.sh")
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o755), info.Mode())
@@ -82,19 +85,22 @@ func TestWhatIsThereIsUsed(t *testing.T) {
 	changes, err := h.Plan()
 	require.NoError(t, err)
 	require.Len(t, changes, 2, "the packaged script is used")
-	assert.Contains(t, string(changes[0].Text), "\nExecStart=/opt/dockerd $DOCKER_OPTS --debug $BAIZE_DOCKER_OPTS\n", "the operator's own options stay")
+	assert.Contains(t, string(changes[0].Text), "\nExecStart=/opt/dockerd $DOCKER_OPTS --debug $BAIZE_DOCKER_OPTS\n",
+		"the operator's own options stay")
 	assert.Contains(t, string(changes[0].Text), " /usr/lib/baize/mk-docker-opts.sh ")
 }
 
 func TestRefuses(t *testing.T) {
 	for want, files := range map[string]map[string]string{
-		"no such unit":               {},
-		`"bip": "10.9.0.1/24"`:       {unitFile: unit, "/etc/docker/daemon.json": `{"bip": "10.9.0.1/24"}`},
-		`"mtu": 1400`:                {unitFile: unit, "/etc/docker/daemon.json": `{"mtu": 1400, "debug": true}`},
-		"Docker does not start":      {unitFile: unit, "/etc/docker/daemon.json": `{`},
-		"no ExecStart":               {unitFile: "[Service]\n"},
-		"with --bip=10.9.0.1/24":     {unitFile: "[Service]\nExecStart=/usr/bin/dockerd --bip=10.9.0.1/24\n"},
-		"is read after /etc/systemd": {unitFile: unit, "/etc/systemd/system/docker.service.d/z.conf": "[Service]\nExecStart=\nExecStart=/opt/dockerd\n"},
+		"no such unit":           {},
+		`"bip": "10.9.0.1/24"`:   {unitFile: unit, "/etc/docker/daemon.json": `{"bip": "10.9.0.1/24"}`},
+		`"mtu": 1400`:            {unitFile: unit, "/etc/docker/daemon.json": `{"mtu": 1400, "debug": true}`},
+		"Docker does not start":  {unitFile: unit, "/etc/docker/daemon.json": `{`},
+		"no ExecStart":           {unitFile: "[Service]\n"},
+		"with --bip=10.9.0.1/24": {unitFile: "[Service]\nExecStart=/usr/bin/dockerd --bip=10.9.0.1/24\n"},
+		"is read after /etc/systemd": {
+			unitFile: unit, "/etc/systemd/system/docker.service.d/z.conf": "[Service]\nExecStart=\nExecStart=/opt/dockerd\n",
+		},
 	} {
 		_, err := host(t, files).Plan()
 		assert.ErrorContains(t, err, want)

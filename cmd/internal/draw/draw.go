@@ -65,7 +65,7 @@ type Status string
 const (
 	// Ready: registered, and its agent holds its liveness key.
 	Ready Status = "ready"
-	// Down: registered, but its agent is not alive. Its forwarding may well be.
+	// Down: registered, but its agent is not alive. The node may still forward.
 	Down Status = "down"
 	// Unknown: it owns subnets or is alive, but it is not registered.
 	Unknown Status = "unknown"
@@ -91,7 +91,7 @@ type Tunnel struct {
 	Networks []string           `json:"networks"`
 }
 
-// StatusOf tells the state of a node by name.
+// StatusOf returns the state of a node by name.
 func StatusOf(s *topology.Snapshot, node string) Status {
 	_, registered := s.Nodes[node]
 	_, alive := s.Alive[node]
@@ -106,7 +106,7 @@ func StatusOf(s *topology.Snapshot, node string) Status {
 	return Down
 }
 
-// New computes what there is to draw. endpoints may be nil; those of networks
+// New computes the picture of a snapshot. endpoints may be nil; those of networks
 // or nodes that are not in the snapshot are left out.
 func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 	t := Topology{
@@ -116,7 +116,9 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 	members := map[[2]string]*Member{} // network, node
 	views := make(map[string]topology.View, len(s.Nodes))
 	for _, n := range s.SortedNodes() {
-		t.Nodes = append(t.Nodes, Node{Name: n.Name, Hostname: n.Hostname, Status: StatusOf(s, n.Name), VTEPs: n.VTEPs, Datapath: n.Datapath})
+		t.Nodes = append(t.Nodes, Node{
+			Name: n.Name, Hostname: n.Hostname, Status: StatusOf(s, n.Name), VTEPs: n.VTEPs, Datapath: n.Datapath,
+		})
 		views[n.Name] = s.View(n.Name)
 		for _, nv := range views[n.Name].Networks {
 			members[[2]string{nv.Name, n.Name}] = &Member{Node: n.Name, Subnets: nv.OwnSubnets()}
@@ -133,7 +135,9 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 		}
 	}
 	for _, n := range s.SortedNetworks() {
-		net := Network{Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), Transport: n.Transport, MTU: n.MTU, Members: []Member{}}
+		net := Network{
+			Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), Transport: n.Transport, MTU: n.MTU, Members: []Member{},
+		}
 		for _, f := range n.Families() {
 			if g := n.Gateway(f); g.IsValid() {
 				net.Gateways = append(net.Gateways, g)
@@ -159,7 +163,7 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 	return t
 }
 
-// tunnels collects what every node's view says of its peers, each pair once.
+// tunnels collects the peers of every node's view, each pair once.
 func tunnels(nodes []Node, views map[string]topology.View) []Tunnel {
 	type id struct {
 		a, b  string

@@ -32,7 +32,8 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 	want, err := os.ReadFile(path)
 	require.NoError(t, err, "run 'go test ./cmd/internal/draw -update'")
-	assert.Equal(t, string(want), string(got), "%s differs; if that is meant, run 'go test ./cmd/internal/draw -update'", path)
+	assert.Equal(t, string(want), string(got), "%s differs; if that is meant, run 'go test ./cmd/internal/draw -update'",
+		path)
 }
 
 // cluster makes a topology of n hosts with the networks blue and, for GRE, red
@@ -58,7 +59,9 @@ func cluster(n int, extra ...topology.Record) (*topology.Snapshot, []draw.Endpoi
 		eps = append(eps, draw.Endpoint{Name: "c1", Node: name, Network: "blue", MAC: topology.MACOf(ip4).String(),
 			IPs: []netip.Addr{ip4, netip.MustParseAddr(fmt.Sprintf("fd00:10:1:%x::2", 4+i))}})
 		if i <= 2 {
-			records = append(records, topology.Subnet{Network: "red", Node: name, Prefix: topology.SubnetAt(red, topology.IPv4, uint64(i))})
+			records = append(records, topology.Subnet{
+				Network: "red", Node: name, Prefix: topology.SubnetAt(red, topology.IPv4, uint64(i)),
+			})
 		}
 	}
 	return snapshot(append(records, extra...)...), eps
@@ -67,7 +70,10 @@ func cluster(n int, extra ...topology.Record) (*topology.Snapshot, []draw.Endpoi
 func snapshot(records ...topology.Record) *topology.Snapshot {
 	var kvs []topology.KV
 	for i, r := range records {
-		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(i + 1), ModRevision: int64(i + 1)}})
+		kvs = append(kvs, topology.KV{
+			Key: r.Key(), Value: topology.Encode(r),
+			Meta: topology.Meta{CreateRevision: int64(i + 1), ModRevision: int64(i + 1)},
+		})
 	}
 	return topology.NewSnapshot(int64(len(kvs)), kvs)
 }
@@ -93,7 +99,9 @@ func cases() map[string]draw.Topology {
 
 func TestGolden(t *testing.T) {
 	for name, top := range cases() {
-		for ext, write := range map[string]func(io.Writer, draw.Topology) error{"txt": draw.Tree, "dot": draw.DOT, "svg": draw.SVG} {
+		for ext, write := range map[string]func(io.Writer, draw.Topology) error{
+			"txt": draw.Tree, "dot": draw.DOT, "svg": draw.SVG,
+		} {
 			if name == "many" && ext != "txt" {
 				continue // large, and says nothing that nine does not
 			}

@@ -24,7 +24,9 @@ func lab() (draw.Topology, []draw.Endpoint) {
 		name := fmt.Sprintf("host%d", i)
 		records = append(records, topology.Liveness{Node: name, ID: name}, topology.Node{
 			Name: name, ID: name, Encapsulations: topology.Encapsulations(), Datapath: "netdev",
-			VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)}), netip.MustParseAddr(fmt.Sprintf("fd77::1%d", i))},
+			VTEPs: []netip.Addr{
+				netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)}), netip.MustParseAddr(fmt.Sprintf("fd77::1%d", i)),
+			},
 		})
 		c1 := draw.Endpoint{Name: "c1", Node: name, Network: "blue"}
 		for _, f := range blue.Families() {

@@ -32,11 +32,13 @@ const (
 
 // svgStyle has one colour per network class, twice: for light and for dark
 // surroundings. Only fill and stroke are used, which every viewer knows.
-const svgStyle = `text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;font-size:12px;fill:#1f2933}
+const svgStyle = `text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;` +
+	`font-size:12px;fill:#1f2933}
 .m{font-family:ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace;font-size:11px}
 .h{font-size:15px;font-weight:600}.b{font-weight:600}.q{fill:#616e7c}
 .bg{fill:#ffffff;stroke:#d9e2ec}.card{fill:#f7f9fb;stroke:#9fb3c8;stroke-width:1.2}
-.pill{fill:#ffffff;stroke:#9fb3c8}.under{stroke:#627d98;stroke-width:3;fill:none}.drop{stroke:#627d98;fill:#627d98;stroke-width:1.5}
+.pill{fill:#ffffff;stroke:#9fb3c8}.under{stroke:#627d98;stroke-width:3;fill:none}` +
+	`.drop{stroke:#627d98;fill:#627d98;stroke-width:1.5}
 .t{fill:none;stroke:#486581;stroke-width:1.8}.t-gre{stroke-dasharray:8 4}.t-geneve{stroke-dasharray:2 4}
 .ready{fill:#27ae60}.down{fill:#cf3a3a}.unknown{fill:#9aa5b1}
 .n0{fill:#dcebfd;stroke:#2f7de1}.n1{fill:#fde2e2;stroke:#d64545}.n2{fill:#dff6e6;stroke:#2f9e5b}
@@ -65,7 +67,8 @@ func (p *picture) text(x, y float64, class, s string) {
 }
 
 func (p *picture) rect(x, y, w, h, r float64, class string) {
-	p.el(`<rect x="%s" y="%s" width="%s" height="%s" rx="%s"%s/>`, num(x), num(y), num(w), num(h), num(r), classAttr(class))
+	p.el(`<rect x="%s" y="%s" width="%s" height="%s" rx="%s"%s/>`,
+		num(x), num(y), num(w), num(h), num(r), classAttr(class))
 }
 
 func (p *picture) dot(x, y, r float64, class string) {
@@ -79,7 +82,7 @@ func classAttr(c string) string {
 	return ` class="` + c + `"`
 }
 
-// num writes a coordinate without needless digits, so that goldens are stable.
+// num writes a coordinate with at most one decimal, so that goldens are stable.
 func num(f float64) string {
 	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.1f", f), "0"), ".")
 }
@@ -218,7 +221,8 @@ func (p *picture) card(c card) {
 				}
 				p.text(c.x+18, ty, class, l.left)
 			}
-			p.el(`<text x="%s" y="%s" class="m" text-anchor="end">%s</text>`, num(c.x+c.w-18), num(ty), html.EscapeString(l.right))
+			p.el(`<text x="%s" y="%s" class="m" text-anchor="end">%s</text>`,
+				num(c.x+c.w-18), num(ty), html.EscapeString(l.right))
 		}
 		y += h + 8
 	}
@@ -227,7 +231,7 @@ func (p *picture) card(c card) {
 	}
 }
 
-// tunnelLabel puts what a tunnel is, and the colours of what it carries, on a
+// tunnelLabel puts a tunnel's encapsulation, and the colours of its networks, on a
 // curve.
 func (p *picture) tunnelLabel(x, y float64, t Tunnel, class map[string]string) {
 	shown := t.Networks[:min(len(t.Networks), 8)]
@@ -260,7 +264,8 @@ func SVG(w io.Writer, t Topology) error {
 	height := bottom + margin
 
 	out := &picture{}
-	out.el(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %s %s" width="%s" height="%s" role="img" aria-label="%s">`,
+	out.el(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %s %s" width="%s" height="%s" `+
+		`role="img" aria-label="%s">`,
 		num(width), num(height), num(width), num(height), html.EscapeString(t.summary()))
 	out.el("<title>%s</title>", html.EscapeString(t.summary()))
 	out.el("<style>\n%s</style>", svgStyle)
@@ -277,7 +282,8 @@ func (t Topology) summary() string {
 	for i, n := range t.Networks {
 		names[i] = n.Name
 	}
-	return fmt.Sprintf("Baize topology: %d hosts, %d tunnels, networks %s", len(t.Nodes), len(t.Tunnels), strings.Join(names, ", "))
+	return fmt.Sprintf("Baize topology: %d hosts, %d tunnels, networks %s",
+		len(t.Nodes), len(t.Tunnels), strings.Join(names, ", "))
 }
 
 // networkLine describes a network in the legend.
@@ -365,7 +371,8 @@ func (t Topology) drawRow(p *picture, top float64) (width, bottom float64) {
 	})
 
 	under := cardTop + cards[0].h + 46
-	p.el(`<line x1="%s" y1="%s" x2="%s" y2="%s" class="under" stroke-linecap="round"/>`, num(margin), num(under), num(width-margin), num(under))
+	p.el(`<line x1="%s" y1="%s" x2="%s" y2="%s" class="under" stroke-linecap="round"/>`,
+		num(margin), num(under), num(width-margin), num(under))
 	for _, c := range cards {
 		mid := c.x + c.w/2
 		p.el(`<line x1="%s" y1="%s" x2="%s" y2="%s" class="drop"/>`, num(mid), num(c.y+c.h), num(mid), num(under))
@@ -425,7 +432,8 @@ func (t Topology) drawArches(p *picture, cards []card, index map[string]int, hei
 		x1, x2, y := endX(i, index[x.A]), endX(i, index[x.B]), cards[0].y
 		// The apex of this cubic is at three quarters of its control points.
 		c := h / 0.75
-		p.el(`<path d="M%s %sC%s %s %s %s %s %s" class="t t-%s"/>`, num(x1), num(y), num(x1), num(y-c), num(x2), num(y-c), num(x2), num(y), x.Encap)
+		p.el(`<path d="M%s %sC%s %s %s %s %s %s" class="t t-%s"/>`,
+			num(x1), num(y), num(x1), num(y-c), num(x2), num(y-c), num(x2), num(y), x.Encap)
 		labels = append(labels, label{(x1 + x2) / 2, y - h, x})
 	}
 	for _, l := range labels { // over all curves
@@ -463,7 +471,8 @@ func (t Topology) drawRing(p *picture, top float64) (width, bottom float64) {
 		a, b := cards[i], cards[j]
 		x1, y1, x2, y2 := a.x+w/2, a.y+a.h/2, b.x+w/2, b.y+b.h/2
 		mx, my := (x1+x2)/2, (y1+y2)/2
-		p.el(`<path d="M%s %sQ%s %s %s %s" class="t t-%s"/>`, num(x1), num(y1), num(mx+(cx-mx)*0.45), num(my+(cy-my)*0.45), num(x2), num(y2), x.Encap)
+		p.el(`<path d="M%s %sQ%s %s %s %s" class="t t-%s"/>`,
+			num(x1), num(y1), num(mx+(cx-mx)*0.45), num(my+(cy-my)*0.45), num(x2), num(y2), x.Encap)
 	}
 	for _, c := range cards {
 		p.card(c)

@@ -9,10 +9,11 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// maxTunnelLines bounds how many tunnels of a network a tree lists singly.
+// maxTunnelLines is the largest number of tunnels of a network that a tree lists
+// one by one.
 const maxTunnelLines = 10
 
-// branch is one line of a tree with what hangs below it.
+// branch is one line of a tree with the lines below it.
 type branch struct {
 	text     string
 	children []*branch
@@ -24,58 +25,67 @@ func (b *branch) add(format string, args ...any) *branch {
 	return c
 }
 
-func (b *branch) write(w io.Writer, indent string) error {
+func (b *branch) write(out *strings.Builder, indent string) {
 	for i, c := range b.children {
 		mark, below := "├─ ", "│  "
 		if i == len(b.children)-1 {
 			mark, below = "└─ ", "   "
 		}
-		if _, err := fmt.Fprintf(w, "%s%s%s\n", indent, mark, c.text); err != nil {
-			return err
-		}
-		if err := c.write(w, indent+below); err != nil {
-			return err
-		}
+		fmt.Fprintf(out, "%s%s%s\n", indent, mark, c.text)
+		c.write(out, indent+below)
 	}
-	return nil
 }
 
 // Tree writes the topology as text for people: each network with its nodes,
 // their subnets and endpoints, and its tunnels.
 func Tree(w io.Writer, t Topology) error {
+	var out strings.Builder
 	if len(t.Networks) == 0 {
-		if _, err := fmt.Fprintln(w, "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'"); err != nil {
-			return err
-		}
+		out.WriteString("no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'\n")
 	}
-	carrying := map[string]bool{}
 	for i, n := range t.Networks {
 		if i > 0 {
-			if _, err := fmt.Fprintln(w); err != nil {
-				return err
-			}
+			out.WriteString("\n")
 		}
-		head := fmt.Sprintf("%s  %s  VNI %d  %s  MTU %d", n.Name, join(n.Subnets, "  "), n.VNI, n.Transport, n.MTU)
-		if len(n.Gateways) > 0 {
-			head += "  gateway " + join(n.Gateways, ", ")
+		t.writeNetwork(&out, n)
+	}
+	t.writeIdleNodes(&out)
+	for i, p := range t.Problems {
+		if i == 0 {
+			out.WriteString("\nproblems\n")
 		}
-		if _, err := fmt.Fprintln(w, head); err != nil {
-			return err
-		}
-		root := &branch{}
+		fmt.Fprintf(&out, "  %s\n", p)
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+func (t Topology) writeNetwork(out *strings.Builder, n Network) {
+	fmt.Fprintf(out, "%s  %s  VNI %d  %s  MTU %d", n.Name, join(n.Subnets, "  "), n.VNI, n.Transport, n.MTU)
+	if len(n.Gateways) > 0 {
+		fmt.Fprintf(out, "  gateway %s", join(n.Gateways, ", "))
+	}
+	out.WriteString("\n")
+	root := &branch{}
+	for _, m := range n.Members {
+		t.memberBranch(root, m)
+	}
+	if len(n.Members) == 0 {
+		root.add("no node carries it yet")
+	}
+	for _, p := range n.Reserved {
+		root.add("%s  reserved", p)
+	}
+	t.tunnelBranch(root, n)
+	root.write(out, "")
+}
+
+// writeIdleNodes writes the nodes that carry no network.
+func (t Topology) writeIdleNodes(out *strings.Builder) {
+	carrying := map[string]bool{}
+	for _, n := range t.Networks {
 		for _, m := range n.Members {
 			carrying[m.Node] = true
-			t.memberBranch(root, m)
-		}
-		if len(n.Members) == 0 {
-			root.add("no node carries it yet")
-		}
-		for _, p := range n.Reserved {
-			root.add("%s  reserved", p)
-		}
-		t.tunnelBranch(root, n)
-		if err := root.write(w, ""); err != nil {
-			return err
 		}
 	}
 	idle := &branch{}
@@ -85,24 +95,9 @@ func Tree(w io.Writer, t Topology) error {
 		}
 	}
 	if len(idle.children) > 0 {
-		if _, err := fmt.Fprintln(w, "\nnodes without a network"); err != nil {
-			return err
-		}
-		if err := idle.write(w, ""); err != nil {
-			return err
-		}
+		out.WriteString("\nnodes without a network\n")
+		idle.write(out, "")
 	}
-	for i, p := range t.Problems {
-		if i == 0 {
-			if _, err := fmt.Fprintln(w, "\nproblems"); err != nil {
-				return err
-			}
-		}
-		if _, err := fmt.Fprintf(w, "  %s\n", p); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (t Topology) memberBranch(root *branch, m Member) {

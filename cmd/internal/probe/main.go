@@ -64,7 +64,10 @@ func RunServe(ctx context.Context, o ServeOptions, out io.Writer) error {
 }
 
 func cannotListen(address string, err error) error {
-	return &topology.Error{Kind: topology.ErrInUse, Item: "probe on " + address, What: err.Error(), Remedy: "name another address with --listen"}
+	return &topology.Error{
+		Kind: topology.ErrInUse, Item: "probe on " + address, What: err.Error(),
+		Remedy: "name another address with --listen",
+	}
 }
 
 // writeResult writes one line of JSON, {"bytes":…,"error":…}.
@@ -112,7 +115,10 @@ func RunSend(ctx context.Context, o SendOptions, out io.Writer) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, to)
 	if err != nil {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: "probe to " + to, What: err.Error(), Remedy: "is 'baize probe serve' running there, and does ping reach it?"}
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: "probe to " + to, What: err.Error(),
+			Remedy: "check that 'baize probe serve' runs there, and that ping works",
+		}
 	}
 	if o.Datagrams > 0 {
 		r, err := SendUDP(ctx, conn, o.Datagrams, o.Size, o.Interval)
@@ -154,7 +160,10 @@ func SendMain(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if o.To == "" {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "baize probe send", What: "no destination", Remedy: "give one: --to ADDRESS[:PORT]"}
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Item: "baize probe send", What: "no destination",
+			Remedy: "give one: --to ADDRESS[:PORT]",
+		}
 	}
 	return RunSend(ctx, o, out)
 }

@@ -141,7 +141,8 @@ func send(conn net.Conn, size int64) (Bulk, error) {
 		return b, fmt.Errorf("to %s: %w", b.To, err)
 	}
 	sum := sha256.New()
-	sent, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(moving, sum)}, io.LimitReader(randomStream(), size), make([]byte, chunk))
+	to := struct{ io.Writer }{io.MultiWriter(moving, sum)} // without ReadFrom: chunk is the size of writes
+	sent, err := io.CopyBuffer(to, io.LimitReader(randomStream(), size), make([]byte, chunk))
 	if err != nil {
 		return b, fmt.Errorf("after %d of %d bytes to %s: %w", sent, size, b.To, err)
 	}
@@ -162,13 +163,14 @@ func (b *Bulk) check(reply []byte, sent int64, sum hash.Hash) error {
 	b.Bytes = int64(binary.BigEndian.Uint64(reply[len(replyMagic):]))
 	b.SHA256 = hex.EncodeToString(reply[headerLen:])
 	if mine := hex.EncodeToString(sum.Sum(nil)); b.Bytes != sent || b.SHA256 != mine {
-		return fmt.Errorf("%w: %s received %d bytes with SHA-256 %.12s…, %d with %.12s… were sent", ErrDamaged, b.To, b.Bytes, b.SHA256, sent, mine)
+		return fmt.Errorf("%w: %s received %d bytes with SHA-256 %.12s…, %d with %.12s… were sent",
+			ErrDamaged, b.To, b.Bytes, b.SHA256, sent, mine)
 	}
 	return nil
 }
 
 // ErrDamaged says that what arrived is not what was sent.
-var ErrDamaged = errors.New("data was damaged on the way")
+var ErrDamaged = errors.New("data was damaged in transit")
 
 func randomStream() io.Reader {
 	var seed [32]byte

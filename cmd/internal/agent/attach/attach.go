@@ -130,6 +130,7 @@ func (p *Part) Run(ctx context.Context) error {
 	if err := p.loadOnce(); err != nil {
 		p.log.Warn(err)
 	}
+	p.tellInUse()
 	p.hub.Records().Wakes(p.wake)
 	p.known.Wakes(p.wake)
 	var watch sync.WaitGroup
@@ -156,6 +157,7 @@ func (p *Part) watchLinks(ctx context.Context) {
 // others. With a namespace its veth dies, and Open vSwitch would keep the port
 // for ever.
 func (p *Part) look() {
+	p.tellInUse()
 	known := p.known.Get()
 	for _, e := range known.Endpoints {
 		if p.host.LinkExists(e.Port) {
@@ -174,6 +176,15 @@ func (p *Part) look() {
 	for _, f := range p.faults.Set(faults) {
 		p.log.Warn(f)
 	}
+}
+
+// tellInUse gives the hub the networks whose records must not vanish.
+func (p *Part) tellInUse() {
+	networks := map[string]bool{}
+	for _, e := range p.known.Get().All() {
+		networks[e.Network] = true
+	}
+	p.hub.SetInUse(networks)
 }
 
 // endpointFaults reports local endpoints whose network is gone, or whose

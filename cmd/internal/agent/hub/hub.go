@@ -8,12 +8,14 @@
 package hub
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
 
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	"github.com/baize-net/baize/topology/source"
 )
 
@@ -30,8 +32,12 @@ type Topology struct {
 	// Snapshot is Baize's own records with those of all sources; nil before there
 	// is any.
 	Snapshot *topology.Snapshot
-	// Own is without the sources.
-	Own *topology.Snapshot
+	// Own is without the sources, as it is in force: with the last good record of
+	// what vanished under running endpoints, which Vanished reports.
+	Own      *topology.Snapshot
+	Vanished []fault.Fault
+	// Stored is what the store says, without what is kept and without the sources.
+	Stored *topology.Snapshot
 	// Cached: it is what was seen before the agent started; the store has not
 	// answered yet.
 	Cached bool
@@ -43,6 +49,15 @@ type Topology struct {
 
 // Known reports whether there is a topology.
 func (t Topology) Known() bool { return t.Snapshot != nil }
+
+// Writable is the snapshot to compare with before something is written: what is
+// only kept has to be written again.
+func (t Topology) Writable() *topology.Snapshot {
+	if len(t.Vanished) > 0 {
+		return t.Stored
+	}
+	return t.Snapshot
+}
 
 // View returns what this node has to know of it. It is computed once.
 func (t Topology) View() topology.View {
@@ -75,6 +90,11 @@ type Hub struct {
 	sources []source.Source
 	now     Topology
 	held    bool
+	// stored is what the store says, last what was in force before this agent or
+	// before it was told which networks are in use.
+	stored, last *topology.Snapshot
+	// inUse are the networks with endpoints on this node; nil before they are known.
+	inUse map[string]bool
 }
 
 // New returns a hub without a topology.
@@ -99,13 +119,35 @@ func (h *Hub) Records() *part.Cell[Topology] { return h.records }
 // earlier run, which never replace any.
 func (h *Hub) SetOwn(s *topology.Snapshot, cached bool) {
 	h.change(func(t *Topology) bool {
-		if cached && t.Own != nil {
+		if cached && h.stored != nil {
 			return false
 		}
-		t.Own, t.Cached = s, cached
+		h.stored, t.Cached = s, cached
 		if !cached {
 			t.Err = nil
 		}
+		return true
+	})
+}
+
+// SetLast gives the hub what was in force when the agent ran last: a record that
+// vanished meanwhile is not a deletion.
+func (h *Hub) SetLast(s *topology.Snapshot) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.last == nil {
+		h.last = s
+	}
+}
+
+// SetInUse says which networks have endpoints on this node. Before the first
+// call nothing may be acted on.
+func (h *Hub) SetInUse(networks map[string]bool) {
+	h.change(func(*Topology) bool {
+		if h.inUse != nil && maps.Equal(h.inUse, networks) {
+			return false
+		}
+		h.inUse = networks
 		return true
 	})
 }
@@ -135,6 +177,10 @@ func (h *Hub) change(f func(*Topology) bool) {
 	if !f(&next) {
 		h.mu.Unlock()
 		return
+	}
+	if h.stored != nil && h.inUse != nil {
+		next.Own, next.Vanished = brake(h.last, h.stored, h.inUse)
+		h.last, next.Stored = next.Own, h.stored
 	}
 	if merged, ok := h.merged(next.Own); ok && merged != next.Snapshot {
 		next.Snapshot, next.view = merged, &lazyView{snapshot: merged, node: h.self.Node}
@@ -190,5 +236,8 @@ func sameRecords(a, b Topology) bool {
 	x, y := a.Snapshot, b.Snapshot
 	return !slices.ContainsFunc([][2]any{
 		{x.Networks, y.Networks}, {x.Nodes, y.Nodes}, {x.Subnets, y.Subnets}, {x.Pins, y.Pins}, {x.Malformed, y.Malformed},
-	}, func(p [2]any) bool { return reflect.ValueOf(p[0]).Pointer() != reflect.ValueOf(p[1]).Pointer() })
+	}, func(p [2]any) bool { return !samePointer(p[0], p[1]) })
 }
+
+// samePointer reports whether two maps are one.
+func samePointer(a, b any) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() }

@@ -46,7 +46,7 @@ func (r *Records) Name() string { return "topology" }
 // Faults implements part.Part: what is wrong with the records and the store.
 func (r *Records) Faults() []fault.Fault {
 	t := r.hub.Topology().Get()
-	faults := fault.All(t.Err)
+	faults := fault.Merge(fault.All(t.Err), t.Vanished...)
 	if t.Known() {
 		faults = fault.Merge(faults, t.View().Problems...)
 	}
@@ -56,6 +56,9 @@ func (r *Records) Faults() []fault.Fault {
 
 // Run implements part.Part.
 func (r *Records) Run(ctx context.Context) error {
+	if last, err := r.cache.Load(); err == nil {
+		r.hub.SetLast(last)
+	}
 	fallback := time.AfterFunc(CacheAfter, r.useCache)
 	defer fallback.Stop()
 	defer r.cache.Flush()
@@ -73,7 +76,9 @@ func (r *Records) Run(ctx context.Context) error {
 		}
 		fallback.Stop()
 		r.hub.SetOwn(u.Snapshot, false)
-		r.cache.Save(u.Snapshot)
+		if t := r.hub.Topology().Get(); t.Own != nil && !t.Cached {
+			r.cache.Save(t.Own) // what is in force
+		}
 	})
 }
 

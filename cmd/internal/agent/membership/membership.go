@@ -238,14 +238,15 @@ func (p *Part) ensure(ctx context.Context) error {
 			Remedy: "check --etcd-endpoints " + strings.Join(p.cfg.EtcdEndpoints, ","),
 		}
 	}
-	if err := p.register(ctx, t.Snapshot); err != nil {
+	s := t.Writable()
+	if err := p.register(ctx, s); err != nil {
 		return err
 	}
 	known := p.known.Get()
 	if !known.Complete {
 		return nil // it wakes this part when it is
 	}
-	return errors.Join(p.leaseSubnets(ctx, t.Snapshot, known.Endpoints), p.syncPins(ctx, t.Snapshot, known.All()))
+	return errors.Join(p.leaseSubnets(ctx, s, known.Endpoints), p.syncPins(ctx, s, known.All()))
 }
 
 // register writes the node's record when it differs from what etcd has.
@@ -344,6 +345,9 @@ func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, endpoints []o
 	wanted := map[topology.PinID]bool{}
 	for _, e := range endpoints {
 		if _, ok := s.Networks[e.Network]; !ok {
+			for _, ip := range e.IPs { // when the network is back, so are its pins
+				wanted[topology.PinID{Network: e.Network, Addr: ip}] = true
+			}
 			continue
 		}
 		own := s.NodeSubnets(e.Network, self)

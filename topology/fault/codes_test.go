@@ -1,0 +1,195 @@
+package fault_test
+
+import (
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "rewrite the list of docs/faults.md")
+
+// declared is one code of codes.go.
+type declared struct{ name, value, about string }
+
+// codes reads codes.go: the codes in their order, and what the first two digits
+// mean.
+func codes(t *testing.T) (all []declared, areas map[string]string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "codes.go", nil, parser.ParseComments)
+	require.NoError(t, err)
+	areas = map[string]string{}
+	for _, c := range file.Comments {
+		for _, m := range regexp.MustCompile(`(?m)^\t(\d\d)  (.+)$`).FindAllStringSubmatch(c.Text(), -1) {
+			areas[m[1]] = m[2]
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		require.Len(t, spec.Values, 1, "each code has a line of its own")
+		value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+		require.NoError(t, err)
+		name := spec.Names[0].Name
+		about, ok := strings.CutPrefix(strings.Join(strings.Fields(spec.Doc.Text()), " "), name+": ")
+		require.True(t, ok, "the comment of %s begins with %q", name, name+": ")
+		all = append(all, declared{name, value, about})
+		return true
+	})
+	require.NotEmpty(t, all)
+	return all, areas
+}
+
+func TestCodesAreUniqueAndInARange(t *testing.T) {
+	all, areas := codes(t)
+	seen := map[string]string{}
+	for _, c := range all {
+		assert.Regexp(t, `^BZ\d{4}$`, c.value, c.name)
+		assert.Empty(t, seen[c.value], "%s has the code of %s", c.name, seen[c.value])
+		seen[c.value] = c.name
+		assert.Contains(t, areas, c.value[2:4], "%s: the comment in codes.go does not say what these two digits mean", c.name)
+	}
+}
+
+// TestFaultsPage compares docs/faults.md with codes.go; -update writes it.
+func TestFaultsPage(t *testing.T) {
+	const page, mark = "../../docs/faults.md", "Do not edit. -->\n"
+	b, err := os.ReadFile(page)
+	require.NoError(t, err)
+	head, _, found := strings.Cut(string(b), mark)
+	require.True(t, found)
+	all, areas := codes(t)
+	var want strings.Builder
+	want.WriteString(head + mark)
+	for area := range 100 {
+		digits := fmt.Sprintf("%02d", area)
+		first := true
+		for _, c := range all {
+			if c.value[2:4] != digits {
+				continue
+			}
+			if first {
+				fmt.Fprintf(&want, "\n### %s: %s\n\n| code | what is wrong |\n|---|---|\n", digits, areas[digits])
+				first = false
+			}
+			fmt.Fprintf(&want, "| `%s` | %s |\n", c.value, strings.TrimSuffix(c.about, "."))
+		}
+	}
+	if *update {
+		require.NoError(t, os.WriteFile(page, []byte(want.String()), 0o644))
+		return
+	}
+	assert.Equal(t, want.String(), string(b), "run 'make docs'")
+}
+
+// withoutCodes are the places whose faults have no codes yet. Nothing is to be
+// added; what is done is taken out.
+var withoutCodes = []string{
+	"cmd/internal/agent/", "cmd/internal/lab/", "cmd/internal/route/", "ovs/", "topology/view",
+}
+
+// TestEveryFaultHasACode looks at each fault.Fault{…} that is not in a test.
+func TestEveryFaultHasACode(t *testing.T) {
+	bare := map[string]bool{} // places of withoutCodes that still need to be there
+	err := filepath.WalkDir("../..", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != ".." {
+			return filepath.SkipDir
+		}
+		rel := filepath.ToSlash(strings.TrimPrefix(file, "../../"))
+		if !strings.HasSuffix(rel, ".go") || strings.HasSuffix(rel, "_test.go") || rel == "topology/fault/fault.go" {
+			return nil
+		}
+		for _, at := range faultsWithoutCode(t, file) {
+			place := ""
+			for _, p := range withoutCodes {
+				if strings.HasPrefix(rel, p) {
+					place = p
+				}
+			}
+			bare[place] = true
+			assert.NotEmpty(t, place,
+				"%s:%d: this fault has no Code; take one from topology/fault/codes.go, or add one", rel, at)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	for _, p := range withoutCodes {
+		assert.True(t, bare[p], "every fault of %s has a code: take it out of withoutCodes", p)
+	}
+}
+
+// faultsWithoutCode returns the lines of a file's fault.Fault literals that set
+// fields, but no Code.
+func faultsWithoutCode(t *testing.T, file string) []int {
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, file, nil, 0)
+	require.NoError(t, err)
+	var out []int
+	check := func(lit *ast.CompositeLit) {
+		for _, e := range lit.Elts {
+			if kv, ok := e.(*ast.KeyValueExpr); ok {
+				if key, ok := kv.Key.(*ast.Ident); ok && key.Name == "Code" {
+					return
+				}
+			}
+		}
+		if len(lit.Elts) > 0 {
+			out = append(out, fset.Position(lit.Pos()).Line)
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		lit, ok := n.(*ast.CompositeLit)
+		if !ok {
+			return true
+		}
+		if isFault(lit.Type) {
+			check(lit)
+			return true
+		}
+		elided := false // []fault.Fault{{…}}, map[K]fault.Fault{k: {…}}
+		switch typ := lit.Type.(type) {
+		case *ast.ArrayType:
+			elided = isFault(typ.Elt)
+		case *ast.MapType:
+			elided = isFault(typ.Value)
+		}
+		for _, e := range lit.Elts {
+			if kv, ok := e.(*ast.KeyValueExpr); ok {
+				e = kv.Value
+			}
+			if inner, ok := e.(*ast.CompositeLit); ok && elided && inner.Type == nil {
+				check(inner)
+			}
+		}
+		return true
+	})
+	return out
+}
+
+func isFault(e ast.Expr) bool {
+	if star, ok := e.(*ast.StarExpr); ok {
+		e = star.X
+	}
+	sel, ok := e.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	pkg, ok := sel.X.(*ast.Ident)
+	return ok && pkg.Name == "fault" && sel.Sel.Name == "Fault"
+}

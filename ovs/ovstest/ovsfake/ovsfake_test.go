@@ -81,10 +81,10 @@ func TestRefusesWhatOfctlRefuses(t *testing.T) {
 	} {
 		text := fmt.Sprintf("table=%d,priority=%d,%s,actions=%s", f.Table, f.Priority, f.Match, f.Actions)
 		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(text, ",,", ",", 1)+"\n"), 0o600))
-		out, real := exec.Command("ovs-ofctl", "-O", "OpenFlow14", "parse-flows", file).CombinedOutput()
+		out, refused := exec.Command("ovs-ofctl", "-O", "OpenFlow14", "parse-flows", file).CombinedOutput()
 		good := flow(1, 1, "", "drop")
 		got := s.Flows().Apply(t.Context(), []ovs.BoundFlow{good, f}, nil)
-		require.Equal(t, real == nil, got == nil, "%s\novs-ofctl: %s\nfake: %v", text, out, got)
+		require.Equal(t, refused == nil, got == nil, "%s\novs-ofctl: %s\nfake: %v", text, out, got)
 		if got != nil {
 			require.ErrorIs(t, got, topology.ErrInvalid)
 			require.Empty(t, s.Table, "nothing of the bundle is there")

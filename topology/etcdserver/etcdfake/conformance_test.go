@@ -356,22 +356,22 @@ func TestLikeEtcd(t *testing.T) {
 	t.Parallel()
 	// Not fast: the shortest lease depends on the election's timing.
 	m := etcdtest.Run(t, etcdserver.Config{ClientURLs: []string{"http://127.0.0.1:0"}, Heartbeat: 100 * time.Millisecond})
-	real, err := clientv3.New(clientv3.Config{Endpoints: m.Endpoints, Logger: zap.NewNop()})
+	etcd, err := clientv3.New(clientv3.Config{Endpoints: m.Endpoints, Logger: zap.NewNop()})
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = real.Close() })
+	t.Cleanup(func() { _ = etcd.Close() })
 	alarm := func(full bool) {
 		action := pb.AlarmRequest_DEACTIVATE
 		if full {
 			action = pb.AlarmRequest_ACTIVATE
 		}
-		status, err := real.Status(t.Context(), m.Endpoints[0])
+		status, err := etcd.Status(t.Context(), m.Endpoints[0])
 		require.NoError(t, err)
-		_, err = pb.NewMaintenanceClient(real.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
+		_, err = pb.NewMaintenanceClient(etcd.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
 			Action: action, MemberID: status.Header.MemberId, Alarm: pb.AlarmType_NOSPACE,
 		})
 		require.NoError(t, err)
 	}
-	want := script(&world{t: t, c: real, noSpace: alarm, leases: map[int64]string{}})
+	want := script(&world{t: t, c: etcd, noSpace: alarm, leases: map[int64]string{}})
 
 	cluster := etcdfake.New()
 	fake := cluster.Host("test").Client()

@@ -200,7 +200,7 @@ func (w *watch) poll() (resp *clientv3.WatchResponse, end, lost bool) {
 		if len(events) > 0 {
 			out := &clientv3.WatchResponse{Header: header}
 			for _, e := range events {
-				out.Events = append(out.Events, (*clientv3.Event)(e))
+				out.Events = append(out.Events, e)
 			}
 			w.next = events[len(events)-1].Kv.ModRevision + 1
 			return out, false, false

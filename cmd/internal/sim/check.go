@@ -1,0 +1,205 @@
+package sim
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
+	"github.com/baize-net/baize/topology"
+)
+
+// mostPairs bounds the pairs of endpoints that are tried with packets.
+const mostPairs = 200
+
+// attached is an endpoint that has to work.
+type attached struct {
+	node *Node
+	net  string
+	name string
+	port string
+	ips  []netip.Addr
+	mac  net.HardwareAddr
+}
+
+// Check returns what is not as it must be, when nothing is harmed any more: two
+// owners of a subnet, an address twice, an endpoint that is lost or that another
+// does not reach, a packet that arrives where it should not.
+func (w *World) Check() []string {
+	var found []string
+	bad := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	s := w.Snapshot()
+	checkOwners(s, bad)
+	var all []attached
+	for _, n := range w.Nodes {
+		if err := n.Ended(); err != nil || !n.Runs() {
+			bad("%s: no agent runs: %v", n.Hostname, err)
+			continue
+		}
+		all = append(all, n.checkEndpoints(s, bad)...)
+	}
+	seen := map[string]attached{}
+	for _, e := range all {
+		for _, ip := range e.ips {
+			key := e.net + " " + ip.String()
+			if o, twice := seen[key]; twice {
+				bad("address %s in network %s: %s on %s, and %s on %s", ip, e.net, o.name, o.node.Name, e.name, e.node.Name)
+			}
+			seen[key] = e
+		}
+	}
+	w.checkPackets(all, bad)
+	return found
+}
+
+// checkOwners looks for subnets that overlap, and for records that nobody has.
+func checkOwners(s *topology.Snapshot, bad func(string, ...any)) {
+	subnets := s.SortedSubnets()
+	for i, a := range subnets {
+		for _, b := range subnets[i+1:] {
+			if a.Network == b.Network && a.Node != b.Node && a.Prefix.Overlaps(b.Prefix) {
+				bad("subnets %s of %s and %s of %s overlap", a.Prefix, a.Node, b.Prefix, b.Node)
+			}
+		}
+	}
+}
+
+// checkEndpoints returns those of the node whose networks exist.
+func (n *Node) checkEndpoints(s *topology.Snapshot, bad func(string, ...any)) []attached {
+	ports, _ := n.Switch.State()
+	known := map[string]bool{}
+	var out []attached
+	for _, e := range n.Attach().Endpoints() {
+		known[e.Network+"/"+e.Name] = true
+		if _, ok := s.Networks[e.Network]; !ok {
+			continue
+		}
+		p, there := ports[e.Port]
+		switch {
+		case !there:
+			bad("%s: endpoint %s/%s has no port", n.Name, e.Network, e.Name)
+		case !p.Live():
+			bad("%s: endpoint %s/%s: port %s: %s", n.Name, e.Network, e.Name, e.Port, p.Error)
+		default:
+			out = append(out, attached{n, e.Network, e.Name, e.Port, e.IPs, e.MAC})
+		}
+	}
+	for _, name := range n.wanted() {
+		if !known[name] {
+			bad("%s: endpoint %s is lost", n.Name, name)
+		}
+	}
+	return out
+}
+
+// checkPackets sends packets between endpoints of a network: each arrives at
+// its owner's port and nowhere else.
+func (w *World) checkPackets(all []attached, bad func(string, ...any)) {
+	slices.SortFunc(all, func(a, b attached) int {
+		return cmpStrings(a.net, b.net, a.node.Name, b.node.Name, a.name, b.name)
+	})
+	var pairs [][2]attached
+	for i, a := range all {
+		for j, b := range all {
+			if i != j && a.net == b.net {
+				pairs = append(pairs, [2]attached{a, b})
+			}
+		}
+	}
+	if len(pairs) > mostPairs {
+		w.rng.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
+		pairs = pairs[:mostPairs]
+	}
+	f := w.fabric()
+	for _, p := range pairs {
+		a, b := p[0], p[1]
+		for i := range min(len(a.ips), len(b.ips)) {
+			for kind, packet := range map[string]ovsfake.Packet{
+				"packet": ovsfake.IP(a.mac, b.mac, a.ips[i], b.ips[i]), "question": ovsfake.Who(a.mac, a.ips[i], b.ips[i]),
+			} {
+				out, lost := f.Send(a.node.Switch, a.port, packet)
+				if len(out) == 1 && lost == 0 && out[0].Switch == b.node.Switch && out[0].Port == b.port {
+					continue
+				}
+				var where []string
+				for _, o := range out {
+					where = append(where, w.owner(o.Switch)+"/"+o.Port)
+				}
+				bad("%s from %s/%s %s to %s/%s %s arrives at %v, %d lost", kind,
+					a.node.Name, a.name, a.ips[i], b.node.Name, b.name, b.ips[i], where, lost)
+			}
+		}
+	}
+}
+
+func (w *World) owner(s *ovsfake.Switch) string {
+	for _, n := range w.Nodes {
+		if n.Switch == s {
+			return n.Hostname
+		}
+	}
+	return "?"
+}
+
+func cmpStrings(pairs ...string) int {
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i] != pairs[i+1] {
+			if pairs[i] < pairs[i+1] {
+				return -1
+			}
+			return 1
+		}
+	}
+	return 0
+}
+
+// CheckSilence returns who writes to etcd or changes a switch although nothing
+// happens.
+func (w *World) CheckSilence(d time.Duration) []string {
+	revision := w.Etcd.Revision()
+	before := w.Etcd.Keys("")
+	changes := map[string]int{}
+	for _, n := range w.Nodes {
+		changes[n.Hostname] = n.Switch.Changes()
+	}
+	w.Pass(d)
+	var found []string
+	if now := w.Etcd.Revision(); now != revision {
+		what := fmt.Sprintf("etcd was written %d times in %s:", now-revision, d)
+		after := w.Etcd.Keys("")
+		for _, key := range slices.Sorted(maps.Keys(after)) {
+			if before[key] != after[key] {
+				what += fmt.Sprintf(" %s %s → %s", key, before[key], after[key])
+			}
+		}
+		found = append(found, what)
+	}
+	for _, n := range w.Nodes {
+		if c := n.Switch.Changes() - changes[n.Hostname]; c > 0 {
+			found = append(found, fmt.Sprintf("%s: the switch was changed %d times in %s", n.Hostname, c, d))
+		}
+	}
+	return found
+}
+
+// CheckForwarding returns which of the wanted endpoints do not reach each other,
+// whatever etcd has.
+func (w *World) CheckForwarding() []string {
+	var found []string
+	var all []attached
+	for _, n := range w.Nodes {
+		for _, e := range n.Wanted {
+			mac, err := net.ParseMAC(e.MAC)
+			if err != nil {
+				found = append(found, err.Error())
+				continue
+			}
+			all = append(all, attached{n, e.Network, e.Name, e.Port, e.IPs, mac})
+		}
+	}
+	w.checkPackets(all, func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) })
+	return found
+}

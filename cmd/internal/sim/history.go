@@ -1,0 +1,154 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
+)
+
+// harm is one thing that may happen.
+type harm struct {
+	name   string
+	weight int
+	do     func(w *World)
+}
+
+// harms are all that happens in random histories.
+var harms = []harm{
+	{"endpoint add", 12, func(w *World) { w.addSomewhere() }},
+	{"endpoint remove", 4, func(w *World) { w.removeSomewhere() }},
+	{"agent killed", 6, func(w *World) { w.pick().Kill() }},
+	{"agent stopped", 3, func(w *World) { w.pick().Stop() }},
+	{"agent started", 8, func(w *World) { w.pick().Start() }},
+	{"agent frozen", 3, func(w *World) {
+		if n := w.pick(); n.Runs() {
+			n.Freeze()
+		}
+	}},
+	{"agent thawed", 3, func(w *World) {
+		if n := w.pick(); n.Runs() {
+			n.Thaw()
+		}
+	}},
+	{"vswitchd restarted", 4, func(w *World) {
+		n := w.pick()
+		n.Switch.StopVswitchd()
+		w.Pass(time.Duration(w.rng.IntN(3000)) * time.Millisecond)
+		n.Switch.StartVswitchd()
+	}},
+	{"vswitchd gone", 2, func(w *World) { w.pick().Switch.StopVswitchd() }},
+	{"vswitchd hangs", 1, func(w *World) { w.pick().Switch.Hang() }},
+	{"ovsdb gone", 2, func(w *World) { w.pick().Switch.StopOVSDB() }},
+	{"ovsdb back", 2, func(w *World) { w.pick().Switch.StartOVSDB() }},
+	{"conf.db wiped", 3, func(w *World) { w.pick().Switch.Wipe() }},
+	{"port deleted", 3, func(w *World) { w.pick().deletePort() }},
+	{"flow deleted", 3, func(w *World) { w.pick().Switch.DelFlow([]int{0, 10, 20, 25, 30}[w.rng.IntN(5)]) }},
+	{"cut off from etcd", 5, func(w *World) { w.harmWay(etcdfake.Faults{Cut: true}) }},
+	{"etcd refused", 2, func(w *World) { w.harmWay(etcdfake.Faults{Refused: true}) }},
+	{"etcd slow", 3, func(w *World) {
+		w.harmWay(etcdfake.Faults{Delay: time.Duration(w.rng.IntN(8000)) * time.Millisecond})
+	}},
+	{"answers lost", 3, func(w *World) { w.harmWay(etcdfake.Faults{LoseAnswers: true}) }},
+	{"watches stalled", 2, func(w *World) { w.harmWay(etcdfake.Faults{StallWatches: true}) }},
+	{"way to etcd mended", 5, func(w *World) { w.harmWay(etcdfake.Faults{}) }},
+	{"etcd stopped", 2, func(w *World) { w.Etcd.Stop() }},
+	{"etcd started", 4, func(w *World) { w.Etcd.Start() }},
+	{"etcd without leader", 2, func(w *World) { w.Etcd.SetLeader(false) }},
+	{"etcd with leader", 2, func(w *World) { w.Etcd.SetLeader(true) }},
+	{"etcd full", 2, func(w *World) { w.Etcd.SetNoSpace(true) }},
+	{"etcd with space", 2, func(w *World) { w.Etcd.SetNoSpace(false) }},
+	{"etcd compacted", 3, func(w *World) { w.Etcd.Compact(0) }},
+	{"partition", 3, func(w *World) { w.Partition(w.pick(), w.pick()) }},
+	{"network created", 1, func(w *World) {
+		if w.created < maxNetworks && w.reachable() {
+			_ = w.CreateNetwork(fmt.Sprintf("net%d", w.created+1))
+		}
+	}},
+}
+
+// maxNetworks bounds the networks of a world.
+const maxNetworks = 3
+
+// History does random things, with random pauses between them.
+func (w *World) History(number int) {
+	w.note("history %d", number)
+	total := 0
+	for _, h := range harms {
+		total += h.weight
+	}
+	for range 5 + w.rng.IntN(20) {
+		n := w.rng.IntN(total)
+		for _, h := range harms {
+			if n -= h.weight; n < 0 {
+				w.note("%s", h.name)
+				h.do(w)
+				break
+			}
+		}
+		// Mostly all at once, sometimes longer than anything takes to time out.
+		switch w.rng.IntN(4) {
+		case 0:
+			w.Pass(time.Duration(w.rng.IntN(40)) * time.Second)
+		case 1:
+			w.Pass(time.Duration(w.rng.IntN(3000)) * time.Millisecond)
+		default:
+			w.Pass(time.Duration(w.rng.IntN(100)) * time.Millisecond)
+		}
+	}
+}
+
+func (w *World) pick() *Node {
+	n := w.Nodes[w.rng.IntN(len(w.Nodes))]
+	w.note("  … %s", n.Hostname)
+	return n
+}
+
+func (w *World) harmWay(f etcdfake.Faults) {
+	if n := w.pick(); n.Etcd != nil {
+		n.Etcd.Set(f)
+	}
+}
+
+// reachable reports whether an operator's write would succeed at once.
+func (w *World) reachable() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return w.Operator.Check(ctx) == nil
+}
+
+func (w *World) addSomewhere() {
+	n := w.pick()
+	if len(n.Wanted) >= 4 {
+		return
+	}
+	networks := []string{"blue"}
+	for i := 2; i <= w.created; i++ {
+		networks = append(networks, fmt.Sprintf("net%d", i))
+	}
+	w.counter++
+	network, name := networks[w.rng.IntN(len(networks))], fmt.Sprintf("c%d", w.counter)
+	// A user does not wait before something else happens.
+	go func() { _ = n.Add(network, name) }()
+}
+
+func (w *World) removeSomewhere() {
+	n := w.pick()
+	for _, name := range n.wanted() {
+		go func() { _ = n.Remove(name) }()
+		return
+	}
+}
+
+// deletePort removes one of the node's ports by hand.
+func (n *Node) deletePort() {
+	ports, _ := n.Switch.State()
+	for _, name := range sortedKeys(ports) {
+		if n.world.rng.IntN(len(ports)) == 0 {
+			n.world.note("  … %s", name)
+			n.Switch.DelPort(name)
+			return
+		}
+	}
+}

@@ -1,0 +1,299 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/agent"
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
+	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Node is one simulated host. Its switch, its devices and its state directory
+// outlive its agents.
+type Node struct {
+	Name   string
+	VTEP   netip.Addr
+	Switch *ovsfake.Switch
+	// Etcd is the way of the agent that runs to etcd.
+	Etcd *etcdfake.Host
+	// Hostname and Epoch tell machines apart that have one node name.
+	Hostname, Epoch, ID string
+
+	world  *World
+	kernel *kernel
+	dir    string
+	starts int
+
+	mu    sync.Mutex
+	run   *run
+	ended error // why the last agent ended by itself
+	// Wanted are the endpoints that were attached and not removed, by network
+	// and name.
+	Wanted map[string]api.Endpoint
+}
+
+// run is one life of an agent.
+type run struct {
+	agent  *agent.Agent
+	store  *etcdstore.Store
+	gate   *gate
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (w *World) newNode(name string, number int) *Node {
+	s := ovsfake.New()
+	s.Latency = time.Millisecond
+	return &Node{
+		Name: name, VTEP: netip.AddrFrom4([4]byte{192, 168, byte(number >> 8), byte(number)}), Switch: s,
+		Hostname: name, Epoch: "boot1", ID: "id-" + name, world: w, kernel: newKernel(s),
+		dir: filepath.Join(w.dir, name), Wanted: map[string]api.Endpoint{},
+	}
+}
+
+// Start starts the node's agent unless it runs.
+func (n *Node) Start() {
+	if n.Runs() {
+		return
+	}
+	n.starts++
+	life := fmt.Sprintf("%s/%d", n.Name, n.starts)
+	require.NoError(n.world.t, os.MkdirAll(n.dir, 0o750))
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	log.SetLevel(logrus.PanicLevel)
+	n.Etcd = n.world.Etcd.Host(life)
+	r := &run{store: n.world.store(n.Etcd, life), gate: newGate(), done: make(chan struct{})}
+	cfg, err := agent.Config{
+		Node: n.Name, StateDir: n.dir, Datapath: "netdev", DockerPlugin: "off", LivenessTTL: livenessTTL, Version: "sim",
+		Etcd: etcdstore.Config{Endpoints: []string{"fake"}},
+	}.Defaults()
+	require.NoError(n.world.t, err)
+	r.agent, err = agent.New(cfg, agent.World{
+		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
+		Store:    r.store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
+		Host: host{n.kernel, n.VTEP}, Datapath: "netdev", DatapathReason: "simulated",
+	}, log)
+	require.NoError(n.world.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	n.mu.Lock()
+	n.run, n.ended = r, nil
+	n.mu.Unlock()
+	n.world.note("%s: agent %d starts", n.Name, n.starts)
+	go func() {
+		defer close(r.done)
+		if err := r.agent.Run(ctx, nil); err != nil {
+			n.world.note("%s: agent ends: %v", n.Name, err)
+			n.mu.Lock()
+			n.ended = err
+			n.mu.Unlock()
+		}
+		_ = r.store.Close()
+	}()
+}
+
+// Runs reports whether an agent runs, frozen or not.
+func (n *Node) Runs() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.run == nil {
+		return false
+	}
+	select {
+	case <-n.run.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Ended is why the last agent ended by itself.
+func (n *Node) Ended() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ended
+}
+
+func (n *Node) current() *run {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.run
+}
+
+// Agent is the node's running agent.
+func (n *Node) Agent() *agent.Agent { return n.current().agent }
+
+// Attach is the agent's part of that name.
+func (n *Node) Attach() *attach.Part {
+	for _, p := range n.Agent().Parts() {
+		if a, ok := p.(*attach.Part); ok {
+			return a
+		}
+	}
+	return nil
+}
+
+// Stop ends the agent as systemd does.
+func (n *Node) Stop() {
+	r := n.current()
+	if r == nil {
+		return
+	}
+	r.gate.open()
+	r.cancel()
+	<-r.done
+}
+
+// Kill ends the agent at once: nothing that it would do at its end arrives
+// anywhere.
+func (n *Node) Kill() {
+	r := n.current()
+	if r == nil || !n.Runs() {
+		return
+	}
+	n.Etcd.Set(etcdfake.Faults{Refused: true})
+	r.gate.breakOff()
+	saved := n.dir
+	n.dir = fmt.Sprintf("%s-%d", filepath.Join(n.world.dir, n.Name), n.starts+1)
+	require.NoError(n.world.t, copyDir(saved, n.dir))
+	r.cancel()
+	<-r.done
+}
+
+// Freeze stops the agent in what it does (SIGSTOP), until heal or Kill.
+func (n *Node) Freeze() {
+	n.Etcd.Set(etcdfake.Faults{Cut: true})
+	n.current().gate.close()
+}
+
+// Thaw is SIGCONT.
+func (n *Node) Thaw() {
+	n.Etcd.Set(etcdfake.Faults{})
+	n.current().gate.open()
+}
+
+// Clone copies the node's disk to a new host. It does not run yet.
+func (n *Node) Clone(number int) *Node {
+	c := n.world.newNode(n.Name, number)
+	c.ID, c.Hostname, c.Epoch = n.ID, n.Name+"-copy", "boot2"
+	c.dir = filepath.Join(n.world.dir, c.Hostname)
+	require.NoError(n.world.t, copyDir(n.dir, c.dir))
+	n.world.Nodes = append(n.world.Nodes, c)
+	return c
+}
+
+// heal brings the node back to where it can work.
+func (n *Node) heal() {
+	n.Switch.StartOVSDB()
+	n.Switch.Recover()
+	if n.Runs() {
+		n.Thaw()
+		return
+	}
+	n.Start()
+}
+
+// requestTimeout bounds what a user asks of an agent.
+const requestTimeout = 40 * time.Second
+
+// Add attaches an endpoint, and remembers it if that succeeded. It may fail
+// while something is harmed.
+func (n *Node) Add(network, name string, ips ...netip.Addr) error {
+	if !n.Runs() {
+		return errors.New("no agent runs")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	e, err := n.Agent().AddEndpoint(ctx, api.EndpointRequest{
+		Name: name, Network: network, Netns: "/run/netns/" + name, IPs: ips,
+	})
+	n.world.note("%s: endpoint add %s/%s: %v %v", n.Name, network, name, e.IPs, err)
+	if err == nil {
+		n.mu.Lock()
+		n.Wanted[network+"/"+name] = e
+		n.mu.Unlock()
+	}
+	return err
+}
+
+// Remove detaches an endpoint.
+func (n *Node) Remove(name string) error {
+	if !n.Runs() {
+		return errors.New("no agent runs")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	err := n.Agent().RemoveEndpoint(ctx, name)
+	n.world.note("%s: endpoint remove %s: %v", n.Name, name, err)
+	// Even where it failed it may be gone: what is not wanted is not checked.
+	n.mu.Lock()
+	delete(n.Wanted, name)
+	n.mu.Unlock()
+	return err
+}
+
+// wanted lists Wanted.
+func (n *Node) wanted() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return sortedKeys(n.Wanted)
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Faults are what the agent reports.
+func (n *Node) Faults() []fault.Fault { return n.Agent().Faults() }
+
+// HasFault reports whether the agent reports a fault of a kind.
+func (n *Node) HasFault(code fault.Code) bool {
+	for _, f := range n.Faults() {
+		if f.Code == code {
+			return true
+		}
+	}
+	return false
+}
+
+// Snapshot is what etcd has.
+func (w *World) Snapshot() *topology.Snapshot {
+	s, err := w.Operator.Snapshot(context.Background())
+	require.NoError(w.t, err)
+	return s
+}
+
+// FailKernel makes routes, sysctls and the firewall fail, or mends them.
+func (n *Node) FailKernel(fails bool) {
+	var err error
+	if fails {
+		err = errors.New("the kernel refuses")
+	}
+	n.kernel.fail(err)
+}
+
+// AddNode adds a host, which does not run yet.
+func (w *World) AddNode(name string) *Node {
+	n := w.newNode(name, len(w.Nodes)+1)
+	n.dir += fmt.Sprintf("-added-%d", len(w.Nodes))
+	w.Nodes = append(w.Nodes, n)
+	return n
+}

@@ -1,0 +1,271 @@
+package sim_test
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/sim"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// The histories of this file are written by hand: each is a way in which a node
+// or a network was lost once. Their names are those of the list they come from.
+
+// world starts n hosts with one network, and an endpoint on each.
+func world(t *testing.T, n int) *sim.World {
+	t.Helper()
+	w := sim.New(t, 1, n)
+	require.NoError(t, w.CreateNetwork("blue"))
+	w.StartAll()
+	for _, n := range w.Nodes {
+		require.NoError(t, n.Add("blue", "c-"+n.Name))
+	}
+	w.Settle()
+	return w
+}
+
+func scenario(t *testing.T, name string, f func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+// key returns a record's key in etcd.
+func key(rel string) string { return topology.DefaultPrefix + "/" + rel }
+
+// R1: a disk is copied, and both machines run.
+func TestR1ClonedMachine(t *testing.T) {
+	scenario(t, "R1", func(t *testing.T) {
+		w := world(t, 3)
+		c := w.Nodes[0].Clone(77)
+		c.Start()
+		w.Pass(2 * time.Minute)
+		require.ErrorIs(t, c.Ended(), topology.ErrConflict)
+		require.Equal(t, fault.NodeDuplicate, fault.Of(c.Ended()).Code)
+		require.Contains(t, c.Ended().Error(), "host1-copy")
+		w.Nodes = w.Nodes[:3]
+		require.Empty(t, w.Check(), "the one that was there first is not affected")
+		require.Empty(t, w.CheckSilence(time.Hour))
+	})
+}
+
+// R2: the topology vanishes: forwarding goes on with what was known last, an
+// agent that starts then does not forget it, and it is reported.
+func TestR2TopologyVanishes(t *testing.T) {
+	for name, harm := range map[string]func(*sim.World){
+		"etcd emptied": func(w *sim.World) { w.Etcd.Restore(etcdfake.Backup{}, true, nil) },
+		"deleted":      func(w *sim.World) { w.Etcd.Delete(key("networks/blue"), false) },
+		"undecodable":  func(w *sim.World) { w.Etcd.Put(key("networks/blue"), `{"vni": 100, "ipv4": "10.1.0.0/`) },
+	} {
+		scenario(t, name, func(t *testing.T) {
+			w := world(t, 3)
+			harm(w)
+			w.Pass(time.Minute)
+			require.Empty(t, w.CheckForwarding())
+		})
+	}
+}
+
+// R3: what is gone from the switch comes back, the endpoints with it, and their
+// pins stay.
+func TestR3SwitchEmptied(t *testing.T) {
+	for name, harm := range map[string]func(*sim.Node){
+		"del-port": func(n *sim.Node) { n.Switch.DelPort(n.Wanted["blue/c-host1"].Port) },
+		"del-br":   func(n *sim.Node) { n.Switch.DelBridge() },
+		"wiped":    func(n *sim.Node) { n.Switch.Wipe() },
+		"wiped while no agent ran": func(n *sim.Node) {
+			n.Kill()
+			n.Switch.Wipe()
+			n.Start()
+		},
+		"vswitchd restarted": func(n *sim.Node) {
+			n.Switch.StopVswitchd()
+			time.Sleep(time.Second)
+			n.Switch.StartVswitchd()
+		},
+	} {
+		scenario(t, name, func(t *testing.T) {
+			w := world(t, 3)
+			n := w.Nodes[0]
+			require.NoError(t, n.Add("blue", "pinned", netip.MustParseAddr("10.1.250.9")))
+			w.Settle()
+			pins := w.Snapshot().Pins
+			require.Len(t, pins, 1)
+			harm(n)
+			w.Settle()
+			require.Len(t, n.Wanted, 2)
+			require.Equal(t, pins, w.Snapshot().Pins)
+			require.Empty(t, w.CheckSilence(time.Hour))
+		})
+	}
+}
+
+// R4: etcd answers but refuses writes: nothing changes for those who run, and
+// an agent that starts forwards, and attaches endpoints.
+func TestR4EtcdFull(t *testing.T) {
+	scenario(t, "R4", func(t *testing.T) {
+		w := world(t, 3)
+		w.Etcd.SetNoSpace(true)
+		w.Pass(time.Minute)
+		n := w.Nodes[0]
+		n.Kill()
+		n.Switch.StopVswitchd()
+		n.Switch.StartVswitchd()
+		n.Start()
+		w.Pass(30 * time.Second)
+		require.Empty(t, w.Check())
+		require.NoError(t, n.Add("blue", "new"))
+		require.Empty(t, w.Check())
+		require.True(t, n.HasFault(fault.StoreFull))
+		w.Etcd.SetNoSpace(false)
+		w.Settle()
+		w.Pass(time.Minute)
+		require.False(t, n.HasFault(fault.StoreFull))
+	})
+}
+
+// R5, B1: two peers whose names begin alike, and collide when they are cut to
+// the length of a port's name.
+func TestR5NamesCollide(t *testing.T) {
+	scenario(t, "R5", func(t *testing.T) {
+		w := sim.New(t, 1, 1)
+		w.AddNode("ip-172-31-28-53")
+		w.AddNode("ip-172-31-29-47")
+		require.NoError(t, w.CreateNetwork("blue"))
+		for _, n := range w.Nodes {
+			n.Start()
+		}
+		w.Pass(time.Minute)
+		for _, n := range w.Nodes {
+			require.NoError(t, n.Add("blue", "c"))
+		}
+		w.Pass(time.Minute)
+		open(t, "R5", w.Check)
+	})
+}
+
+// R6: one pin with a MAC that Open vSwitch cannot read.
+func TestR6PinWithBadMAC(t *testing.T) {
+	for _, mac := range []string{"02-42-0a-01-c8-01", "0242.0a01.c801", "bogus"} {
+		scenario(t, mac, func(t *testing.T) {
+			w := world(t, 3)
+			w.Etcd.Put(key("pins/blue/10.1.200.1"), `{"node":"host2","mac":"`+mac+`"}`)
+			w.Pass(time.Second)
+			// Whoever starts now has to install every flow.
+			w.Nodes[0].Switch.StopVswitchd()
+			w.Nodes[0].Switch.StartVswitchd()
+			require.NoError(t, w.Nodes[0].Add("blue", "new"))
+			w.Settle()
+		})
+	}
+}
+
+// R7: an agent was stopped, and another machine comes under its name.
+func TestR7NameOfAStoppedAgent(t *testing.T) {
+	scenario(t, "R7", func(t *testing.T) {
+		w := world(t, 3)
+		n := w.Nodes[0]
+		n.Stop()
+		other := w.AddNode("host1")
+		other.ID, other.Hostname = "id-other", "other"
+		other.Start()
+		w.Pass(time.Minute)
+		open(t, "R7", func() []string {
+			if other.Ended() == nil {
+				return []string{"another machine has the name, its subnets and pins"}
+			}
+			return nil
+		})
+	})
+}
+
+// R8: etcd is restored from an old backup and written past what the agents saw.
+func TestR8RestoredAndWrittenPast(t *testing.T) {
+	scenario(t, "R8", func(t *testing.T) {
+		w := world(t, 3)
+		backup := w.Etcd.Backup()
+		require.NoError(t, w.CreateNetwork("later"))
+		w.Settle()
+		w.Pass(time.Minute)
+		w.Etcd.Restore(backup, false, func(put func(string, string)) {
+			for range 100 {
+				put("/somebody/else", "x")
+			}
+		})
+		w.Pass(10 * time.Second)
+		for _, n := range w.Nodes {
+			require.NotContains(t, n.Agent().Hub().Topology().Get().Snapshot.Networks, "later", n.Name)
+		}
+		w.Settle()
+	})
+}
+
+// R12: what fails in the kernel costs no endpoint, and no flow.
+func TestR12KernelFails(t *testing.T) {
+	scenario(t, "R12", func(t *testing.T) {
+		w := world(t, 3)
+		for _, n := range w.Nodes {
+			n.FailKernel(true)
+		}
+		w.Pass(time.Minute)
+		for _, n := range w.Nodes {
+			require.NoError(t, n.Add("blue", "new"))
+		}
+		n := w.Nodes[0]
+		n.Kill()
+		n.Switch.Wipe()
+		n.Start()
+		w.Settle()
+	})
+}
+
+// R19: an address that was promised to an engine is not given to another
+// endpoint after a restart of the agent.
+func TestR19PromisedAddress(t *testing.T) {
+	scenario(t, "R19", func(t *testing.T) {
+		w := world(t, 2)
+		n := w.Nodes[0]
+		promised, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
+		require.NoError(t, err)
+		n.Kill()
+		n.Start()
+		w.Pass(10 * time.Second)
+		require.NoError(t, n.Add("blue", "next"))
+		require.NotContains(t, n.Wanted["blue/next"].IPs, promised)
+		_, err = n.Agent().AddEndpoint(t.Context(), api.EndpointRequest{
+			Name: "thief", Network: "blue", Netns: "/run/netns/thief", IPs: []netip.Addr{promised},
+		})
+		require.ErrorIs(t, err, topology.ErrConflict)
+	})
+}
+
+// B2: a node gets another name and keeps its address.
+func TestB2RenamedNode(t *testing.T) {
+	scenario(t, "B2", func(t *testing.T) {
+		w := world(t, 3)
+		n := w.Nodes[2]
+		n.Stop()
+		w.Pass(time.Minute)
+		n.Name, n.ID = "renamed", "id-renamed"
+		n.Start()
+		w.Pass(10 * time.Second)
+		_, err := w.Operator.RemoveNode(t.Context(), "host3", false)
+		require.NoError(t, err)
+		w.Pass(time.Minute)
+		open(t, "B2", w.Check)
+	})
+}
+
+// open says that a fault of the list is still there: the check has to find it.
+// Whoever mends it is told to take the mark away.
+func open(t *testing.T, row string, check func() []string) {
+	t.Helper()
+	require.NotEmpty(t, check(), "%s is mended: require.Empty here", row)
+}

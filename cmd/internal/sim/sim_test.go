@@ -1,0 +1,54 @@
+package sim_test
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/sim"
+)
+
+var (
+	seed      = flag.Uint64("seed", 0, "replay one seed; 0: the first ones")
+	worlds    = flag.Int("worlds", 4, "how many seeds are tried")
+	agents    = flag.Int("agents", 5, "how many agents live in a world")
+	histories = flag.Int("histories", 10, "how many histories they live through")
+)
+
+// Whatever happened to etcd, to agents, switches and the network: once it is
+// over, every subnet and address has one owner, every endpoint reaches every
+// other and nobody else gets its packets, and then nothing is written any more.
+func TestRandomHistories(t *testing.T) {
+	seeds := []uint64{*seed}
+	if *seed == 0 {
+		seeds = nil
+		for i := range *worlds {
+			seeds = append(seeds, uint64(i)+1)
+		}
+	}
+	began := time.Now()
+	for _, s := range seeds {
+		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := sim.New(t, s, *agents)
+				require.NoError(t, w.CreateNetwork("blue"))
+				w.StartAll()
+				for i := range *histories {
+					w.History(i)
+					w.Heal()
+					w.Settle()
+					require.Empty(t, w.CheckSilence(time.Minute), "seed %d, history %d", s, i)
+				}
+				require.Empty(t, w.CheckSilence(time.Hour), "seed %d", s)
+			})
+		})
+	}
+	took := time.Since(began)
+	n := len(seeds) * *histories
+	t.Logf("%d agents, %d histories in %s: %.0f a minute",
+		*agents, n, took.Round(time.Millisecond), float64(n)/took.Minutes())
+}

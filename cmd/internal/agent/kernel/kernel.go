@@ -155,8 +155,8 @@ func (p *Part) keepWatching(ctx context.Context, what string, watch func(context
 // itself and is a fault.
 func (p *Part) pass(ctx context.Context) error {
 	t := p.hub.Records().Get()
-	if !t.Known() {
-		return nil
+	if !t.Known() || !p.hostPorts.Known() {
+		return nil // which ports there are is not known yet: none would take routes away
 	}
 	k := look{Part: p, State: State{View: t.View(), Direct: map[topology.SubnetID]bool{}, Complete: true}}
 	err := k.run(ctx)

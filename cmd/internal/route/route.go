@@ -205,6 +205,7 @@ func Diff(want []Route, have Observed) (Change, []fault.Fault) {
 
 func conflict(r Route, f Foreign) fault.Fault {
 	return fault.Fault{
+		Code: fault.RouteForeign,
 		Item: "route " + r.Prefix.String(),
 		What: fmt.Sprintf("a foreign route has its place: %s (protocol %d): it is left alone, and packets follow it", f.Route, f.Protocol),
 		// Quoting the foreign route lets a person delete that very one.

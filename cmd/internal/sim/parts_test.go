@@ -2,7 +2,6 @@ package sim_test
 
 import (
 	"bytes"
-	"fmt"
 	"regexp"
 	"runtime/pprof"
 	"strconv"
@@ -42,7 +41,7 @@ func TestParts(t *testing.T) {
 		running := goroutines(t)
 		for _, p := range n.Agent().Parts() {
 			names = append(names, p.Name())
-			t.Log(fmt.Sprintf("%-12s %d goroutines", p.Name(), running[p.Name()]))
+			t.Logf("%-12s %d goroutines", p.Name(), running[p.Name()])
 			require.Positive(t, running[p.Name()], "%s runs", p.Name())
 			require.LessOrEqual(t, running[p.Name()], 12, "%s: a part has a few goroutines, whatever it knows of", p.Name())
 		}

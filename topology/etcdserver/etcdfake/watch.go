@@ -199,9 +199,7 @@ func (w *watch) poll() (resp *clientv3.WatchResponse, end, lost bool) {
 		w.server.position = c.db.rev + 1
 		if len(events) > 0 {
 			out := &clientv3.WatchResponse{Header: header}
-			for _, e := range events {
-				out.Events = append(out.Events, e)
-			}
+			out.Events = append(out.Events, events...)
 			w.next = events[len(events)-1].Kv.ModRevision + 1
 			return out, false, false
 		}

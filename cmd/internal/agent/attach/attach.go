@@ -39,6 +39,8 @@ const (
 	// lookEvery is how often endpoints whose device is gone are looked for though
 	// the kernel reports nothing.
 	lookEvery = time.Minute
+	// lookPause is the least time between two looks.
+	lookPause = 200 * time.Millisecond
 	// announceLimit is how long an endpoint's owner may take to configure it.
 	announceLimit = 20 * time.Second
 )
@@ -135,7 +137,7 @@ func (p *Part) Run(ctx context.Context) error {
 	p.known.Wakes(p.wake)
 	var watch sync.WaitGroup
 	watch.Go(func() { p.watchLinks(ctx) })
-	part.Loop{Wake: p.wake, Every: lookEvery, Pause: 50 * time.Millisecond}.Run(ctx, func(context.Context) error {
+	part.Loop{Wake: p.wake, Every: lookEvery, Pause: lookPause}.Run(ctx, func(context.Context) error {
 		p.look()
 		return nil
 	})

@@ -1,8 +1,11 @@
 package hub_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -155,4 +158,32 @@ func TestAStoreThatRefusesToBeWritten(t *testing.T) {
 	require.False(t, other.Records().Get().Known(), "its switch is not ours to copy")
 	other.Hold()
 	require.True(t, other.Records().Get().Known())
+}
+
+// R18: whatever churns in the store, reconcilers are woken a bounded number of
+// times, and get the last of it.
+func TestChurnIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, good(), "blue")
+		wake := part.NewSignal()
+		h.Records().Wakes(wake)
+		woken := 0
+		s := h.Topology().Get().Stored
+		for i := range 1000 {
+			revision := int64(100 + i)
+			s = s.With(revision, []topology.KV{key(topology.Subnet{
+				Network: "blue", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Node: "host2", Comment: fmt.Sprint(i),
+			}, revision)}, nil)
+			h.SetOwn(s, false)
+			time.Sleep(time.Millisecond)
+			select {
+			case <-wake:
+				woken++
+			default:
+			}
+		}
+		time.Sleep(time.Second)
+		require.LessOrEqual(t, woken, 35, "in a second of a thousand changes")
+		require.Equal(t, int64(1099), h.Records().Get().Snapshot.Revision)
+	})
 }

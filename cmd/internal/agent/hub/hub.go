@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/topology"
@@ -90,6 +91,10 @@ type Hub struct {
 	sources []source.Source
 	now     Topology
 	held    bool
+	// due is when the reconcilers may be given the next topology, later that they
+	// soon are.
+	due   time.Time
+	later bool
 	// stored is what the store says, last what was in force before this agent or
 	// before it was told which networks are in use.
 	stored, last *topology.Snapshot
@@ -189,10 +194,40 @@ func (h *Hub) change(f func(*Topology) bool) {
 	// Within the lock, so that an older one never replaces a newer one; a cell
 	// only wakes signals, which blocks nobody.
 	h.topology.Set(next)
-	if h.admitted(next) {
-		h.records.Set(next)
-	}
+	h.publish()
 	h.mu.Unlock()
+}
+
+const (
+	// publishEvery is the least time between two topologies that reconcilers are
+	// given while changes come thick and fast, publishBurst how many come at once
+	// before that: each costs them a view, and there is one for all of them.
+	publishEvery = 50 * time.Millisecond
+	publishBurst = 10
+)
+
+// publish gives the reconcilers the newest topology, now or soon. It needs h.mu.
+func (h *Hub) publish() {
+	if !h.admitted(h.now) || h.later {
+		return
+	}
+	now := time.Now()
+	earliest := now.Add(-publishBurst * publishEvery)
+	if h.due.Before(earliest) {
+		h.due = earliest
+	}
+	h.due = h.due.Add(publishEvery)
+	if wait := h.due.Sub(now); wait > 0 {
+		h.later = true
+		time.AfterFunc(wait, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.later = false
+			h.records.Set(h.now)
+		})
+		return
+	}
+	h.records.Set(h.now)
 }
 
 func (h *Hub) merged(own *topology.Snapshot) (*topology.Snapshot, bool) {

@@ -65,6 +65,15 @@ func IngressDrops() ([]string, error) {
 	return names, failed(ingressItem, "listing it", err)
 }
 
+// ChangeIngressDrop makes the drop of one device, or removes it. The errors are
+// those of SyncIngressDrops.
+func ChangeIngressDrop(ifname string, add bool) error {
+	if add {
+		return addIngressDrop(ifname)
+	}
+	return removeIngressDrop(ifname)
+}
+
 // addIngressDrop makes a chain anew: one left by a device of the same name
 // that is gone may hook nothing.
 func addIngressDrop(ifname string) error {

@@ -18,7 +18,7 @@ import (
 // cannot be is left out and becomes a fault, such as a route whose place
 // somebody else's has. Sections that could not be observed are left as they are.
 func Diff(want State, have Observed, relied map[netip.Prefix]bool) (Change, []fault.Fault) {
-	d := differ{want: want, have: have, relied: relied}
+	d := differ{want: want, have: have, relied: relied, newMAC: map[string]bool{}}
 	d.links()
 	d.sysctls()
 	d.addresses()
@@ -37,6 +37,9 @@ type differ struct {
 	// make comes before breaks.
 	make, breaks []Step
 	faults       []fault.Fault
+	// newMAC are the devices whose MAC is changed: the kernel forgets their
+	// neighbours then, permanent ones too.
+	newMAC map[string]bool
 }
 
 // links changes devices. One that is not there costs what is on it, and is
@@ -58,6 +61,7 @@ func (d *differ) links() {
 		change := Link{Name: want.Name, Up: want.Up && !old.Up}
 		if want.MAC != old.MAC {
 			change.MAC = want.MAC
+			d.newMAC[want.Name] = true
 		}
 		if want.MTU != old.MTU {
 			change.MTU = want.MTU
@@ -125,7 +129,7 @@ func (d *differ) neighbours() {
 		return
 	}
 	for _, n := range d.want.Neighbours {
-		if d.have.Devices[n.Dev] && !slices.Contains(d.have.Neighbours, n) {
+		if d.have.Devices[n.Dev] && (d.newMAC[n.Dev] || !slices.Contains(d.have.Neighbours, n)) {
 			d.make = append(d.make, SetNeighbour{n})
 		}
 	}

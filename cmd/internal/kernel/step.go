@@ -225,15 +225,19 @@ func refused(s Step, err error) error {
 type Refusal struct {
 	Step Step
 	// Err is what the kernel or the tool answered.
-	Err  error
+	Err error
+	// told is the same for people.
 	told *topology.Error
 }
 
 // Error implements error.
 func (e *Refusal) Error() string { return e.told.Error() }
 
-// Unwrap returns the refusal for people and its cause.
-func (e *Refusal) Unwrap() []error { return []error{e.told, e.Err} }
+// Unwrap returns the cause.
+func (e *Refusal) Unwrap() error { return e.Err }
+
+// Is reports whether target is the kind of the refusal.
+func (e *Refusal) Is(target error) bool { return target == e.told.Kind } //nolint:errorlint // a kind, not a chain
 
 // Fault implements fault.Coded.
 func (e *Refusal) Fault() fault.Fault { return e.told.Fault() }

@@ -96,7 +96,7 @@ func Wanted(in Input) (State, []fault.Fault) {
 func (s *State) port(n topology.NetworkView, dev string, addrs []netip.Addr) {
 	h, _ := n.Host()
 	s.Links = append(s.Links, Link{Name: dev, MAC: h.MAC.String(), MTU: h.MTU, Up: true})
-	s.Sysctls = append(s.Sysctls, portSysctls(dev)...)
+	s.Sysctls = append(s.Sysctls, PortSysctls(dev)...)
 	var own []Address
 	for _, a := range addrs {
 		own = append(own, Address{dev, single(a)})
@@ -113,10 +113,10 @@ func (s *State) port(n topology.NetworkView, dev string, addrs []netip.Addr) {
 	}
 }
 
-// portSysctls are what a host port needs. Endpoints are no routers and are told
+// PortSysctls are what a host port needs. Endpoints are no routers and are told
 // of none; a port answers for its own addresses only, and Open vSwitch guards
 // those of endpoints.
-func portSysctls(dev string) []Sysctl {
+func PortSysctls(dev string) []Sysctl {
 	var out []Sysctl
 	for _, s := range [...]struct{ family, key, value string }{
 		{"ipv6", "disable_ipv6", "0"}, {"ipv6", "accept_ra", "0"}, {"ipv6", "accept_redirects", "0"}, {"ipv6", "dad_transmits", "0"},

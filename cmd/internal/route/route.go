@@ -58,6 +58,9 @@ func (r Route) metric() int {
 	return r.Metric
 }
 
+// UsedMetric returns the metric that the kernel gives the route.
+func (r Route) UsedMetric() int { return r.metric() }
+
 // normal returns the one way of writing a route.
 func (r Route) normal() Route {
 	r.Prefix, r.Metric = r.Prefix.Masked(), r.metric()

@@ -19,8 +19,8 @@ import (
 // somebody else's has. Sections that could not be observed are left as they are.
 func Diff(want State, have Observed, relied map[netip.Prefix]bool) (Change, []fault.Fault) {
 	d := differ{want: want, have: have, relied: relied, newMAC: map[string]bool{}}
+	d.sysctls() // before a port is up
 	d.links()
-	d.sysctls()
 	d.addresses()
 	d.neighbours()
 	d.routes()

@@ -187,7 +187,7 @@ func failed(verb string, r Route, err error) error {
 		return nil
 	}
 	if errors.Is(err, unix.EEXIST) {
-		return &topology.Error{Kind: topology.ErrConflict, Item: "route " + r.Prefix.String(), What: "a foreign route has its place", Remedy: "see 'ip route show " + r.Prefix.String() + "'"}
+		return &topology.Error{Kind: topology.ErrConflict, Item: "route " + r.Prefix.String(), What: "another route occupies its place", Remedy: "see 'ip route show " + r.Prefix.String() + "'"}
 	}
 	return fmt.Errorf("route %s: %s: %w", r, verb, err)
 }

@@ -162,8 +162,8 @@ func (c Change) Empty() bool { return len(c.Add)+len(c.Replace)+len(c.Remove) ==
 // Size returns how many routes are changed.
 func (c Change) Size() int { return len(c.Add) + len(c.Replace) + len(c.Remove) }
 
-// Diff compares what is wanted with what is there. A wanted route whose place a
-// foreign route has is left out and becomes a problem; so does a foreign route
+// Diff compares what is wanted with what is there. A wanted route whose place
+// another occupies is left out and becomes a fault; so does a foreign route
 // that the kernel would prefer to ours. Of two wanted routes for one place the
 // first is taken.
 func Diff(want []Route, have Observed) (Change, []fault.Fault) {
@@ -208,8 +208,8 @@ func Diff(want []Route, have Observed) (Change, []fault.Fault) {
 
 func conflict(r Route, f Foreign) fault.Fault {
 	return fault.Fault{
-		Item: "route " + r.Prefix.String(),
-		What: fmt.Sprintf("a foreign route has its place: %s (protocol %d): it is left alone, and packets follow it", f.Route, f.Protocol),
+		Code: fault.RouteForeign, Severity: fault.Error, Item: "route " + r.Prefix.String(),
+		What: fmt.Sprintf("another route occupies its place: %s (protocol %d): it is left alone, and packets follow it", f.Route, f.Protocol),
 		// Quoting the foreign route lets a person delete that very one.
 		Remedy: fmt.Sprintf("'ip route del %s proto %d' if nobody needs it, or choose another prefix for the network", f.Route, f.Protocol),
 	}

@@ -372,8 +372,7 @@ func parseDashed(s string) (netip.Prefix, error) {
 // FlannelMAC returns the VtepMAC of a Baize node by its underlay IPv4 address,
 // which is its RouterMAC.
 func FlannelMAC(vtep netip.Addr) net.HardwareAddr {
-	b := vtep.Unmap().As4()
-	return append(net.HardwareAddr(routerMAC[:2:2]), b[:]...)
+	return RouterMAC(Node{VTEPs: []netip.Addr{vtep.Unmap()}})
 }
 
 // Free returns a subnet of one family that overlaps nothing in taken: the
@@ -438,7 +437,7 @@ func (s *Snapshot) MigrateFlannel(f *Snapshot) (FlannelMigration, error) {
 			continue
 		}
 		n := merged.Nodes[sub.Node]
-		if n.Flannel != nil {
+		if n.Router != nil {
 			still = append(still, fmt.Sprintf("%s (%s)", sub.Node, sub.Prefix))
 		}
 		if n.UnderlayMTU > 0 && (mtu == 0 || n.UnderlayMTU < mtu) {

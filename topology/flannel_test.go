@@ -160,16 +160,16 @@ func TestFlannelFollowed(t *testing.T) {
 	}
 	p := peers(f)
 	require.Len(t, p, 2)
-	assert.Nil(t, p["10.1.2.0/24"].Flannel, "a Baize node")
-	assert.Equal(t, &topology.FlannelHost{MAC: "f2:00:00:00:00:03", Port: 4790}, p["10.1.3.0/24"].Flannel)
+	assert.Nil(t, p["10.1.2.0/24"].Router, "a Baize node")
+	assert.Equal(t, &topology.RouterHost{MAC: "f2:00:00:00:00:03", Port: 4790}, p["10.1.3.0/24"].Router)
 
 	p = peers(f.With(2, []topology.KV{lease("10.1.3.0/24", "192.168.0.3", "f2:00:00:00:00:33")}, nil))
-	assert.Equal(t, "f2:00:00:00:00:33", p["10.1.3.0/24"].Flannel.MAC)
+	assert.Equal(t, "f2:00:00:00:00:33", p["10.1.3.0/24"].Router.MAC)
 	p = peers(f.With(2, []topology.KV{lease("10.1.3.0/24", "192.168.0.99", "f2:00:00:00:00:33")}, nil))
 	assert.Equal(t, addr("192.168.0.99"), p["10.1.3.0/24"].Remote)
 	p = peers(f.With(2, []topology.KV{lease("10.1.2.0/24", "192.168.0.2", "f2:00:00:00:00:02")}, nil))
 	assert.Equal(t, "flannel-192.168.0.2", p["10.1.2.0/24"].Node)
-	assert.NotNil(t, p["10.1.2.0/24"].Flannel)
+	assert.NotNil(t, p["10.1.2.0/24"].Router)
 	p = peers(f.With(2, nil, []string{"subnets/10.1.3.0-24"}))
 	assert.Len(t, p, 1)
 

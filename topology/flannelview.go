@@ -13,16 +13,6 @@ import (
 // FlannelNetwork is the name that flannel's one network has in Baize.
 const FlannelNetwork = "flannel"
 
-// FlannelHost is how a host that runs flannel takes packets.
-type FlannelHost struct {
-	// MAC is the link address of its VXLAN device, which all frames to it must
-	// have as destination; empty with the backend host-gw. IPv6MAC is that of its
-	// second device, for IPv6; empty where it has none.
-	MAC, IPv6MAC string
-	// Port is the UDP port of its tunnels.
-	Port int
-}
-
 // FlannelNode returns the name a host that runs flannel has in Baize: flannel
 // knows it by its address only.
 func FlannelNode(publicIP netip.Addr) string { return "flannel-" + publicIP.String() }
@@ -88,10 +78,10 @@ func (s *Snapshot) WithFlannel(f *Snapshot, self string) *Snapshot {
 		default:
 			delete(out.Nodes, name) // a host that went back to flannel
 			sub.Node = FlannelNode(l.PublicIP)
-			n := Node{Name: sub.Node, ID: sub.Node, VTEPs: []netip.Addr{l.PublicIP}, Flannel: &FlannelHost{}, Meta: l.Meta}
+			n := Node{Name: sub.Node, ID: sub.Node, VTEPs: []netip.Addr{l.PublicIP}, Router: &RouterHost{}, Meta: l.Meta}
 			if l.BackendType == FlannelVXLAN {
 				n.Encapsulations = []Transport{VXLAN}
-				n.Flannel = &FlannelHost{MAC: l.VTEP.MAC, IPv6MAC: l.IPv6VTEP.MAC, Port: c.Backend.Port}
+				n.Router = &RouterHost{MAC: l.VTEP.MAC, IPv6MAC: l.IPv6VTEP.MAC, Port: c.Backend.Port}
 			}
 			if l.PublicIPv6.IsValid() {
 				n.VTEPs = append(n.VTEPs, l.PublicIPv6)

@@ -65,7 +65,7 @@ func (n NetworkView) Host() (HostPort, bool) {
 
 // NodeAddr returns this node's own address in the network: the first of its
 // first subnet of the family. With Router that is docker0's, and the node has
-// the subnet's own address, as flannel's hosts do.
+// the subnet's own address.
 func (n NetworkView) NodeAddr(f Family) (netip.Addr, bool) {
 	for _, p := range n.Subnets {
 		switch {
@@ -88,7 +88,8 @@ var routerMAC = [2]byte{0x0e, 0xba}
 // own and stays what it is, else of its name.
 func RouterMAC(n Node) net.HardwareAddr {
 	if a, ok := n.VTEP(IPv4); ok {
-		return FlannelMAC(a)
+		b := a.As4()
+		return append(routerMAC[:2:2], b[:]...)
 	}
 	h := fnv.New32a()
 	h.Write([]byte(n.Name))

@@ -109,11 +109,11 @@ type Network struct {
 	// route. Unset means: no default route.
 	GatewayIPv4 netip.Addr `json:"gatewayIPv4,omitzero"`
 	GatewayIPv6 netip.Addr `json:"gatewayIPv6,omitzero"`
-	// Router makes the nodes' kernels routers in the network, as flannel's hosts
-	// are: addresses of a node's subnet that no endpoint has are behind its
+	// Router makes the nodes' kernels routers in the network: addresses of a node's subnet that no endpoint has are behind its
 	// kernel, on a docker0 that is no part of the Ethernet, for example.
 	Router bool `json:"router,omitempty"`
-	// Layout is whose keys the network is in, unless Baize's own: "flannel".
+	// Layout names the topology source that the network comes from, unless it is
+	// in Baize's own keys.
 	Layout string `json:"-"`
 
 	Extra Extra `json:"-"`
@@ -217,11 +217,23 @@ type Node struct {
 	// Epoch changes at every boot of the machine.
 	Epoch string `json:"epoch,omitempty"`
 
-	// Flannel is set of a host that runs flannel, not Baize.
-	Flannel *FlannelHost `json:"-"`
+	// Router is set of a host of another topology source that does not run
+	// Baize: it is a router and no part of any Ethernet.
+	Router *RouterHost `json:"-"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`
+}
+
+// RouterHost is how a host that is a router only takes packets: routed, no
+// frames, in tunnels of their own family.
+type RouterHost struct {
+	// MAC is the inner link address that all packets to the host must have as
+	// destination; empty where it has no tunnels. IPv6MAC is that of its second
+	// tunnel, for IPv6 inside and outside; empty where it has none.
+	MAC, IPv6MAC string
+	// Port is the UDP port of its tunnels.
+	Port int
 }
 
 // VTEP returns the node's underlay address of one family.
@@ -248,7 +260,7 @@ type Liveness struct {
 
 // Subnet is a part of a network's prefix that one node allocates addresses
 // from, or that is kept free of leases: key subnets/<network>/<prefix>, the
-// slash of the prefix written as '-' (10.1.5.0-24), as flannel does.
+// slash of the prefix written as '-' (10.1.5.0-24).
 type Subnet struct {
 	Network string       `json:"-"`
 	Prefix  netip.Prefix `json:"-"`

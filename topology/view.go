@@ -72,10 +72,10 @@ type Peer struct {
 	// Bridged are those of Subnets that are of its segments: in an Auto network,
 	// frames for them are frames all the way.
 	Bridged []netip.Prefix
-	// Flannel is set of a host that runs flannel: it takes routed packets, no
-	// frames. Its tunnels for IPv6 end at addresses of that family, of which
-	// LocalIPv6 is this node's.
-	Flannel   *FlannelHost
+	// Router is set of a peer that is a router and no bridge: it takes routed
+	// packets, no frames. Its tunnels for IPv6 end at addresses of that family, of
+	// which LocalIPv6 is this node's.
+	Router    *RouterHost
 	LocalIPv6 netip.Addr
 	// RouterMAC is the peer's, of a network with Router.
 	RouterMAC net.HardwareAddr
@@ -184,7 +184,10 @@ func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 		local, ok1 := self.VTEP(f)
 		remote, ok2 := peer.VTEP(f)
 		if ok1 && ok2 {
-			p := Peer{Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs, Flannel: peer.Flannel}
+			p := Peer{
+				Node: peer.Name, Encap: n.Transport.Tunnel(), Local: local, Remote: remote, RemoteMAC: peer.VTEPMAC, VTEPs: peer.VTEPs,
+				Router: peer.Router,
+			}
 			if n.Router {
 				p.LocalIPv6, _ = self.VTEP(IPv6)
 				p.RouterMAC = RouterMAC(*peer)

@@ -16,7 +16,7 @@ func DropReason(f ovs.Flow) string {
 	case f.Table == TableTunnel:
 		return "unknown tunnel key"
 	case f.Table == TableRouted:
-		return "from a flannel host, for an address without an endpoint"
+		return "routed to this node, for an address without an endpoint"
 	case f.Table == TableGuard && f.Priority == prioNeighbourOwn:
 		return "docker0's fe80::1, the same on every host"
 	case f.Table == TableGuard && (f.Priority == prioNeighbourLie || f.Priority == prioNeighbourBad):

@@ -161,8 +161,8 @@ func (b *builder) network(n topology.NetworkView, endpoints []ovs.Endpoint) {
 			continue
 		}
 		out := output(b.tunnel(peer))
-		if peer.Flannel != nil {
-			net.toFlannel(peer, out)
+		if peer.Router != nil {
+			net.toRouterHost(peer, out)
 			continue
 		}
 		tunnels = append(tunnels, out)
@@ -344,7 +344,7 @@ func (n *network) pins(tunnels []string) {
 	}
 	byNode := make(map[string]string, len(n.Peers))
 	for _, peer := range n.Peers {
-		if peer.Flannel == nil {
+		if peer.Router == nil {
 			byNode[peer.Node] = tunnels[len(byNode)]
 		}
 	}
@@ -393,8 +393,8 @@ func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Ad
 		options["csum"] = "true"
 	}
 	port, next := b.opt.port(p.Encap), toTunnel
-	if p.Flannel != nil {
-		port, next = p.Flannel.Port, goTo(TableRouted)
+	if p.Router != nil {
+		port, next = p.Router.Port, goTo(TableRouted)
 	}
 	if port != 0 {
 		options["dst_port"] = strconv.Itoa(port)

@@ -95,33 +95,32 @@ func threeHosts(t topology.Transport) *cluster {
 	)
 }
 
-// withFlannel adds flannel's network: host1 and host2 are Baize nodes, a third
-// host runs flannel. The configuration of the backend is given.
-func withFlannel(c *cluster, backend string, dual bool) *cluster {
-	config := `{"Network":"10.1.0.0/16","Backend":` + backend
+// withRouter adds a network with Router: host1 and host2 are Baize nodes, a
+// third host is a router only, its second tunnel is for IPv6.
+func withRouter(c *cluster, t topology.Transport, dual bool) *cluster {
+	n := network("routed", 1, t, "10.1.0.0/16")
+	third := node(3)
+	third.Name, third.Router = "router-192.168.0.3", &topology.RouterHost{}
+	if t != topology.Route {
+		third.Router = &topology.RouterHost{MAC: "f2:00:00:00:00:03", Port: 8472}
+	}
 	if dual {
-		config += `,"EnableIPv6":true,"IPv6Network":"fd00:10:1::/48"`
+		n = network("routed", 1, t, "10.1.0.0/16", "fd00:10:1::/48")
+		third.VTEPs, third.Router.IPv6MAC = dualNode(3).VTEPs, "f6:00:00:00:00:03"
+		n.MTU = topology.MTU(t, topology.IPv6, 1500)
 	}
-	f := topology.NewRawSnapshot(1, []topology.KV{{Key: topology.FlannelConfigKey, Value: []byte(config + "}")}})
-	for i, mac := range []string{"0e:ba:c0:a8:00:01", "0e:ba:c0:a8:00:02", "f2:00:00:00:00:03"} {
-		ip := netip.AddrFrom4([4]byte{192, 168, 0, byte(i + 1)})
-		l := topology.FlannelLease{
-			Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(2*i + 5), 0}), 24), PublicIP: ip,
-			BackendType: "vxlan", VTEP: topology.FlannelVTEP{VNI: 1, MAC: mac},
-		}
-		if strings.Contains(backend, "host-gw") {
-			l.BackendType = "host-gw"
-			if i == 2 {
-				l.VTEP = topology.FlannelVTEP{}
-			}
-		}
+	n.Router = true
+	c.put(n)
+	c.s.Nodes[third.Name] = third // no record of Baize's own keys: it has no JSON
+	for i, name := range []string{"host1", "host2", third.Name} {
+		s := subnet("routed", fmt.Sprintf("10.1.%d.0/24", 2*i+5), 0)
+		s.Node = name
+		c.put(s)
 		if dual {
-			l.IPv6Subnet = netip.MustParsePrefix(fmt.Sprintf("fd00:10:1:%d::/64", 2*i+5))
-			l.PublicIPv6, l.IPv6VTEP = netip.MustParseAddr(fmt.Sprintf("fd77::%d", i+1)), topology.FlannelVTEP{VNI: 1, MAC: strings.Replace(mac, "f2", "f6", 1)}
+			s.Prefix = netip.MustParsePrefix(fmt.Sprintf("fd00:10:1:%d::/64", 2*i+5))
+			c.put(s)
 		}
-		f = f.With(1, []topology.KV{{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 7}}}, nil)
 	}
-	c.s = c.s.WithFlannel(f, "host1")
 	return c
 }
 
@@ -167,21 +166,21 @@ func TestGolden(t *testing.T) {
 				segmentSubnet("10.1.11.0/24", 1), segmentSubnet("fd00:10:1:b::/64", 1), segmentSubnet("10.1.12.0/24", 2)),
 			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "netdev", Segments: []ovs.Segment{docker0}},
 		},
-		"flannel": {
-			withFlannel(newCluster().put(node(1), node(2)), `{"Type":"vxlan"}`, false),
-			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
+		"router": {
+			withRouter(newCluster().put(node(1), node(2)), topology.VXLAN, false),
+			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
 		},
-		"flannel-dual": {
-			withFlannel(newCluster().put(dualNode(1), dualNode(2)), `{"Type":"vxlan"}`, true),
-			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "netdev"},
+		"router-dual": {
+			withRouter(newCluster().put(dualNode(1), dualNode(2)), topology.VXLAN, true),
+			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "netdev"},
 		},
-		"flannel-direct": { // the flannel host is on-link, host2 is not
-			withFlannel(newCluster().put(node(1), node(2)), `{"Type":"vxlan","DirectRouting":true}`, false),
-			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev", Direct: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.9.0/24"): true}},
+		"router-direct": { // the router is on-link, host2 is not
+			withRouter(newCluster().put(node(1), node(2)), topology.Auto, false),
+			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, pipeline.Options{Datapath: "netdev", Direct: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.9.0/24"): true}},
 		},
-		"flannel-host-gw": {
-			withFlannel(newCluster().put(node(1), node(2)), `{"Type":"host-gw"}`, false),
-			[]ovs.Endpoint{endpoint("c1", "flannel", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
+		"router-route": {
+			withRouter(newCluster().put(node(1), node(2)), topology.Route, false),
+			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, pipeline.Options{Datapath: "netdev"},
 		},
 		"ipv6-underlay": {
 			newCluster().put(network("blue", 100, topology.VXLAN, "fd00:10:1::/48"),

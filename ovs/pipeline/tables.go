@@ -40,7 +40,7 @@ func Tables() []Table {
 	return []Table{
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
 		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
-		{TableRouted, "routed", "packets that other hosts, flannel's among them, routed to this node: to the MAC of the endpoint, or to its kernel"},
+		{TableRouted, "routed", "packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel"},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
 		{TableDirect, "direct", "only networks of transport auto: may the packet go to its node without encapsulation?"},
 		{TableSteer, "steer", "frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range"},

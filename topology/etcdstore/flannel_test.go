@@ -119,7 +119,7 @@ func TestMigrateFlannel(t *testing.T) {
 	v, ok := merged.View("host1").Find(topology.FlannelNetwork)
 	require.True(t, ok)
 	require.Len(t, v.Peers, 1)
-	assert.Equal(t, &topology.FlannelHost{MAC: "f2:00:00:00:00:01", Port: 8472}, v.Peers[0].Flannel)
+	assert.Equal(t, &topology.RouterHost{MAC: "f2:00:00:00:00:01", Port: 8472}, v.Peers[0].Router)
 
 	_, err = c.Delete(ctx, topology.FlannelPrefix+"/"+other.Key())
 	require.NoError(t, err)

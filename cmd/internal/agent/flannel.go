@@ -248,7 +248,7 @@ func (a *Agent) flannelProblems(v topology.View) []fault.Fault {
 	if _, dual := v.Node.VTEP(topology.IPv6); dual {
 		return nil
 	}
-	if !slices.ContainsFunc(n.Peers, func(p topology.Peer) bool { return p.Flannel != nil }) {
+	if !slices.ContainsFunc(n.Peers, func(p topology.Peer) bool { return p.Router != nil }) {
 		return nil
 	}
 	return []fault.Fault{{

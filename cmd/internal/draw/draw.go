@@ -100,7 +100,7 @@ func StatusOf(s *topology.Snapshot, node string) Status {
 	switch {
 	case !registered:
 		return Unknown
-	case s.Nodes[node].Flannel != nil:
+	case s.Nodes[node].Router != nil:
 		return Flannel
 	case alive:
 		return Ready

@@ -12,25 +12,25 @@ import (
 // Ethernet: its kernel has what Open vSwitch has not, a docker0 for example.
 // What is to be routed is sent to a link address of its own (topology.RouterMAC).
 //
-// A flannel host is a router and nothing else, no member of the Ethernet: its
-// kernel routes packets for another host's subnet into a VXLAN device, to the
-// link address that the other host published, and takes only packets for its
-// own.
+// A peer with Router is a router and nothing else, no member of the Ethernet:
+// its kernel routes packets for another host's subnet into a VXLAN device, to
+// the link address that the other host published, and takes only packets for
+// its own.
 
-// toFlannel answers who asks for the host's addresses here, with this node's
+// toRouterHost answers who asks for the host's addresses here, with this node's
 // link address as a router, and sends packets for them on as a router does,
 // unless the kernel has a route that needs no tunnel. The frames of endpoints
 // have the tunnel key already.
-func (n *network) toFlannel(p *topology.Peer, out string) {
+func (n *network) toRouterHost(p *topology.Peer, out string) {
 	for _, s := range p.Subnets {
 		n.answerTarget(TableSteer, prioTarget, s)
 		if n.b.opt.Direct[s] {
 			n.flow(TableExact, prioIPPrefix, destination(s), n.toHost)
 			continue
 		}
-		mac, out := p.Flannel.MAC, out
+		mac, out := p.Router.MAC, out
 		if s.Addr().Is6() {
-			mac, out = p.Flannel.IPv6MAC, output(n.b.tunnelIPv6(p))
+			mac, out = p.Router.IPv6MAC, output(n.b.tunnelIPv6(p))
 		}
 		forward := fmt.Sprintf("set_field:%s->eth_src,set_field:%s->eth_dst,", n.RouterMAC, mac)
 		// The kernel has lowered the TTL already, the endpoint's frame is to
@@ -41,8 +41,8 @@ func (n *network) toFlannel(p *topology.Peer, out string) {
 	}
 }
 
-// tunnelIPv6 adds the port to a flannel host's second VXLAN device, which is
-// for IPv6, inside and outside.
+// tunnelIPv6 adds the port to a router's second VXLAN device, which is for
+// IPv6, inside and outside.
 func (b *builder) tunnelIPv6(p *topology.Peer) string {
 	var remote netip.Addr
 	for _, a := range p.VTEPs {

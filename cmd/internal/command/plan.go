@@ -2,12 +2,15 @@ package command
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -28,17 +31,20 @@ func bridgeFlags() []ucli.Flag {
 
 func (r *runner) planCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "plan", Usage: "show the bridge, ports and flows that a node should have",
+		Name: "plan", Usage: "show the bridge, ports, flows and kernel settings that a node should have",
 		Description: `Computed from etcd alone, anywhere and without root. The endpoints of a node are
 known on that node only: their ports and flows are missing from a plan made
-elsewhere. With --diff, on the node itself and as root, the plan includes them
-and is compared with the real Open vSwitch; the exit code is 7 when they differ.
+elsewhere, and so are the routes to other nodes, which depend on who is on-link
+there. What the kernel should have is shown as the commands that would set it.
+With --diff, on the node itself and as root, the plan includes all that and is
+compared with the real Open vSwitch and the real kernel; the exit code is 7 when
+they differ.
 
   baize plan --node host2
   baize plan --diff`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of the node (default the name of this host)"},
-			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch of this host"},
+			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch and the kernel of this host"},
 			flannelPrefixFlag(), outputFlag("text", "json", "yaml"),
 		}, bridgeFlags()...),
 		Action: r.plan,
@@ -51,6 +57,7 @@ type planItem struct {
 	Bridge   planBridge    `json:"bridge"`
 	Ports    []planPort    `json:"ports"`
 	Flows    []planFlow    `json:"flows"`
+	Kernel   kernel.State  `json:"kernel"`
 	Problems []fault.Fault `json:"problems"`
 }
 
@@ -78,14 +85,14 @@ type planFlow struct {
 	Actions   string `json:"actions"`
 }
 
-func newPlanItem(v topology.View, s ovs.State) planItem {
+func newPlanItem(v topology.View, s ovs.State, k kernel.State, problems []fault.Fault) planItem {
 	item := planItem{
-		Node: v.Node.Name,
+		Node: v.Node.Name, Kernel: k,
 		Bridge: planBridge{
 			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
 			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
 		},
-		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, v.Problems...),
+		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
 	}
 	for _, p := range s.Ports {
 		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})
@@ -136,34 +143,83 @@ func (r *runner) plan(c *ucli.Context) error {
 		view := snap.View(node)
 		if c.Bool("diff") {
 			opt := planOptions(c, n)
-			if err := r.directRoutes(c, view, &opt); err != nil {
+			routes, err := r.agentRoutes(c, view, &opt)
+			if err != nil {
 				return err
 			}
-			return r.planDiff(c, format, view, opt)
+			return r.planDiff(c, format, view, opt, routes)
 		}
 		state := pipeline.Build(view, nil, planOptions(c, n))
+		k, problems := planKernel(view)
+		problems = append(slices.Clone(view.Problems), problems...)
 		if format != "text" {
-			return r.data(format, newPlanItem(view, state))
+			return r.data(format, newPlanItem(view, state, k, problems))
 		}
 		if err := pipeline.Format(r.Out, state); err != nil {
 			return err
 		}
-		return r.problems(view.Problems)
+		if err := formatKernel(r.Out, view, k); err != nil {
+			return err
+		}
+		return r.problems(problems)
 	})
 }
 
-// directRoutes asks this host's agent what the kernel routes at this moment,
-// where the plan depends on it.
-func (r *runner) directRoutes(c *ucli.Context, v topology.View, opt *pipeline.Options) error {
-	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport == topology.Auto }) {
+// planKernel computes what is known of a node's kernel anywhere: all but the
+// paths to other nodes.
+func planKernel(v topology.View) (kernel.State, []fault.Fault) {
+	in := kernel.Input{View: v, Ports: map[string]string{}, Protected: kernel.Protect(v, kernel.Observed{})}
+	for _, n := range v.Networks {
+		if _, ok := n.Host(); ok {
+			in.Ports[n.Name] = pipeline.HostPortName(n.Name)
+		}
+	}
+	state, faults := kernel.Wanted(in)
+	return state, slices.DeleteFunc(faults, func(f fault.Fault) bool { return f.Code == fault.Unreachable })
+}
+
+// formatKernel writes the kernel's part as pipeline.Format writes the switch's;
+// nothing where the node's kernel forwards nothing.
+func formatKernel(w io.Writer, v topology.View, k kernel.State) error {
+	if k.Empty() {
 		return nil
 	}
-	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
-	opt.Direct = map[netip.Prefix]bool{}
-	for _, x := range routes {
-		opt.Direct[x.Prefix] = x.Kind == string(topology.PathRoute)
+	var b strings.Builder
+	b.WriteString("\nKernel\n")
+	if slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport.Routed() && len(n.Peers) > 0 }) {
+		b.WriteString("    # and routes to other nodes, by who is on-link: 'baize route list' on the node\n")
 	}
+	if len(k.Firewall.Accept) > 0 {
+		b.WriteString("    # the chains of iptables only where its FORWARD chain may drop something, as Docker's does\n")
+	}
+	for line := range strings.Lines(k.String()) {
+		b.WriteString("    " + line)
+	}
+	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// agentRoutes asks this host's agent what the kernel routes at this moment, where
+// the plan depends on it.
+func (r *runner) agentRoutes(c *ucli.Context, v topology.View, opt *pipeline.Options) ([]api.Route, error) {
+	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport.Routed() }) {
+		return nil, nil
+	}
+	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
+	opt.Direct = directOf(routes)
+	return routes, err
+}
+
+// directOf returns the prefixes that the kernel routes. Two networks may have the
+// same prefix, of which the kernel forwards one at most.
+func directOf(routes []api.Route) map[netip.Prefix]bool {
+	out := map[netip.Prefix]bool{}
+	for _, x := range routes {
+		if x.Kind == string(topology.PathRoute) {
+			out[x.Prefix] = true
+		}
+	}
+	return out
 }
 
 // problems lists what is wrong on the error stream, where it does not disturb

@@ -145,6 +145,11 @@ func (d *differ) routes() {
 		if !r.Unreachable && !d.have.Devices[r.Dev] {
 			continue // links has reported it, or it went with its device
 		}
+		if r.Metric == route.MetricYield && slices.ContainsFunc(d.have.Routes.Foreign, func(f route.Foreign) bool {
+			return f.Prefix == r.Prefix.Masked() && f.Dev == r.Dev
+		}) && !slices.ContainsFunc(d.have.Routes.Own, func(own route.Route) bool { return own == r }) {
+			continue // what is there leads to the same device, and goes before
+		}
 		want = append(want, r)
 		leads[r.Prefix.Masked()] = leads[r.Prefix.Masked()] || (!r.Unreachable && !ours[r.Dev])
 	}

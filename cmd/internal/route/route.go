@@ -35,20 +35,20 @@ const MetricYield = 17300
 
 // Route is one route of the main table. It is a comparable value.
 type Route struct {
-	Prefix netip.Prefix
+	Prefix netip.Prefix `json:"prefix"`
 	// Via is the next hop's address; zero: the prefix is on the device's link.
-	Via netip.Addr
+	Via netip.Addr `json:"via,omitzero"`
 	// Dev is the device's name; empty for an unreachable route.
-	Dev string
+	Dev string `json:"dev,omitempty"`
 	// Src is the source address of the host's own packets; zero: the kernel's
 	// choice.
-	Src netip.Addr
+	Src netip.Addr `json:"src,omitzero"`
 	// Unreachable refuses packets with an ICMP message, so that they do not
 	// leave by the default route.
-	Unreachable bool
+	Unreachable bool `json:"unreachable,omitempty"`
 	// Metric is the kernel's priority, low before high; 0: the family's usual
 	// (0 for IPv4, 1024 for IPv6).
-	Metric int
+	Metric int `json:"metric,omitempty"`
 }
 
 func (r Route) metric() int {

@@ -23,7 +23,10 @@ func bridgeFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge},
 		&ucli.StringFlag{Name: "ovsdb", Usage: "`ADDRESS` of the Open vSwitch database", Value: vswitch.DefaultEndpoint},
-		&ucli.StringFlag{Name: "ovs-rundir", Usage: "`DIRECTORY` with the control sockets of Open vSwitch (default where the database's socket is)"},
+		&ucli.StringFlag{
+			Name:  "ovs-rundir",
+			Usage: "`DIRECTORY` with the control sockets of Open vSwitch (default where the database's socket is)",
+		},
 		&ucli.IntFlag{Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789},
 		&ucli.IntFlag{Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081},
 	}
@@ -110,7 +113,12 @@ func newPlanFlow(f ovs.Flow) planFlow {
 // planOptions reads the flags; the node's own record says which datapath it
 // has.
 func planOptions(c *ucli.Context, n topology.Node) pipeline.Options {
-	opt := pipeline.Options{Bridge: c.String("bridge"), Datapath: n.Datapath, VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port")}
+	opt := pipeline.Options{
+		Bridge:     c.String("bridge"),
+		Datapath:   n.Datapath,
+		VXLANPort:  c.Int("vxlan-port"),
+		GenevePort: c.Int("geneve-port"),
+	}
 	if opt.Datapath == "" {
 		opt.Datapath = "system"
 	}
@@ -133,7 +141,12 @@ func (r *runner) plan(c *ucli.Context) error {
 		if !known {
 			_, err := findNode(snap, node)
 			if err == nil { // it owns subnets, or is alive, but has no record
-				err = &topology.Error{Kind: topology.ErrNotFound, Item: "node " + node, What: "not registered", Remedy: "start 'baize agent' on it"}
+				err = &topology.Error{
+					Kind:   topology.ErrNotFound,
+					Item:   "node " + node,
+					What:   "not registered",
+					Remedy: "start 'baize agent' on it",
+				}
 			}
 			if !c.IsSet("node") {
 				err = fmt.Errorf("%w; --node names another than this host", err)
@@ -186,7 +199,10 @@ func formatKernel(w io.Writer, v topology.View, k kernel.State) error {
 	}
 	var b strings.Builder
 	b.WriteString("\nKernel\n")
-	if slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport.Routed() && len(n.Peers) > 0 }) {
+	if slices.ContainsFunc(
+		v.Networks,
+		func(n topology.NetworkView) bool { return n.Transport.Routed() && len(n.Peers) > 0 },
+	) {
 		b.WriteString("    # and routes to other nodes, by who is on-link: 'baize route list' on the node\n")
 	}
 	if len(k.Firewall.Accept) > 0 {

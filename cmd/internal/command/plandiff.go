@@ -49,18 +49,30 @@ type diffItem struct {
 }
 
 // planDiff compares the node's plan with this host.
-func (r *runner) planDiff(c *ucli.Context, format string, view topology.View, opt pipeline.Options, routes []api.Route) error {
+func (r *runner) planDiff(
+	c *ucli.Context,
+	format string,
+	view topology.View,
+	opt pipeline.Options,
+	routes []api.Route,
+) error {
 	db, err := vswitch.New(vswitch.Config{Endpoint: c.String("ovsdb"), Bridge: opt.Bridge})
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	if os.Geteuid() != 0 {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "baize plan --diff", What: "reading Open vSwitch needs root", Remedy: "run it with sudo; the plan alone needs none"}
+		return &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   "baize plan --diff",
+			What:   "reading Open vSwitch needs root",
+			Remedy: "run it with sudo; the plan alone needs none",
+		}
 	}
 	item, err := waiting(r, c, "reading Open vSwitch and the kernel", func(ctx context.Context) (diffItem, error) {
 		host := thisHost{
-			db: db, flows: openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(c.String("ovs-rundir"), c.String("ovsdb"))}),
+			db:     db,
+			flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(c.String("ovs-rundir"), c.String("ovsdb"))}),
 			kernel: linux.Host{},
 		}
 		return host.compare(ctx, view, opt, routes)
@@ -112,11 +124,23 @@ type thisHost struct {
 
 // compare reads the host and compares it with the plan. routes are the agent's
 // paths to other nodes.
-func (h thisHost) compare(ctx context.Context, view topology.View, opt pipeline.Options, routes []api.Route) (diffItem, error) {
+func (h thisHost) compare(
+	ctx context.Context,
+	view topology.View,
+	opt pipeline.Options,
+	routes []api.Route,
+) (diffItem, error) {
 	item := diffItem{
-		Node: view.Node.Name, AddPorts: []string{}, UpdatePorts: []string{}, RemovePorts: []string{}, MissingFlows: []string{},
-		UnwantedFlows: []string{}, Kernel: []string{}, ForeignPorts: []string{}, ForeignFlows: []string{},
-		Problems: append([]fault.Fault{}, view.Problems...),
+		Node:          view.Node.Name,
+		AddPorts:      []string{},
+		UpdatePorts:   []string{},
+		RemovePorts:   []string{},
+		MissingFlows:  []string{},
+		UnwantedFlows: []string{},
+		Kernel:        []string{},
+		ForeignPorts:  []string{},
+		ForeignFlows:  []string{},
+		Problems:      append([]fault.Fault{}, view.Problems...),
 	}
 	have, err := h.db.Observe(ctx)
 	if err != nil {
@@ -162,8 +186,11 @@ func (h thisHost) compareFlows(ctx context.Context, item *diffItem, want ovs.Sta
 	for _, name := range missing {
 		if _, there := have.Ports[name]; there {
 			item.Problems = append(item.Problems, fault.Fault{
-				Code: fault.PortDead, Severity: fault.Error, Item: "port " + name, What: orUnknown(have.Ports[name].Error) + ": Open vSwitch cannot use it",
-				Remedy: "'ovs-vsctl list interface " + name + "' shows what it says",
+				Code:     fault.PortDead,
+				Severity: fault.Error,
+				Item:     "port " + name,
+				What:     orUnknown(have.Ports[name].Error) + ": Open vSwitch cannot use it",
+				Remedy:   "'ovs-vsctl list interface " + name + "' shows what it says",
 			})
 		}
 	}
@@ -190,7 +217,12 @@ func (h thisHost) compareFlows(ctx context.Context, item *diffItem, want ovs.Sta
 // kernelInput is what the kernel's state is computed from, as far as the switch
 // knows it.
 func kernelInput(view topology.View, have ovs.Observed, opt pipeline.Options) kernel.Input {
-	in := kernel.Input{View: view, Ports: map[string]string{}, Endpoints: map[string][]netip.Addr{}, Bridges: map[string]string{}}
+	in := kernel.Input{
+		View:      view,
+		Ports:     map[string]string{},
+		Endpoints: map[string][]netip.Addr{},
+		Bridges:   map[string]string{},
+	}
 	for _, n := range view.Networks {
 		port := pipeline.HostPortName(n.Name)
 		if p, there := have.Ports[port]; there && p.Live() && p.Owned() {

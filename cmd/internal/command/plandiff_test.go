@@ -47,11 +47,20 @@ func diffViewOf(n topology.Network) topology.View {
 	n = n.Defaults()
 	var kvs []topology.KV
 	add := func(r topology.Record) {
-		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(len(kvs) + 1)}})
+		kvs = append(
+			kvs,
+			topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(len(kvs) + 1)}},
+		)
 	}
 	add(n)
 	for i, name := range []string{"host1", "host2"} {
-		add(topology.Node{Name: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})}, Encapsulations: topology.Encapsulations()})
+		add(
+			topology.Node{
+				Name:           name,
+				VTEPs:          []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})},
+				Encapsulations: topology.Encapsulations(),
+			},
+		)
 		add(topology.Subnet{Network: n.Name, Node: name, Prefix: topology.SubnetAt(n, topology.IPv4, uint64(5+i))})
 	}
 	return topology.NewSnapshot(1, kvs).View("host1")
@@ -62,9 +71,20 @@ func asWanted(t *testing.T, view topology.View, opt pipeline.Options) *fakeOVS {
 	t.Helper()
 	mac, err := topology.ParseMAC("02:42:0a:01:05:02")
 	require.NoError(t, err)
-	e := ovs.Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, MAC: mac, Netns: "/run/netns/c1", Ifname: "eth0", Port: "bz-c1"}
+	e := ovs.Endpoint{
+		Name:    "c1",
+		Node:    "host1",
+		Network: "blue",
+		IPs:     []netip.Addr{netip.MustParseAddr("10.1.5.2")},
+		MAC:     mac,
+		Netns:   "/run/netns/c1",
+		Ifname:  "eth0",
+		Port:    "bz-c1",
+	}
 	want := pipeline.Build(view, []ovs.Endpoint{e}, opt)
-	f := &fakeOVS{seen: ovs.Observed{Bridge: &want.Bridge, DatapathID: "1", LocalOFPort: 65534, Ports: map[string]ovs.ObservedPort{}}}
+	f := &fakeOVS{
+		seen: ovs.Observed{Bridge: &want.Bridge, DatapathID: "1", LocalOFPort: 65534, Ports: map[string]ovs.ObservedPort{}},
+	}
 	for i, p := range want.Ports {
 		f.seen.Ports[p.Name] = ovs.ObservedPort{Port: p, OFPort: i + 1, Up: true}
 	}
@@ -133,7 +153,9 @@ func TestRunDir(t *testing.T) {
 // The kernel is compared as the switch is, and what differs is a command.
 func TestPlanDiffKernel(t *testing.T) {
 	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4789, GenevePort: 6081}
-	view := diffViewOf(topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Auto})
+	view := diffViewOf(
+		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Auto},
+	)
 	opt.Direct = map[netip.Prefix]bool{}
 	f := asWanted(t, view, opt)
 	host := &kernelfake.Host{}
@@ -185,7 +207,9 @@ func TestPlanKernel(t *testing.T) {
 	require.NoError(t, formatKernel(&b, diffView(), state))
 	assert.Empty(t, b.String(), "VXLAN needs nothing of the kernel")
 
-	view := diffViewOf(topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Route})
+	view := diffViewOf(
+		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Route},
+	)
 	state, faults := planKernel(view)
 	require.Empty(t, faults)
 	require.NoError(t, formatKernel(&b, view, state))
@@ -195,7 +219,11 @@ func TestPlanKernel(t *testing.T) {
 		assert.Contains(t, b.String(), s)
 	}
 	// B4: refused anywhere, not only on the node.
-	_, faults = planKernel(diffViewOf(topology.Network{Name: "oops", VNI: 100, IPv4: netip.MustParsePrefix("192.168.0.0/16"), Transport: topology.Route}))
+	_, faults = planKernel(
+		diffViewOf(
+			topology.Network{Name: "oops", VNI: 100, IPv4: netip.MustParsePrefix("192.168.0.0/16"), Transport: topology.Route},
+		),
+	)
 	require.Len(t, faults, 1)
 	assert.Contains(t, faults[0].What, "covers 192.168.77.11")
 }
@@ -205,6 +233,12 @@ func TestPlanKernel(t *testing.T) {
 func TestDirectOf(t *testing.T) {
 	p := netip.MustParsePrefix("10.1.6.0/24")
 	assert.Equal(t, map[netip.Prefix]bool{p: true}, directOf([]api.Route{
-		{Network: "blue", Prefix: p, Kind: "route"}, {Network: "red", Prefix: p, Kind: "tunnel"}, {Network: "red", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Kind: "tunnel"},
+		{
+			Network: "blue",
+			Prefix:  p,
+			Kind:    "route",
+		},
+		{Network: "red", Prefix: p, Kind: "tunnel"},
+		{Network: "red", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Kind: "tunnel"},
 	}))
 }

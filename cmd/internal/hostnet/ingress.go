@@ -111,7 +111,12 @@ func changeIngressDrops(change func(have []string) (add, remove []string)) error
 		return nil
 	}
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: ingressItem, What: "this kernel has no nftables ingress hook, which the userspace datapath needs", Remedy: "load it with 'modprobe nf_tables', or install a kernel with CONFIG_NF_TABLES_NETDEV"}
+		return &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   ingressItem,
+			What:   "this kernel has no nftables ingress hook, which the userspace datapath needs",
+			Remedy: "load it with 'modprobe nf_tables', or install a kernel with CONFIG_NF_TABLES_NETDEV",
+		}
 	}
 	return failed(ingressItem, "changing it", err)
 }

@@ -29,10 +29,13 @@ func Covers(n topology.Network, protected []Protected) (fault.Fault, bool) {
 			continue
 		}
 		return fault.Fault{
-			Code: fault.NetworkCoversUnderlay, Severity: fault.Error, Item: "network " + n.Name,
+			Code:     fault.NetworkCoversUnderlay,
+			Severity: fault.Error,
+			Item:     "network " + n.Name,
 			What: fmt.Sprintf("its prefix %s covers %s, %s: this host makes no routes for it, or it would cut itself off",
 				n.Prefix(topology.FamilyOf(a)), a, p.What),
-			Remedy: "delete the network and create it with another prefix, or with a transport that is a tunnel: 'baize network update " + n.Name + " --transport vxlan'",
+			Remedy: "delete the network and create it with another prefix, or with a transport that is a tunnel: " +
+				"'baize network update " + n.Name + " --transport vxlan'",
 		}, true
 	}
 	return fault.Fault{}, false

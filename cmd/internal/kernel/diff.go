@@ -53,8 +53,11 @@ func (d *differ) links() {
 		old, there := have[want.Name]
 		if !there {
 			d.faults = append(d.faults, fault.Fault{
-				Code: fault.KernelRefused, Severity: fault.Warning, Item: "device " + want.Name,
-				What: "it is not there: its addresses and routes wait for it", Remedy: "Open vSwitch makes it: 'ovs-vsctl list interface " + want.Name + "' says what is wrong",
+				Code:     fault.KernelRefused,
+				Severity: fault.Warning,
+				Item:     "device " + want.Name,
+				What:     "it is not there: its addresses and routes wait for it",
+				Remedy:   "Open vSwitch makes it: 'ovs-vsctl list interface " + want.Name + "' says what is wrong",
 			})
 			continue
 		}

@@ -108,7 +108,13 @@ func NATTable(rules []string) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n\tchain %s {\n\t\ttype nat hook postrouting priority %d; policy accept;\n", Table, NATChain, NATPriority)
+	fmt.Fprintf(
+		&b,
+		"table inet %s {\n\tchain %s {\n\t\ttype nat hook postrouting priority %d; policy accept;\n",
+		Table,
+		NATChain,
+		NATPriority,
+	)
 	for _, r := range rules {
 		fmt.Fprintf(&b, "\t\t%s\n", r)
 	}
@@ -151,7 +157,9 @@ type AcceptRule struct {
 // String writes the match as iptables(8) prints it.
 func (r AcceptRule) String() string {
 	var w []string
-	for _, x := range []struct{ flag, value string }{{"-s", text(r.Src)}, {"-d", text(r.Dst)}, {"-i", r.In}, {"-o", r.Out}} {
+	for _, x := range []struct{ flag, value string }{
+		{"-s", text(r.Src)}, {"-d", text(r.Dst)}, {"-i", r.In}, {"-o", r.Out},
+	} {
 		if x.value != "" {
 			w = append(w, x.flag, x.value)
 		}
@@ -208,7 +216,8 @@ func (c Chain) Forces(rules string) bool {
 		if line == "-A "+c.Parent+" -j "+c.Name {
 			continue
 		}
-		if strings.HasPrefix(line, "-A "+c.Parent+" ") || (strings.HasPrefix(line, "-P "+c.Parent+" ") && line != "-P "+c.Parent+" ACCEPT") {
+		if strings.HasPrefix(line, "-A "+c.Parent+" ") ||
+			(strings.HasPrefix(line, "-P "+c.Parent+" ") && line != "-P "+c.Parent+" ACCEPT") {
 			return true
 		}
 	}

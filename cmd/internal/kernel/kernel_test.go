@@ -62,7 +62,10 @@ func input(t *testing.T) kernel.Input {
 	require.NoError(t, err)
 	red := network("red", topology.VXLAN, "10.4.0.0/16", "")
 	red.Subnets = []netip.Prefix{p("10.4.5.0/24")}
-	v := topology.View{Node: topology.Node{Name: "host1", VTEPs: []netip.Addr{a("192.0.2.1")}}, Networks: []topology.NetworkView{blue, fast, flannel, red}}
+	v := topology.View{
+		Node:     topology.Node{Name: "host1", VTEPs: []netip.Addr{a("192.0.2.1")}},
+		Networks: []topology.NetworkView{blue, fast, flannel, red},
+	}
 	for i := range v.Networks {
 		n := &v.Networks[i]
 		base := n.IPv4.Addr().As4()
@@ -71,7 +74,12 @@ func input(t *testing.T) kernel.Input {
 		}
 		n.Peers = []topology.Peer{
 			{Node: "near", Encap: n.Transport.Tunnel(), VTEPs: []netip.Addr{a("192.0.2.6")}, Subnets: []netip.Prefix{subnet(6)}},
-			{Node: "far", Encap: n.Transport.Tunnel(), VTEPs: []netip.Addr{a("198.51.100.7")}, Subnets: []netip.Prefix{subnet(7)}},
+			{
+				Node:    "far",
+				Encap:   n.Transport.Tunnel(),
+				VTEPs:   []netip.Addr{a("198.51.100.7")},
+				Subnets: []netip.Prefix{subnet(7)},
+			},
 		}
 	}
 	v.Networks[0].Pins = []topology.Pin{{Addr: a("10.1.5.9"), Node: "near", MAC: "02:42:0a:01:05:09"}}
@@ -123,8 +131,17 @@ func TestChange(t *testing.T) {
 // observed is a host that has a state, and iptables with Docker's policy.
 func observed(s kernel.State) kernel.Observed {
 	o := kernel.Observed{
-		Devices: map[string]bool{"lo": true, "eth0": true, "docker0": true}, Links: s.Links, Addresses: s.Addresses, Neighbours: s.Neighbours,
-		Sysctls: map[string]string{}, Drops: s.Firewall.Drops.Devices, Rules: s.Rules,
+		Devices: map[string]bool{
+			"lo":      true,
+			"eth0":    true,
+			"docker0": true,
+		},
+		Links:      s.Links,
+		Addresses:  s.Addresses,
+		Neighbours: s.Neighbours,
+		Sysctls:    map[string]string{},
+		Drops:      s.Firewall.Drops.Devices,
+		Rules:      s.Rules,
 	}
 	for _, l := range s.Links {
 		o.Devices[l.Name] = true
@@ -174,7 +191,11 @@ func TestDiffRelied(t *testing.T) {
 	// Another route to the same node takes its place.
 	other := pin
 	other.Metric = 5
-	assert.Equal(t, "ip route add 10.1.5.9/32 via 192.0.2.6 dev eth0 metric 5 proto 173\n"+pinGoes, steps([]route.Route{direct, other}, "10.1.5.9/32"))
+	assert.Equal(
+		t,
+		"ip route add 10.1.5.9/32 via 192.0.2.6 dev eth0 metric 5 proto 173\n"+pinGoes,
+		steps([]route.Route{direct, other}, "10.1.5.9/32"),
+	)
 }
 
 // R17: what the kernel did not say is neither withdrawn nor changed.
@@ -184,8 +205,14 @@ func TestKeep(t *testing.T) {
 	before.Lookups = map[netip.Addr]kernel.Lookup{a("192.0.2.6"): {Dev: "eth0"}, a("198.51.100.7"): {}}
 	timeout := errors.New("resource temporarily unavailable")
 	now := kernel.Observed{
-		Devices: before.Devices, Links: before.Links, Failed: map[kernel.Section]error{},
-		Lookups: map[netip.Addr]kernel.Lookup{a("192.0.2.6"): {Err: timeout}, a("198.51.100.7"): {Dev: "eth0"}, a("192.0.2.9"): {Err: timeout}},
+		Devices: before.Devices,
+		Links:   before.Links,
+		Failed:  map[kernel.Section]error{},
+		Lookups: map[netip.Addr]kernel.Lookup{
+			a("192.0.2.6"):    {Err: timeout},
+			a("198.51.100.7"): {Dev: "eth0"},
+			a("192.0.2.9"):    {Err: timeout},
+		},
 	}
 	for _, x := range []kernel.Section{kernel.Addresses, kernel.Neighbours, kernel.Routes, kernel.Rules, kernel.Sysctls, kernel.NFTables, kernel.Chains} {
 		now.Failed[x] = timeout
@@ -194,7 +221,11 @@ func TestKeep(t *testing.T) {
 	assert.Equal(t, topology.OnLink{a("192.0.2.6"): "eth0", a("198.51.100.7"): "eth0"}, kept.OnLink())
 	assert.Equal(t, before.Routes, kept.Routes)
 	in := input(t)
-	assert.Equal(t, map[netip.Prefix]bool{p("10.1.6.0/24"): true, p("10.1.5.9/32"): true, p("10.3.6.0/24"): true}, kernel.Direct(in, s, kept))
+	assert.Equal(
+		t,
+		map[netip.Prefix]bool{p("10.1.6.0/24"): true, p("10.1.5.9/32"): true, p("10.3.6.0/24"): true},
+		kernel.Direct(in, s, kept),
+	)
 	c, _ := kernel.Diff(kernel.State{}, kept, nil)
 	assert.Empty(t, c.String(), "nothing is changed on a guess")
 	assert.Len(t, kept.Faults(), 8)
@@ -239,7 +270,9 @@ func TestWantedCovered(t *testing.T) {
 	in := input(t)
 	before, _ := kernel.Wanted(in)
 	have := observed(before)
-	have.Routes.Foreign = []route.Foreign{{Route: route.Route{Prefix: p("0.0.0.0/0"), Via: a("10.3.0.254"), Dev: "eth0"}, Protocol: 3}}
+	have.Routes.Foreign = []route.Foreign{
+		{Route: route.Route{Prefix: p("0.0.0.0/0"), Via: a("10.3.0.254"), Dev: "eth0"}, Protocol: 3},
+	}
 	in.Protected = kernel.Protect(in.View, have, kernel.Protected{Addr: a("203.0.113.1"), What: "etcd"})
 	state, faults := kernel.Wanted(in)
 	require.Len(t, faults, 1)
@@ -255,10 +288,16 @@ func TestNextHops(t *testing.T) {
 	in := input(t)
 	networks := in.View.Networks[:2]
 	have := kernel.Observed{
-		Lookups: map[netip.Addr]kernel.Lookup{a("192.0.2.254"): {Dev: "eth0"}, a("192.0.2.6"): {Dev: "eth0"}, a("10.1.5.2"): {Dev: "bn-blue"}},
+		Lookups: map[netip.Addr]kernel.Lookup{
+			a("192.0.2.254"): {Dev: "eth0"},
+			a("192.0.2.6"):   {Dev: "eth0"},
+			a("10.1.5.2"):    {Dev: "bn-blue"},
+		},
 		Routes: route.Observed{
-			Own:     []route.Route{{Prefix: p("10.1.7.0/24"), Via: a("192.0.2.254"), Dev: "eth0"}},
-			Foreign: []route.Foreign{{Route: route.Route{Prefix: p("10.3.7.0/24"), Via: a("192.0.2.253"), Dev: "eth0", Metric: 20}, Protocol: 186}},
+			Own: []route.Route{{Prefix: p("10.1.7.0/24"), Via: a("192.0.2.254"), Dev: "eth0"}},
+			Foreign: []route.Foreign{
+				{Route: route.Route{Prefix: p("10.3.7.0/24"), Via: a("192.0.2.253"), Dev: "eth0", Metric: 20}, Protocol: 186},
+			},
 		},
 	}
 	foreign := topology.NextHop{Via: a("192.0.2.253"), Dev: "eth0", Foreign: true, Why: "kernel route of protocol bgp"}
@@ -268,18 +307,25 @@ func TestNextHops(t *testing.T) {
 	}, kernel.NextHops(networks, have, map[netip.Prefix]kernel.Learned{p("10.1.7.0/24"): known}, true))
 	// While the sessions are not settled, what is there stays.
 	assert.Equal(t, topology.NextHops{
-		p("10.3.7.0/24"): foreign, p("10.1.7.0/24"): {Via: known.Via, Dev: "eth0", Why: "learned by BGP before the agent's restart"},
+		p("10.3.7.0/24"): foreign,
+		p("10.1.7.0/24"): {Via: known.Via, Dev: "eth0", Why: "learned by BGP before the agent's restart"},
 	}, kernel.NextHops(networks, have, nil, false))
 	assert.Equal(t, topology.NextHops{p("10.3.7.0/24"): foreign}, kernel.NextHops(networks, have, nil, true))
 	// A hop that is on no link, or inside a network of ours, is none.
 	assert.Equal(t, topology.NextHops{p("10.3.7.0/24"): foreign},
 		kernel.NextHops(networks, have, map[netip.Prefix]kernel.Learned{p("10.1.7.0/24"): {Via: a("10.1.5.2")}}, true))
-	assert.Equal(t, []netip.Addr{a("192.0.2.6"), a("198.51.100.7"), known.Via}, kernel.Ask(in.View, map[netip.Prefix]kernel.Learned{p("10.1.7.0/24"): known}).Lookups)
+	assert.Equal(
+		t,
+		[]netip.Addr{a("192.0.2.6"), a("198.51.100.7"), known.Via},
+		kernel.Ask(in.View, map[netip.Prefix]kernel.Learned{p("10.1.7.0/24"): known}).Lookups,
+	)
 }
 
 func TestStrict(t *testing.T) {
 	in := input(t)
-	have := kernel.Observed{Sysctls: map[string]string{"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth0/rp_filter": "2"}}
+	have := kernel.Observed{
+		Sysctls: map[string]string{"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth0/rp_filter": "2"},
+	}
 	assert.Empty(t, kernel.Strict(in, have))
 	have.Sysctls["net/ipv4/conf/eth0/rp_filter"] = "1"
 	faults := kernel.Strict(in, have)
@@ -305,14 +351,21 @@ func TestDiffMissingDevice(t *testing.T) {
 
 // A drop is kept while its device is there: its endpoint may be in the making.
 func TestDiffDrops(t *testing.T) {
-	have := kernel.Observed{Devices: map[string]bool{"bz-new": true, "bz-old": true}, Drops: []string{"bz-gone", "bz-new", "bz-old"}}
+	have := kernel.Observed{
+		Devices: map[string]bool{"bz-new": true, "bz-old": true},
+		Drops:   []string{"bz-gone", "bz-new", "bz-old"},
+	}
 	diff := func(d kernel.Drops) string {
 		c, _ := kernel.Diff(kernel.State{Firewall: kernel.Firewall{Drops: d}}, have, nil)
 		return c.String()
 	}
 	assert.Equal(t, "nft delete chain netdev baize bz-gone\n", diff(kernel.Drops{Use: true, Devices: []string{"bz-old"}}))
-	assert.Equal(t, "nft delete chain netdev baize bz-gone\nnft delete chain netdev baize bz-new\nnft delete chain netdev baize bz-old\n", diff(kernel.Drops{}),
-		"the kernel's datapath would be cut off")
+	assert.Equal(
+		t,
+		"nft delete chain netdev baize bz-gone\nnft delete chain netdev baize bz-new\nnft delete chain netdev baize bz-old\n",
+		diff(kernel.Drops{}),
+		"the kernel's datapath would be cut off",
+	)
 }
 
 // R18: whose changes matter.

@@ -141,8 +141,11 @@ func (o Observed) Faults() []fault.Fault {
 
 func unanswered(item string, err error) fault.Fault {
 	return fault.Fault{
-		Code: fault.KernelUnavailable, Severity: fault.Warning, Item: item,
-		What: "the kernel does not say what there is: " + err.Error() + ": what was known is kept", Remedy: "it is asked again; 'dmesg' may say more",
+		Code:     fault.KernelUnavailable,
+		Severity: fault.Warning,
+		Item:     item,
+		What:     "the kernel does not say what there is: " + err.Error() + ": what was known is kept",
+		Remedy:   "it is asked again; 'dmesg' may say more",
 	}
 }
 
@@ -204,7 +207,12 @@ type Learned struct {
 // NextHops returns the ways through routers to what lives on other nodes: a
 // routing daemon's of this host, those that our own sessions learned, or, while
 // those are not settled after a start, the routes that are there.
-func NextHops(networks []topology.NetworkView, have Observed, learned map[netip.Prefix]Learned, settled bool) topology.NextHops {
+func NextHops(
+	networks []topology.NetworkView,
+	have Observed,
+	learned map[netip.Prefix]Learned,
+	settled bool,
+) topology.NextHops {
 	out := topology.NextHops{}
 	foreign, onLink := route.Dynamic(have.Routes), have.OnLink()
 	own := map[netip.Prefix]route.Route{}
@@ -221,7 +229,12 @@ func NextHops(networks []topology.NetworkView, have Observed, learned map[netip.
 			r, isOwn := own[prefix]
 			switch {
 			case isForeign && underlay(f.Dev) && (p.Kind != topology.PathRoute || f.Before(route.Route{Prefix: prefix})):
-				out[prefix] = topology.NextHop{Via: f.Via, Dev: f.Dev, Foreign: true, Why: "kernel route of protocol " + f.ProtocolName()}
+				out[prefix] = topology.NextHop{
+					Via:     f.Via,
+					Dev:     f.Dev,
+					Foreign: true,
+					Why:     "kernel route of protocol " + f.ProtocolName(),
+				}
 			case isLearned && onLink[l.Via] != "":
 				out[prefix] = topology.NextHop{Via: l.Via, Dev: onLink[l.Via], Why: l.Why}
 			case !settled && isOwn && onLink[r.Via] != "":

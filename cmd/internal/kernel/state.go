@@ -110,7 +110,8 @@ const (
 
 // Empty reports whether nothing is wanted.
 func (s State) Empty() bool {
-	return len(s.Links)+len(s.Addresses)+len(s.Neighbours)+len(s.Routes)+len(s.Rules)+len(s.Sysctls) == 0 && s.Firewall.empty()
+	return len(s.Links)+len(s.Addresses)+len(s.Neighbours)+len(s.Routes)+len(s.Rules)+len(s.Sysctls) == 0 &&
+		s.Firewall.empty()
 }
 
 // String writes the commands that bring a bare host to the state. The host's

@@ -140,7 +140,12 @@ func (s SetNAT) String() string {
 		return "nft delete table inet " + Table
 	}
 	// "add" first, so that there is something to delete.
-	return fmt.Sprintf("nft -f - <<'.'\nadd table inet %s\ndelete table inet %s\n%s.", Table, Table, NATTable(natTexts(s.Rules)))
+	return fmt.Sprintf(
+		"nft -f - <<'.'\nadd table inet %s\ndelete table inet %s\n%s.",
+		Table,
+		Table,
+		NATTable(natTexts(s.Rules)),
+	)
 }
 func (s SetNAT) item() string { return "nftables table inet " + Table }
 
@@ -148,8 +153,14 @@ func (s ChangeDrop) String() string {
 	if s.Verb == Delete {
 		return fmt.Sprintf("nft delete chain netdev %s %s", Table, s.Dev)
 	}
-	return fmt.Sprintf("nft 'add table netdev %s; add chain netdev %s %s { type filter hook ingress device %q priority %d; policy drop; }'",
-		Table, Table, s.Dev, s.Dev, DropPriority)
+	return fmt.Sprintf(
+		"nft 'add table netdev %s; add chain netdev %s %s { type filter hook ingress device %q priority %d; policy drop; }'",
+		Table,
+		Table,
+		s.Dev,
+		s.Dev,
+		DropPriority,
+	)
 }
 func (s ChangeDrop) item() string { return "nftables chain netdev " + Table + " " + s.Dev }
 
@@ -201,7 +212,12 @@ func gone(err error) bool {
 
 // refused makes an error for people of what the kernel answered to a step.
 func refused(s Step, err error) error {
-	out := &topology.Error{Kind: topology.ErrUnavailable, Code: fault.KernelRefused, Item: s.item(), What: fmt.Sprintf("'%s': %v", command(s), err)}
+	out := &topology.Error{
+		Kind: topology.ErrUnavailable,
+		Code: fault.KernelRefused,
+		Item: s.item(),
+		What: fmt.Sprintf("'%s': %v", command(s), err),
+	}
 	_, isRoute := s.(ChangeRoute)
 	switch {
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):

@@ -119,8 +119,10 @@ func (s *State) port(n topology.NetworkView, dev string, addrs []netip.Addr) {
 func PortSysctls(dev string) []Sysctl {
 	var out []Sysctl
 	for _, s := range [...]struct{ family, key, value string }{
-		{"ipv6", "disable_ipv6", "0"}, {"ipv6", "accept_ra", "0"}, {"ipv6", "accept_redirects", "0"}, {"ipv6", "dad_transmits", "0"},
-		{"ipv4", "send_redirects", "0"}, {"ipv4", "accept_redirects", "0"}, {"ipv4", "arp_ignore", "1"}, {"ipv4", "rp_filter", "0"},
+		{"ipv6", "disable_ipv6", "0"}, {"ipv6", "accept_ra", "0"},
+		{"ipv6", "accept_redirects", "0"}, {"ipv6", "dad_transmits", "0"},
+		{"ipv4", "send_redirects", "0"}, {"ipv4", "accept_redirects", "0"},
+		{"ipv4", "arp_ignore", "1"}, {"ipv4", "rp_filter", "0"},
 	} {
 		out = append(out, Sysctl{fmt.Sprintf("net/%s/conf/%s/%s", s.family, dev, s.key), s.value})
 	}
@@ -189,9 +191,12 @@ func unreachable(n route.Network, onLink topology.OnLink, hops topology.NextHops
 	for _, p := range n.Paths(onLink, hops) {
 		if p.Kind == topology.PathNone {
 			out = append(out, fault.Fault{
-				Code: fault.Unreachable, Severity: fault.Error, Item: fmt.Sprintf("network %s, node %s", n.Name, p.Node),
-				What:   fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why),
-				Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
+				Code:     fault.Unreachable,
+				Severity: fault.Error,
+				Item:     fmt.Sprintf("network %s, node %s", n.Name, p.Node),
+				What:     fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why),
+				Remedy: "'baize network update " + n.Name + " --transport auto', " +
+					"or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
 			})
 		}
 	}

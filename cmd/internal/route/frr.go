@@ -22,7 +22,13 @@ type FRRNeighbor struct {
 // their metric tells. password, where not empty, is that of the
 // sessions. port names a network's port. Networks that are not routed are left
 // out.
-func FRRConf(networks []topology.Network, as uint32, neighbors []FRRNeighbor, password string, port func(network string) string) string {
+func FRRConf(
+	networks []topology.Network,
+	as uint32,
+	neighbors []FRRNeighbor,
+	password string,
+	port func(network string) string,
+) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("frr defaults datacenter\n!")

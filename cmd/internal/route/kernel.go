@@ -187,15 +187,26 @@ func failed(verb string, r Route, err error) error {
 		return nil
 	}
 	if errors.Is(err, unix.EEXIST) {
-		return &topology.Error{Kind: topology.ErrConflict, Item: "route " + r.Prefix.String(), What: "another route occupies its place", Remedy: "see 'ip route show " + r.Prefix.String() + "'"}
+		return &topology.Error{
+			Kind:   topology.ErrConflict,
+			Item:   "route " + r.Prefix.String(),
+			What:   "another route occupies its place",
+			Remedy: "see 'ip route show " + r.Prefix.String() + "'",
+		}
 	}
 	return fmt.Errorf("route %s: %s: %w", r, verb, err)
 }
 
 func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) {
 	k := &netlink.Route{
-		Dst:      &net.IPNet{IP: r.Prefix.Masked().Addr().AsSlice(), Mask: net.CIDRMask(r.Prefix.Bits(), r.Prefix.Addr().BitLen())},
-		Protocol: Protocol, Table: unix.RT_TABLE_MAIN, Priority: r.metric(), Type: unix.RTN_UNICAST,
+		Dst: &net.IPNet{
+			IP:   r.Prefix.Masked().Addr().AsSlice(),
+			Mask: net.CIDRMask(r.Prefix.Bits(), r.Prefix.Addr().BitLen()),
+		},
+		Protocol: Protocol,
+		Table:    unix.RT_TABLE_MAIN,
+		Priority: r.metric(),
+		Type:     unix.RTN_UNICAST,
 	}
 	if r.Src.IsValid() {
 		k.Src = r.Src.AsSlice()

@@ -104,7 +104,17 @@ type Foreign struct {
 }
 
 // daemons are the protocol numbers of routing daemons (rtnetlink.h, rt_protos).
-var daemons = map[int]string{11: "zebra", 12: "bird", 42: "babel", 99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp"}
+var daemons = map[int]string{
+	11:  "zebra",
+	12:  "bird",
+	42:  "babel",
+	99:  "openr",
+	186: "bgp",
+	187: "isis",
+	188: "ospf",
+	189: "rip",
+	192: "eigrp",
+}
 
 // ProtocolName returns the protocol's name where it is a routing daemon's, or
 // its number.
@@ -208,9 +218,19 @@ func Diff(want []Route, have Observed) (Change, []fault.Fault) {
 
 func conflict(r Route, f Foreign) fault.Fault {
 	return fault.Fault{
-		Code: fault.RouteForeign, Severity: fault.Error, Item: "route " + r.Prefix.String(),
-		What: fmt.Sprintf("another route occupies its place: %s (protocol %d): it is left alone, and packets follow it", f.Route, f.Protocol),
+		Code:     fault.RouteForeign,
+		Severity: fault.Error,
+		Item:     "route " + r.Prefix.String(),
+		What: fmt.Sprintf(
+			"another route occupies its place: %s (protocol %d): it is left alone, and packets follow it",
+			f.Route,
+			f.Protocol,
+		),
 		// Quoting the foreign route lets a person delete that very one.
-		Remedy: fmt.Sprintf("'ip route del %s proto %d' if nobody needs it, or choose another prefix for the network", f.Route, f.Protocol),
+		Remedy: fmt.Sprintf(
+			"'ip route del %s proto %d' if nobody needs it, or choose another prefix for the network",
+			f.Route,
+			f.Protocol,
+		),
 	}
 }

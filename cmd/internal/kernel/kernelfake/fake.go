@@ -58,9 +58,19 @@ func (h *Host) AddDevice(name string, addrs ...netip.Prefix) {
 		h.links = map[string]kernel.Link{}
 	}
 	if h.sysctls == nil {
-		h.sysctls = map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0", "net/ipv4/conf/all/rp_filter": "0", "net/ipv6/conf/default/accept_ra": "1"}
+		h.sysctls = map[string]string{
+			"net/ipv4/ip_forward":             "0",
+			"net/ipv6/conf/all/forwarding":    "0",
+			"net/ipv4/conf/all/rp_filter":     "0",
+			"net/ipv6/conf/default/accept_ra": "1",
+		}
 	}
-	h.links[name] = kernel.Link{Name: name, MAC: "02:00:00:00:00:01", MTU: 1500, Up: !strings.HasPrefix(name, kernel.PortPrefix)}
+	h.links[name] = kernel.Link{
+		Name: name,
+		MAC:  "02:00:00:00:00:01",
+		MTU:  1500,
+		Up:   !strings.HasPrefix(name, kernel.PortPrefix),
+	}
 	for _, s := range kernel.PortSysctls(name) {
 		h.sysctls[s.Key] = "1"
 	}
@@ -149,7 +159,12 @@ func (h *Host) Observe(ctx context.Context, q kernel.Query) (kernel.Observed, er
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o := kernel.Observed{Devices: map[string]bool{}, Skipped: q.SkipFirewall, Failed: maps.Clone(h.failing), Lookups: map[netip.Addr]kernel.Lookup{}}
+	o := kernel.Observed{
+		Devices: map[string]bool{},
+		Skipped: q.SkipFirewall,
+		Failed:  maps.Clone(h.failing),
+		Lookups: map[netip.Addr]kernel.Lookup{},
+	}
 	for _, name := range slices.Sorted(maps.Keys(h.links)) {
 		o.Devices[name] = true
 		if strings.HasPrefix(name, kernel.PortPrefix) {
@@ -218,7 +233,10 @@ func (h *Host) apply(s kernel.Step) error {
 		if _, there := h.links[s.Dev]; !there {
 			return syscall.ENODEV
 		}
-		h.neighbours = slices.DeleteFunc(h.neighbours, func(n kernel.Neighbour) bool { return n.Dev == s.Dev && n.Addr == s.Addr })
+		h.neighbours = slices.DeleteFunc(
+			h.neighbours,
+			func(n kernel.Neighbour) bool { return n.Dev == s.Dev && n.Addr == s.Addr },
+		)
 		h.neighbours = append(h.neighbours, s.Neighbour)
 	case kernel.ChangeRoute:
 		return h.changeRoute(s)
@@ -281,7 +299,10 @@ func (h *Host) changeAddress(s kernel.ChangeAddress) error {
 func (h *Host) addAddress(a kernel.Address) {
 	h.addrs = append(h.addrs, a)
 	if !a.Prefix.IsSingleIP() {
-		h.foreign = append(h.foreign, route.Foreign{Route: route.Route{Prefix: a.Prefix.Masked(), Dev: a.Dev}, Protocol: protocolKernel})
+		h.foreign = append(
+			h.foreign,
+			route.Foreign{Route: route.Route{Prefix: a.Prefix.Masked(), Dev: a.Dev}, Protocol: protocolKernel},
+		)
 	}
 }
 
@@ -417,7 +438,10 @@ func (h *Host) restore(s kernel.Restore) error {
 
 func restored(lines []string, s kernel.Restore) ([]string, error) {
 	chain := s.Chain.Name
-	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "-A "+chain+" ") || l == "-N "+chain })
+	lines = slices.DeleteFunc(
+		lines,
+		func(l string) bool { return strings.HasPrefix(l, "-A "+chain+" ") || l == "-N "+chain },
+	)
 	lines = append(lines, "-N "+chain) // ":CHAIN -" makes or flushes it
 	for line := range strings.Lines(s.Input) {
 		w := strings.Fields(line)

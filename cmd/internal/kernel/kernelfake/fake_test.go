@@ -115,7 +115,11 @@ func TestOneBadElement(t *testing.T) {
 func TestDockersPolicy(t *testing.T) {
 	h := host()
 	h.SetIPTables(kernel.IPTables{Tool: "iptables", Family: topology.IPv4, Filter: "-P FORWARD ACCEPT\n"})
-	want := kernel.State{Firewall: kernel.Firewall{Accept: []kernel.AcceptRule{{Family: topology.IPv4, In: "bn-blue"}, {Family: topology.IPv4, Out: "bn-blue"}}}}
+	want := kernel.State{
+		Firewall: kernel.Firewall{
+			Accept: []kernel.AcceptRule{{Family: topology.IPv4, In: "bn-blue"}, {Family: topology.IPv4, Out: "bn-blue"}},
+		},
+	}
 	pass := func() string {
 		have, err := h.Observe(t.Context(), kernel.Query{})
 		require.NoError(t, err)
@@ -128,7 +132,13 @@ func TestDockersPolicy(t *testing.T) {
 		return have.IPTables[0].Filter
 	}
 	require.Equal(t, "-P FORWARD ACCEPT\n", pass(), "nothing there drops anything")
-	h.SetIPTables(kernel.IPTables{Tool: "iptables", Family: topology.IPv4, Filter: "-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER\n"})
+	h.SetIPTables(
+		kernel.IPTables{
+			Tool:   "iptables",
+			Family: topology.IPv4,
+			Filter: "-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER\n",
+		},
+	)
 	filter := pass()
 	require.Contains(t, filter, "-A FORWARD -j DOCKER-USER\n-A FORWARD -j BAIZE-FORWARD\n-A FORWARD -j DOCKER\n")
 	require.Contains(t, filter, "-A BAIZE-FORWARD -i bn-blue -j ACCEPT\n")
@@ -150,7 +160,15 @@ func TestWatch(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, 1, fires, "at the start")
 		route1 := func(prefix string) {
-			require.NoError(t, h.AddForeign(route.Foreign{Route: route.Route{Prefix: netip.MustParsePrefix(prefix), Via: netip.MustParseAddr("192.0.2.6"), Dev: "eth0"}, Protocol: 186}))
+			require.NoError(
+				t,
+				h.AddForeign(
+					route.Foreign{
+						Route:    route.Route{Prefix: netip.MustParsePrefix(prefix), Via: netip.MustParseAddr("192.0.2.6"), Dev: "eth0"},
+						Protocol: 186,
+					},
+				),
+			)
 		}
 		for i := range 200 {
 			route1(netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(i), 0}), 24).String())

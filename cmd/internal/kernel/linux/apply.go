@@ -91,7 +91,11 @@ func setNeighbour(h *netlink.Handle, n kernel.Neighbour) error {
 		return err
 	}
 	return h.NeighSet(&netlink.Neigh{
-		LinkIndex: l.Attrs().Index, Family: family(n.Addr), State: netlink.NUD_PERMANENT, IP: n.Addr.AsSlice(), HardwareAddr: mac,
+		LinkIndex:    l.Attrs().Index,
+		Family:       family(n.Addr),
+		State:        netlink.NUD_PERMANENT,
+		IP:           n.Addr.AsSlice(),
+		HardwareAddr: mac,
 	})
 }
 

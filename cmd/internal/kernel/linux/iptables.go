@@ -98,7 +98,8 @@ func tables(f topology.Family, legacy bool) (func(table, chain string) bool, err
 		return nil, err
 	}
 	chains, err := c.ListChainsOfTableFamily(number)
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EPROTONOSUPPORT) && !errors.Is(err, unix.EINVAL) {
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EPROTONOSUPPORT) &&
+		!errors.Is(err, unix.EINVAL) {
 		return nil, err
 	}
 	return func(table, chain string) bool {

@@ -131,7 +131,23 @@ func foreign(t *testing.T) string {
 			}
 		}
 	}
-	return strings.Join(out, "") + ip(t, "address show dev eth0 scope global") + ip(t, "rule show priority 99") + must(t, "nft", "list", "table", "inet", "theirs")
+	return strings.Join(
+		out,
+		"",
+	) + ip(
+		t,
+		"address show dev eth0 scope global",
+	) + ip(
+		t,
+		"rule show priority 99",
+	) + must(
+		t,
+		"nft",
+		"list",
+		"table",
+		"inet",
+		"theirs",
+	)
 }
 
 // From any state to any other, one change is enough; it can be read back, and
@@ -141,7 +157,11 @@ func TestJumps(t *testing.T) {
 	ip(t, "route add 10.9.6.0/24 via 192.0.2.66")
 	ip(t, "rule add priority 99 from 10.9.0.0/16 table 99")
 	t.Cleanup(func() { ip(t, "rule del priority 99") })
-	must(t, "nft", "add table inet theirs; add chain inet theirs c { type nat hook postrouting priority 100; }; add rule inet theirs c ip saddr 10.9.0.0/16 masquerade")
+	must(
+		t,
+		"nft",
+		"add table inet theirs; add chain inet theirs c { type nat hook postrouting priority 100; }; add rule inet theirs c ip saddr 10.9.0.0/16 masquerade",
+	)
 	before := foreign(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -175,16 +195,28 @@ func TestRepair(t *testing.T) {
 	host(t)
 	whole := netip.MustParsePrefix("10.1.0.0/16")
 	want := kernel.State{
-		Links:     []kernel.Link{{Name: "bn-blue", MAC: "02:42:0a:01:05:01", MTU: 1450, Up: true}},
-		Sysctls:   append(kernel.PortSysctls("bn-blue"), kernel.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"}, kernel.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"}),
+		Links: []kernel.Link{{Name: "bn-blue", MAC: "02:42:0a:01:05:01", MTU: 1450, Up: true}},
+		Sysctls: append(
+			kernel.PortSysctls("bn-blue"),
+			kernel.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"},
+			kernel.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
+		),
 		Addresses: []kernel.Address{{Dev: "bn-blue", Prefix: netip.MustParsePrefix("10.1.5.1/32")}},
 		Firewall: kernel.Firewall{
-			NAT:   []kernel.NATRule{{Src: whole, Dst: whole, Return: true}, {Src: whole, Dst: netip.MustParsePrefix("224.0.0.0/4"), NotDst: true}},
+			NAT: []kernel.NATRule{
+				{Src: whole, Dst: whole, Return: true},
+				{Src: whole, Dst: netip.MustParsePrefix("224.0.0.0/4"), NotDst: true},
+			},
 			Drops: kernel.Drops{Use: true, Devices: []string{"bz-a"}},
 		},
 	}
 	c := settle(t, want)
-	require.Contains(t, c.String(), "sysctl -w net.ipv6.conf.eth0.accept_ra=2\n", "who heeded router advertisements goes on")
+	require.Contains(
+		t,
+		c.String(),
+		"sysctl -w net.ipv6.conf.eth0.accept_ra=2\n",
+		"who heeded router advertisements goes on",
+	)
 	require.Equal(t, "2", strings.TrimSpace(must(t, "sysctl", "-n", "net.ipv6.conf.eth0.accept_ra")))
 	for command, fix := range map[string]string{
 		"ip link set bn-blue mtu 1400":                                                "ip link set bn-blue mtu 1450\n",
@@ -217,17 +249,36 @@ func TestOneBadElement(t *testing.T) {
 	ip(t, "route add 10.1.7.0/24 via 192.0.2.66")
 	p := netip.MustParsePrefix
 	add := func(prefix, via, dev string) kernel.Step {
-		return kernel.ChangeRoute{Verb: kernel.Add, Route: route.Route{Prefix: p(prefix), Via: netip.MustParseAddr(via), Dev: dev}}
+		return kernel.ChangeRoute{
+			Verb:  kernel.Add,
+			Route: route.Route{Prefix: p(prefix), Via: netip.MustParseAddr(via), Dev: dev},
+		}
 	}
 	err := Host{}.Apply(t.Context(), kernel.Change{Steps: []kernel.Step{
-		add("10.1.5.0/24", "198.51.100.1", "eth0"), add("10.1.6.0/24", "192.0.2.6", "eth9"), add("10.1.7.0/24", "192.0.2.6", "eth0"),
-		kernel.SetSysctl{Sysctl: kernel.Sysctl{Key: "net/ipv4/no", Value: "1"}}, add("10.1.8.0/24", "192.0.2.6", "eth0"),
+		add(
+			"10.1.5.0/24",
+			"198.51.100.1",
+			"eth0",
+		),
+		add("10.1.6.0/24", "192.0.2.6", "eth9"),
+		add("10.1.7.0/24", "192.0.2.6", "eth0"),
+		kernel.SetSysctl{Sysctl: kernel.Sysctl{Key: "net/ipv4/no", Value: "1"}},
+		add("10.1.8.0/24", "192.0.2.6", "eth0"),
 	}})
 	var items []string
 	for _, f := range fault.All(err) {
 		items = append(items, string(f.Code)+" "+f.Item)
 	}
-	require.Equal(t, []string{"BZ0504 route 10.1.5.0/24", "BZ0504 route 10.1.6.0/24", "BZ0501 route 10.1.7.0/24", "BZ0504 sysctl net.ipv4.no"}, items)
+	require.Equal(
+		t,
+		[]string{
+			"BZ0504 route 10.1.5.0/24",
+			"BZ0504 route 10.1.6.0/24",
+			"BZ0501 route 10.1.7.0/24",
+			"BZ0504 sysctl net.ipv4.no",
+		},
+		items,
+	)
 	require.ErrorIs(t, err, unix.ENETUNREACH)
 	require.ErrorIs(t, err, unix.ENODEV)
 	require.ErrorIs(t, err, topology.ErrConflict)
@@ -244,22 +295,45 @@ func TestIPTables(t *testing.T) {
 				must(t, "sh", "-c", tool+" -P FORWARD ACCEPT; "+tool+" -F; "+tool+" -X; "+tool+" -t nat -F; "+tool+" -t nat -X")
 			})
 			want := kernel.State{Firewall: kernel.Firewall{Accept: []kernel.AcceptRule{
-				{Family: topology.IPv4, In: "bn-blue"}, {Family: topology.IPv4, Src: netip.MustParsePrefix("10.1.5.0/24"), Dst: netip.MustParsePrefix("10.1.0.0/16"), Out: "eth0"},
+				{
+					Family: topology.IPv4,
+					In:     "bn-blue",
+				},
+				{
+					Family: topology.IPv4,
+					Src:    netip.MustParsePrefix("10.1.5.0/24"),
+					Dst:    netip.MustParsePrefix("10.1.0.0/16"),
+					Out:    "eth0",
+				},
 			}}}
 			settle(t, want)
 			require.NotContains(t, must(t, tool, "-S"), "BAIZE", "nothing there drops anything")
-			must(t, "sh", "-ec", tool+" -P FORWARD DROP; "+tool+" -N DOCKER-USER; "+tool+" -A FORWARD -j DOCKER-USER; "+tool+" -A FORWARD -j RETURN")
+			must(
+				t,
+				"sh",
+				"-ec",
+				tool+" -P FORWARD DROP; "+tool+" -N DOCKER-USER; "+tool+" -A FORWARD -j DOCKER-USER; "+tool+" -A FORWARD -j RETURN",
+			)
 			settle(t, want)
 			rules := must(t, tool, "-S")
 			require.Contains(t, rules, "-A FORWARD -j DOCKER-USER\n-A FORWARD -j BAIZE-FORWARD\n-A FORWARD -j RETURN\n")
-			require.Contains(t, rules, "-A BAIZE-FORWARD -i bn-blue -j ACCEPT\n-A BAIZE-FORWARD -s 10.1.5.0/24 -d 10.1.0.0/16 -o eth0 -j ACCEPT\n")
+			require.Contains(
+				t,
+				rules,
+				"-A BAIZE-FORWARD -i bn-blue -j ACCEPT\n-A BAIZE-FORWARD -s 10.1.5.0/24 -d 10.1.0.0/16 -o eth0 -j ACCEPT\n",
+			)
 			for _, command := range []string{" -F BAIZE-FORWARD", " -D FORWARD -j BAIZE-FORWARD", " -I FORWARD -j BAIZE-FORWARD"} {
 				must(t, "sh", "-ec", tool+command)
 				settle(t, want)
 				require.Equal(t, rules, must(t, tool, "-S"), command)
 			}
 			// The chain of the version before is removed once the table replaces it.
-			must(t, "sh", "-ec", tool+" -t nat -N BAIZE-MASQ; "+tool+" -t nat -A BAIZE-MASQ -s 10.1.0.0/16 -j MASQUERADE; "+tool+" -t nat -I POSTROUTING -j BAIZE-MASQ")
+			must(
+				t,
+				"sh",
+				"-ec",
+				tool+" -t nat -N BAIZE-MASQ; "+tool+" -t nat -A BAIZE-MASQ -s 10.1.0.0/16 -j MASQUERADE; "+tool+" -t nat -I POSTROUTING -j BAIZE-MASQ",
+			)
 			whole := netip.MustParsePrefix("10.1.0.0/16")
 			want.Firewall.NAT = []kernel.NATRule{{Src: whole, Dst: whole, Return: true}, {Src: whole}}
 			c := settle(t, want)
@@ -303,7 +377,10 @@ func TestWatch(t *testing.T) {
 	fired := make(chan struct{}, 100)
 	var wakes atomic.Int32
 	done := make(chan error, 1)
-	interest := kernel.Interest{Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Addrs: []netip.Addr{netip.MustParseAddr("198.51.100.7")}}
+	interest := kernel.Interest{
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		Addrs:    []netip.Addr{netip.MustParseAddr("198.51.100.7")},
+	}
 	go func() {
 		done <- Host{}.Watch(ctx, kernel.Watcher{
 			Interest: func() kernel.Interest { return interest },
@@ -333,10 +410,23 @@ func TestWatch(t *testing.T) {
 	require.Eventually(t, func() bool {
 		before := wakes.Load()
 		for i := range 50 {
-			must(t, "sh", "-ec", fmt.Sprintf("ip route add 100.64.%d.0/24 via 192.0.2.66; ip route add 10.1.7.0/24 table 99 via 192.0.2.66; ip route del 10.1.7.0/24 table 99", i))
+			must(
+				t,
+				"sh",
+				"-ec",
+				fmt.Sprintf(
+					"ip route add 100.64.%d.0/24 via 192.0.2.66; ip route add 10.1.7.0/24 table 99 via 192.0.2.66; ip route del 10.1.7.0/24 table 99",
+					i,
+				),
+			)
 			ip(t, "link set bz-b down")
 		}
-		must(t, "sh", "-ec", "nft add table inet theirs; iptables-nft -N OTHER; iptables-nft -X OTHER; ip route flush root 100.64.0.0/16")
+		must(
+			t,
+			"sh",
+			"-ec",
+			"nft add table inet theirs; iptables-nft -N OTHER; iptables-nft -X OTHER; ip route flush root 100.64.0.0/16",
+		)
 		return wakes.Load() == before
 	}, 30*time.Second, 100*time.Millisecond)
 	cancel()

@@ -116,12 +116,24 @@ func encode(r kernel.NATRule) []expr.Any {
 			proto, offset, length = unix.NFPROTO_IPV6, s.v6, 16
 		}
 		if len(out) == 0 { // the table has both families
-			out = append(out, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}})
+			out = append(
+				out,
+				&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+			)
 		}
-		out = append(out,
+		out = append(
+			out,
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: net.CIDRMask(p.Bits(), int(length)*8), Xor: make([]byte, length)},
-			&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()})
+			&expr.Bitwise{
+				SourceRegister: 1,
+				DestRegister:   1,
+				Len:            length,
+				Mask:           net.CIDRMask(p.Bits(), int(length)*8),
+				Xor:            make([]byte, length),
+			},
+			&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()},
+		)
 	}
 	match(src, r.Src, expr.CmpOpEq)
 	op := expr.CmpOpEq

@@ -79,7 +79,10 @@ func (r *reader) links() error {
 		a := l.Attrs()
 		r.names[a.Index], r.index[a.Name], r.o.Devices[a.Name] = a.Name, a.Index, true
 		if strings.HasPrefix(a.Name, kernel.PortPrefix) {
-			r.o.Links = append(r.o.Links, kernel.Link{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0})
+			r.o.Links = append(
+				r.o.Links,
+				kernel.Link{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0},
+			)
 		}
 	}
 	return nil
@@ -103,7 +106,10 @@ func (r *reader) neighbours() error {
 		}
 		for _, n := range list {
 			if n.State == netlink.NUD_PERMANENT {
-				r.o.Neighbours = append(r.o.Neighbours, kernel.Neighbour{Dev: l.Name, Addr: addrOf(n.IP), MAC: n.HardwareAddr.String()})
+				r.o.Neighbours = append(
+					r.o.Neighbours,
+					kernel.Neighbour{Dev: l.Name, Addr: addrOf(n.IP), MAC: n.HardwareAddr.String()},
+				)
 			}
 		}
 	}
@@ -126,7 +132,10 @@ func (r *reader) rules() error {
 		}
 		for _, x := range list {
 			if x.Protocol == route.Protocol {
-				r.o.Rules = append(r.o.Rules, kernel.Rule{Family: f, Priority: x.Priority, From: prefixOf(x.Src), To: prefixOf(x.Dst), Table: x.Table})
+				r.o.Rules = append(
+					r.o.Rules,
+					kernel.Rule{Family: f, Priority: x.Priority, From: prefixOf(x.Src), To: prefixOf(x.Dst), Table: x.Table},
+				)
 			}
 		}
 	}
@@ -204,7 +213,9 @@ func (r *reader) lookups(addrs []netip.Addr) {
 // lookup tells no way to an address from no answer.
 func (r *reader) lookup(a netip.Addr) kernel.Lookup {
 	list, err := r.h.RouteGet(a.AsSlice())
-	for _, none := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} {
+	for _, none := range []error{
+		unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAFNOSUPPORT, unix.EOPNOTSUPP,
+	} {
 		if errors.Is(err, none) {
 			return kernel.Lookup{}
 		}

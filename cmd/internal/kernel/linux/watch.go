@@ -66,7 +66,10 @@ func (Host) Watch(ctx context.Context, w kernel.Watcher) error {
 	return g.Wait()
 }
 
-func someMatter(interest func() kernel.Interest, matters func(kernel.Interest, syscall.NetlinkMessage) bool) func([]syscall.NetlinkMessage) bool {
+func someMatter(
+	interest func() kernel.Interest,
+	matters func(kernel.Interest, syscall.NetlinkMessage) bool,
+) func([]syscall.NetlinkMessage) bool {
 	return func(messages []syscall.NetlinkMessage) bool {
 		i := interest()
 		return slices.ContainsFunc(messages, func(m syscall.NetlinkMessage) bool { return matters(i, m) })
@@ -88,7 +91,8 @@ func routeMatters(i kernel.Interest, m syscall.NetlinkMessage) bool {
 	case unix.RTM_NEWNETCONF:
 		// Every new device sends some; those of all devices turn forwarding on or off.
 		attrs, ok := attributes(m.Data, 4)
-		return !ok || len(attrs[netconfIfindex]) != 4 || int32(binary.NativeEndian.Uint32(attrs[netconfIfindex])) == netconfAll
+		return !ok || len(attrs[netconfIfindex]) != 4 ||
+			int32(binary.NativeEndian.Uint32(attrs[netconfIfindex])) == netconfAll
 	}
 	return false
 }

@@ -142,20 +142,7 @@ func (d *differ) routes() {
 	if !d.have.known(Routes) {
 		return
 	}
-	ours, leads := d.ownDevices(), map[netip.Prefix]bool{}
-	var want []route.Route
-	for _, r := range d.want.Routes {
-		if !r.Unreachable && !d.have.Devices[r.Dev] {
-			continue // links has reported it, or it went with its device
-		}
-		if r.Metric == route.MetricYield && slices.ContainsFunc(d.have.Routes.Foreign, func(f route.Foreign) bool {
-			return f.Prefix == r.Prefix.Masked() && f.Dev == r.Dev
-		}) && !slices.ContainsFunc(d.have.Routes.Own, func(own route.Route) bool { return own == r }) {
-			continue // what is there leads to the same device, and goes before
-		}
-		want = append(want, r)
-		leads[r.Prefix.Masked()] = leads[r.Prefix.Masked()] || (!r.Unreachable && !ours[r.Dev])
-	}
+	want, leads := d.wantedRoutes()
 	c, faults := route.Diff(want, d.have.Routes)
 	d.faults = append(d.faults, faults...)
 	for _, r := range c.Add {
@@ -171,6 +158,34 @@ func (d *differ) routes() {
 			d.breaks = append(d.breaks, ChangeRoute{Delete, r})
 		}
 	}
+}
+
+// wantedRoutes returns the routes that can be, and the prefixes of those that
+// lead to other nodes.
+func (d *differ) wantedRoutes() (want []route.Route, leads map[netip.Prefix]bool) {
+	ours := d.ownDevices()
+	leads = map[netip.Prefix]bool{}
+	for _, r := range d.want.Routes {
+		if !r.Unreachable && !d.have.Devices[r.Dev] {
+			continue // links has reported it, or it went with its device
+		}
+		if r.Metric == route.MetricYield && d.needless(r) {
+			continue
+		}
+		want = append(want, r)
+		if !r.Unreachable && !ours[r.Dev] {
+			leads[r.Prefix.Masked()] = true
+		}
+	}
+	return want, leads
+}
+
+// needless reports whether a route that yields is not there, and a foreign one
+// that is leads to the same device.
+func (d *differ) needless(r route.Route) bool {
+	return !slices.Contains(d.have.Routes.Own, r) && slices.ContainsFunc(d.have.Routes.Foreign, func(f route.Foreign) bool {
+		return f.Prefix == r.Prefix.Masked() && f.Dev == r.Dev
+	})
 }
 
 func (d *differ) rules() {

@@ -63,26 +63,33 @@ func readNAT() (string, error) {
 	if i < 0 {
 		return "", nil
 	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return "", err
-	}
-	var lines []string
+	lines, err := readChains(c)
 	if tables[i].Flags != 0 {
 		lines = append(lines, fmt.Sprintf("# flags %d", tables[i].Flags))
 	}
+	return kernel.NATTable(lines), err
+}
+
+// readChains reads the rules of the one chain, and notes what else there is.
+func readChains(c *nftables.Conn) ([]string, error) {
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
 	there := false
 	for _, chain := range chains {
 		if chain.Table.Name != kernel.Table {
 			continue
 		}
-		if there = there || sameChain(chain, natChain()); !sameChain(chain, natChain()) {
+		if !sameChain(chain, natChain()) {
 			lines = append(lines, "# chain "+chain.Name)
 			continue
 		}
+		there = true
 		rules, err := c.GetRules(natTable, chain)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		for _, r := range rules {
 			lines = append(lines, decode(r.Exprs))
@@ -91,7 +98,7 @@ func readNAT() (string, error) {
 	if !there {
 		lines = append(lines, "# no chain "+kernel.NATChain)
 	}
-	return kernel.NATTable(lines), nil
+	return lines, nil
 }
 
 func sameChain(a, b *nftables.Chain) bool {
@@ -160,21 +167,19 @@ func decode(exprs []expr.Any) string {
 	rest := exprs[:len(exprs)-1]
 	proto := byte(0)
 	if len(rest) >= 2 {
-		meta, ok1 := rest[0].(*expr.Meta)
-		cmp, ok2 := rest[1].(*expr.Cmp)
-		if !ok1 || !ok2 || meta.Key != expr.MetaKeyNFPROTO || cmp.Op != expr.CmpOpEq || len(cmp.Data) != 1 {
+		if proto, ok = decodeProto(rest[0], rest[1]); !ok {
 			return foreignRule
 		}
-		proto, rest = cmp.Data[0], rest[2:]
+		rest = rest[2:]
 	}
 	for len(rest) > 0 {
 		m, n := decodeMatch(rest)
 		switch {
 		case n == 0 || m.proto != proto:
 			return foreignRule
-		case m.side == 's' && m.op == expr.CmpOpEq && !r.Src.IsValid():
+		case !m.dst && m.op == expr.CmpOpEq && !r.Src.IsValid():
 			r.Src = m.prefix
-		case m.side == 'd' && !r.Dst.IsValid():
+		case m.dst && !r.Dst.IsValid():
 			r.Dst, r.NotDst = m.prefix, m.op == expr.CmpOpNeq
 		default:
 			return foreignRule
@@ -198,46 +203,41 @@ func decodeVerdict(exprs []expr.Any) (r kernel.NATRule, ok bool) {
 	return r, false
 }
 
-// addrMatch is one comparison of an address, the source ('s') or destination.
+// decodeProto reads "meta nfproto", which limits a rule of this table to a family.
+func decodeProto(a, b expr.Any) (proto byte, ok bool) {
+	meta, ok1 := a.(*expr.Meta)
+	cmp, ok2 := b.(*expr.Cmp)
+	if !ok1 || !ok2 || meta.Key != expr.MetaKeyNFPROTO || cmp.Op != expr.CmpOpEq || len(cmp.Data) != 1 {
+		return 0, false
+	}
+	return cmp.Data[0], true
+}
+
+// addrMatch is one comparison of an address: the source, or the destination.
 type addrMatch struct {
-	side   byte
+	dst    bool
 	proto  byte
 	prefix netip.Prefix
 	op     expr.CmpOp
 }
 
+// fields are the comparisons by their offset in the header: no two have the same.
+var fields = map[uint32]addrMatch{
+	src.v4: {proto: unix.NFPROTO_IPV4}, dst.v4: {proto: unix.NFPROTO_IPV4, dst: true},
+	src.v6: {proto: unix.NFPROTO_IPV6}, dst.v6: {proto: unix.NFPROTO_IPV6, dst: true},
+}
+
 // decodeMatch reads one comparison and returns of how many expressions it is
-// made; 0: it is none. nft(8) loads no more bytes than the prefix has, where it
-// ends with one.
+// made; 0: it is none.
 func decodeMatch(e []expr.Any) (m addrMatch, n int) {
 	load, ok := e[0].(*expr.Payload)
 	if !ok || load.Base != expr.PayloadBaseNetworkHeader || load.OperationType != expr.PayloadLoad {
 		return m, 0
 	}
-	length := 4
-	m.side, m.proto = 's', unix.NFPROTO_IPV4
-	switch load.Offset {
-	case src.v4:
-	case dst.v4:
-		m.side = 'd'
-	case src.v6:
-		m.proto, length = unix.NFPROTO_IPV6, 16
-	case dst.v6:
-		m.side, m.proto, length = 'd', unix.NFPROTO_IPV6, 16
-	default:
-		return m, 0
-	}
-	ones, n := int(load.Len)*8, 2
-	if len(e) > 1 {
-		if mask, ok := e[1].(*expr.Bitwise); ok {
-			bits := 0
-			if ones, bits = net.IPMask(mask.Mask).Size(); bits != length*8 || len(bytes.Trim(mask.Xor, "\x00")) > 0 {
-				return m, 0
-			}
-			n = 3
-		}
-	}
-	if len(e) < n {
+	m, ok = fields[load.Offset]
+	length := map[byte]int{unix.NFPROTO_IPV4: 4, unix.NFPROTO_IPV6: 16}[m.proto]
+	ones, n := decodeMask(e, length)
+	if !ok || ones < 0 || len(e) < n {
 		return m, 0
 	}
 	cmp, ok := e[n-1].(*expr.Cmp)
@@ -247,4 +247,23 @@ func decodeMatch(e []expr.Any) (m addrMatch, n int) {
 	addr, _ := netip.AddrFromSlice(append(slices.Clone(cmp.Data), make([]byte, length-len(cmp.Data))...))
 	m.prefix, m.op = netip.PrefixFrom(addr, ones), cmp.Op
 	return m, n
+}
+
+// decodeMask returns the length of the prefix, -1 for none, and how many
+// expressions there are up to the comparison. nft(8) loads no more bytes than the
+// prefix has, where it ends with one.
+func decodeMask(e []expr.Any, length int) (ones, n int) {
+	ones = int(e[0].(*expr.Payload).Len) * 8 //nolint:errcheck // decodeMatch has looked
+	if len(e) < 2 {
+		return -1, 0
+	}
+	mask, ok := e[1].(*expr.Bitwise)
+	if !ok {
+		return ones, 2
+	}
+	ones, bits := net.IPMask(mask.Mask).Size()
+	if bits != length*8 || len(bytes.Trim(mask.Xor, "\x00")) > 0 {
+		return -1, 0
+	}
+	return ones, 3
 }

@@ -110,14 +110,18 @@ func TestPlanDiff(t *testing.T) {
 			f.seen.Ports["vx-host2"] = p
 		}, false, []string{"~ port vx-host2\n"}},
 		"stale port": {func(f *fakeOVS) {
-			f.seen.Ports["vx-host9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{Name: "vx-host9", Type: "vxlan", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel}}}
+			f.seen.Ports["vx-host9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{
+				Name: "vx-host9", Type: "vxlan", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel},
+			}}
 		}, false, []string{"- port vx-host9\n"}},
 		"foreign port and flow": {func(f *fakeOVS) {
 			f.seen.Ports["eth9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{Name: "eth9"}}
 			f.flows.Foreign = []string{"cookie=0x1, table=0, priority=9 actions=NORMAL"}
 		}, true, []string{"left alone: port eth9", "left alone: flow cookie=0x1"}},
 		"flows": {func(f *fakeOVS) {
-			f.audit.Lines = []string{"-table=20 priority=100 cookie=0x1 actions=drop", "+table=30 priority=5 cookie=0x2 actions=NORMAL"}
+			f.audit.Lines = []string{
+				"-table=20 priority=100 cookie=0x1 actions=drop", "+table=30 priority=5 cookie=0x2 actions=NORMAL",
+			}
 		}, false, []string{"+ flow table=20 priority=100", "- flow table=30 priority=5"}},
 		"broken port": {func(f *fakeOVS) {
 			p := f.seen.Ports["vx-host2"]
@@ -214,7 +218,8 @@ func TestPlanKernel(t *testing.T) {
 	require.Empty(t, faults)
 	require.NoError(t, formatKernel(&b, view, state))
 	for _, s := range []string{
-		"\nKernel\n    # and routes to other nodes", "    sysctl -w net.ipv4.ip_forward=1\n", "    ip route add unreachable 10.1.0.0/16 proto 173\n",
+		"\nKernel\n    # and routes to other nodes", "    sysctl -w net.ipv4.ip_forward=1\n",
+		"    ip route add unreachable 10.1.0.0/16 proto 173\n",
 	} {
 		assert.Contains(t, b.String(), s)
 	}

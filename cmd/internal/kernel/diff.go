@@ -183,9 +183,8 @@ func (d *differ) wantedRoutes() (want []route.Route, leads map[netip.Prefix]bool
 // needless reports whether a route that yields is not there, and a foreign one
 // that is leads to the same device.
 func (d *differ) needless(r route.Route) bool {
-	return !slices.Contains(d.have.Routes.Own, r) && slices.ContainsFunc(d.have.Routes.Foreign, func(f route.Foreign) bool {
-		return f.Prefix == r.Prefix.Masked() && f.Dev == r.Dev
-	})
+	same := func(f route.Foreign) bool { return f.Prefix == r.Prefix.Masked() && f.Dev == r.Dev }
+	return !slices.Contains(d.have.Routes.Own, r) && slices.ContainsFunc(d.have.Routes.Foreign, same)
 }
 
 func (d *differ) rules() {

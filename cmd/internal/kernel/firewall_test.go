@@ -24,14 +24,16 @@ func TestChainChange(t *testing.T) {
 		"first":              {"-P FORWARD ACCEPT\n", rules, written + "-I FORWARD 1 -j BAIZE-FORWARD\nCOMMIT\n"},
 		"behind DOCKER-USER": {docker, rules, written + "-I FORWARD 2 -j BAIZE-FORWARD\nCOMMIT\n"},
 		"there": {
-			strings.Replace(docker, "-A FORWARD -j DOCKER-I", "-A FORWARD -j BAIZE-FORWARD\n-A FORWARD -j DOCKER-I", 1) + ours, rules, "",
+			strings.Replace(docker, "-A FORWARD -j DOCKER-I", "-A FORWARD -j BAIZE-FORWARD\n-A FORWARD -j DOCKER-I", 1) + ours,
+			rules, "",
 		},
 		"Docker came later": {
 			docker + "-A FORWARD -j BAIZE-FORWARD\n" + ours, rules,
 			written + "-D FORWARD -j BAIZE-FORWARD\n-I FORWARD 2 -j BAIZE-FORWARD\nCOMMIT\n",
 		},
 		"another rule": {
-			"-A FORWARD -j BAIZE-FORWARD\n" + ours, rules[:1], strings.Replace(written, "-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n", "", 1) +
+			"-A FORWARD -j BAIZE-FORWARD\n" + ours, rules[:1],
+			strings.Replace(written, "-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n", "", 1) +
 				"-D FORWARD -j BAIZE-FORWARD\n-I FORWARD 1 -j BAIZE-FORWARD\nCOMMIT\n",
 		},
 		"removed": {

@@ -177,7 +177,8 @@ func TestDiffRelied(t *testing.T) {
 		require.Empty(t, faults)
 		return c.String()
 	}
-	const goes, pinGoes = "ip route del 10.1.6.0/24 via 192.0.2.6 dev eth0 proto 173\n", "ip route del 10.1.5.9/32 via 192.0.2.6 dev eth0 proto 173\n"
+	const goes = "ip route del 10.1.6.0/24 via 192.0.2.6 dev eth0 proto 173\n"
+	const pinGoes = "ip route del 10.1.5.9/32 via 192.0.2.6 dev eth0 proto 173\n"
 	assert.Equal(t, pinGoes+goes, steps(nil))
 	assert.Equal(t, pinGoes, steps(nil, "10.1.6.0/24"), "the switch still hands such packets over")
 	assert.Equal(t, pinGoes+goes, steps(nil, "10.1.7.0/24"))
@@ -214,7 +215,9 @@ func TestKeep(t *testing.T) {
 			a("192.0.2.9"):    {Err: timeout},
 		},
 	}
-	for _, x := range []kernel.Section{kernel.Addresses, kernel.Neighbours, kernel.Routes, kernel.Rules, kernel.Sysctls, kernel.NFTables, kernel.Chains} {
+	for _, x := range []kernel.Section{
+		kernel.Addresses, kernel.Neighbours, kernel.Routes, kernel.Rules, kernel.Sysctls, kernel.NFTables, kernel.Chains,
+	} {
 		now.Failed[x] = timeout
 	}
 	kept := now.Keep(before)
@@ -248,8 +251,8 @@ func TestCovers(t *testing.T) {
 		want    string // in the fault; empty: none
 	}{
 		"elsewhere":              {network("ok", topology.Route, "10.1.0.0/16", "fd00:1::/48"), ""},
-		"the underlay":           {network("oops", topology.Route, "192.168.0.0/16", ""), "covers 192.168.77.11, this node's own underlay address"},
-		"the gateway alone":      {network("oops", topology.Auto, "192.168.0.0/24", ""), "covers 192.168.0.1, the default gateway"},
+		"the underlay":           {network("oops", topology.Route, "192.168.0.0/16", ""), "covers 192.168.77.11, this node's own"},
+		"the gateway alone":      {network("oops", topology.Auto, "192.168.0.0/24", ""), "192.168.0.1, the default gateway"},
 		"etcd over IPv6":         {network("oops", topology.Auto, "10.1.0.0/16", "fd77::/32"), "covers fd77::1, etcd"},
 		"not the kernel's":       {network("tunnel", topology.VXLAN, "192.168.0.0/16", ""), ""},
 		"beside it, by a subnet": {network("ok", topology.Route, "192.168.64.0/21", ""), ""},

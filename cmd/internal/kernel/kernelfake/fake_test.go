@@ -33,7 +33,7 @@ func TestJumps(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	h := host()
-	for range 500 {
+	for range 200 {
 		want := kernelfake.RandomState(r)
 		have, err := h.Observe(t.Context(), kernel.Query{})
 		require.NoError(t, err)
@@ -56,17 +56,21 @@ func TestErrors(t *testing.T) {
 		return route.Route{Prefix: p(prefix), Via: a(hop), Dev: dev}
 	}
 	require.NoError(t, h.AddForeign(route.Foreign{Route: via("10.1.6.0/24", "192.0.2.6", "eth0"), Protocol: 4}))
+	add := func(r route.Route) kernel.Step { return kernel.ChangeRoute{Verb: kernel.Add, Route: r} }
+	address := func(dev, prefix string) kernel.Step {
+		return kernel.ChangeAddress{Verb: kernel.Add, Address: kernel.Address{Dev: dev, Prefix: p(prefix)}}
+	}
 	for name, c := range map[string]struct {
 		step kernel.Step
 		want error
 	}{
-		"a foreign route's place": {kernel.ChangeRoute{Verb: kernel.Add, Route: via("10.1.6.0/24", "192.0.2.7", "eth0")}, syscall.EEXIST},
-		"no such device":          {kernel.ChangeRoute{Verb: kernel.Add, Route: via("10.1.7.0/24", "192.0.2.7", "eth9")}, syscall.ENODEV},
-		"next hop on no link":     {kernel.ChangeRoute{Verb: kernel.Add, Route: via("10.1.7.0/24", "198.51.100.7", "eth0")}, syscall.ENETUNREACH},
-		"device is down":          {kernel.ChangeRoute{Verb: kernel.Add, Route: route.Route{Prefix: p("10.1.7.0/24"), Dev: "bn-blue"}}, syscall.ENETDOWN},
-		"nobody's source":         {kernel.ChangeRoute{Verb: kernel.Add, Route: route.Route{Prefix: p("10.1.7.0/24"), Dev: "eth0", Src: a("10.1.5.1")}}, syscall.EINVAL},
-		"address of no device":    {kernel.ChangeAddress{Verb: kernel.Add, Address: kernel.Address{Dev: "bn-x", Prefix: p("10.1.5.1/32")}}, syscall.ENODEV},
-		"address twice":           {kernel.ChangeAddress{Verb: kernel.Add, Address: kernel.Address{Dev: "eth0", Prefix: p("192.0.2.1/24")}}, syscall.EEXIST},
+		"a foreign route's place": {add(via("10.1.6.0/24", "192.0.2.7", "eth0")), syscall.EEXIST},
+		"no such device":          {add(via("10.1.7.0/24", "192.0.2.7", "eth9")), syscall.ENODEV},
+		"next hop on no link":     {add(via("10.1.7.0/24", "198.51.100.7", "eth0")), syscall.ENETUNREACH},
+		"device is down":          {add(route.Route{Prefix: p("10.1.7.0/24"), Dev: "bn-blue"}), syscall.ENETDOWN},
+		"nobody's source":         {add(route.Route{Prefix: p("10.1.7.0/24"), Dev: "eth0", Src: a("10.1.5.1")}), syscall.EINVAL},
+		"address of no device":    {address("bn-x", "10.1.5.1/32"), syscall.ENODEV},
+		"address twice":           {address("eth0", "192.0.2.1/24"), syscall.EEXIST},
 		"unknown setting":         {kernel.SetSysctl{Sysctl: kernel.Sysctl{Key: "net/ipv4/no", Value: "1"}}, syscall.ENOENT},
 	} {
 		err := h.Apply(t.Context(), kernel.Change{Steps: []kernel.Step{c.step}})

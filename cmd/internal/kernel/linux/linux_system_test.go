@@ -160,7 +160,8 @@ func TestJumps(t *testing.T) {
 	must(
 		t,
 		"nft",
-		"add table inet theirs; add chain inet theirs c { type nat hook postrouting priority 100; }; add rule inet theirs c ip saddr 10.9.0.0/16 masquerade",
+		"add table inet theirs; add chain inet theirs c { type nat hook postrouting priority 100; };"+
+			" add rule inet theirs c ip saddr 10.9.0.0/16 masquerade",
 	)
 	before := foreign(t)
 	seed := rand.Uint64()
@@ -227,7 +228,7 @@ func TestRepair(t *testing.T) {
 		"nft add chain inet baize other":                                              "add table inet baize\n",
 		"nft flush chain inet baize postrouting":                                      "add table inet baize\n",
 		"nft insert rule inet baize postrouting ip saddr 10.1.0.0/17 masquerade":      "add table inet baize\n",
-		"nft delete table netdev baize":                                               "nft 'add table netdev baize; add chain netdev baize bz-a { type filter hook ingress device \"bz-a\" priority -500; policy drop; }'\n",
+		"nft delete table netdev baize":                                               "nft 'add table netdev baize; add chain netdev baize bz-a { type filter hook ingress ",
 		"nft flush ruleset":                                                           "add table inet baize\n",
 		"ip link set bn-blue down":                                                    "ip link set bn-blue up\n",
 		"ip address del 10.1.5.1/32 dev bn-blue":                                      "ip address add 10.1.5.1/32 dev bn-blue\n",
@@ -322,7 +323,9 @@ func TestIPTables(t *testing.T) {
 				rules,
 				"-A BAIZE-FORWARD -i bn-blue -j ACCEPT\n-A BAIZE-FORWARD -s 10.1.5.0/24 -d 10.1.0.0/16 -o eth0 -j ACCEPT\n",
 			)
-			for _, command := range []string{" -F BAIZE-FORWARD", " -D FORWARD -j BAIZE-FORWARD", " -I FORWARD -j BAIZE-FORWARD"} {
+			for _, command := range []string{
+				" -F BAIZE-FORWARD", " -D FORWARD -j BAIZE-FORWARD", " -I FORWARD -j BAIZE-FORWARD",
+			} {
 				must(t, "sh", "-ec", tool+command)
 				settle(t, want)
 				require.Equal(t, rules, must(t, tool, "-S"), command)
@@ -332,7 +335,8 @@ func TestIPTables(t *testing.T) {
 				t,
 				"sh",
 				"-ec",
-				tool+" -t nat -N BAIZE-MASQ; "+tool+" -t nat -A BAIZE-MASQ -s 10.1.0.0/16 -j MASQUERADE; "+tool+" -t nat -I POSTROUTING -j BAIZE-MASQ",
+				tool+" -t nat -N BAIZE-MASQ; "+tool+" -t nat -A BAIZE-MASQ -s 10.1.0.0/16 -j MASQUERADE; "+
+					tool+" -t nat -I POSTROUTING -j BAIZE-MASQ",
 			)
 			whole := netip.MustParsePrefix("10.1.0.0/16")
 			want.Firewall.NAT = []kernel.NATRule{{Src: whole, Dst: whole, Return: true}, {Src: whole}}
@@ -400,8 +404,10 @@ func TestWatch(t *testing.T) {
 	}
 	wait("at the start")
 	for _, c := range []string{
-		"ip route add 10.1.6.0/24 via 192.0.2.66", "ip route add 198.51.100.0/24 via 192.0.2.254", "ip link set bn-blue mtu 1400",
-		"ip address add 10.1.5.1/32 dev bn-red", "nft add table inet baize", "iptables-nft -P FORWARD DROP", "iptables-nft -P FORWARD ACCEPT",
+		"ip route add 10.1.6.0/24 via 192.0.2.66", "ip route add 198.51.100.0/24 via 192.0.2.254",
+		"ip link set bn-blue mtu 1400",
+		"ip address add 10.1.5.1/32 dev bn-red", "nft add table inet baize",
+		"iptables-nft -P FORWARD DROP", "iptables-nft -P FORWARD ACCEPT",
 	} {
 		must(t, "sh", "-ec", c)
 		wait(c)
@@ -415,7 +421,8 @@ func TestWatch(t *testing.T) {
 				"sh",
 				"-ec",
 				fmt.Sprintf(
-					"ip route add 100.64.%d.0/24 via 192.0.2.66; ip route add 10.1.7.0/24 table 99 via 192.0.2.66; ip route del 10.1.7.0/24 table 99",
+					"ip route add 100.64.%d.0/24 via 192.0.2.66; "+
+						"ip route add 10.1.7.0/24 table 99 via 192.0.2.66; ip route del 10.1.7.0/24 table 99",
 					i,
 				),
 			)

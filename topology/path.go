@@ -140,10 +140,10 @@ type NextHop struct {
 // offered. It is observed, every time anew.
 type NextHops map[netip.Prefix]NextHop
 
-// Way is how packets get to another node.
+// PathKind is how packets get to another node.
 type PathKind string
 
-// The ways.
+// The kinds of path.
 const (
 	PathRoute  PathKind = "route"  // not encapsulated, through the peer's address or a router's
 	PathTunnel PathKind = "tunnel" // encapsulated

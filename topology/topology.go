@@ -217,9 +217,12 @@ type Node struct {
 	// Epoch changes at every boot of the machine.
 	Epoch string `json:"epoch,omitempty"`
 
-	// Router is set of a host of another topology source that does not run
-	// Baize: it is a router and no part of any Ethernet.
+	// Router is set of a host that does not run Baize: it is a router and no part
+	// of any Ethernet.
 	Router *RouterHost `json:"-"`
+	// Layout names the topology source that the node comes from, unless it is in
+	// Baize's own keys.
+	Layout string `json:"-"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

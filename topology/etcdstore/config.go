@@ -1,13 +1,12 @@
 package etcdstore
 
 import (
+	"cmp"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,7 +39,8 @@ type Config struct {
 	// keys undecoded.
 	Raw bool
 	// CAFile signed the servers' certificates; the system's authorities when
-	// empty. CertFile and KeyFile are the client's own certificate. All PEM.
+	// empty. CertFile and KeyFile are the client's own certificate. All PEM, and
+	// read again for every connection, so they may be replaced at any time.
 	CAFile, CertFile, KeyFile string
 	// Username and Password are for etcd's own authentication.
 	Username, Password string
@@ -55,6 +55,13 @@ type Config struct {
 	AuditInterval time.Duration
 	// Logger receives the etcd client's own log. Nothing is logged when nil.
 	Logger *zap.Logger
+
+	// Backend, when set, is used in place of the etcd at Endpoints, and all that
+	// is said above about connections does not count.
+	Backend Backend
+	// Jitter spreads a wait, so that a thousand agents do not come back at the
+	// same moment. Random between a half and one and a half when nil.
+	Jitter func(time.Duration) time.Duration `json:"-"`
 }
 
 // endpoint is a parsed member address.
@@ -70,121 +77,74 @@ func invalid(item, remedy, what string, args ...any) error {
 	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
 }
 
-// resolve checks the configuration, fills in the defaults and reads the
-// certificates. Errors are of kind ErrInvalid and name the item.
-func (c Config) resolve() (Config, []endpoint, *tls.Config, error) {
-	fail := func(err error) (Config, []endpoint, *tls.Config, error) { return c, nil, nil, err }
+// resolve checks the configuration and fills in the defaults. Errors are of
+// kind ErrInvalid and name the item.
+func (c Config) resolve() (Config, error) {
 	if len(c.Endpoints) == 0 {
 		c.Endpoints = []string{DefaultEndpoint}
 	}
-	if c.Prefix == "" {
-		c.Prefix = topology.DefaultPrefix
-	}
-	c.Prefix = strings.TrimRight(c.Prefix, "/")
-	if c.Prefix == "" || strings.ContainsFunc(c.Prefix, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return fail(invalid(fmt.Sprintf("etcd prefix %q", c.Prefix), "use something like "+topology.DefaultPrefix, "not a key prefix"))
+	c.Prefix = strings.TrimRight(cmp.Or(c.Prefix, topology.DefaultPrefix), "/")
+	unusable := func(r rune) bool { return r <= ' ' || r == 0x7f }
+	if c.Prefix == "" || strings.ContainsFunc(c.Prefix, unusable) {
+		return c, invalid(fmt.Sprintf("etcd prefix %q", c.Prefix),
+			"use something like "+topology.DefaultPrefix, "not a key prefix")
 	}
 	if c.Timeout < 0 || c.ProbeInterval < 0 || c.AuditInterval < 0 {
-		return fail(invalid("etcd timeout", "use a positive duration such as 3s", "negative"))
+		return c, invalid("etcd timeout", "use a positive duration such as 3s", "negative")
 	}
-	if c.Timeout == 0 {
-		c.Timeout = DefaultTimeout
-	}
-	if c.ProbeInterval == 0 {
-		c.ProbeInterval = DefaultProbeInterval
-	}
-	if c.AuditInterval == 0 {
-		c.AuditInterval = DefaultAuditInterval
-	}
+	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
+	c.ProbeInterval = cmp.Or(c.ProbeInterval, DefaultProbeInterval)
+	c.AuditInterval = cmp.Or(c.AuditInterval, DefaultAuditInterval)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
+	if c.Jitter == nil {
+		c.Jitter = func(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+	}
 	switch {
 	case c.Username != "" && c.Password == "":
-		return fail(invalid("etcd user "+c.Username, "give the password too", "no password"))
+		return c, invalid("etcd user "+c.Username, "give the password too", "no password")
 	case c.Username == "" && c.Password != "":
-		return fail(invalid("etcd password", "give the user name too", "a password without a user"))
+		return c, invalid("etcd password", "give the user name too", "a password without a user")
 	}
-	tc, err := c.tlsConfig()
+	return c, nil
+}
+
+// network reads the certificates and checks that the endpoints fit them.
+func (c Config) network() (*network, error) {
+	certs, err := loadCertificates(c)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	var eps []endpoint
+	n := &network{cfg: c, certs: certs}
 	for _, raw := range c.Endpoints {
-		e, err := parseEndpoint(raw, tc != nil)
-		if err != nil {
-			return fail(err)
-		}
-		eps = append(eps, e)
-	}
-	for _, e := range eps {
-		if e.tls != eps[0].tls {
-			return fail(invalid("etcd endpoints", "use https:// for all of them or for none", "%s and %s: TLS cannot be mixed with plain connections", eps[0].raw, e.raw))
-		}
-	}
-	if eps[0].tls && tc == nil {
-		tc = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	if !eps[0].tls && tc != nil {
-		return fail(invalid("etcd endpoint "+eps[0].raw, "use https://, or leave the certificates out", "certificates are given but the endpoint does not use TLS"))
-	}
-	return c, eps, tc, nil
-}
-
-// tlsConfig reads the certificate files; nil when there are none.
-func (c Config) tlsConfig() (*tls.Config, error) {
-	switch {
-	case c.CertFile != "" && c.KeyFile == "":
-		return nil, invalid("etcd client certificate "+c.CertFile, "give its private key too", "no key")
-	case c.CertFile == "" && c.KeyFile != "":
-		return nil, invalid("etcd client key "+c.KeyFile, "give its certificate too", "no certificate")
-	case c.CertFile == "" && c.CAFile == "":
-		return nil, nil
-	}
-	tc := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := readFile("etcd CA certificate", c.CAFile)
+		e, err := parseEndpoint(raw, certs != nil)
 		if err != nil {
 			return nil, err
 		}
-		tc.RootCAs = x509.NewCertPool()
-		if !tc.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, invalid("etcd CA certificate "+c.CAFile, "give a PEM file with BEGIN CERTIFICATE", "no certificate in it")
+		n.endpoints = append(n.endpoints, e)
+	}
+	first := n.endpoints[0]
+	for _, e := range n.endpoints {
+		if e.tls != first.tls {
+			return nil, invalid("etcd endpoints", "use https:// for all of them or for none",
+				"%s and %s: TLS cannot be mixed with plain connections", first.raw, e.raw)
 		}
 	}
-	if c.CertFile != "" {
-		certPEM, err := readFile("etcd client certificate", c.CertFile)
-		if err != nil {
-			return nil, err
-		}
-		keyPEM, err := readFile("etcd client key", c.KeyFile)
-		if err != nil {
-			return nil, err
-		}
-		cert, err := tls.X509KeyPair(certPEM, keyPEM)
-		if err != nil {
-			return nil, invalid("etcd client certificate "+c.CertFile, "check that "+c.KeyFile+" is its key and that both are PEM", "%s", strings.TrimPrefix(err.Error(), "tls: "))
-		}
-		tc.Certificates = []tls.Certificate{cert}
+	if first.tls && certs == nil {
+		n.certs = &certificates{last: &tls.Config{MinVersion: tls.VersionTLS12}}
 	}
-	return tc, nil
-}
-
-func readFile(kind, path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return nil, invalid(kind+" "+path, "check the path and its permissions", "cannot be read: %v", err)
+	if !first.tls && certs != nil {
+		return nil, invalid("etcd endpoint "+first.raw, "use https://, or leave the certificates out",
+			"certificates are given but the endpoint does not use TLS")
 	}
-	return b, nil
+	return n, nil
 }
 
 func parseEndpoint(raw string, wantTLS bool) (endpoint, error) {
 	bad := func(what string) (endpoint, error) {
-		return endpoint{}, invalid(fmt.Sprintf("etcd endpoint %q", raw), "write http://HOST:PORT, https://HOST:PORT or unix:///PATH", "%s", what)
+		return endpoint{}, invalid(fmt.Sprintf("etcd endpoint %q", raw),
+			"write http://HOST:PORT, https://HOST:PORT or unix:///PATH", "%s", what)
 	}
 	s := strings.TrimSpace(raw)
 	if !strings.Contains(s, "://") {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/topology"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -25,14 +24,14 @@ func (s *Store) KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Dur
 		return err
 	}
 	k := keeper{s: s, l: l, ttl: max(ttl.Round(time.Second), time.Second), onState: onState}
-	for b := (backoff{}); ctx.Err() == nil; {
+	for b := s.backoff(); ctx.Err() == nil; {
 		held, err := k.acquire(ctx)
 		switch {
 		case errors.Is(err, topology.ErrConflict):
 			return err
 		case err == nil:
 			k.state(nil)
-			b = backoff{}
+			b = s.backoff()
 			err = k.hold(ctx, held)
 			if ctx.Err() != nil {
 				k.release(ctx, held)
@@ -52,16 +51,16 @@ type keeper struct {
 	l       topology.Liveness
 	ttl     time.Duration
 	onState func(error)
-	told    bool
+	called  bool // onState was, and lost is what it was given
 	lost    bool
 }
 
-// state tells of a change, once.
+// state reports a change, once.
 func (k *keeper) state(err error) {
-	if k.onState == nil || (k.told && k.lost == (err != nil)) {
+	if k.onState == nil || (k.called && k.lost == (err != nil)) {
 		return
 	}
-	k.told, k.lost = true, err != nil
+	k.called, k.lost = true, err != nil
 	k.onState(err)
 }
 
@@ -69,7 +68,7 @@ func (k *keeper) state(err error) {
 // taken over.
 func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
 	s, key := k.s, k.l.Key()
-	grant, err := do(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.LeaseGrantResponse, error) {
+	grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
 		return c.Grant(ctx, int64(k.ttl/time.Second))
 	})
 	if err != nil {
@@ -121,13 +120,13 @@ func (k *keeper) hold(ctx context.Context, id clientv3.LeaseID) error {
 }
 
 // errLost: the key is not held any more.
-var errLost = &topology.Error{Kind: topology.ErrUnavailable, Item: "liveness in etcd", What: "the lease was revoked or has expired", Remedy: "it is acquired again; if this repeats, look for a slow disk or network of etcd"}
+var errLost = unavailable("liveness in etcd", "the lease was revoked or has expired",
+	"it is acquired again; if this repeats, look for a slow disk or network of etcd")
 
-// renew extends the lease and sees that the key still hangs on it. The
-// client's own KeepAliveOnce would spin while etcd is down, and its KeepAlive
-// notices a lost lease seconds late.
+// renew extends the lease and sees that the key still belongs to it. The
+// client's own KeepAlive notices a lost lease seconds late.
 func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
-	got, err := request(ctx, k.s, func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
+	got, err := request(ctx, k.s, func(ctx context.Context, c Client) (*clientv3.GetResponse, error) {
 		return c.Get(ctx, k.s.key(k.l.Key()))
 	})
 	if err != nil {
@@ -136,21 +135,13 @@ func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
 	if len(got.Kvs) == 0 || got.Kvs[0].Lease != int64(id) {
 		return errLost
 	}
-	resp, err := request(ctx, k.s, func(ctx context.Context, c *clientv3.Client) (*pb.LeaseKeepAliveResponse, error) {
-		stream, err := pb.NewLeaseClient(c.ActiveConnection()).LeaseKeepAlive(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = stream.CloseSend() }()
-		if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil {
-			return nil, err
-		}
-		return stream.Recv()
+	left, err := request(ctx, k.s, func(ctx context.Context, c Client) (int64, error) {
+		return c.Renew(ctx, id)
 	})
 	if err != nil {
 		return err
 	}
-	if resp.TTL <= 0 {
+	if left <= 0 {
 		return errLost
 	}
 	return nil
@@ -161,7 +152,7 @@ func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
 func (k *keeper) release(ctx context.Context, id clientv3.LeaseID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_, _ = request(ctx, k.s, func(ctx context.Context, c *clientv3.Client) (*clientv3.LeaseRevokeResponse, error) {
+	_, _ = request(ctx, k.s, func(ctx context.Context, c Client) (*clientv3.LeaseRevokeResponse, error) {
 		return c.Revoke(ctx, id)
 	})
 }

@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
 
 	"github.com/baize-net/baize/topology"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -12,37 +13,49 @@ import (
 // Snapshot lists the whole topology at one revision. Keys that cannot be
 // decoded are in Snapshot.Malformed, the rest stands.
 func (s *Store) Snapshot(ctx context.Context) (*topology.Snapshot, error) {
+	snap, _, err := s.list(ctx)
+	return snap, err
+}
+
+// list reads page after page, all at the revision of the first one, and
+// returns the cluster's ID as well. It begins anew where that revision is
+// compacted between two pages, or another cluster answers.
+func (s *Store) list(ctx context.Context) (*topology.Snapshot, uint64, error) {
 	for {
-		snap, err := s.list(ctx)
-		if is(err, rpctypes.ErrCompacted) {
-			continue // between two pages: the next revision is there to list
+		snap, cluster, err := s.listOnce(ctx)
+		if is(err, rpctypes.ErrCompacted) || is(err, rpctypes.ErrFutureRev) || errors.Is(err, errOtherCluster) {
+			continue
 		}
-		return snap, err
+		return snap, cluster, err
 	}
 }
 
-// list reads page after page, all at the revision of the first one.
-func (s *Store) list(ctx context.Context) (*topology.Snapshot, error) {
+var errOtherCluster = errors.New("another etcd cluster answers")
+
+func (s *Store) listOnce(ctx context.Context) (*topology.Snapshot, uint64, error) {
 	from := s.cfg.Prefix + "/"
 	end := clientv3.GetPrefixRangeEnd(from)
 	var kvs []topology.KV
 	var revision int64
+	var cluster uint64
 	for {
-		resp, err := do(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
+		resp, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.GetResponse, error) {
 			return c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
 		})
-		if err != nil {
-			return nil, err
-		}
-		if revision == 0 {
-			revision = resp.Header.Revision
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case revision == 0:
+			revision, cluster = resp.Header.Revision, resp.Header.ClusterId
+		case cluster != resp.Header.ClusterId:
+			return nil, 0, errOtherCluster
 		}
 		kvs = append(kvs, s.kvs(resp.Kvs)...)
 		if !resp.More || len(resp.Kvs) == 0 {
 			if s.cfg.Raw {
-				return topology.NewRawSnapshot(revision, kvs), nil
+				return topology.NewRawSnapshot(revision, kvs), cluster, nil
 			}
-			return topology.NewSnapshot(revision, kvs), nil
+			return topology.NewSnapshot(revision, kvs), cluster, nil
 		}
 		// The next key after the last one.
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"

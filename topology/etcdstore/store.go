@@ -13,16 +13,12 @@ package etcdstore
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/baize-net/baize/topology"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
 )
 
 // Limits of etcd and of our patience.
@@ -44,14 +40,13 @@ const (
 
 // Store is a topology in etcd. Its methods may be called concurrently.
 type Store struct {
-	cfg       Config
-	endpoints []endpoint
-	tls       *tls.Config
+	cfg     Config
+	backend Backend
 
 	// sem guards client and closed; a channel, so that waiting ends with the
 	// context.
 	sem    chan struct{}
-	client *clientv3.Client
+	client Client
 	closed bool
 }
 
@@ -59,11 +54,17 @@ type Store struct {
 // endpoint or file) and returns a store. It does not connect: etcd may be
 // down, and Check says whether it answers. ctx is not kept.
 func Open(_ context.Context, cfg Config) (*Store, error) {
-	cfg, eps, tc, err := cfg.resolve()
+	cfg, err := cfg.resolve()
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cfg: cfg, endpoints: eps, tls: tc, sem: make(chan struct{}, 1)}, nil
+	backend := cfg.Backend
+	if backend == nil {
+		if backend, err = cfg.network(); err != nil {
+			return nil, err
+		}
+	}
+	return &Store{cfg: cfg, backend: backend, sem: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the connection. Calls in progress fail. Closing twice is fine.
@@ -88,7 +89,7 @@ func (s *Store) Prefix() string { return s.cfg.Prefix }
 // Check asks etcd for one key. The error, of kind ErrUnavailable, tells an
 // etcd that does not answer from a refused certificate, user or permission.
 func (s *Store) Check(ctx context.Context) error {
-	_, err := request(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
+	_, err := request(ctx, s, func(ctx context.Context, c Client) (*clientv3.GetResponse, error) {
 		return c.Get(ctx, s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
 	})
 	return s.explain(ctx, err)
@@ -96,7 +97,7 @@ func (s *Store) Check(ctx context.Context) error {
 
 // connect returns the client, made at the first use: with a password the
 // client insists on an etcd that answers, and constructors start nothing.
-func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
+func (s *Store) connect(ctx context.Context) (Client, error) {
 	select {
 	case s.sem <- struct{}{}:
 	case <-ctx.Done():
@@ -109,26 +110,7 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	if s.client != nil {
 		return s.client, nil
 	}
-	urls := make([]string, len(s.endpoints))
-	for i, e := range s.endpoints {
-		urls[i] = e.url
-	}
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints:            urls,
-		TLS:                  s.tls,
-		Username:             s.cfg.Username,
-		Password:             s.cfg.Password,
-		DialTimeout:          s.cfg.Timeout,
-		DialKeepAliveTime:    10 * time.Second, // the least gRPC allows
-		DialKeepAliveTimeout: s.cfg.Timeout,
-		Logger:               s.cfg.Logger,
-		// gRPC's own would grow to two minutes: that long after its return
-		// etcd would be called gone.
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost},
-			MinConnectTimeout: s.cfg.Timeout,
-		})},
-	})
+	c, err := s.backend.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,10 +118,10 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	return c, nil
 }
 
-var errClosed = &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd", What: "the store is closed"}
+var errClosed = unavailable("etcd", "the store is closed", "")
 
 // request runs one request within the timeout, without repeating it.
-func request[T any](ctx context.Context, s *Store, f func(context.Context, *clientv3.Client) (T, error)) (T, error) {
+func request[T any](ctx context.Context, s *Store, f func(context.Context, Client) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	c, err := s.connect(ctx)
@@ -154,10 +136,10 @@ func request[T any](ctx context.Context, s *Store, f func(context.Context, *clie
 // the next leader may not give. The request must be one that may be executed
 // twice: a read, or a transaction whose comparisons fail the second time. The
 // error is explained.
-func do[T any](ctx context.Context, s *Store, f func(context.Context, *clientv3.Client) (T, error)) (T, error) {
+func do[T any](ctx context.Context, s *Store, f func(context.Context, Client) (T, error)) (T, error) {
 	var zero T
 	until := time.Now().Add(retryFor * s.cfg.Timeout)
-	for b := (backoff{}); ; {
+	for b := s.backoff(); ; {
 		v, err := request(ctx, s, f)
 		if err == nil {
 			return v, nil
@@ -186,7 +168,7 @@ type answer struct {
 
 func (s *Store) commit(ctx context.Context, t txn) (answer, error) {
 	sent := 0
-	resp, err := do(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.TxnResponse, error) {
+	resp, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.TxnResponse, error) {
 		sent++
 		return c.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.other...).Commit()
 	})
@@ -196,7 +178,7 @@ func (s *Store) commit(ctx context.Context, t txn) (answer, error) {
 // attempts runs a compare-and-swap until f says it is done; each call reads
 // anew. item is for the error when it never ends.
 func (s *Store) attempts(ctx context.Context, item string, f func() (done bool, err error)) error {
-	b := backoff{first: time.Millisecond, most: 100 * time.Millisecond}
+	b := backoff{jitter: s.cfg.Jitter, next: time.Millisecond, most: 100 * time.Millisecond}
 	for range maxAttempts {
 		if done, err := f(); done || err != nil {
 			return err
@@ -205,7 +187,8 @@ func (s *Store) attempts(ctx context.Context, item string, f func() (done bool, 
 			return s.explain(ctx, ctx.Err())
 		}
 	}
-	return &topology.Error{Kind: topology.ErrUnavailable, Item: item, What: "others keep changing it", Remedy: "try again; if it stays so, look for a process that rewrites the key"}
+	return unavailable(item, "others keep changing it",
+		"try again; if it stays so, look for a process that rewrites the key")
 }
 
 // key returns the full key.
@@ -235,25 +218,22 @@ func (s *Store) put(r topology.Record) clientv3.Op {
 	return clientv3.OpPut(s.key(r.Key()), string(topology.Encode(r)))
 }
 
-// backoff waits ever longer, with jitter so that a thousand agents do not come
-// back at the same moment.
+// backoff waits longer each time, up to most.
 type backoff struct {
-	first, most time.Duration // 50 ms and 1 s when zero
-	next        time.Duration
+	jitter     func(time.Duration) time.Duration
+	next, most time.Duration
+}
+
+// backoff is for attempts to reach etcd.
+func (s *Store) backoff() backoff {
+	return backoff{jitter: s.cfg.Jitter, next: 50 * time.Millisecond, most: time.Second}
 }
 
 // wait reports false when ctx ended first.
 func (b *backoff) wait(ctx context.Context) bool {
-	if b.first == 0 {
-		b.first, b.most = 50*time.Millisecond, time.Second
-	}
-	if b.next == 0 {
-		b.next = b.first
-	}
-	d := b.next/2 + rand.N(b.next)
-	b.next = min(2*b.next, b.most)
-	t := time.NewTimer(d)
+	t := time.NewTimer(b.jitter(b.next))
 	defer t.Stop()
+	b.next = min(2*b.next, b.most)
 	select {
 	case <-t.C:
 		return true

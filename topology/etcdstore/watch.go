@@ -26,15 +26,16 @@ type Update struct {
 //
 // When etcd cannot be reached, one Update with the last snapshot and the
 // error is delivered, and one without an error when it is back. After any
-// interruption (an outage, a compaction, a lost leader) everything is listed
-// anew, so nothing can be missed.
+// interruption (an outage, a new connection, a compaction, a lost leader)
+// everything is listed anew, so nothing can be missed, not even that etcd was
+// restored from a backup meanwhile and written past what was seen before.
 func (s *Store) Watch(ctx context.Context, deliver func(Update)) error {
 	w := watcher{s: s, deliver: deliver}
-	for b := (backoff{}); ctx.Err() == nil; {
+	for b := s.backoff(); ctx.Err() == nil; {
 		began := time.Now()
 		err := w.listAndFollow(ctx)
 		if time.Since(began) > settled {
-			b = backoff{}
+			b = s.backoff()
 		}
 		if err != nil && ctx.Err() == nil {
 			w.lost(err)
@@ -54,10 +55,11 @@ type watcher struct {
 	s       *Store
 	deliver func(Update)
 	last    *topology.Snapshot
-	down    bool // the last Update had an error
+	cluster uint64 // that last was listed from
+	down    bool   // the last Update had an error
 }
 
-// lost tells of an outage, once.
+// lost reports an outage, once.
 func (w *watcher) lost(err error) {
 	if w.down {
 		return
@@ -86,16 +88,21 @@ func sameContent(a, b *topology.Snapshot) bool {
 // listAndFollow lists everything and follows the changes until the watch
 // ends, stalls or is due for an audit.
 func (w *watcher) listAndFollow(ctx context.Context) error {
-	snap, err := w.s.Snapshot(ctx)
-	if err != nil {
-		return err
-	}
-	w.good(snap)
-
 	c, err := w.s.connect(ctx)
 	if err != nil {
+		return w.s.explain(ctx, err)
+	}
+	// The client resumes a watch over a new connection by itself, at the next
+	// revision. If etcd was restored from a backup in between, and written past
+	// that revision, nothing in the watch shows it.
+	reconnected := c.Reconnected()
+	snap, cluster, err := w.s.list(ctx)
+	if err != nil {
 		return err
 	}
+	w.cluster = cluster
+	w.good(snap)
+
 	// Without WithRequireLeader a member cut off from its peers would keep
 	// the watch silently open. Ending this context ends the watch on the
 	// server too.
@@ -107,7 +114,14 @@ func (w *watcher) listAndFollow(ctx context.Context) error {
 	if !limit.Stop() {
 		return w.s.stalled(ctx)
 	}
+	return w.follow(ctx, wctx, c, events, reconnected)
+}
 
+// follow takes the events of one watch, wctx being its context.
+func (w *watcher) follow(
+	ctx, wctx context.Context, c Client, events clientv3.WatchChan, reconnected <-chan struct{},
+) error {
+	began := time.Now()
 	audit := time.NewTimer(w.s.cfg.AuditInterval)
 	defer audit.Stop()
 	probe := time.NewTicker(w.s.cfg.ProbeInterval)
@@ -119,6 +133,11 @@ func (w *watcher) listAndFollow(ctx context.Context) error {
 			return nil
 		case <-audit.C:
 			return nil
+		case <-reconnected:
+			// Several members are connected to one after the other, and one that
+			// flaps must not cost a listing each time.
+			reconnected = nil
+			audit.Reset(max(0, w.s.cfg.ProbeInterval-time.Since(began)))
 		case <-probe.C:
 			if asked {
 				return w.s.stalled(ctx)
@@ -158,8 +177,8 @@ func (w *watcher) apply(ctx context.Context, resp clientv3.WatchResponse, more c
 			}
 			return false, w.s.explain(ctx, err)
 		}
-		if resp.Header.Revision < revision {
-			// etcd has gone back in time: restored or wiped.
+		if resp.Header.Revision < revision || resp.Header.ClusterId != w.cluster {
+			// etcd has gone back in time, or is another: restored or wiped.
 			return true, nil
 		}
 		for _, e := range resp.Events {

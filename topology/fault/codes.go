@@ -26,6 +26,10 @@ const (
 	RecordConflict Code = "BZ0103"
 	// RecordOrphaned: a record names something that does not exist.
 	RecordOrphaned Code = "BZ0104"
+	// StoreFull: etcd answers, but refuses every write: its database is full.
+	StoreFull Code = "BZ0105"
+	// StoreDenied: etcd refuses the user, or the user's permissions.
+	StoreDenied Code = "BZ0106"
 
 	// 02: membership.
 
@@ -108,9 +112,13 @@ const (
 
 	// SourceMalformed: a record of another layout cannot be used.
 	SourceMalformed Code = "BZ0901"
+	// SourceUnavailable: another layout cannot be read or written.
+	SourceUnavailable Code = "BZ0903"
 	// SourceIgnoresNode: hosts of the other topology ignore this node.
 	SourceIgnoresNode Code = "BZ0902"
 
+	// StateUnwritable: a file of the agent's state cannot be written.
+	StateUnwritable Code = "BZ0002"
 	// PartFailed: a part of the agent failed and is started again.
 	PartFailed Code = "BZ0001"
 )

@@ -84,7 +84,7 @@ func Add(list []Fault, err error) []Fault {
 	if err == nil {
 		return list
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the outermost one alone
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			list = Add(list, e)
 		}

@@ -25,7 +25,7 @@ const scale = 1000
 func BenchmarkScale(b *testing.B) {
 	c := newCluster(b)
 	c.grow(b, scale)
-	var h *host
+	var h *rigHost
 
 	b.Run("cold-start", func(b *testing.B) {
 		for b.Loop() {

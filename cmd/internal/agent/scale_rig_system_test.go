@@ -211,7 +211,7 @@ func (c *cluster) want(tb testing.TB, name string, endpoints ...ovs.Endpoint) ov
 }
 
 // host is a real agent, as a process, with an Open vSwitch of its own.
-type host struct {
+type rigHost struct {
 	*ovstest.OVS
 	name  string
 	api   *api.Client
@@ -221,9 +221,9 @@ type host struct {
 }
 
 // start runs host1 or host2 on an Open vSwitch.
-func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Duration) *host {
+func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Duration) *rigHost {
 	tb.Helper()
-	h := &host{OVS: sw, name: fmt.Sprintf("host%d", i), ended: make(chan error, 1)}
+	h := &rigHost{OVS: sw, name: fmt.Sprintf("host%d", i), ended: make(chan error, 1)}
 	// Not TempDir: its path may be longer than a unix socket's name.
 	dir, err := os.MkdirTemp("", "bzt-agent-")
 	require.NoError(tb, err)
@@ -266,7 +266,7 @@ func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Durati
 }
 
 // stop ends the agent as systemd does. Stopping twice is fine.
-func (h *host) stop(tb testing.TB) {
+func (h *rigHost) stop(tb testing.TB) {
 	tb.Helper()
 	if h.pid == 0 {
 		return
@@ -284,7 +284,7 @@ func (h *host) stop(tb testing.TB) {
 }
 
 // converged waits until the switch has as many flows and ports as it should.
-func (c *cluster) converged(tb testing.TB, h *host, endpoints ...ovs.Endpoint) ovs.State {
+func (c *cluster) converged(tb testing.TB, h *rigHost, endpoints ...ovs.Endpoint) ovs.State {
 	tb.Helper()
 	await(tb, h.name+" has joined", func() bool {
 		return len(c.snapshot(tb).NodeSubnets(blue, h.name)) == 2 && h.Vsctl("--columns=name", "find", "Interface", "name="+ovs.DefaultBridge, "ofport=65534") != ""
@@ -295,14 +295,14 @@ func (c *cluster) converged(tb testing.TB, h *host, endpoints ...ovs.Endpoint) o
 }
 
 // flowCount asks the switch, not the agent.
-func (h *host) flowCount() int {
+func (h *rigHost) flowCount() int {
 	_, rest, _ := strings.Cut(h.Ofctl("dump-aggregate", ovs.DefaultBridge), "flow_count=")
 	n, _ := strconv.Atoi(strings.TrimSpace(rest))
 	return n
 }
 
 // hasFlow looks for a flow with these matches.
-func (h *host) hasFlow(match string) bool {
+func (h *rigHost) hasFlow(match string) bool {
 	return strings.Contains(h.Ofctl("dump-flows", ovs.DefaultBridge, match), "cookie=")
 }
 
@@ -312,10 +312,10 @@ func ndFlow(p netip.Prefix) string {
 }
 
 // dbWrites counts the transactions that vswitchd was told of.
-func (h *host) dbWrites() string { return h.Vsctl("get", "Open_vSwitch", ".", "next_cfg") }
+func (h *rigHost) dbWrites() string { return h.Vsctl("get", "Open_vSwitch", ".", "next_cfg") }
 
 // flowAges returns how long each flow stands, by its text.
-func (h *host) flowAges(tb testing.TB) map[string]float64 {
+func (h *rigHost) flowAges(tb testing.TB) map[string]float64 {
 	tb.Helper()
 	out := map[string]float64{}
 	for line := range strings.Lines(h.Ofctl("--no-names", "dump-flows", ovs.DefaultBridge)) {
@@ -332,7 +332,7 @@ func (h *host) flowAges(tb testing.TB) map[string]float64 {
 }
 
 // interfaces returns what was configured, by interface.
-func (h *host) interfaces(tb testing.TB) map[string]string {
+func (h *rigHost) interfaces(tb testing.TB) map[string]string {
 	tb.Helper()
 	var table struct{ Data [][]any }
 	out := h.Vsctl("--format=json", "--columns=name,_uuid,type,options,ofport,error", "list", "Interface")

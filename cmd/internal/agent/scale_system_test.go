@@ -63,7 +63,7 @@ func TestScale(t *testing.T) {
 }
 
 // idle lets some audits pass.
-func idle(t *testing.T, c *cluster, h *host) {
+func idle(t *testing.T, c *cluster, h *rigHost) {
 	passes := map[time.Time]bool{}
 	revision, writes, flows, ports := c.snapshot(t).Revision, h.dbWrites(), h.flowAges(t), h.interfaces(t)
 	await(t, "five audits", func() bool {
@@ -92,7 +92,7 @@ func requireUntouched(t *testing.T, before, after map[string]float64) {
 }
 
 // oneAddress moves one node's VTEP.
-func oneAddress(t *testing.T, c *cluster, h *host) {
+func oneAddress(t *testing.T, c *cluster, h *rigHost) {
 	n := node(firstNode + 500)
 	n.VTEPs = []netip.Addr{netip.MustParseAddr("172.17.0.1")}
 	port := pipeline.TunnelName(topology.VXLAN, n.Name)
@@ -115,7 +115,7 @@ func oneAddress(t *testing.T, c *cluster, h *host) {
 
 // endpoints attaches namespaces to a node: neither etcd nor another node must
 // notice.
-func endpoints(t *testing.T, c *cluster, h, other *host) {
+func endpoints(t *testing.T, c *cluster, h, other *rigHost) {
 	await(t, "both know each other", func() bool {
 		return h.flowCount() == len(c.want(t, h.name).Flows) && !strings.Contains(h.interfaces(t)["vx-host2"], "could not")
 	})

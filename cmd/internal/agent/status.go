@@ -2,102 +2,91 @@ package agent
 
 import (
 	"context"
-	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// Reconcile runs a pass now.
-func (a *Agent) Reconcile(ctx context.Context, audit bool) error {
-	if audit {
-		a.requestAudit()
-	}
-	return a.settle(ctx)
-}
-
-// Status tells how the node is, from what Open vSwitch says now and from the
-// last pass.
+// Status tells how the node is, from what Open vSwitch says now and from what
+// the parts last saw.
 func (a *Agent) Status(ctx context.Context) (api.Status, error) {
+	t := a.rooms.hub.Topology().Get()
 	a.mu.Lock()
-	s, p := a.snapshot, a.last
-	st := api.Status{
-		Node: a.cfg.Node, Version: a.cfg.Version, Bridge: a.cfg.Bridge, Datapath: a.datapath, DatapathReason: a.why,
-		Ready: a.ready && p.err == nil, Uptime: api.Duration(time.Since(a.started).Round(time.Second)),
-		Etcd:     api.Etcd{Connected: a.etcdErr == nil && s != nil, Endpoints: a.cfg.Etcd.Endpoints},
-		Problems: slices.Clone(p.problems),
-	}
-	for _, err := range []error{a.etcdErr, a.aliveErr, a.joined, p.err} {
-		st.Problems = fault.Add(st.Problems, err)
-	}
-	a.bgpStatus(&st)
-	if a.etcdErr != nil {
-		st.Etcd.Error = a.etcdErr.Error()
-	}
+	ready := a.ready
 	a.mu.Unlock()
-	if s != nil {
-		st.Etcd.Revision = s.Revision
+	st := api.Status{
+		Node: a.cfg.Node, Version: a.cfg.Version, Bridge: a.cfg.Bridge, Datapath: a.world.Datapath, DatapathReason: a.world.DatapathReason,
+		Uptime:   api.Duration(time.Since(a.started).Round(time.Second)),
+		Etcd:     api.Etcd{Connected: t.Err == nil && t.Known(), Endpoints: a.cfg.Etcd.Endpoints},
+		Problems: a.Faults(), Endpoints: apiEndpoints(a.rooms.attach.Endpoints()),
 	}
-	if !p.at.IsZero() {
-		st.LastReconcile = api.Reconcile{At: p.at, Took: api.Duration(p.took), Changes: p.outcome.Changes}
-		if p.err != nil {
-			st.LastReconcile.Error = p.err.Error()
-		}
+	if t.Err != nil {
+		st.Etcd.Error = t.Err.Error()
 	}
-	observed, err := a.db.Observe(ctx)
-	if err != nil {
-		st.Ready = false
-		st.Problems = fault.Add(st.Problems, err)
-	} else {
-		endpoints, _ := observed.Endpoints()
-		st.OVSVersion, st.Endpoints = observed.Version, apiEndpoints(endpoints)
-		st.Segments = apiSegments(observed, p.view)
-		for _, port := range observed.ForeignPorts() {
-			st.Foreign = append(st.Foreign, "port "+port)
-		}
-		for _, port := range observed.Ports {
-			if port.Owned() {
-				st.Ports++
-			}
-		}
-		p.outcome.Observed = observed
-		a.flowStatus(ctx, &st, p)
+	if t.Known() {
+		st.Etcd.Revision = t.Snapshot.Revision
 	}
-	networkStatus(&st, s, p)
+	sw, err := a.rooms.sw.Status(ctx)
+	st.Problems = fault.Add(st.Problems, err)
+	st.Ready = ready && err == nil && sw.Outcome.Err == nil
+	switchStatus(&st, sw)
+	a.bgpStatus(&st)
+	a.networkStatus(&st, t, sw)
 	return st, nil
 }
 
-// flowStatus counts flows and explains drops.
-func (a *Agent) flowStatus(ctx context.Context, st *api.Status, p pass) {
-	flows, err := a.flows.Observe(ctx)
-	if err != nil {
-		st.Problems = fault.Add(st.Problems, err)
+func switchStatus(st *api.Status, sw openvswitch.Status) {
+	st.OVSVersion, st.Flows, st.Ports, st.Drops, st.Foreign = sw.Observed.Version, sw.Flows, sw.Ports, sw.Drops, sw.Foreign
+	st.Segments = apiSegments(sw.Observed, sw.Outcome.View)
+	o := sw.Outcome
+	if o.At.IsZero() {
 		return
 	}
-	st.Flows = len(flows.Flows)
-	for _, f := range flows.Foreign {
-		st.Foreign = append(st.Foreign, "flow "+f)
+	st.LastReconcile = api.Reconcile{At: o.At, Took: api.Duration(o.Took), Changes: o.Changes}
+	if o.Err != nil {
+		st.LastReconcile.Error = o.Err.Error()
 	}
-	packets := make(map[[2]uint64]uint64, len(flows.Flows))
-	for _, f := range flows.Flows {
-		packets[[2]uint64{uint64(f.Table), f.Cookie}] = f.Packets
-	}
-	st.Drops = map[string]uint64{}
-	for _, f := range p.outcome.Bound {
-		if why := pipeline.DropReason(f.Flow); why != "" {
-			st.Drops[why] += packets[[2]uint64{uint64(f.Table), f.Cookie}]
-		}
-	}
-	maps.DeleteFunc(st.Drops, func(_ string, n uint64) bool { return n == 0 })
 }
 
-func networkStatus(st *api.Status, s *topology.Snapshot, p pass) {
+// bgpStatus adds the sessions to a status.
+func (a *Agent) bgpStatus(st *api.Status) {
+	if a.rooms.bgp == nil {
+		return
+	}
+	for _, s := range a.rooms.bgp.Sessions() {
+		st.BGP = append(st.BGP, api.BGPSession{Neighbor: s.Neighbor.Addr, AS: s.Neighbor.AS, Up: s.Up, State: s.State, Since: s.Since, Last: s.Last})
+	}
+}
+
+func apiSegments(observed ovs.Observed, v topology.View) []api.Segment {
+	var out []api.Segment
+	for _, s := range observed.Segments() {
+		x := api.Segment{Name: s.Name, Network: s.Network, Port: s.Port, Subnets: []netip.Prefix{}}
+		n, _ := v.Find(s.Network)
+		for _, t := range n.Segments {
+			if t.Name == s.Name {
+				x.Subnets = t.Subnets
+			}
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func (a *Agent) networkStatus(st *api.Status, t hub.Topology, sw openvswitch.Status) {
+	if !t.Known() {
+		return
+	}
 	done := map[string]bool{}
-	for _, n := range p.view.Networks {
+	for _, n := range sw.Outcome.View.Networks {
 		count := 0
 		for _, e := range st.Endpoints {
 			if e.Network == n.Name {
@@ -107,39 +96,39 @@ func networkStatus(st *api.Status, s *topology.Snapshot, p pass) {
 		st.Networks = append(st.Networks, api.Network{
 			Name: n.Name, VNI: n.VNI, Transport: n.Transport, MTU: n.MTU, Subnets: n.Subnets, Peers: len(n.Peers), Endpoints: count,
 		})
-		for _, peer := range n.Peers {
-			_, alive := s.Alive[peer.Node]
-			if peer.Encap == "" {
-				if !done["route "+peer.Node] {
-					done["route "+peer.Node] = true
-					st.Peers = append(st.Peers, routedPeer(s, n, peer, p, alive))
-				}
-				continue
+		for i := range n.Peers {
+			p := a.peer(t.Snapshot, n, &n.Peers[i], sw)
+			key := p.Node + " " + p.Port
+			if p.Encap == topology.Route {
+				key = p.Node
 			}
-			name := pipeline.TunnelName(peer.Encap, peer.Node)
-			if done[name] {
-				continue
+			if !done[key] {
+				done[key] = true
+				st.Peers = append(st.Peers, p)
 			}
-			done[name] = true
-			port := p.outcome.Observed.Ports[name]
-			st.Peers = append(st.Peers, api.Peer{
-				Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Port: name, OFPort: max(0, port.OFPort), Encap: peer.Encap, Alive: alive, Error: port.Error,
-			})
 		}
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return topology.CompareNames(a.Node, b.Node) })
 }
 
-// routedPeer is a peer that this node has no tunnel to: its port is the host's
-// own.
-func routedPeer(s *topology.Snapshot, n topology.NetworkView, peer topology.Peer, p pass, alive bool) api.Peer {
-	name := pipeline.HostPortName(n.Name)
-	port := p.outcome.Observed.Ports[name]
-	out := api.Peer{
-		Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Port: name, OFPort: max(0, port.OFPort), Encap: topology.Route, Alive: alive, Error: port.Error,
+// peer is another node: by its tunnel, or where there is none by the host's own
+// port.
+func (a *Agent) peer(s *topology.Snapshot, n topology.NetworkView, peer *topology.Peer, sw openvswitch.Status) api.Peer {
+	out := api.Peer{Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Encap: peer.Encap}
+	_, out.Alive = s.Alive[peer.Node]
+	if peer.Encap != "" {
+		out.Port = pipeline.TunnelName(peer.Encap, peer.Node)
+	} else {
+		out.Encap, out.Port = topology.Route, pipeline.HostPortName(n.Name)
 	}
+	port := sw.Observed.Ports[out.Port]
+	out.OFPort, out.Error = max(0, port.OFPort), port.Error
+	if peer.Encap != "" {
+		return out
+	}
+	direct := a.rooms.kernel.State().Get().Direct
 	for _, subnet := range peer.Subnets {
-		if !p.routes.direct[subnet] {
+		if !direct[subnet] {
 			out.Error = "no route to " + subnet.String()
 		}
 	}

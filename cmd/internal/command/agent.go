@@ -11,7 +11,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/agent"
-	"github.com/baize-net/baize/cmd/internal/bgp"
+	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 )
@@ -33,17 +33,13 @@ forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
 			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` with the node's identity and its copy of the topology", Value: "/var/lib/baize"},
 			&ucli.StringFlag{Name: "docker-plugin", Usage: "serve Docker's network and IPAM driver 'baize': `MODE` auto, on or off; auto is on where Docker is installed", Value: "auto"},
 			&ucli.DurationFlag{Name: "liveness-ttl", Usage: "how long after its death others see the agent as alive", Value: 10 * time.Second},
-			&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
-			flannelPrefixFlag(),
-			&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile},
 			&ucli.UintFlag{Name: "bgp", Usage: "`AS` number of this node: announce its subnets to --bgp-neighbor, and learn those of others: see docs/routing.md (default none)"},
 			&ucli.StringSliceFlag{Name: "bgp-neighbor", Usage: "`AS@ADDRESS[:PORT]` of a router on the link"},
 			&ucli.StringFlag{Name: "bgp-password-file", Usage: "`FILE` with one line, the password of the sessions (TCP MD5)"},
 			&ucli.DurationFlag{Name: "bgp-hold-time", Usage: "silence after which a router is taken for dead, and this node by it", Value: bgp.DefaultHoldTime},
 			&ucli.DurationFlag{Name: "bgp-restart-time", Usage: "how long routers keep this node's subnets while the agent is away", Value: bgp.DefaultRestartTime},
-			&ucli.BoolFlag{Name: "ip-masq", Usage: "with --flannel: masquerade what leaves the network, and tell Docker not to"},
 			&ucli.DurationFlag{Name: "audit-interval", Usage: "how often every flow is compared in full", Value: 30 * time.Second},
-		}, bridgeFlags()...),
+		}, append(flannelFlags(), bridgeFlags()...)...),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
 			{
@@ -70,17 +66,18 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
-	return agent.Config{
+	cfg := agent.Config{
 		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
 		OVSDB: c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
 		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
-		Flannel: c.Bool("flannel"), FlannelPrefix: c.String("flannel-prefix"), SubnetFile: c.String("subnet-file"), IPMasq: c.Bool("ip-masq"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		BGP:  speak,
 		Etcd: etcd, Version: currentVersion().Version,
-	}, nil
+	}
+	addFlannel(c, &cfg)
+	return cfg, nil
 }
 
 // bgpConfig reads the flags of BGP; without any it is empty.

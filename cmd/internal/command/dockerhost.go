@@ -11,8 +11,8 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/cli"
-	"github.com/baize-net/baize/cmd/internal/docker"
 	"github.com/baize-net/baize/cmd/internal/dockerhost"
 	"github.com/baize-net/baize/topology"
 )

@@ -15,8 +15,8 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/lab"
-	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 func (r *runner) labCommand() *ucli.Command {
@@ -208,17 +208,17 @@ func labTopology(ctx context.Context, l *lab.Lab, s *lab.Status) (draw.Topology,
 	if err != nil {
 		return draw.Topology{}, err
 	}
-	if flannel, err := l.FlannelLayout(ctx); err != nil {
+	if raw, err := l.FlannelLayout(ctx); err != nil {
 		return draw.Topology{}, err
-	} else if flannel != nil {
-		snap = snap.WithFlannel(flannel, "")
+	} else if raw != nil {
+		snap = flannel.Merge(snap, raw, "")
 	}
 	var endpoints []draw.Endpoint
 	for _, e := range s.Endpoints {
 		if e.Node == l.FlannelHost() {
 			for _, m := range s.Hosts {
 				if m.Name == e.Node {
-					e.Node = topology.FlannelNode(m.Addrs[0])
+					e.Node = flannel.NodeName(m.Addrs[0])
 				}
 			}
 		}

@@ -23,11 +23,11 @@ func (r *runner) nodeCommand() *ucli.Command {
 				Description: `STATUS is ready when the node's agent runs, down when it does not (its
 forwarding may go on all the same), unknown when the node owns subnets but is
 not registered, flannel when the host runs flannel.`,
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
 			},
 			{
 				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
 			},
 			{
 				Name: "remove", Aliases: []string{"rm"}, Usage: "remove a node for good and give its subnets back", ArgsUsage: "NAME",

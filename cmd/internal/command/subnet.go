@@ -28,7 +28,7 @@ func (r *runner) subnetCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the subnets that are leased or reserved",
-				Flags:  []ucli.Flag{networkFlag(false), nodeFlag("only those of the node with this `NAME`"), flannelPrefixFlag(), outputFlag(formatsList...)},
+				Flags:  []ucli.Flag{networkFlag(false), nodeFlag("only those of the node with this `NAME`"), sourceFlag(), outputFlag(formatsList...)},
 				Action: r.subnetList,
 			},
 			{

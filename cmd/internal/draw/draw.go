@@ -69,8 +69,6 @@ const (
 	Down Status = "down"
 	// Unknown: it owns subnets or is alive, but it is not registered.
 	Unknown Status = "unknown"
-	// Flannel: the host runs flannel, not Baize.
-	Flannel Status = "flannel"
 )
 
 // Node is one host.
@@ -101,7 +99,7 @@ func StatusOf(s *topology.Snapshot, node string) Status {
 	case !registered:
 		return Unknown
 	case s.Nodes[node].Router != nil:
-		return Flannel
+		return Status(s.Nodes[node].Layout) // what the host runs, not Baize
 	case alive:
 		return Ready
 	}

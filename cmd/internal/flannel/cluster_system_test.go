@@ -27,6 +27,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/probe"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 // TestMain makes the test executable a baize as well: the lab starts it.
@@ -227,7 +228,7 @@ func (c *cluster) leaves(host string) {
 // key returns the key of a host's lease.
 func (c *cluster) key(host string) string {
 	e := c.env(host)
-	return topology.FlannelKey(e.Subnet, e.IPv6Subnet)
+	return flannel.LeaseKey(e.Subnet, e.IPv6Subnet)
 }
 
 // serve answers probes in a container.

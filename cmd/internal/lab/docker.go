@@ -18,7 +18,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/baize-net/baize/cmd/internal/names"
+	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/scripts"
 	"github.com/baize-net/baize/topology"

@@ -14,6 +14,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/flannel"
 )
 
 // ServiceFlannel is flannel itself, on the last host of a lab with
@@ -22,7 +23,7 @@ const ServiceFlannel = "flanneld"
 
 // flannelSpec is the network of every flannel tutorial.
 func flannelSpec() NetworkSpec {
-	return NetworkSpec{Name: topology.FlannelNetwork, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
+	return NetworkSpec{Name: flannel.Network, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
 }
 
 // mergeFlannel is the part of merge that concerns flannel.
@@ -44,7 +45,7 @@ func (s state) mergeFlannel(c Config) (state, error) {
 	case len(s.Networks) != 1 || len(s.Networks[0].Prefixes) == 0 || !s.Networks[0].Prefixes[0].Addr().Is4():
 		return s, &topology.Error{Kind: topology.ErrInvalid, Item: "lab " + c.Name, What: "flannel has one network, with an IPv4 prefix", Remedy: "give one, such as 10.1.0.0/16"}
 	default:
-		s.Networks[0].Name = topology.FlannelNetwork
+		s.Networks[0].Name = flannel.Network
 	}
 	if _, err := s.flannelConfig(); err != nil {
 		return s, err
@@ -105,13 +106,13 @@ func (l *Lab) upFlannel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	end := l.begin("put %s/%s: %s", topology.FlannelPrefix, topology.FlannelConfigKey, config)
+	end := l.begin("put %s/%s: %s", flannel.DefaultPrefix, flannel.ConfigKey, config)
 	store, err := l.flannelStore(ctx)
 	if err != nil {
 		return end(err)
 	}
 	defer func() { _ = store.Close() }()
-	return end(store.PutFlannelConfig(ctx, []byte(config)))
+	return end(flannel.PutConfig(ctx, store, []byte(config)))
 }
 
 // FlannelLayout reads flannel's keys; nil without Config.Flannel.
@@ -127,8 +128,8 @@ func (l *Lab) FlannelLayout(ctx context.Context) (*topology.Snapshot, error) {
 	return store.Snapshot(ctx)
 }
 
-func (l *Lab) flannelStore(ctx context.Context) (*etcdstore.Store, error) {
-	return etcdstore.Open(ctx, etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}, Prefix: topology.FlannelPrefix, Raw: true})
+func (l *Lab) flannelStore(ctx context.Context) (*etcdstore.Keys, error) {
+	return etcdstore.OpenKeys(ctx, etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}, Prefix: flannel.DefaultPrefix})
 }
 
 // FlannelHost returns the name of the host that runs flannel; "" where none
@@ -198,5 +199,5 @@ ip -n %[1]s link set eth0 mtu %[2]d up
 	if _, err := h.Exec(ctx, "sh", "-ec", b.String()); err != nil {
 		return err
 	}
-	return h.recordEndpoint(m, topology.FlannelNetwork, name)
+	return h.recordEndpoint(m, flannel.Network, name)
 }

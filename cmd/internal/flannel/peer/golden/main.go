@@ -1,5 +1,5 @@
 // Command golden prints leases as flannel itself marshals them, a key and a
-// value a line: the goldens of Baize's codec (topology/testdata/flannel).
+// value a line: the goldens of Baize's codec (topology/flannel/testdata).
 package main
 
 import (

@@ -1,0 +1,281 @@
+// Package attach is the part of the agent that knows the node's endpoints: the
+// one way in for the command line, for Docker and for whoever else starts
+// containers.
+//
+// An endpoint is known to its node, not to a port. Its record is in a file of
+// the state directory and at its port on the bridge; each restores the other.
+// The switch makes ports and flows of the records; attaching waits for those of
+// one endpoint. It needs nothing of etcd, unless an address has to be pinned or
+// another subnet leased.
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/addresses"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+const (
+	// endpointTimeout bounds the attachment of one endpoint, undoTimeout its
+	// undoing after a failure.
+	endpointTimeout = 30 * time.Second
+	undoTimeout     = 10 * time.Second
+	// lookEvery is how often endpoints whose device is gone are looked for though
+	// the kernel reports nothing.
+	lookEvery = time.Minute
+	// announceLimit is how long an endpoint's owner may take to configure it.
+	announceLimit = 20 * time.Second
+)
+
+// Switch makes ports and flows of the endpoints.
+type Switch interface {
+	// Attached waits until the switch forwards for an endpoint.
+	Attached(ctx context.Context, e ovs.Endpoint) error
+	// Detached waits until a port is gone.
+	Detached(ctx context.Context, port string) error
+	// Elsewhere are the ports of other bridges: those of another agent on this
+	// host, for example.
+	Elsewhere(ctx context.Context) (map[string]string, error)
+}
+
+// Leases is what the node owns in etcd.
+type Leases interface {
+	// More leases another subnet of a network.
+	More(ctx context.Context, network string, f topology.Family) (netip.Prefix, error)
+	// Within leases a subnet in a part of a network.
+	Within(ctx context.Context, n topology.NetworkView, f topology.Family, within netip.Prefix) (netip.Prefix, error)
+	// Pin says that an address lives on this node.
+	Pin(ctx context.Context, p topology.Pin) error
+	// Joined is why the node has not got its subnets; nil where it has.
+	Joined() error
+}
+
+// Host is what is done to devices and namespaces of this host (hostnet).
+type Host interface {
+	Attach(ctx context.Context, spec hostnet.AttachSpec) error
+	MakePair(ctx context.Context, spec hostnet.PairSpec) error
+	Detach(ctx context.Context, port string) error
+	AwaitLink(ctx context.Context, netns string, mac net.HardwareAddr, addrs []netip.Addr) (string, error)
+	Announce(ctx context.Context, netns, ifname string, mac net.HardwareAddr, addrs []netip.Addr) error
+	Abandoned(port string) (bool, error)
+	// LinkExists reports whether there is a device of that name; when in doubt it
+	// says yes.
+	LinkExists(name string) bool
+	DeviceOf(p netip.Prefix, but string) (string, error)
+	// WatchLinks calls fire whenever links or addresses change, until ctx ends.
+	WatchLinks(ctx context.Context, fire func()) error
+	// Veths lists the devices that endpoints may have left.
+	Veths() ([]string, error)
+}
+
+// Part is the part of the agent.
+type Part struct {
+	*records
+	hub    *hub.Hub
+	leases Leases
+	sw     Switch
+	host   Host
+	log    *logrus.Entry
+	// userspace: the datapath reads frames from packet sockets.
+	userspace bool
+	wake      part.Signal
+	faults    part.Faults
+
+	// background is what goes on after a request was answered, until lifetime
+	// ends; Run sets it.
+	mu         sync.Mutex
+	lifetime   context.Context
+	background sync.WaitGroup
+}
+
+// New returns the part. It starts nothing. SetSwitch comes before Run.
+func New(h *hub.Hub, leases Leases, host Host, stateDir string, userspace bool, log *logrus.Entry) *Part {
+	log = log.WithField("part", "attach")
+	return &Part{
+		records: newRecords(filepath.Join(stateDir, recordsFile)),
+		hub:     h, leases: leases, host: host, log: log, userspace: userspace, wake: part.NewSignal(),
+	}
+}
+
+// SetSwitch says who makes ports of the endpoints.
+func (p *Part) SetSwitch(s Switch) { p.sw = s }
+
+// Name implements part.Part.
+func (p *Part) Name() string { return "attach" }
+
+// Faults implements part.Part.
+func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// Run implements part.Part.
+func (p *Part) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.lifetime = ctx
+	p.mu.Unlock()
+	if err := p.loadOnce(); err != nil {
+		p.log.Warn(err)
+	}
+	p.hub.Records().Wakes(p.wake)
+	p.known.Wakes(p.wake)
+	var watch sync.WaitGroup
+	watch.Go(func() { p.watchLinks(ctx) })
+	part.Loop{Wake: p.wake, Every: lookEvery, Pause: 50 * time.Millisecond}.Run(ctx, func(context.Context) error {
+		p.look()
+		return nil
+	})
+	watch.Wait()
+	p.background.Wait()
+	return p.save()
+}
+
+func (p *Part) watchLinks(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := p.host.WatchLinks(ctx, p.wake.Wake); err != nil && ctx.Err() == nil {
+			p.log.Warnf("watch the links of this host: %v", err)
+		}
+		part.Sleep(ctx, time.Second)
+	}
+}
+
+// look finds endpoints whose network device is gone, and what is wrong with the
+// others. With a namespace its veth dies, and Open vSwitch would keep the port
+// for ever.
+func (p *Part) look() {
+	known := p.known.Get()
+	for _, e := range known.Endpoints {
+		if p.host.LinkExists(e.Port) {
+			continue
+		}
+		p.log.Infof("endpoint %s of network %s: its namespace is gone, the port is removed", e.Name, e.Network)
+		p.remove(e.Port)
+	}
+	var faults []fault.Fault
+	if t := p.hub.Records().Get(); t.Known() {
+		faults = endpointFaults(t.View(), p.known.Get().Endpoints)
+	}
+	if err := p.save(); err != nil {
+		faults = fault.Add(faults, err)
+	}
+	for _, f := range p.faults.Set(faults) {
+		p.log.Warn(f)
+	}
+}
+
+// endpointFaults reports local endpoints whose network is gone, or whose
+// address etcd assigns to somebody else.
+func endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
+	var out []fault.Fault
+	for _, e := range endpoints {
+		n, ok := v.Find(e.Network)
+		if !ok {
+			out = append(out, fault.Fault{
+				Code: fault.EndpointCutOff, Severity: fault.Error, Item: "endpoint " + e.Name,
+				What:   fmt.Sprintf("this node does not carry its network %s: it is cut off", e.Network),
+				Remedy: "create the network again, or remove the endpoint",
+			})
+			continue
+		}
+		for _, p := range n.Pins {
+			if p.Node != v.Node.Name && slices.Contains(e.IPs, p.Addr) {
+				out = append(out, fault.Fault{
+					Code: fault.AddressTaken, Severity: fault.Error, Item: "endpoint " + e.Name,
+					What:   fmt.Sprintf("its address %s is also pinned to node %s", p.Addr, p.Node),
+					Remedy: "remove one of the two endpoints",
+				})
+			}
+		}
+	}
+	return out
+}
+
+// connect makes an endpoint known and waits until the switch forwards for it.
+// On an error nothing of it is left, its device included.
+func (p *Part) connect(ctx context.Context, e ovs.Endpoint) error {
+	p.put(e)
+	if err := p.save(); err != nil {
+		p.log.Warn(err) // its port has the record as well
+	}
+	err := p.sw.Attached(ctx, e)
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return errors.Join(err, p.disconnect(undo, e))
+}
+
+// disconnect forgets an endpoint, waits until its port is gone and removes its
+// device.
+func (p *Part) disconnect(ctx context.Context, e ovs.Endpoint) error {
+	p.remove(e.Port)
+	if err := p.save(); err != nil {
+		p.log.Warn(err)
+	}
+	return errors.Join(p.sw.Detached(ctx, e.Port), p.host.Detach(ctx, e.Port))
+}
+
+// view returns the network as this node has it.
+func (p *Part) view(t hub.Topology, network string) (topology.NetworkView, error) {
+	if n, ok := t.View().Find(network); ok {
+		return n, nil
+	}
+	return topology.NetworkView{}, addresses.Unknown(t.Snapshot, network, p.hub.Self().Node, p.leases.Joined())
+}
+
+// later runs f after the request was answered, until the part ends.
+func (p *Part) later(f func(ctx context.Context)) {
+	p.mu.Lock()
+	ctx := p.lifetime
+	p.mu.Unlock()
+	if ctx == nil || ctx.Err() != nil {
+		return
+	}
+	p.background.Go(func() { f(ctx) })
+}
+
+// Cleanup implements part.Part: the endpoints' devices. Their ports go with the
+// switch's.
+func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
+	if err := p.loadOnce(); err != nil {
+		p.log.Warn(err)
+	}
+	devices, err := p.host.Veths()
+	if err != nil {
+		return nil, err
+	}
+	// Another bridge's agent may have its own on this host.
+	elsewhere, err := p.sw.Elsewhere(ctx)
+	if err != nil {
+		return nil, err
+	}
+	devices = slices.DeleteFunc(devices, func(d string) bool { return elsewhere[d] != "" })
+	for _, e := range p.known.Get().Endpoints {
+		if !slices.Contains(devices, e.Port) {
+			devices = append(devices, e.Port)
+		}
+	}
+	slices.Sort(devices)
+	for _, d := range devices {
+		if err := p.host.Detach(ctx, d); err != nil {
+			return report, err
+		}
+		report = append(report, "removed network device "+d)
+	}
+	files, err := part.RemoveFiles(p.file)
+	return append(report, files...), err
+}

@@ -1,0 +1,254 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/baize-net/baize/cmd/internal/agent/addresses"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Endpoints lists the node's endpoints, by network and name.
+func (p *Part) Endpoints() []ovs.Endpoint {
+	_ = p.loadOnce() // a fault of the part
+	out := slices.Clone(p.known.Get().Endpoints)
+	for i := range out {
+		out[i].Node = p.hub.Self().Node
+	}
+	slices.SortFunc(out, ovs.CompareEndpoints)
+	return out
+}
+
+// Add attaches a namespace to a network. Without a static address outside the
+// node's subnets it needs nothing of etcd.
+func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+	defer cancel()
+	t := p.hub.Records().Get()
+	n, e, err := p.plan(ctx, t, req)
+	if err != nil {
+		return e, err
+	}
+	defer p.forget(e)
+	if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
+		return e, err
+	}
+	if err := p.host.Attach(ctx, p.attachSpec(n, e)); err != nil {
+		return e, err
+	}
+	if err := p.connect(ctx, e); err != nil {
+		return e, err
+	}
+	if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
+		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
+	}
+	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
+	e.Node = p.hub.Self().Node
+	return e, nil
+}
+
+// Remove detaches an endpoint, named by name or network/name.
+func (p *Part) Remove(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+	defer cancel()
+	var found []ovs.Endpoint
+	for _, e := range p.Endpoints() {
+		if e.Name == name || e.Network+"/"+e.Name == name {
+			found = append(found, e)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return &topology.Error{
+			Kind: topology.ErrNotFound, Item: "endpoint " + name, What: "no such endpoint on node " + p.hub.Self().Node, Remedy: "see 'baize endpoint list'",
+		}
+	case 1:
+		return p.disconnect(ctx, found[0])
+	}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Item: "endpoint " + name, What: "there is one in several networks", Remedy: "name it " + found[0].Network + "/" + name,
+	}
+}
+
+// plan chooses name, addresses and MAC. The endpoint is pending then: they are
+// taken until it is put or forgotten.
+func (p *Part) plan(ctx context.Context, t hub.Topology, req api.EndpointRequest) (topology.NetworkView, ovs.Endpoint, error) {
+	_ = p.loadOnce() // a fault of the part
+	e, err := endpointOf(req)
+	if err != nil {
+		return topology.NetworkView{}, e, err
+	}
+	if !t.Known() {
+		return topology.NetworkView{}, e, &topology.Error{
+			Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "network " + req.Network,
+			What:   "etcd has not answered since the agent started, and no earlier topology is known",
+			Remedy: "check etcd; see 'baize status'",
+		}
+	}
+	n, err := p.view(t, req.Network)
+	if err != nil {
+		return n, e, err
+	}
+	if err := p.checkBehindKernel(n, req.IPs); err != nil {
+		return n, e, err
+	}
+	for _, ip := range req.IPs {
+		if err := addresses.CheckSegment(t.Snapshot, n.Name, ip.Unmap()); err != nil {
+			return n, e, err
+		}
+	}
+	for {
+		full, err := p.choose(n, &e, req.IPs, t.Snapshot)
+		if err == nil || full == 0 {
+			return n, e, err
+		}
+		// Leasing another subnet takes a round trip to etcd: choose again after
+		// it, with what others chose meanwhile.
+		if n, err = p.grow(ctx, n, full, err); err != nil {
+			return n, e, err
+		}
+	}
+}
+
+// endpointOf reads what was asked for, but for addresses.
+func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
+	e := ovs.Endpoint{Name: req.Name, Network: req.Network, Netns: hostnet.NetnsPath(req.Netns), Ifname: req.Ifname}
+	if e.Ifname == "" {
+		e.Ifname = "eth0"
+	}
+	if e.Name == "" {
+		e.Name = filepath.Base(e.Netns)
+	}
+	if err := topology.CheckName("endpoint", e.Name); err != nil {
+		return e, err
+	}
+	e.Port = portOf(e)
+	if req.MAC != "" {
+		mac, err := topology.ParseMAC(req.MAC)
+		if err != nil {
+			return e, &topology.Error{Kind: topology.ErrInvalid, Item: "--mac", What: err.Error()}
+		}
+		e.MAC = mac
+	}
+	return e, nil
+}
+
+// portOf returns the name of an endpoint's port.
+func portOf(e ovs.Endpoint) string { return hostnet.HostIfname(e.Network + "/" + e.Name) }
+
+// choose fills in addresses and MAC and makes the endpoint pending. full names
+// the family that the node's subnets have no address left in.
+func (p *Part) choose(n topology.NetworkView, e *ovs.Endpoint, static []netip.Addr, s *topology.Snapshot) (full topology.Family, err error) {
+	p.change(func() {
+		_, there := p.endpoints[e.Port]
+		if _, coming := p.pending[e.Port]; there || coming {
+			err = &topology.Error{
+				Kind: topology.ErrExists, Item: "endpoint " + e.Name, What: "is in network " + e.Network + " already", Remedy: "remove it first, or choose another name",
+			}
+			return
+		}
+		taken := addresses.Taken(p.taken(n.Name))
+		taken.AddPins(s, n.Name, p.hub.Self().Node)
+		if e.IPs, full, err = addresses.ChooseAll(n, static, taken); err != nil {
+			return
+		}
+		if e.MAC == nil {
+			e.MAC = topology.MACOf(e.IPs[0])
+		}
+		for _, m := range []map[string]ovs.Endpoint{p.endpoints, p.pending} {
+			for _, o := range m {
+				err = errors.Join(err, addresses.CheckMAC(*e, []ovs.Endpoint{o}))
+			}
+		}
+		if err == nil {
+			p.pending[e.Port] = *e
+		}
+	})
+	return full, err
+}
+
+// grow leases another subnet of a family that is full, for the reason given.
+func (p *Part) grow(ctx context.Context, n topology.NetworkView, f topology.Family, why error) (topology.NetworkView, error) {
+	more, err := p.leases.More(ctx, n.Name, f)
+	if err != nil {
+		return n, fmt.Errorf("%w, and another subnet cannot be leased: %w", why, err)
+	}
+	if slices.Contains(n.Subnets, more) {
+		return n, why // the node has it already: it is full too
+	}
+	p.log.Infof("network %s: leased %s as well, %v", n.Name, more, why)
+	n.Subnets = append(slices.Clone(n.Subnets), more)
+	return n, nil
+}
+
+// checkBehindKernel refuses addresses of a subnet that a device of this host,
+// such as docker0, has and assigns from without asking anybody.
+func (p *Part) checkBehindKernel(n topology.NetworkView, static []netip.Addr) error {
+	if !n.Router {
+		return nil
+	}
+	for _, s := range n.Subnets {
+		elsewhere := func(ip netip.Addr) bool {
+			return topology.FamilyOf(ip) == topology.FamilyOf(s.Addr()) && !s.Contains(ip)
+		}
+		if slices.ContainsFunc(static, elsewhere) {
+			continue
+		}
+		dev, err := p.host.DeviceOf(s, pipeline.HostPortName(n.Name))
+		if err != nil {
+			return err
+		}
+		if dev != "" {
+			return &topology.Error{
+				Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("%s has %s, this node's subnet, and assigns its addresses itself", dev, s),
+				Remedy: "let Docker start the container on this node, or take " + dev + " away first",
+			}
+		}
+	}
+	return nil
+}
+
+// pinAway writes a pin for each address outside the node's subnets. Only this
+// needs etcd: nobody else can say that the address is free.
+func (p *Part) pinAway(ctx context.Context, n topology.NetworkView, s *topology.Snapshot, e ovs.Endpoint) error {
+	for _, ip := range e.IPs {
+		if slices.ContainsFunc(n.Subnets, func(q netip.Prefix) bool { return q.Contains(ip) }) {
+			continue
+		}
+		pin := topology.Pin{Network: e.Network, Addr: ip, Node: p.hub.Self().Node, MAC: e.MAC.String()}
+		if have, ok := s.Pins[topology.PinID{Network: e.Network, Addr: ip}]; ok && have.Node == pin.Node && have.MAC == pin.MAC {
+			continue // restarted while etcd is down
+		}
+		if err := p.leases.Pin(ctx, pin); err != nil {
+			return fmt.Errorf("address %s lives outside this node's subnets and must be pinned in etcd: %w", ip, err)
+		}
+	}
+	return nil
+}
+
+func (p *Part) attachSpec(n topology.NetworkView, e ovs.Endpoint) hostnet.AttachSpec {
+	spec := hostnet.AttachSpec{
+		Netns: e.Netns, Ifname: e.Ifname, HostIfname: e.Port, MAC: e.MAC, MTU: n.MTU,
+		// The userspace datapath reads frames from a packet socket: checksums
+		// must be finished, and the kernel must not take the frames as well.
+		ChecksumOffload: !p.userspace, HostIngressDrop: p.userspace,
+	}
+	for _, ip := range e.IPs {
+		f := topology.FamilyOf(ip)
+		spec.Addrs = append(spec.Addrs, netip.PrefixFrom(ip, n.Prefix(f).Bits()))
+		if g := n.Gateway(f); g.IsValid() && g != ip {
+			spec.Gateways = append(spec.Gateways, g)
+		}
+	}
+	return spec
+}

@@ -1,0 +1,169 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/addresses"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+)
+
+// An engine asks for an address first, for the endpoint later, and moves its
+// device into the container itself. In between the address is reserved, then
+// the endpoint is pending.
+
+// Reservation asks for an address of a network.
+type Reservation struct {
+	Network string
+	Family  topology.Family
+	// Addr is the address wanted; any where it is not valid.
+	Addr netip.Addr
+	// Range, where valid, is the part of the network to choose from.
+	Range netip.Prefix
+	// Excluded are not to be chosen.
+	Excluded []netip.Addr
+}
+
+// Reserve takes an address for an endpoint to come. Only an address outside of
+// the node's subnets, and a range that none of them is in, need etcd.
+func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
+	_ = p.loadOnce() // a fault of the part
+	t, err := p.hub.Await(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	n, err := p.view(t, r.Network)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if r.Addr.IsValid() {
+		if err := addresses.CheckSegment(t.Snapshot, n.Name, r.Addr); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	if r.Range.IsValid() && !r.Addr.IsValid() && !slices.ContainsFunc(n.Subnets, r.Range.Overlaps) {
+		sub, err := p.leases.Within(ctx, n, r.Family, r.Range)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		n.Subnets = append(slices.Clone(n.Subnets), sub)
+	}
+	for {
+		addr, err := p.reserve(n, r, t.Snapshot)
+		if err == nil {
+			// Before the engine hears of it: another agent must not promise it again.
+			if err := p.save(); err != nil {
+				p.log.Warn(err)
+			}
+			return addr, nil
+		}
+		if !errors.Is(err, topology.ErrFull) || r.Range.IsValid() {
+			return addr, err
+		}
+		if n, err = p.grow(ctx, n, r.Family, err); err != nil {
+			return addr, err
+		}
+	}
+}
+
+// reserve chooses an address and takes it.
+func (p *Part) reserve(n topology.NetworkView, r Reservation, s *topology.Snapshot) (addr netip.Addr, err error) {
+	p.change(func() {
+		taken := addresses.Taken(p.taken(n.Name))
+		taken.AddPins(s, n.Name, p.hub.Self().Node)
+		for _, x := range r.Excluded {
+			taken[x] = "kept for another use"
+		}
+		if addr, err = addresses.Choose(n, addresses.Request{Family: r.Family, Addr: r.Addr, Range: r.Range}, taken); err == nil {
+			p.reserved[reservation{n.Name, addr}] = time.Now()
+		}
+	})
+	return addr, err
+}
+
+// Release gives back what Reserve took; other addresses it leaves alone.
+func (p *Part) Release(network string, addr netip.Addr) {
+	p.change(func() { delete(p.reserved, reservation{network, addr}) })
+}
+
+// Promise makes an endpoint pending, and its addresses outside the node's
+// subnets known to the other nodes.
+func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
+	t, err := p.hub.Await(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := p.view(t, e.Network)
+	if err != nil {
+		return err
+	}
+	e.Port = portOf(e)
+	p.await(e) // this keeps its pins
+	if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
+		p.forget(e)
+		return err
+	}
+	return nil
+}
+
+// Forget undoes Promise for an endpoint that was not handed over.
+func (p *Part) Forget(e ovs.Endpoint) {
+	e.Port = portOf(e)
+	p.forget(e)
+}
+
+// HandOver attaches an endpoint and returns the device, in the host's
+// namespace, that is to be moved into e.Netns by somebody else.
+func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err error) {
+	t, err := p.hub.Await(ctx)
+	if err != nil {
+		return "", err
+	}
+	n, err := p.view(t, e.Network)
+	if err != nil {
+		return "", err
+	}
+	e.Port = portOf(e)
+	defer p.forget(e)
+	spec := hostnet.PairSpec{HostIfname: e.Port, MAC: e.MAC, MTU: n.MTU, ChecksumOffload: !p.userspace, HostIngressDrop: p.userspace}
+	if err := p.host.MakePair(ctx, spec); err != nil {
+		return "", err
+	}
+	if err := p.connect(ctx, e); err != nil {
+		return "", err
+	}
+	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
+	p.later(func(ctx context.Context) { p.announce(ctx, e) })
+	return hostnet.PeerIfname(e.Port), nil
+}
+
+// announce announces an endpoint's addresses once its owner has configured it,
+// so that peers that remember another MAC learn of this one.
+func (p *Part) announce(ctx context.Context, e ovs.Endpoint) {
+	ctx, cancel := context.WithTimeout(ctx, announceLimit)
+	defer cancel()
+	ifname, err := p.host.AwaitLink(ctx, e.Netns, e.MAC, e.IPs)
+	if err == nil {
+		err = p.host.Announce(ctx, e.Netns, ifname, e.MAC, e.IPs)
+	}
+	if err != nil {
+		p.log.Debugf("announce endpoint %s: %v", e.Name, err)
+	}
+}
+
+// Detach removes an endpoint; one that is gone is fine.
+func (p *Part) Detach(ctx context.Context, e ovs.Endpoint) error {
+	if err := p.disconnect(ctx, e); err != nil {
+		return err
+	}
+	p.log.Infof("endpoint %s detached from network %s", e.Name, e.Network)
+	return nil
+}
+
+// Abandoned reports whether an endpoint's device is in no container.
+func (p *Part) Abandoned(e ovs.Endpoint) (bool, error) { return p.host.Abandoned(e.Port) }

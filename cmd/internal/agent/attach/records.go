@@ -1,0 +1,294 @@
+package attach
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// recordsFile, in the state directory, has the endpoints and the addresses that
+// are promised.
+const recordsFile = "endpoints.json"
+
+// reservedFor is how long an address stays taken that was asked for and never
+// given back nor used: its engine died in between.
+const reservedFor = 5 * time.Minute
+
+// Known are the endpoints of the node at a moment. It is immutable.
+type Known struct {
+	// Endpoints are those that are to have a port, by port.
+	Endpoints []ovs.Endpoint
+	// Pending are on their way: their addresses are taken, they have no port yet.
+	Pending []ovs.Endpoint
+	// Complete: the ports of the bridge have been read, so that there are no
+	// others.
+	Complete bool
+}
+
+// All returns the endpoints and those on their way.
+func (k Known) All() []ovs.Endpoint { return slices.Concat(k.Endpoints, k.Pending) }
+
+func sameKnown(a, b Known) bool { return reflect.DeepEqual(a, b) }
+
+// reservation is an address that an endpoint to come will have.
+type reservation struct {
+	network string
+	addr    netip.Addr
+}
+
+// records are the endpoints, in memory and in a file.
+type records struct {
+	file  string
+	known *part.Cell[Known]
+
+	mu        sync.Mutex
+	endpoints map[string]ovs.Endpoint // by port
+	pending   map[string]ovs.Endpoint // by port
+	// leaving are ports of endpoints that were removed: they are not adopted.
+	leaving  map[string]bool
+	reserved map[reservation]time.Time
+	complete bool
+	version  int
+
+	loading sync.Once
+	loadErr error
+	// saving is held while the file is written, mu is not.
+	saving sync.Mutex
+	saved  int // the version in the file
+}
+
+func newRecords(file string) *records {
+	return &records{
+		file: file, known: part.NewCell(sameKnown),
+		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{}, leaving: map[string]bool{}, reserved: map[reservation]time.Time{},
+	}
+}
+
+// Known is what is known now.
+func (r *records) Known() *part.Cell[Known] { return r.known }
+
+// Changes implements openvswitch.Endpoints.
+func (r *records) Changes(s part.Signal) { r.known.Wakes(s) }
+
+// change changes the records under the lock and tells of it.
+func (r *records) change(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	r.version++
+	byPort := func(m map[string]ovs.Endpoint) []ovs.Endpoint {
+		return slices.SortedFunc(maps.Values(m), func(a, b ovs.Endpoint) int { return cmp.Compare(a.Port, b.Port) })
+	}
+	r.known.Set(Known{Endpoints: byPort(r.endpoints), Pending: byPort(r.pending), Complete: r.complete})
+}
+
+// put makes an endpoint one that is to have a port.
+func (r *records) put(e ovs.Endpoint) {
+	r.change(func() {
+		r.endpoints[e.Port] = e
+		delete(r.pending, e.Port)
+		delete(r.leaving, e.Port)
+		for _, ip := range e.IPs {
+			delete(r.reserved, reservation{e.Network, ip})
+		}
+	})
+}
+
+// remove makes an endpoint one that is to have none.
+func (r *records) remove(port string) {
+	r.change(func() {
+		delete(r.endpoints, port)
+		delete(r.pending, port)
+		r.leaving[port] = true
+	})
+}
+
+func (r *records) await(e ovs.Endpoint) { r.change(func() { r.pending[e.Port] = e }) }
+
+// forget takes an endpoint out of those on their way.
+func (r *records) forget(e ovs.Endpoint) { r.change(func() { delete(r.pending, e.Port) }) }
+
+// Adopt implements openvswitch.Endpoints. Endpoints that only their port tells
+// of are those of an agent that did not keep a file, or lost it.
+func (r *records) Adopt(atPorts []ovs.Endpoint) []ovs.Endpoint {
+	_ = r.loadOnce() // a fault of the part
+	r.mu.Lock()
+	there := make(map[string]bool, len(atPorts))
+	var adopted []ovs.Endpoint
+	for _, e := range atPorts {
+		e.Node = "" // ours
+		there[e.Port] = true
+		if _, known := r.endpoints[e.Port]; !known && !r.leaving[e.Port] {
+			adopted = append(adopted, e)
+		}
+	}
+	for port := range r.leaving {
+		if !there[port] {
+			delete(r.leaving, port)
+		}
+	}
+	complete := r.complete
+	r.mu.Unlock()
+	if len(adopted) > 0 || !complete {
+		r.change(func() {
+			for _, e := range adopted {
+				if !r.leaving[e.Port] {
+					r.endpoints[e.Port] = e
+				}
+			}
+			r.complete = true
+		})
+	}
+	return r.known.Get().Endpoints
+}
+
+// contents is what the file has.
+type contents struct {
+	Endpoints []record `json:"endpoints"`
+	// Reserved are addresses that were promised to an engine.
+	Reserved []reservedAddr `json:"reserved,omitempty"`
+}
+
+// record is an endpoint in the file: what its port has in external_ids.
+type record struct {
+	Name    string            `json:"name"`
+	Network string            `json:"network"`
+	IPs     []netip.Addr      `json:"ips"`
+	MAC     string            `json:"mac,omitempty"`
+	Netns   string            `json:"netns,omitempty"`
+	Ifname  string            `json:"ifname,omitempty"`
+	Port    string            `json:"port"`
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+func recordOf(e ovs.Endpoint) record {
+	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Netns, e.Ifname, e.Port, e.Labels}
+}
+
+// endpoint reads a record back. ok is false where it makes no sense.
+func (r record) endpoint() (e ovs.Endpoint, ok bool) {
+	e = ovs.Endpoint{Name: r.Name, Network: r.Network, IPs: r.IPs, Netns: r.Netns, Ifname: r.Ifname, Port: r.Port, Labels: r.Labels}
+	if r.MAC != "" {
+		mac, err := topology.ParseMAC(r.MAC)
+		if err != nil {
+			return e, false
+		}
+		e.MAC = mac
+	}
+	return e, e.Name != "" && e.Network != "" && e.Port != ""
+}
+
+type reservedAddr struct {
+	Network string     `json:"network"`
+	Addr    netip.Addr `json:"addr"`
+	At      time.Time  `json:"at"`
+}
+
+// loadOnce reads the file before anything is done with the records.
+func (r *records) loadOnce() error {
+	r.loading.Do(func() { r.loadErr = r.load() })
+	return r.loadErr
+}
+
+// load reads the file. One that is not there is an empty one.
+func (r *records) load() error {
+	b, err := os.ReadFile(r.file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var c contents
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		return &topology.Error{
+			Kind: topology.ErrInvalid, Code: fault.StateUnwritable, Item: r.file,
+			What: "cannot be read, the ports of the bridge tell what endpoints there are: " + err.Error(), Remedy: "it is written anew",
+		}
+	}
+	r.change(func() {
+		for _, x := range c.Endpoints {
+			if e, ok := x.endpoint(); ok {
+				r.endpoints[e.Port] = e
+			}
+		}
+		for _, x := range c.Reserved {
+			r.reserved[reservation{x.Network, x.Addr}] = x.At
+		}
+	})
+	r.saved = r.version
+	return nil
+}
+
+// save writes the file unless it is as it has to be. Calls that come together
+// write once.
+func (r *records) save() error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	r.mu.Lock()
+	version := r.version
+	c := contents{Endpoints: []record{}}
+	for _, e := range r.known.Get().Endpoints {
+		c.Endpoints = append(c.Endpoints, recordOf(e))
+	}
+	for x, at := range r.reserved {
+		c.Reserved = append(c.Reserved, reservedAddr{x.network, x.addr, at})
+	}
+	r.mu.Unlock()
+	if version == r.saved {
+		return nil
+	}
+	slices.SortFunc(c.Reserved, func(a, b reservedAddr) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
+	})
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err == nil {
+		err = atomicfile.Write(r.file, append(b, '\n'), 0o600)
+	}
+	if err != nil {
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Code: fault.StateUnwritable, Item: r.file,
+			What: fmt.Sprintf("the endpoints' file cannot be written: %v; their ports have their records as well", err), Remedy: "look at the disk: 'df'",
+		}
+	}
+	r.saved = version
+	return nil
+}
+
+// taken returns those of a network's addresses that endpoints of this node have
+// or are to have. It needs r.mu.
+func (r *records) taken(network string) map[netip.Addr]string {
+	taken := map[netip.Addr]string{}
+	for x, since := range r.reserved {
+		if time.Since(since) > reservedFor {
+			delete(r.reserved, x)
+		} else if x.network == network {
+			taken[x.addr] = "a container that is being started"
+		}
+	}
+	for _, m := range []map[string]ovs.Endpoint{r.endpoints, r.pending} {
+		for _, e := range m {
+			if e.Network != network {
+				continue
+			}
+			for _, ip := range e.IPs {
+				taken[ip] = "endpoint " + e.Name
+			}
+		}
+	}
+	return taken
+}

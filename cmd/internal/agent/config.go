@@ -1,0 +1,177 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/bgp"
+	"github.com/baize-net/baize/cmd/internal/agent/docker"
+	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/vswitch"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/source"
+)
+
+// Config is what an agent is started with.
+type Config struct {
+	// Node is the node's name; empty: the host's name.
+	Node string
+	// VTEP is an address or an interface; empty: the one that etcd is reached from.
+	VTEP string
+	// Bridge is the integration bridge's name.
+	Bridge string
+	// Datapath is "auto", "system" or "netdev".
+	Datapath string
+	// OVSDB is the database's address, OVSRunDir where ovs-vswitchd has its
+	// control sockets; empty: Open vSwitch's own defaults.
+	OVSDB, OVSRunDir string
+	// Networks are those the node carries; empty: all.
+	Networks []string
+	// StateDir keeps the node's identity, its endpoints and the last topology seen.
+	StateDir string
+	// Socket is where the local API is served.
+	Socket string
+	// DockerPlugin is "auto" (where an engine is installed), "on" or "off";
+	// DockerSocket is where it is served.
+	DockerPlugin, DockerSocket string
+	// DockerStandIn, with the socket as one more argument, is the command line of
+	// who answers Docker while no agent does; empty: nobody does.
+	DockerStandIn []string
+	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
+	VXLANPort, GenevePort int
+	// LivenessTTL is how long after its death peers see the agent as alive.
+	LivenessTTL time.Duration
+	// AuditInterval is how often whole flow texts are compared.
+	AuditInterval time.Duration
+	// DockerBridge is docker0 where that is to be a part of DockerNetwork; empty:
+	// it is not.
+	DockerBridge string
+	// DockerNetwork is empty where the node carries one network only.
+	DockerNetwork string
+	// DockerEnv is the file that says what Docker must be started with.
+	DockerEnv string
+	// Etcd says where the topology is.
+	Etcd etcdstore.Config
+	// Sources make the further sources of the topology.
+	Sources []SourceMaker `json:"-"`
+	// Masquerade says of which networks packets that leave get this host's address;
+	// nil: of none.
+	Masquerade func(topology.Network) bool `json:"-"`
+	// BGP makes the agent speak with the routers of the fabric, where it has an
+	// AS or neighbours.
+	BGP bgp.Config
+	// Version is the program's.
+	Version string
+}
+
+// SourceMaker makes a source of the topology for an agent.
+type SourceMaker func(SourceDeps) (source.Source, error)
+
+// SourceDeps is what an agent gives a source.
+type SourceDeps struct {
+	// Node is the node's name.
+	Node string
+	// Cache returns a cache in a file of the state directory.
+	Cache func(file string, decode func(int64, []topology.KV) *topology.Snapshot) source.Cache
+	// Changed is to be called when Merge has something new.
+	Changed func()
+	// Member tells what others have to know of the node.
+	Member func(ctx context.Context) (source.Member, error)
+	// Infof takes what an operator wants to have read.
+	Infof func(format string, args ...any)
+}
+
+// Defaults returns the configuration with what was left open filled in.
+func (c Config) Defaults() (Config, error) {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	if c.Node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return c, fmt.Errorf("the host has no name: %w", err)
+		}
+		c.Node, _, _ = strings.Cut(name, ".")
+	}
+	set(&c.Bridge, ovs.DefaultBridge)
+	set(&c.Datapath, "auto")
+	set(&c.OVSDB, vswitch.DefaultEndpoint)
+	set(&c.StateDir, "/var/lib/baize")
+	set(&c.Socket, api.DefaultSocket)
+	set(&c.DockerPlugin, docker.ModeAuto)
+	set(&c.DockerSocket, docker.DefaultSocket)
+	set(&c.DockerEnv, subnetenv.BaizeFile)
+	if c.LivenessTTL == 0 {
+		c.LivenessTTL = 10 * time.Second
+	}
+	if c.AuditInterval <= 0 {
+		c.AuditInterval = 30 * time.Second
+	}
+	if !slices.Contains([]string{"auto", "system", "netdev"}, c.Datapath) {
+		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "datapath " + c.Datapath, What: "unknown", Remedy: "use auto, system (kernel) or netdev (userspace)"}
+	}
+	if c.DockerBridge != "" && c.DockerBridge != docker0.Bridge {
+		return c, &topology.Error{
+			Kind: topology.ErrInvalid, Item: "--docker-bridge " + c.DockerBridge, What: "dockerd takes an address (--bip) for docker0 only",
+			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'",
+		}
+	}
+	if err := docker.CheckMode(c.DockerPlugin); err != nil {
+		return c, err
+	}
+	return c, topology.CheckName("node", c.Node)
+}
+
+// speaks reports whether BGP was asked for.
+func (c Config) speaks() bool { return c.BGP.AS != 0 || len(c.BGP.Neighbors) > 0 }
+
+// etcdAddrs returns the addresses among etcd's endpoints.
+func (c Config) etcdAddrs() []netip.Addr {
+	var out []netip.Addr
+	for _, e := range c.Etcd.Endpoints {
+		if _, rest, ok := strings.Cut(e, "://"); ok {
+			e = rest
+		}
+		if ap, err := netip.ParseAddrPort(e); err == nil {
+			out = append(out, ap.Addr())
+		}
+	}
+	return out
+}
+
+func (c Config) identityFile() string { return filepath.Join(c.StateDir, "node-id") }
+
+// nodeID returns the installation's identity, drawn once.
+func (c Config) nodeID() (string, error) {
+	file := c.identityFile()
+	b, err := os.ReadFile(file)
+	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the node's identity: %w", err)
+	}
+	id := rand.Text()
+	if err := os.MkdirAll(c.StateDir, 0o750); err != nil {
+		return "", fmt.Errorf("keep the node's identity: %w", err)
+	}
+	if err := atomicfile.Write(file, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("keep the node's identity: %w", err)
+	}
+	return id, nil
+}

@@ -1,0 +1,166 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/baize-net/baize/cmd/internal/agent/names"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+)
+
+// containerNames are what containers are called. The engine tells a driver nothing of
+// it, so it is asked, and asked again whenever it says that something changed.
+// None of this is on the way of a container's start.
+type containerNames struct {
+	// byEndpoint are a container's name and its aliases in one network, by the
+	// engine's ID of the endpoint; nil before the engine has answered.
+	byEndpoint map[string][]string
+	// aliases never change while there is the endpoint.
+	aliases map[string][]string
+}
+
+// Called tells what the containers of this host are called, by the engine's ID
+// of their endpoints (LabelEndpoint).
+func (p *Plugin) Called() *part.Cell[names.Called] { return p.called }
+
+// namesEvery is how often names are read although the engine says nothing.
+const namesEvery = time.Minute
+
+// nameLoop keeps the names as the engine has them.
+func (p *Plugin) nameLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := p.followNames(ctx); err != nil && ctx.Err() == nil {
+			p.log.Debugf("Docker: names of containers: %v", err)
+		}
+		t := time.NewTimer(sweepRetry)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// followNames reads the names, again after every change, until the engine ends.
+func (p *Plugin) followNames(ctx context.Context) error {
+	changes := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return p.engine.follow(ctx, func() {
+			select {
+			case changes <- struct{}{}:
+			default: // one is waiting already
+			}
+		})
+	})
+	g.Go(func() error {
+		regular := time.NewTicker(namesEvery)
+		defer regular.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changes:
+			case <-regular.C:
+			}
+			if err := p.readNames(ctx); err != nil {
+				return err
+			}
+		}
+	})
+	return g.Wait()
+}
+
+func (p *Plugin) readNames(ctx context.Context) error {
+	known, err := p.engine.networks(ctx)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	before := p.names
+	p.mu.Unlock()
+	next := containerNames{byEndpoint: map[string][]string{}, aliases: map[string][]string{}}
+	for _, n := range known {
+		for id, c := range n.Containers {
+			if c.EndpointID == "" {
+				continue
+			}
+			aliases, ok := before.aliases[c.EndpointID]
+			if !ok {
+				if aliases, err = p.engine.aliases(ctx, id, c.EndpointID); err != nil {
+					p.log.Debugf("Docker: container %s: %v", c.Name, err) // it is ending: the next event tells
+					continue
+				}
+			}
+			next.aliases[c.EndpointID] = aliases
+			all := append([]string{c.Name}, aliases...)
+			slices.Sort(all)
+			next.byEndpoint[c.EndpointID] = slices.Compact(all)
+		}
+	}
+	p.mu.Lock()
+	p.names = next
+	p.mu.Unlock()
+	if before.byEndpoint == nil || !maps.EqualFunc(before.byEndpoint, next.byEndpoint, slices.Equal) {
+		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Known: true})
+	}
+	return nil
+}
+
+// aliases returns the aliases that a container has in the network of an
+// endpoint.
+func (e *engine) aliases(ctx context.Context, container, endpoint string) ([]string, error) {
+	var c struct {
+		NetworkSettings struct {
+			Networks map[string]struct {
+				EndpointID string
+				Aliases    []string
+				DNSNames   []string // from version 25 on: with the container's own
+			}
+		}
+	}
+	if err := e.get(ctx, "/containers/"+url.PathEscape(container)+"/json", &c); err != nil {
+		return nil, err
+	}
+	for _, n := range c.NetworkSettings.Networks {
+		if n.EndpointID == endpoint {
+			return append(n.Aliases, n.DNSNames...), nil
+		}
+	}
+	return nil, fmt.Errorf("it has left endpoint %.12s", endpoint)
+}
+
+// follow calls changed now and whenever the name of some container may have
+// changed, until the engine ends, or ctx.
+func (e *engine) follow(ctx context.Context, changed func()) error {
+	filters := url.QueryEscape(`{"type":["network","container"],"event":["connect","disconnect","rename"]}`)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/events?filters="+filters, nil)
+	if err != nil {
+		return err
+	}
+	stream := http.Client{Transport: e.http.Transport} // without a limit of time
+	resp, err := stream.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the engine: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the engine answers %s", resp.Status)
+	}
+	events := json.NewDecoder(resp.Body)
+	for {
+		changed() // first of all: what was before is not told
+		var event struct{}
+		if err := events.Decode(&event); err != nil {
+			return fmt.Errorf("the engine's events end: %w", err)
+		}
+	}
+}

@@ -1,0 +1,347 @@
+package docker
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+)
+
+// node is an agent with a topology in memory, whose subnets are the upper half
+// of each network.
+type node struct {
+	networks  []topology.Network
+	endpoints []ovs.Endpoint
+	reserved  map[netip.Addr]bool
+	pinned    []netip.Addr
+}
+
+func (n *node) Networks(context.Context) ([]topology.Network, error) { return n.networks, nil }
+
+func (n *node) EnsureNetwork(_ context.Context, w topology.Network, _ []topology.Family, accept func(topology.Network) error) (topology.Network, error) {
+	for _, o := range n.networks {
+		if o.Name == w.Name {
+			return o, accept(o)
+		}
+	}
+	n.networks = append(n.networks, w)
+	return w, nil
+}
+
+func (n *node) Reserve(_ context.Context, r attach.Reservation) (netip.Addr, error) {
+	for a := r.Addr; ; a = a.Next() {
+		if !a.IsValid() {
+			if a = r.Range.Addr(); !r.Range.IsValid() {
+				a = netip.MustParseAddr("10.1.5.2")
+			}
+		}
+		if n.reserved[a] && r.Addr.IsValid() {
+			return a, &topology.Error{Kind: topology.ErrConflict, Item: a.String(), What: "in use"}
+		}
+		excluded := false
+		for _, x := range r.Excluded {
+			excluded = excluded || x == a
+		}
+		if !n.reserved[a] && !excluded {
+			n.reserved[a] = true
+			return a, nil
+		}
+	}
+}
+
+func (n *node) Release(_ string, a netip.Addr) { delete(n.reserved, a) }
+func (n *node) Promise(_ context.Context, e ovs.Endpoint) error {
+	n.pinned = append(n.pinned, e.IPs...)
+	return nil
+}
+func (n *node) Forget(ovs.Endpoint) { n.pinned = nil }
+func (n *node) HandOver(_ context.Context, e ovs.Endpoint) (string, error) {
+	e.Port = "p-" + e.Name
+	n.endpoints = append(n.endpoints, e)
+	return "dev0", nil
+}
+func (n *node) Endpoints() []ovs.Endpoint { return slices.Clone(n.endpoints) }
+func (n *node) Detach(_ context.Context, e ovs.Endpoint) error {
+	for i, o := range n.endpoints {
+		if o.Name == e.Name {
+			n.endpoints = append(n.endpoints[:i:i], n.endpoints[i+1:]...)
+		}
+	}
+	return nil
+}
+func (n *node) Abandoned(ovs.Endpoint) (bool, error) { return false, nil }
+
+// call sends what an engine sends and returns the answer, or the refusal.
+func call(t *testing.T, h http.Handler, method, body string) (answer map[string]any, refused string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(body)))
+	assert.Equal(t, contentType, w.Header().Get("Content-Type"))
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer), w.Body.String())
+	refused, _ = answer["Err"].(string)
+	assert.Equal(t, refused != "", w.Code != http.StatusOK, "an engine looks at the status, people at the text")
+	return answer, refused
+}
+
+func quiet() logrus.FieldLogger {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return l
+}
+
+func newPlugin(t *testing.T, n *node) *Plugin {
+	if n.reserved == nil {
+		n.reserved = map[netip.Addr]bool{}
+	}
+	dir := t.TempDir()
+	return New(n, filepath.Join(dir, "docker.json"), filepath.Join(dir, "no-engine.sock"), quiet())
+}
+
+const (
+	netID = "5d1b7d0c5d2f00aa5d1b7d0c5d2f00aa5d1b7d0c5d2f00aa5d1b7d0c5d2f00aa"
+	epID  = "e0a1b2c3d4e5f60718293a4b5c6d7e8f9e0a1b2c3d4e5f60718293a4b5c6d7e8"
+)
+
+// blue is a network that is there.
+var blue = topology.Network{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, IPv4: netip.MustParsePrefix("10.1.0.0/16")}
+
+// creation is the body of CreateNetwork.
+func creation(pool, options string) string {
+	return `{"NetworkID":"` + netID + `","Options":{"com.docker.network.generic":{` + options + `}},
+		"IPv4Data":[{"AddressSpace":"baize","Pool":"` + pool + `","Gateway":"10.1.0.1/16"}],"IPv6Data":[],"FieldOfTomorrow":1}`
+}
+
+// The calls of a container's life, as engines 20.10 to 28 make them.
+func TestConversation(t *testing.T) {
+	n := &node{}
+	p := newPlugin(t, n)
+	h := p.Handler()
+
+	answer, _ := call(t, h, "Plugin.Activate", "")
+	assert.ElementsMatch(t, []any{"NetworkDriver", "IpamDriver"}, answer["Implements"])
+
+	answer, refused := call(t, h, "IpamDriver.RequestPool", `{"AddressSpace":"baize","Pool":"10.1.0.0/16","SubPool":"10.1.5.0/24","Options":{"baize.network":"blue"},"V6":false}`)
+	require.Empty(t, refused)
+	pool := answer["PoolID"].(string)
+	answer, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+pool+`","Address":"","Options":{"RequestAddressType":"com.docker.network.gateway"}}`)
+	require.Empty(t, refused)
+	assert.Equal(t, "10.1.0.1/16", answer["Address"])
+	_, refused = call(t, h, "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.network":"blue","baize.vni":"42"`))
+	require.Empty(t, refused)
+	require.Len(t, n.networks, 1)
+	assert.Equal(t, "blue", n.networks[0].Name)
+	assert.EqualValues(t, 42, n.networks[0].VNI)
+
+	answer, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+pool+`","Address":"","Options":{}}`)
+	require.Empty(t, refused)
+	assert.Equal(t, "10.1.5.0/16", answer["Address"], "of the range, with the network's mask")
+
+	endpoint := `"NetworkID":"` + netID + `","EndpointID":"` + epID + `"`
+	answer, refused = call(t, h, "NetworkDriver.CreateEndpoint", `{`+endpoint+`,"Interface":{"Address":"10.1.5.0/16","AddressIPv6":"","MacAddress":""},"Options":{}}`)
+	require.Empty(t, refused)
+	assert.Equal(t, map[string]any{"Address": "", "AddressIPv6": "", "MacAddress": "02:42:0a:01:05:00"}, answer["Interface"], "only what was left open")
+
+	answer, refused = call(t, h, "NetworkDriver.Join", `{`+endpoint+`,"SandboxKey":"/var/run/docker/netns/1","Options":{}}`)
+	require.Empty(t, refused)
+	assert.Equal(t, map[string]any{"SrcName": "dev0", "DstPrefix": "eth"}, answer["InterfaceName"])
+	require.Len(t, n.endpoints, 1)
+	assert.Equal(t, "/var/run/docker/netns/1", n.endpoints[0].Netns)
+
+	// Another plugin, with the file of the first: a restart of the agent.
+	again := New(n, p.file, filepath.Join(t.TempDir(), "no-engine.sock"), quiet())
+	again.load()
+	assert.Equal(t, "blue", again.networks[netID].Network)
+	h = again.Handler()
+	_, refused = call(t, h, "NetworkDriver.Leave", `{`+endpoint+`}`)
+	require.Empty(t, refused)
+	assert.Empty(t, n.endpoints)
+	_, refused = call(t, h, "NetworkDriver.DeleteEndpoint", `{`+endpoint+`}`)
+	require.Empty(t, refused)
+	_, refused = call(t, h, "IpamDriver.ReleaseAddress", `{"PoolID":"`+pool+`","Address":"10.1.5.0"}`)
+	require.Empty(t, refused)
+	assert.Empty(t, n.reserved)
+	_, refused = call(t, h, "NetworkDriver.DeleteNetwork", `{"NetworkID":"`+netID+`"}`)
+	require.Empty(t, refused)
+	assert.Len(t, n.networks, 1, "Baize's network stays: other engines use it")
+}
+
+func TestRefusals(t *testing.T) {
+	twin := blue
+	twin.Name = "twin"
+	for _, x := range []struct {
+		name, method, body string
+		networks           []topology.Network
+		want               []string
+	}{
+		{"no JSON", "NetworkDriver.CreateNetwork", `{`, nil, []string{"unexpected EOF"}},
+		{"a subnet of another's", "NetworkDriver.CreateNetwork", creation("10.2.0.0/16", `"baize.network":"blue"`), []topology.Network{blue}, []string{"blue", "10.2.0.0/16", "10.1.0.0/16"}},
+		{"another VNI", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vni":"7","baize.network":"blue"`), []topology.Network{blue}, []string{"VNI", "7", "100"}},
+		{"which of the two", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", ``), []topology.Network{blue, twin}, []string{"blue, twin", "-o baize.network=NAME"}},
+		{"misspelt option", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vnni":"7"`), nil, []string{"baize.vnni", "baize.vni"}},
+		{"a name that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.network":"a/b"`), nil, []string{"a/b"}},
+		{"a VNI that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vni":"16777216"`), nil, []string{"16777216", "16777215"}},
+		{"a transport that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.transport":"stt"`), nil, []string{"stt", "vxlan"}},
+		{"an MTU that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.mtu":"big"`), nil, []string{"big", "1450"}},
+		{"two MTUs", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.mtu":"1400","com.docker.network.driver.mtu":"1300"`), nil, []string{"1400", "1300"}},
+		{"a gateway that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.gateway":"mine"`), nil, []string{"mine", "docker", "network"}},
+		{"Docker's own IPAM", "NetworkDriver.CreateNetwork", strings.ReplaceAll(creation("10.1.0.0/16", ``), `"AddressSpace":"baize"`, `"AddressSpace":"LocalDefault"`), nil, []string{"--ipam-driver baize"}},
+		{"no subnet", "NetworkDriver.CreateNetwork", `{"NetworkID":"` + netID + `"}`, nil, []string{"--subnet"}},
+		{"no pool", "IpamDriver.RequestPool", `{"AddressSpace":"baize"}`, []topology.Network{blue}, []string{"--subnet", "blue"}},
+		{"a pool of a network to come", "IpamDriver.RequestPool", `{"Options":{"baize.network":"red"}}`, []topology.Network{blue}, []string{"red", "--subnet", "blue"}},
+		{"a family that it has not", "IpamDriver.RequestPool", `{"Options":{"baize.network":"blue"},"V6":true}`, []topology.Network{blue}, []string{"blue", "IPv6"}},
+		{"a range elsewhere", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","SubPool":"10.2.0.0/24"}`, nil, []string{"--ip-range 10.2.0.0/24", "10.1.0.0/16"}},
+		{"a range that is wider", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","SubPool":"10.0.0.0/8"}`, nil, []string{"--ip-range 10.0.0.0/8"}},
+		{"misspelt IPAM option", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","Options":{"baize.nwtwork":"x"}}`, nil, []string{"baize.nwtwork", "baize.network"}},
+		{"somebody else's pool", "IpamDriver.RequestAddress", `{"PoolID":"LocalDefault/10.1.0.0/16"}`, nil, []string{"LocalDefault/10.1.0.0/16"}},
+		{"an address elsewhere", "IpamDriver.RequestAddress", `{"PoolID":"blue|10.1.0.0/16|","Address":"10.2.0.1"}`, nil, []string{"10.2.0.1", "10.1.0.0/16"}},
+		{"another gateway", "IpamDriver.RequestAddress", `{"PoolID":"blue|10.1.0.0/16|","Address":"10.1.9.9","Options":{"RequestAddressType":"com.docker.network.gateway"}}`, nil, []string{"10.1.9.9", "10.1.0.1"}},
+		{"a network that is not known", "NetworkDriver.CreateEndpoint", `{"NetworkID":"` + netID + `","EndpointID":"` + epID + `"}`, nil, []string{netID[:12], "create it again"}},
+		{"an endpoint of before", "NetworkDriver.Join", `{"NetworkID":"0","EndpointID":"` + epID + `"}`, nil, []string{"0"}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			n := &node{networks: x.networks}
+			_, refused := call(t, newPlugin(t, n).Handler(), x.method, x.body)
+			for _, want := range x.want {
+				assert.Contains(t, refused, want)
+			}
+			assert.Len(t, n.networks, len(x.networks), "nothing was made")
+			assert.Empty(t, n.reserved)
+		})
+	}
+}
+
+func TestPoolID(t *testing.T) {
+	for _, p := range []pool{
+		{"blue", netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.1.5.0/24")},
+		{"", netip.MustParsePrefix("fd00:1::/48"), netip.Prefix{}},
+	} {
+		got, err := parsePool(p.ID())
+		require.NoError(t, err)
+		assert.Equal(t, p, got)
+	}
+}
+
+// An engine that may choose the pool takes none that is in the host's routes, and
+// asks again at once, for ever: it is refused then, with what helps.
+func TestEngineAsksForEver(t *testing.T) {
+	h := newPlugin(t, &node{networks: []topology.Network{blue}}).Handler()
+	const request = `{"Options":{"baize.network":"blue"}}`
+	ask := func() (refused string, times int) {
+		for times = 1; times < 100; times++ {
+			if _, refused = call(t, h, "IpamDriver.RequestPool", request); refused != "" {
+				return refused, times
+			}
+		}
+		return "", times
+	}
+	for range 2 { // it gives the pools back, and people try again
+		refused, times := ask()
+		assert.Contains(t, refused, "subnet 10.1.0.0/16")
+		assert.Contains(t, refused, "--subnet 10.1.0.0/16")
+		assert.LessOrEqual(t, times, 10)
+		_, refused = call(t, h, "IpamDriver.ReleasePool", `{"PoolID":"blue|10.1.0.0/16|"}`)
+		require.Empty(t, refused)
+	}
+	for range 50 { // networks that are taken
+		answer, refused := call(t, h, "IpamDriver.RequestPool", request)
+		require.Empty(t, refused)
+		_, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+answer["PoolID"].(string)+`","Options":{"RequestAddressType":"com.docker.network.gateway"}}`)
+		require.Empty(t, refused)
+	}
+}
+
+// Where no network is named, every engine makes up the same name.
+func TestMadeUpNames(t *testing.T) {
+	for pool, want := range map[string]string{"10.1.0.0/16": "docker-10.1.0.0-16", "fd00:1::/48": "docker-fd00-1-48"} {
+		w := wanted{network: network{Pools: []netip.Prefix{netip.MustParsePrefix(pool)}}}
+		require.NoError(t, w.choose(nil))
+		assert.Equal(t, want, w.Name)
+		assert.NoError(t, topology.CheckName("network", w.Name))
+	}
+}
+
+// While no agent runs containers end, and none starts.
+func TestStandInAnswers(t *testing.T) {
+	h := standInHandler(nil, func() {}, quiet())
+	for _, method := range []string{"Plugin.Activate", "NetworkDriver.GetCapabilities", "IpamDriver.GetDefaultAddressSpaces", "NetworkDriver.Leave", "NetworkDriver.DeleteEndpoint", "NetworkDriver.DeleteNetwork", "IpamDriver.ReleaseAddress", "IpamDriver.ReleasePool"} {
+		_, refused := call(t, h, method, `{"EndpointID":"`+epID+`"}`)
+		assert.Empty(t, refused, method)
+	}
+	for _, method := range []string{"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "IpamDriver.RequestPool", "IpamDriver.RequestAddress"} {
+		_, refused := call(t, h, method, `{}`)
+		assert.Contains(t, refused, "systemctl start baize", method)
+	}
+}
+
+// A connection that an engine has kept is not answered after the dismissal.
+func TestStandInIsDismissed(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "baize.sock")
+	ended := make(chan error, 1)
+	go func() { ended <- StandIn(t.Context(), strings.NewReader(""), socket, quiet()) }()
+	dial := func() net.Conn {
+		var c net.Conn
+		require.Eventually(t, func() (ok bool) {
+			var err error
+			c, err = (&net.Dialer{}).DialContext(t.Context(), "unix", socket)
+			return err == nil
+		}, 10*time.Second, 5*time.Millisecond)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	kept, fresh := dial(), dial()
+	request := "POST /IpamDriver.RequestAddress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+	_, err := io.WriteString(kept, request)
+	require.NoError(t, err)
+	answer, err := http.ReadResponse(bufio.NewReader(kept), nil)
+	require.NoError(t, err)
+	_, _ = io.Copy(io.Discard, answer.Body)
+	require.NoError(t, answer.Body.Close())
+	assert.Equal(t, http.StatusInternalServerError, answer.StatusCode)
+
+	Dismiss(t.Context(), socket)
+	next, err := api.Listen(socket)
+	require.NoError(t, err, "the socket is free")
+	defer next.Close()
+	for _, c := range []net.Conn{kept, fresh} {
+		_, _ = io.WriteString(c, request)
+		_, err := c.Read(make([]byte, 1))
+		require.Error(t, err)
+	}
+	require.NoError(t, <-ended)
+}
+
+// What the stand-in answers to is what the plugin answers to.
+func TestStandInKnowsEveryMethod(t *testing.T) {
+	standIn, plugin := standInHandler(nil, func() {}, quiet()), newPlugin(t, &node{}).Handler()
+	for _, kind := range []string{"Plugin.", "NetworkDriver.", "IpamDriver."} {
+		for _, m := range []string{
+			"Activate", "GetCapabilities", "CreateNetwork", "DeleteNetwork", "CreateEndpoint", "EndpointOperInfo", "DeleteEndpoint", "Join", "Leave", "DiscoverNew", "DiscoverDelete",
+			"ProgramExternalConnectivity", "RevokeExternalConnectivity", "GetDefaultAddressSpaces", "RequestPool", "ReleasePool", "RequestAddress", "ReleaseAddress",
+		} {
+			known := func(h http.Handler) bool {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/"+kind+m, strings.NewReader(`{}`)))
+				return w.Code != http.StatusNotFound
+			}
+			assert.Equal(t, known(plugin), known(standIn), kind+m)
+		}
+	}
+}

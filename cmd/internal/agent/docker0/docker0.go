@@ -1,0 +1,360 @@
+// Package docker0 is the part of the agent that makes Docker's own bridge a part
+// of a network: containers that ask for no network are on the same Ethernet as
+// all others. Docker assigns the addresses of a subnet of its own; the part leases
+// it, makes the pair of devices between the bridge and Open vSwitch, and writes the
+// file that says what Docker must be started with.
+package docker0
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Bridge is the bridge of containers that ask for no network.
+const Bridge = "docker0"
+
+const (
+	passTimeout = 60 * time.Second
+	passPause   = 50 * time.Millisecond
+)
+
+// port is the end of the pair of devices on the integration bridge, end the one
+// on docker0. A pair, and not an internal port of Open vSwitch: it stays a port of
+// docker0 when ovs-vswitchd restarts.
+var (
+	port = hostnet.HostIfname("segment/" + Bridge)
+	end  = Bridge + "-baize"
+)
+
+// Store is where the subnet is leased.
+type Store interface {
+	LeaseSegment(ctx context.Context, network, node, segment string, f topology.Family) (topology.Subnet, error)
+	ClaimSubnet(ctx context.Context, s topology.Subnet) (topology.Subnet, error)
+}
+
+// Host is what is read and changed of this host (hostnet).
+type Host interface {
+	Attach(ctx context.Context, spec hostnet.AttachSpec) error
+	Detach(ctx context.Context, port string) error
+	FindBridge(name string) (*hostnet.Bridge, error)
+	Enslave(ifname, bridge string) (bool, error)
+	AddOnLink(p netip.Prefix, ifname string) error
+	// WatchLinks calls fire whenever links or addresses change, until ctx ends.
+	WatchLinks(ctx context.Context, fire func()) error
+}
+
+// Config is what the part is started with.
+type Config struct {
+	// Network is the network that docker0 is a part of; empty where the node
+	// carries one only.
+	Network string
+	// EnvFile is the file that says what Docker must be started with.
+	EnvFile string
+	// Every is how often all is looked at though nothing is reported: the host's
+	// firewall reports nothing.
+	Every time.Duration
+	// Userspace: the datapath reads frames from packet sockets.
+	Userspace bool
+	// Carries reports whether the node is to carry a network.
+	Carries func(network string) bool
+}
+
+// Part is the part of the agent.
+type Part struct {
+	cfg       Config
+	hub       *hub.Hub
+	store     Store
+	host      Host
+	segments  *part.Cell[[]ovs.Segment]
+	hostPorts *part.Cell[map[string]bool]
+	outcome   *part.Cell[openvswitch.Outcome]
+	log       *logrus.Entry
+	wake      part.Signal
+	faults    part.Faults
+	firewall  firewall
+
+	mu sync.Mutex
+	// written: the file says what is in force.
+	written bool
+}
+
+// New returns the part. It starts nothing.
+func New(cfg Config, h *hub.Hub, store Store, host Host, in openvswitch.Inputs, sw *openvswitch.Part, log *logrus.Entry) *Part {
+	return &Part{
+		cfg: cfg, hub: h, store: store, host: host, segments: in.Segments, hostPorts: sw.HostPorts(), outcome: sw.Outcome(),
+		log: log.WithField("part", "docker0"), wake: part.NewSignal(),
+	}
+}
+
+// Name implements part.Part.
+func (p *Part) Name() string { return "docker0" }
+
+// Faults implements part.Part.
+func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// Ready implements part.Readier: Docker is started after this, with what the
+// file says.
+func (p *Part) Ready() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.written
+}
+
+// Run implements part.Part.
+func (p *Part) Run(ctx context.Context) error {
+	p.hub.Records().Wakes(p.wake)
+	p.hostPorts.Wakes(p.wake)
+	var watch sync.WaitGroup
+	watch.Go(func() { p.watchLinks(ctx) })
+	part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
+	watch.Wait()
+	return nil
+}
+
+// watchLinks makes docker0's end of the pair its port as soon as Docker has made
+// the bridge.
+func (p *Part) watchLinks(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := p.host.WatchLinks(ctx, func() {
+			if _, err := p.host.Enslave(end, Bridge); err != nil {
+				p.log.Warn(err)
+			}
+			p.wake.Wake()
+		})
+		if err != nil && ctx.Err() == nil {
+			p.log.Warnf("watch the links of this host: %v", err)
+		}
+		part.Sleep(ctx, time.Second)
+	}
+}
+
+func (p *Part) pass(ctx context.Context) error {
+	t := p.hub.Records().Get()
+	if !t.Known() {
+		return nil
+	}
+	var leaseErr error
+	if _, registered := t.Snapshot.Nodes[p.hub.Self().Node]; registered && !t.Cached && t.Err == nil {
+		leaseErr = p.lease(ctx, t.Snapshot)
+	}
+	segments, faults := p.attach(ctx, t.View())
+	p.segments.Set(segments)
+	err := p.finish(ctx, t.View(), segments)
+	for _, f := range p.faults.Set(fault.Add(fault.Add(faults, leaseErr), err)) {
+		p.log.Warn(f)
+	}
+	return errors.Join(leaseErr, err)
+}
+
+// network is the network that docker0 is a part of.
+func (p *Part) network(networks []topology.Network) (topology.Network, error) {
+	bad := func(kind error, code fault.Code, what, remedy string) (topology.Network, error) {
+		return topology.Network{}, &topology.Error{Kind: kind, Code: code, Item: "--docker-bridge " + Bridge, What: what, Remedy: remedy}
+	}
+	var names []string
+	var possible []topology.Network
+	for _, n := range networks {
+		if n.Layout != "" {
+			if n.Name == p.cfg.Network || len(networks) == 1 {
+				return bad(topology.ErrInvalid, fault.SegmentMismatch, "in "+n.Layout+"'s network docker0 is behind the host, which routes for it, and no part of an Ethernet",
+					"leave --docker-bridge out, and start Docker with what "+n.Layout+"'s subnet file says")
+			}
+			continue
+		}
+		if n.Name == p.cfg.Network {
+			return n, n.CheckSegment(Bridge)
+		}
+		names, possible = append(names, n.Name), append(possible, n)
+	}
+	switch {
+	case p.cfg.Network != "":
+		return bad(topology.ErrNotFound, fault.NetworkMissing, fmt.Sprintf("its network %s does not exist, or this node does not carry it", p.cfg.Network),
+			"create it with 'baize network create "+p.cfg.Network+"'")
+	case len(possible) == 0:
+		return bad(topology.ErrNotFound, fault.NetworkMissing, "there is no network for it yet", "create one with 'baize network create'")
+	case len(possible) > 1:
+		return bad(topology.ErrInvalid, fault.SegmentMismatch, "the node carries several networks: "+strings.Join(names, ", "), "name one with --docker-network")
+	}
+	return possible[0], possible[0].CheckSegment(Bridge)
+}
+
+// lease gets docker0 a subnet of its own in each family: Docker assigns its
+// addresses without asking anybody.
+func (p *Part) lease(ctx context.Context, s *topology.Snapshot) error {
+	carried := slices.DeleteFunc(s.SortedNetworks(), func(n topology.Network) bool { return !p.cfg.Carries(n.Name) })
+	n, err := p.network(carried)
+	if err != nil {
+		return err
+	}
+	own := s.NodeSubnets(n.Name, p.hub.Self().Node)
+	for _, f := range n.Families() {
+		if slices.ContainsFunc(own, func(sub topology.Subnet) bool {
+			return topology.FamilyOf(sub.Prefix.Addr()) == f && sub.Segment == Bridge
+		}) {
+			continue
+		}
+		sub, err := p.claim(ctx, n, f)
+		if err != nil {
+			return err
+		}
+		p.log.Infof("leased %s in network %s for %s", sub.Prefix, n.Name, Bridge)
+	}
+	return nil
+}
+
+// claim takes the subnet that Docker was started with, so that a lease lost is
+// never a renumbering; else any.
+func (p *Part) claim(ctx context.Context, n topology.Network, f topology.Family) (topology.Subnet, error) {
+	self := p.hub.Self().Node
+	// A file that is not there, or not whole, is no hint.
+	if e, err := subnetenv.Read(p.cfg.EnvFile); err == nil && e.L2 {
+		prefix := e.Subnet
+		if f == topology.IPv6 {
+			prefix = e.IPv6Subnet
+		}
+		if prefix.IsValid() {
+			if sub, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self, Segment: Bridge}); err == nil {
+				return sub, nil
+			}
+		}
+	}
+	return p.store.LeaseSegment(ctx, n.Name, self, Bridge, f)
+}
+
+// find finds docker0 in what the node knows. ok is false while it has no
+// subnet.
+func (p *Part) find(v topology.View) (n topology.NetworkView, s topology.Segment, ok bool) {
+	for _, n := range v.Networks {
+		for _, s := range n.Segments {
+			if s.Name == Bridge && (p.cfg.Network == "" || p.cfg.Network == n.Name) {
+				return n, s, true
+			}
+		}
+	}
+	return n, s, false
+}
+
+// attach makes the pair, and reports what about docker0 is not as it has to be.
+// There is no segment where there is nothing to forward.
+func (p *Part) attach(ctx context.Context, v topology.View) ([]ovs.Segment, []fault.Fault) {
+	n, s, ok := p.find(v)
+	if !ok {
+		return nil, nil // lease says why
+	}
+	h := fnv.New32a()
+	h.Write([]byte(p.hub.Self().ID))
+	err := p.host.Attach(ctx, hostnet.AttachSpec{
+		Netns: "/proc/thread-self/ns/net", Ifname: end, HostIfname: port,
+		// High, so that docker0 does not take it for its own.
+		MAC: h.Sum(net.HardwareAddr{0xfa, 0xba}), MTU: n.MTU,
+		ChecksumOffload: !p.cfg.Userspace, HostIngressDrop: p.cfg.Userspace, Bridge: Bridge,
+	})
+	if err != nil {
+		return nil, fault.All(err)
+	}
+	segments := []ovs.Segment{{Name: s.Name, Network: n.Name, Port: port}}
+	b, err := p.host.FindBridge(Bridge)
+	if err != nil {
+		return segments, fault.All(err)
+	}
+	faults := bridgeFaults(b, n, s, p.cfg.EnvFile)
+	if b != nil {
+		faults = fault.Add(faults, p.addOnLink(b, n))
+		faults = append(faults, p.firewall.look(ctx, p.cfg.Every, p.log)...)
+	}
+	return segments, faults
+}
+
+// addOnLink makes the whole IPv6 network on-link at docker0: engines have no
+// --bip for IPv6, so containers take the others to be behind their gateway, and
+// this host forwards to the same link.
+func (p *Part) addOnLink(b *hostnet.Bridge, n topology.NetworkView) error {
+	if !n.IPv6.IsValid() || !slices.ContainsFunc(b.Addrs, func(a netip.Prefix) bool { return n.IPv6.Contains(a.Addr()) }) {
+		return nil
+	}
+	return p.host.AddOnLink(n.IPv6, Bridge)
+}
+
+// bridgeFaults compares docker0 with what Docker must be started with.
+func bridgeFaults(b *hostnet.Bridge, n topology.NetworkView, s topology.Segment, file string) []fault.Fault {
+	item := "bridge " + s.Name
+	restart := "start Docker with the options of " + file + " (mk-docker-opts.sh turns it into them): 'systemctl restart docker'"
+	if b == nil {
+		return []fault.Fault{{Code: fault.SegmentMissing, Severity: fault.Error, Item: item, What: "it is not there: Docker has not made it yet, or does not run", Remedy: restart}}
+	}
+	var out []fault.Fault
+	for _, p := range s.Subnets {
+		want := netip.PrefixFrom(topology.NodeAddr(p), n.Prefix(topology.FamilyOf(p.Addr())).Bits())
+		// Docker has no IPv6 unless it is told to, and then its own mask.
+		if p.Addr().Is4() && !slices.Contains(b.Addrs, want) {
+			out = append(out, fault.Fault{Code: fault.SegmentMismatch, Severity: fault.Error, Item: item, What: fmt.Sprintf("its addresses are %v and not %s, which this node leases for it: its containers are cut off", b.Addrs, want), Remedy: restart})
+		}
+	}
+	if b.MTU > n.MTU {
+		out = append(out, fault.Fault{Code: fault.SegmentMismatch, Severity: fault.Error, Item: item, What: fmt.Sprintf("its MTU is %d, packets of the network have %d at most: larger ones vanish", b.MTU, n.MTU), Remedy: restart})
+	}
+	if a, ok := topology.AddrOfMAC(b.MAC.String()); ok && n.IPv4.IsValid() && n.IPv4.Contains(a) && !slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		out = append(out, fault.Fault{
+			Code: fault.SegmentMismatch, Severity: fault.Error,
+			Item: item, What: fmt.Sprintf("its MAC %s, drawn by chance, is that of address %s: other hosts do not reach its own address", b.MAC, a),
+			Remedy: fmt.Sprintf("'ip link set %s address %s'", s.Name, topology.MACOf(topology.NodeAddr(s.Subnets[0]))),
+		})
+	}
+	return out
+}
+
+// finish writes the file, with which Docker may start, once the switch forwards
+// for docker0; what docker0 had and has no more is removed.
+func (p *Part) finish(ctx context.Context, v topology.View, segments []ovs.Segment) error {
+	var errs []error
+	for _, old := range p.outcome.Get().Observed.Segments() {
+		if !slices.ContainsFunc(segments, func(s ovs.Segment) bool { return s.Port == old.Port }) {
+			errs = append(errs, p.host.Detach(ctx, old.Port))
+		}
+	}
+	n, s, ok := p.find(v)
+	if !ok || len(segments) == 0 || !p.hostPorts.Get()[port] {
+		return errors.Join(errs...)
+	}
+	e := subnetenv.Env{MTU: n.MTU, L2: true}
+	for _, prefix := range s.Subnets {
+		if prefix.Addr().Is4() {
+			e.Network, e.Subnet = n.IPv4, prefix
+		} else {
+			e.IPv6Network, e.IPv6Subnet = n.IPv6, prefix
+		}
+	}
+	// Both families, or the file would change once it is in use.
+	if len(s.Subnets) < len(n.Families()) {
+		return errors.Join(errs...)
+	}
+	if err := subnetenv.Write(p.cfg.EnvFile, e); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	p.mu.Lock()
+	p.written = true
+	p.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// Cleanup implements part.Part. The devices are among those of endpoints.
+func (p *Part) Cleanup(context.Context) ([]string, error) { return part.RemoveFiles(p.cfg.EnvFile) }

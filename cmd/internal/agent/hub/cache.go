@@ -1,0 +1,122 @@
+package hub
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/source"
+)
+
+const (
+	// CacheAfter is how long a starting agent waits for the store before it uses
+	// what it saw last.
+	CacheAfter = 3 * time.Second
+	// cacheEvery bounds how often the topology is written to disk, cacheDelay
+	// lets changes that come together be written together.
+	cacheEvery = 10 * time.Second
+	cacheDelay = time.Second
+)
+
+// Cache keeps the last topology seen in a file, so that containers can be
+// started after a reboot while the store is away. It is a hint: the first answer
+// of the store replaces it. The last change counts: with an old copy, an agent
+// that is started without the store would undo what came after it.
+type Cache struct {
+	file   string
+	decode func(int64, []topology.KV) *topology.Snapshot
+	warn   func(error)
+	// writing is held while the file is written, mu never.
+	writing sync.Mutex
+
+	mu    sync.Mutex
+	next  *topology.Snapshot // not yet written
+	saved time.Time
+	timer *time.Timer
+}
+
+var _ source.Cache = (*Cache)(nil)
+
+// NewCache returns a cache of snapshots that decode makes; warn gets what cannot
+// be written.
+func NewCache(file string, decode func(int64, []topology.KV) *topology.Snapshot, warn func(error)) *Cache {
+	return &Cache{file: file, decode: decode, warn: warn}
+}
+
+type cachedTopology struct {
+	Revision int64      `json:"revision"`
+	Keys     []cachedKV `json:"keys"`
+}
+
+type cachedKV struct {
+	Key    string          `json:"key"`
+	Value  json.RawMessage `json:"value"`
+	Create int64           `json:"create"`
+	Mod    int64           `json:"mod"`
+}
+
+// Save implements source.Cache.
+func (c *Cache) Save(s *topology.Snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next = s
+	if c.timer == nil {
+		c.timer = time.AfterFunc(max(cacheDelay, cacheEvery-time.Since(c.saved)), c.Flush)
+	}
+}
+
+// Flush implements source.Cache.
+func (c *Cache) Flush() {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.mu.Lock()
+	next := c.next
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.next, c.timer, c.saved = nil, nil, time.Now()
+	c.mu.Unlock()
+	if next == nil {
+		return
+	}
+	if err := c.write(next); err != nil {
+		c.warn(fmt.Errorf("keep a copy of the topology: %w", err))
+	}
+}
+
+func (c *Cache) write(s *topology.Snapshot) error {
+	t := cachedTopology{Revision: s.Revision}
+	for _, kv := range s.KVs() {
+		t.Keys = append(t.Keys, cachedKV{kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision})
+	}
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(c.file, b, 0o600)
+}
+
+// Load implements source.Cache.
+func (c *Cache) Load() (*topology.Snapshot, error) {
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return nil, err
+	}
+	var t cachedTopology
+	if err := json.Unmarshal(b, &t); err != nil {
+		return nil, fmt.Errorf("%s is ignored: %w", c.file, err)
+	}
+	kvs := make([]topology.KV, len(t.Keys))
+	for i, k := range t.Keys {
+		kvs[i] = topology.KV{Key: k.Key, Value: k.Value, Meta: topology.Meta{CreateRevision: k.Create, ModRevision: k.Mod}}
+	}
+	return c.decode(t.Revision, kvs), nil
+}
+
+// Remove implements source.Cache.
+func (c *Cache) Remove() ([]string, error) { return part.RemoveFiles(c.file) }

@@ -1,0 +1,121 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Watcher delivers Baize's own records, as etcdstore.Store does.
+type Watcher interface {
+	Watch(ctx context.Context, deliver func(etcdstore.Update)) error
+}
+
+// cacheFile, in the state directory, has the topology seen last.
+const cacheFile = "topology.json"
+
+// Records is the part of the agent that follows Baize's own records: it gives
+// them to the hub, and keeps a copy on disk for a start without the store.
+type Records struct {
+	hub    *Hub
+	store  Watcher
+	cache  *Cache
+	log    *logrus.Entry
+	faults part.Faults
+}
+
+// NewRecords returns the part.
+func NewRecords(h *Hub, store Watcher, stateDir string, log *logrus.Entry) *Records {
+	log = log.WithField("part", "topology")
+	cache := NewCache(filepath.Join(stateDir, cacheFile), topology.NewSnapshot, func(err error) { log.Warn(err) })
+	return &Records{hub: h, store: store, cache: cache, log: log}
+}
+
+// Name implements part.Part.
+func (r *Records) Name() string { return "topology" }
+
+// Faults implements part.Part: what is wrong with the records and the store.
+func (r *Records) Faults() []fault.Fault {
+	t := r.hub.Topology().Get()
+	faults := fault.All(t.Err)
+	if t.Known() {
+		faults = fault.Merge(faults, t.View().Problems...)
+	}
+	r.faults.Set(faults)
+	return r.faults.Get()
+}
+
+// Run implements part.Part.
+func (r *Records) Run(ctx context.Context) error {
+	fallback := time.AfterFunc(CacheAfter, r.useCache)
+	defer fallback.Stop()
+	defer r.cache.Flush()
+	return r.store.Watch(ctx, func(u etcdstore.Update) {
+		was := r.hub.Topology().Get().Err
+		if u.Err != nil {
+			if was == nil {
+				r.log.Warnf("etcd does not answer, forwarding goes on: %v", u.Err)
+			}
+			r.hub.SetError(u.Err)
+			return
+		}
+		if was != nil {
+			r.log.Info("etcd answers again")
+		}
+		fallback.Stop()
+		r.hub.SetOwn(u.Snapshot, false)
+		r.cache.Save(u.Snapshot)
+	})
+}
+
+// useCache takes what the agent saw before it was stopped.
+func (r *Records) useCache() {
+	s, err := r.cache.Load()
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			r.log.Warn(err)
+		}
+		return
+	}
+	r.log.Warnf("etcd does not answer: using the topology of revision %d seen last", s.Revision)
+	r.hub.SetOwn(s, true)
+}
+
+// Await returns the topology; a moment after the agent's start there may be
+// none yet.
+func (h *Hub) Await(ctx context.Context) (Topology, error) {
+	wake := part.NewSignal()
+	h.records.Wakes(wake)
+	defer h.records.Forget(wake)
+	limit := time.NewTimer(2 * CacheAfter)
+	defer limit.Stop()
+	for {
+		if t := h.records.Get(); t.Known() {
+			return t, nil
+		}
+		select {
+		case <-wake:
+			continue
+		case <-ctx.Done():
+		case <-limit.C:
+		}
+		return Topology{}, &topology.Error{
+			Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "topology",
+			What: "etcd has not answered since the agent started, and no earlier topology is known", Remedy: "check etcd; see 'baize status'",
+		}
+	}
+}
+
+// Cleanup implements part.Part.
+func (r *Records) Cleanup(context.Context) ([]string, error) {
+	return r.cache.Remove()
+}

@@ -1,0 +1,471 @@
+// Package membership is the part of the agent that keeps what the node owns in
+// etcd: its liveness, its own record, its subnets, the pins of its endpoints.
+// It writes only what differs.
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+const (
+	// passTimeout bounds one look at the node's own records.
+	passTimeout = 30 * time.Second
+	// passEvery is how often they are looked at when nothing happens.
+	passEvery = time.Minute
+	// passPause is the least time between two looks.
+	passPause = 20 * time.Millisecond
+)
+
+// errNoAnswerYet is how every agent begins.
+var errNoAnswerYet = fmt.Errorf("no answer yet: %w", topology.ErrUnavailable)
+
+// Store is what the part needs of etcdstore.Store.
+type Store interface {
+	KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Duration, onState func(error)) error
+	RegisterNode(ctx context.Context, n topology.Node) (topology.Node, error)
+	CreateNetwork(ctx context.Context, n topology.Network) (topology.Network, error)
+	LeaseSubnet(ctx context.Context, network, node string, f topology.Family, another bool) (topology.Subnet, error)
+	ClaimSubnet(ctx context.Context, s topology.Subnet) (topology.Subnet, error)
+	PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error)
+	DeletePin(ctx context.Context, p topology.Pin) error
+}
+
+// Host tells what of this host others have to know.
+type Host interface {
+	// Underlay finds the addresses that tunnels end at.
+	Underlay() (hostnet.Underlay, error)
+	// WatchLinks calls fire whenever links or addresses change, until ctx ends.
+	WatchLinks(ctx context.Context, fire func()) error
+}
+
+// Config is what the part is started with.
+type Config struct {
+	// Networks are those the node carries; empty: all.
+	Networks []string
+	// LivenessTTL is how long after its death peers see the agent as alive.
+	LivenessTTL time.Duration
+	// Datapath is "system" or "netdev"; Version is the program's.
+	Datapath, Version string
+	// EtcdEndpoints are for messages.
+	EtcdEndpoints []string
+}
+
+// Part is the part of the agent.
+type Part struct {
+	cfg     Config
+	hub     *hub.Hub
+	store   Store
+	host    Host
+	known   *part.Cell[attach.Known]
+	offers  *part.Cell[[]string]
+	log     *logrus.Entry
+	wake    part.Signal
+	started time.Time
+	faults  part.Faults
+
+	mu       sync.Mutex
+	alive    bool  // our liveness key is held
+	held     bool  // it once was
+	aliveErr error // why it is not
+	joined   error // what keeps the node from having its subnets
+}
+
+// New returns the part. It starts nothing.
+func New(cfg Config, h *hub.Hub, store Store, host Host, log *logrus.Entry) *Part {
+	return &Part{
+		cfg: cfg, hub: h, store: store, host: host, log: log.WithField("part", "membership"), wake: part.NewSignal(),
+		joined: errNoAnswerYet, started: time.Now(),
+	}
+}
+
+// Follow says where the node's endpoints are known, and what its switch can do.
+func (p *Part) Follow(known *part.Cell[attach.Known], offers *part.Cell[[]string]) {
+	p.known, p.offers = known, offers
+}
+
+// Name implements part.Part.
+func (p *Part) Name() string { return "membership" }
+
+// Faults implements part.Part.
+func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// Cleanup implements part.Part. The node's records in etcd are the business of
+// 'baize node remove'.
+func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+
+// Run implements part.Part.
+func (p *Part) Run(ctx context.Context) error {
+	p.hub.Topology().Wakes(p.wake)
+	p.known.Wakes(p.wake)
+	p.offers.Wakes(p.wake)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var rest sync.WaitGroup
+	rest.Go(func() {
+		if err := p.keepAlive(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	rest.Go(func() { p.watchLinks(ctx) })
+	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
+	rest.Wait()
+	if err := context.Cause(ctx); part.IsFatal(err) {
+		return err
+	}
+	return nil
+}
+
+func (p *Part) watchLinks(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := p.host.WatchLinks(ctx, p.wake.Wake); err != nil && ctx.Err() == nil {
+			p.log.Warnf("watch the links of this host: %v", err)
+		}
+		part.Sleep(ctx, time.Second)
+	}
+}
+
+// keepAlive holds the node's liveness key. A second host with the node's name
+// is refused here, before it touches anything.
+func (p *Part) keepAlive(ctx context.Context) error {
+	self := p.hub.Self()
+	l := topology.Liveness{Node: self.Node, ID: self.ID, Hostname: self.Hostname, Epoch: self.Epoch}
+	for {
+		err := p.store.KeepAlive(ctx, l, p.cfg.LivenessTTL, p.aliveChanged)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.aliveChanged(err)
+		p.mu.Lock()
+		held := p.held
+		p.mu.Unlock()
+		if !held && errors.Is(err, topology.ErrConflict) {
+			return part.Fatal(err)
+		}
+		p.log.Warn(err)
+		if !part.Sleep(ctx, p.cfg.LivenessTTL) {
+			return nil
+		}
+	}
+}
+
+func (p *Part) aliveChanged(err error) {
+	p.mu.Lock()
+	p.alive, p.aliveErr = err == nil, err
+	p.held = p.held || err == nil
+	p.mu.Unlock()
+	if err == nil {
+		p.hub.Hold()
+	}
+	p.wake.Wake()
+}
+
+// Joined is why the node has not got its subnets; nil where it has.
+func (p *Part) Joined() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.joined
+}
+
+// Ready implements part.Readier: the node is registered and has a subnet in
+// every network it carries. A network that is full must not keep the others from
+// being used.
+func (p *Part) Ready() bool {
+	t := p.hub.Records().Get()
+	if !t.Known() {
+		return false
+	}
+	v := t.View()
+	carried := 0
+	for name := range t.Snapshot.Networks {
+		if p.Carries(name) {
+			carried++
+		}
+	}
+	return v.Node.ID == p.hub.Self().ID && (len(v.Networks) == carried || (p.Joined() != nil && len(v.Networks) > 0))
+}
+
+// Carries reports whether the node is to carry a network.
+func (p *Part) Carries(network string) bool {
+	return len(p.cfg.Networks) == 0 || slices.Contains(p.cfg.Networks, network)
+}
+
+func (p *Part) pass(ctx context.Context) error {
+	err := p.ensure(ctx)
+	p.mu.Lock()
+	before := p.joined
+	p.joined = err
+	aliveErr := p.aliveErr
+	p.mu.Unlock()
+	starting := time.Since(p.started) < hub.CacheAfter && errors.Is(err, errNoAnswerYet)
+	if err != nil && (before == nil || before.Error() != err.Error()) && !starting {
+		p.log.Warn(err)
+	}
+	p.faults.Set(fault.Add(fault.All(aliveErr), err))
+	return err
+}
+
+// ensure makes the node's records what they are to be.
+func (p *Part) ensure(ctx context.Context) error {
+	t := p.hub.Topology().Get()
+	p.mu.Lock()
+	alive, aliveErr := p.alive, p.aliveErr
+	p.mu.Unlock()
+	switch {
+	case t.Err != nil:
+		return t.Err
+	case aliveErr != nil:
+		return aliveErr
+	case !t.Known() || t.Cached || !alive:
+		return &topology.Error{
+			Kind: errNoAnswerYet, Code: fault.StoreUnavailable, Item: "etcd", What: "has not answered yet",
+			Remedy: "check --etcd-endpoints " + strings.Join(p.cfg.EtcdEndpoints, ","),
+		}
+	}
+	if err := p.register(ctx, t.Snapshot); err != nil {
+		return err
+	}
+	known := p.known.Get()
+	if !known.Complete {
+		return nil // it wakes this part when it is
+	}
+	return errors.Join(p.leaseSubnets(ctx, t.Snapshot, known.Endpoints), p.syncPins(ctx, t.Snapshot, known.All()))
+}
+
+// register writes the node's record when it differs from what etcd has.
+func (p *Part) register(ctx context.Context, s *topology.Snapshot) error {
+	underlay, err := p.host.Underlay()
+	if err != nil {
+		return err
+	}
+	self := p.hub.Self()
+	n := topology.Node{
+		Name: self.Node, ID: self.ID, Hostname: self.Hostname, VTEPs: underlay.Addrs, VTEPMAC: underlay.MAC.String(),
+		UnderlayMTU: underlay.MTU, Datapath: p.cfg.Datapath, Version: p.cfg.Version, Epoch: self.Epoch,
+	}
+	offered := p.offers.Get()
+	if len(offered) == 0 {
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "Open vSwitch", What: "has not said yet what tunnels it can make",
+			Remedy: "systemctl start openvswitch-switch",
+		}
+	}
+	for _, t := range topology.Encapsulations() {
+		if slices.Contains(offered, string(t)) {
+			n.Encapsulations = append(n.Encapsulations, t)
+		}
+	}
+	if have, ok := s.Nodes[n.Name]; ok {
+		n.Extra, n.Meta = have.Extra, have.Meta
+		if string(topology.Encode(n)) == string(topology.Encode(have)) {
+			return nil
+		}
+	}
+	_, err = p.store.RegisterNode(ctx, n)
+	return err
+}
+
+// leaseSubnets gets a subnet in every network the node carries. A network
+// that is full costs only itself.
+func (p *Part) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoints []ovs.Endpoint) error {
+	var errs []error
+	for _, name := range p.cfg.Networks {
+		if _, ok := s.Networks[name]; !ok {
+			errs = append(errs, &topology.Error{
+				Kind: topology.ErrNotFound, Code: fault.NetworkMissing, Item: "network " + name, What: "does not exist, but --network names it",
+				Remedy: "create it with 'baize network create " + name + "'",
+			})
+		}
+	}
+	for _, n := range s.SortedNetworks() {
+		if !p.Carries(n.Name) || n.Layout != "" {
+			continue // or its source leases subnets in it
+		}
+		own := s.NodeSubnets(n.Name, p.hub.Self().Node)
+		for _, f := range n.Families() {
+			if slices.ContainsFunc(own, func(sub topology.Subnet) bool {
+				return topology.FamilyOf(sub.Prefix.Addr()) == f && sub.Segment == ""
+			}) {
+				continue
+			}
+			sub, err := p.lease(ctx, n, f, endpoints)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			p.log.Infof("leased %s in network %s", sub.Prefix, n.Name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lease takes the subnet that local endpoints already have addresses of, so
+// that a lease lost is never a renumbering; else any.
+func (p *Part) lease(ctx context.Context, n topology.Network, f topology.Family, endpoints []ovs.Endpoint) (topology.Subnet, error) {
+	for _, e := range endpoints {
+		for _, ip := range e.IPs {
+			if e.Network != n.Name || topology.FamilyOf(ip) != f {
+				continue
+			}
+			prefix, err := ip.Prefix(n.SubnetLen(f))
+			if err != nil || prefix.Contains(n.Prefix(f).Addr()) {
+				continue
+			}
+			if sub, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: p.hub.Self().Node}); err == nil {
+				return sub, nil
+			}
+		}
+	}
+	return p.store.LeaseSubnet(ctx, n.Name, p.hub.Self().Node, f, false)
+}
+
+// syncPins makes the pins in etcd those of the local endpoints that live
+// outside the node's subnets. One that is on its way has its pin before its
+// port.
+func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, endpoints []ovs.Endpoint) error {
+	self := p.hub.Self().Node
+	var errs []error
+	wanted := map[topology.PinID]bool{}
+	for _, e := range endpoints {
+		if _, ok := s.Networks[e.Network]; !ok {
+			continue
+		}
+		own := s.NodeSubnets(e.Network, self)
+		for _, ip := range e.IPs {
+			if slices.ContainsFunc(own, func(sub topology.Subnet) bool { return sub.Prefix.Contains(ip) }) {
+				continue
+			}
+			want := topology.Pin{Network: e.Network, Addr: ip, Node: self, MAC: e.MAC.String()}
+			id := topology.PinID{Network: e.Network, Addr: ip}
+			wanted[id] = true
+			if have, ok := s.Pins[id]; ok && have.Node == want.Node && have.MAC == want.MAC {
+				continue
+			}
+			if _, err := p.store.PutPin(ctx, want); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	for id, pin := range s.Pins {
+		if pin.Node == self && !wanted[id] {
+			if err := p.store.DeletePin(ctx, pin); err != nil {
+				errs = append(errs, fmt.Errorf("take back the pin of an endpoint that is gone: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// More implements attach.Leases.
+func (p *Part) More(ctx context.Context, network string, f topology.Family) (netip.Prefix, error) {
+	sub, err := p.store.LeaseSubnet(ctx, network, p.hub.Self().Node, f, true)
+	return sub.Prefix, err
+}
+
+// Within implements attach.Leases: a subnet within a range, or the one that a
+// smaller range is in.
+func (p *Part) Within(ctx context.Context, n topology.NetworkView, f topology.Family, within netip.Prefix) (netip.Prefix, error) {
+	self := p.hub.Self().Node
+	if within.Bits() >= n.SubnetLen(f) {
+		prefix, err := within.Addr().Prefix(n.SubnetLen(f))
+		if err != nil {
+			return prefix, err
+		}
+		if _, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self}); err != nil {
+			return prefix, fmt.Errorf("range %s: %w", within, err)
+		}
+		p.log.Infof("leased %s in network %s for range %s", prefix, n.Name, within)
+		return prefix, nil
+	}
+	for prefix := range topology.Candidates(n.Network, f, self) {
+		if !within.Contains(prefix.Addr()) {
+			continue
+		}
+		_, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self})
+		if errors.Is(err, topology.ErrConflict) {
+			continue
+		}
+		if err == nil {
+			p.log.Infof("leased %s in network %s for range %s", prefix, n.Name, within)
+		}
+		return prefix, err
+	}
+	return netip.Prefix{}, &topology.Error{
+		Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network " + n.Name, What: fmt.Sprintf("no subnet is free in range %s", within),
+		Remedy: "choose another --ip-range",
+	}
+}
+
+// Pin implements attach.Leases.
+func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
+	_, err := p.store.PutPin(ctx, pin)
+	return err
+}
+
+// EnsureNetwork creates a network where there is none of that name, asks accept
+// whether the one that is there will do, and waits until this node has a subnet
+// in it in each of the families.
+func (p *Part) EnsureNetwork(ctx context.Context, n topology.Network, families []topology.Family, accept func(topology.Network) error) (topology.Network, error) {
+	t, err := p.hub.Await(ctx)
+	if err != nil {
+		return n, err
+	}
+	if !p.Carries(n.Name) {
+		return n, &topology.Error{
+			Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("this node carries %v only", p.cfg.Networks), Remedy: "add it to the agent's --network",
+		}
+	}
+	if _, ok := t.Snapshot.Networks[n.Name]; !ok {
+		if _, err := p.store.CreateNetwork(ctx, n); err != nil && !errors.Is(err, topology.ErrExists) {
+			return n, err
+		}
+		p.log.Infof("network %s created", n.Name)
+	}
+	wake := part.NewSignal()
+	p.hub.Records().Wakes(wake)
+	defer p.hub.Records().Forget(wake)
+	for {
+		t := p.hub.Records().Get()
+		if have, ok := t.Snapshot.Networks[n.Name]; ok {
+			if err := accept(have); err != nil {
+				return have, err
+			}
+			if v, _ := t.View().Find(n.Name); hasFamilies(v, families) {
+				return have, nil
+			}
+			p.wake.Wake()
+		}
+		select {
+		case <-wake:
+			continue
+		case <-ctx.Done():
+		}
+		what := "this node has no subnet in it yet"
+		if joined := p.Joined(); joined != nil {
+			what += ": " + joined.Error()
+		}
+		return n, &topology.Error{Kind: topology.ErrUnavailable, Item: "network " + n.Name, What: what, Remedy: "see 'baize status'"}
+	}
+}
+
+func hasFamilies(v topology.NetworkView, families []topology.Family) bool {
+	return !slices.ContainsFunc(families, func(f topology.Family) bool {
+		return !slices.ContainsFunc(v.Subnets, func(p netip.Prefix) bool { return topology.FamilyOf(p.Addr()) == f })
+	})
+}

@@ -1,0 +1,187 @@
+package names
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Called is what an engine calls its containers.
+type Called struct {
+	// ByEndpoint are the names by the engine's ID of the endpoint.
+	ByEndpoint map[string][]string
+	// Known: the engine has answered.
+	Known bool
+}
+
+// Store is where names are published.
+type Store interface {
+	PutNames(ctx context.Context, n topology.Names) error
+}
+
+// Label is the label of endpoints that has the engine's ID of them.
+type Label string
+
+const (
+	passTimeout = 30 * time.Second
+	passEvery   = time.Minute
+	passPause   = 50 * time.Millisecond
+)
+
+// Part is the part of the agent that publishes what this node's containers are
+// called, and keeps a name server in each of them.
+type Part struct {
+	hub     *hub.Hub
+	store   Store
+	known   *part.Cell[attach.Known]
+	called  *part.Cell[Called]
+	label   Label
+	serve   bool
+	servers *Servers
+	log     *logrus.Entry
+	wake    part.Signal
+	faults  part.Faults
+}
+
+// NewPart returns the part. It starts nothing. called is nil where this host
+// has no engine: then names that an engine had published are taken back.
+func NewPart(h *hub.Hub, store Store, known *part.Cell[attach.Known], called *part.Cell[Called], label Label, log *logrus.Entry) *Part {
+	p := &Part{
+		hub: h, store: store, known: known, called: called, label: label, serve: called != nil,
+		log: log.WithField("part", "names"), wake: part.NewSignal(),
+	}
+	if p.called == nil {
+		p.called = part.NewCell[Called](nil)
+		p.called.Set(Called{Known: true})
+	}
+	p.servers = New(p, p.log)
+	return p
+}
+
+// Name implements part.Part.
+func (p *Part) Name() string { return "names" }
+
+// Faults implements part.Part.
+func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// Cleanup implements part.Part: name servers end with the agent.
+func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+
+// Run implements part.Part.
+func (p *Part) Run(ctx context.Context) error {
+	p.hub.Records().Wakes(p.wake)
+	p.known.Wakes(p.wake)
+	p.called.Wakes(p.wake)
+	defer p.servers.Close()
+	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}.Run(ctx, func(ctx context.Context) error {
+		known := p.known.Get()
+		if !known.Complete {
+			return nil
+		}
+		faults := p.keepServers(known.Endpoints)
+		err := p.publish(ctx, known.Endpoints)
+		for _, f := range p.faults.Set(fault.Add(faults, err)) {
+			p.log.Warn(f)
+		}
+		return err
+	})
+	return nil
+}
+
+// keepServers has a name server in every container of an engine that is in a
+// network.
+func (p *Part) keepServers(endpoints []ovs.Endpoint) []fault.Fault {
+	if !p.serve {
+		return nil
+	}
+	wanted := map[string][]string{}
+	for _, e := range endpoints {
+		if e.Labels[string(p.label)] != "" && e.Netns != "" {
+			wanted[e.Netns] = append(wanted[e.Netns], e.Network)
+		}
+	}
+	var out []fault.Fault
+	for _, err := range p.servers.Sync(wanted) {
+		if !errors.Is(err, topology.ErrNotFound) { // a container that is ending
+			f := fault.Of(err)
+			if f.Code == "" {
+				f.Code = fault.NameServer
+			}
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// publish writes what this node's containers are called.
+func (p *Part) publish(ctx context.Context, endpoints []ovs.Endpoint) error {
+	t, called := p.hub.Records().Get(), p.called.Get()
+	if !t.Known() || t.Cached || t.Err != nil || !called.Known {
+		return nil // containers go on while their engine is down, so do their names
+	}
+	self := p.hub.Self().Node
+	if _, registered := t.Snapshot.Nodes[self]; !registered {
+		return nil
+	}
+	wanted := namesOf(endpoints, called.ByEndpoint, p.label)
+	var errs []error
+	for _, n := range t.Snapshot.SortedNetworks() {
+		next := topology.Names{Network: n.Name, Node: self, Names: wanted[n.Name]}
+		have, there := t.Snapshot.Names[topology.NamesID{Network: n.Name, Node: self}]
+		if (there || len(next.Names) > 0) && !reflect.DeepEqual(have.Names, next.Names) {
+			errs = append(errs, p.store.PutNames(ctx, next))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Lookup implements Directory.
+func (p *Part) Lookup(network, name string) ([]netip.Addr, bool) {
+	if t := p.hub.Topology().Get(); t.Known() {
+		return t.Snapshot.Lookup(network, name)
+	}
+	return nil, false
+}
+
+// LookupAddr implements Directory.
+func (p *Part) LookupAddr(network string, addr netip.Addr) []string {
+	if t := p.hub.Topology().Get(); t.Known() {
+		return t.Snapshot.LookupAddr(network, addr)
+	}
+	return nil
+}
+
+// namesOf returns, by network, the addresses of containers by what they are
+// called.
+func namesOf(endpoints []ovs.Endpoint, called map[string][]string, label Label) map[string]map[string][]netip.Addr {
+	out := map[string]map[string][]netip.Addr{}
+	for _, e := range endpoints {
+		for _, name := range called[e.Labels[string(label)]] {
+			if out[e.Network] == nil {
+				out[e.Network] = map[string][]netip.Addr{}
+			}
+			name = topology.CanonicalName(name)
+			out[e.Network][name] = append(out[e.Network][name], e.IPs...)
+		}
+	}
+	for _, network := range out {
+		for name := range maps.Keys(network) {
+			slices.SortFunc(network[name], netip.Addr.Compare)
+			network[name] = slices.Compact(network[name])
+		}
+	}
+	return out
+}

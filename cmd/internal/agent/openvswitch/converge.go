@@ -1,0 +1,283 @@
+package openvswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Database is the OVSDB of one Open vSwitch, as ovs/vswitch serves it.
+type Database interface {
+	ports
+	restoreDB
+	// Run calls changed whenever an Observe is due, until ctx ends.
+	Run(ctx context.Context, changed func()) error
+}
+
+// ports is what is observed and changed of a Database.
+type ports interface {
+	Observe(ctx context.Context) (ovs.Observed, error)
+	// Apply does the change in one transaction.
+	Apply(ctx context.Context, c ovs.DBChange) error
+	// WaitApplied waits until vswitchd has caught up with the database.
+	WaitApplied(ctx context.Context) error
+}
+
+// FlowTables are the OpenFlow tables of one bridge, as ovs/openflow serves
+// them.
+type FlowTables interface {
+	tables
+	// Monitor holds a connection and reports what happens to it and to the
+	// flows. It returns when the connection ends.
+	Monitor(ctx context.Context, report func(openflow.Event)) error
+	// PurgeDatapath makes the userspace datapath forget its cached flows.
+	PurgeDatapath(ctx context.Context) error
+	// NeighSet gives the userspace datapath a neighbour's link address.
+	NeighSet(ctx context.Context, bridge string, a netip.Addr, mac net.HardwareAddr) error
+}
+
+// tables is what is observed and changed of FlowTables.
+type tables interface {
+	Observe(ctx context.Context) (openflow.Observed, error)
+	// Apply does all or nothing.
+	Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.FlowID) error
+	// Audit compares whole texts, not cookies alone.
+	Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.Audit, error)
+}
+
+// staleChunk is how many ports are removed at once: vswitchd forwards
+// nothing while it removes them (0.4 s for 1000).
+const staleChunk = 50
+
+// outcome is what one comparison found and did.
+type outcome struct {
+	Observed ovs.Observed
+	Want     ovs.State
+	// Bound are the wanted flows as they were installed.
+	Bound []ovs.BoundFlow
+	// Flows are the flow tables as they were before.
+	Flows    openflow.Observed
+	Changes  int
+	Problems []fault.Fault
+}
+
+// converger brings one Open vSwitch to a wanted state.
+type converger struct {
+	db    ports
+	flows tables
+	// refused are the flows that Open vSwitch would not take. They are tried again
+	// at audits only.
+	refused map[ovs.FlowID]fault.Fault
+}
+
+// converge makes before it breaks: first the bridge and the ports, then all
+// flows in one bundle, at last the ports that no flow uses any more. It reads
+// what is, every time.
+func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.Observed, audit bool) (outcome, error) {
+	out := outcome{Observed: observed, Want: want}
+	change, stale, problems := ovs.DiffDB(want, observed)
+	out.Problems = problems
+	if foreignBridge(observed) {
+		return out, nil // reported; nothing of it is ours
+	}
+	if !change.Empty() {
+		if err := c.applyPorts(ctx, change, &out); err != nil {
+			return out, err
+		}
+	}
+	if err := c.convergeFlows(ctx, audit, &out); err != nil {
+		return out, err
+	}
+	for names := range slices.Chunk(stale.RemovePorts, staleChunk) {
+		if err := c.db.Apply(ctx, ovs.DBChange{RemovePorts: names}); err != nil {
+			return out, fmt.Errorf("remove ports %v: %w", names, err)
+		}
+		out.Changes += len(names)
+		out.Observed.Ports = maps.Clone(out.Observed.Ports)
+		for _, name := range names {
+			delete(out.Observed.Ports, name)
+		}
+	}
+	return out, nil
+}
+
+// convergeFlows makes the flow tables what they are to be, in one bundle.
+func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome) error {
+	bound, _ := ovs.Bind(out.Want.Flows, out.Observed.OFPorts())
+	var err error
+	if out.Flows, err = c.flows.Observe(ctx); err != nil {
+		return fmt.Errorf("read the flows: %w", err)
+	}
+	if audit {
+		clear(c.refused)
+	}
+	out.Bound = c.withoutRefused(bound)
+	add, del := ovs.DiffFlows(out.Bound, out.Flows.IDs())
+	if audit && len(add)+len(del) == 0 {
+		a, err := c.flows.Audit(ctx, out.Bound)
+		if err != nil {
+			return fmt.Errorf("audit the flows: %w", err)
+		}
+		add, del = a.Add, a.Del
+	}
+	if len(add)+len(del) > 0 {
+		if err := c.applyFlows(ctx, add, del); err != nil {
+			return fmt.Errorf("install %d and delete %d flows: %w", len(add), len(del), err)
+		}
+		out.Changes += len(add) + len(del)
+		out.Bound = c.withoutRefused(out.Bound)
+	}
+	for _, f := range c.refused {
+		out.Problems = append(out.Problems, f)
+	}
+	return nil
+}
+
+func (c *converger) withoutRefused(flows []ovs.BoundFlow) []ovs.BoundFlow {
+	if len(c.refused) == 0 {
+		return flows
+	}
+	return slices.DeleteFunc(slices.Clone(flows), func(f ovs.BoundFlow) bool { _, bad := c.refused[f.ID()]; return bad })
+}
+
+// applyFlows installs all in one bundle. Where Open vSwitch refuses it, the
+// flow that it refuses is looked for, left out and reported, and the others are
+// installed: one bad flow costs only itself.
+func (c *converger) applyFlows(ctx context.Context, add []ovs.BoundFlow, del []ovs.FlowID) error {
+	err := c.flows.Apply(ctx, add, del)
+	if !refusal(ctx, err) || len(add) == 0 {
+		return err
+	}
+	if err := c.search(ctx, add); err != nil {
+		return err
+	}
+	if len(del) == 0 {
+		return nil
+	}
+	return c.flows.Apply(ctx, nil, del)
+}
+
+// search installs flows by halves, and keeps those that are refused.
+func (c *converger) search(ctx context.Context, add []ovs.BoundFlow) error {
+	err := c.flows.Apply(ctx, add, nil)
+	if !refusal(ctx, err) {
+		return err
+	}
+	if len(add) == 1 {
+		f := add[0]
+		c.refused[f.ID()] = fault.Fault{
+			Code: fault.FlowRefused, Severity: fault.Error, Item: fmt.Sprintf("flow table=%d,priority=%d,%s", f.Table, f.Priority, f.Match),
+			What: "Open vSwitch refuses it, and it is left out: " + err.Error(), Remedy: "look for the record in etcd that has such a value, and correct it",
+		}
+		return nil
+	}
+	return errors.Join(c.search(ctx, add[:len(add)/2]), c.search(ctx, add[len(add)/2:]))
+}
+
+// refusal reports whether Open vSwitch answered and said no.
+func refusal(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && !errors.Is(err, topology.ErrUnavailable) && !errors.Is(err, topology.ErrNotFound)
+}
+
+func foreignBridge(o ovs.Observed) bool {
+	return o.Bridge != nil && o.Bridge.ExternalIDs[ovs.KeyOwner] == ""
+}
+
+// applyPorts changes bridge and ports and reads the result. Where the whole
+// transaction is refused, it tries port by port, so that one bad port costs
+// only itself.
+func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *outcome) error {
+	db := c.db
+	if err := db.Apply(ctx, change); err != nil {
+		if errors.Is(err, topology.ErrUnavailable) || ctx.Err() != nil || len(change.AddPorts)+len(change.UpdatePorts) < 2 {
+			return fmt.Errorf("change the bridge: %w", err)
+		}
+		if change.SetBridge != nil {
+			if err := db.Apply(ctx, ovs.DBChange{CreateBridge: change.CreateBridge, SetBridge: change.SetBridge}); err != nil {
+				return fmt.Errorf("change the bridge: %w", err)
+			}
+		}
+		for _, p := range change.AddPorts {
+			out.report(db.Apply(ctx, ovs.DBChange{AddPorts: []ovs.Port{p}}))
+		}
+		for _, p := range change.UpdatePorts {
+			out.report(db.Apply(ctx, ovs.DBChange{UpdatePorts: []ovs.Port{p}}))
+		}
+	}
+	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts)
+	if err := db.WaitApplied(ctx); err != nil {
+		return fmt.Errorf("wait for ovs-vswitchd: %w", err)
+	}
+	var err error
+	if out.Observed, err = db.Observe(ctx); err != nil {
+		return fmt.Errorf("read the ports: %w", err)
+	}
+	return nil
+}
+
+func (o *outcome) report(err error) {
+	if err != nil {
+		o.Problems = append(o.Problems, fault.Of(err))
+	}
+}
+
+// portProblems reports wanted ports that OVS cannot forward through.
+func portProblems(o outcome) []fault.Fault {
+	var out []fault.Fault
+	for _, p := range o.Want.Ports {
+		have, there := o.Observed.Ports[p.Name]
+		if !there || have.Live() {
+			continue // a port that could not be added has been reported
+		}
+		what := "Open vSwitch has not made it yet"
+		if have.Error != "" {
+			what = have.Error
+		}
+		remedy := "look into ovs-vswitchd's log"
+		switch {
+		case p.Role() == ovs.RoleEndpoint:
+			what = fmt.Sprintf("endpoint %s of network %s: %s", p.ExternalIDs[ovs.KeyEndpoint], p.ExternalIDs[ovs.KeyNetwork], what)
+			remedy = "its network device is gone; 'baize endpoint remove' it and add it again"
+		case p.Role() == ovs.RoleHost:
+			what = fmt.Sprintf("the host's own port in network %s: %s", p.ExternalIDs[ovs.KeyNetwork], what)
+		case p.Role() == ovs.RoleTunnel:
+			remedy = fmt.Sprintf("look for another %s port to %s on this machine: 'ovs-vsctl show'", p.Type, p.Options["remote_ip"])
+		}
+		out = append(out, fault.Fault{Code: fault.PortDead, Severity: fault.Error, Item: "port " + p.Name, What: what, Remedy: remedy})
+	}
+	return out
+}
+
+// tunnelProblems reports the black hole of the userspace datapath: there a
+// tunnel works only when the VTEP address is on a bridge of Open vSwitch, and
+// nothing says so when it is not.
+func tunnelProblems(o outcome) []fault.Fault {
+	if o.Want.Bridge.Datapath != "netdev" {
+		return nil
+	}
+	for _, p := range o.Want.Ports {
+		have, there := o.Observed.Ports[p.Name]
+		if p.Role() != ovs.RoleTunnel || !there || !have.Live() {
+			continue
+		}
+		egress := have.Status["tunnel_egress_iface"]
+		if _, ok := o.Observed.Foreign[egress]; egress != "" && !ok {
+			return []fault.Fault{{
+				Code: fault.EgressForeign, Severity: fault.Error,
+				Item:   fmt.Sprintf("VTEP %s on %s", p.Options["local_ip"], egress),
+				What:   "the userspace datapath sends tunnelled packets only through a bridge of Open vSwitch, and this is not one: nothing reaches the peers",
+				Remedy: fmt.Sprintf("load the openvswitch kernel module, or put %s on a bridge (datapath_type=netdev) and move the address there", egress),
+			}}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package openvswitch
+
+import (
+	"context"
+	"maps"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
+)
+
+// Status is what the switch says now, beside what the last pass left.
+type Status struct {
+	Outcome  Outcome
+	Observed ovs.Observed
+	// Flows and Ports count Baize's own.
+	Flows, Ports int
+	// Drops are packets dropped on purpose, by reason.
+	Drops map[string]uint64
+	// Foreign are ports and flows of others on the bridge: "port eth1".
+	Foreign []string
+}
+
+// Status asks Open vSwitch. On an error it has what was learned before it.
+func (p *Part) Status(ctx context.Context) (Status, error) {
+	st := Status{Outcome: p.outcome.Get()}
+	var err error
+	if st.Observed, err = p.db.Observe(ctx); err != nil {
+		return st, err
+	}
+	for _, port := range st.Observed.ForeignPorts() {
+		st.Foreign = append(st.Foreign, "port "+port)
+	}
+	for _, port := range st.Observed.Ports {
+		if port.Owned() {
+			st.Ports++
+		}
+	}
+	flows, err := p.flows.Observe(ctx)
+	if err != nil {
+		return st, err
+	}
+	st.Flows = len(flows.Flows)
+	for _, f := range flows.Foreign {
+		st.Foreign = append(st.Foreign, "flow "+f)
+	}
+	st.Drops = drops(st.Outcome.Bound, flows)
+	return st, nil
+}
+
+// drops adds up the packets of flows that drop, by reason.
+func drops(bound []ovs.BoundFlow, flows openflow.Observed) map[string]uint64 {
+	packets := make(map[ovs.FlowID]uint64, len(flows.Flows))
+	for _, f := range flows.Flows {
+		packets[f.FlowID] = f.Packets
+	}
+	out := map[string]uint64{}
+	for _, f := range bound {
+		if why := pipeline.DropReason(f.Flow); why != "" {
+			out[why] += packets[f.ID()]
+		}
+	}
+	maps.DeleteFunc(out, func(_ string, n uint64) bool { return n == 0 })
+	return out
+}

@@ -1,0 +1,409 @@
+// Package openvswitch is the part of the agent that keeps this node's Open
+// vSwitch: bridge, ports and flows. It comes first and alone: it needs the
+// topology, the endpoints and Open vSwitch, and nothing else delays it or makes
+// it fail.
+//
+// One goroutine makes all changes (switch.go). What has to happen within
+// milliseconds, at the end of an ovs-vswitchd, is in restore.go. Every pass
+// begins with what is, so that a start, a change and a repair are the same.
+package openvswitch
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+const (
+	// passTimeout bounds one pass.
+	passTimeout = 60 * time.Second
+	// passPause is the least time between two passes that nobody waits for:
+	// changes that come thick and fast are made together.
+	passPause = 20 * time.Millisecond
+)
+
+// Config is what the part is started with.
+type Config struct {
+	// Bridge is the integration bridge's name.
+	Bridge string
+	// Datapath is "system" (kernel) or "netdev" (userspace).
+	Datapath string
+	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
+	VXLANPort, GenevePort int
+	// AuditInterval is how often whole flow texts are compared.
+	AuditInterval time.Duration
+}
+
+// Endpoints knows the endpoints of this node.
+type Endpoints interface {
+	// Adopt is given the endpoints that ports tell of, and returns those that
+	// are to have a port: each may know some that the other has lost.
+	Adopt(atPorts []ovs.Endpoint) []ovs.Endpoint
+	// Changes wakes a signal whenever Adopt may return something else.
+	Changes(s part.Signal)
+}
+
+// Inputs are the values of other parts that flows are made of, beside the
+// topology and the endpoints.
+type Inputs struct {
+	// Segments are the ports to local Ethernets.
+	Segments *part.Cell[[]ovs.Segment]
+	// Direct are the prefixes of other nodes that the kernel routes now.
+	Direct *part.Cell[map[netip.Prefix]bool]
+}
+
+// NewInputs returns cells without values.
+func NewInputs() Inputs {
+	return Inputs{
+		Segments: part.NewCell(slices.Equal[[]ovs.Segment]),
+		Direct:   part.NewCell(maps.Equal[map[netip.Prefix]bool, map[netip.Prefix]bool]),
+	}
+}
+
+// Outcome is what one pass found and did. It is immutable.
+type Outcome struct {
+	At   time.Time
+	Took time.Duration
+	// Err is why the pass did not end; its changes may be made in part.
+	Err error
+	// View is what the node had to know, Want what followed from it.
+	View topology.View
+	Want ovs.State
+	// Observed is the database after the pass.
+	Observed ovs.Observed
+	// Bound are the wanted flows as they are installed.
+	Bound []ovs.BoundFlow
+	// Direct is what the installed flows take the kernel to route.
+	Direct map[netip.Prefix]bool
+	// Changes counts ports and flows that were added, changed or removed.
+	Changes int
+	// Complete: the topology was known and all flows are in place.
+	Complete bool
+
+	faults []fault.Fault
+}
+
+// Part is the part of the agent.
+type Part struct {
+	cfg       Config
+	db        Database
+	flows     FlowTables
+	converger converger
+	hub       *hub.Hub
+	endpoints Endpoints
+	inputs    Inputs
+	log       *logrus.Entry
+	host      Host
+
+	wake    part.Signal
+	restore *restoreWait
+	outcome *part.Cell[Outcome]
+	// offers are the interface types that Open vSwitch can make.
+	offers *part.Cell[[]string]
+	// live are the ports of the host's own and of segments that can forward.
+	live *part.Cell[map[string]bool]
+	// relied are the prefixes that installed flows take the kernel to route.
+	relied *part.Cell[map[netip.Prefix]bool]
+	faults part.Faults
+
+	mu      sync.Mutex
+	audit   bool
+	waiters []*waiter
+	// forwarded: there was a pass that put all flows in place.
+	forwarded bool
+}
+
+// Host is what the userspace datapath has to know of the host's kernel.
+type Host interface {
+	// OnLink reports whether an address is reached without a router.
+	OnLink(a netip.Addr) bool
+}
+
+// New returns the part. It starts nothing.
+func New(cfg Config, h *hub.Hub, db Database, flows FlowTables, host Host, endpoints Endpoints, in Inputs, log *logrus.Entry) *Part {
+	return &Part{
+		cfg: cfg, db: db, flows: flows, converger: converger{db, flows, map[ovs.FlowID]fault.Fault{}}, hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
+		wake:    part.NewSignal(),
+		restore: newRestoreWait(), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]), live: part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
+		relied: part.NewCell(maps.Equal[map[netip.Prefix]bool, map[netip.Prefix]bool]), audit: true,
+	}
+}
+
+// Name implements part.Part.
+func (p *Part) Name() string { return "switch" }
+
+// Faults implements part.Part.
+func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// Outcome is that of the last pass.
+func (p *Part) Outcome() *part.Cell[Outcome] { return p.outcome }
+
+// Offers are the types of interfaces that Open vSwitch can make, once it said
+// so.
+func (p *Part) Offers() *part.Cell[[]string] { return p.offers }
+
+// HostPorts are the ports, by name, by which this host itself and its segments
+// take part in networks, as far as they can forward.
+func (p *Part) HostPorts() *part.Cell[map[string]bool] { return p.live }
+
+// Relied are the prefixes of other nodes that installed flows leave to the
+// kernel to route.
+func (p *Part) Relied() *part.Cell[map[netip.Prefix]bool] { return p.relied }
+
+// Config returns what the part was started with.
+func (p *Part) Config() Config { return p.cfg }
+
+// Ready implements part.Readier: every network that the node carries is
+// forwarded.
+func (p *Part) Ready() bool {
+	t, o := p.hub.Records().Get(), p.outcome.Get()
+	return t.Known() && o.Complete && len(o.View.Networks) == len(t.View().Networks)
+}
+
+// Run implements part.Part.
+func (p *Part) Run(ctx context.Context) error {
+	p.hub.Records().Wakes(p.wake)
+	p.endpoints.Changes(p.wake)
+	p.inputs.Segments.Wakes(p.wake)
+	p.inputs.Direct.Wakes(p.wake)
+	// The database outlives the rest: flow-restore-wait is cleared by it at last.
+	dbCtx, endDB := context.WithCancel(context.WithoutCancel(ctx))
+	var db errgroup.Group
+	db.Go(func() error { return p.db.Run(dbCtx, p.wake.Wake) })
+	var rest sync.WaitGroup
+	rest.Go(func() { p.watchFlows(ctx) })
+	rest.Go(func() { p.restore.run(ctx, p.db, p.log) })
+	rest.Go(func() { p.auditNowAndThen(ctx) })
+	rest.Go(func() {
+		part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
+	})
+	rest.Wait()
+	p.restore.clearLast(p.db, p.log)
+	endDB()
+	return db.Wait()
+}
+
+// watchFlows notices within milliseconds that ovs-vswitchd was restarted (its
+// flows are gone then) or that somebody changed flows by hand.
+func (p *Part) watchFlows(ctx context.Context) {
+	const first, last = 50 * time.Millisecond, 250 * time.Millisecond
+	backoff := first
+	for ctx.Err() == nil {
+		err := p.flows.Monitor(ctx, func(e openflow.Event) {
+			backoff = first
+			switch e.Kind {
+			case openflow.Changed:
+				p.requestAudit()
+			case openflow.Connected:
+				p.restore.back()
+			}
+			p.wake.Wake()
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		p.lostVswitchd() // first of all: see restore.go
+		p.log.Debugf("OpenFlow connection: %v", err)
+		if !part.Sleep(ctx, backoff) {
+			return
+		}
+		backoff = min(2*backoff, last)
+	}
+}
+
+// lostVswitchd is called when the OpenFlow connection ends.
+func (p *Part) lostVswitchd() {
+	p.mu.Lock()
+	restorable := p.forwarded
+	p.mu.Unlock()
+	// The userspace datapath dies with its process: there is nothing to keep,
+	// and holding its bridges could cut off the host itself.
+	p.restore.lost(p.cfg.Datapath == "system" && restorable)
+}
+
+func (p *Part) auditNowAndThen(ctx context.Context) {
+	for part.Sleep(ctx, p.cfg.AuditInterval) {
+		p.requestAudit()
+		p.wake.Wake()
+	}
+}
+
+func (p *Part) requestAudit() {
+	p.mu.Lock()
+	p.audit = true
+	p.mu.Unlock()
+}
+
+// pass is one reconciliation: what the topology asks for, what Open vSwitch is,
+// the difference.
+func (p *Part) pass(ctx context.Context) error {
+	p.mu.Lock()
+	audit, waiters := p.audit, p.waiters
+	p.audit, p.waiters = false, nil
+	p.mu.Unlock()
+	before := p.outcome.Get()
+	token := p.restore.token()
+	o := Outcome{At: time.Now()}
+	o.Err = p.reconcile(ctx, audit, &o)
+	o.Took = time.Since(o.At)
+	o.Complete = o.Err == nil && len(o.Bound) > 0
+	p.mu.Lock()
+	p.audit = p.audit || (audit && o.Err != nil)
+	p.forwarded = p.forwarded || o.Complete
+	p.mu.Unlock()
+	if o.Complete {
+		p.restore.restored(token)
+	}
+	p.report(before, o)
+	p.publish(o)
+	p.answer(waiters, o)
+	return o.Err
+}
+
+func (p *Part) publish(o Outcome) {
+	p.outcome.Set(o)
+	if len(o.Observed.IfaceTypes) > 0 {
+		p.offers.Set(o.Observed.IfaceTypes)
+	}
+	if o.Err != nil {
+		return // what was is better than a guess
+	}
+	live := map[string]bool{}
+	for name, port := range o.Observed.Ports {
+		if role := port.Role(); port.Owned() && port.Live() && (role == ovs.RoleHost || role == ovs.RoleSegment) {
+			live[name] = true
+		}
+	}
+	p.live.Set(live)
+	if o.Complete {
+		p.relied.Set(o.Direct)
+	}
+}
+
+func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
+	observed, err := p.db.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	o.Observed = observed
+	t := p.hub.Records().Get()
+	if !t.Known() {
+		return nil // so nothing is changed
+	}
+	if _, registered := t.Snapshot.Nodes[p.hub.Self().Node]; !registered {
+		return nil // not joined yet, or removed while running: membership sees to it
+	}
+	o.View = t.View()
+	atPorts, faults := observed.Endpoints()
+	endpoints := p.endpoints.Adopt(atPorts)
+	o.Direct = p.inputs.Direct.Get()
+	o.Want = pipeline.Build(o.View, endpoints, pipeline.Options{
+		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, VXLANPort: p.cfg.VXLANPort, GenevePort: p.cfg.GenevePort,
+		Segments: p.inputs.Segments.Get(), Direct: o.Direct,
+	})
+	out, err := p.converger.converge(ctx, o.Want, observed, audit)
+	o.Observed, o.Bound, o.Changes = out.Observed, out.Bound, out.Changes
+	o.faults = slices.Concat(faults, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed))
+	if err != nil {
+		return err
+	}
+	if p.cfg.Datapath == "netdev" {
+		p.userspace(ctx, observed, *o)
+	}
+	return nil
+}
+
+// userspace does what the userspace datapath needs beside ports and flows. It
+// is a matter of first packets: no failure of it is one of the pass.
+func (p *Part) userspace(ctx context.Context, before ovs.Observed, o Outcome) {
+	if firstTunnel(before, o.Observed) {
+		if err := p.flows.PurgeDatapath(ctx); err != nil {
+			p.log.Warnf("packets that came for a tunnel before there was one may stay unheard: %v", err)
+		}
+	}
+	if o.Changes > 0 {
+		p.setNeighbours(ctx, o)
+	}
+}
+
+// firstTunnel reports whether there is a tunnel of an encapsulation of which
+// there was none. The userspace datapath of Open vSwitch 3.1 keeps giving the
+// host what came for that UDP port before, as long as it goes on coming.
+func firstTunnel(before, after ovs.Observed) bool {
+	types := func(o ovs.Observed) map[string]bool {
+		out := map[string]bool{}
+		for _, p := range o.Ports {
+			if p.ExternalIDs[ovs.KeyRole] == ovs.RoleTunnel {
+				out[p.Type] = true
+			}
+		}
+		return out
+	}
+	had := types(before)
+	for t := range types(after) {
+		if !had[t] {
+			return true
+		}
+	}
+	return false
+}
+
+// setNeighbours gives the userspace datapath the peers' link addresses, so
+// that the first packet to a peer does not wait for ARP.
+func (p *Part) setNeighbours(ctx context.Context, o Outcome) {
+	done := map[string]bool{}
+	for _, n := range o.View.Networks {
+		for _, peer := range n.Peers {
+			if peer.Encap == "" || peer.RemoteMAC == "" || done[peer.Node] {
+				continue
+			}
+			port := o.Observed.Ports[pipeline.TunnelName(peer.Encap, peer.Node)]
+			bridge := port.Status["tunnel_egress_iface"]
+			if bridge == "" || !p.host.OnLink(peer.Remote) {
+				continue
+			}
+			done[peer.Node] = true
+			mac, err := topology.ParseMAC(peer.RemoteMAC)
+			if err == nil {
+				err = p.flows.NeighSet(ctx, bridge, peer.Remote, mac)
+			}
+			if err != nil {
+				p.log.Debugf("neighbour %s: %v", peer.Remote, err)
+			}
+		}
+	}
+}
+
+func (p *Part) report(before, o Outcome) {
+	faults := fault.Add(o.faults, o.Err)
+	fresh := p.faults.Set(faults)
+	if o.Err != nil {
+		if before.Err == nil || before.Err.Error() != o.Err.Error() {
+			p.log.Errorf("reconcile: %v", o.Err)
+		}
+		return
+	}
+	if before.Err != nil {
+		p.log.Info("reconcile: works again")
+	}
+	if o.Changes > 0 {
+		p.log.Infof("reconciled in %s: %d changes, %d ports, %d flows", o.Took.Round(time.Millisecond), o.Changes, len(o.Want.Ports), len(o.Bound))
+	}
+	for _, f := range fresh {
+		p.log.Warn(f)
+	}
+}

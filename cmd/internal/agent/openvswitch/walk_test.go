@@ -1,0 +1,174 @@
+package openvswitch
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// world is a topology and one node's endpoints that change at random.
+type world struct {
+	rng       *rand.Rand
+	rev       int64
+	keys      map[string]topology.KV
+	endpoints map[string]ovs.Endpoint
+}
+
+func (w *world) put(r topology.Record) {
+	w.rev++
+	kv := topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: w.rev, ModRevision: w.rev}}
+	if old, ok := w.keys[kv.Key]; ok {
+		kv.CreateRevision = old.CreateRevision
+	}
+	w.keys[kv.Key] = kv
+}
+
+var walkNetworks = []topology.Network{
+	topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), IPv6: netip.MustParsePrefix("fd00:1::/48")}.Defaults(),
+	topology.Network{Name: "red", VNI: 200, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.GRE}.Defaults(),
+}
+
+func (w *world) step() {
+	n := walkNetworks[w.rng.IntN(len(walkNetworks))]
+	host := fmt.Sprintf("host%d", 1+w.rng.IntN(5))
+	switch w.rng.IntN(8) {
+	case 0:
+		w.put(topology.Node{Name: host, ID: host, Encapsulations: topology.Encapsulations(),
+			VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(w.rng.IntN(2)), host[4]})}})
+	case 1:
+		if host != "host1" {
+			delete(w.keys, topology.NodeKey(host))
+		}
+	case 2, 3:
+		f := n.Families()[w.rng.IntN(len(n.Families()))]
+		w.put(topology.Subnet{Network: n.Name, Prefix: topology.SubnetAt(n, f, 1+w.rng.Uint64N(6)), Node: host})
+	case 4:
+		for k := range w.keys {
+			if w.rng.IntN(6) == 0 && k[:2] != "no" {
+				delete(w.keys, k)
+			}
+		}
+	case 5:
+		ip := netip.AddrFrom4([4]byte{10, 1, byte(w.rng.IntN(7)), byte(2 + w.rng.IntN(3))})
+		w.put(topology.Pin{Network: n.Name, Addr: ip, Node: host, MAC: topology.MACOf(ip).String()})
+	case 6:
+		w.put(n)
+	case 7:
+		name := fmt.Sprintf("c%d", w.rng.IntN(4))
+		if _, there := w.endpoints[name]; there {
+			delete(w.endpoints, name)
+			return
+		}
+		ip := netip.AddrFrom4([4]byte{10, 1, byte(w.rng.IntN(7)), byte(2 + w.rng.IntN(3))})
+		w.endpoints[name] = ovs.Endpoint{Name: name, Network: n.Name, Port: "bz" + name, IPs: []netip.Addr{ip}, MAC: topology.MACOf(ip)}
+	}
+}
+
+func (w *world) want() ovs.State {
+	var kvs []topology.KV
+	for _, kv := range w.keys {
+		kvs = append(kvs, kv)
+	}
+	var endpoints []ovs.Endpoint
+	for _, e := range w.endpoints {
+		endpoints = append(endpoints, e)
+	}
+	return pipeline.Build(topology.NewSnapshot(w.rev, kvs).View("host1"), endpoints, pipeline.Options{Datapath: "netdev"})
+}
+
+func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
+	t.Helper()
+	observed, err := f.Database().Observe(context.Background())
+	require.NoError(t, err)
+	c := converger{f.Database(), f.Flows(), map[ovs.FlowID]fault.Fault{}}
+	out, err := c.converge(context.Background(), want, observed, false)
+	require.NoError(t, err)
+	require.Empty(t, out.Problems)
+	return out
+}
+
+// Whatever way a switch went, it must end in the state of a fresh start, and
+// a second pass must find nothing to do.
+func TestRandomWalkEndsWhereAFreshStartEnds(t *testing.T) {
+	for seed := range uint64(20) {
+		w := &world{rng: rand.New(rand.NewPCG(seed, 1)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
+		w.put(topology.Node{Name: "host1", ID: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")}, Encapsulations: topology.Encapsulations()})
+		walked := ovsfake.New()
+		for i := range 100 {
+			for range 1 + w.rng.IntN(5) {
+				w.step()
+			}
+			want := w.want()
+			step(t, walked, want)
+			require.Zero(t, step(t, walked, want).Changes, "seed %d step %d: Diff(x,x) is not empty", seed, i)
+			fresh := ovsfake.New()
+			step(t, fresh, want)
+			require.Equal(t, fresh.FlowTexts(), walked.FlowTexts(), "seed %d step %d", seed, i)
+			slices.SortFunc(want.Flows, ovs.CompareFlows)
+			require.Equal(t, want.Flows, walked.FlowTexts(), "seed %d step %d", seed, i)
+			require.Equal(t, portsOf(fresh), portsOf(walked), "seed %d step %d", seed, i)
+			require.Equal(t, fresh.Bridge, walked.Bridge)
+		}
+	}
+}
+
+func portsOf(f *ovsfake.Switch) map[string]ovs.Port {
+	out := map[string]ovs.Port{}
+	for name, p := range f.Ports {
+		out[name] = p.Port
+	}
+	return out
+}
+
+func BenchmarkChangeOfOneNode(b *testing.B) {
+	for _, nodes := range []int{10, 100, 1000, 10000} {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+			n := topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.0.0.0/8"), IPv6: netip.MustParsePrefix("fd00:10::/32")}.Defaults()
+			kvs := []topology.KV{{Key: n.Key(), Value: topology.Encode(n)}}
+			node := func(i int, vtep byte) topology.KV {
+				r := topology.Node{Name: fmt.Sprintf("host%d", i), ID: "x", Encapsulations: topology.Encapsulations(),
+					VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{vtep, 168, byte(i >> 8), byte(i)})}}
+				return topology.KV{Key: r.Key(), Value: topology.Encode(r)}
+			}
+			for i := 1; i <= nodes; i++ {
+				kvs = append(kvs, node(i, 192))
+				for _, f := range n.Families() {
+					s := topology.Subnet{Network: "blue", Prefix: topology.SubnetAt(n, f, uint64(i)), Node: fmt.Sprintf("host%d", i)}
+					kvs = append(kvs, topology.KV{Key: s.Key(), Value: topology.Encode(s)})
+				}
+			}
+			base := topology.NewSnapshot(1, kvs)
+			changed := []topology.KV{node(2, 193)}
+			fake := ovsfake.New()
+			observed, _ := fake.Database().Observe(b.Context())
+			c := converger{fake.Database(), fake.Flows(), map[ovs.FlowID]fault.Fault{}}
+			if _, err := c.converge(b.Context(), pipeline.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
+				b.Fatal(err)
+			}
+			observed, _ = fake.Database().Observe(b.Context())
+			flows, _ := fake.Flows().Observe(b.Context())
+			ids, ofports := flows.IDs(), observed.OFPorts()
+			b.ReportAllocs()
+			for b.Loop() {
+				want := pipeline.Build(base.With(2, changed, nil).View("host1"), nil, pipeline.Options{})
+				change, _, _ := ovs.DiffDB(want, observed)
+				bound, _ := ovs.Bind(want.Flows, ofports)
+				add, del := ovs.DiffFlows(bound, ids)
+				if len(change.UpdatePorts) != 1 || len(add)+len(del) != 0 {
+					b.Fatal("the change of one node's address is the change of one port")
+				}
+			}
+		})
+	}
+}

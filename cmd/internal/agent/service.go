@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+)
+
+// What the local API asks of an agent (api.Service) is asked of its parts.
+var _ api.Service = (*Agent)(nil)
+
+// AddEndpoint implements api.Service.
+func (a *Agent) AddEndpoint(ctx context.Context, req api.EndpointRequest) (api.Endpoint, error) {
+	e, err := a.rooms.attach.Add(ctx, req)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	return api.EndpointOf(e), nil
+}
+
+// RemoveEndpoint implements api.Service.
+func (a *Agent) RemoveEndpoint(ctx context.Context, name string) error {
+	return a.rooms.attach.Remove(ctx, name)
+}
+
+// Endpoints implements api.Service.
+func (a *Agent) Endpoints(context.Context) ([]api.Endpoint, error) {
+	return apiEndpoints(a.rooms.attach.Endpoints()), nil
+}
+
+func apiEndpoints(endpoints []ovs.Endpoint) []api.Endpoint {
+	out := make([]api.Endpoint, len(endpoints))
+	for i, e := range endpoints {
+		out[i] = api.EndpointOf(e)
+	}
+	return out
+}
+
+// Reconcile implements api.Service.
+func (a *Agent) Reconcile(ctx context.Context, audit bool) error {
+	return a.rooms.sw.Reconcile(ctx, audit)
+}
+
+// Routes implements api.Service: how every prefix of other nodes is reached, as
+// of the kernel part's last pass.
+func (a *Agent) Routes(context.Context) ([]api.Route, error) {
+	k := a.rooms.kernel.State().Get()
+	out := []api.Route{}
+	for _, n := range k.View.Networks {
+		for _, path := range n.Paths(k.OnLink, k.NextHops) {
+			x := api.Route{
+				Network: n.Name, Prefix: path.Prefix, Node: path.Node, Pin: path.MAC != "", Kind: string(path.Kind), Encap: path.Encap, Device: path.Dev, Why: path.Why,
+			}
+			if path.Via.IsValid() {
+				x.Via = path.Via.String()
+			}
+			if path.Kind == topology.PathRoute && !k.Direct[path.Prefix] {
+				// The kernel has not got the route, or follows somebody else's.
+				x.Why += ", but the route is not in place: see 'baize status'"
+				x.Kind, x.Encap = string(topology.PathTunnel), n.Transport.Tunnel()
+				if x.Encap == "" {
+					x.Kind = string(topology.PathNone)
+				}
+			}
+			out = append(out, x)
+		}
+	}
+	return out, nil
+}

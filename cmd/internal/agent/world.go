@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/kernel"
+	"github.com/baize-net/baize/cmd/internal/agent/membership"
+	"github.com/baize-net/baize/cmd/internal/agent/names"
+	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/route"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/vswitch"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+)
+
+// Store is etcd, as etcdstore.Store serves it.
+type Store interface {
+	hub.Watcher
+	membership.Store
+	docker0.Store
+	names.Store
+}
+
+// Host is this host's kernel, its devices and namespaces.
+type Host interface {
+	attach.Host
+	membership.Host
+	kernel.Host
+	docker0.Host
+	openvswitch.Host
+}
+
+// World is all that is outside of an agent. A test may have one in memory.
+type World struct {
+	Identity hub.Identity
+	Store    Store
+	Database openvswitch.Database
+	Flows    openvswitch.FlowTables
+	Host     Host
+	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
+	Datapath, DatapathReason string
+
+	closers []func()
+}
+
+func (w World) close() {
+	for _, f := range w.closers {
+		f()
+	}
+}
+
+// realWorld is the world that an agent is started in.
+func realWorld(ctx context.Context, cfg Config, log *logrus.Logger) (World, error) {
+	w, err := localWorld(cfg, log)
+	if err != nil {
+		return w, err
+	}
+	if w.Identity.ID, err = cfg.nodeID(); err != nil {
+		w.close()
+		return w, err
+	}
+	store, err := etcdstore.Open(ctx, cfg.Etcd)
+	if err != nil {
+		w.close()
+		return w, err
+	}
+	w.Store = store
+	w.closers = append(w.closers, func() { _ = store.Close() })
+	return w, nil
+}
+
+// localWorld is the world without etcd, and without the identity that is drawn
+// once.
+func localWorld(cfg Config, log *logrus.Logger) (World, error) {
+	w := World{Identity: hub.Identity{Node: cfg.Node}, Host: host{vtep: cfg.VTEP, etcd: cfg.etcdAddrs()}}
+	var err error
+	if w.Identity.Hostname, err = hostnet.Hostname(); err != nil {
+		return w, err
+	}
+	if w.Identity.Epoch, err = hostnet.BootID(); err != nil {
+		return w, err
+	}
+	db, err := vswitch.New(vswitch.Config{Endpoint: cfg.OVSDB, Bridge: cfg.Bridge})
+	if err != nil {
+		return w, err
+	}
+	w.Database = db
+	w.Flows = openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
+	w.closers = append(w.closers, db.Close)
+	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
+	return w, nil
+}
+
+func chooseDatapath(cfg Config, log *logrus.Logger) (datapath, why string) {
+	if cfg.Datapath != "auto" {
+		return cfg.Datapath, "set with --datapath"
+	}
+	has, err := hostnet.Datapath()
+	if has {
+		return "system", "the kernel has the openvswitch module"
+	}
+	log.Debug(err)
+	return "netdev", "userspace: the kernel has no openvswitch module"
+}
+
+// host is the real one.
+type host struct {
+	vtep string
+	etcd []netip.Addr
+}
+
+var _ Host = host{}
+
+func (h host) Underlay() (hostnet.Underlay, error) { return hostnet.VTEP(h.vtep, h.etcd) }
+
+func (host) Attach(ctx context.Context, s hostnet.AttachSpec) error { return hostnet.Attach(ctx, s) }
+
+func (host) MakePair(ctx context.Context, s hostnet.PairSpec) error { return hostnet.MakePair(ctx, s) }
+
+func (host) Detach(ctx context.Context, port string) error { return hostnet.Detach(ctx, port) }
+
+func (host) AwaitLink(ctx context.Context, netns string, mac net.HardwareAddr, addrs []netip.Addr) (string, error) {
+	return hostnet.AwaitLink(ctx, netns, mac, addrs)
+}
+
+func (host) Announce(ctx context.Context, netns, ifname string, mac net.HardwareAddr, addrs []netip.Addr) error {
+	return hostnet.Announce(ctx, netns, ifname, mac, addrs)
+}
+
+func (host) Abandoned(port string) (bool, error) { return hostnet.Abandoned(port) }
+
+func (host) LinkExists(name string) bool { return hostnet.LinkExists(name) }
+
+func (host) DeviceOf(p netip.Prefix, but string) (string, error) { return hostnet.DeviceOf(p, but) }
+
+func (host) Veths() ([]string, error) { return hostnet.Veths(hostnet.HostPrefix) }
+
+func (host) WatchLinks(ctx context.Context, fire func()) error { return hostnet.WatchLinks(ctx, fire) }
+
+func (host) WatchRoutes(ctx context.Context, fire func()) error { return route.Watch(ctx, fire) }
+
+func (host) SetHostPort(p hostnet.HostPort) error { return hostnet.SetHostPort(p) }
+
+func (host) Forward(families ...topology.Family) ([]string, error) {
+	return hostnet.Forward(families...)
+}
+
+func (host) Routes() (route.Observed, error) { return route.Observe() }
+
+func (host) ChangeRoutes(c route.Change) error { return route.Apply(c) }
+
+func (host) CleanRoutes() ([]route.Route, error) { return route.Cleanup() }
+
+func (host) OnLinkDevice(a netip.Addr) string { return hostnet.OnLinkDevice(a) }
+
+func (host) OnLink(a netip.Addr) bool { return hostnet.OnLink(a) }
+
+func (host) StrictReversePath(dev string) bool { return hostnet.StrictReversePath(dev) }
+
+func (host) AcceptForwarded(ctx context.Context, f topology.Family, rules []string) (bool, error) {
+	return hostnet.AcceptForwarded(ctx, f, rules)
+}
+
+func (host) Masquerade(ctx context.Context, f topology.Family, network netip.Prefix, own []netip.Prefix) (bool, error) {
+	return hostnet.Masquerade(ctx, f, network, own)
+}
+
+func (host) SyncIngressDrops(devices []string) error { return hostnet.SyncIngressDrops(devices) }
+
+func (host) FindBridge(name string) (*hostnet.Bridge, error) { return hostnet.FindBridge(name) }
+
+func (host) Enslave(ifname, bridge string) (bool, error) { return hostnet.Enslave(ifname, bridge) }
+
+func (host) AddOnLink(p netip.Prefix, ifname string) error { return hostnet.AddOnLink(p, ifname) }

@@ -1,0 +1,73 @@
+package command
+
+import (
+	"context"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/agent"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/flannel"
+	"github.com/baize-net/baize/topology/source"
+)
+
+// flannelFlags are those with which an agent takes part in flannel's network.
+func flannelFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
+		sourceFlag(),
+		&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: flannel.SubnetFile},
+		&ucli.BoolFlag{Name: "ip-masq", Usage: "with --flannel: masquerade what leaves the network, and tell Docker not to"},
+	}
+}
+
+// addFlannel makes flannel's keys a source of an agent's topology, where that
+// was asked for.
+func addFlannel(c *ucli.Context, cfg *agent.Config) {
+	if !c.Bool("flannel") {
+		return
+	}
+	etcd, file, masquerade := cfg.Etcd, c.String("subnet-file"), c.Bool("ip-masq")
+	etcd.Prefix = c.String("flannel-prefix")
+	cfg.Masquerade = func(n topology.Network) bool { return masquerade && n.Name == flannel.Network }
+	cfg.Sources = append(cfg.Sources, func(d agent.SourceDeps) (source.Source, error) {
+		keys, err := etcdstore.OpenKeys(c.Context, etcd)
+		if err != nil {
+			return nil, err
+		}
+		s := flannel.NewSource(flannel.Options{
+			Node: d.Node, Keys: keys, Cache: d.Cache("flannel.json", topology.NewRawSnapshot), Changed: d.Changed, Member: d.Member, Logf: d.Infof,
+			WriteEnv: func(e flannel.Env) error { return subnetenv.Write(file, envOf(e, masquerade)) },
+			ReadEnv:  func() (flannel.Env, error) { return readEnv(file) },
+		})
+		return closing{s, keys}, nil
+	})
+}
+
+// closing closes the keys with the source.
+type closing struct {
+	*flannel.Source
+	keys *etcdstore.Keys
+}
+
+// Run implements source.Source.
+func (s closing) Run(ctx context.Context) error {
+	err := s.Source.Run(ctx)
+	if ctx.Err() != nil {
+		_ = s.keys.Close() // nothing is left to be said to it
+	}
+	return err
+}
+
+func envOf(e flannel.Env, masquerade bool) subnetenv.Env {
+	return subnetenv.Env{
+		Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU, IPMasq: masquerade,
+	}
+}
+
+func readEnv(file string) (flannel.Env, error) {
+	e, err := subnetenv.Read(file)
+	return flannel.Env{Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU}, err
+}

@@ -274,7 +274,7 @@ func Strict(in Input, have Observed) []fault.Fault {
 		for _, p := range n.Paths(in.OnLink, in.NextHops) {
 			// The greater of the two is in force: 1 is strict, 2 loose.
 			in := max(have.Sysctls["net/ipv4/conf/all/rp_filter"], have.Sysctls["net/ipv4/conf/"+p.Dev+"/rp_filter"])
-			if n.Transport != topology.Auto || p.Kind != topology.PathRoute || in != "1" {
+			if n.Transport == topology.Route || p.Kind != topology.PathRoute || in != "1" {
 				continue
 			}
 			out = fault.Merge(out, fault.Fault{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -155,14 +156,14 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := host()
 		ctx, cancel := context.WithCancel(t.Context())
-		fires := 0
+		var fires atomic.Int32
 		interest := kernel.Interest{Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
 		done := make(chan error, 1)
 		go func() {
-			done <- h.Watch(ctx, kernel.Watcher{Interest: func() kernel.Interest { return interest }, Fire: func() { fires++ }})
+			done <- h.Watch(ctx, kernel.Watcher{Interest: func() kernel.Interest { return interest }, Fire: func() { fires.Add(1) }})
 		}()
 		time.Sleep(time.Second)
-		require.Equal(t, 1, fires, "at the start")
+		require.EqualValues(t, 1, fires.Load(), "at the start")
 		route1 := func(prefix string) {
 			require.NoError(
 				t,
@@ -178,14 +179,14 @@ func TestWatch(t *testing.T) {
 			route1(netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(i), 0}), 24).String())
 			time.Sleep(10 * time.Millisecond)
 		}
-		require.Equal(t, 1, fires)
+		require.EqualValues(t, 1, fires.Load())
 		for i := range 200 {
 			route1(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24).String())
 			time.Sleep(50 * time.Millisecond)
 		}
 		time.Sleep(5 * time.Second)
-		require.Greater(t, fires, 3)
-		require.Less(t, fires, 15, "ten seconds of churn")
+		require.Greater(t, fires.Load(), int32(3))
+		require.Less(t, fires.Load(), int32(15), "ten seconds of churn")
 		cancel()
 		require.ErrorIs(t, <-done, context.Canceled)
 	})

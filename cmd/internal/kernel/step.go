@@ -253,7 +253,7 @@ func (e *Refusal) Error() string { return e.told.Error() }
 func (e *Refusal) Unwrap() error { return e.Err }
 
 // Is reports whether target is the kind of the refusal.
-func (e *Refusal) Is(target error) bool { return target == e.told.Kind } //nolint:errorlint // a kind, not a chain
+func (e *Refusal) Is(target error) bool { return target == e.told.Kind }
 
 // Fault implements fault.Coded.
 func (e *Refusal) Fault() fault.Fault { return e.told.Fault() }

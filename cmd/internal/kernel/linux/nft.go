@@ -253,7 +253,7 @@ func decodeMatch(e []expr.Any) (m addrMatch, n int) {
 // expressions there are up to the comparison. nft(8) loads no more bytes than the
 // prefix has, where it ends with one.
 func decodeMask(e []expr.Any, length int) (ones, n int) {
-	ones = int(e[0].(*expr.Payload).Len) * 8 //nolint:errcheck // decodeMatch has looked
+	ones = int(e[0].(*expr.Payload).Len) * 8
 	if len(e) < 2 {
 		return -1, 0
 	}

@@ -108,7 +108,11 @@ func (s AttachSpec) check() error {
 	}
 	for _, name := range []string{s.Ifname, s.HostIfname} {
 		if !validIfname(name) {
-			return bad(fmt.Sprintf("interface name %q", name), "the kernel does not take it", "use 1 to 15 characters without '/', ':' and white space")
+			return bad(
+				fmt.Sprintf("interface name %q", name),
+				"the kernel does not take it",
+				"use 1 to 15 characters without '/', ':' and white space",
+			)
 		}
 	}
 	if _, err := topology.ParseMAC(s.MAC.String()); err != nil {
@@ -127,7 +131,11 @@ func (s AttachSpec) check() error {
 		}
 		families[f] = true
 		if !slices.ContainsFunc(s.Addrs, func(p netip.Prefix) bool { return p.Contains(g) }) {
-			return bad("interface "+s.Ifname, fmt.Sprintf("gateway %s is outside the prefix of its addresses", g), "choose a gateway inside the network")
+			return bad(
+				"interface "+s.Ifname,
+				fmt.Sprintf("gateway %s is outside the prefix of its addresses", g),
+				"choose a gateway inside the network",
+			)
 		}
 	}
 	// ETH_MIN_MTU and ETH_MAX_MTU: what a veth takes.
@@ -185,11 +193,23 @@ func (a *attachment) find() (there bool, err error) {
 	case h == nil:
 		return exists(a.item(), "the name is taken", "choose another with --ifname")
 	case h.Type() != "veth":
-		return exists(a.hostItem(), "the name is taken by a "+h.Type(), "rename it with 'ip link set "+a.HostIfname+" name NEW'")
+		return exists(
+			a.hostItem(),
+			"the name is taken by a "+h.Type(),
+			"rename it with 'ip link set "+a.HostIfname+" name NEW'",
+		)
 	case p == nil || !a.paired(h, p):
-		return exists(a.hostItem(), fmt.Sprintf("its other end is not %s", a.item()), "remove the endpoint that uses it, or 'ip link delete "+a.HostIfname+"' if none does")
+		return exists(
+			a.hostItem(),
+			fmt.Sprintf("its other end is not %s", a.item()),
+			"remove the endpoint that uses it, or 'ip link delete "+a.HostIfname+"' if none does",
+		)
 	case !bytes.Equal(p.Attrs().HardwareAddr, a.MAC):
-		return exists(a.item(), fmt.Sprintf("it is attached with MAC %s, not %s", p.Attrs().HardwareAddr, a.MAC), "remove that endpoint first")
+		return exists(
+			a.item(),
+			fmt.Sprintf("it is attached with MAC %s, not %s", p.Attrs().HardwareAddr, a.MAC),
+			"remove that endpoint first",
+		)
 	}
 	a.hostEnd, a.peer = h, p
 	return true, nil
@@ -474,7 +494,12 @@ func Detach(ctx context.Context, hostIfname string) error {
 	}
 	if l != nil {
 		if l.Type() != "veth" {
-			return &topology.Error{Kind: topology.ErrConflict, Item: item, What: "it is a " + l.Type() + ", not a veth: it is left alone", Remedy: "remove it by hand if it is not needed"}
+			return &topology.Error{
+				Kind:   topology.ErrConflict,
+				Item:   item,
+				What:   "it is a " + l.Type() + ", not a veth: it is left alone",
+				Remedy: "remove it by hand if it is not needed",
+			}
 		}
 		if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
 			return failed(item, "removing it", err)

@@ -53,7 +53,12 @@ func FindBridge(name string) (*Bridge, error) {
 }
 
 func notABridge(name string, l netlink.Link) error {
-	return &topology.Error{Kind: topology.ErrConflict, Item: "bridge " + name, What: "the device of that name is a " + l.Type(), Remedy: "rename it: 'ip link set " + name + " name NEW'"}
+	return &topology.Error{
+		Kind:   topology.ErrConflict,
+		Item:   "bridge " + name,
+		What:   "the device of that name is a " + l.Type(),
+		Remedy: "rename it: 'ip link set " + name + " name NEW'",
+	}
 }
 
 // Enslave makes an interface of this host a port of a bridge, where it is not

@@ -47,7 +47,31 @@ func SetHostPort(p HostPort) error {
 	if err := hostPortSysctls(p.Name); err != nil {
 		return err
 	}
-	// Open vSwitch sets both as well, in its own time.
+	if err := p.setLink(h, l); err != nil {
+		return err
+	}
+	have, err := h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return failed(item, "listing its addresses", err)
+	}
+	if err := p.addAddresses(h, l, have); err != nil {
+		return err
+	}
+	for _, x := range have {
+		if a := addrOf(x.IP); a.IsLinkLocalUnicast() || (slices.Contains(p.Addrs, a) && isSingle(x.Mask)) {
+			continue
+		}
+		if err := h.AddrDel(l, &x); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return failed(item, "removing the address "+x.IP.String(), err)
+		}
+	}
+	return setNeighbours(h, l, p.Neighbours)
+}
+
+// setLink gives the device its MAC and MTU, which Open vSwitch sets as well, in
+// its own time, and sets it up.
+func (p HostPort) setLink(h *netlink.Handle, l netlink.Link) error {
+	item := "host port " + p.Name
 	if l.Attrs().HardwareAddr.String() != p.MAC.String() {
 		if err := h.LinkSetHardwareAddr(l, p.MAC); err != nil {
 			return failed(item, "setting its MAC", err)
@@ -63,33 +87,31 @@ func SetHostPort(p HostPort) error {
 			return failed(item, "setting it up", err)
 		}
 	}
-	have, err := h.AddrList(l, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return failed(item, "listing its addresses", err)
-	}
+	return nil
+}
+
+// addAddresses adds the addresses that the device does not have.
+func (p HostPort) addAddresses(h *netlink.Handle, l netlink.Link, have []netlink.Addr) error {
 	for _, want := range p.prefixes() {
 		a := want.Addr()
-		if slices.ContainsFunc(have, func(x netlink.Addr) bool { ones, _ := x.Mask.Size(); return addrOf(x.IP) == a && ones == want.Bits() }) {
+		if slices.ContainsFunc(have, func(x netlink.Addr) bool {
+			ones, _ := x.Mask.Size()
+			return addrOf(x.IP) == a && ones == want.Bits()
+		}) {
 			continue
 		}
 		// No duplicate address detection: the address is leased.
-		add := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(want.Bits(), a.BitLen())}, Flags: unix.IFA_F_NODAD}
+		add := &netlink.Addr{
+			IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(want.Bits(), a.BitLen())}, Flags: unix.IFA_F_NODAD,
+		}
 		if a.Is4() {
 			add.Flags = 0
 		}
 		if err := h.AddrReplace(l, add); err != nil {
-			return failed(item, "giving it the address "+a.String(), err)
+			return failed("host port "+p.Name, "giving it the address "+a.String(), err)
 		}
 	}
-	for _, x := range have {
-		if a := addrOf(x.IP); a.IsLinkLocalUnicast() || (slices.Contains(p.Addrs, a) && isSingle(x.Mask)) {
-			continue
-		}
-		if err := h.AddrDel(l, &x); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return failed(item, "removing the address "+x.IP.String(), err)
-		}
-	}
-	return setNeighbours(h, l, p.Neighbours)
+	return nil
 }
 
 func setNeighbours(h *netlink.Handle, l netlink.Link, want map[netip.Addr]net.HardwareAddr) error {
@@ -111,7 +133,13 @@ func setNeighbours(h *netlink.Handle, l netlink.Link, want map[netip.Addr]net.Ha
 		if a.Is6() {
 			family = netlink.FAMILY_V6
 		}
-		n := &netlink.Neigh{LinkIndex: l.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
+		n := &netlink.Neigh{
+			LinkIndex:    l.Attrs().Index,
+			Family:       family,
+			State:        netlink.NUD_PERMANENT,
+			IP:           a.AsSlice(),
+			HardwareAddr: mac,
+		}
 		if err := h.NeighSet(n); err != nil {
 			return failed(item, "setting its neighbour "+a.String(), err)
 		}

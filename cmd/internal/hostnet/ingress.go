@@ -65,6 +65,15 @@ func IngressDrops() ([]string, error) {
 	return names, failed(ingressItem, "listing it", err)
 }
 
+// ChangeIngressDrop makes the drop of one device, or removes it. The errors are
+// those of SyncIngressDrops.
+func ChangeIngressDrop(ifname string, add bool) error {
+	if add {
+		return addIngressDrop(ifname)
+	}
+	return removeIngressDrop(ifname)
+}
+
 // addIngressDrop makes a chain anew: one left by a device of the same name
 // that is gone may hook nothing.
 func addIngressDrop(ifname string) error {
@@ -102,7 +111,12 @@ func changeIngressDrops(change func(have []string) (add, remove []string)) error
 		return nil
 	}
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: ingressItem, What: "this kernel has no nftables ingress hook, which the userspace datapath needs", Remedy: "load it with 'modprobe nf_tables', or install a kernel with CONFIG_NF_TABLES_NETDEV"}
+		return &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   ingressItem,
+			What:   "this kernel has no nftables ingress hook, which the userspace datapath needs",
+			Remedy: "load it with 'modprobe nf_tables', or install a kernel with CONFIG_NF_TABLES_NETDEV",
+		}
 	}
 	return failed(ingressItem, "changing it", err)
 }

@@ -115,7 +115,8 @@ func TestAnnounceMovesNeighbours(t *testing.T) {
 
 func pings(t *testing.T, ns, addr string) bool {
 	t.Helper()
-	err := exec.CommandContext(t.Context(), "nsenter", "--net="+filepath.Join("/run/netns", ns), "ping", "-c1", "-W1", addr).Run()
+	err := exec.CommandContext(t.Context(), "nsenter", "--net="+filepath.Join("/run/netns", ns), "ping", "-c1", "-W1", addr).
+		Run()
 	return err == nil
 }
 

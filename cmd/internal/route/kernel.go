@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/baize-net/baize/cmd/internal/kernel/follow"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -41,20 +41,23 @@ func Observe() (Observed, error) {
 		return Observed{}, err
 	}
 	defer h.Close()
-	return observe(h)
+	names, err := linkNames(h)
+	if err != nil {
+		return Observed{}, err
+	}
+	return Read(h, names)
 }
 
 // dumpTries is how often a listing that a change interrupted is begun anew.
 const dumpTries = 5
 
-func observe(h *netlink.Handle) (Observed, error) {
+// Read is Observe by a handle that is open, and with the names of the devices,
+// by index.
+func Read(h *netlink.Handle, names map[int]string) (Observed, error) {
 	var o Observed
-	names, err := linkNames(h)
-	if err != nil {
-		return o, err
-	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		var routes []netlink.Route
+		var err error
 		for range dumpTries {
 			routes, err = h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 			if !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -137,46 +140,73 @@ func Apply(c Change) error {
 	defer h.Close()
 	var errs []error
 	for _, r := range c.Add {
-		errs = append(errs, do("add", r, h, h.RouteAdd))
+		errs = append(errs, failed("add", r, Add(h, r)))
 	}
 	for _, r := range c.Replace {
-		errs = append(errs, replace(h, r))
+		errs = append(errs, failed("replace", r, Replace(h, r)))
 	}
 	for _, r := range c.Remove {
-		errs = append(errs, do("remove", r, h, func(k *netlink.Route) error {
-			if err := h.RouteDel(k); !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
-				return err
-			}
-			return nil
-		}))
+		if err := Remove(h, r); !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, failed("remove", r, err))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// replace puts r in the place of our route of the same prefix and metric, in one
-// step: no packet finds neither.
-func replace(h *netlink.Handle, r Route) error {
-	return do("replace", r, h, h.RouteReplace)
+// Add makes a route. The error is what the kernel answers: EEXIST where any
+// route has its place, ENODEV where there is no such device.
+func Add(h *netlink.Handle, r Route) error {
+	k, err := toKernel(r, h, false)
+	if err != nil {
+		return err
+	}
+	return h.RouteAdd(k)
 }
 
-func do(verb string, r Route, h *netlink.Handle, f func(*netlink.Route) error) error {
-	k, err := toKernel(r, h, verb == "remove")
-	if err == nil {
-		err = f(k)
+// Replace puts r in the place of our route of the same prefix and metric, in one
+// step: no packet finds neither.
+func Replace(h *netlink.Handle, r Route) error {
+	k, err := toKernel(r, h, false)
+	if err != nil {
+		return err
 	}
+	return h.RouteReplace(k)
+}
+
+// Remove removes a route of ours; ESRCH where there is none.
+func Remove(h *netlink.Handle, r Route) error {
+	k, err := toKernel(r, h, true)
+	if err != nil {
+		return err
+	}
+	return h.RouteDel(k)
+}
+
+func failed(verb string, r Route, err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, unix.EEXIST) {
-		return &topology.Error{Kind: topology.ErrConflict, Item: "route " + r.Prefix.String(), What: "a foreign route has its place", Remedy: "see 'ip route show " + r.Prefix.String() + "'"}
+		return &topology.Error{
+			Kind:   topology.ErrConflict,
+			Item:   "route " + r.Prefix.String(),
+			What:   "another route occupies its place",
+			Remedy: "see 'ip route show " + r.Prefix.String() + "'",
+		}
 	}
 	return fmt.Errorf("route %s: %s: %w", r, verb, err)
 }
 
 func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) {
 	k := &netlink.Route{
-		Dst:      &net.IPNet{IP: r.Prefix.Masked().Addr().AsSlice(), Mask: net.CIDRMask(r.Prefix.Bits(), r.Prefix.Addr().BitLen())},
-		Protocol: Protocol, Table: unix.RT_TABLE_MAIN, Priority: r.metric(), Type: unix.RTN_UNICAST,
+		Dst: &net.IPNet{
+			IP:   r.Prefix.Masked().Addr().AsSlice(),
+			Mask: net.CIDRMask(r.Prefix.Bits(), r.Prefix.Addr().BitLen()),
+		},
+		Protocol: Protocol,
+		Table:    unix.RT_TABLE_MAIN,
+		Priority: r.metric(),
+		Type:     unix.RTN_UNICAST,
 	}
 	if r.Src.IsValid() {
 		k.Src = r.Src.AsSlice()
@@ -194,7 +224,10 @@ func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) 
 	switch {
 	case err == nil:
 		k.LinkIndex = l.Attrs().Index
-	case !lenient: // its routes went with a device that is gone
+	case lenient: // its routes went with a device that is gone
+	case errors.As(err, new(netlink.LinkNotFoundError)):
+		return nil, fmt.Errorf("device %s: %w", r.Dev, unix.ENODEV)
+	default:
 		return nil, err
 	}
 	return k, nil
@@ -222,30 +255,17 @@ const watchPause = 100 * time.Millisecond
 
 // Watch calls fire once at the start and whenever a route of this host
 // changes, until ctx ends; it then returns ctx's error. fire is a trigger to
-// look again, called from the calling goroutine: it must not block.
+// look again, called from the calling goroutine: it must not block. Where the
+// kernel cannot be followed it tries again, and fires when it can.
 func Watch(ctx context.Context, fire func()) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
-	if err != nil {
-		return fmt.Errorf("watching the routes of this host: %w", err)
-	}
-	defer s.Close()
-	// Closing the socket wakes the reader.
-	stop := context.AfterFunc(ctx, s.Close)
-	defer stop()
-	for {
-		fire()
-		_, _, err := s.Receive()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		// Too many at once: some were lost, and the trigger stands for all.
-		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("watching the routes of this host: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(watchPause):
-		}
-	}
+	return follow.Run(ctx, follow.Subscription{
+		Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE),
+		Fire: func() {
+			fire()
+			select {
+			case <-ctx.Done():
+			case <-time.After(watchPause):
+			}
+		},
+	})
 }

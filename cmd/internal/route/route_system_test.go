@@ -52,8 +52,16 @@ func TestKernel(t *testing.T) {
 	host(t)
 	local := Route{Prefix: netip.MustParsePrefix("10.1.3.0/24"), Dev: "eth0", Src: netip.MustParseAddr("10.1.3.1")}
 	want := []Route{
-		local, via("10.1.5.0/24", "192.0.2.5"), via("10.1.5.9/32", "192.0.2.9"), via("fd00:1:5::/64", "2001:db8::5"), via("fd00:1:5::9/128", "2001:db8::9"),
-		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Unreachable: true}, {Prefix: netip.MustParsePrefix("fd00:1::/48"), Unreachable: true},
+		local,
+		via("10.1.5.0/24", "192.0.2.5"),
+		via("10.1.5.9/32", "192.0.2.9"),
+		via("fd00:1:5::/64", "2001:db8::5"),
+		via("fd00:1:5::9/128", "2001:db8::9"),
+		{
+			Prefix:      netip.MustParsePrefix("10.1.0.0/16"),
+			Unreachable: true,
+		},
+		{Prefix: netip.MustParsePrefix("fd00:1::/48"), Unreachable: true},
 	}
 	ip(t, "route add 10.1.6.0/24 via 192.0.2.66") // somebody's
 	ip(t, "route add unreachable 10.99.0.0/16 proto 186")

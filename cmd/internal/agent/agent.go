@@ -25,6 +25,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -163,7 +164,9 @@ func protect(ctx context.Context, p part.Part) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	return p.Run(ctx)
+	// Profiles then say which part a goroutine is of.
+	pprof.Do(ctx, pprof.Labels("part", p.Name()), func(ctx context.Context) { err = p.Run(ctx) })
+	return err
 }
 
 // readyEvery is how often it is looked whether the node is ready, until it is.

@@ -147,7 +147,7 @@ func TestR5NamesCollide(t *testing.T) {
 			require.NoError(t, n.Add("blue", "c"))
 		}
 		w.Pass(time.Minute)
-		open(t, "R5", w.Check)
+		require.Empty(t, w.Check())
 	})
 }
 
@@ -259,7 +259,7 @@ func TestB2RenamedNode(t *testing.T) {
 		_, err := w.Operator.RemoveNode(t.Context(), "host3", false)
 		require.NoError(t, err)
 		w.Pass(time.Minute)
-		open(t, "B2", w.Check)
+		require.Empty(t, w.Check())
 	})
 }
 

@@ -248,6 +248,20 @@ func (p *Part) view(t hub.Topology, network string) (topology.NetworkView, error
 	return topology.NetworkView{}, addresses.Unknown(t.Snapshot, network, p.hub.Self().Node, p.leases.Joined())
 }
 
+// limit bounds a request: by time, and by the life of the agent. An agent that
+// stops undoes what is not done rather than leave half of it.
+func (p *Part) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+	p.mu.Lock()
+	lifetime := p.lifetime
+	p.mu.Unlock()
+	if lifetime == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(lifetime, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 // later runs f after the request was answered, until the part ends.
 func (p *Part) later(f func(ctx context.Context)) {
 	p.mu.Lock()

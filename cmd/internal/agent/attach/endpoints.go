@@ -32,7 +32,7 @@ func (p *Part) Endpoints() []ovs.Endpoint {
 // Add attaches a namespace to a network. Without a static address outside the
 // node's subnets it needs nothing of etcd.
 func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+	ctx, cancel := p.limit(ctx)
 	defer cancel()
 	t := p.hub.Records().Get()
 	n, e, err := p.plan(ctx, t, req)
@@ -59,7 +59,7 @@ func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 
 // Remove detaches an endpoint, named by name or network/name.
 func (p *Part) Remove(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+	ctx, cancel := p.limit(ctx)
 	defer cancel()
 	var found []ovs.Endpoint
 	for _, e := range p.Endpoints() {

@@ -120,6 +120,8 @@ func (p *Part) Forget(e ovs.Endpoint) {
 // HandOver attaches an endpoint and returns the device, in the host's
 // namespace, that is to be moved into e.Netns by somebody else.
 func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err error) {
+	ctx, cancel := p.limit(ctx)
+	defer cancel()
 	t, err := p.hub.Await(ctx)
 	if err != nil {
 		return "", err

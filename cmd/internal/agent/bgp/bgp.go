@@ -177,6 +177,7 @@ func (s Session) Problem(now time.Time) (fault.Fault, bool) {
 		last = "last: " + s.Last
 	}
 	return fault.Fault{
+		Code: fault.SessionDown, Severity: fault.Warning,
 		Item:   fmt.Sprintf("BGP neighbour %s, AS %d", s.Neighbor.Addr, s.Neighbor.AS),
 		What:   fmt.Sprintf("the session is down (%s; %s): it does not learn this node's subnets, and this node nothing from it", s.State, last),
 		Remedy: fmt.Sprintf("on the router: is BGP running, does it expect this node's address, AS and password ('vtysh -c \"show bgp summary\"')? On this node: 'ping %s'", s.Neighbor.Addr),

@@ -20,16 +20,19 @@ type waiter struct {
 }
 
 // Await wakes the part and returns when done says so of a pass that began after
-// the call. When ctx ends first the error says what the last pass failed at.
+// the call. When ctx, or the part, ends first the error says what the last pass
+// failed at.
 func (p *Part) Await(ctx context.Context, done func(Outcome) (bool, error)) error {
 	w := &waiter{done: done, answer: make(chan error, 1)}
 	p.mu.Lock()
 	p.waiters = append(p.waiters, w)
+	ended := p.ended
 	p.mu.Unlock()
 	p.wake.Wake()
 	select {
 	case err := <-w.answer:
 		return err
+	case <-ended:
 	case <-ctx.Done():
 	}
 	p.mu.Lock()

@@ -120,6 +120,9 @@ type Part struct {
 	relied *part.Cell[map[topology.SubnetID]bool]
 	faults part.Faults
 
+	// ended is closed when the part stops: nobody need wait for a pass then.
+	ended chan struct{}
+
 	mu      sync.Mutex
 	audit   bool
 	waiters []*waiter
@@ -176,6 +179,9 @@ func (p *Part) Ready() bool {
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.ended = make(chan struct{}) // it may be started again
+	p.mu.Unlock()
 	p.hub.Records().Wakes(p.wake)
 	p.endpoints.Changes(p.wake)
 	p.inputs.Segments.Wakes(p.wake)
@@ -192,6 +198,9 @@ func (p *Part) Run(ctx context.Context) error {
 		part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
 	})
 	rest.Wait()
+	p.mu.Lock()
+	close(p.ended)
+	p.mu.Unlock()
 	p.restore.clearLast(p.db, p.log)
 	endDB()
 	return db.Wait()

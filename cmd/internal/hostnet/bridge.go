@@ -95,34 +95,3 @@ func enslave(h *netlink.Handle, ifname, bridge string) (bool, error) {
 	}
 	return err == nil, failed(item, "making it a port of "+bridge, err)
 }
-
-// AddOnLink tells the kernel that a prefix is on the link of an interface,
-// where it does not know yet.
-func AddOnLink(p netip.Prefix, ifname string) error {
-	h, err := hostHandle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	item := "route " + p.String()
-	l, err := h.LinkByName(ifname)
-	if err != nil {
-		return failed(item, "finding "+ifname, err)
-	}
-	family := netlink.FAMILY_V4
-	if p.Addr().Is6() {
-		family = netlink.FAMILY_V6
-	}
-	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(p.Masked()), Table: unix.RT_TABLE_MAIN}
-	have, err := h.RouteListFiltered(family, r, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return failed(item, "looking for it", err)
-	}
-	if len(have) > 0 {
-		return nil
-	}
-	if err := h.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
-		return failed(item, "adding it to "+ifname, err)
-	}
-	return nil
-}

@@ -32,29 +32,6 @@ var ingressLock sync.Mutex
 
 const ingressItem = "nftables table netdev " + ingressTable
 
-// SyncIngressDrops makes the drops of this host be exactly those of the named
-// devices; names without a device are passed over. It is for start-up and for
-// audits: firewall managers flush tables that are not theirs.
-func SyncIngressDrops(ifnames []string) error {
-	veths, err := Veths("")
-	if err != nil {
-		return err
-	}
-	return changeIngressDrops(func(have []string) (add, remove []string) {
-		for _, n := range ifnames {
-			if slices.Contains(veths, n) && !slices.Contains(have, n) {
-				add = append(add, n)
-			}
-		}
-		for _, n := range have {
-			if !slices.Contains(ifnames, n) {
-				remove = append(remove, n)
-			}
-		}
-		return add, remove
-	})
-}
-
 // IngressDrops returns the names of the devices that have a drop, sorted.
 func IngressDrops() ([]string, error) {
 	c, err := nftables.New()
@@ -65,8 +42,7 @@ func IngressDrops() ([]string, error) {
 	return names, failed(ingressItem, "listing it", err)
 }
 
-// ChangeIngressDrop makes the drop of one device, or removes it. The errors are
-// those of SyncIngressDrops.
+// ChangeIngressDrop makes the drop of one device, or removes it.
 func ChangeIngressDrop(ifname string, add bool) error {
 	if add {
 		return addIngressDrop(ifname)

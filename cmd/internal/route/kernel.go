@@ -1,58 +1,21 @@
 package route
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/baize-net/baize/cmd/internal/kernel/follow"
-	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
-
-// netlinkTimeout bounds one netlink request.
-const netlinkTimeout = 5 * time.Second
-
-func handle() (*netlink.Handle, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("routes of this host: opening netlink: %w", err)
-	}
-	if err := h.SetSocketTimeout(netlinkTimeout); err != nil {
-		h.Close()
-		return nil, fmt.Errorf("routes of this host: %w", err)
-	}
-	return h, nil
-}
-
-// Observe reads the main table of both families, in the network namespace of
-// the calling thread. Routes that the kernel itself makes (of its own
-// addresses, for example) count as foreign, local and multicast ones not at
-// all.
-func Observe() (Observed, error) {
-	h, err := handle()
-	if err != nil {
-		return Observed{}, err
-	}
-	defer h.Close()
-	names, err := linkNames(h)
-	if err != nil {
-		return Observed{}, err
-	}
-	return Read(h, names)
-}
 
 // dumpTries is how often a listing that a change interrupted is begun anew.
 const dumpTries = 5
 
-// Read is Observe by a handle that is open, and with the names of the devices,
-// by index.
+// Read reads the main table of both families; names are those of the devices, by
+// index. Routes that the kernel itself makes (of its own addresses, for example)
+// count as foreign, local and multicast ones not at all.
 func Read(h *netlink.Handle, names map[int]string) (Observed, error) {
 	var o Observed
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -79,18 +42,6 @@ func Read(h *netlink.Handle, names map[int]string) (Observed, error) {
 		}
 	}
 	return o, nil
-}
-
-func linkNames(h *netlink.Handle) (map[int]string, error) {
-	links, err := h.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("interfaces of this host: listing them: %w", err)
-	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	return names, nil
 }
 
 func fromKernel(r netlink.Route, family int, names map[int]string) (Route, bool) {
@@ -127,32 +78,6 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// Apply makes a change. A route that cannot be made costs only itself; the
-// errors are joined. What is gone already is no error.
-func Apply(c Change) error {
-	if c.Empty() {
-		return nil
-	}
-	h, err := handle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	var errs []error
-	for _, r := range c.Add {
-		errs = append(errs, failed("add", r, Add(h, r)))
-	}
-	for _, r := range c.Replace {
-		errs = append(errs, failed("replace", r, Replace(h, r)))
-	}
-	for _, r := range c.Remove {
-		if err := Remove(h, r); !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, failed("remove", r, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // Add makes a route. The error is what the kernel answers: EEXIST where any
 // route has its place, ENODEV where there is no such device.
 func Add(h *netlink.Handle, r Route) error {
@@ -180,21 +105,6 @@ func Remove(h *netlink.Handle, r Route) error {
 		return err
 	}
 	return h.RouteDel(k)
-}
-
-func failed(verb string, r Route, err error) error {
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, unix.EEXIST) {
-		return &topology.Error{
-			Kind:   topology.ErrConflict,
-			Item:   "route " + r.Prefix.String(),
-			What:   "another route occupies its place",
-			Remedy: "see 'ip route show " + r.Prefix.String() + "'",
-		}
-	}
-	return fmt.Errorf("route %s: %s: %w", r, verb, err)
 }
 
 func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) {
@@ -231,41 +141,4 @@ func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) 
 		return nil, err
 	}
 	return k, nil
-}
-
-// Sync does it all: observe, compare, apply. It returns what it changed.
-func Sync(want []Route) (Change, []fault.Fault, error) {
-	have, err := Observe()
-	if err != nil {
-		return Change{}, nil, err
-	}
-	c, problems := Diff(want, have)
-	return c, problems, Apply(c)
-}
-
-// Cleanup removes every route of Baize's and nothing else, and returns them.
-func Cleanup() ([]Route, error) {
-	c, _, err := Sync(nil)
-	return c.Remove, err
-}
-
-// watchPause is the least time between two calls of fire: a host with a full
-// table of a routing daemon changes all the time.
-const watchPause = 100 * time.Millisecond
-
-// Watch calls fire once at the start and whenever a route of this host
-// changes, until ctx ends; it then returns ctx's error. fire is a trigger to
-// look again, called from the calling goroutine: it must not block. Where the
-// kernel cannot be followed it tries again, and fires when it can.
-func Watch(ctx context.Context, fire func()) error {
-	return follow.Run(ctx, follow.Subscription{
-		Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE),
-		Fire: func() {
-			fire()
-			select {
-			case <-ctx.Done():
-			case <-time.After(watchPause):
-			}
-		},
-	})
 }

@@ -72,6 +72,7 @@ type Part struct {
 	known     *part.Cell[attach.Known]
 	segments  *part.Cell[[]ovs.Segment]
 	hostPorts *part.Cell[map[string]bool]
+	outcome   *part.Cell[openvswitch.Outcome]
 	relied    *part.Cell[map[topology.SubnetID]bool]
 	learned   *part.Cell[Learned]
 	direct    *part.Cell[map[topology.SubnetID]bool]
@@ -84,6 +85,10 @@ type Part struct {
 	// alone uses them.
 	before   model.Observed
 	firewall firewall
+	// settled: the switch has had its first pass, and said which ports there are
+	// and what its flows rely on. Before that nothing is taken away: what an
+	// earlier run of the agent made is in use.
+	settled bool
 
 	// interest says which changes wake the part; nil: all.
 	interest atomic.Pointer[model.Interest]
@@ -100,7 +105,7 @@ func New(
 ) *Part {
 	return &Part{
 		cfg: cfg, hub: h, host: host, known: known, segments: in.Segments, direct: in.Direct,
-		hostPorts: sw.HostPorts(), relied: sw.Relied(),
+		hostPorts: sw.HostPorts(), outcome: sw.Outcome(), relied: sw.Relied(),
 		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), log: log.WithField("part", "kernel"), wake: part.NewSignal(),
 		unwatched: map[string]error{},
 	}

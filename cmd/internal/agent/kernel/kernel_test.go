@@ -51,6 +51,7 @@ func newNode(t *testing.T, cfg Config) *node {
 	n.kernel.AddDevice("bz1")
 	n.kernel.SetIPTables(model.IPTables{Tool: "iptables", Family: topology.IPv4, Filter: "-P FORWARD ACCEPT\n"})
 	n.sw.HostPorts().Set(map[string]bool{"bn-blue": true})
+	n.sw.Outcome().Set(openvswitch.Outcome{Complete: true})
 	n.hub.SetInUse(map[string]bool{})
 	n.hub.Hold()
 	n.topology(2)
@@ -117,6 +118,22 @@ func TestPortMissing(t *testing.T) {
 	n.sw.HostPorts().Set(nil)
 	assert.Empty(t, n.steps())
 	assert.False(t, n.State().Get().Complete)
+}
+
+// An agent that starts takes nothing away before the switch has had a pass: the
+// routes of its predecessor carry packets.
+func TestRestart(t *testing.T) {
+	n := newNode(t, Config{})
+	n.steps()
+	n.settled, n.before = false, model.Observed{}
+	n.sw.HostPorts().Set(nil)
+	n.sw.Outcome().Set(openvswitch.Outcome{})
+	assert.Empty(t, n.steps())
+	n.sw.HostPorts().Set(map[string]bool{"bn-blue": true})
+	assert.Empty(t, n.steps())
+	n.sw.Outcome().Set(openvswitch.Outcome{Complete: true})
+	assert.Empty(t, n.steps())
+	assert.True(t, n.settled)
 }
 
 // B4: a network that covers etcd gets no routes.

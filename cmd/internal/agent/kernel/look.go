@@ -39,9 +39,14 @@ type look struct {
 func (k *look) run(ctx context.Context) error {
 	learned := k.learned.Get()
 	query := model.Ask(k.View, learned.hops())
-	query.SkipFirewall = time.Since(k.firewall.at) < k.firewallRest()
+	query.SkipFirewall = !k.settled || time.Since(k.firewall.at) < k.firewallRest()
 	faults, err := k.observe(ctx, query, learned)
-	if err == nil && query.SkipFirewall && !reflect.DeepEqual(k.want.Firewall, k.firewall.wanted) {
+	if err == nil && !k.settled && k.hostPorts.Get() != nil && k.outcome.Get().Complete {
+		k.settled = true
+		query.SkipFirewall = false
+		faults, err = k.observe(ctx, query, learned)
+	}
+	if err == nil && k.settled && query.SkipFirewall && !reflect.DeepEqual(k.want.Firewall, k.firewall.wanted) {
 		query.SkipFirewall = false
 		faults, err = k.observe(ctx, query, learned)
 	}
@@ -84,6 +89,7 @@ func (k *look) firewallRest() time.Duration {
 // answers for what may have woken it: it is made up for.
 func (k *look) remember(q model.Query) {
 	switch rest := k.firewallRest(); {
+	case !k.settled:
 	case k.refused != nil:
 		k.firewall = firewall{}
 	case !q.SkipFirewall:
@@ -175,6 +181,11 @@ func (k *look) withoutIPv6() {
 func (k *look) reliedPrefixes() map[netip.Prefix]bool {
 	direct := model.Direct(k.in, k.want, k.have)
 	out := map[netip.Prefix]bool{}
+	if !k.settled {
+		for _, r := range k.have.Routes.Own {
+			out[r.Prefix.Masked()] = true
+		}
+	}
 	for id := range k.relied.Get() {
 		if !direct[id] {
 			out[id.Prefix.Masked()] = true

@@ -44,6 +44,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}, h, w.Store, w.Host, a.log)
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
 	in := openvswitch.NewInputs()
+	in.HasSegments = cfg.DockerBridge != ""
 	sw := openvswitch.New(openvswitch.Config{
 		Bridge: cfg.Bridge, Datapath: w.Datapath, VXLANPort: cfg.VXLANPort, GenevePort: cfg.GenevePort, AuditInterval: cfg.AuditInterval,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)

@@ -151,17 +151,20 @@ func (p *Part) pass(ctx context.Context) error {
 	if !t.Known() {
 		return nil
 	}
+	// First what the switch waits for; etcd and the firewall may take their time.
+	v := t.View()
+	segments, attachErr := p.attach(ctx, v)
+	p.segments.Set(segments)
 	var leaseErr error
 	if _, registered := t.Snapshot.Nodes[p.hub.Self().Node]; registered && !t.Cached && t.Err == nil {
 		leaseErr = p.lease(ctx, t.Snapshot)
 	}
-	segments, faults := p.attach(ctx, t.View())
-	p.segments.Set(segments)
-	err := p.finish(ctx, t.View(), segments)
-	for _, f := range p.faults.Set(fault.Add(fault.Add(faults, leaseErr), err)) {
+	faults := p.look(ctx, v, segments)
+	err := errors.Join(attachErr, leaseErr, p.finish(ctx, v, segments))
+	for _, f := range p.faults.Set(fault.Add(faults, err)) {
 		p.log.Warn(f)
 	}
-	return errors.Join(leaseErr, err)
+	return err
 }
 
 // network is the network that docker0 is a part of.
@@ -252,9 +255,8 @@ func (p *Part) find(v topology.View) (n topology.NetworkView, s topology.Segment
 	return n, s, false
 }
 
-// attach makes the pair, and reports what about docker0 is not as it has to be.
-// There is no segment where there is nothing to forward.
-func (p *Part) attach(ctx context.Context, v topology.View) ([]ovs.Segment, []fault.Fault) {
+// attach makes the pair. There is no segment where there is nothing to forward.
+func (p *Part) attach(ctx context.Context, v topology.View) ([]ovs.Segment, error) {
 	n, s, ok := p.find(v)
 	if !ok {
 		return nil, nil // lease says why
@@ -268,18 +270,26 @@ func (p *Part) attach(ctx context.Context, v topology.View) ([]ovs.Segment, []fa
 		ChecksumOffload: !p.cfg.Userspace, HostIngressDrop: p.cfg.Userspace, Bridge: Bridge,
 	})
 	if err != nil {
-		return nil, fault.All(err)
+		return nil, err
 	}
-	segments := []ovs.Segment{{Name: s.Name, Network: n.Name, Port: port}}
+	return []ovs.Segment{{Name: s.Name, Network: n.Name, Port: port}}, nil
+}
+
+// look reports what about docker0 is not as it has to be.
+func (p *Part) look(ctx context.Context, v topology.View, segments []ovs.Segment) []fault.Fault {
+	n, s, ok := p.find(v)
+	if !ok || len(segments) == 0 {
+		return nil
+	}
 	b, err := p.host.FindBridge(Bridge)
 	if err != nil {
-		return segments, fault.All(err)
+		return fault.All(err)
 	}
 	faults := bridgeFaults(b, n, s, p.cfg.EnvFile)
 	if b != nil {
 		faults = append(faults, p.firewall.look(ctx, p.cfg.Every, p.log)...)
 	}
-	return segments, faults
+	return faults
 }
 
 // bridgeFaults compares docker0 with what Docker must be started with.

@@ -185,8 +185,8 @@ func (p *Part) watchFaults() []fault.Fault {
 // itself and is a fault.
 func (p *Part) pass(ctx context.Context) error {
 	t := p.hub.Records().Get()
-	if !t.Known() {
-		return nil
+	if !t.Known() || !p.hostPorts.Known() {
+		return nil // which ports there are is not known yet: none would take routes away
 	}
 	k := look{Part: p, State: State{View: t.View(), Complete: true}, faults: p.watchFaults()}
 	err := k.run(ctx)

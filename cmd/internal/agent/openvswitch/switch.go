@@ -31,6 +31,10 @@ import (
 const (
 	// passTimeout bounds one pass.
 	passTimeout = 60 * time.Second
+	// inputsPatience is how long the first pass waits for what other parts have to
+	// say: after a restart of the agent nothing yet is not none. Flows that are
+	// there go on meanwhile.
+	inputsPatience = 3 * time.Second
 	// passPause is the least time between two passes that nobody waits for:
 	// changes that come thick and fast are made together.
 	passPause = 20 * time.Millisecond
@@ -64,6 +68,8 @@ type Inputs struct {
 	Segments *part.Cell[[]ovs.Segment]
 	// Direct are the prefixes of other nodes that the kernel routes now.
 	Direct *part.Cell[map[topology.SubnetID]bool]
+	// HasSegments: a part will set Segments.
+	HasSegments bool
 }
 
 // NewInputs returns cells without values.
@@ -120,6 +126,9 @@ type Part struct {
 	relied *part.Cell[map[topology.SubnetID]bool]
 	faults part.Faults
 
+	// patience is when inputs are waited for no longer; zero before the first
+	// topology. Only the passes use it.
+	patience time.Time
 	// ended is closed when the part stops: nobody need wait for a pass then.
 	ended chan struct{}
 
@@ -319,6 +328,9 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 	o.View = t.View()
 	atPorts, faults := observed.Endpoints()
 	endpoints := p.endpoints.Adopt(atPorts)
+	if p.waitForInputs(o.View) {
+		return nil
+	}
 	o.Direct = p.inputs.Direct.Get()
 	o.Want = pipeline.Build(o.View, endpoints, pipeline.Options{
 		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, VXLANPort: p.cfg.VXLANPort, GenevePort: p.cfg.GenevePort,
@@ -334,6 +346,26 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 		p.userspace(ctx, observed, *o)
 	}
 	return nil
+}
+
+// waitForInputs reports that flows would be made of values that other parts have
+// not given yet.
+func (p *Part) waitForInputs(v topology.View) bool {
+	missing := p.inputs.HasSegments && !p.inputs.Segments.Known()
+	for _, n := range v.Networks {
+		if _, forwarded := n.Host(); forwarded && !p.inputs.Direct.Known() {
+			missing = true
+		}
+	}
+	if !missing {
+		return false
+	}
+	now := time.Now()
+	if p.patience.IsZero() {
+		p.patience = now.Add(inputsPatience)
+		time.AfterFunc(inputsPatience, p.wake.Wake)
+	}
+	return now.Before(p.patience)
 }
 
 // userspace does what the userspace datapath needs beside ports and flows. It

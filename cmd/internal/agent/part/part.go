@@ -104,6 +104,14 @@ func (c *Cell[T]) Get() T {
 	return c.value
 }
 
+// Known reports whether the value was ever set: nothing yet is not the same as
+// none.
+func (c *Cell[T]) Known() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.set
+}
+
 // Wakes subscribes a signal.
 func (c *Cell[T]) Wakes(s Signal) {
 	c.mu.Lock()

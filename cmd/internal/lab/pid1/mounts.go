@@ -130,7 +130,10 @@ func releaseNamespaces() error {
 		return err
 	}
 	for _, p := range slices.Backward(points) {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+		// One that somebody has removed meanwhile is gone here as well: another
+		// lab, for example.
+		err := unix.Unmount(p, unix.MNT_DETACH)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
 			return &fs.PathError{Op: "unmount", Path: p, Err: err}
 		}
 	}

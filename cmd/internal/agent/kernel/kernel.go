@@ -85,9 +85,9 @@ type Part struct {
 	// alone uses them.
 	before   model.Observed
 	firewall firewall
-	// settled: the switch has had its first pass, and said which ports there are
-	// and what its flows rely on. Before that nothing is taken away: what an
-	// earlier run of the agent made is in use.
+	// settled: the switch has had its first pass, and said what its flows rely on.
+	// Before that nothing is taken away: what an earlier run of the agent made is
+	// in use.
 	settled bool
 
 	// interest says which changes wake the part; nil: all.

@@ -41,7 +41,7 @@ func (k *look) run(ctx context.Context) error {
 	query := model.Ask(k.View, learned.hops())
 	query.SkipFirewall = !k.settled || time.Since(k.firewall.at) < k.firewallRest()
 	faults, err := k.observe(ctx, query, learned)
-	if err == nil && !k.settled && k.hostPorts.Get() != nil && k.outcome.Get().Complete {
+	if err == nil && !k.settled && k.outcome.Get().Complete {
 		k.settled = true
 		query.SkipFirewall = false
 		faults, err = k.observe(ctx, query, learned)

@@ -69,17 +69,22 @@ func (p *Part) Sessions() []Session { return p.speaker.Sessions() }
 func (p *Part) Run(ctx context.Context) error {
 	p.hub.Records().Wakes(p.wake)
 	p.state.Wakes(p.wake)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	// The speaker ends after the last pass: GoBGP does not guard its lists against
+	// its own end.
+	speakerCtx, endSpeaker := context.WithCancel(context.WithoutCancel(ctx))
+	defer endSpeaker()
+	passes, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
 	var speaking sync.WaitGroup
 	speaking.Go(func() {
-		if err := p.speaker.Run(ctx); err != nil {
-			cancel(err)
+		if err := p.speaker.Run(speakerCtx); err != nil {
+			failed(err)
 		}
 	})
-	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause}.Run(ctx, p.pass)
+	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause}.Run(passes, p.pass)
+	endSpeaker()
 	speaking.Wait()
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	if err := context.Cause(passes); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil

@@ -106,8 +106,8 @@ func New(
 	return &Part{
 		cfg: cfg, hub: h, host: host, known: known, segments: in.Segments, direct: in.Direct,
 		hostPorts: sw.HostPorts(), outcome: sw.Outcome(), relied: sw.Relied(),
-		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), log: log.WithField("part", "kernel"), wake: part.NewSignal(),
-		unwatched: map[string]error{},
+		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), wake: part.NewSignal(),
+		log: log.WithField("part", "kernel"), unwatched: map[string]error{},
 	}
 }
 

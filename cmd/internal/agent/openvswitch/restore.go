@@ -19,10 +19,12 @@ import (
 // it when the tables are right again. It holds every bridge of that
 // ovs-vswitchd, others' too: each way out of here clears it.
 const (
-	// restoreGone bounds it from the end of one ovs-vswitchd to the next.
+	// restoreGone bounds it in all, and from the end of one ovs-vswitchd to the
+	// next.
 	restoreGone = 30 * time.Second
 	// restoreBack bounds it from the next one's start: by then a pass should
-	// have put the flows back.
+	// be putting the flows back. While one is at work it may go on: to clear it
+	// then is to throw the kernel's flows away before there are others.
 	restoreBack = 5 * time.Second
 	// restoreRetry is the wait after a clearing that failed, restoreTimeout
 	// bounds one.
@@ -43,7 +45,9 @@ type restoreWait struct {
 
 	mu        sync.Mutex
 	wanted    bool
-	until     time.Time // it is not wanted any longer
+	until     time.Time // it is not wanted any longer, but for a pass at work
+	last      time.Time // nor for that
+	working   bool
 	connected bool
 	epoch     int // counts the connections to ovs-vswitchd
 	set       bool
@@ -52,7 +56,8 @@ type restoreWait struct {
 // newRestoreWait begins as if it were set: an agent that was killed may have
 // left it, and ovs-vswitchd may be waiting now.
 func newRestoreWait() *restoreWait {
-	return &restoreWait{wake: part.NewSignal(), wanted: true, set: true, until: time.Now().Add(restoreBack)}
+	now := time.Now()
+	return &restoreWait{wake: part.NewSignal(), wanted: true, set: true, until: now.Add(restoreBack), last: now.Add(restoreGone)}
 }
 
 // lost says that the connection to ovs-vswitchd ended. keep is false where
@@ -61,20 +66,22 @@ func (r *restoreWait) lost(keep bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.connected && keep {
-		r.wanted, r.until = true, time.Now().Add(restoreGone)
+		r.wanted, r.last = true, time.Now().Add(restoreGone)
+		r.until = r.last
 	}
 	r.connected = false
 	r.wake.Wake()
 }
 
-// back says that there is a connection again.
+// back says that there is a connection again: from here on time counts, also
+// for an agent that has just started.
 func (r *restoreWait) back() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.connected = true
 	r.epoch++
-	if until := time.Now().Add(restoreBack); until.Before(r.until) {
-		r.until = until
+	if r.until = time.Now().Add(restoreBack); r.until.After(r.last) {
+		r.until = r.last
 	}
 	r.wake.Wake()
 }
@@ -100,11 +107,25 @@ func (r *restoreWait) restored(token int) {
 	}
 }
 
+// atWork says that a pass has begun or, after restored, that it has ended.
+func (r *restoreWait) atWork(working bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.working = working
+	if r.wanted {
+		r.wake.Wake()
+	}
+}
+
 // state says what is to be done, and how long that holds.
 func (r *restoreWait) state() (wanted, set, expired bool, left time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	left = time.Until(r.until)
+	until := r.until
+	if r.working {
+		until = r.last
+	}
+	left = time.Until(until)
 	if r.wanted && left <= 0 {
 		r.wanted, expired = false, true
 	}
@@ -172,6 +193,8 @@ func (r *restoreWait) call(ctx context.Context, f func(context.Context) error) e
 func logCleared(log *logrus.Entry, cleared, late bool, since time.Time) {
 	switch {
 	case !cleared:
+	case since.IsZero() && late:
+		log.Warn("cleared the flow-restore-wait that an agent before this one left, although the flows are not back yet: nothing is to hang on it")
 	case since.IsZero():
 		log.Warn("cleared the flow-restore-wait that an agent before this one left")
 	case late:

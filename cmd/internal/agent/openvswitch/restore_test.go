@@ -115,6 +115,13 @@ func TestRestoreWaitIsNeverLeftOn(t *testing.T) {
 		"the flows do not come back": {func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back() }, restoreBack},
 		"every ovs-vswitchd dies":    {func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back(); r.lost(true) }, restoreGone},
 		"connected late":             {func(_ *restoreFake, r *restoreWait) { r.lost(true); time.Sleep(28 * time.Second); r.back() }, 2 * time.Second},
+		"a pass never ends":          {func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back(); r.atWork(true) }, restoreGone},
+		"a pass ends in vain": {func(_ *restoreFake, r *restoreWait) {
+			r.lost(true)
+			r.back()
+			r.atWork(true)
+			time.AfterFunc(2*restoreBack, func() { r.atWork(false) })
+		}, 2 * restoreBack},
 		"the database is away a time": {func(db *restoreFake, r *restoreWait) {
 			r.lost(true)
 			synctest.Wait()
@@ -158,6 +165,40 @@ func TestRestoreWaitOfAPredecessor(t *testing.T) {
 		assert.False(t, db.isSet())
 	})
 	assert.Zero(t, db.sets)
+
+	// Time counts from the connection.
+	db = &restoreFake{flag: true}
+	restoring(t, db, func(r *restoreWait) {
+		time.Sleep(restoreBack - time.Millisecond)
+		r.back()
+		time.Sleep(restoreBack - time.Millisecond)
+		assert.True(t, db.isSet())
+		time.Sleep(2 * time.Millisecond)
+		assert.False(t, db.isSet())
+	})
+}
+
+// A pass that takes its time, on a slow machine or with many flows, is not
+// overtaken: the kernel keeps its flows until there are others.
+func TestRestoreWaitForAPassAtWork(t *testing.T) {
+	for name, before := range map[string]func(r *restoreWait){
+		"over a restart":   func(r *restoreWait) { forwarding(r); r.lost(true); r.back() },
+		"of a predecessor": func(r *restoreWait) { r.back() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := &restoreFake{flag: true}
+			restoring(t, db, func(r *restoreWait) {
+				before(r)
+				r.atWork(true)
+				token := r.token()
+				time.Sleep(3 * restoreBack)
+				assert.True(t, db.isSet())
+				r.restored(token)
+				r.atWork(false)
+				assert.False(t, db.isSet())
+			})
+		})
+	}
 }
 
 func TestRestoreWaitIsNotForEverybody(t *testing.T) {

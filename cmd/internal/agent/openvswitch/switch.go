@@ -274,6 +274,7 @@ func (p *Part) pass(ctx context.Context) error {
 	p.audit, p.waiters = false, nil
 	p.mu.Unlock()
 	before := p.outcome.Get()
+	p.restore.atWork(true)
 	token := p.restore.token()
 	o := Outcome{At: time.Now()}
 	o.Err = p.reconcile(ctx, audit, &o)
@@ -286,6 +287,7 @@ func (p *Part) pass(ctx context.Context) error {
 	if o.Complete {
 		p.restore.restored(token)
 	}
+	p.restore.atWork(false)
 	p.report(before, o)
 	p.publish(o)
 	p.answer(waiters, o)

@@ -292,7 +292,7 @@ func (a *attachment) quietHostEnd() error {
 	}
 	// Without the mode above this would not be enough on a host whose /proc/sys
 	// is read-only, so that one failure may pass.
-	if err := setSysctl(ipv6Sysctl(a.HostIfname), "1"); err != nil && !errors.Is(err, unix.EROFS) {
+	if err := SetSysctl(ipv6Sysctl(a.HostIfname), "1"); err != nil && !errors.Is(err, unix.EROFS) {
 		return failed(a.hostItem(), "switching IPv6 off", err)
 	}
 	return failed(a.hostItem(), "switching ARP off", a.host.LinkSetARPOff(a.hostEnd))
@@ -316,10 +316,10 @@ func ipv6Sysctl(ifname string) string {
 	return "/proc/sys/net/ipv6/conf/" + ifname + "/disable_ipv6"
 }
 
-// setSysctl writes a value unless it stands already, so that a read-only
+// SetSysctl writes a value unless it stands already, so that a read-only
 // /proc/sys matters only where something has to change. A kernel without the
 // file has nothing to set.
-func setSysctl(path, value string) error {
+func SetSysctl(path, value string) error {
 	old, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -361,7 +361,7 @@ func (a *attachment) configureInside() error {
 	// What /proc/sys/net shows and which device ethtool means follow the thread.
 	err := inNetns(a.ns, func() error {
 		if a.hasIPv6() {
-			if err := setSysctl(ipv6Sysctl(a.Ifname), "0"); err != nil {
+			if err := SetSysctl(ipv6Sysctl(a.Ifname), "0"); err != nil {
 				return failed(a.item(), "switching IPv6 on", err)
 			}
 		}

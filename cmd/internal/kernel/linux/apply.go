@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
@@ -20,7 +19,7 @@ import (
 func apply(ctx context.Context, h *netlink.Handle, s kernel.Step) error {
 	switch s := s.(type) {
 	case kernel.SetSysctl:
-		return os.WriteFile(filepath.Join(sysctlDir, s.Key), []byte(s.Value), 0)
+		return hostnet.SetSysctl(filepath.Join(sysctlDir, s.Key), s.Value)
 	case kernel.SetLink:
 		return setLink(h, s.Link)
 	case kernel.ChangeAddress:

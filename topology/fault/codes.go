@@ -86,6 +86,11 @@ const (
 	FirewallDrops Code = "BZ0503"
 	// KernelRefused: the kernel refuses a wanted setting.
 	KernelRefused Code = "BZ0504"
+	// NetworkCoversUnderlay: a network that the kernel would forward has addresses
+	// that this host needs itself: its peers', etcd's, the gateway's.
+	NetworkCoversUnderlay Code = "BZ0505"
+	// KernelUnavailable: the kernel does not say what it has, or what changes.
+	KernelUnavailable Code = "BZ0506"
 
 	// 06: endpoints and engines.
 

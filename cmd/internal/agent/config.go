@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -150,6 +151,16 @@ func (c Config) etcdAddrs() []netip.Addr {
 		if ap, err := netip.ParseAddrPort(e); err == nil {
 			out = append(out, ap.Addr())
 		}
+	}
+	return out
+}
+
+// protected are etcd's addresses: a network that covers one would cut this host
+// off from it.
+func (c Config) protected() []kernel.Protected {
+	var out []kernel.Protected
+	for _, a := range c.etcdAddrs() {
+		out = append(out, kernel.Protected{Addr: a, What: "etcd's address"})
 	}
 	return out
 }

@@ -51,8 +51,8 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), sw.Offers())
 	routes := kernel.New(kernel.Config{
-		Userspace: userspace, Every: cfg.AuditInterval, Masquerade: cfg.Masquerade,
-	}, h, w.Host, endpoints.Known(), in, sw, a.log)
+		Userspace: userspace, Every: cfg.AuditInterval, Masquerade: cfg.Masquerade, Protected: cfg.protected(),
+	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)
 	a.rooms = rooms{hub: h, membership: member, attach: endpoints, sw: sw, kernel: routes}
 	a.parts = []part.Part{records, member, endpoints, sw, routes}
 

@@ -10,15 +10,14 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
-	"github.com/baize-net/baize/cmd/internal/agent/kernel"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
-	"github.com/baize-net/baize/cmd/internal/route"
+	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/vswitch"
-	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
 
@@ -30,11 +29,10 @@ type Store interface {
 	names.Store
 }
 
-// Host is this host's kernel, its devices and namespaces.
+// Host is this host's devices and namespaces.
 type Host interface {
 	attach.Host
 	membership.Host
-	kernel.Host
 	docker0.Host
 	openvswitch.Host
 }
@@ -46,6 +44,7 @@ type World struct {
 	Database openvswitch.Database
 	Flows    openvswitch.FlowTables
 	Host     Host
+	Kernel   kernel.Host
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
@@ -81,7 +80,9 @@ func realWorld(ctx context.Context, cfg Config, log *logrus.Logger) (World, erro
 // localWorld is the world without etcd, and without the identity that is drawn
 // once.
 func localWorld(cfg Config, log *logrus.Logger) (World, error) {
-	w := World{Identity: hub.Identity{Node: cfg.Node}, Host: host{vtep: cfg.VTEP, etcd: cfg.etcdAddrs()}}
+	w := World{
+		Identity: hub.Identity{Node: cfg.Node}, Host: host{vtep: cfg.VTEP, etcd: cfg.etcdAddrs()}, Kernel: linux.Host{},
+	}
 	var err error
 	if w.Identity.Hostname, err = hostnet.Hostname(); err != nil {
 		return w, err
@@ -146,38 +147,8 @@ func (host) Veths() ([]string, error) { return hostnet.Veths(hostnet.HostPrefix)
 
 func (host) WatchLinks(ctx context.Context, fire func()) error { return hostnet.WatchLinks(ctx, fire) }
 
-func (host) WatchRoutes(ctx context.Context, fire func()) error { return route.Watch(ctx, fire) }
-
-func (host) SetHostPort(p hostnet.HostPort) error { return hostnet.SetHostPort(p) }
-
-func (host) Forward(families ...topology.Family) ([]string, error) {
-	return hostnet.Forward(families...)
-}
-
-func (host) Routes() (route.Observed, error) { return route.Observe() }
-
-func (host) ChangeRoutes(c route.Change) error { return route.Apply(c) }
-
-func (host) CleanRoutes() ([]route.Route, error) { return route.Cleanup() }
-
-func (host) OnLinkDevice(a netip.Addr) string { return hostnet.OnLinkDevice(a) }
-
 func (host) OnLink(a netip.Addr) bool { return hostnet.OnLink(a) }
-
-func (host) StrictReversePath(dev string) bool { return hostnet.StrictReversePath(dev) }
-
-func (host) AcceptForwarded(ctx context.Context, f topology.Family, rules []string) (bool, error) {
-	return hostnet.AcceptForwarded(ctx, f, rules)
-}
-
-func (host) Masquerade(ctx context.Context, f topology.Family, network netip.Prefix, own []netip.Prefix) (bool, error) {
-	return hostnet.Masquerade(ctx, f, network, own)
-}
-
-func (host) SyncIngressDrops(devices []string) error { return hostnet.SyncIngressDrops(devices) }
 
 func (host) FindBridge(name string) (*hostnet.Bridge, error) { return hostnet.FindBridge(name) }
 
 func (host) Enslave(ifname, bridge string) (bool, error) { return hostnet.Enslave(ifname, bridge) }
-
-func (host) AddOnLink(p netip.Prefix, ifname string) error { return hostnet.AddOnLink(p, ifname) }

@@ -2,11 +2,14 @@ package command
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -19,25 +22,35 @@ func bridgeFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge},
 		&ucli.StringFlag{Name: "ovsdb", Usage: "`ADDRESS` of the Open vSwitch database", Value: vswitch.DefaultEndpoint},
-		&ucli.StringFlag{Name: "ovs-rundir", Usage: "`DIRECTORY` with the control sockets of Open vSwitch (default where the database's socket is)"},
-		&ucli.IntFlag{Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789, Action: isPort("vxlan-port")},
-		&ucli.IntFlag{Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081, Action: isPort("geneve-port")},
+		&ucli.StringFlag{
+			Name:  "ovs-rundir",
+			Usage: "`DIRECTORY` with the control sockets of Open vSwitch (default where the database's socket is)",
+		},
+		&ucli.IntFlag{
+			Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789, Action: isPort("vxlan-port"),
+		},
+		&ucli.IntFlag{
+			Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081, Action: isPort("geneve-port"),
+		},
 	}
 }
 
 func (r *runner) planCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "plan", Usage: "show the bridge, ports and flows that a node should have",
+		Name: "plan", Usage: "show the bridge, ports, flows and kernel settings that a node should have",
 		Description: `Computed from etcd alone, anywhere and without root. The endpoints of a node are
 known on that node only: their ports and flows are missing from a plan made
-elsewhere. With --diff, on the node itself and as root, the plan includes them
-and is compared with the real Open vSwitch; the exit code is 7 when they differ.
+elsewhere, and so are the routes to other nodes, which depend on who is on-link
+there. What the kernel should have is shown as the commands that would set it.
+With --diff, on the node itself and as root, the plan includes all that and is
+compared with the real Open vSwitch and the real kernel; the exit code is 7 when
+they differ.
 
   baize plan --node host2
   baize plan --diff`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of the node (default the name of this host)"},
-			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch of this host"},
+			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch and the kernel of this host"},
 			sourceFlag(), outputFlag("text", "json", "yaml"),
 		}, bridgeFlags()...),
 		Action: r.plan,
@@ -50,6 +63,7 @@ type planItem struct {
 	Bridge   planBridge    `json:"bridge"`
 	Ports    []planPort    `json:"ports"`
 	Flows    []planFlow    `json:"flows"`
+	Kernel   kernel.State  `json:"kernel"`
 	Problems []fault.Fault `json:"problems"`
 }
 
@@ -77,14 +91,14 @@ type planFlow struct {
 	Actions   string `json:"actions"`
 }
 
-func newPlanItem(v topology.View, s ovs.State) planItem {
+func newPlanItem(v topology.View, s ovs.State, k kernel.State, problems []fault.Fault) planItem {
 	item := planItem{
-		Node: v.Node.Name,
+		Node: v.Node.Name, Kernel: k,
 		Bridge: planBridge{
 			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
 			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
 		},
-		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, v.Problems...),
+		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
 	}
 	for _, p := range s.Ports {
 		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})
@@ -102,7 +116,12 @@ func newPlanFlow(f ovs.Flow) planFlow {
 // planOptions reads the flags; the node's own record says which datapath it
 // has.
 func planOptions(c *ucli.Context, n topology.Node) pipeline.Options {
-	opt := pipeline.Options{Bridge: c.String("bridge"), Datapath: n.Datapath, VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port")}
+	opt := pipeline.Options{
+		Bridge:     c.String("bridge"),
+		Datapath:   n.Datapath,
+		VXLANPort:  c.Int("vxlan-port"),
+		GenevePort: c.Int("geneve-port"),
+	}
 	if opt.Datapath == "" {
 		opt.Datapath = "system"
 	}
@@ -125,7 +144,12 @@ func (r *runner) plan(c *ucli.Context) error {
 		if !known {
 			_, err := findNode(snap, node)
 			if err == nil { // it owns subnets, or is alive, but has no record
-				err = &topology.Error{Kind: topology.ErrNotFound, Item: "node " + node, What: "not registered", Remedy: "start 'baize agent' on it"}
+				err = &topology.Error{
+					Kind:   topology.ErrNotFound,
+					Item:   "node " + node,
+					What:   "not registered",
+					Remedy: "start 'baize agent' on it",
+				}
 			}
 			if !c.IsSet("node") {
 				err = fmt.Errorf("%w; --node names another than this host", err)
@@ -135,34 +159,86 @@ func (r *runner) plan(c *ucli.Context) error {
 		view := snap.View(node)
 		if c.Bool("diff") {
 			opt := planOptions(c, n)
-			if err := r.directRoutes(c, view, &opt); err != nil {
+			routes, err := r.agentRoutes(c, view, &opt)
+			if err != nil {
 				return err
 			}
-			return r.planDiff(c, format, view, opt)
+			return r.planDiff(c, format, view, opt, routes)
 		}
 		state := pipeline.Build(view, nil, planOptions(c, n))
+		k, problems := planKernel(view)
+		problems = append(slices.Clone(view.Problems), problems...)
 		if format != "text" {
-			return r.data(format, newPlanItem(view, state))
+			return r.data(format, newPlanItem(view, state, k, problems))
 		}
 		if err := pipeline.Format(r.Out, state); err != nil {
 			return err
 		}
-		return r.problems(view.Problems)
+		if err := formatKernel(r.Out, view, k); err != nil {
+			return err
+		}
+		return r.problems(problems)
 	})
 }
 
-// directRoutes asks this host's agent what the kernel routes at this moment,
-// where the plan depends on it.
-func (r *runner) directRoutes(c *ucli.Context, v topology.View, opt *pipeline.Options) error {
-	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport.Direct() == topology.DirectOnLink }) {
+// planKernel computes what is known of a node's kernel anywhere: all but the
+// paths to other nodes.
+func planKernel(v topology.View) (kernel.State, []fault.Fault) {
+	in := kernel.Input{View: v, Ports: map[string]string{}, Protected: kernel.Protect(v, kernel.Observed{})}
+	names := pipeline.NamesOf(v)
+	for _, n := range v.Networks {
+		if _, ok := n.Host(); ok {
+			in.Ports[n.Name] = names.Host(n.Name)
+		}
+	}
+	state, faults := kernel.Wanted(in)
+	return state, slices.DeleteFunc(faults, func(f fault.Fault) bool { return f.Code == fault.Unreachable })
+}
+
+// formatKernel writes the kernel's part as pipeline.Format writes the switch's;
+// nothing where the node's kernel forwards nothing.
+func formatKernel(w io.Writer, v topology.View, k kernel.State) error {
+	if k.Empty() {
 		return nil
 	}
-	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
-	opt.Direct = map[topology.SubnetID]bool{}
-	for _, x := range routes {
-		opt.Direct[topology.SubnetID{Network: x.Network, Prefix: x.Prefix}] = x.Kind == string(topology.PathRoute)
+	var b strings.Builder
+	b.WriteString("\nKernel\n")
+	if slices.ContainsFunc(
+		v.Networks,
+		func(n topology.NetworkView) bool { return n.Transport.Routed() && len(n.Peers) > 0 },
+	) {
+		b.WriteString("    # and routes to other nodes, by who is on-link: 'baize route list' on the node\n")
 	}
+	if len(k.Firewall.Accept) > 0 {
+		b.WriteString("    # the chains of iptables only where its FORWARD chain may drop something, as Docker's does\n")
+	}
+	for line := range strings.Lines(k.String()) {
+		b.WriteString("    " + line)
+	}
+	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// agentRoutes asks this host's agent what the kernel routes at this moment, where
+// the plan depends on it.
+func (r *runner) agentRoutes(c *ucli.Context, v topology.View, opt *pipeline.Options) ([]api.Route, error) {
+	if !slices.ContainsFunc(v.Networks, func(n topology.NetworkView) bool { return n.Transport.Routed() }) {
+		return nil, nil
+	}
+	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
+	opt.Direct = directOf(routes)
+	return routes, err
+}
+
+// directOf returns the subnets that the kernel routes.
+func directOf(routes []api.Route) map[topology.SubnetID]bool {
+	out := map[topology.SubnetID]bool{}
+	for _, x := range routes {
+		if x.Kind == string(topology.PathRoute) {
+			out[topology.SubnetID{Network: x.Network, Prefix: x.Prefix}] = true
+		}
+	}
+	return out
 }
 
 // problems lists what is wrong on the error stream, where it does not disturb

@@ -5,13 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -20,8 +25,7 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// diffItem is what differs between the plan and the real Open vSwitch, in JSON
-// and YAML.
+// diffItem is what differs between the plan and this host, in JSON and YAML.
 type diffItem struct {
 	Node string `json:"node"`
 	Same bool   `json:"same"`
@@ -35,6 +39,8 @@ type diffItem struct {
 	// Baize's mark and should not be, or were changed by hand.
 	MissingFlows  []string `json:"missingFlows"`
 	UnwantedFlows []string `json:"unwantedFlows"`
+	// Kernel are the commands that would put the kernel right.
+	Kernel []string `json:"kernel"`
 	// Foreign ports and flows are not Baize's: they are left alone and are no
 	// difference.
 	ForeignPorts []string      `json:"foreignPorts"`
@@ -42,19 +48,34 @@ type diffItem struct {
 	Problems     []fault.Fault `json:"problems"`
 }
 
-// planDiff compares the node's plan with the Open vSwitch of this host.
-func (r *runner) planDiff(c *ucli.Context, format string, view topology.View, opt pipeline.Options) error {
+// planDiff compares the node's plan with this host.
+func (r *runner) planDiff(
+	c *ucli.Context,
+	format string,
+	view topology.View,
+	opt pipeline.Options,
+	routes []api.Route,
+) error {
 	db, err := vswitch.New(vswitch.Config{Endpoint: c.String("ovsdb"), Bridge: opt.Bridge})
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	if os.Geteuid() != 0 {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "baize plan --diff", What: "reading Open vSwitch needs root", Remedy: "run it with sudo; the plan alone needs none"}
+		return &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   "baize plan --diff",
+			What:   "reading Open vSwitch needs root",
+			Remedy: "run it with sudo; the plan alone needs none",
+		}
 	}
-	item, err := waiting(r, c, "reading Open vSwitch", func(ctx context.Context) (diffItem, error) {
-		flows := openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(c.String("ovs-rundir"), c.String("ovsdb"))})
-		return compare(ctx, db, flows, view, opt)
+	item, err := waiting(r, c, "reading Open vSwitch and the kernel", func(ctx context.Context) (diffItem, error) {
+		host := thisHost{
+			db:     db,
+			flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(c.String("ovs-rundir"), c.String("ovsdb"))}),
+			kernel: linux.Host{},
+		}
+		return host.compare(ctx, view, opt, routes)
 	})
 	if err != nil {
 		return err
@@ -89,12 +110,39 @@ type flowTables interface {
 	Audit(ctx context.Context, wanted []ovs.BoundFlow) (openflow.Audit, error)
 }
 
-func compare(ctx context.Context, db database, flows flowTables, view topology.View, opt pipeline.Options) (diffItem, error) {
+// observer is the reading half of a kernel.Host.
+type observer interface {
+	Observe(ctx context.Context, q kernel.Query) (kernel.Observed, error)
+}
+
+// thisHost is what is compared with the plan.
+type thisHost struct {
+	db     database
+	flows  flowTables
+	kernel observer
+}
+
+// compare reads the host and compares it with the plan. routes are the agent's
+// paths to other nodes.
+func (h thisHost) compare(
+	ctx context.Context,
+	view topology.View,
+	opt pipeline.Options,
+	routes []api.Route,
+) (diffItem, error) {
 	item := diffItem{
-		Node: view.Node.Name, AddPorts: []string{}, UpdatePorts: []string{}, RemovePorts: []string{}, MissingFlows: []string{},
-		UnwantedFlows: []string{}, ForeignPorts: []string{}, ForeignFlows: []string{}, Problems: append([]fault.Fault{}, view.Problems...),
+		Node:          view.Node.Name,
+		AddPorts:      []string{},
+		UpdatePorts:   []string{},
+		RemovePorts:   []string{},
+		MissingFlows:  []string{},
+		UnwantedFlows: []string{},
+		Kernel:        []string{},
+		ForeignPorts:  []string{},
+		ForeignFlows:  []string{},
+		Problems:      append([]fault.Fault{}, view.Problems...),
 	}
-	have, err := db.Observe(ctx)
+	have, err := h.db.Observe(ctx)
 	if err != nil {
 		return item, err
 	}
@@ -104,33 +152,51 @@ func compare(ctx context.Context, db database, flows flowTables, view topology.V
 	want := pipeline.Build(view, endpoints, opt)
 	change, stale, problems := ovs.DiffDB(want, have)
 	item.Problems = append(item.Problems, problems...)
-	item.CreateBridge, item.UpdateBridge = change.CreateBridge, change.SetBridge != nil && !change.CreateBridge
-	for _, p := range change.AddPorts {
-		item.AddPorts = append(item.AddPorts, p.Name)
-	}
-	for _, p := range change.UpdatePorts {
-		item.UpdatePorts = append(item.UpdatePorts, p.Name)
-	}
-	item.RemovePorts = append(item.RemovePorts, stale.RemovePorts...)
-	item.ForeignPorts = append(item.ForeignPorts, have.ForeignPorts()...)
-
-	bound, missing := want.Bind(have.OFPorts())
-	for _, name := range missing {
-		if _, there := have.Ports[name]; there {
-			item.Problems = append(item.Problems, fault.Fault{
-				Code: fault.PortDead,
-				Item: "port " + name, What: orUnknown(have.Ports[name].Error) + ": Open vSwitch cannot use it",
-				Remedy: "'ovs-vsctl list interface " + name + "' shows what it says",
-			})
-		}
+	item.ports(change, stale, have)
+	if err := h.compareKernel(ctx, &item, kernelInput(view, have, opt), routes); err != nil {
+		return item, err
 	}
 	if have.Bridge == nil {
 		item.MissingFlows = append(item.MissingFlows, flowTexts(want.Flows)...)
 		return item, nil
 	}
-	audit, err := flows.Audit(ctx, bound)
-	if err != nil {
+	if err := h.compareFlows(ctx, &item, want, have); err != nil {
 		return item, err
+	}
+	item.Same = !item.UpdateBridge && len(item.AddPorts)+len(item.UpdatePorts)+len(item.RemovePorts)+
+		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Kernel) == 0
+	return item, nil
+}
+
+// ports takes over what differs in the database.
+func (d *diffItem) ports(change, stale ovs.DBChange, have ovs.Observed) {
+	d.CreateBridge, d.UpdateBridge = change.CreateBridge, change.SetBridge != nil && !change.CreateBridge
+	for _, p := range change.AddPorts {
+		d.AddPorts = append(d.AddPorts, p.Name)
+	}
+	for _, p := range change.UpdatePorts {
+		d.UpdatePorts = append(d.UpdatePorts, p.Name)
+	}
+	d.RemovePorts = append(d.RemovePorts, stale.RemovePorts...)
+	d.ForeignPorts = append(d.ForeignPorts, have.ForeignPorts()...)
+}
+
+func (h thisHost) compareFlows(ctx context.Context, item *diffItem, want ovs.State, have ovs.Observed) error {
+	bound, missing := want.Bind(have.OFPorts())
+	for _, name := range missing {
+		if _, there := have.Ports[name]; there {
+			item.Problems = append(item.Problems, fault.Fault{
+				Code:     fault.PortDead,
+				Severity: fault.Error,
+				Item:     "port " + name,
+				What:     orUnknown(have.Ports[name].Error) + ": Open vSwitch cannot use it",
+				Remedy:   "'ovs-vsctl list interface " + name + "' shows what it says",
+			})
+		}
+	}
+	audit, err := h.flows.Audit(ctx, bound)
+	if err != nil {
+		return err
 	}
 	for _, l := range audit.Lines {
 		text := strings.TrimSpace(l[1:])
@@ -140,13 +206,86 @@ func compare(ctx context.Context, db database, flows flowTables, view topology.V
 			item.UnwantedFlows = append(item.UnwantedFlows, text)
 		}
 	}
-	seen, err := flows.Observe(ctx)
+	seen, err := h.flows.Observe(ctx)
 	if err != nil && !errors.Is(err, topology.ErrNotFound) {
-		return item, err
+		return err
 	}
 	item.ForeignFlows = append(item.ForeignFlows, seen.Foreign...)
-	item.Same = !item.UpdateBridge && len(item.AddPorts)+len(item.UpdatePorts)+len(item.RemovePorts)+len(item.MissingFlows)+len(item.UnwantedFlows) == 0
-	return item, nil
+	return nil
+}
+
+// kernelInput is what the kernel's state is computed from, as far as the switch
+// knows it.
+func kernelInput(view topology.View, have ovs.Observed, opt pipeline.Options) kernel.Input {
+	in := kernel.Input{
+		View:      view,
+		Ports:     map[string]string{},
+		Endpoints: map[string][]netip.Addr{},
+		Bridges:   map[string]string{},
+	}
+	names := pipeline.NamesOf(view)
+	for _, n := range view.Networks {
+		port := names.Host(n.Name)
+		if p, there := have.Ports[port]; there && p.Live() && p.Owned() {
+			in.Ports[n.Name] = port
+		}
+	}
+	in.Drops.Use = opt.Datapath != "system"
+	endpoints, _ := have.Endpoints()
+	for _, e := range endpoints {
+		in.Endpoints[e.Network] = append(in.Endpoints[e.Network], e.IPs...)
+		in.Drops.Devices = append(in.Drops.Devices, e.Port)
+	}
+	for _, s := range opt.Segments {
+		in.Bridges[s.Network] = s.Name
+		in.Drops.Devices = append(in.Drops.Devices, s.Port)
+	}
+	if !in.Drops.Use {
+		in.Drops.Devices = nil
+	}
+	return in
+}
+
+func (h thisHost) compareKernel(ctx context.Context, item *diffItem, in kernel.Input, routes []api.Route) error {
+	have, err := h.kernel.Observe(ctx, kernel.Ask(in.View, nil))
+	if err != nil {
+		return err
+	}
+	item.Problems = append(item.Problems, have.Faults()...)
+	in.OnLink, in.NextHops = have.OnLink(), kernelHops(in.View, have, routes)
+	in.Protected = kernel.Protect(in.View, have)
+	for _, n := range in.View.Networks {
+		// Whether packets are masqueraded is a flag of the agent.
+		if n.Router && have.NAT != "" {
+			in.Masquerade = append(in.Masquerade, n.Name)
+		}
+		if !slices.ContainsFunc(have.Addresses, func(a kernel.Address) bool {
+			return a.Dev == in.Bridges[n.Name] && n.IPv6.IsValid() && n.IPv6.Contains(a.Prefix.Addr())
+		}) {
+			delete(in.Bridges, n.Name)
+		}
+	}
+	want, faults := kernel.Wanted(in)
+	item.Problems = fault.Merge(item.Problems, faults...)
+	change, faults := kernel.Diff(want, have, nil)
+	item.Problems = fault.Merge(item.Problems, faults...)
+	for _, s := range change.Steps {
+		item.Kernel = append(item.Kernel, s.String())
+	}
+	return nil
+}
+
+// kernelHops returns the next hops that the agent has: its BGP sessions are its
+// own, and those of a routing daemon are in the kernel.
+func kernelHops(view topology.View, have kernel.Observed, routes []api.Route) topology.NextHops {
+	out := kernel.NextHops(view.Networks, have, nil, true)
+	for _, x := range routes {
+		via, err := netip.ParseAddr(x.Via)
+		if _, known := out[x.Prefix.Masked()]; !known && err == nil && x.Kind == string(topology.PathRoute) {
+			out[x.Prefix.Masked()] = topology.NextHop{Via: via, Dev: x.Device, Why: x.Why}
+		}
+	}
+	return out
 }
 
 func flowTexts(flows []ovs.Flow) []string {
@@ -177,8 +316,9 @@ func (d diffItem) write(w io.Writer) error {
 	section("-", "port", d.RemovePorts)
 	section("-", "flow", d.UnwantedFlows)
 	section("+", "flow", d.MissingFlows)
+	section("~", "kernel", d.Kernel)
 	if d.Same {
-		fmt.Fprintf(&b, "Open vSwitch is as node %s should be\n", d.Node)
+		fmt.Fprintf(&b, "Open vSwitch is as node %s should be, and so is the kernel\n", d.Node)
 	} else {
 		b.WriteString("\n+ is missing, - should not be there, ~ differs: 'baize agent' puts it right\n")
 	}

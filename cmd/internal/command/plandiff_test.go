@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/kernel/kernelfake"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -36,15 +39,29 @@ func (f fakeFlows) Audit(_ context.Context, wanted []ovs.BoundFlow) (openflow.Au
 }
 
 func diffView() topology.View {
-	n := topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16")}.Defaults()
+	return diffViewOf(topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16")})
+}
+
+// diffViewOf is host1 with a network and one peer.
+func diffViewOf(n topology.Network) topology.View {
+	n = n.Defaults()
 	var kvs []topology.KV
 	add := func(r topology.Record) {
-		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(len(kvs) + 1)}})
+		kvs = append(
+			kvs,
+			topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(len(kvs) + 1)}},
+		)
 	}
 	add(n)
 	for i, name := range []string{"host1", "host2"} {
-		add(topology.Node{Name: name, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})}, Encapsulations: topology.Encapsulations()})
-		add(topology.Subnet{Network: "blue", Node: name, Prefix: topology.SubnetAt(n, topology.IPv4, uint64(5+i))})
+		add(
+			topology.Node{
+				Name:           name,
+				VTEPs:          []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(11 + i)})},
+				Encapsulations: topology.Encapsulations(),
+			},
+		)
+		add(topology.Subnet{Network: n.Name, Node: name, Prefix: topology.SubnetAt(n, topology.IPv4, uint64(5+i))})
 	}
 	return topology.NewSnapshot(1, kvs).View("host1")
 }
@@ -54,9 +71,20 @@ func asWanted(t *testing.T, view topology.View, opt pipeline.Options) *fakeOVS {
 	t.Helper()
 	mac, err := topology.ParseMAC("02:42:0a:01:05:02")
 	require.NoError(t, err)
-	e := ovs.Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, MAC: mac, Netns: "/run/netns/c1", Ifname: "eth0", Port: "bz-c1"}
+	e := ovs.Endpoint{
+		Name:    "c1",
+		Node:    "host1",
+		Network: "blue",
+		IPs:     []netip.Addr{netip.MustParseAddr("10.1.5.2")},
+		MAC:     mac,
+		Netns:   "/run/netns/c1",
+		Ifname:  "eth0",
+		Port:    "bz-c1",
+	}
 	want := pipeline.Build(view, []ovs.Endpoint{e}, opt)
-	f := &fakeOVS{seen: ovs.Observed{Bridge: &want.Bridge, DatapathID: "1", LocalOFPort: 65534, Ports: map[string]ovs.ObservedPort{}}}
+	f := &fakeOVS{
+		seen: ovs.Observed{Bridge: &want.Bridge, DatapathID: "1", LocalOFPort: 65534, Ports: map[string]ovs.ObservedPort{}},
+	}
 	for i, p := range want.Ports {
 		f.seen.Ports[p.Name] = ovs.ObservedPort{Port: p, OFPort: i + 1, Up: true}
 	}
@@ -82,14 +110,18 @@ func TestPlanDiff(t *testing.T) {
 			f.seen.Ports["vx-host2"] = p
 		}, false, []string{"~ port vx-host2\n"}},
 		"stale port": {func(f *fakeOVS) {
-			f.seen.Ports["vx-host9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{Name: "vx-host9", Type: "vxlan", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel}}}
+			f.seen.Ports["vx-host9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{
+				Name: "vx-host9", Type: "vxlan", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel},
+			}}
 		}, false, []string{"- port vx-host9\n"}},
 		"foreign port and flow": {func(f *fakeOVS) {
 			f.seen.Ports["eth9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{Name: "eth9"}}
 			f.flows.Foreign = []string{"cookie=0x1, table=0, priority=9 actions=NORMAL"}
 		}, true, []string{"left alone: port eth9", "left alone: flow cookie=0x1"}},
 		"flows": {func(f *fakeOVS) {
-			f.audit.Lines = []string{"-table=20 priority=100 cookie=0x1 actions=drop", "+table=30 priority=5 cookie=0x2 actions=NORMAL"}
+			f.audit.Lines = []string{
+				"-table=20 priority=100 cookie=0x1 actions=drop", "+table=30 priority=5 cookie=0x2 actions=NORMAL",
+			}
 		}, false, []string{"+ flow table=20 priority=100", "- flow table=30 priority=5"}},
 		"broken port": {func(f *fakeOVS) {
 			p := f.seen.Ports["vx-host2"]
@@ -100,7 +132,7 @@ func TestPlanDiff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := asWanted(t, view, opt)
 			tc.change(f)
-			item, err := compare(t.Context(), f, fakeFlows{f}, view, opt)
+			item, err := thisHost{f, fakeFlows{f}, &kernelfake.Host{}}.compare(t.Context(), view, opt, nil)
 			require.NoError(t, err)
 			assert.Equal(t, tc.same, item.Same)
 			var b bytes.Buffer
@@ -120,4 +152,98 @@ func TestRunDir(t *testing.T) {
 	assert.Equal(t, "/x", runDir("/x", "unix:/var/run/openvswitch/db.sock"))
 	assert.Equal(t, "/var/run/openvswitch", runDir("", "unix:/var/run/openvswitch/db.sock"))
 	assert.Equal(t, "", runDir("", "tcp:127.0.0.1:6640"))
+}
+
+// The kernel is compared as the switch is, and what differs is a command.
+func TestPlanDiffKernel(t *testing.T) {
+	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4789, GenevePort: 6081}
+	view := diffViewOf(
+		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Auto},
+	)
+	opt.Direct = map[topology.SubnetID]bool{}
+	f := asWanted(t, view, opt)
+	host := &kernelfake.Host{}
+	host.AddDevice("eth0", netip.MustParsePrefix("192.168.77.11/24"))
+	host.AddDevice("bn-blue")
+	host.AddDevice("bz-c1")
+	compare := func() (diffItem, string) {
+		item, err := thisHost{f, fakeFlows{f}, host}.compare(t.Context(), view, opt, nil)
+		require.NoError(t, err)
+		var b bytes.Buffer
+		require.NoError(t, item.write(&b))
+		return item, b.String()
+	}
+	item, text := compare()
+	assert.False(t, item.Same)
+	for _, s := range []string{
+		"~ kernel ip link set bn-blue address 02:42:0a:01:05:01 mtu 1450 up\n", "~ kernel sysctl -w net.ipv4.ip_forward=1\n",
+		"~ kernel ip route add 10.1.6.0/24 via 192.168.77.12 dev eth0 src 10.1.5.1 proto 173\n", "chain netdev baize bz-c1",
+	} {
+		assert.Contains(t, text, s)
+	}
+	// Put right, it is the same.
+	want, _ := kernel.Wanted(kernel.Input{})
+	require.True(t, want.Empty())
+	require.NoError(t, settle(t, host, view, f, opt))
+	item, text = compare()
+	assert.True(t, item.Same, text)
+	assert.Contains(t, text, "and so is the kernel")
+}
+
+// settle does what the agent does with the kernel.
+func settle(t *testing.T, host kernel.Host, view topology.View, f *fakeOVS, opt pipeline.Options) error {
+	t.Helper()
+	in := kernelInput(view, f.seen, opt)
+	have, err := host.Observe(t.Context(), kernel.Ask(view, nil))
+	require.NoError(t, err)
+	in.OnLink = have.OnLink()
+	want, faults := kernel.Wanted(in)
+	require.Empty(t, faults)
+	change, faults := kernel.Diff(want, have, nil)
+	require.Empty(t, faults)
+	return host.Apply(t.Context(), change)
+}
+
+// The plan shows the kernel's part as commands, and nothing where there is none.
+func TestPlanKernel(t *testing.T) {
+	state, _ := planKernel(diffView())
+	var b bytes.Buffer
+	require.NoError(t, formatKernel(&b, diffView(), state))
+	assert.Empty(t, b.String(), "VXLAN needs nothing of the kernel")
+
+	view := diffViewOf(
+		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Route},
+	)
+	state, faults := planKernel(view)
+	require.Empty(t, faults)
+	require.NoError(t, formatKernel(&b, view, state))
+	for _, s := range []string{
+		"\nKernel\n    # and routes to other nodes", "    sysctl -w net.ipv4.ip_forward=1\n",
+		"    ip route add unreachable 10.1.0.0/16 proto 173\n",
+	} {
+		assert.Contains(t, b.String(), s)
+	}
+	// B4: refused anywhere, not only on the node.
+	_, faults = planKernel(
+		diffViewOf(
+			topology.Network{Name: "oops", VNI: 100, IPv4: netip.MustParsePrefix("192.168.0.0/16"), Transport: topology.Route},
+		),
+	)
+	require.Len(t, faults, 1)
+	assert.Contains(t, faults[0].What, "covers 192.168.77.11")
+}
+
+// R21: the tunnel of another network with the same prefix hid that the kernel
+// routes it.
+func TestDirectOf(t *testing.T) {
+	p := netip.MustParsePrefix("10.1.6.0/24")
+	assert.Equal(t, map[topology.SubnetID]bool{{Network: "blue", Prefix: p}: true}, directOf([]api.Route{
+		{
+			Network: "blue",
+			Prefix:  p,
+			Kind:    "route",
+		},
+		{Network: "red", Prefix: p, Kind: "tunnel"},
+		{Network: "red", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Kind: "tunnel"},
+	}))
 }

@@ -20,32 +20,40 @@ import (
 func (r *runner) routeCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "route", Usage: "show which way packets to other nodes take",
-		Subcommands: []*ucli.Command{{
-			Name: "frr-conf", Usage: "print what FRR on a host needs to announce the host's subnets",
-			Description: `For hosts that run FRR: it announces by BGP what Baize has on the host, and puts
+		Subcommands: []*ucli.Command{
+			{
+				Name: "frr-conf", Usage: "print what FRR on a host needs to announce the host's subnets",
+				Description: `For hosts that run FRR: it announces by BGP what Baize has on the host, and puts
 what it learns into the kernel, where the agent finds it. The agent then needs no
 --bgp. The output is the same for every host with the same neighbours; put it
 into /etc/frr/frr.conf, or add it to what runs:
 
   baize route frr-conf --as 65001 --neighbor 65000@192.0.2.1 > baize.conf
   vtysh -f baize.conf`,
-			Flags: []ucli.Flag{
-				&ucli.UintFlag{Name: "as", Usage: "`AS` number of the host; hosts may share one", Required: true},
-				&ucli.StringSliceFlag{Name: "neighbor", Usage: "`AS@ADDRESS` of a router", Required: true},
-				&ucli.StringFlag{Name: "password-file", Usage: "`FILE` with one line, the password of the sessions (TCP MD5)"},
+				Flags: []ucli.Flag{
+					&ucli.UintFlag{Name: "as", Usage: "`AS` number of the host; hosts may share one", Required: true},
+					&ucli.StringSliceFlag{Name: "neighbor", Usage: "`AS@ADDRESS` of a router", Required: true},
+					&ucli.StringFlag{Name: "password-file", Usage: "`FILE` with one line, the password of the sessions (TCP MD5)"},
+				},
+				Action: r.routeFRRConf,
 			},
-			Action: r.routeFRRConf,
-		}, {
-			Name: "list", Aliases: []string{"ls"}, Usage: "list the subnets and pins of other nodes, the path that packets to them take, and why",
-			Description: `It asks the agent of this node. 'route' is not encapsulated: the kernel has a
+			{
+				Name:    "list",
+				Aliases: []string{"ls"},
+				Usage:   "list the subnets and pins of other nodes, the path that packets to them take, and why",
+				Description: `It asks the agent of this node. 'route' is not encapsulated: the kernel has a
 route through the address after 'via', which 'ip route show' shows as well: of
 protocol 173, or, where a routing daemon of this host learned it, of that one's.
 'tunnel' is followed by its encapsulation.
 
   baize route list --network blue`,
-			Flags:  []ucli.Flag{&ucli.StringFlag{Name: "network", Usage: "only those of the network with this `NAME`"}, outputFlag(formatsList...)},
-			Action: r.routeList,
-		}},
+				Flags: []ucli.Flag{
+					&ucli.StringFlag{Name: "network", Usage: "only those of the network with this `NAME`"},
+					outputFlag(formatsList...),
+				},
+				Action: r.routeList,
+			},
+		},
 	}
 }
 
@@ -81,8 +89,11 @@ func (r *runner) routeFRRConf(c *ucli.Context) error {
 		}
 		if len(networks) == 0 {
 			return &topology.Error{
-				Kind: topology.ErrNotFound, Item: "networks", What: "none is of transport route or auto: there is nothing that routers could learn",
-				Remedy: "'baize network create NAME --subnet CIDR --transport auto', or 'baize network update NAME --transport auto'",
+				Kind: topology.ErrNotFound,
+				Item: "networks",
+				What: "none is of transport route or auto: there is nothing that routers could learn",
+				Remedy: "'baize network create NAME --subnet CIDR --transport auto', " +
+					"or 'baize network update NAME --transport auto'",
 			}
 		}
 		ports := pipeline.HostPortNames(slices.Sorted(maps.Keys(snap.Networks)))

@@ -185,6 +185,12 @@ func testPin(d *domain) {
 	d.Must("host3", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9")
 	d.Reaches("host1/c1", d.Endpoint("host3/away"))
 	d.Must("host3", "baize", "endpoint", "remove", "away")
+	removed := time.Now()
+	d.Await("the pin's routes go", func() (bool, string) {
+		own, _ := d.routes("host1")
+		return !strings.Contains(own, "10.1.200.9"), own
+	})
+	require.Less(d.T, time.Since(removed), 10*time.Second, "and not at an audit")
 }
 
 func testNamespaceGone(d *domain) {

@@ -97,6 +97,10 @@ func TestTutorial(t *testing.T) {
 	// What Docker does when it is what turns forwarding on, and what a reload of
 	// a firewall does.
 	c.Must("host1", "iptables", "-P", "FORWARD", "DROP")
+	c.Await("the agent to accept what the policy would drop", func() (bool, string) {
+		rules, err := c.Run("host1", "iptables", "-S", "BAIZE-FORWARD")
+		return err == nil, fmt.Sprint(rules, err)
+	})
 	c.Must("host1", "iptables", "-F", "BAIZE-FORWARD")
 	c.exchange("host3/web", "host1/web", addrs["host1"])
 

@@ -108,7 +108,11 @@ func (s AttachSpec) check() error {
 	}
 	for _, name := range []string{s.Ifname, s.HostIfname} {
 		if !validIfname(name) {
-			return bad(fmt.Sprintf("interface name %q", name), "the kernel does not take it", "use 1 to 15 characters without '/', ':' and white space")
+			return bad(
+				fmt.Sprintf("interface name %q", name),
+				"the kernel does not take it",
+				"use 1 to 15 characters without '/', ':' and white space",
+			)
 		}
 	}
 	if _, err := topology.ParseMAC(s.MAC.String()); err != nil {
@@ -127,7 +131,11 @@ func (s AttachSpec) check() error {
 		}
 		families[f] = true
 		if !slices.ContainsFunc(s.Addrs, func(p netip.Prefix) bool { return p.Contains(g) }) {
-			return bad("interface "+s.Ifname, fmt.Sprintf("gateway %s is outside the prefix of its addresses", g), "choose a gateway inside the network")
+			return bad(
+				"interface "+s.Ifname,
+				fmt.Sprintf("gateway %s is outside the prefix of its addresses", g),
+				"choose a gateway inside the network",
+			)
 		}
 	}
 	// ETH_MIN_MTU and ETH_MAX_MTU: what a veth takes.
@@ -185,11 +193,23 @@ func (a *attachment) find() (there bool, err error) {
 	case h == nil:
 		return exists(a.item(), "the name is taken", "choose another with --ifname")
 	case h.Type() != "veth":
-		return exists(a.hostItem(), "the name is taken by a "+h.Type(), "rename it with 'ip link set "+a.HostIfname+" name NEW'")
+		return exists(
+			a.hostItem(),
+			"the name is taken by a "+h.Type(),
+			"rename it with 'ip link set "+a.HostIfname+" name NEW'",
+		)
 	case p == nil || !a.paired(h, p):
-		return exists(a.hostItem(), fmt.Sprintf("its other end is not %s", a.item()), "remove the endpoint that uses it, or 'ip link delete "+a.HostIfname+"' if none does")
+		return exists(
+			a.hostItem(),
+			fmt.Sprintf("its other end is not %s", a.item()),
+			"remove the endpoint that uses it, or 'ip link delete "+a.HostIfname+"' if none does",
+		)
 	case !bytes.Equal(p.Attrs().HardwareAddr, a.MAC):
-		return exists(a.item(), fmt.Sprintf("it is attached with MAC %s, not %s", p.Attrs().HardwareAddr, a.MAC), "remove that endpoint first")
+		return exists(
+			a.item(),
+			fmt.Sprintf("it is attached with MAC %s, not %s", p.Attrs().HardwareAddr, a.MAC),
+			"remove that endpoint first",
+		)
 	}
 	a.hostEnd, a.peer = h, p
 	return true, nil
@@ -272,7 +292,7 @@ func (a *attachment) quietHostEnd() error {
 	}
 	// Without the mode above this would not be enough on a host whose /proc/sys
 	// is read-only, so that one failure may pass.
-	if err := setSysctl(ipv6Sysctl(a.HostIfname), "1"); err != nil && !errors.Is(err, unix.EROFS) {
+	if err := SetSysctl(ipv6Sysctl(a.HostIfname), "1"); err != nil && !errors.Is(err, unix.EROFS) {
 		return failed(a.hostItem(), "switching IPv6 off", err)
 	}
 	return failed(a.hostItem(), "switching ARP off", a.host.LinkSetARPOff(a.hostEnd))
@@ -296,10 +316,10 @@ func ipv6Sysctl(ifname string) string {
 	return "/proc/sys/net/ipv6/conf/" + ifname + "/disable_ipv6"
 }
 
-// setSysctl writes a value unless it stands already, so that a read-only
+// SetSysctl writes a value unless it stands already, so that a read-only
 // /proc/sys matters only where something has to change. A kernel without the
 // file has nothing to set.
-func setSysctl(path, value string) error {
+func SetSysctl(path, value string) error {
 	old, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -341,7 +361,7 @@ func (a *attachment) configureInside() error {
 	// What /proc/sys/net shows and which device ethtool means follow the thread.
 	err := inNetns(a.ns, func() error {
 		if a.hasIPv6() {
-			if err := setSysctl(ipv6Sysctl(a.Ifname), "0"); err != nil {
+			if err := SetSysctl(ipv6Sysctl(a.Ifname), "0"); err != nil {
 				return failed(a.item(), "switching IPv6 on", err)
 			}
 		}
@@ -474,7 +494,12 @@ func Detach(ctx context.Context, hostIfname string) error {
 	}
 	if l != nil {
 		if l.Type() != "veth" {
-			return &topology.Error{Kind: topology.ErrConflict, Item: item, What: "it is a " + l.Type() + ", not a veth: it is left alone", Remedy: "remove it by hand if it is not needed"}
+			return &topology.Error{
+				Kind:   topology.ErrConflict,
+				Item:   item,
+				What:   "it is a " + l.Type() + ", not a veth: it is left alone",
+				Remedy: "remove it by hand if it is not needed",
+			}
 		}
 		if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
 			return failed(item, "removing it", err)

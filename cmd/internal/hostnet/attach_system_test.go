@@ -232,7 +232,13 @@ func TestAttachWithoutPrivileges(t *testing.T) {
 	}
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), "setpriv", "--bounding-set=-all", exe, "-test.run=^TestAttachWithoutPrivileges$")
+	cmd := exec.CommandContext(
+		t.Context(),
+		"setpriv",
+		"--bounding-set=-all",
+		exe,
+		"-test.run=^TestAttachWithoutPrivileges$",
+	)
 	cmd.Env = append(os.Environ(), powerlessVar+"="+newNetns(t))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)

@@ -53,7 +53,12 @@ func FindBridge(name string) (*Bridge, error) {
 }
 
 func notABridge(name string, l netlink.Link) error {
-	return &topology.Error{Kind: topology.ErrConflict, Item: "bridge " + name, What: "the device of that name is a " + l.Type(), Remedy: "rename it: 'ip link set " + name + " name NEW'"}
+	return &topology.Error{
+		Kind:   topology.ErrConflict,
+		Item:   "bridge " + name,
+		What:   "the device of that name is a " + l.Type(),
+		Remedy: "rename it: 'ip link set " + name + " name NEW'",
+	}
 }
 
 // Enslave makes an interface of this host a port of a bridge, where it is not
@@ -89,35 +94,4 @@ func enslave(h *netlink.Handle, ifname, bridge string) (bool, error) {
 		return false, nil // one of them has gone meanwhile
 	}
 	return err == nil, failed(item, "making it a port of "+bridge, err)
-}
-
-// AddOnLink tells the kernel that a prefix is on the link of an interface,
-// where it does not know yet.
-func AddOnLink(p netip.Prefix, ifname string) error {
-	h, err := hostHandle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	item := "route " + p.String()
-	l, err := h.LinkByName(ifname)
-	if err != nil {
-		return failed(item, "finding "+ifname, err)
-	}
-	family := netlink.FAMILY_V4
-	if p.Addr().Is6() {
-		family = netlink.FAMILY_V6
-	}
-	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(p.Masked()), Table: unix.RT_TABLE_MAIN}
-	have, err := h.RouteListFiltered(family, r, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return failed(item, "looking for it", err)
-	}
-	if len(have) > 0 {
-		return nil
-	}
-	if err := h.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
-		return failed(item, "adding it to "+ifname, err)
-	}
-	return nil
 }

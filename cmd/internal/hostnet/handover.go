@@ -132,7 +132,8 @@ func readyLink(pathOrName string, mac net.HardwareAddr, addrs []netip.Addr) (str
 		return "", failed("interfaces of "+pathOrName, "listing them", err)
 	}
 	for _, l := range links {
-		if at := l.Attrs(); !bytes.Equal(at.HardwareAddr, mac) || at.Flags&net.FlagUp == 0 || at.OperState == netlink.OperDown {
+		if at := l.Attrs(); !bytes.Equal(at.HardwareAddr, mac) || at.Flags&net.FlagUp == 0 ||
+			at.OperState == netlink.OperDown {
 			continue
 		}
 		have, err := h.AddrList(l, unix.AF_UNSPEC)

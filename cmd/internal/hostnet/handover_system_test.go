@@ -15,7 +15,12 @@ import (
 // The life of a pair as Docker moves its end.
 func TestPairIsHandedOver(t *testing.T) {
 	ns := newNetns(t)
-	s := PairSpec{HostIfname: HostIfname("blue/handed-over"), MAC: mac(t, "02:42:0a:01:05:02"), MTU: 1450, HostIngressDrop: true}
+	s := PairSpec{
+		HostIfname:      HostIfname("blue/handed-over"),
+		MAC:             mac(t, "02:42:0a:01:05:02"),
+		MTU:             1450,
+		HostIngressDrop: true,
+	}
 	peer := PeerIfname(s.HostIfname)
 	require.NoError(t, MakePair(t.Context(), s))
 	t.Cleanup(func() { assert.NoError(t, Detach(context.Background(), s.HostIfname)) })

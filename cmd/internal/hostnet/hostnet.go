@@ -41,7 +41,12 @@ func HostIfname(endpointKey string) string {
 func Hostname() (string, error) {
 	name, err := os.Hostname()
 	if err != nil || name == "" {
-		return "", &topology.Error{Kind: topology.ErrNotFound, Item: "host name", What: "this machine has none", Remedy: "set one with 'hostnamectl hostname NAME'"}
+		return "", &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   "host name",
+			What:   "this machine has none",
+			Remedy: "set one with 'hostnamectl hostname NAME'",
+		}
 	}
 	return name, nil
 }
@@ -104,11 +109,26 @@ func failed(item, doing string, err error) error {
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: item, What: doing + " is not permitted", Remedy: "run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN"}
+		return &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   item,
+			What:   doing + " is not permitted",
+			Remedy: "run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN",
+		}
 	case errors.Is(err, unix.EEXIST):
-		return &topology.Error{Kind: topology.ErrExists, Item: item, What: doing + ": it exists already", Remedy: "remove it or choose another name"}
+		return &topology.Error{
+			Kind:   topology.ErrExists,
+			Item:   item,
+			What:   doing + ": it exists already",
+			Remedy: "remove it or choose another name",
+		}
 	case isLinkNotFound(err), errors.Is(err, unix.ENODEV):
-		return &topology.Error{Kind: topology.ErrNotFound, Item: item, What: doing + ": there is no such interface", Remedy: "'ip link' shows what there is"}
+		return &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   item,
+			What:   doing + ": there is no such interface",
+			Remedy: "'ip link' shows what there is",
+		}
 	}
 	return fmt.Errorf("%s: %s: %w", item, doing, err)
 }

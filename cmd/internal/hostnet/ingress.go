@@ -32,29 +32,6 @@ var ingressLock sync.Mutex
 
 const ingressItem = "nftables table netdev " + ingressTable
 
-// SyncIngressDrops makes the drops of this host be exactly those of the named
-// devices; names without a device are passed over. It is for start-up and for
-// audits: firewall managers flush tables that are not theirs.
-func SyncIngressDrops(ifnames []string) error {
-	veths, err := Veths("")
-	if err != nil {
-		return err
-	}
-	return changeIngressDrops(func(have []string) (add, remove []string) {
-		for _, n := range ifnames {
-			if slices.Contains(veths, n) && !slices.Contains(have, n) {
-				add = append(add, n)
-			}
-		}
-		for _, n := range have {
-			if !slices.Contains(ifnames, n) {
-				remove = append(remove, n)
-			}
-		}
-		return add, remove
-	})
-}
-
 // IngressDrops returns the names of the devices that have a drop, sorted.
 func IngressDrops() ([]string, error) {
 	c, err := nftables.New()
@@ -63,6 +40,14 @@ func IngressDrops() ([]string, error) {
 	}
 	names, _, err := listIngressDrops(c)
 	return names, failed(ingressItem, "listing it", err)
+}
+
+// ChangeIngressDrop makes the drop of one device, or removes it.
+func ChangeIngressDrop(ifname string, add bool) error {
+	if add {
+		return addIngressDrop(ifname)
+	}
+	return removeIngressDrop(ifname)
 }
 
 // addIngressDrop makes a chain anew: one left by a device of the same name
@@ -102,7 +87,12 @@ func changeIngressDrops(change func(have []string) (add, remove []string)) error
 		return nil
 	}
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: ingressItem, What: "this kernel has no nftables ingress hook, which the userspace datapath needs", Remedy: "load it with 'modprobe nf_tables', or install a kernel with CONFIG_NF_TABLES_NETDEV"}
+		return &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   ingressItem,
+			What:   "this kernel has no nftables ingress hook, which the userspace datapath needs",
+			Remedy: "load it with 'modprobe nf_tables', or install a kernel with CONFIG_NF_TABLES_NETDEV",
+		}
 	}
 	return failed(ingressItem, "changing it", err)
 }

@@ -43,19 +43,7 @@ func DeviceOf(p netip.Prefix, but string) (string, error) {
 }
 
 // OnLink reports whether the kernel reaches an address without a router.
-func OnLink(a netip.Addr) bool { return OnLinkDevice(a) != "" }
-
-// OnLinkDevice returns the device by which the kernel reaches an address
-// without a router; "" where there is a router, or no way at all. An address of
-// this host itself is on lo.
-func OnLinkDevice(a netip.Addr) string {
+func OnLink(a netip.Addr) bool {
 	routes, err := netlink.RouteGet(a.AsSlice())
-	if err != nil || len(routes) == 0 || len(routes[0].Gw) > 0 || routes[0].Via != nil || len(routes[0].MultiPath) > 0 {
-		return ""
-	}
-	l, err := netlink.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return ""
-	}
-	return l.Attrs().Name
+	return err == nil && len(routes) > 0 && len(routes[0].Gw) == 0 && routes[0].Via == nil && len(routes[0].MultiPath) == 0
 }

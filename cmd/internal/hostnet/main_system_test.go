@@ -100,7 +100,11 @@ func output(t *testing.T, ns, command string) string {
 // newNetns makes a named namespace for the length of a test.
 func newNetns(t *testing.T) string {
 	t.Helper()
-	name := fmt.Sprintf("bzt-%d-%s", os.Getpid(), strings.ToLower(strings.NewReplacer("/", "-", "#", "").Replace(t.Name())))
+	name := fmt.Sprintf(
+		"bzt-%d-%s",
+		os.Getpid(),
+		strings.ToLower(strings.NewReplacer("/", "-", "#", "").Replace(t.Name())),
+	)
 	mustIP(t, "netns add "+name)
 	t.Cleanup(func() { _ = ip("netns delete " + name) })
 	return name

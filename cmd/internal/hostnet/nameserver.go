@@ -87,7 +87,11 @@ func (s NameServer) redirect(ns *os.File, at netip.Addr) error {
 	}
 	c.AddTable(table)
 	chain := c.AddChain(&nftables.Chain{
-		Name: "names", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
+		Name:     "names",
+		Table:    table,
+		Type:     nftables.ChainTypeNAT,
+		Hooknum:  nftables.ChainHookOutput,
+		Priority: nftables.ChainPriorityNATDest,
 	})
 	for proto, a := range map[byte]net.Addr{unix.IPPROTO_UDP: s.UDP.LocalAddr(), unix.IPPROTO_TCP: s.TCP.Addr()} {
 		to, err := netip.ParseAddrPort(a.String())
@@ -108,10 +112,24 @@ func redirectTo(proto byte, at netip.Addr, port uint16) []expr.Any {
 	equals := func(b []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: b} }
 	const destination, destinationPort = 16, 2 // offsets: RFC 791 section 3.1, RFC 768
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, equals([]byte{proto}),
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: uint32(len(ip))}, equals(ip[:]),
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2}, equals(number(domainPort)),
-		&expr.Immediate{Register: reg, Data: ip[:]}, &expr.Immediate{Register: reg2, Data: number(port)},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		equals([]byte{proto}),
+		&expr.Payload{
+			DestRegister: reg,
+			Base:         expr.PayloadBaseNetworkHeader,
+			Offset:       destination,
+			Len:          uint32(len(ip)),
+		},
+		equals(ip[:]),
+		&expr.Payload{
+			DestRegister: reg,
+			Base:         expr.PayloadBaseTransportHeader,
+			Offset:       destinationPort,
+			Len:          2,
+		},
+		equals(number(domainPort)),
+		&expr.Immediate{Register: reg, Data: ip[:]},
+		&expr.Immediate{Register: reg2, Data: number(port)},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg, RegProtoMin: reg2},
 	}
 }

@@ -38,19 +38,34 @@ func NetnsPath(pathOrName string) string {
 func openNetns(pathOrName string) (*os.File, error) {
 	item := "network namespace " + pathOrName
 	if pathOrName == "" {
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: "network namespace", What: "none is named", Remedy: "name one with --netns PATH or --netns NAME"}
+		return nil, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   "network namespace",
+			What:   "none is named",
+			Remedy: "name one with --netns PATH or --netns NAME",
+		}
 	}
 	f, err := os.Open(NetnsPath(pathOrName))
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
-		return nil, &topology.Error{Kind: topology.ErrNotFound, Item: item, What: "there is none", Remedy: "is its container running? 'ip netns list' shows the named ones, 'ip netns add NAME' makes one"}
+		return nil, &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   item,
+			What:   "there is none",
+			Remedy: "is its container running? 'ip netns list' shows the named ones, 'ip netns add NAME' makes one",
+		}
 	case err != nil:
 		return nil, failed(item, "opening it", err)
 	}
 	// Any file can be opened; setns(2) would say no more than "invalid argument".
 	if t, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || t != unix.CLONE_NEWNET {
 		f.Close()
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: "it is not a network namespace", Remedy: "give a name that 'ip netns list' shows or a path such as /proc/PID/ns/net"}
+		return nil, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   item,
+			What:   "it is not a network namespace",
+			Remedy: "give a name that 'ip netns list' shows or a path such as /proc/PID/ns/net",
+		}
 	}
 	return f, nil
 }

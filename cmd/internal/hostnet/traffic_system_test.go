@@ -115,7 +115,8 @@ func TestAnnounceMovesNeighbours(t *testing.T) {
 
 func pings(t *testing.T, ns, addr string) bool {
 	t.Helper()
-	err := exec.CommandContext(t.Context(), "nsenter", "--net="+filepath.Join("/run/netns", ns), "ping", "-c1", "-W1", addr).Run()
+	err := exec.CommandContext(t.Context(), "nsenter", "--net="+filepath.Join("/run/netns", ns), "ping", "-c1", "-W1", addr).
+		Run()
 	return err == nil
 }
 
@@ -146,8 +147,14 @@ func TestHostIngressDrop(t *testing.T) {
 	assert.NotContains(t, output(t, "", "nft list tables"), "baize")
 }
 
-func TestSyncIngressDrops(t *testing.T) {
-	t.Cleanup(func() { assert.NoError(t, SyncIngressDrops(nil)) })
+func TestIngressDrops(t *testing.T) {
+	change := func(add bool, devices ...string) {
+		t.Helper()
+		for _, d := range devices {
+			require.NoError(t, ChangeIngressDrop(d, add))
+		}
+	}
+	t.Cleanup(func() { change(false, "bzt-a", "bzt-b") })
 	for _, name := range []string{"bzt-a", "bzt-b"} {
 		mustIP(t, "link add "+name+" type veth peer name "+name+"-p")
 		t.Cleanup(func() { _ = ip("link delete " + name) })
@@ -158,8 +165,9 @@ func TestSyncIngressDrops(t *testing.T) {
 		require.NoError(t, err)
 		return names
 	}
-	require.NoError(t, SyncIngressDrops(nil), "nothing there, nothing wanted")
-	require.NoError(t, SyncIngressDrops([]string{"bzt-a", "bzt-b", "bzt-absent"}))
+	change(false, "bzt-a")
+	assert.Empty(t, drops(), "nothing there")
+	change(true, "bzt-a", "bzt-b")
 	assert.Equal(t, []string{"bzt-a", "bzt-b"}, drops())
 
 	// What is not Baize's is left alone.
@@ -167,15 +175,15 @@ func TestSyncIngressDrops(t *testing.T) {
 	output(t, "", "nft flush ruleset")
 	output(t, "", "nft add table netdev other")
 	t.Cleanup(func() { _ = exec.Command("nft", "delete", "table", "netdev", "other").Run() })
-	require.NoError(t, SyncIngressDrops([]string{"bzt-a", "bzt-b"}))
+	change(true, "bzt-a", "bzt-b")
 	assert.Equal(t, []string{"bzt-a", "bzt-b"}, drops(), "restored")
-	require.NoError(t, SyncIngressDrops([]string{"bzt-b"}))
+	change(false, "bzt-a")
 	assert.Equal(t, []string{"bzt-b"}, drops())
 	rules := output(t, "", "nft list ruleset")
 	assert.Contains(t, rules, `hook ingress device "bzt-b" priority -500; policy drop;`)
 
 	mustIP(t, "link delete bzt-b")
-	require.NoError(t, SyncIngressDrops(nil))
+	change(false, "bzt-b")
 	assert.Equal(t, "table netdev other {\n}\n", output(t, "", "nft list ruleset"), "an empty table goes")
 
 	// A device that comes again under its name is hooked again.

@@ -50,7 +50,12 @@ func VTEP(hint string, reach []netip.Addr) (Underlay, error) {
 	}
 	l, err := h.LinkByName(hint)
 	if isLinkNotFound(err) {
-		return Underlay{}, &topology.Error{Kind: topology.ErrNotFound, Item: "underlay " + hint, What: "neither an address nor an interface of this host", Remedy: "'ip address' shows what there is; " + vtepRemedy}
+		return Underlay{}, &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   "underlay " + hint,
+			What:   "neither an address nor an interface of this host",
+			Remedy: "'ip address' shows what there is; " + vtepRemedy,
+		}
 	}
 	if err != nil {
 		return Underlay{}, failed("interface "+hint, "looking for it", err)
@@ -71,7 +76,12 @@ func (f finder) byAddr(a netip.Addr) (Underlay, error) {
 		if owner != nil {
 			what = "peers cannot reach this address"
 		}
-		return Underlay{}, &topology.Error{Kind: topology.ErrNotFound, Item: "underlay " + a.String(), What: what, Remedy: "'ip address' shows what there is; " + vtepRemedy}
+		return Underlay{}, &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   "underlay " + a.String(),
+			What:   what,
+			Remedy: "'ip address' shows what there is; " + vtepRemedy,
+		}
 	}
 	// A router's own address often sits on lo; packets leave elsewhere.
 	if owner.Attrs().Flags&net.FlagLoopback != 0 {
@@ -106,7 +116,12 @@ func (f finder) byLink(l netlink.Link, prefer netip.Addr) (Underlay, error) {
 		}
 	}
 	if len(addrs) == 0 {
-		return Underlay{}, &topology.Error{Kind: topology.ErrNotFound, Item: "interface " + l.Attrs().Name, What: "it has no address peers could reach", Remedy: "give it one, or " + vtepRemedy}
+		return Underlay{}, &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   "interface " + l.Attrs().Name,
+			What:   "it has no address peers could reach",
+			Remedy: "give it one, or " + vtepRemedy,
+		}
 	}
 	return underlay(l, addrs), nil
 }

@@ -1,60 +1,26 @@
 package route
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
-
-// netlinkTimeout bounds one netlink request.
-const netlinkTimeout = 5 * time.Second
-
-func handle() (*netlink.Handle, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("routes of this host: opening netlink: %w", err)
-	}
-	if err := h.SetSocketTimeout(netlinkTimeout); err != nil {
-		h.Close()
-		return nil, fmt.Errorf("routes of this host: %w", err)
-	}
-	return h, nil
-}
-
-// Observe reads the main table of both families, in the network namespace of
-// the calling thread. Routes that the kernel itself makes (of its own
-// addresses, for example) count as foreign, local and multicast ones not at
-// all.
-func Observe() (Observed, error) {
-	h, err := handle()
-	if err != nil {
-		return Observed{}, err
-	}
-	defer h.Close()
-	return observe(h)
-}
 
 // dumpTries is how often a listing that a change interrupted is begun anew.
 const dumpTries = 5
 
-func observe(h *netlink.Handle) (Observed, error) {
+// Read reads the main table of both families; names are those of the devices, by
+// index. Routes that the kernel itself makes (of its own addresses, for example)
+// count as foreign, local and multicast ones not at all.
+func Read(h *netlink.Handle, names map[int]string) (Observed, error) {
 	var o Observed
-	names, err := linkNames(h)
-	if err != nil {
-		return o, err
-	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		var routes []netlink.Route
+		var err error
 		for range dumpTries {
 			routes, err = h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 			if !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -76,18 +42,6 @@ func observe(h *netlink.Handle) (Observed, error) {
 		}
 	}
 	return o, nil
-}
-
-func linkNames(h *netlink.Handle) (map[int]string, error) {
-	links, err := h.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("interfaces of this host: listing them: %w", err)
-	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	return names, nil
 }
 
 func fromKernel(r netlink.Route, family int, names map[int]string) (Route, bool) {
@@ -124,59 +78,45 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// Apply makes a change. A route that cannot be made costs only itself; the
-// errors are joined. What is gone already is no error.
-func Apply(c Change) error {
-	if c.Empty() {
-		return nil
-	}
-	h, err := handle()
+// Add makes a route. The error is what the kernel answers: EEXIST where any
+// route has its place, ENODEV where there is no such device.
+func Add(h *netlink.Handle, r Route) error {
+	k, err := toKernel(r, h, false)
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	var errs []error
-	for _, r := range c.Add {
-		errs = append(errs, do("add", r, h, h.RouteAdd))
-	}
-	for _, r := range c.Replace {
-		errs = append(errs, replace(h, r))
-	}
-	for _, r := range c.Remove {
-		errs = append(errs, do("remove", r, h, func(k *netlink.Route) error {
-			if err := h.RouteDel(k); !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
-				return err
-			}
-			return nil
-		}))
-	}
-	return errors.Join(errs...)
+	return h.RouteAdd(k)
 }
 
-// replace puts r in the place of our route of the same prefix and metric, in one
+// Replace puts r in the place of our route of the same prefix and metric, in one
 // step: no packet finds neither.
-func replace(h *netlink.Handle, r Route) error {
-	return do("replace", r, h, h.RouteReplace)
+func Replace(h *netlink.Handle, r Route) error {
+	k, err := toKernel(r, h, false)
+	if err != nil {
+		return err
+	}
+	return h.RouteReplace(k)
 }
 
-func do(verb string, r Route, h *netlink.Handle, f func(*netlink.Route) error) error {
-	k, err := toKernel(r, h, verb == "remove")
-	if err == nil {
-		err = f(k)
+// Remove removes a route of ours; ESRCH where there is none.
+func Remove(h *netlink.Handle, r Route) error {
+	k, err := toKernel(r, h, true)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, unix.EEXIST) {
-		return &topology.Error{Kind: topology.ErrConflict, Item: "route " + r.Prefix.String(), What: "a foreign route has its place", Remedy: "see 'ip route show " + r.Prefix.String() + "'"}
-	}
-	return fmt.Errorf("route %s: %s: %w", r, verb, err)
+	return h.RouteDel(k)
 }
 
 func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) {
 	k := &netlink.Route{
-		Dst:      &net.IPNet{IP: r.Prefix.Masked().Addr().AsSlice(), Mask: net.CIDRMask(r.Prefix.Bits(), r.Prefix.Addr().BitLen())},
-		Protocol: Protocol, Table: unix.RT_TABLE_MAIN, Priority: r.metric(), Type: unix.RTN_UNICAST,
+		Dst: &net.IPNet{
+			IP:   r.Prefix.Masked().Addr().AsSlice(),
+			Mask: net.CIDRMask(r.Prefix.Bits(), r.Prefix.Addr().BitLen()),
+		},
+		Protocol: Protocol,
+		Table:    unix.RT_TABLE_MAIN,
+		Priority: r.metric(),
+		Type:     unix.RTN_UNICAST,
 	}
 	if r.Src.IsValid() {
 		k.Src = r.Src.AsSlice()
@@ -194,58 +134,11 @@ func toKernel(r Route, h *netlink.Handle, lenient bool) (*netlink.Route, error) 
 	switch {
 	case err == nil:
 		k.LinkIndex = l.Attrs().Index
-	case !lenient: // its routes went with a device that is gone
+	case lenient: // its routes went with a device that is gone
+	case errors.As(err, new(netlink.LinkNotFoundError)):
+		return nil, fmt.Errorf("device %s: %w", r.Dev, unix.ENODEV)
+	default:
 		return nil, err
 	}
 	return k, nil
-}
-
-// Sync does it all: observe, compare, apply. It returns what it changed.
-func Sync(want []Route) (Change, []fault.Fault, error) {
-	have, err := Observe()
-	if err != nil {
-		return Change{}, nil, err
-	}
-	c, problems := Diff(want, have)
-	return c, problems, Apply(c)
-}
-
-// Cleanup removes every route of Baize's and nothing else, and returns them.
-func Cleanup() ([]Route, error) {
-	c, _, err := Sync(nil)
-	return c.Remove, err
-}
-
-// watchPause is the least time between two calls of fire: a host with a full
-// table of a routing daemon changes all the time.
-const watchPause = 100 * time.Millisecond
-
-// Watch calls fire once at the start and whenever a route of this host
-// changes, until ctx ends; it then returns ctx's error. fire is a trigger to
-// look again, called from the calling goroutine: it must not block.
-func Watch(ctx context.Context, fire func()) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
-	if err != nil {
-		return fmt.Errorf("watching the routes of this host: %w", err)
-	}
-	defer s.Close()
-	// Closing the socket wakes the reader.
-	stop := context.AfterFunc(ctx, s.Close)
-	defer stop()
-	for {
-		fire()
-		_, _, err := s.Receive()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		// Too many at once: some were lost, and the trigger stands for all.
-		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("watching the routes of this host: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(watchPause):
-		}
-	}
 }

@@ -35,20 +35,20 @@ const MetricYield = 17300
 
 // Route is one route of the main table. It is a comparable value.
 type Route struct {
-	Prefix netip.Prefix
+	Prefix netip.Prefix `json:"prefix"`
 	// Via is the next hop's address; zero: the prefix is on the device's link.
-	Via netip.Addr
+	Via netip.Addr `json:"via,omitzero"`
 	// Dev is the device's name; empty for an unreachable route.
-	Dev string
+	Dev string `json:"dev,omitempty"`
 	// Src is the source address of the host's own packets; zero: the kernel's
 	// choice.
-	Src netip.Addr
+	Src netip.Addr `json:"src,omitzero"`
 	// Unreachable refuses packets with an ICMP message, so that they do not
 	// leave by the default route.
-	Unreachable bool
+	Unreachable bool `json:"unreachable,omitempty"`
 	// Metric is the kernel's priority, low before high; 0: the family's usual
 	// (0 for IPv4, 1024 for IPv6).
-	Metric int
+	Metric int `json:"metric,omitempty"`
 }
 
 func (r Route) metric() int {
@@ -57,6 +57,9 @@ func (r Route) metric() int {
 	}
 	return r.Metric
 }
+
+// UsedMetric returns the metric that the kernel gives the route.
+func (r Route) UsedMetric() int { return r.metric() }
 
 // normal returns the one way of writing a route.
 func (r Route) normal() Route {
@@ -101,7 +104,17 @@ type Foreign struct {
 }
 
 // daemons are the protocol numbers of routing daemons (rtnetlink.h, rt_protos).
-var daemons = map[int]string{11: "zebra", 12: "bird", 42: "babel", 99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp"}
+var daemons = map[int]string{
+	11:  "zebra",
+	12:  "bird",
+	42:  "babel",
+	99:  "openr",
+	186: "bgp",
+	187: "isis",
+	188: "ospf",
+	189: "rip",
+	192: "eigrp",
+}
 
 // ProtocolName returns the protocol's name where it is a routing daemon's, or
 // its number.
@@ -159,8 +172,8 @@ func (c Change) Empty() bool { return len(c.Add)+len(c.Replace)+len(c.Remove) ==
 // Size returns how many routes are changed.
 func (c Change) Size() int { return len(c.Add) + len(c.Replace) + len(c.Remove) }
 
-// Diff compares what is wanted with what is there. A wanted route whose place a
-// foreign route has is left out and becomes a problem; so does a foreign route
+// Diff compares what is wanted with what is there. A wanted route whose place
+// another occupies is left out and becomes a fault; so does a foreign route
 // that the kernel would prefer to ours. Of two wanted routes for one place the
 // first is taken.
 func Diff(want []Route, have Observed) (Change, []fault.Fault) {
@@ -205,10 +218,19 @@ func Diff(want []Route, have Observed) (Change, []fault.Fault) {
 
 func conflict(r Route, f Foreign) fault.Fault {
 	return fault.Fault{
-		Code: fault.RouteForeign,
-		Item: "route " + r.Prefix.String(),
-		What: fmt.Sprintf("a foreign route has its place: %s (protocol %d): it is left alone, and packets follow it", f.Route, f.Protocol),
+		Code:     fault.RouteForeign,
+		Severity: fault.Error,
+		Item:     "route " + r.Prefix.String(),
+		What: fmt.Sprintf(
+			"another route occupies its place: %s (protocol %d): it is left alone, and packets follow it",
+			f.Route,
+			f.Protocol,
+		),
 		// Quoting the foreign route lets a person delete that very one.
-		Remedy: fmt.Sprintf("'ip route del %s proto %d' if nobody needs it, or choose another prefix for the network", f.Route, f.Protocol),
+		Remedy: fmt.Sprintf(
+			"'ip route del %s proto %d' if nobody needs it, or choose another prefix for the network",
+			f.Route,
+			f.Protocol,
+		),
 	}
 }

@@ -4,6 +4,7 @@ package route
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,7 +14,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // host makes the test's thread a host of its own with one device.
@@ -48,12 +53,52 @@ func ip(t *testing.T, args string) string {
 	return string(out)
 }
 
+// sync observes, compares and applies.
+func sync(want []Route) (Change, []fault.Fault, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return Change{}, nil, err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return Change{}, nil, err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	have, err := Read(h, names)
+	if err != nil {
+		return Change{}, nil, err
+	}
+	c, problems := Diff(want, have)
+	for _, r := range c.Add {
+		err = errors.Join(err, Add(h, r))
+	}
+	for _, r := range c.Replace {
+		err = errors.Join(err, Replace(h, r))
+	}
+	for _, r := range c.Remove {
+		err = errors.Join(err, Remove(h, r))
+	}
+	return c, problems, err
+}
+
 func TestKernel(t *testing.T) {
 	host(t)
 	local := Route{Prefix: netip.MustParsePrefix("10.1.3.0/24"), Dev: "eth0", Src: netip.MustParseAddr("10.1.3.1")}
 	want := []Route{
-		local, via("10.1.5.0/24", "192.0.2.5"), via("10.1.5.9/32", "192.0.2.9"), via("fd00:1:5::/64", "2001:db8::5"), via("fd00:1:5::9/128", "2001:db8::9"),
-		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Unreachable: true}, {Prefix: netip.MustParsePrefix("fd00:1::/48"), Unreachable: true},
+		local,
+		via("10.1.5.0/24", "192.0.2.5"),
+		via("10.1.5.9/32", "192.0.2.9"),
+		via("fd00:1:5::/64", "2001:db8::5"),
+		via("fd00:1:5::9/128", "2001:db8::9"),
+		{
+			Prefix:      netip.MustParsePrefix("10.1.0.0/16"),
+			Unreachable: true,
+		},
+		{Prefix: netip.MustParsePrefix("fd00:1::/48"), Unreachable: true},
 	}
 	ip(t, "route add 10.1.6.0/24 via 192.0.2.66") // somebody's
 	ip(t, "route add unreachable 10.99.0.0/16 proto 186")
@@ -71,10 +116,10 @@ func TestKernel(t *testing.T) {
 	before := foreign()
 	settle := func(want []Route) {
 		t.Helper()
-		_, problems, err := Sync(want)
+		_, problems, err := sync(want)
 		require.NoError(t, err)
 		require.Empty(t, problems)
-		c, _, err := Sync(want)
+		c, _, err := sync(want)
 		require.NoError(t, err)
 		require.True(t, c.Empty(), "not read back as it was written: %v", c)
 		require.Equal(t, before, foreign())
@@ -93,54 +138,21 @@ func TestKernel(t *testing.T) {
 	// Deleted or changed by hand.
 	ip(t, "route del 10.1.5.0/24")
 	ip(t, "-6 route flush proto 173")
-	c, _, err := Sync(want)
+	c, _, err := sync(want)
 	require.NoError(t, err)
 	require.Len(t, c.Add, 4)
 	settle(want)
 
 	// A foreign route stands where we want one.
-	c, problems, err := Sync(append(want, via("10.1.6.0/24", "192.0.2.5")))
+	c, problems, err := sync(append(want, via("10.1.6.0/24", "192.0.2.5")))
 	require.NoError(t, err)
 	require.True(t, c.Empty())
 	require.Len(t, problems, 1)
 	require.Contains(t, problems[0].What, "192.0.2.66")
 
-	removed, err := Cleanup()
+	c, _, err = sync(nil)
 	require.NoError(t, err)
-	require.Len(t, removed, len(want))
+	require.Len(t, c.Remove, len(want))
 	require.Equal(t, before, foreign())
 	require.Empty(t, ip(t, "route show proto 173")+ip(t, "-6 route show proto 173"))
-}
-
-func TestWatch(t *testing.T) {
-	host(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	fired := make(chan struct{}, 100)
-	done := make(chan error, 1)
-	ns, err := netns.Get()
-	require.NoError(t, err)
-	defer ns.Close()
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := netns.Set(ns); err != nil {
-			done <- err
-			return
-		}
-		done <- Watch(ctx, func() { fired <- struct{}{} })
-	}()
-	wait := func() {
-		t.Helper()
-		select {
-		case <-fired:
-		case <-time.After(5 * time.Second):
-			require.Fail(t, "not fired")
-		}
-	}
-	wait()
-	ip(t, "route add 10.1.6.0/24 via 192.0.2.66")
-	wait()
-	ip(t, "-6 route add fd00:5::/64 via 2001:db8::5")
-	wait()
-	cancel()
-	require.ErrorIs(t, <-done, context.Canceled)
 }

@@ -10,28 +10,36 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
-	"github.com/baize-net/baize/cmd/internal/route"
+	model "github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/kernel/kernelfake"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
-	"github.com/baize-net/baize/topology"
 )
 
-// kernel is a host's kernel: its devices.
+// kernel is a host's kernel. fake has the same devices and everything else.
 type kernel struct {
-	sw *ovsfake.Switch
+	sw   *ovsfake.Switch
+	fake *kernelfake.Host
 
 	mu      sync.Mutex
 	devices map[string]bool
 	changed chan struct{}
-	broken  error // what everything fails with
 }
 
-func newKernel(sw *ovsfake.Switch) *kernel {
+func newKernel(sw *ovsfake.Switch, vtep netip.Addr) *kernel {
 	sw.Devices = map[string]bool{}
-	return &kernel{sw: sw, devices: map[string]bool{}, changed: make(chan struct{})}
+	k := &kernel{sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, changed: make(chan struct{})}
+	k.fake.AddDevice("eth0", netip.PrefixFrom(vtep, 16))
+	return k
 }
 
 func (k *kernel) set(device string, exists bool) {
 	k.mu.Lock()
+	switch {
+	case exists && !k.devices[device]:
+		k.fake.AddDevice(device)
+	case !exists:
+		k.fake.RemoveDevice(device)
+	}
 	k.devices[device] = exists
 	close(k.changed)
 	k.changed = make(chan struct{})
@@ -47,15 +55,17 @@ func (k *kernel) has(device string) bool {
 
 // fail makes routes, sysctls and firewall fail from now on; nil mends them.
 func (k *kernel) fail(err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.broken = err
-}
-
-func (k *kernel) err() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.broken
+	for _, s := range []model.Section{
+		model.Addresses, model.Neighbours, model.Routes, model.Rules, model.Sysctls, model.NFTables, model.Chains,
+	} {
+		k.fake.Fail(s, err)
+	}
+	k.fake.FailLookups(err)
+	var refuse func(model.Step) error
+	if err != nil {
+		refuse = func(model.Step) error { return err }
+	}
+	k.fake.Refuse(refuse)
 }
 
 // host is a kernel as an agent needs it.
@@ -110,29 +120,6 @@ func (h host) WatchLinks(ctx context.Context, fire func()) error {
 	}
 }
 
-func (h host) WatchRoutes(ctx context.Context, _ func()) error {
-	<-ctx.Done()
-	return nil
-}
-
-func (h host) Routes() (route.Observed, error) { return route.Observed{}, h.k.err() }
-
-func (h host) Forward(...topology.Family) ([]string, error) { return nil, h.k.err() }
-
-func (h host) SetHostPort(hostnet.HostPort) error { return h.k.err() }
-
-func (h host) ChangeRoutes(route.Change) error { return h.k.err() }
-
-func (h host) AcceptForwarded(context.Context, topology.Family, []string) (bool, error) {
-	return false, h.k.err()
-}
-
-func (h host) Masquerade(context.Context, topology.Family, netip.Prefix, []netip.Prefix) (bool, error) {
-	return false, h.k.err()
-}
-
-func (h host) SyncIngressDrops([]string) error { return h.k.err() }
-
 // The rest is for what the simulation does not have.
 
 func (host) AwaitLink(context.Context, string, net.HardwareAddr, []netip.Addr) (string, error) {
@@ -147,16 +134,8 @@ func (host) Abandoned(string) (bool, error) { return false, nil }
 
 func (host) DeviceOf(netip.Prefix, string) (string, error) { return "", nil }
 
-func (host) CleanRoutes() ([]route.Route, error) { return nil, nil }
-
-func (host) OnLinkDevice(netip.Addr) string { return "eth0" }
-
 func (host) OnLink(netip.Addr) bool { return true }
-
-func (host) StrictReversePath(string) bool { return false }
 
 func (host) FindBridge(string) (*hostnet.Bridge, error) { return nil, nil }
 
 func (host) Enslave(string, string) (bool, error) { return false, nil }
-
-func (host) AddOnLink(netip.Prefix, string) error { return nil }

@@ -63,9 +63,10 @@ type run struct {
 func (w *World) newNode(name string, number int) *Node {
 	s := ovsfake.New()
 	s.Latency = time.Millisecond
+	vtep := netip.AddrFrom4([4]byte{192, 168, byte(number >> 8), byte(number)})
 	return &Node{
-		Name: name, VTEP: netip.AddrFrom4([4]byte{192, 168, byte(number >> 8), byte(number)}), Switch: s,
-		Hostname: name, Epoch: "boot1", ID: "id-" + name, world: w, kernel: newKernel(s),
+		Name: name, VTEP: vtep, Switch: s,
+		Hostname: name, Epoch: "boot1", ID: "id-" + name, world: w, kernel: newKernel(s, vtep),
 		dir: filepath.Join(w.dir, name), Wanted: map[string]api.Endpoint{},
 	}
 }
@@ -91,7 +92,7 @@ func (n *Node) Start() {
 	r.agent, err = agent.New(cfg, agent.World{
 		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
 		Store:    r.store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
-		Host: host{n.kernel, n.VTEP}, Datapath: "netdev", DatapathReason: "simulated",
+		Host: host{n.kernel, n.VTEP}, Kernel: n.kernel.fake, Datapath: "netdev", DatapathReason: "simulated",
 	}, log)
 	require.NoError(n.world.t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -57,7 +57,6 @@ type Host interface {
 	Detach(ctx context.Context, port string) error
 	FindBridge(name string) (*hostnet.Bridge, error)
 	Enslave(ifname, bridge string) (bool, error)
-	AddOnLink(p netip.Prefix, ifname string) error
 	// WatchLinks calls fire whenever links or addresses change, until ctx ends.
 	WatchLinks(ctx context.Context, fire func()) error
 }
@@ -288,20 +287,9 @@ func (p *Part) look(ctx context.Context, v topology.View, segments []ovs.Segment
 	}
 	faults := bridgeFaults(b, n, s, p.cfg.EnvFile)
 	if b != nil {
-		faults = fault.Add(faults, p.addOnLink(b, n))
 		faults = append(faults, p.firewall.look(ctx, p.cfg.Every, p.log)...)
 	}
 	return faults
-}
-
-// addOnLink makes the whole IPv6 network on-link at docker0: engines have no
-// --bip for IPv6, so containers take the others to be behind their gateway, and
-// this host forwards to the same link.
-func (p *Part) addOnLink(b *hostnet.Bridge, n topology.NetworkView) error {
-	if !n.IPv6.IsValid() || !slices.ContainsFunc(b.Addrs, func(a netip.Prefix) bool { return n.IPv6.Contains(a.Addr()) }) {
-		return nil
-	}
-	return p.host.AddOnLink(n.IPv6, Bridge)
 }
 
 // bridgeFaults compares docker0 with what Docker must be started with.

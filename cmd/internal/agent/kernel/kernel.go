@@ -1,6 +1,7 @@
 // Package kernel is the part of the agent that keeps this host's kernel as the
 // networks need it that kernels forward (transports route and auto, and networks
-// with routers): the host's own ports, routes, sysctls, the firewall.
+// with routers): the host's own ports, routes, sysctls, the firewall. What is
+// wanted, and what differs, is computed by cmd/internal/kernel.
 //
 // It publishes which prefixes of other nodes the kernel routes now (Direct); the
 // switch makes flows of that, and says which of them its flows rely on. A route
@@ -11,10 +12,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -23,10 +23,8 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
-	"github.com/baize-net/baize/cmd/internal/hostnet"
-	"github.com/baize-net/baize/cmd/internal/route"
+	model "github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
-	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -36,41 +34,22 @@ const (
 	passPause = 100 * time.Millisecond
 	// passTimeout bounds one.
 	passTimeout = 60 * time.Second
-	// acceptEvery is how often the firewall is looked at, at most: an engine that
-	// starts changes it.
-	acceptEvery = time.Second
+	// watchPause is how long the part waits before it watches again.
+	watchPause = time.Second
 )
-
-// Host is what of the host's kernel is read and changed (hostnet, route).
-type Host interface {
-	SetHostPort(p hostnet.HostPort) error
-	// Forward makes the host a router of families and returns what it changed.
-	Forward(families ...topology.Family) ([]string, error)
-	Routes() (route.Observed, error)
-	ChangeRoutes(c route.Change) error
-	// CleanRoutes removes all routes of Baize and returns them.
-	CleanRoutes() ([]route.Route, error)
-	// OnLinkDevice returns the device by which an address is on-link; "" for none.
-	OnLinkDevice(a netip.Addr) string
-	StrictReversePath(dev string) bool
-	AcceptForwarded(ctx context.Context, f topology.Family, rules []string) (bool, error)
-	Masquerade(ctx context.Context, f topology.Family, network netip.Prefix, own []netip.Prefix) (bool, error)
-	SyncIngressDrops(devices []string) error
-	// WatchRoutes and WatchLinks call fire whenever something changed.
-	WatchRoutes(ctx context.Context, fire func()) error
-	WatchLinks(ctx context.Context, fire func()) error
-}
 
 // Config is what the part is started with.
 type Config struct {
 	// Userspace: the datapath reads frames from packet sockets.
 	Userspace bool
-	// Every is how often all is looked at though nothing is reported: the firewall
-	// reports nothing.
+	// Every is how often all is looked at though nothing is reported: iptables of
+	// the legacy kind reports nothing.
 	Every time.Duration
 	// Masquerade says whether packets that leave a network get this host's
-	// address; nil: nobody asked for it of any, and no rule for it is touched.
+	// address; nil: those of none do.
 	Masquerade func(topology.Network) bool
+	// Protected are addresses that no network may cover, besides the underlay's.
+	Protected []model.Protected
 }
 
 // State is what the kernel's part in forwarding was at the end of a pass. It is
@@ -89,10 +68,11 @@ type State struct {
 type Part struct {
 	cfg       Config
 	hub       *hub.Hub
-	host      Host
+	host      model.Host
 	known     *part.Cell[attach.Known]
 	segments  *part.Cell[[]ovs.Segment]
 	hostPorts *part.Cell[map[string]bool]
+	outcome   *part.Cell[openvswitch.Outcome]
 	relied    *part.Cell[map[topology.SubnetID]bool]
 	learned   *part.Cell[Learned]
 	direct    *part.Cell[map[topology.SubnetID]bool]
@@ -101,15 +81,33 @@ type Part struct {
 	wake      part.Signal
 	faults    part.Faults
 
-	accepted accepted
+	// before is the last observation, firewall the last look at the firewall. Run
+	// alone uses them.
+	before   model.Observed
+	firewall firewall
+	// settled: the switch has had its first pass, and said what its flows rely on.
+	// Before that nothing is taken away: what an earlier run of the agent made is
+	// in use.
+	settled bool
+
+	// interest says which changes wake the part; nil: all.
+	interest atomic.Pointer[model.Interest]
+
+	mu sync.Mutex
+	// unwatched is what cannot be watched now, and why.
+	unwatched map[string]error
 }
 
 // New returns the part. It starts nothing.
-func New(cfg Config, h *hub.Hub, host Host, known *part.Cell[attach.Known], in openvswitch.Inputs, sw *openvswitch.Part, log *logrus.Entry) *Part {
+func New(
+	cfg Config, h *hub.Hub, host model.Host, known *part.Cell[attach.Known],
+	in openvswitch.Inputs, sw *openvswitch.Part, log *logrus.Entry,
+) *Part {
 	return &Part{
 		cfg: cfg, hub: h, host: host, known: known, segments: in.Segments, direct: in.Direct,
-		hostPorts: sw.HostPorts(), relied: sw.Relied(),
-		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), log: log.WithField("part", "kernel"), wake: part.NewSignal(),
+		hostPorts: sw.HostPorts(), outcome: sw.Outcome(), relied: sw.Relied(),
+		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), wake: part.NewSignal(),
+		log: log.WithField("part", "kernel"), unwatched: map[string]error{},
 	}
 }
 
@@ -122,7 +120,7 @@ func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 // State is that at the end of the last pass.
 func (p *Part) State() *part.Cell[State] { return p.state }
 
-// Learned is where next hops that routers have told are put.
+// Learned is where next hops that routers announced are put.
 func (p *Part) Learned() *part.Cell[Learned] { return p.learned }
 
 // Run implements part.Part.
@@ -133,22 +131,54 @@ func (p *Part) Run(ctx context.Context) error {
 	p.hostPorts.Wakes(p.wake)
 	p.learned.Wakes(p.wake)
 	p.relied.Wakes(p.wake)
-	var rest sync.WaitGroup
-	for what, watch := range map[string]func(context.Context, func()) error{"routes": p.host.WatchRoutes, "links": p.host.WatchLinks} {
-		rest.Go(func() { p.keepWatching(ctx, what, watch) })
-	}
+	var watch sync.WaitGroup
+	watch.Go(func() { p.watch(ctx) })
 	part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
-	rest.Wait()
+	watch.Wait()
 	return nil
 }
 
-func (p *Part) keepWatching(ctx context.Context, what string, watch func(context.Context, func()) error) {
-	for ctx.Err() == nil {
-		if err := watch(ctx, p.wake.Wake); err != nil && ctx.Err() == nil {
-			p.log.Warnf("watch the %s of this host: %v", what, err)
-		}
-		part.Sleep(ctx, time.Second)
+// watch wakes the part when something changes that matters to its last state.
+func (p *Part) watch(ctx context.Context) {
+	w := model.Watcher{
+		Interest: func() model.Interest {
+			if i := p.interest.Load(); i != nil {
+				return *i
+			}
+			return model.Interest{All: true}
+		},
+		Fire: p.wake.Wake,
+		Fault: func(what string, err error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if err == nil {
+				delete(p.unwatched, what)
+			} else {
+				p.unwatched[what] = err
+			}
+			p.wake.Wake()
+		},
 	}
+	for ctx.Err() == nil {
+		if err := p.host.Watch(ctx, w); err != nil && ctx.Err() == nil {
+			p.log.Warnf("watch the kernel of this host: %v", err)
+		}
+		part.Sleep(ctx, watchPause)
+	}
+}
+
+func (p *Part) watchFaults() []fault.Fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []fault.Fault
+	for what, err := range p.unwatched {
+		out = append(out, fault.Fault{
+			Code: fault.KernelUnavailable, Severity: fault.Warning, Item: "changes of " + what,
+			What:   "the kernel does not report them: " + err.Error(),
+			Remedy: fmt.Sprintf("they are looked at every %s meanwhile, and the agent tries to watch them again", p.cfg.Every),
+		})
+	}
+	return out
 }
 
 // pass brings the kernel to what the topology asks for. What fails costs only
@@ -158,7 +188,7 @@ func (p *Part) pass(ctx context.Context) error {
 	if !t.Known() || !p.hostPorts.Known() {
 		return nil // which ports there are is not known yet: none would take routes away
 	}
-	k := look{Part: p, State: State{View: t.View(), Direct: map[topology.SubnetID]bool{}, Complete: true}}
+	k := look{Part: p, State: State{View: t.View(), Complete: true}, faults: p.watchFaults()}
 	err := k.run(ctx)
 	for _, f := range p.faults.Set(fault.Add(k.faults, err)) {
 		p.log.Warn(f)
@@ -168,206 +198,46 @@ func (p *Part) pass(ctx context.Context) error {
 	}
 	p.direct.Set(k.Direct)
 	p.state.Set(k.State)
-	return nil
+	return k.refused
 }
 
-// look is one pass.
-type look struct {
-	*Part
-	State
-	ready  []route.Network
-	faults []fault.Fault
-}
-
-func (k *look) run(ctx context.Context) error {
-	k.OnLink = k.onLink()
-	k.makePorts()
-	have, err := k.host.Routes()
-	if err != nil {
-		return err
-	}
-	k.NextHops = k.nextHops(have)
-	want := route.Wanted(k.ready, k.OnLink, k.NextHops)
-	k.faults = append(k.faults, k.pathFaults()...)
-	change, faults := route.Diff(want, have)
-	k.faults = append(k.faults, faults...)
-	stale := change.Remove
-	change.Remove = nil
-	if !change.Empty() {
-		// A route that failed is not in place, and its packets take the tunnel.
-		k.faults = fault.Add(k.faults, k.host.ChangeRoutes(change))
-		if have, err = k.host.Routes(); err != nil {
-			return err
-		}
-	}
-	inPlace := route.InPlace(want, have)
-	for _, n := range k.ready {
-		for _, path := range n.Paths(k.OnLink, k.NextHops) {
-			if path.Kind == topology.PathRoute && (path.Foreign || inPlace[path.Prefix.Masked()]) {
-				k.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}] = true
-			}
-		}
-	}
-	k.acceptForwarded(ctx)
-	if k.cfg.Userspace {
-		k.faults = fault.Add(k.faults, k.keepIngressDrops())
-	}
-	if gone := k.unused(stale); len(gone) > 0 {
-		k.faults = fault.Add(k.faults, k.host.ChangeRoutes(route.Change{Remove: gone}))
-	}
-	return nil
-}
-
-// unused returns those of the stale routes that no flow relies on. The switch
-// gives the others up once it sees Direct, and wakes this part.
-func (k *look) unused(stale []route.Route) []route.Route {
-	relied := map[netip.Prefix]bool{}
-	for id := range k.relied.Get() {
-		relied[id.Prefix.Masked()] = relied[id.Prefix.Masked()] || !k.Direct[id]
-	}
-	return slices.DeleteFunc(stale, func(r route.Route) bool { return relied[r.Prefix.Masked()] })
-}
-
-// makePorts makes the host's own ports ready, in networks that kernels forward.
-func (k *look) makePorts() {
-	known := k.known.Get()
-	live, names := k.hostPorts.Get(), pipeline.NamesOf(k.View)
-	for _, n := range k.View.Networks {
-		h, ok := n.Host()
-		if !ok {
-			continue
-		}
-		port := names.Host(n.Name)
-		if !live[port] {
-			k.Complete = false
-			continue
-		}
-		err := k.host.SetHostPort(hostnet.HostPort{Name: port, MAC: h.MAC, MTU: h.MTU, Addrs: h.Addrs, Neighbours: h.Neighbours})
-		if err == nil {
-			err = k.forward(n)
-		}
-		if err != nil {
-			k.faults = fault.Add(k.faults, fmt.Errorf("network %s: %w", n.Name, err))
-			continue
-		}
-		x := route.Network{NetworkView: n, Port: port}
-		for _, e := range known.Endpoints {
-			if e.Network == n.Name {
-				x.Endpoints = append(x.Endpoints, e.IPs...)
-			}
-		}
-		k.ready = append(k.ready, x)
-	}
-}
-
-// forward makes the host a router of the network's families.
-func (k *look) forward(n topology.NetworkView) error {
-	changed, err := k.host.Forward(n.Families()...)
-	if len(changed) > 0 {
-		k.log.Infof("network %s is routed by this host: set %s", n.Name, strings.Join(changed, ", "))
-	}
-	return err
-}
-
-// onLink asks the kernel which peers are on-link, by the device of this node's
-// own underlay address.
-func (k *look) onLink() topology.OnLink {
-	out := topology.OnLink{}
-	for _, n := range k.View.Networks {
-		if !n.Transport.Routed() {
-			continue
-		}
-		for _, peer := range n.Peers {
-			for _, a := range peer.VTEPs {
-				if _, asked := out[a]; !asked {
-					out[a] = k.underlayDevice(a)
-				}
-			}
-		}
-	}
-	return out
-}
-
-// underlay tells the devices through which packets may leave for other nodes
-// from those of our own networks.
-func underlay(dev string) bool { return dev != "" && dev != "lo" && !strings.HasPrefix(dev, "bn-") }
-
-// underlayDevice is by which device of the underlay an address is on-link; ""
-// for none.
-func (p *Part) underlayDevice(a netip.Addr) string {
-	if dev := p.host.OnLinkDevice(a); underlay(dev) {
-		return dev
-	}
-	return ""
-}
-
-// keepIngressDrops puts the rules back that keep the kernel from taking the
-// userspace datapath's frames as well: firewall managers flush what is not
-// theirs.
-func (k *look) keepIngressDrops() error {
-	known := k.known.Get()
-	if !known.Complete {
-		return nil
-	}
-	var devices []string
-	for _, e := range known.All() {
-		devices = append(devices, e.Port)
-	}
-	for _, s := range k.segments.Get() {
-		devices = append(devices, s.Port)
-	}
-	return k.host.SyncIngressDrops(devices)
-}
-
-// pathFaults reports nodes that no packet reaches, and a filter that drops
-// packets of peers which see this node on their link while it does not see
-// them on its own.
-func (k *look) pathFaults() []fault.Fault {
-	var out []fault.Fault
-	strict := map[string]bool{}
-	for _, n := range k.ready {
-		for _, path := range n.Paths(k.OnLink, k.NextHops) {
-			if path.Kind == topology.PathNone {
-				out = append(out, fault.Fault{
-					Code: fault.Unreachable, Severity: fault.Error, Item: fmt.Sprintf("network %s, node %s", n.Name, path.Node),
-					What:   fmt.Sprintf("%s cannot be reached without encapsulation: %s", path.Prefix, path.Why),
-					Remedy: "'baize network update " + n.Name + " --transport auto', or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
-				})
-			}
-			if n.Transport.Direct() == topology.DirectOnLink && path.Kind == topology.PathRoute && !strict[path.Dev] && k.host.StrictReversePath(path.Dev) {
-				strict[path.Dev] = true
-				out = append(out, fault.Fault{
-					Code: fault.ReversePathStrict, Severity: fault.Warning, Item: "sysctl net.ipv4.conf." + path.Dev + ".rp_filter",
-					What:   "strict: while a peer moves to or from the link, its packets are dropped",
-					Remedy: fmt.Sprintf("'sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=2'", path.Dev),
-				})
-			}
-		}
-	}
-	return out
-}
-
-// Cleanup implements part.Part.
+// Cleanup implements part.Part. It removes the routes, tables and chains of
+// Baize's, those of earlier versions too.
 func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
-	removed, err := p.host.CleanRoutes()
-	for _, r := range removed {
-		report = append(report, "removed route "+r.String())
-	}
+	have, err := p.host.Observe(ctx, model.Query{})
 	if err != nil {
-		return report, err
+		return nil, err
 	}
+	for _, f := range have.Faults() {
+		p.log.Warn(f)
+	}
+	change, _ := model.Diff(model.State{}, have, nil)
 	var errs []error
-	for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
-		removed, err := p.host.AcceptForwarded(ctx, f, nil)
-		if removed {
-			report = append(report, fmt.Sprintf("removed the chain of Baize in the firewall (%s)", f))
+	for _, s := range change.Steps {
+		if err := p.host.Apply(ctx, model.Change{Steps: []model.Step{s}}); err != nil {
+			errs = append(errs, err)
+			continue
 		}
-		_, masqErr := p.host.Masquerade(ctx, f, netip.Prefix{}, nil)
-		errs = append(errs, err, masqErr)
+		if line := removed(s); !slices.Contains(report, line) {
+			report = append(report, line)
+		}
 	}
-	errs = append(errs, p.host.SyncIngressDrops(nil))
-	if err := errors.Join(errs...); err != nil {
-		p.log.Warn(err)
+	return report, errors.Join(errs...)
+}
+
+// removed says what a step of Cleanup has removed.
+func removed(s model.Step) string {
+	switch s := s.(type) {
+	case model.ChangeRoute:
+		return "removed route " + s.Route.String()
+	case model.ChangeRule:
+		return "removed rule " + s.Rule.String()
+	case model.Restore:
+		return fmt.Sprintf("removed chain %s (%s)", s.Chain.Name, s.Tool)
+	case model.SetNAT:
+		return "removed table inet " + model.Table + " of nftables"
+	case model.ChangeDrop:
+		return "removed table netdev " + model.Table + " of nftables"
 	}
-	return report, nil
+	return s.String()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,13 +46,8 @@ type clusterItem struct {
 	Pins     int   `json:"pins"`
 }
 
-func (s *statusItem) add(ps ...fault.Fault) {
-	for _, p := range ps {
-		if !slices.Contains(s.Problems, p) { // the agent sees what we see
-			s.Problems = append(s.Problems, p)
-		}
-	}
-}
+// add enters faults that are not there yet: the agent sees what we see.
+func (s *statusItem) add(ps ...fault.Fault) { s.Problems = fault.Merge(s.Problems, ps...) }
 
 func (r *runner) status(c *ucli.Context) error {
 	format, err := outputOf(c)
@@ -61,37 +55,9 @@ func (r *runner) status(c *ucli.Context) error {
 		return err
 	}
 	item := statusItem{Problems: []fault.Fault{}}
-	agentErr := r.agentStatus(c, &item)
-	clusterErr := r.withTopology(c, "", func(snap *topology.Snapshot) error {
-		item.Cluster = newClusterItem(snap)
-		item.add(snap.Validate()...)
-		for _, n := range snap.SortedNodes() {
-			if draw.StatusOf(snap, n.Name) == draw.Down {
-				item.add(fault.Fault{
-					Code: fault.NodeDown, Severity: fault.Warning,
-					Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
-					Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
-				})
-			}
-		}
-		return nil
-	})
-	if clusterErr != nil && !errors.Is(clusterErr, topology.ErrUnavailable) {
-		return clusterErr
+	if err := r.statusOf(c, &item); err != nil {
+		return err
 	}
-	if agentErr != nil && !errors.Is(agentErr, topology.ErrUnavailable) {
-		return agentErr
-	}
-	if clusterErr != nil {
-		if item.Agent == nil && agentErr == nil {
-			return clusterErr
-		}
-		item.add(fault.Of(clusterErr))
-	}
-	if agentErr != nil {
-		item.add(fault.Of(agentErr))
-	}
-
 	if format == "json" || format == "yaml" {
 		err = r.data(format, item)
 	} else {
@@ -106,6 +72,47 @@ func (r *runner) status(c *ucli.Context) error {
 		return &cli.ExitStatus{Code: exitProblems}
 	}
 	return nil
+}
+
+// statusOf asks the agent and etcd. One that does not answer is a fault where
+// the other does.
+func (r *runner) statusOf(c *ucli.Context, item *statusItem) error {
+	agentErr := r.agentStatus(c, item)
+	clusterErr := r.withTopology(c, "", func(snap *topology.Snapshot) error {
+		item.Cluster = newClusterItem(snap)
+		item.add(snap.Validate()...)
+		item.add(nodesDown(snap)...)
+		return nil
+	})
+	for _, err := range []error{clusterErr, agentErr} {
+		if err != nil && !errors.Is(err, topology.ErrUnavailable) {
+			return err
+		}
+	}
+	if clusterErr != nil && item.Agent == nil && agentErr == nil {
+		return clusterErr
+	}
+	for _, err := range []error{clusterErr, agentErr} {
+		if err != nil {
+			item.add(fault.Of(err))
+		}
+	}
+	return nil
+}
+
+// nodesDown reports the nodes whose agent is not alive.
+func nodesDown(snap *topology.Snapshot) []fault.Fault {
+	var out []fault.Fault
+	for _, n := range snap.SortedNodes() {
+		if draw.StatusOf(snap, n.Name) == draw.Down {
+			out = append(out, fault.Fault{
+				Code: fault.NodeDown, Severity: fault.Warning,
+				Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
+				Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
+			})
+		}
+	}
+	return out
 }
 
 // agentStatus asks the agent. Where no socket is, this is no node: that is no
@@ -195,40 +202,42 @@ func agentText(b *strings.Builder, a api.Status) {
 		rows = append(rows, []string{"not ours:", strings.Join(a.Foreign, ", ")})
 	}
 	indented(b, rows)
-	if len(a.Networks) > 0 {
-		b.WriteByte('\n')
-		rows = [][]string{{"NETWORK", "VNI", "TRANSPORT", "MTU", "SUBNETS", "PEERS", "ENDPOINTS"}}
-		for _, n := range a.Networks {
-			rows = append(rows, []string{n.Name, strconv.FormatUint(uint64(n.VNI), 10), string(n.Transport), strconv.Itoa(n.MTU),
-				orDash(joined(n.Subnets)), strconv.Itoa(n.Peers), strconv.Itoa(n.Endpoints)})
+	table(b, []string{"NETWORK", "VNI", "TRANSPORT", "MTU", "SUBNETS", "PEERS", "ENDPOINTS"}, a.Networks, func(n api.Network) []string {
+		return []string{
+			n.Name, strconv.FormatUint(uint64(n.VNI), 10), string(n.Transport), strconv.Itoa(n.MTU),
+			orDash(joined(n.Subnets)), strconv.Itoa(n.Peers), strconv.Itoa(n.Endpoints),
 		}
-		indented(b, rows)
+	})
+	table(b, []string{"PEER", "ENCAP", "VTEP", "PORT", "AGENT", "TUNNEL"}, a.Peers, peerRow)
+	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC"}, a.Endpoints, func(e api.Endpoint) []string {
+		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC)}
+	})
+}
+
+func peerRow(p api.Peer) []string {
+	alive, tunnel := "down", "ok"
+	if p.Alive {
+		alive = "ready"
 	}
-	if len(a.Peers) > 0 {
-		b.WriteByte('\n')
-		rows = [][]string{{"PEER", "ENCAP", "VTEP", "PORT", "AGENT", "TUNNEL"}}
-		for _, p := range a.Peers {
-			alive, tunnel := "down", "ok"
-			if p.Alive {
-				alive = "ready"
-			}
-			if p.Error != "" {
-				tunnel = p.Error
-			} else if p.OFPort < 1 {
-				tunnel = "no port yet"
-			}
-			rows = append(rows, []string{p.Node, orDash(string(p.Encap)), orDash(joined(p.VTEPs)), orDash(p.Port), alive, tunnel})
-		}
-		indented(b, rows)
+	if p.Error != "" {
+		tunnel = p.Error
+	} else if p.OFPort < 1 {
+		tunnel = "no port yet"
 	}
-	if len(a.Endpoints) > 0 {
-		b.WriteByte('\n')
-		rows = [][]string{{"ENDPOINT", "NETWORK", "IPS", "MAC"}}
-		for _, e := range a.Endpoints {
-			rows = append(rows, []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC)})
-		}
-		indented(b, rows)
+	return []string{p.Node, orDash(string(p.Encap)), orDash(joined(p.VTEPs)), orDash(p.Port), alive, tunnel}
+}
+
+// table writes an indented table after an empty line; nothing without rows.
+func table[T any](b *strings.Builder, head []string, items []T, row func(T) []string) {
+	if len(items) == 0 {
+		return
 	}
+	b.WriteByte('\n')
+	rows := [][]string{head}
+	for _, x := range items {
+		rows = append(rows, row(x))
+	}
+	indented(b, rows)
 }
 
 func indented(b *strings.Builder, rows [][]string) {

@@ -54,6 +54,13 @@ type wanted struct {
 	network
 }
 
+// knownOptions are the options of ours, as messages list them.
+var knownOptions = []string{OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway}
+
+func invalid(item, remedy, what string, args ...any) error {
+	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
+}
+
 // parseNetwork reads what the engine says of a network to be created.
 func parseNetwork(r networkCreation) (wanted, error) {
 	var w wanted
@@ -61,60 +68,81 @@ func parseNetwork(r networkCreation) (wanted, error) {
 	if err != nil {
 		return w, err
 	}
-	bad := func(item, remedy, what string, args ...any) (wanted, error) {
-		return w, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
-	}
-	if unknown := unknownOptions(opts, OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway); len(unknown) > 0 {
-		return bad("option "+unknown[0], "known are "+strings.Join([]string{OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway}, ", "), "there is none of that name")
+	if unknown := unknownOptions(opts, knownOptions...); len(unknown) > 0 {
+		return w, invalid("option "+unknown[0], "known are "+strings.Join(knownOptions, ", "), "there is none of that name")
 	}
 	for _, d := range slices.Concat(r.IPv4Data, r.IPv6Data) {
-		pool, err := netip.ParsePrefix(d.Pool)
-		if err != nil {
-			return bad("subnet "+d.Pool, "", "%v", err)
-		}
-		if d.AddressSpace != addressSpace {
-			return bad("subnet "+d.Pool, "add '--ipam-driver "+DriverName+"' (in a compose file 'ipam: driver: "+DriverName+"')",
-				"another driver gives its addresses, and would give the same ones on every host")
-		}
-		f := topology.FamilyOf(pool.Addr())
-		if w.Prefix(f).IsValid() {
-			return bad("subnet "+d.Pool, "create a second network for it", "a network of Baize has one %s prefix, and %s is given too", f, w.Prefix(f))
-		}
-		if f == topology.IPv6 {
-			w.IPv6 = pool
-		} else {
-			w.IPv4 = pool
-		}
-		w.Pools = append(w.Pools, pool)
-		for name, aux := range d.AuxAddresses {
-			a, err := parseAddr(aux)
-			if err != nil {
-				return bad("--aux-address "+name, "", "%v", err)
-			}
-			w.Aux = append(w.Aux, a)
+		if err := w.addPool(d); err != nil {
+			return w, err
 		}
 	}
 	slices.SortFunc(w.Aux, netip.Addr.Compare)
-	w.network.Network = opts[OptionNetwork]
-	w.Name = opts[OptionNetwork]
+	w.Internal, _ = r.Options[keyInternal].(bool)
+	return w, w.setOptions(opts)
+}
+
+// addPool takes a prefix of the network.
+func (w *wanted) addPool(d ipamData) error {
+	pool, err := netip.ParsePrefix(d.Pool)
+	if err != nil {
+		return invalid("subnet "+d.Pool, "", "%v", err)
+	}
+	if d.AddressSpace != addressSpace {
+		return invalid("subnet "+d.Pool, "add '--ipam-driver "+DriverName+"' (in a compose file 'ipam: driver: "+DriverName+"')",
+			"another driver gives its addresses, and would give the same ones on every host")
+	}
+	f := topology.FamilyOf(pool.Addr())
+	if w.Prefix(f).IsValid() {
+		return invalid("subnet "+d.Pool, "create a second network for it",
+			"a network of Baize has one %s prefix, and %s is given too", f, w.Prefix(f))
+	}
+	if f == topology.IPv6 {
+		w.IPv6 = pool
+	} else {
+		w.IPv4 = pool
+	}
+	w.Pools = append(w.Pools, pool)
+	for name, aux := range d.AuxAddresses {
+		a, err := parseAddr(aux)
+		if err != nil {
+			return invalid("--aux-address "+name, "", "%v", err)
+		}
+		w.Aux = append(w.Aux, a)
+	}
+	return nil
+}
+
+// setOptions takes what was given with -o.
+func (w *wanted) setOptions(opts map[string]string) error {
+	w.network.Network, w.Name = opts[OptionNetwork], opts[OptionNetwork]
 	if w.Name != "" {
 		if err := topology.CheckName("network", w.Name); err != nil {
-			return w, err
+			return err
 		}
 	}
 	if t := topology.Transport(opts[OptionTransport]); t != "" {
 		if !t.Valid() {
-			return bad("option "+OptionTransport, fmt.Sprintf("use one of %v", topology.Transports()), "transport %q is unknown", t)
+			return invalid("option "+OptionTransport, fmt.Sprintf("use one of %v", topology.Transports()), "transport %q is unknown", t)
 		}
 		w.Transport = t
 	}
 	if s := opts[OptionVNI]; s != "" {
 		n, err := strconv.ParseUint(s, 10, 24)
 		if err != nil || n == 0 {
-			return bad("option "+OptionVNI, fmt.Sprintf("use 1 to %d", topology.MaxVNI), "%q is no VNI", s)
+			return invalid("option "+OptionVNI, fmt.Sprintf("use 1 to %d", topology.MaxVNI), "%q is no VNI", s)
 		}
 		w.VNI = uint32(n)
 	}
+	switch w.network.Gateway = opts[OptionGateway]; w.network.Gateway {
+	case "", gatewayDocker, gatewayNetwork:
+	default:
+		return invalid("option "+OptionGateway, "use "+gatewayDocker+" or "+gatewayNetwork, "%q is unknown", w.network.Gateway)
+	}
+	return w.setMTU(opts)
+}
+
+// setMTU takes the MTU by either of its two names.
+func (w *wanted) setMTU(opts map[string]string) error {
 	for _, key := range []string{OptionMTU, keyMTU} {
 		s := opts[key]
 		if s == "" {
@@ -122,20 +150,14 @@ func parseNetwork(r networkCreation) (wanted, error) {
 		}
 		n, err := strconv.ParseUint(s, 10, 16)
 		if err != nil {
-			return bad("option "+key, "give bytes, such as 1450", "%q is no MTU", s)
+			return invalid("option "+key, "give bytes, such as 1450", "%q is no MTU", s)
 		}
 		if w.MTU != 0 && w.MTU != int(n) {
-			return bad("option "+key, "give one of the two", "it says %d, %s says %d", n, OptionMTU, w.MTU)
+			return invalid("option "+key, "give one of the two", "it says %d, %s says %d", n, OptionMTU, w.MTU)
 		}
 		w.MTU = int(n)
 	}
-	w.Internal, _ = r.Options[keyInternal].(bool)
-	switch w.network.Gateway = opts[OptionGateway]; w.network.Gateway {
-	case "", gatewayDocker, gatewayNetwork:
-	default:
-		return bad("option "+OptionGateway, "use "+gatewayDocker+" or "+gatewayNetwork, "%q is unknown", w.network.Gateway)
-	}
-	return w, nil
+	return nil
 }
 
 // parseAddr reads an address with or without a mask.

@@ -153,7 +153,10 @@ const (
 func newCluster(tb testing.TB) *cluster {
 	tb.Helper()
 	endpoint := etcdtest.Start(tb)
-	store, err := etcdstore.Open(tb.Context(), etcdstore.Config{Endpoints: []string{endpoint}})
+	store, err := etcdstore.Open(tb.Context(), etcdstore.Config{
+		Endpoints: []string{endpoint},
+		Timeout:   awaitLimit, // etcd, the agents and this share the processors: what is asserted are counts
+	})
 	require.NoError(tb, err)
 	tb.Cleanup(func() { _ = store.Close() })
 	c := &cluster{tb: tb, endpoint: endpoint, store: store}

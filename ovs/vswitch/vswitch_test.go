@@ -29,7 +29,7 @@ const wait, tick = 20 * time.Second, 5 * time.Millisecond
 
 func connect(t testing.TB, o *ovstest.OVS) *vswitch.Client {
 	t.Helper()
-	c, err := vswitch.New(vswitch.Config{Endpoint: o.Endpoint(), Bridge: "br-t", Timeout: 10 * time.Second})
+	c, err := vswitch.New(vswitch.Config{Endpoint: o.Endpoint(), Bridge: "br-t", Timeout: time.Minute})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c

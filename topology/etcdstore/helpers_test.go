@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a condition may take on a busy machine.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func open(t testing.TB, cfg etcdstore.Config) *etcdstore.Store {
 	t.Helper()

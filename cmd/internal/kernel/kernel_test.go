@@ -350,7 +350,7 @@ func TestDiffMissingDevice(t *testing.T) {
 	have.Links = have.Links[:1]
 	have.Routes.Own, have.Addresses = nil, nil
 	c, faults := kernel.Diff(state, have, nil)
-	require.Len(t, faults, 2, "bn-fast and bn-flannel")
+	require.Len(t, faults, 2, "bn-fast, and the port of the network with routers")
 	assert.Equal(t, "device bn-fast", faults[0].Item)
 	assert.NotContains(t, c.String(), "bn-fast")
 	assert.Contains(t, c.String(), "ip address add 10.1.5.1/32 dev bn-blue")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
@@ -19,7 +20,11 @@ import (
 func apply(ctx context.Context, h *netlink.Handle, s kernel.Step) error {
 	switch s := s.(type) {
 	case kernel.SetSysctl:
-		return hostnet.SetSysctl(filepath.Join(sysctlDir, s.Key), s.Value)
+		file := filepath.Join(sysctlDir, s.Key)
+		if _, err := os.Stat(file); err != nil {
+			return err // what is wanted of a kernel has to be there
+		}
+		return hostnet.SetSysctl(file, s.Value)
 	case kernel.SetLink:
 		return setLink(h, s.Link)
 	case kernel.ChangeAddress:

@@ -131,7 +131,7 @@ func natTexts(rules []NATRule) []string {
 }
 
 // masquerade gives packets that leave a network the host's own address, and
-// those that enter it from elsewhere, as flanneld's --ip-masq does: own are this
+// those that enter it from elsewhere, as --ip-masq asks for: own are this
 // host's parts of it, whose containers see who sends to them.
 func masquerade(network netip.Prefix, own []netip.Prefix) []NATRule {
 	multicast := netip.MustParsePrefix("224.0.0.0/4")

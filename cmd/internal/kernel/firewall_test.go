@@ -11,10 +11,10 @@ import (
 
 func TestChainChange(t *testing.T) {
 	const docker = "-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-ISOLATION-STAGE-1\n"
-	rules := []string{"-i bn-flannel -j ACCEPT", "-o bn-flannel -j ACCEPT"}
-	ours := "-N BAIZE-FORWARD\n-A BAIZE-FORWARD -i bn-flannel -j ACCEPT\n-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n"
+	rules := []string{"-i bn-routed -j ACCEPT", "-o bn-routed -j ACCEPT"}
+	ours := "-N BAIZE-FORWARD\n-A BAIZE-FORWARD -i bn-routed -j ACCEPT\n-A BAIZE-FORWARD -o bn-routed -j ACCEPT\n"
 	written := "*filter\n:BAIZE-FORWARD - [0:0]\n" +
-		"-A BAIZE-FORWARD -i bn-flannel -j ACCEPT\n-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n"
+		"-A BAIZE-FORWARD -i bn-routed -j ACCEPT\n-A BAIZE-FORWARD -o bn-routed -j ACCEPT\n"
 	for name, c := range map[string]struct {
 		have  string
 		rules []string
@@ -33,7 +33,7 @@ func TestChainChange(t *testing.T) {
 		},
 		"another rule": {
 			"-A FORWARD -j BAIZE-FORWARD\n" + ours, rules[:1],
-			strings.Replace(written, "-A BAIZE-FORWARD -o bn-flannel -j ACCEPT\n", "", 1) +
+			strings.Replace(written, "-A BAIZE-FORWARD -o bn-routed -j ACCEPT\n", "", 1) +
 				"-D FORWARD -j BAIZE-FORWARD\n-I FORWARD 1 -j BAIZE-FORWARD\nCOMMIT\n",
 		},
 		"removed": {

@@ -55,16 +55,16 @@ func input(t *testing.T) kernel.Input {
 	blue.Subnets = []netip.Prefix{p("10.1.5.0/24"), p("fd00:1:5::/64")}
 	fast := network("fast", topology.Route, "10.3.0.0/16", "")
 	fast.Subnets, fast.GatewayIPv4 = []netip.Prefix{p("10.3.5.0/24")}, a("10.3.0.1")
-	flannel := network("flannel", topology.VXLAN, "10.5.0.0/16", "")
-	flannel.Router, flannel.Subnets = true, []netip.Prefix{p("10.5.5.0/24")}
+	routed := network("routed", topology.VXLAN, "10.5.0.0/16", "")
+	routed.Router, routed.Subnets = true, []netip.Prefix{p("10.5.5.0/24")}
 	var err error
-	flannel.RouterMAC, err = net.ParseMAC("0e:ba:c0:00:02:01")
+	routed.RouterMAC, err = net.ParseMAC("0e:ba:c0:00:02:01")
 	require.NoError(t, err)
 	red := network("red", topology.VXLAN, "10.4.0.0/16", "")
 	red.Subnets = []netip.Prefix{p("10.4.5.0/24")}
 	v := topology.View{
 		Node:     topology.Node{Name: "host1", VTEPs: []netip.Addr{a("192.0.2.1")}},
-		Networks: []topology.NetworkView{blue, fast, flannel, red},
+		Networks: []topology.NetworkView{blue, fast, routed, red},
 	}
 	for i := range v.Networks {
 		n := &v.Networks[i]
@@ -84,9 +84,9 @@ func input(t *testing.T) kernel.Input {
 	}
 	v.Networks[0].Pins = []topology.Pin{{Addr: a("10.1.5.9"), Node: "near", MAC: "02:42:0a:01:05:09"}}
 	return kernel.Input{
-		View: v, Ports: map[string]string{"blue": "bn-blue", "fast": "bn-fast", "flannel": "bn-flannel"},
-		Endpoints: map[string][]netip.Addr{"flannel": {a("10.5.5.2")}},
-		OnLink:    topology.OnLink{a("192.0.2.6"): "eth0"}, Masquerade: []string{"flannel"},
+		View: v, Ports: map[string]string{"blue": "bn-blue", "fast": "bn-fast", "routed": "bn-routed"},
+		Endpoints: map[string][]netip.Addr{"routed": {a("10.5.5.2")}},
+		OnLink:    topology.OnLink{a("192.0.2.6"): "eth0"}, Masquerade: []string{"routed"},
 		Bridges: map[string]string{"blue": "docker0"}, Drops: kernel.Drops{Use: true, Devices: []string{"bz0123456789a"}},
 	}
 }
@@ -113,10 +113,10 @@ func TestWanted(t *testing.T) {
 func TestChange(t *testing.T) {
 	in := input(t)
 	before, _ := kernel.Wanted(in)
-	// The near peer moves behind the router, and the far one onto the link; flannel goes.
+	// The near peer moves behind the router, and the far one onto the link; routed goes.
 	in.OnLink = topology.OnLink{a("198.51.100.7"): "eth0"}
 	in.View.Networks[0].MTU = 1400
-	in.Ports["flannel"], in.Masquerade, in.Drops.Devices = "", nil, nil
+	in.Ports["routed"], in.Masquerade, in.Drops.Devices = "", nil, nil
 	want, _ := kernel.Wanted(in)
 	have := observed(before)
 	delete(have.Devices, "bz0123456789a")
@@ -350,7 +350,7 @@ func TestDiffMissingDevice(t *testing.T) {
 	have.Links = have.Links[:1]
 	have.Routes.Own, have.Addresses = nil, nil
 	c, faults := kernel.Diff(state, have, nil)
-	require.Len(t, faults, 2, "bn-fast, and the port of the network with routers")
+	require.Len(t, faults, 2, "bn-fast and bn-routed")
 	assert.Equal(t, "device bn-fast", faults[0].Item)
 	assert.NotContains(t, c.String(), "bn-fast")
 	assert.Contains(t, c.String(), "ip address add 10.1.5.1/32 dev bn-blue")

@@ -98,12 +98,12 @@ func New(cfg Config) (*Client, error) {
 // may matter: bridges, ports, interfaces (ofport, error, link state, …), the
 // versions of Open vSwitch, the connection coming or going. Changes are
 // coalesced, and a call says only that an Observe is due. It is called from
-// Run's goroutine. Run returns when ctx ends, with the connection closed.
+// Run's goroutine. Run returns when ctx ends, and may be called again; Close ends
+// the connection.
 //
 // A restart of ovs-vswitchd does not show in the database: see
 // openflow.Client.Monitor.
 func (c *Client) Run(ctx context.Context, changed func()) error {
-	defer c.Close()
 	for {
 		s, err := c.session(ctx)
 		if err == nil {

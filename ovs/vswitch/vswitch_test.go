@@ -2,7 +2,6 @@ package vswitch_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -248,8 +247,18 @@ func TestRunNotices(t *testing.T) {
 	require.NotNil(t, observe(t, c).Bridge)
 	outsider("set", "bridge", "br-t", "fail_mode=secure")
 
+	// What failed beside it is started again, and Run with it.
 	cancel()
 	require.NoError(t, <-ended)
+	require.NotNil(t, observe(t, c).Bridge, "the client goes on")
+	ctx, cancel = context.WithCancel(t.Context())
+	n = fired.Load()
+	go func() { ended <- c.Run(ctx, func() { fired.Add(1) }) }()
+	require.Eventually(t, func() bool { return fired.Load() > n }, wait, tick)
+	outsider("set", "bridge", "br-t", "fail_mode=standalone")
+	cancel()
+	require.NoError(t, <-ended)
+	c.Close()
 	_, err = c.Observe(context.Background())
 	require.ErrorIs(t, err, vswitch.ErrClosed)
 }
@@ -267,9 +276,6 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				got, err := c.Observe(context.Background())
-				if errors.Is(err, vswitch.ErrClosed) {
-					return
-				}
 				if assert.NoError(t, err) && assert.NotNil(t, got.Bridge) {
 					assert.GreaterOrEqual(t, len(got.Ports), 20)
 					got.Bridge.ExternalIDs["scribble"] = "mine to change"

@@ -90,21 +90,27 @@ func (s *Speaker) Announce(node string, id netip.Addr, local []Local) {
 
 // Withdraw withdraws what was announced, if anything was.
 func (s *Speaker) Withdraw() {
-	s.mu.Lock()
-	told := s.told
-	s.mu.Unlock()
-	if told {
+	if s.hasTold() {
 		s.Announce("", netip.Addr{}, nil)
 	}
+}
+
+// hasTold reports whether there was an Announce.
+func (s *Speaker) hasTold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told
 }
 
 // Run speaks until ctx ends. It returns an error only where it could not
 // start.
 func (s *Speaker) Run(ctx context.Context) error {
-	select { // for the first Announce
-	case <-ctx.Done():
-		return nil
-	case <-s.wake:
+	for !s.hasTold() { // the first Announce, unless this is not the first Run
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		}
 	}
 	srv := server.NewBgpServer(server.LoggerOption(s.log, nil))
 	go srv.Serve()

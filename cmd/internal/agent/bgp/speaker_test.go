@@ -211,6 +211,15 @@ func TestSpeaker(t *testing.T) {
 		t.Fatal("nobody was told")
 	}
 
+	// A part that failed is started again, and announces what it did.
+	cancel()
+	require.NoError(t, <-done)
+	require.Eventually(t, func() bool { return !knows().Up }, patience, 10*time.Millisecond)
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { done <- s.Run(ctx) }()
+	s.Announce("host1", netip.MustParseAddr("192.0.2.5"), []Local{first, second}) // nothing new
+	require.Eventually(t, func() bool { x := knows(); return x.Up && len(x.Routes) == 4 }, patience, 10*time.Millisecond)
+
 	s.Announce("host1", netip.MustParseAddr("192.0.2.5"), []Local{second})
 	require.Eventually(t, func() bool { r := has(); return r["10.1.5.0/24"] == "" && r["fd00:1:5::/64"] != "" }, patience, 10*time.Millisecond)
 	s.Withdraw()

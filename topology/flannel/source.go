@@ -116,14 +116,23 @@ func (s *Source) Run(ctx context.Context) error {
 	if s.o.Cache != nil {
 		defer s.o.Cache.Flush()
 	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	var joined sync.WaitGroup
-	defer joined.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if s.o.Member != nil {
-		joined.Go(func() { s.joinLoop(ctx) })
+		joined.Go(func() {
+			if err := fault.Protect(func() error { s.joinLoop(ctx); return nil }); err != nil {
+				end(err)
+			}
+		})
 	}
-	return s.o.Keys.Watch(ctx, s.seen)
+	err := s.o.Keys.Watch(ctx, s.seen)
+	end(err)
+	joined.Wait()
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
 }
 
 // seen takes what the watch delivers.

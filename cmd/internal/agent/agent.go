@@ -24,7 +24,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime/debug"
 	"runtime/pprof"
 	"sync"
 	"time"
@@ -119,29 +118,42 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// restartFirst and restartLast bound the wait before a part that failed is
-// started again.
 const (
+	// restartFirst and restartLast bound the wait before a part that failed is
+	// started again.
 	restartFirst = 200 * time.Millisecond
 	restartLast  = 10 * time.Second
+	// mendedAfter is how long after its last failure a part is reported.
+	mendedAfter = 2 * restartLast
 )
 
 // supervise runs one part, and again when it failed. Only an error that the part
 // calls fatal ends the agent.
 func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 	backoff := restartFirst
+	// A part that goes on working is not reported for ever.
+	mended := time.AfterFunc(mendedAfter, func() { a.failed[p.Name()].Set(nil) })
+	defer mended.Stop()
 	for {
+		var err error
 		began := time.Now()
-		err := protect(ctx, p)
+		// Profiles then say which part a goroutine is of.
+		pprof.Do(ctx, pprof.Labels("part", p.Name()), func(ctx context.Context) {
+			err = fault.Protect(func() error { return p.Run(ctx) })
+		})
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case part.IsFatal(err):
 			return fmt.Errorf("%s: %w", p.Name(), err)
 		case err == nil:
-			err = errors.New("it ended by itself")
+			err = part.ErrEnded
 		}
+		mended.Stop()
 		a.log.WithField("part", p.Name()).Errorf("%v; it is started again", err)
+		if p := (*fault.Panic)(nil); errors.As(err, &p) {
+			a.log.Errorf("%s", p.Stack)
+		}
 		f := fault.Of(err)
 		a.failed[p.Name()].Set([]fault.Fault{{
 			Code: fault.PartFailed, Severity: fault.Error, Item: "part " + p.Name() + " of the agent", What: "failed, and is started again: " + f.String(),
@@ -153,20 +165,8 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 			return nil
 		}
 		backoff = min(2*backoff, restartLast)
-		time.AfterFunc(2*restartLast, func() { a.failed[p.Name()].Set(nil) })
+		mended.Reset(mendedAfter)
 	}
-}
-
-// protect makes a panic of a part that part's failure.
-func protect(ctx context.Context, p part.Part) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	// Profiles then say which part a goroutine is of.
-	pprof.Do(ctx, pprof.Labels("part", p.Name()), func(ctx context.Context) { err = p.Run(ctx) })
-	return err
 }
 
 // readyEvery is how often it is looked whether the node is ready, until it is.

@@ -145,19 +145,19 @@ func newSourcePart(s source.Source) sourcePart { return sourcePart{s, part.NewSi
 
 // Run implements part.Part.
 func (p sourcePart) Run(ctx context.Context) error {
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
+	g := part.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error {
 		for {
 			select {
-			case <-done:
-				return
+			case <-ctx.Done():
+				return nil
 			case <-p.wake:
 				p.Wake()
 			}
 		}
-	}()
-	return p.Source.Run(ctx)
+	})
+	g.Go(p.Source.Run)
+	return g.Wait()
 }
 
 // dockerNode is the node as Docker's plugin needs it.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // netnsDirs is where ip-netns(8) keeps names.
@@ -109,7 +110,7 @@ func inNetns(ns *os.File, f func() error) error {
 			runtime.UnlockOSThread()
 			return
 		}
-		err = f()
+		err = fault.Protect(f)
 		// Left locked, a goroutine takes its thread with it when it ends: a
 		// thread that cannot return home is never used again.
 		if netns.Set(home) == nil {

@@ -12,16 +12,17 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// gate is what an agent's calls to its switch pass: closed while the agent is
+// gate is what an agent's calls to its host pass: closed while the agent is
 // frozen, broken once it was killed.
 type gate struct {
 	mu     sync.Mutex
 	opened chan struct{} // closed: open
 	broken chan struct{}
+	bugs   map[Door]bool
 }
 
 func newGate() *gate {
-	g := &gate{opened: make(chan struct{}), broken: make(chan struct{})}
+	g := &gate{opened: make(chan struct{}), broken: make(chan struct{}), bugs: map[Door]bool{}}
 	close(g.opened)
 	return g
 }
@@ -54,6 +55,34 @@ func (g *gate) open() {
 
 func (g *gate) breakOff() { close(g.broken) }
 
+// Door is where one part of an agent calls its host.
+type Door string
+
+// The doors.
+const (
+	SwitchDoor     Door = "the pass of the switch"
+	KernelDoor     Door = "the pass of the kernel"
+	MembershipDoor Door = "the pass of the membership"
+	AttachDoor     Door = "the pass of the endpoints"
+	LinksDoor      Door = "a watcher of links"
+)
+
+// bug panics where the agent is to have a bug.
+func (g *gate) bug(d Door) {
+	g.mu.Lock()
+	has := g.bugs[d]
+	g.mu.Unlock()
+	if has {
+		panic("a bug in " + string(d))
+	}
+}
+
+func (g *gate) setBug(d Door, has bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.bugs[d] = has
+}
+
 var errKilled = &topology.Error{Kind: topology.ErrUnavailable, Item: "simulation", What: "the agent was killed"}
 
 // pass waits until a call may go on.
@@ -80,6 +109,7 @@ type database struct {
 }
 
 func (d database) Observe(ctx context.Context) (ovs.Observed, error) {
+	d.gate.bug(SwitchDoor)
 	if err := d.gate.pass(ctx); err != nil {
 		return ovs.Observed{}, err
 	}

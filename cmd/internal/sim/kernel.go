@@ -72,11 +72,13 @@ func (k *kernel) fail(err error) {
 type host struct {
 	k    *kernel
 	vtep netip.Addr
+	gate *gate
 }
 
 var _ agent.Host = host{}
 
 func (h host) Underlay() (hostnet.Underlay, error) {
+	h.gate.bug(MembershipDoor)
 	b := h.vtep.As4()
 	return hostnet.Underlay{
 		Addrs: []netip.Addr{h.vtep}, Interface: "eth0", MTU: 1500, MAC: net.HardwareAddr{0x52, 0x54, b[0], b[1], b[2], b[3]},
@@ -98,7 +100,10 @@ func (h host) Detach(_ context.Context, port string) error {
 	return nil
 }
 
-func (h host) LinkExists(name string) bool { return h.k.has(name) }
+func (h host) LinkExists(name string) bool {
+	h.gate.bug(AttachDoor)
+	return h.k.has(name)
+}
 
 func (h host) Veths() ([]string, error) {
 	h.k.mu.Lock()
@@ -108,6 +113,7 @@ func (h host) Veths() ([]string, error) {
 
 func (h host) WatchLinks(ctx context.Context, fire func()) error {
 	for {
+		h.gate.bug(LinksDoor)
 		h.k.mu.Lock()
 		changed := h.k.changed
 		h.k.mu.Unlock()
@@ -118,6 +124,17 @@ func (h host) WatchLinks(ctx context.Context, fire func()) error {
 			fire()
 		}
 	}
+}
+
+// routing is a kernel as the agent's part for it needs it.
+type routing struct {
+	model.Host
+	gate *gate
+}
+
+func (r routing) Observe(ctx context.Context, q model.Query) (model.Observed, error) {
+	r.gate.bug(KernelDoor)
+	return r.Host.Observe(ctx, q)
 }
 
 // The rest is for what the simulation does not have.

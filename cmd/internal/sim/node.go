@@ -92,7 +92,7 @@ func (n *Node) Start() {
 	r.agent, err = agent.New(cfg, agent.World{
 		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
 		Store:    r.store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
-		Host: host{n.kernel, n.VTEP}, Kernel: n.kernel.fake, Datapath: "netdev", DatapathReason: "simulated",
+		Host: host{n.kernel, n.VTEP, r.gate}, Kernel: routing{n.kernel.fake, r.gate}, Datapath: "netdev", DatapathReason: "simulated",
 	}, log)
 	require.NoError(n.world.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -290,6 +290,15 @@ func (n *Node) FailKernel(fails bool) {
 	}
 	n.kernel.fail(err)
 }
+
+// SetBug makes the running agent panic at a door from now on, or mends it.
+func (n *Node) SetBug(d Door, has bool) {
+	n.world.note("%s: bug in %s: %v", n.Name, d, has)
+	n.current().gate.setBug(d, has)
+}
+
+// TouchLinks has the kernel report a change of its links.
+func (n *Node) TouchLinks() { n.kernel.set("dummy0", true) }
 
 // AddNode adds a host, which does not run yet.
 func (w *World) AddNode(name string) *Node {

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/sim"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // goroutines counts those of each part, by the label that its goroutines have.
@@ -47,4 +48,58 @@ func TestParts(t *testing.T) {
 		}
 		require.Equal(t, []string{"topology", "membership", "attach", "switch", "kernel", "names"}, names)
 	})
+}
+
+// failed is what the node says of parts that failed.
+func failed(n *sim.Node) []string {
+	var out []string
+	for _, f := range n.Faults() {
+		if f.Code == fault.PartFailed {
+			out = append(out, f.Item+" "+f.What)
+		}
+	}
+	return out
+}
+
+// TestPartPanics: a bug in one part costs that part alone, in whichever of its
+// goroutines it is. It is reported for as long as it lasts, and once it is gone
+// the part works as before.
+func TestPartPanics(t *testing.T) {
+	for door, parts := range map[sim.Door][]string{
+		sim.SwitchDoor:     {"switch"},
+		sim.KernelDoor:     {"kernel"},
+		sim.MembershipDoor: {"membership"},
+		sim.AttachDoor:     {"attach"},
+		sim.LinksDoor:      {"membership", "attach"},
+	} {
+		t.Run(string(door), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := world(t, 3)
+				n := w.Nodes[0]
+				w.Pass(time.Minute)
+				before := goroutines(t)
+				n.SetBug(door, true)
+				n.TouchLinks()
+				w.Pass(2 * time.Minute)
+				var items []string
+				for _, p := range parts {
+					items = append(items, "part "+p+" of the agent failed, and is started again: panic: a bug in "+string(door))
+				}
+				for range 60 {
+					w.Pass(time.Second)
+					require.NoError(t, n.Ended())
+					require.Equal(t, items, failed(n), "as long as it lasts")
+				}
+				require.Empty(t, w.CheckForwarding(), "what forwards goes on")
+
+				n.SetBug(door, false)
+				w.Pass(time.Minute)
+				require.Empty(t, failed(n))
+				require.NoError(t, n.Add("blue", "later"))
+				w.Settle()
+				w.Pass(time.Minute)
+				require.Equal(t, before, goroutines(t), "nothing is left of what failed")
+			})
+		})
+	}
 }

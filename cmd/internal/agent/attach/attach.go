@@ -126,6 +126,8 @@ func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	p.mu.Lock()
 	p.lifetime = ctx
 	p.mu.Unlock()
@@ -135,24 +137,16 @@ func (p *Part) Run(ctx context.Context) error {
 	p.tellInUse()
 	p.hub.Records().Wakes(p.wake)
 	p.known.Wakes(p.wake)
-	var watch sync.WaitGroup
-	watch.Go(func() { p.watchLinks(ctx) })
-	part.Loop{Wake: p.wake, Every: lookEvery, Pause: lookPause}.Run(ctx, func(context.Context) error {
+	g := part.NewGroup(ctx)
+	g.Watch("the links of this host", p.log, func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) })
+	g.Loop(part.Loop{Wake: p.wake, Every: lookEvery, Pause: lookPause}, func(context.Context) error {
 		p.look()
 		return nil
 	})
-	watch.Wait()
+	err := g.Wait()
+	end()
 	p.background.Wait()
-	return p.save()
-}
-
-func (p *Part) watchLinks(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := p.host.WatchLinks(ctx, p.wake.Wake); err != nil && ctx.Err() == nil {
-			p.log.Warnf("watch the links of this host: %v", err)
-		}
-		part.Sleep(ctx, time.Second)
-	}
+	return errors.Join(err, p.save())
 }
 
 // look finds endpoints whose network device is gone, and what is wrong with the
@@ -272,7 +266,11 @@ func (p *Part) later(f func(ctx context.Context)) {
 	if ctx == nil || ctx.Err() != nil {
 		return
 	}
-	p.background.Go(func() { f(ctx) })
+	p.background.Go(func() {
+		if err := fault.Protect(func() error { f(ctx); return nil }); err != nil {
+			p.log.Error(err)
+		}
+	})
 }
 
 // Cleanup implements part.Part: the endpoints' devices. Their ports go with the

@@ -2,11 +2,9 @@ package bgp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -73,21 +71,14 @@ func (p *Part) Run(ctx context.Context) error {
 	// its own end.
 	speakerCtx, endSpeaker := context.WithCancel(context.WithoutCancel(ctx))
 	defer endSpeaker()
-	passes, failed := context.WithCancelCause(ctx)
-	defer failed(nil)
-	var speaking sync.WaitGroup
-	speaking.Go(func() {
-		if err := p.speaker.Run(speakerCtx); err != nil {
-			failed(err)
-		}
+	g := part.NewGroup(ctx)
+	g.Go(func(context.Context) error { return p.speaker.Run(speakerCtx) })
+	g.Go(func(ctx context.Context) error {
+		defer endSpeaker()
+		part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause}.Run(ctx, p.pass)
+		return nil
 	})
-	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause}.Run(passes, p.pass)
-	endSpeaker()
-	speaking.Wait()
-	if err := context.Cause(passes); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return g.Wait()
 }
 
 func (p *Part) pass(context.Context) error {

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 )
@@ -52,8 +50,8 @@ func (p *Plugin) nameLoop(ctx context.Context) {
 // followNames reads the names, again after every change, until the engine ends.
 func (p *Plugin) followNames(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
+	g := part.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error {
 		return p.engine.follow(ctx, func() {
 			select {
 			case changes <- struct{}{}:
@@ -61,7 +59,7 @@ func (p *Plugin) followNames(ctx context.Context) error {
 			}
 		})
 	})
-	g.Go(func() error {
+	g.Go(func(ctx context.Context) error {
 		regular := time.NewTicker(namesEvery)
 		defer regular.Stop()
 		for {

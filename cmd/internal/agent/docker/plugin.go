@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
@@ -126,10 +125,12 @@ const (
 // Serve answers on l until ctx ends. l is closed.
 func (p *Plugin) Serve(ctx context.Context, l net.Listener) error {
 	p.load()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { p.sweepLoop(ctx); return nil })
-	g.Go(func() error { p.nameLoop(ctx); return nil })
-	g.Go(func() error { return api.ServeHandler(ctx, l, p.Handler(), "the Docker plugin's socket") })
+	g := part.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error { p.sweepLoop(ctx); return nil })
+	g.Go(func(ctx context.Context) error { p.nameLoop(ctx); return nil })
+	g.Go(func(ctx context.Context) error {
+		return api.ServeHandler(ctx, l, p.Handler(), "the Docker plugin's socket")
+	})
 	return g.Wait()
 }
 

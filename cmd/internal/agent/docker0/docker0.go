@@ -122,28 +122,21 @@ func (p *Part) Ready() bool {
 func (p *Part) Run(ctx context.Context) error {
 	p.hub.Records().Wakes(p.wake)
 	p.hostPorts.Wakes(p.wake)
-	var watch sync.WaitGroup
-	watch.Go(func() { p.watchLinks(ctx) })
-	part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
-	watch.Wait()
-	return nil
+	g := part.NewGroup(ctx)
+	g.Watch("the links of this host", p.log, p.watchLinks)
+	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}, p.pass)
+	return g.Wait()
 }
 
 // watchLinks makes docker0's end of the pair its port as soon as Docker has made
 // the bridge.
-func (p *Part) watchLinks(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := p.host.WatchLinks(ctx, func() {
-			if _, err := p.host.Enslave(end, Bridge); err != nil {
-				p.log.Warn(err)
-			}
-			p.wake.Wake()
-		})
-		if err != nil && ctx.Err() == nil {
-			p.log.Warnf("watch the links of this host: %v", err)
+func (p *Part) watchLinks(ctx context.Context) error {
+	return p.host.WatchLinks(ctx, func() {
+		if _, err := p.host.Enslave(end, Bridge); err != nil {
+			p.log.Warn(err)
 		}
-		part.Sleep(ctx, time.Second)
-	}
+		p.wake.Wake()
+	})
 }
 
 func (p *Part) pass(ctx context.Context) error {

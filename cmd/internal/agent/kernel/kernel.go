@@ -34,8 +34,6 @@ const (
 	passPause = 100 * time.Millisecond
 	// passTimeout bounds one.
 	passTimeout = 60 * time.Second
-	// watchPause is how long the part waits before it watches again.
-	watchPause = time.Second
 )
 
 // Config is what the part is started with.
@@ -131,16 +129,15 @@ func (p *Part) Run(ctx context.Context) error {
 	p.hostPorts.Wakes(p.wake)
 	p.learned.Wakes(p.wake)
 	p.relied.Wakes(p.wake)
-	var watch sync.WaitGroup
-	watch.Go(func() { p.watch(ctx) })
-	part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
-	watch.Wait()
-	return nil
+	g := part.NewGroup(ctx)
+	g.Watch("the kernel of this host", p.log, p.watch)
+	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}, p.pass)
+	return g.Wait()
 }
 
 // watch wakes the part when something changes that matters to its last state.
-func (p *Part) watch(ctx context.Context) {
-	w := model.Watcher{
+func (p *Part) watch(ctx context.Context) error {
+	return p.host.Watch(ctx, model.Watcher{
 		Interest: func() model.Interest {
 			if i := p.interest.Load(); i != nil {
 				return *i
@@ -158,13 +155,7 @@ func (p *Part) watch(ctx context.Context) {
 			}
 			p.wake.Wake()
 		},
-	}
-	for ctx.Err() == nil {
-		if err := p.host.Watch(ctx, w); err != nil && ctx.Err() == nil {
-			p.log.Warnf("watch the kernel of this host: %v", err)
-		}
-		part.Sleep(ctx, watchPause)
-	}
+	})
 }
 
 func (p *Part) watchFaults() []fault.Fault {

@@ -115,30 +115,11 @@ func (p *Part) Run(ctx context.Context) error {
 	p.hub.Topology().Wakes(p.wake)
 	p.known.Wakes(p.wake)
 	p.offers.Wakes(p.wake)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var rest sync.WaitGroup
-	rest.Go(func() {
-		if err := p.keepAlive(ctx); err != nil {
-			cancel(err)
-		}
-	})
-	rest.Go(func() { p.watchLinks(ctx) })
-	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
-	rest.Wait()
-	if err := context.Cause(ctx); part.IsFatal(err) {
-		return err
-	}
-	return nil
-}
-
-func (p *Part) watchLinks(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := p.host.WatchLinks(ctx, p.wake.Wake); err != nil && ctx.Err() == nil {
-			p.log.Warnf("watch the links of this host: %v", err)
-		}
-		part.Sleep(ctx, time.Second)
-	}
+	g := part.NewGroup(ctx)
+	g.Go(p.keepAlive)
+	g.Watch("the links of this host", p.log, func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) })
+	g.Loop(part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}, p.pass)
+	return g.Wait()
 }
 
 // keepAlive holds the node's liveness key. A second host with the node's name

@@ -19,6 +19,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Address is the server's address in every container: in the engine's
@@ -199,14 +200,17 @@ func (s *Servers) start(path string) (*server, error) {
 	}
 	sv := &server{sockets: sockets}
 	h := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		sv.mu.Lock()
-		networks := sv.networks
-		sv.mu.Unlock()
-		m := Answer(s.directory, networks, q)
-		if w.RemoteAddr().Network() == "udp" {
-			m.Truncate(limit(q))
-		}
-		if err := w.WriteMsg(m); err != nil {
+		err := fault.Protect(func() error {
+			sv.mu.Lock()
+			networks := sv.networks
+			sv.mu.Unlock()
+			m := Answer(s.directory, networks, q)
+			if w.RemoteAddr().Network() == "udp" {
+				m.Truncate(limit(q))
+			}
+			return w.WriteMsg(m)
+		})
+		if err != nil {
 			s.log.Debugf("names: answer a query: %v", err)
 		}
 	})

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
@@ -195,29 +194,23 @@ func (p *Part) Run(ctx context.Context) error {
 	p.endpoints.Changes(p.wake)
 	p.inputs.Segments.Wakes(p.wake)
 	p.inputs.Direct.Wakes(p.wake)
-	// The database outlives the rest: flow-restore-wait is cleared by it at last.
-	dbCtx, endDB := context.WithCancel(context.WithoutCancel(ctx))
-	var db errgroup.Group
-	db.Go(func() error { return p.db.Run(dbCtx, p.wake.Wake) })
-	var rest sync.WaitGroup
-	rest.Go(func() { p.watchFlows(ctx) })
-	rest.Go(func() { p.restore.run(ctx, p.db, p.log) })
-	rest.Go(func() { p.auditNowAndThen(ctx) })
-	rest.Go(func() {
-		part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout}.Run(ctx, p.pass)
-	})
-	rest.Wait()
+	g := part.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error { return p.db.Run(ctx, p.wake.Wake) })
+	g.Go(p.watchFlows)
+	g.Go(func(ctx context.Context) error { p.restore.run(ctx, p.db, p.log); return nil })
+	g.Go(p.auditNowAndThen)
+	g.Loop(part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout}, p.pass)
+	err := g.Wait()
 	p.mu.Lock()
 	close(p.ended)
 	p.mu.Unlock()
 	p.restore.clearLast(p.db, p.log)
-	endDB()
-	return db.Wait()
+	return err
 }
 
 // watchFlows notices within milliseconds that ovs-vswitchd was restarted (its
 // flows are gone then) or that somebody changed flows by hand.
-func (p *Part) watchFlows(ctx context.Context) {
+func (p *Part) watchFlows(ctx context.Context) error {
 	const first, last = 50 * time.Millisecond, 250 * time.Millisecond
 	backoff := first
 	for ctx.Err() == nil {
@@ -232,15 +225,16 @@ func (p *Part) watchFlows(ctx context.Context) {
 			p.wake.Wake()
 		})
 		if ctx.Err() != nil {
-			return
+			return nil
 		}
 		p.lostVswitchd() // first of all: see restore.go
 		p.log.Debugf("OpenFlow connection: %v", err)
 		if !part.Sleep(ctx, backoff) {
-			return
+			return nil
 		}
 		backoff = min(2*backoff, last)
 	}
+	return nil
 }
 
 // lostVswitchd is called when the OpenFlow connection ends.
@@ -253,11 +247,12 @@ func (p *Part) lostVswitchd() {
 	p.restore.lost(p.cfg.Datapath == "system" && restorable)
 }
 
-func (p *Part) auditNowAndThen(ctx context.Context) {
+func (p *Part) auditNowAndThen(ctx context.Context) error {
 	for part.Sleep(ctx, p.cfg.AuditInterval) {
 		p.requestAudit()
 		p.wake.Wake()
 	}
+	return nil
 }
 
 func (p *Part) requestAudit() {

@@ -112,10 +112,14 @@ func (c *Cell[T]) Known() bool {
 	return c.set
 }
 
-// Wakes subscribes a signal.
+// Wakes subscribes a signal. Once is enough, and more is no harm: a part that is
+// started again does so.
 func (c *Cell[T]) Wakes(s Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if slices.Contains(c.signals, s) {
+		return
+	}
 	c.signals = append(c.signals[:len(c.signals):len(c.signals)], s)
 }
 

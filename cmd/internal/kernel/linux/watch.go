@@ -15,6 +15,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/follow"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Numbers of rtnetlink.h and nfnetlink.h that golang.org/x/sys/unix has no
@@ -44,15 +45,16 @@ func (Host) Watch(ctx context.Context, w kernel.Watcher) error {
 	}
 	pacer := kernel.NewPacer()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return pacer.Run(ctx, w.Fire) })
-	g.Go(func() error {
+	protected := func(f func() error) { g.Go(func() error { return fault.Protect(f) }) }
+	protected(func() error { return pacer.Run(ctx, w.Fire) })
+	protected(func() error {
 		return follow.Run(ctx, follow.Subscription{
 			Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 				unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, groupNetconfIPv4, groupNetconfIPv6),
 			Matters: someMatter(interest, routeMatters), Fire: pacer.Wake, Failed: failed("links, addresses and routes"),
 		})
 	})
-	g.Go(func() error {
+	protected(func() error {
 		open := follow.Netlink(unix.NETLINK_NETFILTER, groupNFTables)
 		if s, err := open(); errors.Is(err, unix.EPROTONOSUPPORT) {
 			return nil // a kernel without nftables: audits look at iptables

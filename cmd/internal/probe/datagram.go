@@ -8,7 +8,6 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"net"
-	"os"
 	"time"
 )
 
@@ -162,31 +161,18 @@ func intact(b []byte) bool {
 // ask repeats the query until all have arrived or the count stands still for
 // queryQuiet: datagrams may still be on their way at the first ones.
 func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
-	buf := make([]byte, answerLen)
 	answered, last := false, -1
 	var since time.Time // the count is last
-	for deadline := time.Now().Add(queryTimeout); time.Now().Before(deadline) && ctx.Err() == nil; {
-		_, _ = conn.Write(datagram(kindQuery, id, uint64(d.Sent)))
-		if err := conn.SetReadDeadline(time.Now().Add(queryEvery)); err != nil {
+	for deadline := time.Now().Add(queryTimeout); time.Now().Before(deadline); {
+		ok, err := d.query(conn, id)
+		if err != nil {
 			return err
 		}
-		n, err := conn.Read(buf)
-		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) && !sleep(ctx, queryEvery) {
-				break
-			}
-			continue
-		}
-		kind, got, number, ok := parseDatagram(buf[:n])
-		if !ok || kind != kindAnswer || got != id || n < answerLen {
-			continue
-		}
-		answered = true
-		d.Received, d.Duplicates = int(number), int(binary.BigEndian.Uint64(buf[udpHeader:]))
-		if d.Received != last {
+		answered = answered || ok
+		if ok && d.Received != last {
 			last, since = d.Received, time.Now()
 		}
-		if d.Received == d.Sent || time.Since(since) >= queryQuiet {
+		if ok && (d.Received == d.Sent || time.Since(since) >= queryQuiet) {
 			return nil
 		}
 		if !sleep(ctx, queryEvery) {
@@ -197,6 +183,26 @@ func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
 		return nil
 	}
 	return fmt.Errorf("%s does not answer what arrived of %d datagrams", d.To, d.Sent)
+}
+
+// query asks once and takes the answer. ok is false where none came within
+// queryEvery: that is no error, and neither is what else was received.
+func (d *Datagrams) query(conn net.Conn, id uint64) (ok bool, err error) {
+	if err := conn.SetReadDeadline(time.Now().Add(queryEvery)); err != nil {
+		return false, err
+	}
+	_, _ = conn.Write(datagram(kindQuery, id, uint64(d.Sent)))
+	buf := make([]byte, answerLen)
+	n, err := conn.Read(buf)
+	if err != nil {
+		return false, nil //nolint:nilerr // it is asked again
+	}
+	kind, got, number, parsed := parseDatagram(buf[:n])
+	if !parsed || kind != kindAnswer || got != id || n < answerLen {
+		return false, nil
+	}
+	d.Received, d.Duplicates = int(number), int(binary.BigEndian.Uint64(buf[udpHeader:]))
+	return true, nil
 }
 
 func datagram(kind byte, id, number uint64) []byte {

@@ -78,7 +78,8 @@ func parseNetwork(r networkCreation) (wanted, error) {
 	}
 	slices.SortFunc(w.Aux, netip.Addr.Compare)
 	w.Internal, _ = r.Options[keyInternal].(bool)
-	return w, w.setOptions(opts)
+	err = w.setOptions(opts)
+	return w, err
 }
 
 // addPool takes a prefix of the network.

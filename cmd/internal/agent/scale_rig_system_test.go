@@ -22,9 +22,9 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/ovstest"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -34,20 +34,16 @@ import (
 )
 
 const (
-	// insideVar says that the process is in namespaces of its own already,
-	// agentVar that it is to be an agent, and with which configuration.
-	insideVar = "BAIZE_TEST_AGENT_INSIDE"
-	agentVar  = "BAIZE_TEST_AGENT_CONFIG"
+	// agentVar says that the process is to be an agent, and with which configuration.
+	agentVar = "BAIZE_TEST_AGENT_CONFIG"
 
 	// awaitLimit is ample: what is waited for takes seconds on a busy machine
 	// with the race detector.
 	awaitLimit = 3 * time.Minute
 )
 
-// TestMain runs the tests in a network and a mount namespace of their own:
-// they are a host that nothing else can see. The agents of the tests at scale
-// are processes, so that their memory and CPU are theirs alone: this
-// executable again.
+// TestMain: the agents of the tests at scale are processes, so that their memory
+// and CPU are theirs alone: this executable again.
 func TestMain(m *testing.M) {
 	if config := os.Getenv(agentVar); config != "" {
 		if err := beAgent(config); err != nil {
@@ -56,27 +52,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if os.Getenv(insideVar) != "" {
-		if err := prepareHost(); err != nil {
-			fmt.Fprintln(os.Stderr, "agent tests:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "agent tests: these need root: run them with sudo, or without -tags system")
-		os.Exit(1)
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	// The parent's death is that of the thread that forked.
-	runtime.LockOSThread()
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "agent tests:", err)
-		os.Exit(1)
-	}
+	os.Exit(testkit.InNamespaces(m, prepareHost))
 }
 
 func beAgent(config string) error {
@@ -93,16 +69,7 @@ func beAgent(config string) error {
 var vteps = []string{"192.0.2.1", "192.0.2.2"}
 
 func prepareHost() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w", err)
-	}
-	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mounting /run/netns: %w", err)
-	}
-	commands := []string{"link set lo up", "link add underlay type veth peer name wire", "link set underlay up", "link set wire up"}
+	commands := []string{"link add underlay type veth peer name wire", "link set underlay up", "link set wire up"}
 	for _, a := range vteps {
 		commands = append(commands, "address add "+a+"/24 dev underlay")
 	}

@@ -8,64 +8,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
-)
 
-// insideVar says that the process is already in namespaces of its own.
-const insideVar = "BAIZE_TEST_HOSTNET_INSIDE"
+	"github.com/baize-net/baize/cmd/internal/testkit"
+)
 
 // powerlessVar says that the process has no capabilities, and names the
 // namespace it is to try with.
 const powerlessVar = "BAIZE_TEST_HOSTNET_POWERLESS"
 
-// TestMain runs the tests in a network and a mount namespace of their own:
-// they are a host that nothing else can see, and nothing of it is left however
-// they end.
 func TestMain(m *testing.M) {
 	if os.Getenv(powerlessVar) != "" {
 		os.Exit(m.Run())
 	}
-	if os.Getenv(insideVar) != "" {
-		if err := prepareHost(); err != nil {
-			fmt.Fprintln(os.Stderr, "hostnet tests:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "hostnet tests: these need root: run them with sudo, or without -tags system")
-		os.Exit(1)
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	// The parent's death is that of the thread that forked.
-	runtime.LockOSThread()
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "hostnet tests:", err)
-		os.Exit(1)
-	}
-}
-
-func prepareHost() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w", err)
-	}
-	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mounting /run/netns: %w", err)
-	}
-	return ip("link set lo up")
+	os.Exit(testkit.InNamespaces(m, nil))
 }
 
 // ip runs ip(8) on the test's host.

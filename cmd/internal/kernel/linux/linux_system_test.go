@@ -8,11 +8,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,79 +19,34 @@ import (
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/kernelfake"
 	"github.com/baize-net/baize/cmd/internal/route"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// insideVar says that the process is already in a network namespace of its own.
-const insideVar = "BAIZE_TEST_KERNEL_INSIDE"
-
-// TestMain runs the tests in namespaces of their own: they are a host that
-// nothing else can see, and nothing of it is left however they end.
-func TestMain(m *testing.M) {
-	if os.Getenv(insideVar) != "" {
-		// /sys and iptables' lock are of the machine otherwise.
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err == nil {
-			err = unix.Mount("tmpfs", "/run", "tmpfs", 0, "")
-			if err != nil {
-				fmt.Fprintln(os.Stderr, "kernel tests:", err)
-				os.Exit(1)
-			}
-		}
-		os.Exit(m.Run())
-	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "kernel tests: these need root: run them with sudo, or without -tags system")
-		os.Exit(1)
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	// The parent's death is that of the thread that forked.
-	runtime.LockOSThread()
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "kernel tests:", err)
-		os.Exit(1)
-	}
-}
-
-func must(t *testing.T, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
-	require.NoErrorf(t, err, "%s: %s", strings.Join(args, " "), out)
-	return string(out)
-}
-
-func ip(t *testing.T, args string) string {
-	t.Helper()
-	return must(t, append([]string{"ip"}, strings.Fields(args)...)...)
-}
+func TestMain(m *testing.M) { os.Exit(testkit.InNamespaces(m, nil)) }
 
 // host makes the devices that kernelfake.RandomState expects.
 func host(t *testing.T) {
 	t.Helper()
-	ip(t, "link set lo up")
 	pair := func(name string) {
-		ip(t, "link add "+name+" type veth peer name x-"+name)
-		ip(t, "link set x-"+name+" up")
-		t.Cleanup(func() { ip(t, "link del "+name) })
+		testkit.IP(t, "link add "+name+" type veth peer name x-"+name)
+		testkit.IP(t, "link set x-"+name+" up")
+		t.Cleanup(func() { testkit.IP(t, "link del "+name) })
 	}
 	pair(kernelfake.Underlay)
-	ip(t, "link set "+kernelfake.Underlay+" up")
+	testkit.IP(t, "link set "+kernelfake.Underlay+" up")
 	for _, a := range kernelfake.UnderlayAddrs {
 		nodad := ""
 		if a.Addr().Is6() {
 			nodad = " nodad"
 		}
-		ip(t, "address add "+a.String()+" dev "+kernelfake.Underlay+nodad)
+		testkit.IP(t, "address add "+a.String()+" dev "+kernelfake.Underlay+nodad)
 	}
 	for _, d := range append(kernelfake.Ports, kernelfake.Ends...) {
 		pair(d)
 	}
-	t.Cleanup(func() { must(t, "nft", "flush", "ruleset") })
+	t.Cleanup(func() { testkit.Run(t, "nft", "flush", "ruleset") })
 }
 
 // settle brings the kernel to a state, and proves that it is then read back as
@@ -124,7 +76,7 @@ func foreign(t *testing.T) string {
 	t.Helper()
 	var out []string
 	for _, family := range []string{"-4", "-6"} {
-		for line := range strings.Lines(ip(t, family+" route show")) {
+		for line := range strings.Lines(testkit.IP(t, family+" route show")) {
 			// Baize's, and what the kernel makes for its ports and for links.
 			if !strings.Contains(line, "proto 173") && !strings.Contains(line, "dev bn-") && !strings.HasPrefix(line, "fe80::") {
 				out = append(out, line)
@@ -134,13 +86,13 @@ func foreign(t *testing.T) string {
 	return strings.Join(
 		out,
 		"",
-	) + ip(
+	) + testkit.IP(
 		t,
 		"address show dev eth0 scope global",
-	) + ip(
+	) + testkit.IP(
 		t,
 		"rule show priority 99",
-	) + must(
+	) + testkit.Run(
 		t,
 		"nft",
 		"list",
@@ -154,10 +106,10 @@ func foreign(t *testing.T) string {
 // nothing of anybody else has changed. The same runs on the fake kernel.
 func TestJumps(t *testing.T) {
 	host(t)
-	ip(t, "route add 10.9.6.0/24 via 192.0.2.66")
-	ip(t, "rule add priority 99 from 10.9.0.0/16 table 99")
-	t.Cleanup(func() { ip(t, "rule del priority 99") })
-	must(
+	testkit.IP(t, "route add 10.9.6.0/24 via 192.0.2.66")
+	testkit.IP(t, "rule add priority 99 from 10.9.0.0/16 table 99")
+	t.Cleanup(func() { testkit.IP(t, "rule del priority 99") })
+	testkit.Run(
 		t,
 		"nft",
 		"add table inet theirs; add chain inet theirs c { type nat hook postrouting priority 100; };"+
@@ -172,8 +124,8 @@ func TestJumps(t *testing.T) {
 	}
 	settle(t, kernel.State{})
 	require.Equal(t, before, foreign(t))
-	require.Empty(t, ip(t, "route show proto 173")+ip(t, "-6 route show proto 173"))
-	require.NotContains(t, must(t, "nft", "list", "tables"), "baize")
+	require.Empty(t, testkit.IP(t, "route show proto 173")+testkit.IP(t, "-6 route show proto 173"))
+	require.NotContains(t, testkit.Run(t, "nft", "list", "tables"), "baize")
 }
 
 // A state prints as commands; the commands by hand make the same state.
@@ -184,7 +136,7 @@ func TestCommands(t *testing.T) {
 		want := kernelfake.RandomState(r)
 		settle(t, kernel.State{})
 		c, _ := kernel.Diff(want, observe(t), nil)
-		must(t, "sh", "-ec", c.String())
+		testkit.Run(t, "sh", "-ec", c.String())
 		again, faults := kernel.Diff(want, observe(t), nil)
 		require.Empty(t, faults)
 		require.Empty(t, again.String(), "after\n"+c.String())
@@ -218,7 +170,7 @@ func TestRepair(t *testing.T) {
 		"sysctl -w net.ipv6.conf.eth0.accept_ra=2\n",
 		"who heeded router advertisements goes on",
 	)
-	require.Equal(t, "2", strings.TrimSpace(must(t, "sysctl", "-n", "net.ipv6.conf.eth0.accept_ra")))
+	require.Equal(t, "2", strings.TrimSpace(testkit.Run(t, "sysctl", "-n", "net.ipv6.conf.eth0.accept_ra")))
 	for command, fix := range map[string]string{
 		"ip link set bn-blue mtu 1400":                                                "ip link set bn-blue mtu 1450\n",
 		"ip link set bn-blue address 02:00:00:00:00:07":                               "ip link set bn-blue address 02:42:0a:01:05:01\n",
@@ -234,11 +186,11 @@ func TestRepair(t *testing.T) {
 		"ip address del 10.1.5.1/32 dev bn-blue":                                      "ip address add 10.1.5.1/32 dev bn-blue\n",
 		"nft add rule inet baize postrouting ip saddr 10.1.0.0/16 tcp dport 1 return": "add table inet baize\n",
 	} {
-		must(t, "sh", "-ec", command)
+		testkit.Run(t, "sh", "-ec", command)
 		require.Contains(t, settle(t, want).String(), fix, command)
 	}
 	// A table reads as it prints.
-	listed := must(t, "nft", "list", "table", "inet", "baize")
+	listed := testkit.Run(t, "nft", "list", "table", "inet", "baize")
 	for _, r := range want.Firewall.NAT {
 		require.Contains(t, listed, r.String())
 	}
@@ -247,7 +199,7 @@ func TestRepair(t *testing.T) {
 // A bad element costs only itself, and says what is wrong.
 func TestOneBadElement(t *testing.T) {
 	host(t)
-	ip(t, "route add 10.1.7.0/24 via 192.0.2.66")
+	testkit.IP(t, "route add 10.1.7.0/24 via 192.0.2.66")
 	p := netip.MustParsePrefix
 	add := func(prefix, via, dev string) kernel.Step {
 		return kernel.ChangeRoute{
@@ -283,8 +235,8 @@ func TestOneBadElement(t *testing.T) {
 	require.ErrorIs(t, err, unix.ENETUNREACH)
 	require.ErrorIs(t, err, unix.ENODEV)
 	require.ErrorIs(t, err, topology.ErrConflict)
-	require.Contains(t, ip(t, "route show proto 173"), "10.1.8.0/24 via 192.0.2.6")
-	ip(t, "route del 10.1.8.0/24")
+	require.Contains(t, testkit.IP(t, "route show proto 173"), "10.1.8.0/24 via 192.0.2.6")
+	testkit.IP(t, "route del 10.1.8.0/24")
 }
 
 // Docker's policy is in the filter table of iptables, of either kind.
@@ -293,7 +245,7 @@ func TestIPTables(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			tool := "iptables-" + kind
 			t.Cleanup(func() {
-				must(t, "sh", "-c", tool+" -P FORWARD ACCEPT; "+tool+" -F; "+tool+" -X; "+tool+" -t nat -F; "+tool+" -t nat -X")
+				testkit.Run(t, "sh", "-c", tool+" -P FORWARD ACCEPT; "+tool+" -F; "+tool+" -X; "+tool+" -t nat -F; "+tool+" -t nat -X")
 			})
 			want := kernel.State{Firewall: kernel.Firewall{Accept: []kernel.AcceptRule{
 				{
@@ -308,15 +260,15 @@ func TestIPTables(t *testing.T) {
 				},
 			}}}
 			settle(t, want)
-			require.NotContains(t, must(t, tool, "-S"), "BAIZE", "nothing there drops anything")
-			must(
+			require.NotContains(t, testkit.Run(t, tool, "-S"), "BAIZE", "nothing there drops anything")
+			testkit.Run(
 				t,
 				"sh",
 				"-ec",
 				tool+" -P FORWARD DROP; "+tool+" -N DOCKER-USER; "+tool+" -A FORWARD -j DOCKER-USER; "+tool+" -A FORWARD -j RETURN",
 			)
 			settle(t, want)
-			rules := must(t, tool, "-S")
+			rules := testkit.Run(t, tool, "-S")
 			require.Contains(t, rules, "-A FORWARD -j DOCKER-USER\n-A FORWARD -j BAIZE-FORWARD\n-A FORWARD -j RETURN\n")
 			require.Contains(
 				t,
@@ -326,12 +278,12 @@ func TestIPTables(t *testing.T) {
 			for _, command := range []string{
 				" -F BAIZE-FORWARD", " -D FORWARD -j BAIZE-FORWARD", " -I FORWARD -j BAIZE-FORWARD",
 			} {
-				must(t, "sh", "-ec", tool+command)
+				testkit.Run(t, "sh", "-ec", tool+command)
 				settle(t, want)
-				require.Equal(t, rules, must(t, tool, "-S"), command)
+				require.Equal(t, rules, testkit.Run(t, tool, "-S"), command)
 			}
 			// The chain of the version before is removed once the table replaces it.
-			must(
+			testkit.Run(
 				t,
 				"sh",
 				"-ec",
@@ -342,12 +294,12 @@ func TestIPTables(t *testing.T) {
 			want.Firewall.NAT = []kernel.NATRule{{Src: whole, Dst: whole, Return: true}, {Src: whole}}
 			c := settle(t, want)
 			require.Less(t, strings.Index(c.String(), "table inet baize {"), strings.Index(c.String(), "-X BAIZE-MASQ"))
-			require.NotContains(t, must(t, tool, "-t", "nat", "-S"), "BAIZE")
-			must(t, tool, "-P", "FORWARD", "ACCEPT")
-			must(t, tool, "-F", "FORWARD")
-			must(t, tool, "-A", "FORWARD", "-j", "BAIZE-FORWARD")
+			require.NotContains(t, testkit.Run(t, tool, "-t", "nat", "-S"), "BAIZE")
+			testkit.Run(t, tool, "-P", "FORWARD", "ACCEPT")
+			testkit.Run(t, tool, "-F", "FORWARD")
+			testkit.Run(t, tool, "-A", "FORWARD", "-j", "BAIZE-FORWARD")
 			settle(t, want)
-			require.NotContains(t, must(t, tool, "-S"), "BAIZE", "nothing forces it any more")
+			require.NotContains(t, testkit.Run(t, tool, "-S"), "BAIZE", "nothing forces it any more")
 			settle(t, kernel.State{})
 		})
 	}
@@ -356,8 +308,8 @@ func TestIPTables(t *testing.T) {
 // R17: no answer is not the same as no way.
 func TestLookups(t *testing.T) {
 	host(t)
-	ip(t, "route add 198.51.100.0/24 via 192.0.2.254")
-	ip(t, "route add unreachable 203.0.113.0/24")
+	testkit.IP(t, "route add 198.51.100.0/24 via 192.0.2.254")
+	testkit.IP(t, "route add unreachable 203.0.113.0/24")
 	ask := func(addrs ...string) (out []kernel.Lookup) {
 		q := kernel.Query{SkipFirewall: true}
 		for _, a := range addrs {
@@ -409,14 +361,14 @@ func TestWatch(t *testing.T) {
 		"ip address add 10.1.5.1/32 dev bn-red", "nft add table inet baize",
 		"iptables-nft -P FORWARD DROP", "iptables-nft -P FORWARD ACCEPT",
 	} {
-		must(t, "sh", "-ec", c)
+		testkit.Run(t, "sh", "-ec", c)
 		wait(c)
 	}
 	// Quiet first: a change may have been seen twice.
 	require.Eventually(t, func() bool {
 		before := wakes.Load()
 		for i := range 50 {
-			must(
+			testkit.Run(
 				t,
 				"sh",
 				"-ec",
@@ -426,9 +378,9 @@ func TestWatch(t *testing.T) {
 					i,
 				),
 			)
-			ip(t, "link set bz-b down")
+			testkit.IP(t, "link set bz-b down")
 		}
-		must(
+		testkit.Run(
 			t,
 			"sh",
 			"-ec",

@@ -13,9 +13,9 @@ const forgetTime = 10 * time.Second
 
 // Forget makes the neighbours forget this node now, and not at the end of its
 // restart time, for which they keep the routes of an agent that stopped. It
-// begins sessions that take no part in graceful restarts, which ends the wait
-// (RFC 4724, 4.2), and ends them. node is the node's name. It returns the
-// neighbours that it did not reach within 10 s.
+// begins sessions whose restart capability names no address family, which ends
+// the wait (RFC 4724, 3 and 4.2), and ends them. node is the node's name. It
+// returns the neighbours that it did not reach within 10 s.
 func Forget(ctx context.Context, cfg Config, node string, log *slog.Logger) ([]Neighbor, error) {
 	changed := make(chan struct{}, 1)
 	s, err := New(cfg, log, func() {
@@ -33,8 +33,8 @@ func Forget(ctx context.Context, cfg Config, node string, log *slog.Logger) ([]N
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	s.Announce(node, netip.Addr{}, nil)
-	reached := map[netip.Addr]bool{}
-	for len(reached) < len(s.cfg.Neighbors) {
+	reached, read := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for len(read) < len(s.cfg.Neighbors) {
 		select {
 		case <-changed:
 		case err := <-done:
@@ -46,6 +46,11 @@ func Forget(ctx context.Context, cfg Config, node string, log *slog.Logger) ([]N
 		for _, x := range s.Sessions() {
 			if x.Up {
 				reached[x.Neighbor.Addr] = true
+			}
+			// A connection that is closed before all is read is reset, and the
+			// notification may be lost with it.
+			if x.Up && x.Received {
+				read[x.Neighbor.Addr] = true
 			}
 		}
 	}

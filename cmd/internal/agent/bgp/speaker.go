@@ -208,10 +208,16 @@ func (s *Speaker) connect(ctx context.Context, srv *server.BgpServer) error {
 			Transport: &api.Transport{RemotePort: port},
 			AfiSafis:  families,
 		}
-		if !s.leaving {
-			// The hosts' kernels and switches forward on while the agent is away, which
-			// is what the restart bits say.
-			peer.GracefulRestart = &api.GracefulRestart{Enabled: true, RestartTime: uint32(seconds(s.cfg.RestartTime)), DeferralTime: uint32(seconds(deferral)), LocalRestarting: true}
+		// The hosts' kernels and switches forward on while the agent is away, which
+		// is what the restart bits say.
+		peer.GracefulRestart = &api.GracefulRestart{
+			Enabled: true, RestartTime: uint32(seconds(s.cfg.RestartTime)), DeferralTime: uint32(seconds(deferral)),
+			LocalRestarting: true,
+		}
+		if s.leaving {
+			// No address family, and no time: a neighbour that takes the end of this
+			// session for one more restart waits no longer than a second.
+			peer.GracefulRestart = &api.GracefulRestart{Enabled: true, HelperOnly: true, RestartTime: 1}
 		}
 		if err := srv.AddPeer(limited, &api.AddPeerRequest{Peer: peer}); err != nil {
 			return fmt.Errorf("neighbour %s: %w", n, err)

@@ -54,15 +54,18 @@ func TestUnreachable(t *testing.T) {
 	addr := l.Addr().String()
 	require.NoError(t, l.Close())
 	start := time.Now()
-	err = openAt(t, "http://"+addr).Check(t.Context())
+	err = open(t, etcdstore.Config{Endpoints: []string{"http://" + addr}}).Check(t.Context())
 	refused(t, err, topology.ErrUnavailable, "http://"+addr+": connection refused", "check that etcd runs")
 	require.Less(t, time.Since(start), 10*time.Second)
 	// With a password too: Open does not connect.
 	err = open(t, etcdstore.Config{Endpoints: []string{addr}, Username: "u", Password: "p", Timeout: time.Second}).Check(t.Context())
 	refused(t, err, topology.ErrUnavailable, addr+": connection refused")
-	err = openAt(t, "unix:///nonexistent/etcd.sock").Check(t.Context())
+	at := func(endpoint string) *etcdstore.Store {
+		return open(t, etcdstore.Config{Endpoints: []string{endpoint}})
+	}
+	err = at("unix:///nonexistent/etcd.sock").Check(t.Context())
 	refused(t, err, topology.ErrUnavailable, "unix:///nonexistent/etcd.sock: no such socket")
-	_, err = openAt(t, "http://"+addr).CreateNetwork(t.Context(), blue())
+	_, err = at("http://"+addr).CreateNetwork(t.Context(), blue())
 	refused(t, err, topology.ErrUnavailable, addr)
 }
 

@@ -27,8 +27,10 @@ func open(t testing.TB, cfg etcdstore.Config) *etcdstore.Store {
 	return s
 }
 
+// openAt is for tests in which etcd answers: how soon, on a busy machine, is no
+// matter of theirs.
 func openAt(t testing.TB, endpoints ...string) *etcdstore.Store {
-	return open(t, etcdstore.Config{Endpoints: endpoints})
+	return open(t, etcdstore.Config{Endpoints: endpoints, Timeout: patience})
 }
 
 // raw is an etcd client for what a person does by hand.

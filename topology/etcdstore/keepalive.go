@@ -14,7 +14,8 @@ import (
 // returns nil. Whatever is lost, the lease or etcd itself, is acquired again
 // for ever. The only error is ErrConflict, naming both hosts, when another
 // agent holds the name, at the start or when it took it while this one was cut
-// off; that is for the caller to decide on. An agent with the same ID is another
+// off, or when the node's record is another installation's; that is for the
+// caller to decide on. An agent with the same ID is another
 // one when it runs on a machine that was booted at another time (a copied disk),
 // and its key does not expire; or when it took the key from this one.
 //
@@ -85,14 +86,19 @@ func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
 
 // take puts the key under a lease. It refuses when another agent has it.
 func (k *keeper) take(ctx context.Context, id clientv3.LeaseID) error {
-	s, key := k.s, k.l.Key()
+	s, key, node := k.s, k.l.Key(), topology.NodeKey(k.l.Node)
 	var patience time.Time // until then a key of an earlier boot may expire
 	return s.attempts(ctx, "node "+k.l.Node, func() (bool, error) {
-		v, err := s.read(ctx, key)
+		v, err := s.read(ctx, key, node)
 		if err != nil {
 			return false, err
 		}
 		o, there := v.Alive[k.l.Node]
+		if !there {
+			if err := ownedByAnother(v.Nodes[k.l.Node], k.l.ID, k.l.Hostname); err != nil {
+				return false, err
+			}
+		}
 		switch {
 		case !there || sameAgent(o, k.l.ID, k.l.Epoch):
 		case o.ID != k.l.ID || (!patience.IsZero() && time.Now().After(patience)):
@@ -106,7 +112,7 @@ func (k *keeper) take(ctx context.Context, id clientv3.LeaseID) error {
 			return false, nil
 		}
 		resp, err := s.commit(ctx, txn{
-			cmps: []clientv3.Cmp{s.unchanged(key, v.meta[key].ModRevision)},
+			cmps: []clientv3.Cmp{s.unchanged(key, v.meta[key].ModRevision), s.unchanged(node, v.meta[node].ModRevision)},
 			then: []clientv3.Op{clientv3.OpPut(s.key(key), string(topology.Encode(k.l)), clientv3.WithLease(id))},
 		})
 		if err != nil {

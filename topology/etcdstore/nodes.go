@@ -12,9 +12,11 @@ import (
 
 // RegisterNode stores a node's attributes and returns the record as stored;
 // nothing is written when nothing changed. Fields unknown to this version are
-// kept, and a malformed value is replaced by the node's own. While another
-// agent holds the name alive it is refused with ErrConflict, naming both hosts;
-// one with the same ID is another when its machine was booted at another time.
+// kept, and a malformed value is replaced by the node's own. It is refused with
+// ErrConflict, naming both hosts, while another agent holds the name alive (one
+// with the same ID is another when its machine was booted at another time), and
+// where the name is another installation's, whether its agent runs or not: see
+// HandOverNode.
 func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Node, error) {
 	var out topology.Node
 	if err := topology.CheckName("node", n.Name); err != nil {
@@ -30,6 +32,9 @@ func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Nod
 			return false, nodeTaken(n.Name, n.Hostname, n.ID, l)
 		}
 		old := v.Nodes[n.Name]
+		if err := ownedByAnother(old, n.ID, n.Hostname); err != nil {
+			return false, err
+		}
 		next := n
 		next.Extra = mergeExtra(old.Extra, n.Extra)
 		if old.ModRevision != 0 && sameRecord(old, next) {
@@ -50,14 +55,73 @@ func (s *Store) RegisterNode(ctx context.Context, n topology.Node) (topology.Nod
 	return out, err
 }
 
+// called is a host in a sentence.
+func called(hostname string) string {
+	if hostname == "" {
+		return "a host without a name"
+	}
+	return "host " + hostname
+}
+
+// ownedByAnother refuses the name of a node that is another installation's: its
+// endpoints may be running although its agent is not.
+func ownedByAnother(record topology.Node, id, hostname string) error {
+	if record.ID == "" || record.ID == id {
+		return nil
+	}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.NodeOwned, Item: "node " + record.Name,
+		What: fmt.Sprintf("the name, its subnets and its pins are those of an installation on %s, whose agent does not run; %s is another installation",
+			called(record.Hostname), called(hostname)),
+		Remedy: fmt.Sprintf("if this host replaces that one, run 'baize node hand-over %s'; if not, give it another name with --node", record.Name),
+	}
+}
+
+// HandOverNode lets another installation have a node's name, subnets and pins:
+// the next agent that comes with the name takes them. It is for a machine that
+// was set up anew or replaced. While the node's agent runs it is refused with
+// ErrInUse. Nothing is written where that was done before.
+func (s *Store) HandOverNode(ctx context.Context, name string) error {
+	if err := topology.CheckName("node", name); err != nil {
+		return err
+	}
+	key, alive := topology.NodeKey(name), topology.AliveKey(name)
+	refuse := func(kind error, what, remedy string) error {
+		return &topology.Error{Kind: kind, Item: "node " + name, What: what, Remedy: remedy}
+	}
+	return s.attempts(ctx, "node "+name, func() (bool, error) {
+		v, err := s.read(ctx, key, alive)
+		if err != nil {
+			return false, err
+		}
+		meta, there := v.meta[key]
+		if !there {
+			return false, refuse(topology.ErrNotFound, "there is no such node", "see 'baize node list'")
+		}
+		if err := v.malformed(key); err != nil {
+			return false, err
+		}
+		if l, runs := v.Alive[name]; runs {
+			return false, refuse(topology.ErrInUse, "its agent runs on "+called(l.Hostname), "stop the agent there first")
+		}
+		n := v.Nodes[name]
+		if n.ID == "" {
+			return true, nil
+		}
+		n.ID = ""
+		resp, err := s.commit(ctx, txn{
+			cmps: []clientv3.Cmp{s.unchanged(key, meta.ModRevision), s.sameBirth(alive, 0)},
+			then: []clientv3.Op{s.put(n)},
+		})
+		if err != nil {
+			return false, err
+		}
+		return resp.Succeeded, nil
+	})
+}
+
 // nodeTaken refuses a second host of one name.
 func nodeTaken(name, hostname, id string, holder topology.Liveness) error {
-	called := func(h string) string {
-		if h == "" {
-			return "a host without a name"
-		}
-		return "host " + h
-	}
 	e := &topology.Error{
 		Kind: topology.ErrConflict, Code: fault.NodeDuplicate, Item: "node " + name,
 		What:   fmt.Sprintf("%s runs under this name, %s wants it too", called(holder.Hostname), called(hostname)),

@@ -11,8 +11,9 @@ import (
 
 // PutPin says that an address lives on a node, and returns the record as
 // stored; nothing is written when nothing changed. The address must lie in
-// its network. A pin of another node is replaced only when that node is not
-// alive: otherwise ErrConflict, naming it.
+// its network. A pin of another node is replaced only when there is no such node
+// any more: otherwise ErrConflict, naming it. An endpoint runs on while its
+// node's agent does not.
 func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error) {
 	var out topology.Pin
 	p.Addr = p.Addr.Unmap()
@@ -74,24 +75,31 @@ func pinItem(p topology.Pin) string {
 }
 
 // mayReplace returns what has to hold still when a node takes over a pin, or
-// why it cannot: another node has it and is alive.
+// why it cannot: the address is another node's.
 func (s *Store) mayReplace(ctx context.Context, old topology.Pin, node string) ([]clientv3.Cmp, error) {
 	if old.Node == "" || old.Node == node {
 		return nil, nil
 	}
-	alive := topology.AliveKey(old.Node)
-	v, err := s.read(ctx, alive)
+	owner, alive := topology.NodeKey(old.Node), topology.AliveKey(old.Node)
+	v, err := s.read(ctx, owner, alive)
 	if err != nil {
 		return nil, err
 	}
-	if _, there := v.meta[alive]; there {
-		return nil, &topology.Error{
-			Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: pinItem(old),
-			What:   fmt.Sprintf("it is pinned to node %s (%s), which is alive", old.Node, old.MAC),
-			Remedy: "choose another address, or remove that endpoint first",
-		}
+	e := &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: pinItem(old),
+		What:   fmt.Sprintf("it is pinned to node %s (%s), which is alive", old.Node, old.MAC),
+		Remedy: "choose another address, or remove that endpoint first",
 	}
-	return []clientv3.Cmp{s.sameBirth(alive, 0)}, nil
+	if _, runs := v.meta[alive]; runs {
+		return nil, e
+	}
+	if _, registered := v.meta[owner]; registered {
+		e.What = fmt.Sprintf("it is pinned to node %s (%s), whose agent does not run; its endpoint may", old.Node, old.MAC)
+		e.Remedy = fmt.Sprintf("choose another address, or start the agent there and remove that endpoint; "+
+			"if the host is gone for good, run 'baize node remove %s'", old.Node)
+		return nil, e
+	}
+	return []clientv3.Cmp{s.sameBirth(owner, 0), s.sameBirth(alive, 0)}, nil
 }
 
 // DeletePin removes the pin of an address if it is still that of p.Node. It is

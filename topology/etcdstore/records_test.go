@@ -10,6 +10,7 @@ import (
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
+	"github.com/baize-net/baize/topology/fault"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -169,7 +170,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	_, err := s.UpdateNetwork(ctx, "blue", func(n *topology.Network) error { n.MTU, n.Extra = 1400, nil; return nil })
 	require.NoError(t, err)
 	keeps("networks/blue")
-	putRaw(t, c, "nodes/a", `{"id":"old",`+future+`}`)
+	putRaw(t, c, "nodes/a", `{"id":"id-a",`+future+`}`)
 	_, err = s.RegisterNode(ctx, node("a"))
 	require.NoError(t, err)
 	keeps("nodes/a")
@@ -209,11 +210,26 @@ func TestNodes(t *testing.T) {
 	_, err = s.RemoveNode(ctx, "a", false)
 	refused(t, err, topology.ErrInUse, "first.example", "--force")
 
-	// Clean stop: gone at once, and the twin may have the name.
+	refused(t, s.HandOverNode(ctx, "a"), topology.ErrInUse, "first.example")
+
+	// A clean stop shows at once, and the name stays its installation's until it
+	// is handed over.
 	stop()
 	require.Empty(t, getRaw(t, c, "alive/a"))
 	_, err = s.RegisterNode(ctx, twin)
+	refused(t, err, topology.ErrConflict, "renamed.example", "second.example", "baize node hand-over a")
+	require.Equal(t, fault.NodeOwned, fault.Of(err).Code)
+	err = s.KeepAlive(ctx, topology.Liveness{Node: "a", ID: "twin", Hostname: "second.example"}, 5*time.Second, nil)
+	refused(t, err, topology.ErrConflict, "renamed.example", "second.example", "baize node hand-over a")
+	require.NoError(t, s.HandOverNode(ctx, "a"))
+	before := getRaw(t, c, "nodes/a")
+	require.NoError(t, s.HandOverNode(ctx, "a"))
+	require.Equal(t, before, getRaw(t, c, "nodes/a"), "done before: nothing is written")
+	refused(t, s.HandOverNode(ctx, "nope"), topology.ErrNotFound, "node nope")
+	_, err = s.RegisterNode(ctx, twin)
 	require.NoError(t, err)
+	_, err = s.RegisterNode(ctx, node("a"))
+	refused(t, err, topology.ErrConflict, "second.example")
 
 	// A malformed record is the node's own to replace.
 	putRaw(t, c, "nodes/a", "{")
@@ -337,12 +353,23 @@ func TestPins(t *testing.T) {
 	_, err = s.PutPin(ctx, out)
 	refused(t, err, topology.ErrInvalid, "multicast")
 
-	stop, _ := alive(t, s, topology.Liveness{Node: "a", ID: "1"}, 5*time.Second)
+	a, err := s.RegisterNode(ctx, node("a"))
+	require.NoError(t, err)
+	stop, _ := alive(t, s, topology.Liveness{Node: "a", ID: a.ID}, 5*time.Second)
 	taken := pin
 	taken.Node, taken.MAC = "b", "02:00:00:00:00:02"
 	_, err = s.PutPin(ctx, taken)
 	refused(t, err, topology.ErrConflict, "10.1.2.3", "node a", "alive")
 	stop()
+	_, err = s.PutPin(ctx, taken)
+	refused(t, err, topology.ErrConflict, "10.1.2.3", "node a", "agent does not run", "baize node remove a")
+	// Once there is no such node, its address is free; so is one whose pin was left behind.
+	removed, err := s.RemoveNode(ctx, "a", false)
+	require.NoError(t, err)
+	require.Contains(t, removed, pin.Key())
+	putRaw(t, raw(t, ep), pin.Key(), `{"node":"a","mac":"02:00:00:00:00:01"}`)
+	first, err = s.PutPin(ctx, pin)
+	require.NoError(t, err)
 	moved, err := s.PutPin(ctx, taken)
 	require.NoError(t, err)
 	require.Equal(t, first.CreateRevision, moved.CreateRevision)

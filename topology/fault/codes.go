@@ -44,6 +44,9 @@ const (
 	NetworkFull Code = "BZ0202"
 	// NodeDuplicate: two hosts have one name or one identity.
 	NodeDuplicate Code = "BZ0203"
+	// NodeOwned: a node's name, subnets and pins are another installation's, whose
+	// agent does not run.
+	NodeOwned Code = "BZ0206"
 	// EncapsulationMissing: a node's datapath cannot do what a network asks for.
 	EncapsulationMissing Code = "BZ0204"
 	// NodeDown: a node's agent is not alive; the node may still forward.

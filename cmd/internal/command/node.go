@@ -31,6 +31,15 @@ program's name.`,
 				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
 			},
 			{
+				Name: "hand-over", ArgsUsage: "NAME",
+				Usage: "let another machine have a node's name, subnets and pins",
+				Description: `For a machine that was set up anew, or replaced by another: a node's name, its
+subnets and its pins are its installation's, also while its agent does not run.
+Afterwards the next agent that starts under the name has them. It is refused
+while the node's agent runs.`,
+				Action: r.nodeHandOver,
+			},
+			{
 				Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",
 				Usage: "remove a node for good and release its subnets",
 				Description: `For a node that will not come back: a reboot or an outage needs no removal. Its
@@ -178,6 +187,22 @@ func findNode(snap *topology.Snapshot, name string) (nodeItem, error) {
 		return nodeItem{}, &topology.Error{Kind: topology.ErrInvalid, Item: p.Item, What: p.What, Remedy: p.Remedy}
 	}
 	return nodeItem{}, notFound("node", name, names, "'baize node list' shows them all")
+}
+
+func (r *runner) nodeHandOver(c *ucli.Context) error {
+	name := c.Args().First()
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		if _, err := findNode(snap, name); err != nil {
+			return err
+		}
+		_, err := waiting(r, c, "handing the node over", func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, s.HandOverNode(ctx, name)
+		})
+		if err != nil {
+			return err
+		}
+		return r.say("node %s handed over: the next agent that starts under this name has its subnets and pins", name)
+	})
 }
 
 func (r *runner) nodeRemove(c *ucli.Context) error {

@@ -15,8 +15,9 @@ import (
 	"github.com/baize-net/baize/topology/etcdserver"
 )
 
-// startTimeout is ample: a member is ready within a second even under -race.
-const startTimeout = 30 * time.Second
+// startTimeout is ample: a member is ready within a second under -race, and
+// takes half a minute where four others want each processor.
+const startTimeout = 90 * time.Second
 
 // Start runs a single member until the test ends and returns its endpoint,
 // http://127.0.0.1:PORT.

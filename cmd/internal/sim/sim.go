@@ -24,7 +24,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -203,11 +202,6 @@ func (w *World) Partition(a, b *Node) {
 	defer w.mu.Unlock()
 	w.down[[2]netip.Addr{a.VTEP, b.VTEP}] = true
 	w.down[[2]netip.Addr{b.VTEP, a.VTEP}] = true
-}
-
-// Running are the hosts whose agents run.
-func (w *World) Running() []*Node {
-	return slices.DeleteFunc(slices.Clone(w.Nodes), func(n *Node) bool { return !n.Runs() })
 }
 
 func copyDir(from, to string) error {

@@ -55,7 +55,7 @@ func (w *World) Check() []string {
 	return found
 }
 
-// checkOwners looks for subnets that overlap, and for records that nobody has.
+// checkOwners looks for subnets of different nodes that overlap.
 func checkOwners(s *topology.Snapshot, bad func(string, ...any)) {
 	subnets := s.SortedSubnets()
 	for i, a := range subnets {

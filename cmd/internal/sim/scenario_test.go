@@ -48,6 +48,51 @@ func everywhere(t *testing.T, w *sim.World, code fault.Code, has bool) {
 // key returns a record's key in etcd.
 func key(rel string) string { return topology.DefaultPrefix + "/" + rel }
 
+// Whatever carries a network's packets, a switch and a kernel that were emptied are
+// filled again, and nothing is written after that.
+func TestTransports(t *testing.T) {
+	for _, transport := range topology.Transports() {
+		scenario(t, string(transport), func(t *testing.T) {
+			w := sim.New(t, 1, 3)
+			require.NoError(t, w.CreateNetworkOf("blue", transport))
+			w.StartAll()
+			for _, n := range w.Nodes {
+				require.NoError(t, n.Add("blue", "c-"+n.Name))
+			}
+			w.Settle()
+			require.Empty(t, w.CheckForwarding())
+			require.Empty(t, w.CheckSilence(time.Hour))
+
+			w.Partition(w.Nodes[0], w.Nodes[1])
+			require.Len(t, w.CheckForwarding(), 2*lost(transport), "both ways")
+			w.Heal()
+
+			w.Nodes[0].Switch.Wipe()
+			w.Nodes[1].Switch.StopVswitchd()
+			w.Pass(10 * time.Second)
+			w.Nodes[1].Switch.StartVswitchd()
+			w.Nodes[2].Kill()
+			w.Nodes[2].Switch.DelBridge()
+			w.Nodes[2].Start()
+			w.Settle()
+			require.Empty(t, w.CheckForwarding())
+			for _, n := range w.Nodes {
+				require.Empty(t, n.Faults(), n.Name)
+			}
+			require.Empty(t, w.CheckSilence(time.Hour))
+		})
+	}
+}
+
+// lost is how many of the checks between two endpoints fail where no packet passes
+// between their hosts.
+func lost(transport topology.Transport) int {
+	if transport == topology.Route {
+		return 1 // IPv4 alone, and questions are answered on the spot
+	}
+	return 2 // one for each family: who gets no answer sends no packet
+}
+
 // A disk is copied, and both machines run.
 func TestClonedMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -40,7 +40,7 @@ func TestLookup(t *testing.T) {
 	require.Equal(t, "vx-b", p.Name)
 }
 
-// B2: a port and its successor cannot be there at the same time.
+// A port and its successor cannot be there at the same time.
 func TestDiffDBReplaces(t *testing.T) {
 	renamed := func(from, to ovs.Port, also ...ovs.Port) (change, stale ovs.DBChange) {
 		change, stale, problems := ovs.DiffDB(ovs.State{Bridge: bridge(), Ports: []ovs.Port{to}}, observe(bridge(), append(also, from)...))

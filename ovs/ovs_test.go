@@ -107,7 +107,7 @@ func TestBind(t *testing.T) {
 		require.Equal(t, ovs.CookieOf(b.Flow), b.Cookie)
 		got = append(got, b.Flow)
 	}
-	// R22: what has nothing left but to set fields drops and is counted, by the
+	// What has nothing left but to set fields drops and is counted, by the
 	// port that is down.
 	require.Equal(t, []ovs.Flow{
 		{Table: 0, Match: "in_port=1", Actions: "goto_table:10", Class: "enter"},

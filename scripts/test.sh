@@ -47,7 +47,7 @@ system() {
 
 # kernel runs tests on the kernel's datapath, in a virtual machine that brings a
 # kernel along: what this machine has does not matter. Its limits are for a
-# processor that is emulated and shared with others.
+# processor that is emulated.
 kernel() {
 	set --
 	for flag in ${TESTFLAGS-}; do
@@ -56,8 +56,8 @@ kernel() {
 		*) set -- "$@" "$flag" ;;
 		esac
 	done
-	# The machine is an emulation, slow enough: where root runs this, it comes
-	# before what else keeps the processors busy.
+	# No other tier runs now, but other programs of this machine may, and an
+	# emulation is slow enough: where root runs this, it comes before them.
 	first=
 	[ "$(id -u)" -ne 0 ] || first='nice -n -5'
 	dir=$(mktemp -d)
@@ -99,11 +99,11 @@ lanes=
 ended() {
 	# shellcheck disable=SC2086 # a list
 	[ -z "$lanes" ] || kill $lanes 2>/dev/null || :
-	for group in "$logs"/*.group; do
-		[ ! -e "$group" ] || kill -s TERM -- "-$(cat "$group")" 2>/dev/null || :
-	done
+	for group in "$logs"/*.group; do end_group "$group"; done
 	rm -rf "$logs"
 }
+# shellcheck disable=SC2317 # used by a trap
+end_group() { [ ! -e "$1" ] || kill -s TERM -- "-$(cat "$1")" 2>/dev/null || :; }
 trap ended EXIT
 trap 'exit 130' HUP INT TERM
 
@@ -114,7 +114,11 @@ run() {
 	# In the background: the shell heeds a signal only between commands.
 	wait $! && result=ok || result=FAILED
 	rm -f "$logs/$1.group"
-	printf '%-8s %-7s %5d s\n' "$1" "$result" "$(($(date +%s) - begin))" >"$logs/$1.new"
+	result "$1" "$result" "$begin"
+}
+# result leaves that of a tier, which began at a time, in its file.
+result() {
+	printf '%-8s %-7s %5d s\n' "$1" "$2" "$(($(date +%s) - $3))" >"$logs/$1.new"
 	mv "$logs/$1.new" "$logs/$1.result"
 }
 
@@ -141,12 +145,20 @@ else
 	for lane in system "$beside"; do
 		for tier in $lane; do run "$tier" >"$logs/$tier.log" 2>&1; done &
 		lanes="$lanes $!"
+		for tier in $lane; do echo $! >"$logs/$tier.lane"; done
 	done
 	left="system$beside"
 	while [ -n "$left" ]; do
 		sleep 1
 		still=
 		for tier in $left; do
+			# In this order: a lane ends after its last result.
+			if ! kill -0 "$(cat "$logs/$tier.lane")" 2>/dev/null && [ ! -e "$logs/$tier.result" ]; then
+				echo "test: the shell that runs this tier was killed: see dmesg, and whether memory or disk is full" \
+					>>"$logs/$tier.log"
+				end_group "$logs/$tier.group"
+				result "$tier" FAILED "$start"
+			fi
 			if [ -e "$logs/$tier.result" ]; then
 				printf '\n=== %s\n' "$tier"
 				cat "$logs/$tier.log"

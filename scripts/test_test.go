@@ -4,19 +4,50 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
-// tiers is a copy of test.sh in a tree of its own, whose tiers print a line at
-// their beginning and one at their end; the unit tier fails. Beside the system
-// tier they do not end before all have begun what runs side by side.
-func tiers(t *testing.T, args ...string) (string, int) {
+// sideBySide is go(1) of a system and a unit tier of which neither ends before
+// the other has begun; the unit tier fails.
+const sideBySide = `meets() {
+	: >"$D/$1"
+	n=0
+	until [ -e "$D/$2" ]; do
+		[ $((n += 1)) -lt 1000 ] || { echo "$1 ran without $2"; exit 1; }
+		sleep 0.03
+	done
+}
+case "$*" in
+*"-tags system"*) echo system begins; meets system unit; echo system ends ;;
+*"-tags kernel"*) ;;
+*) echo unit begins; echo "flags $*"; meets unit system; echo unit ends; exit 1 ;;
+esac`
+
+// laneDies is one whose system tier does not end, while the shell that waits for
+// it is killed.
+const laneDies = `case "$*" in
+*"-tags system"*)
+	echo system begins
+	until [ -s "$(echo "$TMPDIR"/*/system.lane)" ]; do sleep 0.03; done
+	kill -s KILL "$(cat "$TMPDIR"/*/system.lane)"
+	echo $$ >"$D/left"
+	exec sleep 600
+	;;
+*) echo unit begins; echo unit ends ;;
+esac`
+
+// tiers runs a copy of test.sh, with a go(1) of its own, in a tree of its own,
+// whose tiers print a line at their beginning and one at their end.
+func tiers(t *testing.T, goTool string, args ...string) (out string, code int, dir string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	script, err := os.ReadFile("test.sh")
 	require.NoError(t, err)
 	for name, text := range map[string]string{
@@ -31,32 +62,21 @@ func tiers(t *testing.T, args ...string) (string, int) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o755))
 	}
-	fakes := map[string]string{
-		"id": "echo 0",
-		// The system tier ends after the unit tier, beside which it runs.
-		"go": `case "$*" in
-*"-tags system"*)
-	echo system begins
-	until [ -e "$D/unit" ]; do sleep 0.01; done
-	echo system ends
-	;;
-*"-tags kernel"*) ;;
-*) echo unit begins; echo "flags $*"; : >"$D/unit"; echo unit ends; exit 1 ;;
-esac`,
-	}
+	fakes := map[string]string{"id": "echo 0", "go": goTool}
 	tools := []string{
 		"basename", "cat", "date", "dirname", "grep", "mktemp", "mv", "nice", "nproc", "rm", "sed", "setsid", "sh", "sleep",
 		"sort", "xargs",
 	}
-	env := []string{"D=" + dir, "TESTFLAGS=-run Name"}
-	return run(t, filepath.Join(dir, "scripts/test.sh"), tools, fakes, env, args...)
+	env := []string{"D=" + dir, "TMPDIR=" + t.TempDir(), "TESTFLAGS=-run Name"}
+	out, code = run(t, filepath.Join(dir, "scripts/test.sh"), tools, fakes, env, args...)
+	return out, code, dir
 }
 
 func TestTiers(t *testing.T) {
 	t.Parallel()
 	t.Run("all", func(t *testing.T) {
 		t.Parallel()
-		out, code := tiers(t)
+		out, code, _ := tiers(t, sideBySide)
 		assert.Equal(t, 1, code, out)
 		for _, tier := range []string{"lint", "unit", "system", "kernel"} {
 			// Whole, and under its heading.
@@ -76,15 +96,32 @@ $`), out)
 	})
 	t.Run("one", func(t *testing.T) {
 		t.Parallel()
-		out, code := tiers(t, "lint")
+		out, code, _ := tiers(t, sideBySide, "lint")
 		assert.Equal(t, 0, code, out)
 		assert.Regexp(t, `^\n=== lint\nlint begins\nlint ends\n=== lint     ok +\d+ s\n`+
 			`\n=== summary\nlint     ok +\d+ s\n$`, out)
 	})
 	t.Run("unknown", func(t *testing.T) {
 		t.Parallel()
-		out, code := tiers(t, "lint", "frob")
+		out, code, _ := tiers(t, sideBySide, "lint", "frob")
 		assert.Equal(t, 2, code)
 		assert.Equal(t, "test: unknown tier 'frob': use lint, unit, system or kernel\n", out)
+	})
+	t.Run("a lane dies", func(t *testing.T) {
+		t.Parallel()
+		out, code, dir := tiers(t, laneDies, "unit", "system")
+		assert.Equal(t, 1, code, out)
+		assert.Contains(t, out, "system begins\ntest: the shell that runs this tier was killed")
+		assert.Regexp(t, `=== summary
+unit     ok +\d+ s
+system   FAILED +\d+ s
+all      FAILED +\d+ s
+$`, out)
+		left, err := os.ReadFile(filepath.Join(dir, "left"))
+		require.NoError(t, err)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(left)))
+		require.NoError(t, err)
+		assert.Eventually(t, func() bool { return unix.Kill(pid, 0) == unix.ESRCH }, 30*time.Second, 20*time.Millisecond,
+			"the tier is ended")
 	})
 }

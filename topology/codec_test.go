@@ -148,7 +148,7 @@ func TestMalformedKeysAreNamed(t *testing.T) {
 	}
 }
 
-// R6: a pin's MAC reaches flows as it is read. Open vSwitch knows one form only,
+// A pin's MAC reaches flows as it is read. Open vSwitch knows one form only,
 // and one refused flow keeps all others of the bundle out.
 func TestMACsAreReadIntoOneForm(t *testing.T) {
 	for _, mac := range []string{"02-42-0A-01-05-09", "0242.0a01.0509", "02:42:0A:01:05:09"} {

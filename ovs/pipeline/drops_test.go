@@ -82,12 +82,12 @@ func TestDropsOnARealSwitch(t *testing.T) {
 		{pipeline.DropNoRoute, host, "dl_dst=" + topology.AnyRouterMAC().String() + ",tcp,nw_src=10.1.5.0,nw_dst=10.1.200.1"},
 		{pipeline.DropProbe, "bzo1", "dl_dst=33:33:ff:00:00:09,icmp6,ipv6_src=::,ipv6_dst=ff02::1:ff00:9,icmpv6_type=135,icmpv6_code=0,nd_target=fd00:10:3:7::9"},
 		{pipeline.DropNoEndpoint, "bzc1", c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.5.99"},
-		// R22: this one was counted as "for a MAC of this node without an endpoint".
+		// This one was counted as "for a MAC of this node without an endpoint".
 		{pipeline.DropKernelAsks, host, bcast + "arp,arp_op=1,arp_spa=10.1.5.0,arp_tpa=10.1.5.99"},
 		{pipeline.DropNoMAC, "vx-host2", "tun_id=400,dl_dst=02:aa:00:00:00:01,dl_type=0x88b5"},
 		{pipeline.DropOtherNodesMAC, "vx-host2", "tun_id=100,dl_dst=02:42:0a:01:07:09,dl_type=0x88b5"},
 		{pipeline.DropNoPorts, "vx-host2", "tun_id=400," + bcast + "dl_type=0x88b5"},
-		// R22: these were "ARP or ND for an address nobody leases" and nothing at all.
+		// These were "ARP or ND for an address nobody leases" and nothing at all.
 		{"tunnel to host4 is down", "bzc1", c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.13.9"},
 		{"endpoint c2 is down", "bzc1", c1 + "dl_dst=02:42:0a:01:05:03,tcp,nw_src=10.1.5.2,nw_dst=10.1.5.3"},
 	} {

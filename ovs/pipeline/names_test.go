@@ -69,7 +69,7 @@ func requireOwnTunnels(t *testing.T, s *topology.Snapshot, encaps ...topology.Tr
 	return state
 }
 
-// R5: with 16 bits of a hash two of these shared a port in every cluster of 1000.
+// With 16 bits of a hash two of these shared a port in every cluster of 1000.
 func TestNamesOfCloudMachines(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	seen := map[string]bool{}
@@ -102,7 +102,7 @@ func colliding(t *testing.T, port func(string) string) [][]string {
 	return out
 }
 
-// R5: names made for it collide in their hash as well, and with a node that is
+// Names made for it collide in their hash as well, and with a node that is
 // called as another's port would be.
 func TestNamesThatCollide(t *testing.T) {
 	vxlan := func(name string) string { return pipeline.TunnelName(topology.VXLAN, name) }

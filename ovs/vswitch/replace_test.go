@@ -25,7 +25,7 @@ func converge(t *testing.T, c *vswitch.Client, ports ...ovs.Port) ovs.Observed {
 	return observe(t, c)
 }
 
-// B2: a peer that is renamed under the same address, a scheme of names that
+// A peer that is renamed under the same address, a scheme of names that
 // changes with an upgrade, and a peer that takes over another's address. Open
 // vSwitch refuses a second tunnel of the same ends and key with "File exists".
 func TestReplaceTunnels(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/baize-net/baize/topology/etcdstore"
 )
 
-// R9: certificates are replaced while the store is open.
+// Certificates are replaced while the store is open.
 func TestRotatedCertificates(t *testing.T) {
 	srv := etcdtest.StartTLS(t, topology.DefaultPrefix)
 	dir := t.TempDir()

@@ -48,7 +48,7 @@ func pass(d time.Duration) {
 // red is a network's record as it is stored.
 var red = string(topology.Encode(topology.Network{Name: "red", VNI: 200, IPv4: prefix("10.2.0.0/16")}.Defaults()))
 
-// R8: etcd is restored from an old backup and written past the watch's
+// Etcd is restored from an old backup and written past the watch's
 // revision before the watch is back, so that nothing in it goes back in time.
 func TestRestoredAndWrittenPastTheWatch(t *testing.T) {
 	for name, newID := range map[string]bool{"same cluster ID": false, "another cluster ID": true} {
@@ -92,7 +92,7 @@ func TestAnIdleWatchDoesNotListAgain(t *testing.T) {
 	})
 }
 
-// R4: a full etcd is told from one that is down.
+// A full etcd is told from one that is down.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := etcdfake.New()
@@ -133,7 +133,7 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
-// R1: two machines with one node ID, one disk being a copy of the other's. The
+// Two machines with one node ID, one disk being a copy of the other's. The
 // first one keeps its name, and the second is refused with both hosts named.
 func TestAClonedMachineIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

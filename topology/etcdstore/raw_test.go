@@ -74,7 +74,7 @@ func openLossy(t *testing.T, endpoint string, send func(n int, do func()) bool) 
 	return open(t, cfg)
 }
 
-// R11: a part that was sent twice and refused is not done: the first may have
+// A part that was sent twice and refused is not done: the first may have
 // been lost before it reached etcd.
 func TestRestoreRepeated(t *testing.T) {
 	e := etcdtest.Start(t)

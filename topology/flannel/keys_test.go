@@ -214,7 +214,7 @@ func (m *meddled) Commit(ctx context.Context, t topology.Txn) (topology.Committe
 	return m.cluster.Commit(ctx, t)
 }
 
-// R11: no lease is deleted after a step that failed, and none that somebody
+// No lease is deleted after a step that failed, and none that somebody
 // wrote since the plan.
 func TestMigrateMeddledWith(t *testing.T) {
 	t.Run("a host joins", func(t *testing.T) {

@@ -256,7 +256,7 @@ func start(t *testing.T, cache source.Cache) (*flannel.Source, *watched) {
 	return s, w
 }
 
-// R13: what is on disk is used only where the source itself has read nothing,
+// What is on disk is used only where the source itself has read nothing,
 // whatever the other sources have.
 func TestSourceCache(t *testing.T) {
 	own := topology.NewSnapshot(1, nil)
@@ -294,7 +294,7 @@ func TestSourceCache(t *testing.T) {
 	})
 }
 
-// R16: that flannel's keys cannot be read is said, and of them.
+// That flannel's keys cannot be read is said, and of them.
 func TestSourceFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := start(t, nil)

@@ -31,7 +31,8 @@ func (r *runner) restoreCommand() *ucli.Command {
 		Name: "restore", Usage: "restore the topology from a backup", ArgsUsage: "FILE",
 		Description: `Shows which keys it will write and which it will remove, and asks if there is a
 topology already. Stop the agents first, which interrupts no traffic: an agent that
-runs while its network is missing takes the network down on its host.
+runs while a network is missing keeps it where the host has endpoints in it (BZ0107),
+takes it down elsewhere, and may register its node anew.
 
   baize restore --dry-run /var/backups/baize.json
   baize restore /var/backups/baize.json`,

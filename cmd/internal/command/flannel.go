@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 
 	ucli "github.com/urfave/cli/v2"
@@ -17,10 +18,48 @@ import (
 func flannelFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
-		sourceFlag(),
-		&ucli.StringFlag{Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile},
+		flannelPrefixFlag(),
+		&ucli.StringFlag{
+			Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile,
+		},
 		&ucli.BoolFlag{Name: "ip-masq", Usage: "with --flannel: masquerade what leaves the network, and tell Docker not to"},
 	}
+}
+
+// flannelPrefixFlag says where flannel's keys are, which are no part of Baize's
+// own.
+func flannelPrefixFlag() ucli.Flag {
+	return &ucli.StringFlag{
+		Name: "flannel-prefix", Usage: "`PREFIX` of flannel's keys in etcd", Value: flannel.DefaultPrefix,
+	}
+}
+
+// flannelKeys opens flannel's keys in the same etcd.
+func flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
+	cfg, err := storeConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Prefix = cmp.Or(c.String("flannel-prefix"), flannel.DefaultPrefix)
+	return etcdstore.OpenKeys(c.Context, cfg)
+}
+
+// withTopology reads the whole topology for people: with what flannel's keys
+// have, where there are any in the same etcd and the user may read them. self
+// is the node whose view is meant; it may be "".
+func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topology.Snapshot) error) error {
+	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
+		keys, err := flannelKeys(c)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = keys.Close() }()
+		// A user who may not read flannel's keys sees Baize's.
+		if raw, err := keys.Snapshot(c.Context); err == nil && raw.Raw[flannel.ConfigKey].Key != "" {
+			snap = flannel.Merge(snap, raw, self)
+		}
+		return f(snap)
+	})
 }
 
 // addFlannel makes flannel's keys a source of an agent's topology, where that
@@ -38,7 +77,8 @@ func addFlannel(c *ucli.Context, cfg *agent.Config) {
 			return nil, err
 		}
 		s := flannel.NewSource(flannel.Options{
-			Node: d.Node, Keys: keys, Cache: d.Cache("flannel.json", topology.NewRawSnapshot), Changed: d.Changed, Member: d.Member, Logf: d.Infof,
+			Node: d.Node, Keys: keys, Cache: d.Cache("flannel.json", topology.NewRawSnapshot),
+			Changed: d.Changed, Member: d.Member, Logf: d.Infof,
 			WriteEnv: func(e flannel.Env) error { return subnetenv.Write(file, envOf(e, masquerade)) },
 			ReadEnv:  func() (flannel.Env, error) { return readEnv(file) },
 		})
@@ -63,11 +103,14 @@ func (s closing) Run(ctx context.Context) error {
 
 func envOf(e flannel.Env, masquerade bool) subnetenv.Env {
 	return subnetenv.Env{
-		Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU, IPMasq: masquerade,
+		Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU,
+		IPMasq: masquerade,
 	}
 }
 
 func readEnv(file string) (flannel.Env, error) {
 	e, err := subnetenv.Read(file)
-	return flannel.Env{Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU}, err
+	return flannel.Env{
+		Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU,
+	}, err
 }

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,42 +12,6 @@ import (
 	"github.com/baize-net/baize/topology/flannel"
 )
 
-// sourceFlag says where the topology source is that is no part of Baize's own
-// keys.
-func sourceFlag() ucli.Flag {
-	return &ucli.StringFlag{
-		Name: "flannel-prefix", Usage: "`PREFIX` of flannel's keys in etcd", Value: flannel.DefaultPrefix,
-	}
-}
-
-// flannelKeys opens flannel's keys in the same etcd.
-func flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
-	cfg, err := storeConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	cfg.Prefix = cmp.Or(c.String("flannel-prefix"), flannel.DefaultPrefix)
-	return etcdstore.OpenKeys(c.Context, cfg)
-}
-
-// withTopology reads the whole topology for people: with what flannel's keys
-// have, where there are any in the same etcd and the user may read them. self
-// is the node whose view is meant; it may be "".
-func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topology.Snapshot) error) error {
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
-		keys, err := flannelKeys(c)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = keys.Close() }()
-		// A user who may not read flannel's keys sees Baize's.
-		if raw, err := keys.Snapshot(c.Context); err == nil && raw.Raw[flannel.ConfigKey].Key != "" {
-			snap = flannel.Merge(snap, raw, self)
-		}
-		return f(snap)
-	})
-}
-
 func (r *runner) migrateCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "migrate", Usage: "move a cluster from another tool's layout into Baize's own",
@@ -57,7 +20,7 @@ func (r *runner) migrateCommand() *ucli.Command {
 			Description: `Every node keeps its subnet, every container its address, and no packet is lost.
 It says what it will do, and does it unless --dry-run is given. As long as a
 host runs flannel it refuses and names the host.`,
-			Flags:  []ucli.Flag{sourceFlag(), &ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"}},
+			Flags:  []ucli.Flag{flannelPrefixFlag(), &ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"}},
 			Action: r.migrateFlannel,
 		}},
 	}

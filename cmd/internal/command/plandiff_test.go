@@ -223,7 +223,7 @@ func TestPlanKernel(t *testing.T) {
 	} {
 		assert.Contains(t, b.String(), s)
 	}
-	// B4: refused anywhere, not only on the node.
+	// Refused anywhere, not only on the node.
 	_, faults = planKernel(
 		diffViewOf(
 			topology.Network{Name: "oops", VNI: 100, IPv4: netip.MustParsePrefix("192.168.0.0/16"), Transport: topology.Route},
@@ -233,7 +233,7 @@ func TestPlanKernel(t *testing.T) {
 	assert.Contains(t, faults[0].What, "covers 192.168.77.11")
 }
 
-// R21: the tunnel of another network with the same prefix hid that the kernel
+// The tunnel of another network with the same prefix hid that the kernel
 // routes it.
 func TestDirectOf(t *testing.T) {
 	p := netip.MustParsePrefix("10.1.6.0/24")

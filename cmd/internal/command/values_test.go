@@ -12,9 +12,8 @@ import (
 )
 
 // Values that make no sense are refused before anything is asked: no etcd
-// listens here, and a question would end with ExitUnavailable (findings B13,
-// U15). No agent can run under the name -bad-: what is not refused for its value
-// is refused for that.
+// listens here, and a question would end with ExitUnavailable. No agent can run
+// under the name -bad-: what is not refused for its value is refused for that.
 func TestValuesAreCheckedFirst(t *testing.T) {
 	t.Setenv("BAIZE_ETCD_ENDPOINTS", "http://127.0.0.1:1")
 	t.Setenv("BAIZE_ETCD_TIMEOUT", "100ms")
@@ -51,14 +50,14 @@ func TestEnvironmentOfOtherCommands(t *testing.T) {
 	assert.Contains(t, res.err, "--audit-interval -5s")
 }
 
-// U15: the nearest name wins, not the longest that begins the same.
+// The nearest name wins, not the longest that begins the same.
 func TestTheNearestNameIsProposed(t *testing.T) {
 	assert.Equal(t, ": did you mean blue?", didYouMean("blu", []string{"blue", "blue2"}, ""))
 	assert.Equal(t, ": did you mean blue?", didYouMean("blu", []string{"blue2", "blue"}, ""))
 	assert.Equal(t, ": did you mean production?", didYouMean("prod", []string{"blue", "production"}, ""))
 }
 
-// B13: what a record holds does not reach the terminal as control characters.
+// What a record holds does not reach the terminal as control characters.
 func TestNodeShowHasNoControlCharacters(t *testing.T) {
 	s := etcd(t)
 	_, err := s.RegisterNode(t.Context(), topology.Node{

@@ -270,9 +270,7 @@ func testFabricRestarts(f *fabricTest) {
 	for _, ip := range to.IPs {
 		finish = append(finish, f.Stream(from, to, ip))
 	}
-	var changes bytes.Buffer
-	stop, err := f.Host("router").Start(f.T.Context(), &changes, "ip", "monitor", "route")
-	require.NoError(f.T, err)
+	stop, changes := f.Start("router", "ip", "monitor", "route")
 	lost := f.Lost("host1/c1", "host2/c1", func() {
 		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
 			require.NoError(f.T, f.Host("host2").Kill(f.T.Context(), lab.ServiceAgent, sig))

@@ -67,14 +67,17 @@ func boot(t *testing.T, flannel string, config lab.Config) *cluster {
 	config.Networks = []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}}
 	c := &cluster{peer: peer(t), sock: "unix://" + filepath.Join(config.BaseDir, config.Name, "etcd.sock")}
 	// Step one of every tutorial. The agents are ready only after it.
+	ctx, giveUp := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer giveUp() // where there is no lab there may be no etcd either
 	wg.Go(func() {
-		for flannel != "" && t.Context().Err() == nil && c.etcd("-put-config", flannel) != nil {
+		for flannel != "" && ctx.Err() == nil && c.etcd("-put-config", flannel) != nil {
 			continue
 		}
 	})
 	c.Lab = labkit.UpAs(t, config)
+	wg.Wait()
 	return c
 }
 

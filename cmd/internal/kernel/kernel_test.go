@@ -199,7 +199,7 @@ func TestDiffRelied(t *testing.T) {
 	)
 }
 
-// R17: what the kernel did not say is neither withdrawn nor changed.
+// What the kernel did not say is neither withdrawn nor changed.
 func TestKeep(t *testing.T) {
 	s, _ := kernel.Wanted(input(t))
 	before := observed(s)
@@ -245,7 +245,7 @@ func TestKeep(t *testing.T) {
 	assert.Empty(t, c.String())
 }
 
-// B4: the prefix of a network covers what the host itself needs.
+// The prefix of a network covers what the host itself needs.
 func TestCovers(t *testing.T) {
 	own := kernel.Protected{Addr: a("192.168.77.11"), What: "this node's own underlay address"}
 	gateway := kernel.Protected{Addr: a("::ffff:192.168.0.1"), What: "the default gateway"}
@@ -271,7 +271,7 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// B4: such a network gets no routes and no addresses; those it had go, and the
+// Such a network gets no routes and no addresses; those it had go, and the
 // others stay.
 func TestWantedCovered(t *testing.T) {
 	in := input(t)
@@ -375,7 +375,7 @@ func TestDiffDrops(t *testing.T) {
 	)
 }
 
-// R18: whose changes matter.
+// Whose changes matter.
 func TestInterest(t *testing.T) {
 	in := input(t)
 	i := in.Interest()
@@ -408,7 +408,7 @@ func TestInterest(t *testing.T) {
 	}
 }
 
-// R18: any number of wake-ups, few triggers; and the first one soon.
+// Any number of wake-ups, few triggers; and the first one soon.
 func TestPacer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -5,7 +5,6 @@ package kerneltest
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/probe"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
 )
@@ -100,19 +100,18 @@ func plainBulk(t *testing.T, l *labkit.Lab, name, network string) {
 		require.NoError(t, err)
 		return n
 	}
-	stop, err := l.Host("host2").Endpoint(name).Start(t.Context(), io.Discard, "baize", "probe", "serve")
-	require.NoError(t, err)
-	defer stop()
+	l.Serve("host2/" + name)
 	to := endpoints(l)["host2/"+name].IPs[0]
-	send := func(bytes string) (err error) {
-		ctx, cancel := context.WithTimeout(t.Context(), wait)
-		defer cancel()
-		_, err = l.Host("host1").Endpoint(name).Exec(ctx, "baize", "probe", "send", "--to", to.String(), "--bytes", bytes)
+	send := func(bytes int64) error {
+		_, err := l.Probe("host1/"+name, to, probe.SendOptions{Bytes: bytes})
 		return err
 	}
-	require.Eventually(t, func() bool { return send("1K") == nil }, wait, 50*time.Millisecond)
+	l.Await("the endpoint answers probes", func() (bool, string) {
+		err := send(1 << 10)
+		return err == nil, fmt.Sprint(err)
+	})
 	before := tunnelled()
-	require.NoError(t, send(strconv.Itoa(size)))
+	require.NoError(t, send(size))
 	assert.Less(t, tunnelled()-before, size/10, "bytes in tunnels, of %d", size)
 }
 

@@ -121,6 +121,6 @@ func (c Config) check() error {
 
 // Paths of a lab's state.
 func (c Config) dir() string        { return filepath.Join(c.BaseDir, c.Name) }
-func (c Config) lock() string       { return filepath.Join(c.BaseDir, ".lock-"+c.Name) }
+func (c Config) lockFile() string   { return filepath.Join(c.BaseDir, ".lock-"+c.Name) }
 func (c Config) hostsFile() string  { return filepath.Join(c.dir(), "etc-hosts") }
 func (c Config) etcdSocket() string { return filepath.Join(c.dir(), "etcd.sock") }

@@ -57,7 +57,7 @@ func TestLockKeepsOthersAway(t *testing.T) {
 	unlock(true) // the directory goes under the one who waits
 	select {
 	case u := <-taken:
-		assert.FileExists(t, c.lock())
+		assert.FileExists(t, c.lockFile())
 		u(true)
 	case <-time.After(10 * time.Second):
 		t.Fatal("the lock was never given")

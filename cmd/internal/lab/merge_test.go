@@ -86,7 +86,7 @@ func TestResize(t *testing.T) {
 	}
 }
 
-// B13: a network that cannot be was refused after it had become a part of the
+// A network that cannot be was refused after it had become a part of the
 // state; then every up asked for it, and refused to change it.
 func TestNetworksAreCheckedBeforeAnythingIsMade(t *testing.T) {
 	prefix := netip.MustParsePrefix
@@ -103,7 +103,7 @@ func TestNetworksAreCheckedBeforeAnythingIsMade(t *testing.T) {
 	}
 }
 
-// B13: what only etcd's contents show to be impossible is forgotten.
+// What only etcd's contents show to be impossible is forgotten.
 func TestARefusedNetworkIsForgotten(t *testing.T) {
 	l := &Lab{cfg: Config{Name: "x", BaseDir: t.TempDir()}}
 	require.NoError(t, os.Mkdir(l.Dir(), 0o755))

@@ -2,7 +2,10 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
+	"slices"
 
 	"github.com/baize-net/baize/cmd/internal/lab/fabric"
 	"github.com/baize-net/baize/cmd/internal/lab/machine"
@@ -62,10 +65,16 @@ func (l *Lab) upRouter(ctx context.Context, fab member.Member) error {
 	return end(err)
 }
 
-// inFabric runs baize where it reaches etcd.
+// inFabric runs baize where it reaches etcd, and returns its standard output.
 func (l *Lab) inFabric(ctx context.Context, fab member.Member, args ...string) (string, error) {
 	env := member.ExecEnv(
 		os.Environ(), []string{"BAIZE_ETCD_ENDPOINTS=" + fabric.EtcdURL(l.state.IPv6Underlay)}, l.state.Env,
 	)
-	return member.Run(ctx, fab.Enter(append([]string{supervisor.Executable}, args...)), env)
+	return member.Output(ctx, fab.Enter(append([]string{supervisor.Executable}, args...)), env)
+}
+
+// endedWith reports whether baize ended with one of the exit codes.
+func endedWith(err error, codes ...int) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && slices.Contains(codes, exit.ExitCode())
 }

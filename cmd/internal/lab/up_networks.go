@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os/exec"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,9 +21,10 @@ func (l *Lab) upNetworks(ctx context.Context, fab member.Member) error {
 	}
 	for _, n := range slices.Clone(l.state.Networks) {
 		have, err := l.networkTransport(ctx, fab, n.Name)
-		if err != nil {
+		switch {
+		case endedWith(err, cli.ExitNotFound):
 			err = l.createNetwork(ctx, fab, n)
-		} else {
+		case err == nil:
 			err = l.updateNetwork(ctx, fab, n, have)
 		}
 		if err != nil {
@@ -33,16 +34,18 @@ func (l *Lab) upNetworks(ctx context.Context, fab member.Member) error {
 	return nil
 }
 
-// networkTransport asks for that of a network. The error says that there is
-// none.
+// networkTransport asks for that of a network. Where there is none, the error has
+// baize's exit code for that.
 func (l *Lab) networkTransport(ctx context.Context, fab member.Member, name string) (topology.Transport, error) {
 	show, err := l.inFabric(ctx, fab, networkShowArgs(name)...)
 	if err != nil {
 		return "", err
 	}
 	var have struct{ Transport topology.Transport }
-	err = json.Unmarshal([]byte(show), &have)
-	return have.Transport, err
+	if err := json.Unmarshal([]byte(show), &have); err != nil {
+		return "", fmt.Errorf("network %s: %w: %s", name, err, show)
+	}
+	return have.Transport, nil
 }
 
 func (l *Lab) updateNetwork(ctx context.Context, fab member.Member, n NetworkSpec, have topology.Transport) error {
@@ -75,10 +78,7 @@ func (l *Lab) createNetwork(ctx context.Context, fab member.Member, n NetworkSpe
 
 // refused reports whether baize said that a network cannot be, as opposed to
 // not now.
-func refused(err error) bool {
-	var exit *exec.ExitError
-	return errors.As(err, &exit) && slices.Contains([]int{cli.ExitUsage, cli.ExitConflict, cli.ExitFull}, exit.ExitCode())
-}
+func refused(err error) bool { return endedWith(err, cli.ExitUsage, cli.ExitConflict, cli.ExitFull) }
 
 // forget takes a network that was refused out of what the lab is to be: the next
 // Up may ask for another.

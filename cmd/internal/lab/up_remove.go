@@ -5,8 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/lab/fabric"
 	"github.com/baize-net/baize/cmd/internal/lab/machine"
 	"github.com/baize-net/baize/cmd/internal/lab/member"
@@ -62,7 +62,7 @@ func (l *Lab) retire(ctx context.Context, fab, m member.Member) error {
 		bgp := l.state.agentBGPArgs(member.HostNumber(m.Name), h.Dir())
 		_, _ = h.Exec(limited, append([]string{"baize"}, agentCleanupArgs(bgp)...)...)
 	}
-	_, err := l.inFabric(limited, fab, nodeRemoveArgs(m.Name)...)
+	err := l.removeNode(limited, fab, m.Name)
 	if killErr := l.killHost(ctx, m); killErr != nil {
 		return killErr
 	}
@@ -70,11 +70,17 @@ func (l *Lab) retire(ctx context.Context, fab, m member.Member) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	// A node that never registered is not there to be removed.
-	if err != nil && !strings.Contains(err.Error(), "none of that name") && !strings.Contains(err.Error(), "not found") {
-		return err
+	return err
+}
+
+// removeNode removes a node from the topology. One that never registered is not
+// there to be removed.
+func (l *Lab) removeNode(ctx context.Context, fab member.Member, name string) error {
+	_, err := l.inFabric(ctx, fab, nodeRemoveArgs(name)...)
+	if endedWith(err, cli.ExitNotFound) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (l *Lab) killHost(ctx context.Context, m member.Member) error {

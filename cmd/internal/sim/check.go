@@ -1,16 +1,25 @@
 package sim
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
+	model "github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/route"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/topology"
 )
+
+// kernelRest is longer than agents take to look at a kernel that reports nothing.
+const kernelRest = time.Minute
 
 // mostPairs bounds the pairs of endpoints that are tried with packets.
 const mostPairs = 200
@@ -55,7 +64,7 @@ func (w *World) Check() []string {
 	return found
 }
 
-// checkOwners looks for subnets that overlap, and for records that nobody has.
+// checkOwners looks for subnets of different nodes that overlap.
 func checkOwners(s *topology.Snapshot, bad func(string, ...any)) {
 	subnets := s.SortedSubnets()
 	for i, a := range subnets {
@@ -117,22 +126,90 @@ func (w *World) checkPackets(all []attached, bad func(string, ...any)) {
 	for _, p := range pairs {
 		a, b := p[0], p[1]
 		for i := range min(len(a.ips), len(b.ips)) {
-			for kind, packet := range map[string]ovsfake.Packet{
-				"packet": ovsfake.IP(a.mac, b.mac, a.ips[i], b.ips[i]), "question": ovsfake.Who(a.mac, a.ips[i], b.ips[i]),
-			} {
-				out, lost := f.Send(a.node.Switch, a.port, packet)
-				if len(out) == 1 && lost == 0 && out[0].Switch == b.node.Switch && out[0].Port == b.port {
-					continue
-				}
-				var where []string
-				for _, o := range out {
-					where = append(where, w.owner(o.Switch)+"/"+o.Port)
-				}
-				bad("%s from %s/%s %s to %s/%s %s arrives at %v, %d lost", kind,
-					a.node.Name, a.name, a.ips[i], b.node.Name, b.name, b.ips[i], where, lost)
-			}
+			w.checkPacket(f, a, b, i, bad)
 		}
 	}
+}
+
+// checkPacket sends a packet from a to b's address number i, as an endpoint does:
+// to the link address that it was told when it asked.
+func (w *World) checkPacket(f *ovsfake.Fabric, a, b attached, i int, bad func(string, ...any)) {
+	try := func(kind string, to attached, out []ovsfake.Arrival, lost int) bool {
+		if len(out) == 1 && lost == 0 && out[0].Switch == to.node.Switch && out[0].Port == to.port {
+			return true
+		}
+		var where []string
+		for _, o := range out {
+			where = append(where, w.owner(o.Switch)+"/"+o.Port)
+		}
+		bad("%s from %s/%s %s to %s/%s %s arrives at %v, %d lost", kind,
+			a.node.Name, a.name, a.ips[i], b.node.Name, b.name, b.ips[i], where, lost)
+		return false
+	}
+	mac, who := b.mac, b
+	routed := w.transports[a.net] == topology.Route && a.node != b.node
+	if routed {
+		who = a // its own switch answers
+	}
+	out, lost := f.Send(a.node.Switch, a.port, ovsfake.Who(a.mac, a.ips[i], b.ips[i]))
+	if !try("question", who, out, lost) {
+		return
+	}
+	if routed {
+		mac = out[0].Packet.FromMAC()
+	}
+	out, lost = f.Send(a.node.Switch, a.port, ovsfake.IP(a.mac, mac, a.ips[i], b.ips[i]))
+	if len(out) == 1 && lost == 0 && out[0].Switch == a.node.Switch && out[0].Port == model.PortPrefix+a.net {
+		out, lost = w.route(f, a, b, i)
+	}
+	try("packet", b, out, lost)
+}
+
+// route is what the kernels make of a packet that came to the host's own port of
+// a network.
+func (w *World) route(f *ovsfake.Fabric, a, b attached, i int) (out []ovsfake.Arrival, lost int) {
+	from, to := a.ips[i], b.ips[i]
+	n := a.node
+	for range 3 {
+		o, err := n.kernel.fake.Observe(context.Background(), model.Query{})
+		if err != nil {
+			return nil, 1
+		}
+		r := way(o, to)
+		switch {
+		case r.Dev == "" || r.Unreachable:
+			return nil, 1
+		case !r.Via.IsValid() && strings.HasPrefix(r.Dev, model.PortPrefix):
+			l := slices.IndexFunc(o.Links, func(l model.Link) bool { return l.Name == r.Dev })
+			mac, err := net.ParseMAC(o.Links[l].MAC)
+			require.NoError(w.t, err)
+			// The kernel asks for who has it, unless it has been told.
+			return f.Send(n.Switch, r.Dev, ovsfake.IP(mac, b.mac, from, to))
+		}
+		w.mu.Lock()
+		down := w.down[[2]netip.Addr{n.VTEP, r.Via}]
+		w.mu.Unlock()
+		next := slices.IndexFunc(w.Nodes, func(n *Node) bool { return n.VTEP == r.Via })
+		if down || next < 0 {
+			return nil, 1
+		}
+		n = w.Nodes[next]
+	}
+	return nil, 1 // in circles
+}
+
+// way is the route of a kernel to an address.
+func way(o model.Observed, to netip.Addr) (best route.Route) {
+	all := slices.Clone(o.Routes.Own)
+	for _, f := range o.Routes.Foreign {
+		all = append(all, f.Route)
+	}
+	for _, r := range all {
+		if r.Prefix.Contains(to) && (!best.Prefix.IsValid() || r.Prefix.Bits() > best.Prefix.Bits()) {
+			best = r
+		}
+	}
+	return best
 }
 
 func (w *World) owner(s *ovsfake.Switch) string {
@@ -156,14 +233,19 @@ func cmpStrings(pairs ...string) int {
 	return 0
 }
 
-// CheckSilence returns who writes to etcd or changes a switch although nothing
-// happens.
+// CheckSilence returns who writes to etcd, or changes a switch or a kernel,
+// although nothing happens. Kernels have a while before: what an agent left there,
+// such as the rule of a device that is gone, is removed when it looks again.
 func (w *World) CheckSilence(d time.Duration) []string {
 	revision := w.Etcd.Revision()
 	before := w.Etcd.Keys("")
 	changes := map[string]int{}
 	for _, n := range w.Nodes {
 		changes[n.Hostname] = n.Switch.Changes()
+	}
+	w.Pass(kernelRest)
+	for _, n := range w.Nodes {
+		n.kernel.fake.Log() // of before
 	}
 	w.Pass(d)
 	var found []string
@@ -180,6 +262,9 @@ func (w *World) CheckSilence(d time.Duration) []string {
 	for _, n := range w.Nodes {
 		if c := n.Switch.Changes() - changes[n.Hostname]; c > 0 {
 			found = append(found, fmt.Sprintf("%s: the switch was changed %d times in %s", n.Hostname, c, d))
+		}
+		if steps := n.kernel.fake.Log(); len(steps) > 0 {
+			found = append(found, fmt.Sprintf("%s: the kernel was changed in %s: %s", n.Hostname, d, strings.Join(steps, "; ")))
 		}
 	}
 	return found

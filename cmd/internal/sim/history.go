@@ -123,12 +123,8 @@ func (w *World) addSomewhere() {
 	if len(n.Wanted) >= 4 {
 		return
 	}
-	networks := []string{"blue"}
-	for i := 2; i <= w.created; i++ {
-		networks = append(networks, fmt.Sprintf("net%d", i))
-	}
 	w.counter++
-	network, name := networks[w.rng.IntN(len(networks))], fmt.Sprintf("c%d", w.counter)
+	network, name := w.networks[w.rng.IntN(len(w.networks))], fmt.Sprintf("c%d", w.counter)
 	// A user does not wait before something else happens.
 	go func() { _ = n.Add(network, name) }()
 }

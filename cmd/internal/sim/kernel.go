@@ -15,7 +15,8 @@ import (
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 )
 
-// kernel is a host's kernel. fake has the same devices and everything else.
+// kernel is a host's kernel. fake has the same devices, those of internal ports
+// besides, and everything else.
 type kernel struct {
 	sw   *ovsfake.Switch
 	fake *kernelfake.Host
@@ -29,6 +30,9 @@ func newKernel(sw *ovsfake.Switch, vtep netip.Addr) *kernel {
 	sw.Devices = map[string]bool{}
 	k := &kernel{sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, changed: make(chan struct{})}
 	k.fake.AddDevice("eth0", netip.PrefixFrom(vtep, 16))
+	// The fake's devices filter strictly, which agents warn of.
+	loose := model.SetSysctl{Sysctl: model.Sysctl{Key: "net/ipv4/conf/eth0/rp_filter", Value: "2"}}
+	_ = k.fake.Apply(context.Background(), model.Change{Steps: []model.Step{loose}}) // the device is there
 	return k
 }
 
@@ -51,6 +55,33 @@ func (k *kernel) has(device string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.devices[device]
+}
+
+// follow makes the devices of the switch's internal ports those of the kernel,
+// until stop is closed.
+func (k *kernel) follow(stop <-chan struct{}) {
+	made, in := map[string]bool{}, 0
+	for {
+		devices, life, changed := k.sw.Internal()
+		for _, d := range sortedKeys(made) {
+			if life != in || !slices.Contains(devices, d) {
+				k.fake.RemoveDevice(d)
+				delete(made, d)
+			}
+		}
+		for _, d := range devices {
+			if !made[d] {
+				k.fake.AddDevice(d)
+				made[d] = true
+			}
+		}
+		in = life
+		select {
+		case <-stop:
+			return
+		case <-changed:
+		}
+	}
 }
 
 // fail makes routes, sysctls and firewall fail from now on; nil mends them.

@@ -64,11 +64,13 @@ func (w *World) newNode(name string, number int) *Node {
 	s := ovsfake.New()
 	s.Latency = time.Millisecond
 	vtep := netip.AddrFrom4([4]byte{192, 168, byte(number >> 8), byte(number)})
-	return &Node{
+	n := &Node{
 		Name: name, VTEP: vtep, Switch: s,
 		Hostname: name, Epoch: "boot1", ID: "id-" + name, world: w, kernel: newKernel(s, vtep),
 		dir: filepath.Join(w.dir, name), Wanted: map[string]api.Endpoint{},
 	}
+	go n.kernel.follow(w.over)
+	return n
 }
 
 // Start starts the node's agent unless it runs.
@@ -92,7 +94,8 @@ func (n *Node) Start() {
 	r.agent, err = agent.New(cfg, agent.World{
 		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
 		Store:    r.store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
-		Host: host{n.kernel, n.VTEP, r.gate}, Kernel: routing{n.kernel.fake, r.gate}, Datapath: "netdev", DatapathReason: "simulated",
+		Host: host{n.kernel, n.VTEP, r.gate}, Kernel: routing{n.kernel.fake, r.gate},
+		Datapath: "netdev", DatapathReason: "simulated",
 	}, log)
 	require.NoError(n.world.t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -29,8 +29,8 @@ func goroutines(t *testing.T) map[string]int {
 	return out
 }
 
-// TestParts prints the parts of an agent with their goroutines, as docs/architecture.md
-// has them.
+// TestParts prints the parts of an agent that has none of the optional ones, with
+// their goroutines.
 func TestParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := sim.New(t, 1, 1)

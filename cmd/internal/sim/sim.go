@@ -24,7 +24,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +61,12 @@ type World struct {
 	down    map[[2]netip.Addr]bool
 	history []string
 	created int
+	// networks are the names of those that were created.
+	networks []string
+	// transports are those of networks, also where nobody knows whether etcd has them.
+	transports map[string]topology.Transport
+	// over is closed at the world's end.
+	over    chan struct{}
 	counter int
 }
 
@@ -76,7 +81,8 @@ func New(t testing.TB, seed uint64, n int) *World {
 	dir, err := os.MkdirTemp(root, "baize-sim-")
 	require.NoError(t, err)
 	w := &World{
-		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dir: dir, Etcd: etcdfake.New(), down: map[[2]netip.Addr]bool{},
+		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dir: dir, Etcd: etcdfake.New(),
+		down: map[[2]netip.Addr]bool{}, transports: map[string]topology.Transport{}, over: make(chan struct{}),
 	}
 	w.Operator = w.store(w.Etcd.Host("operator"), "operator")
 	for i := range n {
@@ -93,6 +99,7 @@ func (w *World) end() {
 		all.Go(n.Stop)
 	}
 	all.Wait()
+	close(w.over)
 	_ = w.Operator.Close()
 	_ = os.RemoveAll(w.dir)
 	if w.t.Failed() {
@@ -134,16 +141,31 @@ func (w *World) Pass(d time.Duration) {
 	synctest.Wait()
 }
 
+// transports are those of the networks of a world, one after the other. A seed
+// says which is the first.
+var transports = []topology.Transport{topology.GRE, topology.Geneve, topology.Auto, topology.Route, topology.VXLAN}
+
 // CreateNetwork makes a network as an operator does.
 func (w *World) CreateNetwork(name string) error {
+	return w.CreateNetworkOf(name, transports[(uint64(w.created)+w.seed-1)%uint64(len(transports))])
+}
+
+// CreateNetworkOf is CreateNetwork for one transport.
+func (w *World) CreateNetworkOf(name string, t topology.Transport) error {
 	w.created++
-	n := topology.Network{Name: name, IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(w.created), 0, 0}), 16)}
-	if w.created%2 == 1 {
+	n := topology.Network{
+		Name: name, Transport: t, IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(w.created), 0, 0}), 16),
+	}
+	// The hosts have IPv4 addresses only, to which no IPv6 route leads.
+	if w.created%2 == 1 && t != topology.Route {
 		n.IPv6 = netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/48", w.created))
 	}
-	n.Transport = []topology.Transport{topology.VXLAN, topology.GRE, topology.Geneve}[w.created%3]
+	w.transports[name] = t
 	_, err := w.Operator.CreateNetwork(w.t.Context(), n)
-	w.note("network create %s: %v", name, err)
+	w.note("network create %s, %s: %v", name, t, err)
+	if err == nil {
+		w.networks = append(w.networks, name)
+	}
 	return err
 }
 
@@ -203,11 +225,6 @@ func (w *World) Partition(a, b *Node) {
 	defer w.mu.Unlock()
 	w.down[[2]netip.Addr{a.VTEP, b.VTEP}] = true
 	w.down[[2]netip.Addr{b.VTEP, a.VTEP}] = true
-}
-
-// Running are the hosts whose agents run.
-func (w *World) Running() []*Node {
-	return slices.DeleteFunc(slices.Clone(w.Nodes), func(n *Node) bool { return !n.Runs() })
 }
 
 func copyDir(from, to string) error {

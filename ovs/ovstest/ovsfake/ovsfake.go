@@ -265,6 +265,20 @@ func (f *Switch) State() (ports map[string]ovs.ObservedPort, bridge bool) {
 	return maps.Clone(f.Ports), f.Bridge != nil
 }
 
+// Internal returns the devices that ovs-vswitchd has made for ports of type
+// internal, in which of its lives it did, and what is closed at the next change of
+// the switch. They end with ovs-vswitchd, as those of the userspace datapath do.
+func (f *Switch) Internal() (devices []string, life int, changed <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(f.Ports)) {
+		if p := f.Ports[name]; f.vswitchd && p.Type == "internal" && p.OFPort > 0 {
+			devices = append(devices, name)
+		}
+	}
+	return devices, f.connection, f.changed
+}
+
 // pause is the time a call takes; it ends early with ctx.
 func (f *Switch) pause(ctx context.Context) error {
 	if f.Latency == 0 {

@@ -49,9 +49,9 @@ func TestRefusesWhatOfctlRefuses(t *testing.T) {
 	for _, f := range []ovs.BoundFlow{
 		flow(0, 1, "", "drop"),
 		flow(0, 1, "in_port=1,dl_src=02:42:0a:01:05:02", "set_field:0x64->tun_id,set_field:0x64->metadata,goto_table:10"),
-		flow(0, 1, "dl_dst=02-42-0a-01-05-02", "drop"), // R6
-		flow(0, 1, "dl_dst=0242.0a01.0502", "drop"),    // R6
-		flow(0, 1, "dl_dst=02:42:0a:01:05", "drop"),    // too short
+		flow(0, 1, "dl_dst=02-42-0a-01-05-02", "drop"),
+		flow(0, 1, "dl_dst=0242.0a01.0502", "drop"),
+		flow(0, 1, "dl_dst=02:42:0a:01:05", "drop"), // too short
 		flow(0, 1, "dl_dst=02:42:0a:01:05:00/ff:ff:ff:ff:ff:00", "drop"),
 		flow(0, 1, "ip,nw_dst=10.1.5.0/24", "output:7"),
 		flow(0, 1, "ip,nw_dst=10.1.5.0/40", "drop"),
@@ -101,7 +101,7 @@ func TestPorts(t *testing.T) {
 		return ovs.Port{Name: name, ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner}}
 	}
 	require.NoError(t, add(tunnel("vx-old", "192.0.2.2")))
-	// B2: the same tunnel by another name.
+	// The same tunnel by another name.
 	require.NoError(t, add(tunnel("vx-new", "192.0.2.2")))
 	require.Equal(t, "could not add network device vx-new to ofproto (File exists)", s.Ports["vx-new"].Error)
 	require.Equal(t, -1, s.Ports["vx-new"].OFPort)

@@ -59,7 +59,7 @@ func peers(h *hub.Hub, network string) (out []string) {
 	return out
 }
 
-// R2: a topology that vanishes takes nothing with it.
+// A topology that vanishes takes nothing with it.
 func TestNothingVanishesUnderEndpoints(t *testing.T) {
 	t.Run("the store is emptied", func(t *testing.T) {
 		h := newHub(t, good(), "blue")
@@ -121,7 +121,7 @@ func TestADeletionIsBelieved(t *testing.T) {
 	})
 }
 
-// A key that no view is made of wakes nobody who makes flows (R18).
+// A key that no view is made of wakes nobody who makes flows.
 func TestNamesAndLivenessWakeNoReconciler(t *testing.T) {
 	h := newHub(t, good(), "blue")
 	wake := part.NewSignal()
@@ -145,7 +145,7 @@ func TestNamesAndLivenessWakeNoReconciler(t *testing.T) {
 	require.True(t, woken())
 }
 
-// R4: a store that is read and not written is no worse than one that is down.
+// A store that is read and not written is no worse than one that is down.
 func TestAStoreThatRefusesToBeWritten(t *testing.T) {
 	ours := hub.New(hub.Identity{Node: "host1", ID: "id-host1"})
 	ours.SetInUse(map[string]bool{})
@@ -160,7 +160,7 @@ func TestAStoreThatRefusesToBeWritten(t *testing.T) {
 	require.True(t, other.Records().Get().Known())
 }
 
-// R18: whatever churns in the store, reconcilers are woken a bounded number of
+// Whatever churns in the store, reconcilers are woken a bounded number of
 // times, and get the last of it.
 func TestChurnIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -136,16 +136,16 @@ func TestRestart(t *testing.T) {
 	assert.True(t, n.settled)
 }
 
-// B4: a network that covers etcd gets no routes.
-func TestB4CoversEtcd(t *testing.T) {
+// A network that covers etcd gets no routes.
+func TestCoversEtcd(t *testing.T) {
 	n := newNode(t, Config{Protected: []model.Protected{{Addr: netip.MustParseAddr("10.1.99.1"), What: "etcd's address"}}})
 	assert.NotContains(t, n.steps(), "ip route")
 	assert.Equal(t, []fault.Code{fault.NetworkCoversUnderlay}, n.codes())
 	assert.Empty(t, n.direct.Get())
 }
 
-// R12: what the kernel refuses costs only itself, and is tried again soon.
-func TestR12Refused(t *testing.T) {
+// What the kernel refuses costs only itself, and is tried again soon.
+func TestRefused(t *testing.T) {
 	n := newNode(t, Config{})
 	n.kernel.Refuse(func(s model.Step) error {
 		if r, ok := s.(model.ChangeRoute); ok && r.Prefix == remote.Prefix {

@@ -40,7 +40,7 @@ func (s *socket) Close() {
 	}
 }
 
-// R16: a watch of the kernel ended with an error, and the whole agent with it.
+// A watch of the kernel ended with an error, and the whole agent with it.
 func TestRunRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

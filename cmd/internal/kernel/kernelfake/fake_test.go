@@ -151,7 +151,7 @@ func TestDockersPolicy(t *testing.T) {
 	require.NotContains(t, pass(), "BAIZE")
 }
 
-// R18: churn of others wakes nobody, and that of ours at a bounded rate.
+// Churn of others wakes nobody, and that of ours at a bounded rate.
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := host()

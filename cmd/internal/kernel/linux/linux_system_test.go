@@ -305,7 +305,7 @@ func TestIPTables(t *testing.T) {
 	}
 }
 
-// R17: no answer is not the same as no way.
+// No answer is not the same as no way.
 func TestLookups(t *testing.T) {
 	host(t)
 	testkit.IP(t, "route add 198.51.100.0/24 via 192.0.2.254")
@@ -326,7 +326,7 @@ func TestLookups(t *testing.T) {
 		ask("192.0.2.6", "2001:db8::6", "198.51.100.1", "203.0.113.1", "100.64.0.1", "192.0.2.1"))
 }
 
-// R18, R16: what matters fires, what does not wakes nobody.
+// What matters fires, what does not wakes nobody.
 func TestWatch(t *testing.T) {
 	host(t)
 	ctx, cancel := context.WithCancel(t.Context())

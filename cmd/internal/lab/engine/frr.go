@@ -28,8 +28,8 @@ const (
 
 // AS numbers of the lab, of those for private use (RFC 6996).
 const (
-	RouterAS = 65000
-	HostAS   = 65001
+	routerAS = 65000
+	hostAS   = 65001
 )
 
 const (
@@ -144,7 +144,7 @@ router bgp %d
  neighbor hosts peer-group
  neighbor hosts remote-as external
  neighbor hosts password %s
-`, member.Router, RouterAS, fabric.RouterAddrs(0)[0].Addr(), bgpPassword)
+`, member.Router, routerAS, fabric.RouterAddrs(0)[0].Addr(), bgpPassword)
 	for i := range segments {
 		for _, p := range fabric.Prefixes(i) {
 			fmt.Fprintf(&b, " bgp listen range %s peer-group hosts\n", p)
@@ -166,8 +166,8 @@ exit
 
 // FRRHostConf is frr.conf of host n: what 'baize route frr-conf' prints.
 func FRRHostConf(networks []topology.Network, n, segments int) string {
-	router := route.FRRNeighbor{Addr: routerOf(n, segments), AS: RouterAS}
-	return route.FRRConf(networks, HostAS, []route.FRRNeighbor{router}, bgpPassword, pipeline.HostPortName)
+	router := route.FRRNeighbor{Addr: routerOf(n, segments), AS: routerAS}
+	return route.FRRConf(networks, hostAS, []route.FRRNeighbor{router}, bgpPassword, pipeline.HostPortName)
 }
 
 // routerOf is the router's address in the segment of host n.
@@ -179,7 +179,7 @@ func routerOf(n, segments int) netip.Addr {
 // to the router.
 func BGPArgs(n, segments int, dir string) []string {
 	return []string{
-		"--bgp", fmt.Sprint(HostAS), "--bgp-neighbor", fmt.Sprintf("%d@%s", RouterAS, routerOf(n, segments)),
+		"--bgp", fmt.Sprint(hostAS), "--bgp-neighbor", fmt.Sprintf("%d@%s", routerAS, routerOf(n, segments)),
 		"--bgp-password-file", filepath.Join(dir, bgpPasswordName),
 	}
 }

@@ -30,9 +30,9 @@ func InNetns(name string, argv []string) []string {
 
 // command is one of Enter, not yet started. Its process group is killed with it:
 // nsenter's child is not killed by killing nsenter.
-func command(ctx context.Context, argv, env []string, w io.Writer) *exec.Cmd {
+func command(ctx context.Context, argv, env []string, out, errs io.Writer) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, w, w
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, errs
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = time.Second
@@ -42,31 +42,48 @@ func command(ctx context.Context, argv, env []string, w io.Writer) *exec.Cmd {
 // Run runs a command line of Enter to its end and returns what it printed. The
 // error is a wrapped *exec.ExitError where it failed.
 func Run(ctx context.Context, argv, env []string) (string, error) {
+	var out bytes.Buffer
+	err := run(ctx, argv, env, &out, &out)
+	return out.String(), failed(argv, err, &out)
+}
+
+// Output is Run that returns standard output alone: programs that read it are not
+// to read progress and warnings.
+func Output(ctx context.Context, argv, env []string) (string, error) {
+	var out, errs bytes.Buffer
+	err := run(ctx, argv, env, &out, &errs)
+	return out.String(), failed(argv, err, &errs)
+}
+
+func run(ctx context.Context, argv, env []string, out, errs io.Writer) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, runTimeout)
 		defer cancel()
 	}
-	var out bytes.Buffer
-	err := command(ctx, argv, env, &out).Run()
-	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		shown := argv
-		if i := slices.Index(argv, "--"); i >= 0 {
-			shown = argv[i+1:]
-		}
-		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(shown, " "), err, bytes.TrimSpace(out.Bytes()))
+	err := command(ctx, argv, env, out, errs).Run()
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return out.String(), nil
+	return err
+}
+
+// failed names the command of an error, and what it said.
+func failed(argv []string, err error, said *bytes.Buffer) error {
+	if err == nil {
+		return nil
+	}
+	if i := slices.Index(argv, "--"); i >= 0 {
+		argv = argv[i+1:]
+	}
+	return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(said.Bytes()))
 }
 
 // Start starts a command line of Enter that runs on, with its output to w. It is
 // killed when ctx ends, or by the function returned, which also waits.
 func Start(ctx context.Context, w io.Writer, argv, env []string) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := command(ctx, argv, env, w)
+	cmd := command(ctx, argv, env, w, w)
 	if err := cmd.Start(); err != nil {
 		cancel()
 		return nil, err

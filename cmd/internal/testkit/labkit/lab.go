@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -74,15 +77,10 @@ func UpAs(t *testing.T, config lab.Config) *Lab {
 func down(t *testing.T, config lab.Config) {
 	ctx, cancel := context.WithTimeout(context.Background(), downLimit)
 	defer cancel()
-	logs, _ := filepath.Glob(filepath.Join(config.BaseDir, config.Name, "*", "log", "*.log"))
-	for _, file := range logs {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		if report := dataRace(text); report != nil {
-			t.Errorf("%s: DATA RACE%s", file, report[:min(len(report), 4000)])
-		} else if t.Failed() && !strings.HasSuffix(file, ".daemon.log") {
+	logs := readLogs(openLogs(filepath.Join(config.BaseDir, config.Name, "*")))
+	for _, file := range slices.Sorted(maps.Keys(logs)) {
+		text := logs[file]
+		if !reportRace(t, file, text) && t.Failed() && !strings.HasSuffix(file, ".daemon.log") {
 			lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 			t.Logf("%s:\n%s", file, strings.Join(lines[max(0, len(lines)-25):], "\n"))
 		}
@@ -90,6 +88,49 @@ func down(t *testing.T, config lab.Config) {
 	_, err := lab.Down(ctx, config)
 	assert.NoError(t, err)
 	_ = os.Remove(config.BaseDir) // with the last lab
+}
+
+// RemoveHost is lab.Lab's. A race in the host, be it at its end, fails the test.
+func (l *Lab) RemoveHost(ctx context.Context, name string) error {
+	l.T.Helper()
+	logs := openLogs(l.Host(name).Dir()) // they go with the host
+	err := l.Lab.RemoveHost(ctx, name)
+	for file, text := range readLogs(logs) {
+		reportRace(l.T, file, text)
+	}
+	return err
+}
+
+// openLogs opens the logs of hosts, whose directories match a pattern.
+func openLogs(hosts string) (logs []*os.File) {
+	files, _ := filepath.Glob(filepath.Join(hosts, "log", "*.log"))
+	for _, file := range files {
+		if f, err := os.Open(file); err == nil {
+			logs = append(logs, f)
+		}
+	}
+	return logs
+}
+
+// readLogs returns the texts of logs by their names, and closes them.
+func readLogs(logs []*os.File) map[string][]byte {
+	texts := map[string][]byte{}
+	for _, f := range logs {
+		if text, err := io.ReadAll(f); err == nil {
+			texts[f.Name()] = text
+		}
+		_ = f.Close()
+	}
+	return texts
+}
+
+// reportRace fails the test where a log has a race in it.
+func reportRace(t testing.TB, file string, log []byte) bool {
+	report := dataRace(log)
+	if report != nil {
+		t.Errorf("%s: DATA RACE%s", file, report[:min(len(report), 4000)])
+	}
+	return report != nil
 }
 
 // dataRace returns the first report of the race detector in a log, but for those of

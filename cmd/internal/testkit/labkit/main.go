@@ -49,16 +49,13 @@ func Main(m *testing.M, checks ...func() error) int {
 	return m.Run()
 }
 
-// dir is removed after all tests.
+// dir is for programs that all tests of a package share. It is removed after
+// them.
 var dir string
 
-// Dir is a directory for what all tests of a package share, such as programs
-// that are built.
-func Dir() string { return dir }
-
-// Build builds the program of a package, as seen from a directory, into Dir. It
-// does so as releases are built: of that kind Go's cache has every package after
-// the first test that does it.
+// Build builds the program of a package, as seen from a directory, for all tests.
+// It does so as releases are built: of that kind Go's cache has every package
+// after the first test that does it.
 func Build(name, from, pkg string, env ...string) (file string, err error) {
 	file = filepath.Join(dir, name)
 	// The first time downloads and compiles.

@@ -75,11 +75,11 @@ func (c *Client) applyOnce(ctx context.Context, change ovs.DBChange) error {
 	if len(t.ops) == 0 {
 		return nil
 	}
-	return c.commit(ctx, t.ops, t.replaces)
+	return c.commit(ctx, t.ops)
 }
 
 // commit runs operations in a transaction that ovs-vswitchd is to take over.
-func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation, twice bool) error {
+func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation) error {
 	comment := "baize"
 	ops = append(ops,
 		ovsdb.Operation{Op: ovsdb.OperationComment, Comment: &comment},
@@ -88,86 +88,80 @@ func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation, twice bool) 
 			// The one row that there is.
 			Where:     []ovsdb.Condition{{Column: "next_cfg", Function: ovsdb.ConditionGreaterThanOrEqual, Value: 0}},
 			Mutations: []ovsdb.Mutation{{Column: "next_cfg", Mutator: ovsdb.MutateOperationAdd, Value: 1}},
-		},
-		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: vswitchd.OpenvSwitchTable, Columns: []string{"next_cfg"}})
+		})
 	s, err := c.session(ctx)
 	if err != nil {
 		return err
 	}
-	res, err := c.transact(ctx, s, ops...)
-	if err != nil {
-		return err
-	}
-	if out := res[len(ops)-1].Rows; len(out) == 1 {
-		n, _ := out[0]["next_cfg"].(float64)
-		<-c.lock
-		c.want, c.twice = int(n), c.twice || twice
-		c.lock <- struct{}{}
-	}
-	return nil
+	_, err = c.transact(ctx, s, ops...)
+	return err
 }
 
-// WaitApplied waits until ovs-vswitchd has taken over the last Apply, at most for
-// Config.Timeout. A port that was added has its ofport, or its error, afterwards.
+// WaitApplied waits until ovs-vswitchd has taken over what the database says, at
+// most for Config.Timeout. A port that was added has its ofport, or its error,
+// afterwards.
 //
 // An ovs-vswitchd that is to remove a tunnel and to make one of the same ends and
 // key still finds the old one when it makes the new ("File exists", seen with
-// 3.1), and makes it the next time it looks at its database. So a change that
-// replaces ports is followed by one that only makes it look.
+// 3.1), and makes it the next time it looks at its database. So where a port was
+// not made, a change follows that only makes it look, once.
 func (c *Client) WaitApplied(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	if err := c.waitApplied(ctx); err != nil {
 		return err
 	}
-	<-c.lock
-	twice := c.twice
-	c.twice = false
-	c.lock <- struct{}{}
-	if !twice {
+	r, err := c.rows(ctx)
+	if err != nil {
+		return err
+	}
+	if len(r.observed(c.cfg.Bridge).Unmade()) == 0 {
 		return nil
 	}
-	if err := c.commit(ctx, nil, false); err != nil {
+	if err := c.commit(ctx, nil); err != nil {
 		return err
 	}
 	return c.waitApplied(ctx)
 }
 
+// waitApplied waits until ovs-vswitchd has taken over what is in the database now.
 func (c *Client) waitApplied(ctx context.Context) error {
-	<-c.lock
-	want := c.want
-	c.lock <- struct{}{}
 	late := func() error {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return ctx.Err()
 		}
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: "ovs-vswitchd",
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "ovs-vswitchd",
 			What:   "has not taken over a change of its database in time: it hangs or is not running",
 			Remedy: "systemctl restart openvswitch-switch",
 		}
 	}
 	// The server could wait for us, but then the call would hold locks of
 	// libovsdb that others need.
-	answered := false
+	want, answered := 0, false
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		s, err := c.session(ctx)
 		if err != nil {
 			return err
 		}
-		res, err := c.transact(ctx, s, selectOp(vswitchd.OpenvSwitchTable, "cur_cfg"))
+		res, err := c.transact(ctx, s, selectOp(vswitchd.OpenvSwitchTable, "cur_cfg", "next_cfg"))
 		switch {
 		case err != nil && answered && ctx.Err() != nil:
 			return late()
 		case err != nil:
 			return err
 		}
-		answered = true
 		if len(res[0].Rows) == 1 {
-			if n, _ := res[0].Rows[0]["cur_cfg"].(float64); int(n) >= want {
+			done, _ := res[0].Rows[0]["cur_cfg"].(float64)
+			next, _ := res[0].Rows[0]["next_cfg"].(float64)
+			if !answered {
+				want = int(next) // what others change later is not waited for
+			}
+			if int(done) >= want {
 				return nil
 			}
 		}
+		answered = true
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -207,8 +201,6 @@ type txn struct {
 	index index
 	ops   []ovsdb.Operation
 	named int
-	// replaces: ports come and go at once.
-	replaces bool
 }
 
 // build adds the operations of a change.
@@ -240,7 +232,6 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	if change.SetBridge != nil {
 		t.updateBridge(br, *change.SetBridge)
 	}
-	t.replaces = len(added) > 0 && len(removed) > 0
 	t.membership(br, added, removed)
 	return nil
 }

@@ -54,9 +54,6 @@ type Client struct {
 	lock chan struct{} // guards the fields below; a channel, to wait with a deadline
 	cur  *session
 	end  bool
-	want int // next_cfg of the last Apply
-	// twice: an Apply replaced ports, and ovs-vswitchd has to look again.
-	twice bool
 }
 
 // ErrClosed is returned by the methods of a closed Client.

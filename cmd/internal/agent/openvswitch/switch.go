@@ -147,7 +147,7 @@ type Host interface {
 // New returns the part. It starts nothing.
 func New(cfg Config, h *hub.Hub, db Database, flows FlowTables, host Host, endpoints Endpoints, in Inputs, log *logrus.Entry) *Part {
 	return &Part{
-		cfg: cfg, db: db, flows: flows, converger: converger{db, flows, map[ovs.FlowID]fault.Fault{}}, hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
+		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
 		wake:    part.NewSignal(),
 		restore: newRestoreWait(), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]), live: part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
 		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]), audit: true,

@@ -14,7 +14,6 @@ import (
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
 
 // world is a topology and one node's endpoints that change at random.
@@ -91,7 +90,7 @@ func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
 	t.Helper()
 	observed, err := f.Database().Observe(context.Background())
 	require.NoError(t, err)
-	c := converger{f.Database(), f.Flows(), map[ovs.FlowID]fault.Fault{}}
+	c := newConverger(f.Database(), f.Flows())
 	out, err := c.converge(context.Background(), want, observed, false)
 	require.NoError(t, err)
 	require.Empty(t, out.Problems)
@@ -155,7 +154,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			changed := []topology.KV{node(2, 193)}
 			fake := ovsfake.New()
 			observed, _ := fake.Database().Observe(b.Context())
-			c := converger{fake.Database(), fake.Flows(), map[ovs.FlowID]fault.Fault{}}
+			c := newConverger(fake.Database(), fake.Flows())
 			if _, err := c.converge(b.Context(), pipeline.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
 				b.Fatal(err)
 			}

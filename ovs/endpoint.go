@@ -38,7 +38,8 @@ func EndpointOf(p Port) (Endpoint, error) {
 	e := Endpoint{Name: id[KeyEndpoint], Network: id[KeyNetwork], Netns: id[KeyNetns], Ifname: id[KeyIfname], Port: p.Name}
 	bad := func(what string, args ...any) (Endpoint, error) {
 		return Endpoint{}, &topology.Error{
-			Kind: topology.ErrInvalid, Item: "port " + p.Name, What: fmt.Sprintf(what, args...),
+			Kind: topology.ErrInvalid, Code: fault.PortMalformed, Item: "port " + p.Name,
+			What:   fmt.Sprintf(what, args...),
 			Remedy: "remove it with 'ovs-vsctl del-port " + p.Name + "' and add the endpoint again",
 		}
 	}

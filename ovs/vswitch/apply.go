@@ -50,13 +50,13 @@ func (c *Client) Apply(ctx context.Context, change ovs.DBChange) error {
 	switch {
 	case errors.As(err, &raced):
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + c.cfg.Bridge,
+			Kind: topology.ErrConflict, Code: fault.SwitchContended, Item: "bridge " + c.cfg.Bridge,
 			What:   "somebody else keeps changing the same bridge and ports",
 			Remedy: "look for it with 'ovsdb-tool show-log' or 'ovsdb-client monitor Port'",
 		}
 	case errors.As(err, &failed):
 		return &topology.Error{
-			Kind: topology.ErrInvalid, Item: "bridge " + c.cfg.Bridge,
+			Kind: topology.ErrInvalid, Code: fault.ChangeRefused, Item: "bridge " + c.cfg.Bridge,
 			What: "the Open vSwitch database refused the change: " + err.Error(),
 		}
 	}
@@ -225,7 +225,9 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	case br == nil && change.SetBridge != nil:
 		return t.insertBridge(*change.SetBridge, added)
 	case br == nil && len(added) > 0:
-		return &topology.Error{Kind: topology.ErrNotFound, Item: "bridge " + bridge, What: "is not there"}
+		return &topology.Error{
+			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge " + bridge, What: "is not there",
+		}
 	case br == nil:
 		return nil
 	}
@@ -254,7 +256,10 @@ func (t *txn) ports(bridge string, change ovs.DBChange) (added, removed []ovsdb.
 	seen := map[string]bool{}
 	for _, p := range slices.Concat(change.AddPorts, change.UpdatePorts) {
 		if seen[p.Name] || p.Name == bridge {
-			return nil, nil, conflict(p.Name, "is given twice, or has the bridge's name", "")
+			return nil, nil, &topology.Error{
+				Kind: topology.ErrConflict, Code: fault.ChangeRefused, Item: "port " + p.Name,
+				What: "is given twice, or has the bridge's name",
+			}
 		}
 		seen[p.Name] = true
 		id, err := t.ensurePort(bridge, p)
@@ -302,7 +307,8 @@ func (t *txn) deleteBridge(name string) error {
 	}
 	if !owned(b.ExternalIDs) {
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + name, What: "is not Baize's: it is left alone",
+			Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + name,
+			What:   "is not Baize's: it is left alone",
 			Remedy: "if it is to go, 'ovs-vsctl del-br " + name + "'",
 		}
 	}
@@ -320,7 +326,8 @@ func (t *txn) insertBridge(b ovs.Bridge, ports []ovsdb.UUID) error {
 	if p := t.index.ports[b.Name]; p != nil {
 		other := t.index.bridgeOf[p.UUID]
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + b.Name, What: "a port of bridge " + other + " has this name",
+			Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + b.Name,
+			What:   "a port of bridge " + other + " has this name",
 			Remedy: fmt.Sprintf("name another with --bridge, or 'ovs-vsctl del-port %s %s'", other, b.Name),
 		}
 	}
@@ -418,8 +425,11 @@ func (t *txn) mayTouch(bridge string, p *vswitchd.Port) error {
 	return nil
 }
 
+// conflict refuses a port whose name is somebody else's.
 func conflict(port, what, remedy string) error {
-	return &topology.Error{Kind: topology.ErrConflict, Item: "port " + port, What: what, Remedy: remedy}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.PortForeign, Item: "port " + port, What: what, Remedy: remedy,
+	}
 }
 
 func owned(externalIDs map[string]string) bool { return externalIDs[ovs.KeyOwner] != "" }

@@ -264,9 +264,10 @@ func portProblems(o outcome) []fault.Fault {
 		if have.Error != "" {
 			what = have.Error
 		}
-		remedy := "look into ovs-vswitchd's log"
+		code, remedy := fault.PortDead, "look into ovs-vswitchd's log"
 		switch {
 		case p.Role() == ovs.RoleEndpoint:
+			code = fault.EndpointGone
 			what = fmt.Sprintf("endpoint %s of network %s: %s", p.ExternalIDs[ovs.KeyEndpoint], p.ExternalIDs[ovs.KeyNetwork], what)
 			remedy = "its network device is gone; 'baize endpoint remove' it and add it again"
 		case p.Role() == ovs.RoleHost:
@@ -274,7 +275,7 @@ func portProblems(o outcome) []fault.Fault {
 		case p.Role() == ovs.RoleTunnel:
 			remedy = fmt.Sprintf("look for another %s port to %s on this machine: 'ovs-vsctl show'", p.Type, p.Options["remote_ip"])
 		}
-		out = append(out, fault.Fault{Code: fault.PortDead, Severity: fault.Error, Item: "port " + p.Name, What: what, Remedy: remedy})
+		out = append(out, fault.Fault{Code: code, Severity: fault.Error, Item: "port " + p.Name, What: what, Remedy: remedy})
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // blind is a database whose ovs-vswitchd makes a port at the next look only: it
@@ -91,4 +92,31 @@ func TestUnmadePortsAreLookedForAgain(t *testing.T) {
 	require.Equal(t, 2, db.looks)
 	pass(&next, true)
 	require.Equal(t, 3, db.looks)
+}
+
+// A port says which kind of fault it is when Open vSwitch cannot forward through
+// it: that of an endpoint has lost its device.
+func TestPortProblems(t *testing.T) {
+	port := func(name, role, kind string) ovs.Port {
+		return ovs.Port{Name: name, Type: kind, ExternalIDs: map[string]string{
+			ovs.KeyOwner: ovs.Owner, ovs.KeyRole: role, ovs.KeyEndpoint: "c1", ovs.KeyNetwork: "blue",
+		}}
+	}
+	for _, c := range []struct {
+		port ovs.Port
+		code fault.Code
+	}{
+		{port("bzc1", ovs.RoleEndpoint, ""), fault.EndpointGone},
+		{port("vx-host2", ovs.RoleTunnel, "vxlan"), fault.PortDead},
+		{port("bn-blue", ovs.RoleHost, "internal"), fault.PortDead},
+	} {
+		o := outcome{Want: ovs.State{Ports: []ovs.Port{c.port}}}
+		o.Observed.Ports = map[string]ovs.ObservedPort{c.port.Name: {Port: c.port, OFPort: -1, Error: "No such device"}}
+		got := portProblems(o)
+		require.Len(t, got, 1)
+		require.Equal(t, c.code, got[0].Code, c.port.Name)
+		require.Contains(t, got[0].What, "No such device")
+		o.Observed.Ports[c.port.Name] = ovs.ObservedPort{Port: c.port, OFPort: 1}
+		require.Empty(t, portProblems(o))
+	}
 }

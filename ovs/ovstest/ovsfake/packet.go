@@ -75,21 +75,6 @@ func Who(fromMAC net.HardwareAddr, from, target netip.Addr) Packet {
 	return p
 }
 
-// ToMAC returns the destination's MAC.
-func (p Packet) ToMAC() net.HardwareAddr { return macOf(p.fields[ethDst]) }
-
-// FromMAC returns the source's MAC.
-func (p Packet) FromMAC() net.HardwareAddr { return macOf(p.fields[ethSrc]) }
-
-// Answered returns the link address that an ARP reply of the switch itself
-// carries, nil in any other packet.
-func (p Packet) Answered() net.HardwareAddr {
-	if p.fields[ethType].lo == typeARP && p.fields[arpOp].lo == 2 {
-		return macOf(p.fields[arpSHA])
-	}
-	return nil
-}
-
 func (p *Packet) set(f field, v value) { p.fields[f] = v }
 
 func (p *Packet) matches(cs []constraint) bool {

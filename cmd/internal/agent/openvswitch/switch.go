@@ -45,8 +45,8 @@ type Config struct {
 	Bridge string
 	// Datapath is "system" (kernel) or "netdev" (userspace).
 	Datapath string
-	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
-	VXLANPort, GenevePort int
+	// Ports are the UDP ports of encapsulations; 0: the usual one.
+	Ports map[topology.Transport]int
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
 }
@@ -330,7 +330,7 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 	}
 	o.Direct = p.inputs.Direct.Get()
 	o.Want = pipeline.Build(o.View, endpoints, pipeline.Options{
-		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, VXLANPort: p.cfg.VXLANPort, GenevePort: p.cfg.GenevePort,
+		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, Ports: p.cfg.Ports,
 		Segments: p.inputs.Segments.Get(), Direct: o.Direct,
 	})
 	out, err := p.converger.converge(ctx, o.Want, observed, audit)

@@ -165,7 +165,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			for b.Loop() {
 				want := pipeline.Build(base.With(2, changed, nil).View("host1"), nil, pipeline.Options{})
 				change, _, _ := ovs.DiffDB(want, observed)
-				bound, _ := ovs.Bind(want.Flows, ofports)
+				bound, _ := want.Bind(ofports)
 				add, del := ovs.DiffFlows(bound, ids)
 				if len(change.UpdatePorts) != 1 || len(add)+len(del) != 0 {
 					b.Fatal("the change of one node's address is the change of one port")

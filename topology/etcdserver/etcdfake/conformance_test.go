@@ -1,9 +1,11 @@
 package etcdfake_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +213,7 @@ func (w *world) left(id clientv3.LeaseID) string {
 	if err != nil {
 		return problem(err)
 	}
+	slices.SortFunc(r.Keys, bytes.Compare) // etcd has them in no order
 	return fmt.Sprintf("granted %d expired %v keys %q", r.GrantedTTL, r.TTL < 0, r.Keys)
 }
 

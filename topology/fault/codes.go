@@ -35,6 +35,9 @@ const (
 	// RecordVanished: a record that is in use is gone from etcd, and the last good
 	// one stays in force.
 	RecordVanished Code = "BZ0107"
+	// CertificateUnusable: a certificate for etcd was replaced by one that cannot be
+	// used, and the one that was read before stays in use.
+	CertificateUnusable Code = "BZ0108"
 
 	// 02: membership.
 

@@ -12,8 +12,9 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// AsPort returns the port that an endpoint is attached to. The port's external_ids are the
-// only record of the endpoint.
+// AsPort returns the port that an endpoint is attached to. The port's external_ids
+// have all of the endpoint, and so has a file of the agent's state: each restores
+// the other.
 func (e Endpoint) AsPort() Port {
 	ips := make([]string, len(e.IPs))
 	for i, a := range e.IPs {

@@ -20,14 +20,6 @@ func macValue(m net.HardwareAddr) value {
 	return value{0, out}
 }
 
-func macOf(v value) net.HardwareAddr {
-	out := make(net.HardwareAddr, 6)
-	for i := range out {
-		out[i] = byte(v.lo >> (8 * (5 - i)))
-	}
-	return out
-}
-
 // Broadcast is everybody's MAC.
 var Broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 

@@ -7,11 +7,6 @@ import (
 	"strings"
 )
 
-// Bind is State.Bind of flows whose ports are known by their names only.
-func Bind(flows []Flow, ofports map[string]int) (bound []BoundFlow, missing []string) {
-	return State{Flows: flows}.Bind(ofports)
-}
-
 // Bind puts port numbers in the place of quoted port names. A port that is not
 // there costs only its own part. A flow that matches on it is left out. An output
 // to it is taken out of the actions. A flow that would send nothing any more, or

@@ -12,8 +12,9 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// AsPort returns the port that an endpoint is attached to. The port's external_ids are the
-// only record of the endpoint.
+// AsPort returns the port that an endpoint is attached to. The port's external_ids
+// have all of the endpoint, and so has a file of the agent's state: each restores
+// the other.
 func (e Endpoint) AsPort() Port {
 	ips := make([]string, len(e.IPs))
 	for i, a := range e.IPs {
@@ -38,7 +39,8 @@ func EndpointOf(p Port) (Endpoint, error) {
 	e := Endpoint{Name: id[KeyEndpoint], Network: id[KeyNetwork], Netns: id[KeyNetns], Ifname: id[KeyIfname], Port: p.Name}
 	bad := func(what string, args ...any) (Endpoint, error) {
 		return Endpoint{}, &topology.Error{
-			Kind: topology.ErrInvalid, Item: "port " + p.Name, What: fmt.Sprintf(what, args...),
+			Kind: topology.ErrInvalid, Code: fault.PortMalformed, Item: "port " + p.Name,
+			What:   fmt.Sprintf(what, args...),
 			Remedy: "remove it with 'ovs-vsctl del-port " + p.Name + "' and add the endpoint again",
 		}
 	}

@@ -65,12 +65,6 @@ func (o Observed) Tunnels() map[TunnelID]ObservedPort {
 	return out
 }
 
-// Tunnel returns the port of the tunnel to a peer. Who needs many calls Tunnels.
-func (o Observed) Tunnel(node string, encap topology.Transport) (ObservedPort, bool) {
-	p, ok := o.Tunnels()[TunnelID{Node: node, Encap: encap}]
-	return p, ok
-}
-
 // HostPort returns the port of the host in a network.
 func (o Observed) HostPort(network string) (out ObservedPort, found bool) {
 	for _, p := range o.Ports {

@@ -22,10 +22,11 @@ func hostPort(name, network string) ovs.Port {
 // What a port is stands in its external_ids, whatever it is called.
 func TestLookup(t *testing.T) {
 	o := observe(bridge(), tunnelTo("vx-a", "host2", "192.168.1.2"), tunnelTo("vx-b", "host3", "192.168.1.3"), hostPort("bn-x", "blue"), ovs.Port{Name: "eth7"})
-	p, ok := o.Tunnel("host3", topology.VXLAN)
+	host3 := ovs.TunnelID{Node: "host3", Encap: topology.VXLAN}
+	p, ok := o.Tunnels()[host3]
 	require.True(t, ok)
 	require.Equal(t, "vx-b", p.Name)
-	_, ok = o.Tunnel("host3", topology.GRE)
+	_, ok = o.Tunnels()[ovs.TunnelID{Node: "host3", Encap: topology.GRE}]
 	require.False(t, ok)
 	p, ok = o.HostPort("blue")
 	require.True(t, ok)
@@ -36,8 +37,7 @@ func TestLookup(t *testing.T) {
 	// Of two, the one that forwards.
 	dead := ovs.ObservedPort{Port: tunnelTo("vx-0", "host3", "192.168.1.3"), OFPort: -1, Error: "File exists"}
 	o.Ports["vx-0"] = dead
-	p, _ = o.Tunnel("host3", topology.VXLAN)
-	require.Equal(t, "vx-b", p.Name)
+	require.Equal(t, "vx-b", o.Tunnels()[host3].Name)
 }
 
 // A port and its successor cannot be there at the same time.

@@ -128,7 +128,7 @@ func TestBind(t *testing.T) {
 	require.Equal(t, "subnets/blue/10.1.5.0-24 at revision 17", why.String())
 
 	// The same without ports.
-	alone, _ := ovs.Bind(flows, map[string]int{"c1": 1, "vx-host2": 7})
+	alone, _ := ovs.State{Flows: flows}.Bind(map[string]int{"c1": 1, "vx-host2": 7})
 	require.Equal(t, "port vx-host9 is down", alone[2].Class)
 }
 
@@ -156,7 +156,7 @@ func TestCookiesTellEveryDifference(t *testing.T) {
 }
 
 func TestDiffFlows(t *testing.T) {
-	bound, _ := ovs.Bind([]ovs.Flow{{Table: 1, Match: "a", Actions: "drop"}, {Table: 2, Match: "b", Actions: "drop"}}, nil)
+	bound, _ := ovs.State{Flows: []ovs.Flow{{Table: 1, Match: "a", Actions: "drop"}, {Table: 2, Match: "b", Actions: "drop"}}}.Bind(nil)
 	ids := []ovs.FlowID{bound[0].ID(), bound[1].ID()}
 	add, del := ovs.DiffFlows(bound, ids)
 	require.Empty(t, add)

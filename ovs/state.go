@@ -195,6 +195,20 @@ type ObservedPort struct {
 // not enough: a second tunnel to the same remote has one, and an error.
 func (p ObservedPort) Live() bool { return p.OFPort >= 1 && p.Error == "" }
 
+// Unmade returns those of Baize's own ports that Open vSwitch is to make itself,
+// such as tunnels, and that are not live, by name. It may make them the next time
+// it looks.
+func (o Observed) Unmade() []string {
+	var out []string
+	for name, p := range o.Ports {
+		if p.Owned() && p.Type != "" && !p.Live() {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Observed is what the database of an Open vSwitch says about one bridge.
 type Observed struct {
 	// Bridge is nil when there is no bridge of that name.

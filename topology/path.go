@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // A network with direct delivery, or with Router, is forwarded by the hosts'
@@ -244,9 +246,30 @@ func CheckRouted(n Network, others map[string]Network) error {
 		return nil
 	}
 	return &Error{
-		Kind: ErrConflict, Item: "network " + n.Name, What: clashText(n, o, p),
+		Kind: ErrConflict, Code: fault.RecordConflict, Item: "network " + n.Name, What: clashText(n, o, p),
 		Remedy: "choose another prefix, or a transport that is a tunnel: " + fmt.Sprint(Encapsulations()),
 	}
+}
+
+// CheckCovers refuses a network that kernels are to forward and that has the
+// underlay address of a node: the nodes would make no routes for it, so that they
+// do not cut themselves off. The error is of kind ErrConflict and names the node.
+func CheckCovers(n Network, nodes map[string]Node) error {
+	if !n.Kernel() {
+		return nil
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(nodes), CompareNames) {
+		for _, a := range nodes[name].VTEPs {
+			if p := n.Prefix(FamilyOf(a)); p.IsValid() && p.Contains(a) {
+				return &Error{
+					Kind: ErrConflict, Code: fault.NetworkCoversUnderlay, Item: "network " + n.Name,
+					What:   fmt.Sprintf("its prefix %s covers %s, the underlay address of node %s", p, a, name),
+					Remedy: "choose another prefix, or other underlay addresses",
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // CheckSegment refuses a local Ethernet in a network that has none itself. The
@@ -256,7 +279,7 @@ func (n Network) CheckSegment(segment string) error {
 		return nil
 	}
 	return &Error{
-		Kind: ErrInvalid, Item: "network " + n.Name,
+		Kind: ErrInvalid, Code: fault.SegmentMismatch, Item: "network " + n.Name,
 		What:   fmt.Sprintf("its transport is %s: it is no Ethernet that %s could be a part of", n.Transport, segment),
 		Remedy: "'baize network update " + n.Name + " --transport auto', or choose another network for " + segment,
 	}

@@ -49,7 +49,8 @@ type Network struct {
 	// that nodes lease.
 	SubnetLenIPv4 int `json:"subnetLenIPv4,omitempty"`
 	SubnetLenIPv6 int `json:"subnetLenIPv6,omitempty"`
-	// Transport is the encapsulation between nodes.
+	// Transport says how frames travel between nodes: in which encapsulation, or
+	// without one.
 	Transport Transport `json:"transport"`
 	// MTU is that of the containers' interfaces, in bytes of IP packet.
 	MTU int `json:"mtu"`

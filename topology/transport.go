@@ -9,16 +9,14 @@ type Transport string
 // The transports. The first three are encapsulations of Ethernet frames in IP.
 // Route has none: unicast IP goes from host to host as it is, by routes in their
 // kernels. Auto is the whole Ethernet, in VXLAN, but unicast IP to nodes on the
-// same link goes as with Route; AutoGRE and AutoGeneve are the same over the
+// same link goes as with Route; "auto-gre" and "auto-geneve" are the same over the
 // other encapsulations.
 const (
-	VXLAN      Transport = "vxlan"
-	GRE        Transport = "gre"
-	Geneve     Transport = "geneve"
-	Route      Transport = "route"
-	Auto       Transport = "auto"
-	AutoGRE    Transport = "auto-gre"
-	AutoGeneve Transport = "auto-geneve"
+	VXLAN  Transport = "vxlan"
+	GRE    Transport = "gre"
+	Geneve Transport = "geneve"
+	Route  Transport = "route"
+	Auto   Transport = "auto"
 )
 
 // Direct says when unicast IP goes from host to host without encapsulation.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // raw is a part of a flow in ovs-ofctl's text form: go-openvswitch's own Match
@@ -75,7 +76,7 @@ var badLine = regexp.MustCompile(`^ovs-ofctl: -:(\d+): `)
 
 func (c *Client) refusal(err *commandError, add []ovs.BoundFlow, deleted int) error {
 	e := &topology.Error{
-		Kind: topology.ErrInvalid, Item: "flows of bridge " + c.cfg.Bridge,
+		Kind: topology.ErrInvalid, Code: fault.FlowRefused, Item: "flows of bridge " + c.cfg.Bridge,
 		What: "the bundle was refused, nothing changed: " + strings.ReplaceAll(err.text, "\n", "; "),
 	}
 	if m := badLine.FindStringSubmatch(err.text); m != nil {

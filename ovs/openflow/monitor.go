@@ -14,6 +14,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // The kinds of Event.
@@ -134,7 +135,8 @@ func (c *Client) Monitor(parent context.Context, onEvent func(Event)) error {
 		return known
 	}
 	return &topology.Error{
-		Kind: topology.ErrUnavailable, Item: "bridge " + c.cfg.Bridge, What: "OpenFlow connection lost: " + last,
+		Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "bridge " + c.cfg.Bridge,
+		What:   "OpenFlow connection lost: " + last,
 		Remedy: "systemctl status openvswitch-switch",
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 const (
@@ -115,12 +116,12 @@ func (c *Client) explain(ctx context.Context, name string, err error, text strin
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: name, What: "is not installed",
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: name, What: "is not installed",
 			Remedy: "apt-get install openvswitch-switch",
 		}
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: "ovs-vswitchd",
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "ovs-vswitchd",
 			What:   fmt.Sprintf("%s got no answer from bridge %s within %s", name, c.cfg.Bridge, c.cfg.Timeout),
 			Remedy: "systemctl restart openvswitch-switch",
 		}
@@ -130,17 +131,18 @@ func (c *Client) explain(ctx context.Context, name string, err error, text strin
 		return fmt.Errorf("%s: %w", name, err)
 	case strings.Contains(text, "Permission denied"), strings.Contains(text, "Operation not permitted"):
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: "bridge " + c.cfg.Bridge, What: text, Remedy: "run as root",
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "bridge " + c.cfg.Bridge, What: text,
+			Remedy: "run as root",
 		}
 	case strings.Contains(text, "Connection refused"), strings.Contains(text, "cannot read pidfile"),
 		strings.Contains(text, "cannot connect"):
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: "ovs-vswitchd", What: "is not running: " + text,
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "ovs-vswitchd", What: "is not running: " + text,
 			Remedy: "systemctl start openvswitch-switch",
 		}
 	case strings.Contains(text, "No such file or directory"), strings.Contains(text, "is not a bridge"):
 		return &topology.Error{
-			Kind: topology.ErrNotFound, Item: "bridge " + c.cfg.Bridge,
+			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge " + c.cfg.Bridge,
 			What:   "is not there, or ovs-vswitchd is not running: " + text,
 			Remedy: "systemctl start openvswitch-switch",
 		}

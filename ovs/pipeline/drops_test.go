@@ -59,6 +59,15 @@ func TestDropsOnARealSwitch(t *testing.T) {
 		classes[fmt.Sprintf("0x%x", f.Cookie)] = f.Class
 	}
 	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir()})
+	// Two ways into the pipeline that it does not have itself.
+	numbers["unguarded"], numbers["undecided"] = 997, 998
+	for name, table := range map[string]int{"unguarded": pipeline.TableGuard, "undecided": pipeline.TableDeliver} {
+		f := ovs.Flow{
+			Table: pipeline.TableClassify, Priority: 200, Match: fmt.Sprintf("in_port=%d", numbers[name]),
+			Actions: fmt.Sprintf("goto_table:%d", table),
+		}
+		bound = append(bound, ovs.BoundFlow{Flow: f, Cookie: ovs.CookieOf(f)})
+	}
 	require.NoError(t, flows.Apply(t.Context(), bound, nil))
 
 	const c1 = "dl_src=02:42:0a:01:05:02,"
@@ -68,7 +77,13 @@ func TestDropsOnARealSwitch(t *testing.T) {
 	numbers["foreign"] = 999
 	host := pipeline.HostPortName("routed")
 	router := pipeline.TunnelName(topology.VXLAN, "router-192.168.0.3")
+	left := map[string]bool{} // the reasons without a case
+	for _, reason := range pipeline.DropClasses() {
+		left[reason] = true
+	}
 	for _, x := range []struct{ want, port, frame string }{
+		{pipeline.DropUnguarded, "unguarded", bcast + "dl_type=0x88b5"},
+		{pipeline.DropUndecided, "undecided", bcast + "dl_type=0x88b5"},
 		{pipeline.DropForeignPort, "foreign", "arp"},
 		{pipeline.DropUnknownKey, "vx-host2", "tun_id=999," + bcast + "dl_type=0x88b5"},
 		{pipeline.DropRoutedHere, router, "tun_id=1," + toRouter + "tcp,nw_dst=192.0.2.9"},
@@ -91,6 +106,7 @@ func TestDropsOnARealSwitch(t *testing.T) {
 		{"tunnel to host4 is down", "bzc1", c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.13.9"},
 		{"endpoint c2 is down", "bzc1", c1 + "dl_dst=02:42:0a:01:05:03,tcp,nw_src=10.1.5.2,nw_dst=10.1.5.3"},
 	} {
+		delete(left, x.want)
 		t.Run(x.want+" from "+x.port, func(t *testing.T) {
 			number, ok := numbers[x.port]
 			require.True(t, ok, "no port %s", x.port)
@@ -102,4 +118,5 @@ func TestDropsOnARealSwitch(t *testing.T) {
 			require.Contains(t, text, "Datapath actions: drop")
 		})
 	}
+	require.Empty(t, left, "every reason has a case")
 }

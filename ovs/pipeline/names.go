@@ -82,7 +82,7 @@ func (n Names) Host(network string) string {
 
 // TunnelName returns the name of the port to a peer that shares its name with no
 // other. Which name it has beside others NamesOf knows, and which it has in a
-// switch ovs.Observed.Tunnel.
+// switch ovs.Observed.Tunnels.
 func TunnelName(t topology.Transport, peer string) string {
 	return portName(tunnelPrefix(t), peer, 0)
 }

@@ -81,7 +81,7 @@ func TestNamesOfCloudMachines(t *testing.T) {
 			names = append(names, name)
 		}
 	}
-	requireOwnTunnels(t, named(names, topology.VXLAN, topology.AutoGRE), topology.VXLAN, topology.GRE)
+	requireOwnTunnels(t, named(names, topology.VXLAN, "auto-gre"), topology.VXLAN, topology.GRE)
 }
 
 // colliding returns names whose port names would be one if each were alone.

@@ -15,10 +15,8 @@ type Options struct {
 	Bridge string
 	// Datapath is "system" or "netdev".
 	Datapath string
-	// VXLANPort and GenevePort are the UDP ports of those; Ports has those of
-	// other encapsulations. 0: the usual one.
-	VXLANPort, GenevePort int
-	Ports                 map[topology.Transport]int
+	// Ports are the UDP ports of encapsulations; 0, or none: the usual one.
+	Ports map[topology.Transport]int
 	// Segments are the ports to local Ethernets. One whose network gives it no
 	// subnet keeps its port, and nothing is forwarded for it.
 	Segments []ovs.Segment
@@ -26,17 +24,6 @@ type Options struct {
 	// this host's kernel routes at this moment. It is observed. Packets for a
 	// prefix that is not in it are encapsulated.
 	Direct map[topology.SubnetID]bool
-}
-
-// port returns the UDP port of an encapsulation; 0 for the usual one.
-func (o Options) port(t topology.Transport) int {
-	switch {
-	case t == topology.VXLAN && o.VXLANPort != 0:
-		return o.VXLANPort
-	case t == topology.Geneve && o.GenevePort != 0:
-		return o.GenevePort
-	}
-	return o.Ports[t]
 }
 
 // Build returns the wanted state of the node whose view is given. Endpoints
@@ -134,7 +121,7 @@ func (b *builder) tunnelTo(p *topology.Peer, name string, local, remote netip.Ad
 	if remote.Is6() && row.ChecksumIPv6 {
 		options["csum"] = "true"
 	}
-	port, next := b.opt.port(p.Encap), toTunnel
+	port, next := b.opt.Ports[p.Encap], toTunnel
 	if p.Router != nil {
 		port, next = p.Router.Port, goTo(TableRouted)
 	}

@@ -146,7 +146,7 @@ func TestGolden(t *testing.T) {
 			threeHosts(topology.GRE).put(
 				network("red", 200, topology.VXLAN, "10.1.0.0/16"),
 				subnet("red", "10.1.5.0/24", 1), subnet("red", "10.1.8.0/24", 2)),
-			[]ovs.Endpoint{c1, endpoint("r1", "red", "10.1.5.2")}, pipeline.Options{Datapath: "system", VXLANPort: 8472},
+			[]ovs.Endpoint{c1, endpoint("r1", "red", "10.1.5.2")}, pipeline.Options{Datapath: "system", Ports: map[topology.Transport]int{topology.VXLAN: 8472}},
 		},
 		"pins": {
 			threeHosts(topology.VXLAN).put(

@@ -50,13 +50,13 @@ func (c *Client) Apply(ctx context.Context, change ovs.DBChange) error {
 	switch {
 	case errors.As(err, &raced):
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + c.cfg.Bridge,
+			Kind: topology.ErrConflict, Code: fault.SwitchContended, Item: "bridge " + c.cfg.Bridge,
 			What:   "somebody else keeps changing the same bridge and ports",
 			Remedy: "look for it with 'ovsdb-tool show-log' or 'ovsdb-client monitor Port'",
 		}
 	case errors.As(err, &failed):
 		return &topology.Error{
-			Kind: topology.ErrInvalid, Item: "bridge " + c.cfg.Bridge,
+			Kind: topology.ErrInvalid, Code: fault.ChangeRefused, Item: "bridge " + c.cfg.Bridge,
 			What: "the Open vSwitch database refused the change: " + err.Error(),
 		}
 	}
@@ -75,11 +75,11 @@ func (c *Client) applyOnce(ctx context.Context, change ovs.DBChange) error {
 	if len(t.ops) == 0 {
 		return nil
 	}
-	return c.commit(ctx, t.ops, t.replaces)
+	return c.commit(ctx, t.ops)
 }
 
 // commit runs operations in a transaction that ovs-vswitchd is to take over.
-func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation, twice bool) error {
+func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation) error {
 	comment := "baize"
 	ops = append(ops,
 		ovsdb.Operation{Op: ovsdb.OperationComment, Comment: &comment},
@@ -88,86 +88,80 @@ func (c *Client) commit(ctx context.Context, ops []ovsdb.Operation, twice bool) 
 			// The one row that there is.
 			Where:     []ovsdb.Condition{{Column: "next_cfg", Function: ovsdb.ConditionGreaterThanOrEqual, Value: 0}},
 			Mutations: []ovsdb.Mutation{{Column: "next_cfg", Mutator: ovsdb.MutateOperationAdd, Value: 1}},
-		},
-		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: vswitchd.OpenvSwitchTable, Columns: []string{"next_cfg"}})
+		})
 	s, err := c.session(ctx)
 	if err != nil {
 		return err
 	}
-	res, err := c.transact(ctx, s, ops...)
-	if err != nil {
-		return err
-	}
-	if out := res[len(ops)-1].Rows; len(out) == 1 {
-		n, _ := out[0]["next_cfg"].(float64)
-		<-c.lock
-		c.want, c.twice = int(n), c.twice || twice
-		c.lock <- struct{}{}
-	}
-	return nil
+	_, err = c.transact(ctx, s, ops...)
+	return err
 }
 
-// WaitApplied waits until ovs-vswitchd has taken over the last Apply, at most for
-// Config.Timeout. A port that was added has its ofport, or its error, afterwards.
+// WaitApplied waits until ovs-vswitchd has taken over what the database says, at
+// most for Config.Timeout. A port that was added has its ofport, or its error,
+// afterwards.
 //
 // An ovs-vswitchd that is to remove a tunnel and to make one of the same ends and
 // key still finds the old one when it makes the new ("File exists", seen with
-// 3.1), and makes it the next time it looks at its database. So a change that
-// replaces ports is followed by one that only makes it look.
+// 3.1), and makes it the next time it looks at its database. So where a port was
+// not made, a change follows that only makes it look, once.
 func (c *Client) WaitApplied(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	if err := c.waitApplied(ctx); err != nil {
 		return err
 	}
-	<-c.lock
-	twice := c.twice
-	c.twice = false
-	c.lock <- struct{}{}
-	if !twice {
+	r, err := c.rows(ctx)
+	if err != nil {
+		return err
+	}
+	if len(r.observed(c.cfg.Bridge).Unmade()) == 0 {
 		return nil
 	}
-	if err := c.commit(ctx, nil, false); err != nil {
+	if err := c.commit(ctx, nil); err != nil {
 		return err
 	}
 	return c.waitApplied(ctx)
 }
 
+// waitApplied waits until ovs-vswitchd has taken over what is in the database now.
 func (c *Client) waitApplied(ctx context.Context) error {
-	<-c.lock
-	want := c.want
-	c.lock <- struct{}{}
 	late := func() error {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return ctx.Err()
 		}
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: "ovs-vswitchd",
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "ovs-vswitchd",
 			What:   "has not taken over a change of its database in time: it hangs or is not running",
 			Remedy: "systemctl restart openvswitch-switch",
 		}
 	}
 	// The server could wait for us, but then the call would hold locks of
 	// libovsdb that others need.
-	answered := false
+	want, answered := 0, false
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		s, err := c.session(ctx)
 		if err != nil {
 			return err
 		}
-		res, err := c.transact(ctx, s, selectOp(vswitchd.OpenvSwitchTable, "cur_cfg"))
+		res, err := c.transact(ctx, s, selectOp(vswitchd.OpenvSwitchTable, "cur_cfg", "next_cfg"))
 		switch {
 		case err != nil && answered && ctx.Err() != nil:
 			return late()
 		case err != nil:
 			return err
 		}
-		answered = true
 		if len(res[0].Rows) == 1 {
-			if n, _ := res[0].Rows[0]["cur_cfg"].(float64); int(n) >= want {
+			done, _ := res[0].Rows[0]["cur_cfg"].(float64)
+			next, _ := res[0].Rows[0]["next_cfg"].(float64)
+			if !answered {
+				want = int(next) // what others change later is not waited for
+			}
+			if int(done) >= want {
 				return nil
 			}
 		}
+		answered = true
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -207,8 +201,6 @@ type txn struct {
 	index index
 	ops   []ovsdb.Operation
 	named int
-	// replaces: ports come and go at once.
-	replaces bool
 }
 
 // build adds the operations of a change.
@@ -233,14 +225,15 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	case br == nil && change.SetBridge != nil:
 		return t.insertBridge(*change.SetBridge, added)
 	case br == nil && len(added) > 0:
-		return &topology.Error{Kind: topology.ErrNotFound, Item: "bridge " + bridge, What: "is not there"}
+		return &topology.Error{
+			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge " + bridge, What: "is not there",
+		}
 	case br == nil:
 		return nil
 	}
 	if change.SetBridge != nil {
 		t.updateBridge(br, *change.SetBridge)
 	}
-	t.replaces = len(added) > 0 && len(removed) > 0
 	t.membership(br, added, removed)
 	return nil
 }
@@ -263,7 +256,10 @@ func (t *txn) ports(bridge string, change ovs.DBChange) (added, removed []ovsdb.
 	seen := map[string]bool{}
 	for _, p := range slices.Concat(change.AddPorts, change.UpdatePorts) {
 		if seen[p.Name] || p.Name == bridge {
-			return nil, nil, conflict(p.Name, "is given twice, or has the bridge's name", "")
+			return nil, nil, &topology.Error{
+				Kind: topology.ErrConflict, Code: fault.ChangeRefused, Item: "port " + p.Name,
+				What: "is given twice, or has the bridge's name",
+			}
 		}
 		seen[p.Name] = true
 		id, err := t.ensurePort(bridge, p)
@@ -311,7 +307,8 @@ func (t *txn) deleteBridge(name string) error {
 	}
 	if !owned(b.ExternalIDs) {
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + name, What: "is not Baize's: it is left alone",
+			Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + name,
+			What:   "is not Baize's: it is left alone",
 			Remedy: "if it is to go, 'ovs-vsctl del-br " + name + "'",
 		}
 	}
@@ -329,7 +326,8 @@ func (t *txn) insertBridge(b ovs.Bridge, ports []ovsdb.UUID) error {
 	if p := t.index.ports[b.Name]; p != nil {
 		other := t.index.bridgeOf[p.UUID]
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "bridge " + b.Name, What: "a port of bridge " + other + " has this name",
+			Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + b.Name,
+			What:   "a port of bridge " + other + " has this name",
 			Remedy: fmt.Sprintf("name another with --bridge, or 'ovs-vsctl del-port %s %s'", other, b.Name),
 		}
 	}
@@ -427,8 +425,11 @@ func (t *txn) mayTouch(bridge string, p *vswitchd.Port) error {
 	return nil
 }
 
+// conflict refuses a port whose name is somebody else's.
 func conflict(port, what, remedy string) error {
-	return &topology.Error{Kind: topology.ErrConflict, Item: "port " + port, What: what, Remedy: remedy}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.PortForeign, Item: "port " + port, What: what, Remedy: remedy,
+	}
 }
 
 func owned(externalIDs map[string]string) bool { return externalIDs[ovs.KeyOwner] != "" }

@@ -14,6 +14,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/vswitch/internal/vswitchd"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Observe returns what the database says now, but for the ports' Statistics. The
@@ -89,7 +90,7 @@ func (c *Client) setRoot(r *rows, roots map[string]*vswitchd.OpenvSwitch) error 
 		return nil
 	}
 	return &topology.Error{
-		Kind: topology.ErrUnavailable, Item: "Open vSwitch database " + c.cfg.Endpoint,
+		Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "Open vSwitch database " + c.cfg.Endpoint,
 		What: "it is empty: Open vSwitch never ran on it", Remedy: "ovs-vsctl --no-wait init",
 	}
 }

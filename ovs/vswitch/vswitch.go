@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // The defaults of Config.
@@ -54,9 +55,6 @@ type Client struct {
 	lock chan struct{} // guards the fields below; a channel, to wait with a deadline
 	cur  *session
 	end  bool
-	want int // next_cfg of the last Apply
-	// twice: an Apply replaced ports, and ovs-vswitchd has to look again.
-	twice bool
 }
 
 // ErrClosed is returned by the methods of a closed Client.
@@ -72,7 +70,9 @@ func New(cfg Config) (*Client, error) {
 		cfg.Timeout = DefaultTimeout
 	}
 	bad := func(item, what, remedy string) (*Client, error) {
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: what, Remedy: remedy}
+		return nil, &topology.Error{
+			Kind: topology.ErrInvalid, Code: fault.SettingInvalid, Item: item, What: what, Remedy: remedy,
+		}
 	}
 	const remedy = "give unix:/absolute/path or tcp:host:port"
 	u, err := url.Parse(cfg.Endpoint)
@@ -192,7 +192,9 @@ func (c *Client) failed(s *session, err error) error {
 
 // explain turns a failure to reach the server into words for people.
 func (c *Client) explain(err error) error {
-	e := &topology.Error{Kind: topology.ErrUnavailable, Item: "Open vSwitch database " + c.cfg.Endpoint}
+	e := &topology.Error{
+		Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "Open vSwitch database " + c.cfg.Endpoint,
+	}
 	const start = "systemctl start openvswitch-switch"
 	switch {
 	case errors.Is(err, context.Canceled):

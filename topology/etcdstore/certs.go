@@ -11,13 +11,15 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // certificates are the TLS settings of a client. The files are read again for
 // every connection, so that certificates can be rotated while the process
 // runs: etcd's connections are few and long. A file that cannot be used, such
-// as one that is half written, leaves what was read before in force.
-// It implements credentials.TransportCredentials.
+// as one that is half written, leaves what was read before in force, and is
+// reported (Store.Faults). It implements credentials.TransportCredentials.
 type certificates struct {
 	files Config
 	mu    sync.Mutex
@@ -35,12 +37,36 @@ func loadCertificates(c Config) (*certificates, error) {
 
 // config returns the settings for a connection that begins now.
 func (c *certificates) config() *tls.Config {
+	conf, _ := c.read()
+	return conf
+}
+
+// read returns the settings, and why they are not those of the files.
+func (c *certificates) read() (*tls.Config, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if conf, err := c.files.tlsConfig(); err == nil && conf != nil {
+	conf, err := c.files.tlsConfig()
+	if err == nil && conf != nil {
 		c.last = conf
 	}
-	return c.last.Clone()
+	return c.last.Clone(), err
+}
+
+// Faults returns what is wrong although etcd answers: a certificate that cannot
+// be used, where the one read before still is.
+func (s *Store) Faults() []fault.Fault {
+	n, ok := s.backend.(*network)
+	if !ok || n.certs == nil {
+		return nil
+	}
+	_, err := n.certs.read()
+	if err == nil {
+		return nil
+	}
+	f := fault.Of(err)
+	f.Code, f.Severity = fault.CertificateUnusable, fault.Warning
+	f.What += ": the one that was read before stays in use"
+	return []fault.Fault{f}
 }
 
 // ClientHandshake implements credentials.TransportCredentials.

@@ -11,6 +11,7 @@ import (
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Certificates are replaced while the store is open.
@@ -37,6 +38,7 @@ func TestRotatedCertificates(t *testing.T) {
 	refused(t, s.Check(t.Context()), topology.ErrUnavailable, "refuses the client certificate")
 	replace("cert", srv.CertFile)
 	replace("key", srv.KeyFile)
+	require.Empty(t, s.Faults())
 	answers := func() bool { return s.Check(t.Context()) == nil }
 	require.Eventually(t, answers, patience, 50*time.Millisecond)
 
@@ -45,4 +47,11 @@ func TestRotatedCertificates(t *testing.T) {
 	require.NoError(t, os.WriteFile(file("cert"), []byte("half a certif"), 0o600))
 	srv.Restart()
 	require.Eventually(t, answers, patience, 50*time.Millisecond)
+	faults := s.Faults()
+	require.Len(t, faults, 1, "and it is said")
+	require.Equal(t, fault.CertificateUnusable, faults[0].Code)
+	require.Contains(t, faults[0].String(), file("cert"))
+	require.Contains(t, faults[0].String(), "stays in use")
+	replace("cert", srv.CertFile)
+	require.Empty(t, s.Faults())
 }

@@ -24,10 +24,9 @@ type Client interface {
 
 	Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error)
 	Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error)
-	KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error)
 	// Renew sends one renewal and returns the lease's time to live in seconds,
-	// 0 when there is no such lease. KeepAliveOnce would repeat the request
-	// without a pause while etcd is down.
+	// 0 when there is no such lease. clientv3's KeepAliveOnce would repeat the
+	// request without a pause while etcd is down.
 	Renew(ctx context.Context, id clientv3.LeaseID) (ttl int64, err error)
 
 	// Reconnected is closed at the next connection to a member. A watch goes on

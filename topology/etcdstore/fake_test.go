@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
@@ -246,5 +247,72 @@ func TestJunk(t *testing.T) {
 		pass(time.Second)
 		require.Contains(t, last.Snapshot.Networks, "red")
 		require.Contains(t, last.Snapshot.Malformed, "networks/blue")
+	})
+}
+
+// However long the lease lasts, a copied machine is refused once it cannot be
+// this one's earlier boot any more, and the machine itself gets its name back.
+func TestAClonedMachineIsRefusedWithALongLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := etcdfake.New()
+		first := topology.Liveness{Node: "n", ID: "id", Hostname: "first", Epoch: "boot1"}
+		copied := topology.Liveness{Node: "n", ID: "id", Hostname: "copy", Epoch: "boot2"}
+		const ttl = 10 * time.Minute
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- openFake(t, cluster.Host("a")).KeepAlive(ctx, first, ttl, nil) }()
+		pass(time.Minute)
+		b := openFake(t, cluster.Host("b"))
+		limited, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began, states := time.Now(), 0
+		err := b.KeepAlive(limited, copied, ttl, func(error) { states++ })
+		refused(t, err, topology.ErrConflict, "host first", "copy")
+		require.InDelta(t, (2 * ttl).Seconds(), time.Since(began).Seconds(), 5)
+		require.Zero(t, states, "it was a matter of waiting")
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
+
+// torn is a backend whose requests are answered by two clusters in turn.
+type torn struct {
+	etcdstore.Backend
+	gets uint64
+}
+
+type tornClient struct {
+	etcdstore.Client
+	b *torn
+}
+
+func (b *torn) Connect(ctx context.Context) (etcdstore.Client, error) {
+	c, err := b.Backend.Connect(ctx)
+	return tornClient{c, b}, err
+}
+
+func (c tornClient) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	resp, err := c.Client.Get(ctx, key, opts...)
+	if err == nil {
+		c.b.gets++
+		resp.Header.ClusterId += c.b.gets % 2
+		resp.More = c.b.gets%2 == 1
+	}
+	return resp, err
+}
+
+// A listing whose pages never fit together ends, and does not press etcd.
+func TestListingOfTwoClusters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &torn{Backend: etcdfake.New().Host("a")}
+		s, err := etcdstore.Open(t.Context(), etcdstore.Config{Backend: b, Endpoints: []string{"fake"}})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, s.Close()) }()
+		mustCreate(t, s, blue())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		_, err = s.Snapshot(ctx)
+		refused(t, err, topology.ErrUnavailable, "another etcd cluster", "members of one cluster")
+		require.Less(t, b.gets, uint64(100))
 	})
 }

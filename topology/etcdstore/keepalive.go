@@ -41,7 +41,7 @@ func (s *Store) KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Dur
 		if errors.Is(err, topology.ErrConflict) {
 			return err
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errEarlierBoot) {
 			k.state(err)
 		}
 		b.wait(ctx)
@@ -56,6 +56,8 @@ type keeper struct {
 	onState func(error)
 	called  bool // onState was, and lost is what it was given
 	lost    bool
+	// patience: until then a key of an earlier boot may expire.
+	patience time.Time
 }
 
 // state reports a change, once.
@@ -71,6 +73,13 @@ func (k *keeper) state(err error) {
 // taken over.
 func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
 	s := k.s
+	v, err := s.read(ctx, k.l.Key(), topology.NodeKey(k.l.Node))
+	if err != nil {
+		return 0, err
+	}
+	if err := k.free(v); err != nil {
+		return 0, err // before there is a lease to give up
+	}
 	grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
 		return c.Grant(ctx, int64(k.ttl/time.Second))
 	})
@@ -87,29 +96,13 @@ func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
 // take puts the key under a lease. It refuses when another agent has it.
 func (k *keeper) take(ctx context.Context, id clientv3.LeaseID) error {
 	s, key, node := k.s, k.l.Key(), topology.NodeKey(k.l.Node)
-	var patience time.Time // until then a key of an earlier boot may expire
 	return s.attempts(ctx, "node "+k.l.Node, func() (bool, error) {
 		v, err := s.read(ctx, key, node)
 		if err != nil {
 			return false, err
 		}
-		o, there := v.Alive[k.l.Node]
-		if !there {
-			if err := ownedByAnother(v.Nodes[k.l.Node], k.l.ID, k.l.Hostname); err != nil {
-				return false, err
-			}
-		}
-		switch {
-		case !there || sameAgent(o, k.l.ID, k.l.Epoch):
-		case o.ID != k.l.ID || (!patience.IsZero() && time.Now().After(patience)):
-			return false, nodeTaken(k.l.Node, k.l.Hostname, k.l.ID, o)
-		default:
-			// This machine was booted again within the lease's time to live, or
-			// a copy of its disk runs elsewhere. Time tells which.
-			if patience.IsZero() {
-				patience = time.Now().Add(2 * k.ttl)
-			}
-			return false, nil
+		if err := k.free(v); err != nil {
+			return false, err
 		}
 		resp, err := s.commit(ctx, txn{
 			cmps: []clientv3.Cmp{s.unchanged(key, v.meta[key].ModRevision), s.unchanged(node, v.meta[node].ModRevision)},
@@ -120,6 +113,33 @@ func (k *keeper) take(ctx context.Context, id clientv3.LeaseID) error {
 		}
 		return resp.Succeeded, nil
 	})
+}
+
+// errEarlierBoot: the key is that of an earlier boot of this machine, or of one
+// whose disk is a copy of this one's.
+var errEarlierBoot = errors.New("the key of an earlier boot has not expired yet")
+
+// free returns why the key cannot be taken, nil where it can. A key of an earlier
+// boot is errEarlierBoot for as long as it may expire: this machine was booted
+// again within the lease's time to live, or a copy of its disk runs elsewhere.
+// Time tells which.
+func (k *keeper) free(v view) error {
+	o, there := v.Alive[k.l.Node]
+	switch {
+	case !there:
+		k.patience = time.Time{}
+		return ownedByAnother(v.Nodes[k.l.Node], k.l.ID, k.l.Hostname)
+	case sameAgent(o, k.l.ID, k.l.Epoch):
+		k.patience = time.Time{}
+		return nil
+	case o.ID != k.l.ID:
+	case k.patience.IsZero():
+		k.patience = time.Now().Add(2 * k.ttl)
+		return errEarlierBoot
+	case time.Now().Before(k.patience):
+		return errEarlierBoot
+	}
+	return nodeTaken(k.l.Node, k.l.Hostname, k.l.ID, o)
 }
 
 // sameAgent reports whether a liveness record is that of an installation since

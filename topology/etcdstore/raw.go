@@ -3,9 +3,11 @@ package etcdstore
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -43,6 +45,12 @@ func (k *Keys) Commit(ctx context.Context, t topology.Txn) (topology.Committed, 
 	return k.s.Commit(ctx, t)
 }
 
+// Attempts runs a compare-and-swap until f says it is done; each call reads anew.
+// item is for the error when it never ends.
+func (k *Keys) Attempts(ctx context.Context, item string, f func() (done bool, err error)) error {
+	return k.s.attempts(ctx, item, f)
+}
+
 // Grant makes a lease that ends after ttl unless it is renewed.
 func (k *Keys) Grant(ctx context.Context, ttl time.Duration) (lease int64, err error) {
 	resp, err := do(ctx, k.s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
@@ -54,11 +62,18 @@ func (k *Keys) Grant(ctx context.Context, ttl time.Duration) (lease int64, err e
 	return int64(resp.ID), nil
 }
 
-// Renew has a lease last for its whole time from now on.
+// Renew has a lease last for its whole time from now on. The error is of kind
+// ErrNotFound when there is no such lease any more.
 func (k *Keys) Renew(ctx context.Context, lease int64) error {
-	_, err := do(ctx, k.s, func(ctx context.Context, c Client) (*clientv3.LeaseKeepAliveResponse, error) {
-		return c.KeepAliveOnce(ctx, clientv3.LeaseID(lease))
+	left, err := do(ctx, k.s, func(ctx context.Context, c Client) (int64, error) {
+		return c.Renew(ctx, clientv3.LeaseID(lease))
 	})
+	if err == nil && left <= 0 {
+		err = &topology.Error{
+			Kind: topology.ErrNotFound, Code: fault.RecordVanished, Item: fmt.Sprintf("etcd lease %x", lease),
+			What: "it was revoked or has expired",
+		}
+	}
 	return err
 }
 

@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -20,14 +21,22 @@ func (s *Store) Snapshot(ctx context.Context) (*topology.Snapshot, error) {
 
 // list reads page after page, all at the revision of the first one, and
 // returns the cluster's ID as well. It begins anew where that revision is
-// compacted between two pages, or another cluster answers.
+// compacted between two pages, or another cluster answers, for as long as a
+// request is repeated.
 func (s *Store) list(ctx context.Context) (*topology.Snapshot, uint64, error) {
-	for {
+	until := time.Now().Add(retryFor * s.cfg.Timeout)
+	for b := s.backoff(); ; {
 		snap, cluster, err := s.listOnce(ctx)
-		if is(err, rpctypes.ErrCompacted) || is(err, rpctypes.ErrFutureRev) || errors.Is(err, errOtherCluster) {
-			continue
+		if !is(err, rpctypes.ErrCompacted) && !is(err, rpctypes.ErrFutureRev) && !errors.Is(err, errOtherCluster) {
+			return snap, cluster, err
 		}
-		return snap, cluster, err
+		if time.Now().After(until) {
+			return nil, 0, unavailable(s.item(), "its pages do not fit together: "+rpctypes.ErrorDesc(err),
+				"see that all endpoints are members of one cluster, and that it is not compacted all the time")
+		}
+		if !b.wait(ctx) {
+			return nil, 0, s.explain(ctx, ctx.Err())
+		}
 	}
 }
 

@@ -35,6 +35,9 @@ const (
 	// RecordVanished: a record that is in use is gone from etcd, and the last good
 	// one stays in force.
 	RecordVanished Code = "BZ0107"
+	// CertificateUnusable: a certificate for etcd was replaced by one that cannot be
+	// used, and the one that was read before stays in use.
+	CertificateUnusable Code = "BZ0108"
 
 	// 02: membership.
 
@@ -66,6 +69,14 @@ const (
 	RestoreWaitForeign Code = "BZ0305"
 	// FlowRefused: Open vSwitch refuses a flow.
 	FlowRefused Code = "BZ0306"
+	// BridgeMissing: Baize's bridge is not there.
+	BridgeMissing Code = "BZ0307"
+	// SwitchContended: another program keeps changing Baize's bridge and ports.
+	SwitchContended Code = "BZ0308"
+	// ChangeRefused: the database of Open vSwitch refuses a change.
+	ChangeRefused Code = "BZ0309"
+	// PortMalformed: the external_ids of one of Baize's ports cannot be read.
+	PortMalformed Code = "BZ0310"
 
 	// 04: the underlay.
 
@@ -133,4 +144,6 @@ const (
 	PartFailed Code = "BZ0001"
 	// StateUnwritable: a file of the agent's state cannot be written.
 	StateUnwritable Code = "BZ0002"
+	// SettingInvalid: a setting cannot be used.
+	SettingInvalid Code = "BZ0003"
 )

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,7 +102,11 @@ var withoutCodes = []string{
 	"cmd/internal/lab/",
 }
 
-// TestEveryFaultHasACode looks at each fault.Fault{…} that is not in a test.
+// errorsToo are the places whose errors for people need codes as well.
+const errorsToo = "ovs/"
+
+// TestEveryFaultHasACode looks at each fault.Fault{…} that is not in a test, and
+// in errorsToo at each topology.Error{…}.
 func TestEveryFaultHasACode(t *testing.T) {
 	bare := map[string]bool{} // places of withoutCodes that still need to be there
 	err := filepath.WalkDir("../..", func(file string, d fs.DirEntry, err error) error {
@@ -115,7 +120,11 @@ func TestEveryFaultHasACode(t *testing.T) {
 		if !strings.HasSuffix(rel, ".go") || strings.HasSuffix(rel, "_test.go") || rel == "topology/fault/fault.go" {
 			return nil
 		}
-		for _, at := range faultsWithoutCode(t, file) {
+		kinds := []string{"fault.Fault"}
+		if strings.HasPrefix(rel, errorsToo) {
+			kinds = append(kinds, "topology.Error")
+		}
+		for _, at := range withoutCode(t, file, kinds...) {
 			place := ""
 			for _, p := range withoutCodes {
 				if strings.HasPrefix(rel, p) {
@@ -134,9 +143,10 @@ func TestEveryFaultHasACode(t *testing.T) {
 	}
 }
 
-// faultsWithoutCode returns the lines of a file's fault.Fault literals that set
-// fields, but no Code.
-func faultsWithoutCode(t *testing.T, file string) []int {
+// withoutCode returns the lines of a file's literals of some types that set fields,
+// but no Code.
+func withoutCode(t *testing.T, file string, types ...string) []int {
+	t.Helper()
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, file, nil, 0)
 	require.NoError(t, err)
@@ -153,21 +163,22 @@ func faultsWithoutCode(t *testing.T, file string) []int {
 			out = append(out, fset.Position(lit.Pos()).Line)
 		}
 	}
+	isOne := func(e ast.Expr) bool { return slices.Contains(types, typeName(e)) }
 	ast.Inspect(f, func(n ast.Node) bool {
 		lit, ok := n.(*ast.CompositeLit)
 		if !ok {
 			return true
 		}
-		if isFault(lit.Type) {
+		if isOne(lit.Type) {
 			check(lit)
 			return true
 		}
 		elided := false // []fault.Fault{{…}}, map[K]fault.Fault{k: {…}}
 		switch typ := lit.Type.(type) {
 		case *ast.ArrayType:
-			elided = isFault(typ.Elt)
+			elided = isOne(typ.Elt)
 		case *ast.MapType:
-			elided = isFault(typ.Value)
+			elided = isOne(typ.Value)
 		}
 		for _, e := range lit.Elts {
 			if kv, ok := e.(*ast.KeyValueExpr); ok {
@@ -182,14 +193,31 @@ func faultsWithoutCode(t *testing.T, file string) []int {
 	return out
 }
 
-func isFault(e ast.Expr) bool {
+// typeName returns "fault.Fault" for that type and for a pointer to it.
+func typeName(e ast.Expr) string {
 	if star, ok := e.(*ast.StarExpr); ok {
 		e = star.X
 	}
 	sel, ok := e.(*ast.SelectorExpr)
 	if !ok {
-		return false
+		return ""
 	}
 	pkg, ok := sel.X.(*ast.Ident)
-	return ok && pkg.Name == "fault" && sel.Sel.Name == "Fault"
+	if !ok {
+		return ""
+	}
+	return pkg.Name + "." + sel.Sel.Name
+}
+
+func TestWithoutCode(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.go")
+	require.NoError(t, os.WriteFile(file, []byte(`package x
+var a = fault.Fault{Item: "x"}
+var b = []*topology.Error{{Item: "x"}, {Code: "x"}}
+var c = &topology.Error{Item: "x"}
+var d = map[string]fault.Fault{"x": {Item: "x"}}
+var e = fault.Fault{}
+`), 0o600))
+	assert.Equal(t, []int{2, 5}, withoutCode(t, file, "fault.Fault"))
+	assert.Equal(t, []int{2, 3, 4, 5}, withoutCode(t, file, "fault.Fault", "topology.Error"))
 }

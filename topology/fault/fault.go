@@ -4,6 +4,7 @@
 package fault
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -27,7 +28,8 @@ type Fault struct {
 	// Code is stable over versions, "BZ0301"; see codes.go. Empty: an error that
 	// nobody has given a code.
 	Code Code `json:"code,omitempty"`
-	// Severity is that of the code unless set.
+	// Severity is that of the code unless set: it is filled in where a fault is
+	// written out.
 	Severity Severity `json:"severity,omitempty"`
 	// Item is the subject: the key, node, port or flow that is wrong.
 	Item string `json:"item"`
@@ -55,10 +57,33 @@ func (f Fault) String() string {
 	return s
 }
 
+// graded returns the fault with the severity of its code unless it has one.
+func (f Fault) graded() Fault {
+	if f.Severity == "" {
+		f.Severity = f.Code.Severity()
+	}
+	return f
+}
+
+// MarshalJSON implements json.Marshaler.
+func (f Fault) MarshalJSON() ([]byte, error) {
+	type plain Fault
+	return json.Marshal(plain(f.graded()))
+}
+
+// Severity returns how much a fault of the code matters, unless it says otherwise.
+func (c Code) Severity() Severity {
+	switch c {
+	case CertificateUnusable, NodeDown, RestoreWaitForeign, ReversePathStrict, KernelUnavailable, SessionDown:
+		return Warning
+	}
+	return Error
+}
+
 // Same reports whether two faults are one, whenever each was seen first.
 func (f Fault) Same(g Fault) bool {
 	f.Since, g.Since = time.Time{}, time.Time{}
-	return f == g
+	return f.graded() == g.graded()
 }
 
 // Coded is an error that knows its fault.

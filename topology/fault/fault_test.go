@@ -1,6 +1,7 @@
 package fault_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
@@ -42,4 +43,30 @@ func TestKeep(t *testing.T) {
 	require.Equal(t, second, now[0].Since)
 	require.Equal(t, first, now[1].Since, "it was there before")
 	require.True(t, now[1].Same(a))
+}
+
+// What leaves a severity open has that of its code, wherever it was made.
+func TestSeverityIsThatOfTheCode(t *testing.T) {
+	for _, c := range []struct {
+		in   fault.Fault
+		want fault.Severity
+	}{
+		{fault.Fault{Code: fault.NodeDown}, fault.Warning},
+		{fault.Fault{Code: fault.RecordConflict}, fault.Error},
+		{fault.Fault{What: "without a code"}, fault.Error},
+		{fault.Fault{Code: fault.NodeDown, Severity: fault.Error}, fault.Error},
+		{fault.Fault{Code: fault.KernelRefused, Severity: fault.Warning}, fault.Warning},
+	} {
+		b, err := json.Marshal([]fault.Fault{c.in})
+		require.NoError(t, err)
+		var out []fault.Fault
+		require.NoError(t, json.Unmarshal(b, &out))
+		require.Equal(t, c.want, out[0].Severity, "%s", b)
+		require.True(t, c.in.Same(out[0]))
+		require.Equal(t, c.in.Code, out[0].Code)
+	}
+	b, err := json.Marshal(fault.Fault{Code: fault.NodeDown, Item: "node a", What: "is down"})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"code":"BZ0205","severity":"warning","item":"node a","what":"is down"}`, string(b))
+	require.False(t, fault.Fault{Code: fault.NodeDown}.Same(fault.Fault{Code: fault.NodeDown, Severity: fault.Error}))
 }

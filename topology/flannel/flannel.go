@@ -45,9 +45,6 @@ const (
 	// DefaultPrefix is where flannel's keys are unless its -etcd-prefix says
 	// otherwise.
 	DefaultPrefix = "/coreos.com/network"
-	// SubnetFile is where flanneld writes the host's subnet, unless its
-	// -subnet-file says otherwise.
-	SubnetFile = "/run/flannel/subnet.env"
 )
 
 // The keys relative to the prefix.

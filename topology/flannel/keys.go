@@ -3,7 +3,6 @@ package flannel
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -28,31 +27,9 @@ type Keys interface {
 	Grant(ctx context.Context, ttl time.Duration) (lease int64, err error)
 	Renew(ctx context.Context, lease int64) error
 	Revoke(ctx context.Context, lease int64) error
-}
-
-// maxAttempts bounds a compare-and-swap loop: each failed attempt means that
-// somebody else succeeded.
-const maxAttempts = 1000
-
-// attempts runs f until it says it is done; each call reads anew.
-func attempts(ctx context.Context, item string, f func() (done bool, err error)) error {
-	wait := time.Millisecond
-	for range maxAttempts {
-		if done, err := f(); done || err != nil {
-			return err
-		}
-		// With jitter, so that hosts that start together do not meet again.
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait/2 + rand.N(wait)):
-		}
-		wait = min(2*wait, 100*time.Millisecond)
-	}
-	return &topology.Error{
-		Kind: topology.ErrUnavailable, Code: fault.SourceUnavailable, Item: item, What: "others keep changing it",
-		Remedy: "try again; if it stays so, look for a process that rewrites flannel's keys",
-	}
+	// Attempts runs f, which reads anew at each call, until it says it is done. item
+	// is for the error when it never ends.
+	Attempts(ctx context.Context, item string, f func() (done bool, err error)) error
 }
 
 func whole(k Keys, rel string) string { return k.Prefix() + "/" + rel }
@@ -71,7 +48,7 @@ func Take(ctx context.Context, k Keys, host string, want Lease, prefer []netip.P
 	var out Lease
 	var g grant
 	defer func() { g.release(ctx, k) }()
-	err := attempts(ctx, "the flannel lease of "+want.PublicIP.String(), func() (done bool, err error) {
+	err := k.Attempts(ctx, "the flannel lease of "+want.PublicIP.String(), func() (done bool, err error) {
 		raw, err := k.Snapshot(ctx)
 		if err != nil {
 			return false, err

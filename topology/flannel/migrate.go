@@ -1,6 +1,7 @@
 package flannel
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -31,7 +32,8 @@ type Migration struct {
 
 // Plan plans the move of flannel's leases into Baize's own keys. Errors:
 // ErrExists (done already), ErrInUse naming the hosts that still run flannel,
-// ErrInvalid for keys that cannot be read.
+// ErrInvalid for keys that cannot be read, ErrConflict with a network or a node
+// of Baize's own.
 func Plan(own, raw *topology.Snapshot) (Migration, error) {
 	m := Migration{Own: own.Revision, Flannel: raw.Revision, Config: raw.Raw[ConfigKey].ModRevision}
 	for _, key := range slices.Sorted(maps.Keys(raw.Raw)) {
@@ -50,10 +52,15 @@ func Plan(own, raw *topology.Snapshot) (Migration, error) {
 			}
 		}
 	}
-	m.Network = merged.Networks[Network]
-	if err := m.subnets(own, merged); err != nil {
+	c, err := DecodeConfig(raw.Raw[ConfigKey].Value)
+	if err != nil {
 		return Migration{}, err
 	}
+	underlay, err := m.subnets(own, merged)
+	if err != nil {
+		return Migration{}, err
+	}
+	m.Network = c.network(topology.Node{UnderlayMTU: underlay}, topology.Meta{})
 	for _, other := range own.SortedNetworks() {
 		if other.VNI == m.Network.VNI {
 			return Migration{}, refuse(topology.ErrConflict,
@@ -61,12 +68,20 @@ func Plan(own, raw *topology.Snapshot) (Migration, error) {
 				"create that network anew with another VNI")
 		}
 	}
-	m.Network.Meta, m.Network.Layout = topology.Meta{}, ""
+	m.Network.Layout = ""
+	if err := topology.CheckRouted(m.Network, own.Networks); err != nil {
+		return Migration{}, err
+	}
+	if err := topology.CheckCovers(m.Network, own.Nodes); err != nil {
+		return Migration{}, err
+	}
 	return m, m.Network.Check()
 }
 
 func refuse(kind error, what, remedy string) error {
-	return &topology.Error{Kind: kind, Item: "network " + Network, What: what, Remedy: remedy}
+	return &topology.Error{
+		Kind: kind, Code: fault.RecordConflict, Item: "network " + Network, What: what, Remedy: remedy,
+	}
 }
 
 // rest plans what a migration that was cut off has left: leases of Baize nodes
@@ -86,11 +101,10 @@ func (m Migration) rest(own, raw *topology.Snapshot, n topology.Network) (Migrat
 	return m, nil
 }
 
-// subnets plans the records, unless a host still runs flannel, and chooses the
-// MTU that all nodes can carry.
-func (m *Migration) subnets(own, merged *topology.Snapshot) error {
+// subnets plans the records, unless a host still runs flannel, and returns the
+// least MTU of the owners' links; 0 where there is no owner.
+func (m *Migration) subnets(own, merged *topology.Snapshot) (underlayMTU int, err error) {
 	var still []string
-	mtu := 0
 	keep := map[topology.SubnetID]bool{}
 	for _, sub := range merged.SortedSubnets() {
 		if sub.Network != Network {
@@ -101,14 +115,14 @@ func (m *Migration) subnets(own, merged *topology.Snapshot) error {
 		if n.Router != nil {
 			still = append(still, fmt.Sprintf("%s (%s)", sub.Node, sub.Prefix))
 		}
-		if n.UnderlayMTU > 0 && (mtu == 0 || n.UnderlayMTU < mtu) {
-			mtu = n.UnderlayMTU
+		if mtu := cmp.Or(n.UnderlayMTU, topology.DefaultUnderlayMTU); sub.Node != "" && n.Router == nil {
+			underlayMTU = min(cmp.Or(underlayMTU, mtu), mtu)
 		}
 		sub.Meta = topology.Meta{}
 		m.Subnets = append(m.Subnets, sub)
 	}
 	if len(still) > 0 {
-		return refuse(topology.ErrInUse, "these hosts still run flannel: "+strings.Join(still, ", "),
+		return 0, refuse(topology.ErrInUse, "these hosts still run flannel: "+strings.Join(still, ", "),
 			"stop flanneld and start 'baize agent --flannel' on each, or delete the lease of a host that is gone")
 	}
 	for _, sub := range own.SortedSubnets() {
@@ -116,10 +130,7 @@ func (m *Migration) subnets(own, merged *topology.Snapshot) error {
 			m.Stale = append(m.Stale, sub)
 		}
 	}
-	if mtu > 0 {
-		m.Network.MTU = min(m.Network.MTU, topology.MTU(m.Network.Transport, topology.IPv4, mtu))
-	}
-	return nil
+	return underlayMTU, nil
 }
 
 // Migrate executes a plan. own is the prefix of Baize's keys, in the same etcd.

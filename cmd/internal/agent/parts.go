@@ -46,7 +46,9 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	in := openvswitch.NewInputs()
 	in.HasSegments = cfg.DockerBridge != ""
 	sw := openvswitch.New(openvswitch.Config{
-		Bridge: cfg.Bridge, Datapath: w.Datapath, VXLANPort: cfg.VXLANPort, GenevePort: cfg.GenevePort, AuditInterval: cfg.AuditInterval,
+		Bridge: cfg.Bridge, Datapath: w.Datapath,
+		Ports:         map[topology.Transport]int{topology.VXLAN: cfg.VXLANPort, topology.Geneve: cfg.GenevePort},
+		AuditInterval: cfg.AuditInterval,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), sw.Offers())

@@ -117,10 +117,11 @@ func newPlanFlow(f ovs.Flow) planFlow {
 // has.
 func planOptions(c *ucli.Context, n topology.Node) pipeline.Options {
 	opt := pipeline.Options{
-		Bridge:     c.String("bridge"),
-		Datapath:   n.Datapath,
-		VXLANPort:  c.Int("vxlan-port"),
-		GenevePort: c.Int("geneve-port"),
+		Bridge:   c.String("bridge"),
+		Datapath: n.Datapath,
+		Ports: map[topology.Transport]int{
+			topology.VXLAN: c.Int("vxlan-port"), topology.Geneve: c.Int("geneve-port"),
+		},
 	}
 	if opt.Datapath == "" {
 		opt.Datapath = "system"

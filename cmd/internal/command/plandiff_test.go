@@ -93,7 +93,7 @@ func asWanted(t *testing.T, view topology.View, opt pipeline.Options) *fakeOVS {
 
 func TestPlanDiff(t *testing.T) {
 	view := diffView()
-	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4789, GenevePort: 6081}
+	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", Ports: map[topology.Transport]int{topology.VXLAN: 4789, topology.Geneve: 6081}}
 	for name, tc := range map[string]struct {
 		change func(*fakeOVS)
 		same   bool
@@ -156,7 +156,7 @@ func TestRunDir(t *testing.T) {
 
 // The kernel is compared as the switch is, and what differs is a command.
 func TestPlanDiffKernel(t *testing.T) {
-	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", VXLANPort: 4789, GenevePort: 6081}
+	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", Ports: map[topology.Transport]int{topology.VXLAN: 4789, topology.Geneve: 6081}}
 	view := diffViewOf(
 		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Auto},
 	)

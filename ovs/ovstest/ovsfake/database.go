@@ -10,6 +10,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // applyTimeout bounds WaitApplied, as in ovs/vswitch.
@@ -90,19 +91,21 @@ func (f *Switch) changedBy(c ovs.DBChange) (*ovs.Bridge, map[string]ovs.Observed
 	bridge, ports := f.Bridge, maps.Clone(f.Ports)
 	if c.DeleteBridge != "" && bridge != nil && bridge.Name == c.DeleteBridge {
 		if bridge.ExternalIDs[ovs.KeyOwner] == "" {
-			return nil, nil, refuse("bridge "+bridge.Name, "is not Baize's: it is left alone")
+			return nil, nil, refuse(fault.BridgeForeign, "bridge "+bridge.Name, "is not Baize's: it is left alone")
 		}
 		bridge, ports = nil, map[string]ovs.ObservedPort{}
 	}
 	touches := c.SetBridge != nil || len(c.AddPorts)+len(c.UpdatePorts) > 0
 	if bridge != nil && bridge.ExternalIDs[ovs.KeyOwner] == "" && touches {
-		return nil, nil, refuse("bridge "+bridge.Name, "exists and is not Baize's")
+		return nil, nil, refuse(fault.BridgeForeign, "bridge "+bridge.Name, "exists and is not Baize's")
 	}
 	if c.SetBridge != nil {
 		bridge = merged(bridge, *c.SetBridge)
 	}
 	if bridge == nil && len(c.AddPorts)+len(c.UpdatePorts) > 0 {
-		return nil, nil, &topology.Error{Kind: topology.ErrNotFound, Item: "bridge", What: "is not there"}
+		return nil, nil, &topology.Error{
+			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge", What: "is not there",
+		}
 	}
 	return bridge, ports, f.changePorts(bridge, ports, c)
 }
@@ -112,7 +115,7 @@ func (f *Switch) changePorts(bridge *ovs.Bridge, ports map[string]ovs.ObservedPo
 	seen := map[string]bool{}
 	for _, p := range slices.Concat(c.AddPorts, c.UpdatePorts) {
 		if seen[p.Name] || p.Name == bridge.Name {
-			return refuse("port "+p.Name, "is given twice, or has the bridge's name")
+			return refuse(fault.ChangeRefused, "port "+p.Name, "is given twice, or has the bridge's name")
 		}
 		seen[p.Name] = true
 		if err := f.mayTouch(ports, p.Name); err != nil {
@@ -162,16 +165,16 @@ func (f *Switch) updated(old ovs.ObservedPort, p ovs.Port) ovs.ObservedPort {
 
 func (f *Switch) mayTouch(ports map[string]ovs.ObservedPort, name string) error {
 	if other, elsewhere := f.Foreign[name]; elsewhere {
-		return refuse("port "+name, "the name is in use on bridge "+other)
+		return refuse(fault.PortForeign, "port "+name, "the name is in use on bridge "+other)
 	}
 	if p, there := ports[name]; there && !p.Owned() {
-		return refuse("port "+name, "a foreign port of this name is on the bridge")
+		return refuse(fault.PortForeign, "port "+name, "a foreign port of this name is on the bridge")
 	}
 	return nil
 }
 
-func refuse(item, what string) error {
-	return &topology.Error{Kind: topology.ErrConflict, Item: item, What: what}
+func refuse(code fault.Code, item, what string) error {
+	return &topology.Error{Kind: topology.ErrConflict, Code: code, Item: item, What: what}
 }
 
 // WaitApplied waits until ovs-vswitchd has caught up, which it does at once
@@ -193,7 +196,7 @@ func (d Database) WaitApplied(ctx context.Context) error {
 				return ctx.Err()
 			}
 			return &topology.Error{
-				Kind: topology.ErrUnavailable, Item: "ovs-vswitchd",
+				Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "ovs-vswitchd",
 				What:   "has not taken over a change of its database in time: it hangs or is not running",
 				Remedy: "systemctl restart openvswitch-switch",
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // FlowTables is the OpenFlow side of a Switch, with the methods and the errors
@@ -30,7 +31,8 @@ func (t FlowTables) begin(ctx context.Context) error {
 		err = unavailable("ovs-vswitchd", "is not running: fake: Connection refused")
 	case t.f.Bridge == nil:
 		err = &topology.Error{
-			Kind: topology.ErrNotFound, Item: "bridge", What: "is not there, or ovs-vswitchd is not running: fake",
+			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge",
+			What: "is not there, or ovs-vswitchd is not running: fake",
 		}
 	}
 	if err != nil {
@@ -67,7 +69,7 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 		r, err := parseRule(flow)
 		if err != nil {
 			return &topology.Error{
-				Kind: topology.ErrInvalid, Item: "flow " + r.String(),
+				Kind: topology.ErrInvalid, Code: fault.FlowRefused, Item: "flow " + r.String(),
 				What: "the bundle was refused, nothing changed: ovs-ofctl: " + err.Error(),
 			}
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // maxName is the longest name of a network device (IFNAMSIZ without its zero).
@@ -306,7 +307,8 @@ func (f *Switch) until(ctx context.Context, changed <-chan struct{}) bool {
 
 func unavailable(item, what string) error {
 	return &topology.Error{
-		Kind: topology.ErrUnavailable, Item: item, What: what, Remedy: "systemctl start openvswitch-switch",
+		Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: item, What: what,
+		Remedy: "systemctl start openvswitch-switch",
 	}
 }
 

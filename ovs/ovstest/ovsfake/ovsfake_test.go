@@ -185,7 +185,7 @@ func TestFabric(t *testing.T) {
 			require.NoError(t, s.Database().Apply(t.Context(), ovs.DBChange{CreateBridge: true, SetBridge: &want.Bridge, AddPorts: want.Ports}))
 			o, err := s.Database().Observe(t.Context())
 			require.NoError(t, err)
-			bound, missing := ovs.Bind(want.Flows, o.OFPorts())
+			bound, missing := want.Bind(o.OFPorts())
 			require.Empty(t, missing)
 			require.NoError(t, s.Flows().Apply(t.Context(), bound, nil))
 			fabric.Switches[vtep(i+1)], switches[i] = []*ovsfake.Switch{s}, s

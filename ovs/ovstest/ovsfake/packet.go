@@ -20,14 +20,6 @@ func macValue(m net.HardwareAddr) value {
 	return value{0, out}
 }
 
-func macOf(v value) net.HardwareAddr {
-	out := make(net.HardwareAddr, 6)
-	for i := range out {
-		out[i] = byte(v.lo >> (8 * (5 - i)))
-	}
-	return out
-}
-
 // Broadcast is everybody's MAC.
 var Broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
@@ -73,21 +65,6 @@ func Who(fromMAC net.HardwareAddr, from, target netip.Addr) Packet {
 	p.set(ndTarget, addrValue(target))
 	p.set(ndSLL, macValue(fromMAC))
 	return p
-}
-
-// ToMAC returns the destination's MAC.
-func (p Packet) ToMAC() net.HardwareAddr { return macOf(p.fields[ethDst]) }
-
-// FromMAC returns the source's MAC.
-func (p Packet) FromMAC() net.HardwareAddr { return macOf(p.fields[ethSrc]) }
-
-// Answered returns the link address that an ARP reply of the switch itself
-// carries, nil in any other packet.
-func (p Packet) Answered() net.HardwareAddr {
-	if p.fields[ethType].lo == typeARP && p.fields[arpOp].lo == 2 {
-		return macOf(p.fields[arpSHA])
-	}
-	return nil
 }
 
 func (p *Packet) set(f field, v value) { p.fields[f] = v }

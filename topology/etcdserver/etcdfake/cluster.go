@@ -42,7 +42,6 @@ type Cluster struct {
 	generation int
 	// changed is closed at every change that somebody may wait for.
 	changed chan struct{}
-	hosts   []*Host
 	reads   int
 }
 

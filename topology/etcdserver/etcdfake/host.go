@@ -33,8 +33,6 @@ type Faults struct {
 	Delay time.Duration
 	// LoseAnswers lets requests be executed and their answers get lost.
 	LoseAnswers bool
-	// NoSpace refuses writes as a full database does, to this host alone.
-	NoSpace bool
 	// StallWatches holds back what watches have to say; requests are answered.
 	StallWatches bool
 }
@@ -42,7 +40,6 @@ type Faults struct {
 // Host is a machine with clients of a cluster. It implements
 // etcdstore.Backend.
 type Host struct {
-	name    string
 	cluster *Cluster
 
 	// All below is guarded by cluster.mu.
@@ -64,11 +61,7 @@ func (c *Cluster) Host(name string) *Host {
 	for _, b := range []byte(name) {
 		seed = (seed ^ uint64(b)) * 1099511628211
 	}
-	h := &Host{name: name, cluster: c, random: rand.New(rand.NewPCG(seed, 1)), connected: -1, made: make(chan struct{})}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.hosts = append(c.hosts, h)
-	return h
+	return &Host{cluster: c, random: rand.New(rand.NewPCG(seed, 1)), connected: -1, made: make(chan struct{})}
 }
 
 // Set replaces the host's faults.
@@ -211,7 +204,7 @@ func (h *Host) answer(ctx context.Context, write, late bool) (answered bool, err
 		return late, rpctypes.ErrGRPCTimeout
 	}
 	h.connect()
-	if write && (c.noSpace || h.faults.NoSpace) {
+	if write && c.noSpace {
 		return true, rpctypes.ErrGRPCNoSpace
 	}
 	return true, nil

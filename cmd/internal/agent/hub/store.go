@@ -18,6 +18,8 @@ import (
 // Watcher delivers Baize's own records, as etcdstore.Store does.
 type Watcher interface {
 	Watch(ctx context.Context, deliver func(etcdstore.Update)) error
+	// Faults are what is wrong although the store answers.
+	Faults() []fault.Fault
 }
 
 // cacheFile, in the state directory, has the topology seen last.
@@ -47,6 +49,7 @@ func (r *Records) Name() string { return "topology" }
 func (r *Records) Faults() []fault.Fault {
 	t := r.hub.Topology().Get()
 	faults := fault.Merge(fault.All(t.Err), t.Vanished...)
+	faults = fault.Merge(faults, r.store.Faults()...)
 	if t.Known() {
 		faults = fault.Merge(faults, t.View().Problems...)
 	}

@@ -28,7 +28,8 @@ type ports interface {
 	Observe(ctx context.Context) (ovs.Observed, error)
 	// Apply does the change in one transaction.
 	Apply(ctx context.Context, c ovs.DBChange) error
-	// WaitApplied waits until vswitchd has caught up with the database.
+	// WaitApplied waits until vswitchd has caught up with the database, and makes
+	// it look again where a port was not made.
 	WaitApplied(ctx context.Context) error
 }
 
@@ -77,6 +78,13 @@ type converger struct {
 	// refused are the flows that Open vSwitch would not take. They are tried again
 	// at audits only.
 	refused map[ovs.FlowID]fault.Fault
+	// unmade are the ports that Open vSwitch did not make at the last look either.
+	// They are looked for again at audits only.
+	unmade []string
+}
+
+func newConverger(db ports, flows tables) converger {
+	return converger{db: db, flows: flows, refused: map[ovs.FlowID]fault.Fault{}}
 }
 
 // converge makes before it breaks: first the bridge and the ports, then all
@@ -89,11 +97,17 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 	if foreignBridge(observed) {
 		return out, nil // reported; nothing of it is ours
 	}
-	if !change.Empty() {
+	switch {
+	case !change.Empty():
 		if err := c.applyPorts(ctx, change, &out); err != nil {
 			return out, err
 		}
+	case c.lookAgain(observed, audit):
+		if err := c.settle(ctx, &out); err != nil {
+			return out, err
+		}
 	}
+	c.unmade = out.Observed.Unmade()
 	if err := c.convergeFlows(ctx, audit, &out); err != nil {
 		return out, err
 	}
@@ -196,13 +210,12 @@ func foreignBridge(o ovs.Observed) bool {
 // transaction is refused, it tries port by port, so that one bad port costs
 // only itself.
 func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *outcome) error {
-	db := c.db
-	if err := db.Apply(ctx, change); err != nil {
+	if err := c.db.Apply(ctx, change); err != nil {
 		if errors.Is(err, topology.ErrUnavailable) || ctx.Err() != nil || len(change.AddPorts)+len(change.UpdatePorts) < 2 {
 			return fmt.Errorf("change the bridge: %w", err)
 		}
 		for _, one := range change.Split(out.Observed) {
-			err := db.Apply(ctx, one)
+			err := c.db.Apply(ctx, one)
 			if err != nil && one.SetBridge != nil {
 				return fmt.Errorf("change the bridge: %w", err)
 			}
@@ -210,11 +223,24 @@ func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *ou
 		}
 	}
 	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts) + len(change.RemovePorts)
-	if err := db.WaitApplied(ctx); err != nil {
+	return c.settle(ctx, out)
+}
+
+// lookAgain reports whether a port waits for Open vSwitch to look again, as
+// tunnels do when the one that replaced them was killed before it saw them made.
+func (c *converger) lookAgain(observed ovs.Observed, audit bool) bool {
+	return slices.ContainsFunc(observed.Unmade(), func(name string) bool {
+		return audit || !slices.Contains(c.unmade, name)
+	})
+}
+
+// settle waits until ovs-vswitchd has the ports, and reads them.
+func (c *converger) settle(ctx context.Context, out *outcome) error {
+	if err := c.db.WaitApplied(ctx); err != nil {
 		return fmt.Errorf("wait for ovs-vswitchd: %w", err)
 	}
 	var err error
-	if out.Observed, err = db.Observe(ctx); err != nil {
+	if out.Observed, err = c.db.Observe(ctx); err != nil {
 		return fmt.Errorf("read the ports: %w", err)
 	}
 	return nil
@@ -238,9 +264,10 @@ func portProblems(o outcome) []fault.Fault {
 		if have.Error != "" {
 			what = have.Error
 		}
-		remedy := "look into ovs-vswitchd's log"
+		code, remedy := fault.PortDead, "look into ovs-vswitchd's log"
 		switch {
 		case p.Role() == ovs.RoleEndpoint:
+			code = fault.EndpointGone
 			what = fmt.Sprintf("endpoint %s of network %s: %s", p.ExternalIDs[ovs.KeyEndpoint], p.ExternalIDs[ovs.KeyNetwork], what)
 			remedy = "its network device is gone; 'baize endpoint remove' it and add it again"
 		case p.Role() == ovs.RoleHost:
@@ -248,7 +275,7 @@ func portProblems(o outcome) []fault.Fault {
 		case p.Role() == ovs.RoleTunnel:
 			remedy = fmt.Sprintf("look for another %s port to %s on this machine: 'ovs-vsctl show'", p.Type, p.Options["remote_ip"])
 		}
-		out = append(out, fault.Fault{Code: fault.PortDead, Severity: fault.Error, Item: "port " + p.Name, What: what, Remedy: remedy})
+		out = append(out, fault.Fault{Code: code, Severity: fault.Error, Item: "port " + p.Name, What: what, Remedy: remedy})
 	}
 	return out
 }

@@ -45,8 +45,8 @@ type Config struct {
 	Bridge string
 	// Datapath is "system" (kernel) or "netdev" (userspace).
 	Datapath string
-	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
-	VXLANPort, GenevePort int
+	// Ports are the UDP ports of encapsulations; 0: the usual one.
+	Ports map[topology.Transport]int
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
 }
@@ -147,7 +147,7 @@ type Host interface {
 // New returns the part. It starts nothing.
 func New(cfg Config, h *hub.Hub, db Database, flows FlowTables, host Host, endpoints Endpoints, in Inputs, log *logrus.Entry) *Part {
 	return &Part{
-		cfg: cfg, db: db, flows: flows, converger: converger{db, flows, map[ovs.FlowID]fault.Fault{}}, hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
+		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
 		wake:    part.NewSignal(),
 		restore: newRestoreWait(), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]), live: part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
 		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]), audit: true,
@@ -330,7 +330,7 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 	}
 	o.Direct = p.inputs.Direct.Get()
 	o.Want = pipeline.Build(o.View, endpoints, pipeline.Options{
-		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, VXLANPort: p.cfg.VXLANPort, GenevePort: p.cfg.GenevePort,
+		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, Ports: p.cfg.Ports,
 		Segments: p.inputs.Segments.Get(), Direct: o.Direct,
 	})
 	out, err := p.converger.converge(ctx, o.Want, observed, audit)

@@ -16,7 +16,6 @@ import (
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
 
 // traced is host1 of three on a real Open vSwitch with a dummy datapath.
@@ -66,7 +65,7 @@ func newTraced(t *testing.T) traced {
 	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir()})
 	observed, err := db.Observe(t.Context())
 	require.NoError(t, err)
-	c := converger{db, flows, map[ovs.FlowID]fault.Fault{}}
+	c := newConverger(db, flows)
 	out, err := c.converge(t.Context(), want, observed, false)
 	require.NoError(t, err)
 	require.Empty(t, out.Problems)

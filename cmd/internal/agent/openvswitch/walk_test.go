@@ -14,7 +14,6 @@ import (
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
 
 // world is a topology and one node's endpoints that change at random.
@@ -91,7 +90,7 @@ func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
 	t.Helper()
 	observed, err := f.Database().Observe(context.Background())
 	require.NoError(t, err)
-	c := converger{f.Database(), f.Flows(), map[ovs.FlowID]fault.Fault{}}
+	c := newConverger(f.Database(), f.Flows())
 	out, err := c.converge(context.Background(), want, observed, false)
 	require.NoError(t, err)
 	require.Empty(t, out.Problems)
@@ -155,7 +154,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			changed := []topology.KV{node(2, 193)}
 			fake := ovsfake.New()
 			observed, _ := fake.Database().Observe(b.Context())
-			c := converger{fake.Database(), fake.Flows(), map[ovs.FlowID]fault.Fault{}}
+			c := newConverger(fake.Database(), fake.Flows())
 			if _, err := c.converge(b.Context(), pipeline.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
 				b.Fatal(err)
 			}
@@ -166,7 +165,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			for b.Loop() {
 				want := pipeline.Build(base.With(2, changed, nil).View("host1"), nil, pipeline.Options{})
 				change, _, _ := ovs.DiffDB(want, observed)
-				bound, _ := ovs.Bind(want.Flows, ofports)
+				bound, _ := want.Bind(ofports)
 				add, del := ovs.DiffFlows(bound, ids)
 				if len(change.UpdatePorts) != 1 || len(add)+len(del) != 0 {
 					b.Fatal("the change of one node's address is the change of one port")

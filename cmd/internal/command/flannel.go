@@ -18,7 +18,7 @@ import (
 func flannelFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
-		flannelPrefixFlag(),
+		sourceFlag(),
 		&ucli.StringFlag{
 			Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile,
 		},
@@ -26,9 +26,9 @@ func flannelFlags() []ucli.Flag {
 	}
 }
 
-// flannelPrefixFlag says where flannel's keys are, which are no part of Baize's
+// sourceFlag says where flannel's keys are, which are no part of Baize's
 // own.
-func flannelPrefixFlag() ucli.Flag {
+func sourceFlag() ucli.Flag {
 	return &ucli.StringFlag{
 		Name: "flannel-prefix", Usage: "`PREFIX` of flannel's keys in etcd", Value: flannel.DefaultPrefix,
 	}

@@ -20,7 +20,7 @@ func (r *runner) migrateCommand() *ucli.Command {
 			Description: `Every node keeps its subnet, every container its address, and no packet is lost.
 It says what it will do, and does it unless --dry-run is given. As long as a
 host runs flannel it refuses and names the host.`,
-			Flags:  []ucli.Flag{flannelPrefixFlag(), &ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"}},
+			Flags:  []ucli.Flag{sourceFlag(), &ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"}},
 			Action: r.migrateFlannel,
 		}},
 	}

@@ -52,11 +52,11 @@ subnet of its prefix; containers have the mask of the whole network.
 			},
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the networks",
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsList...)}, Action: r.networkList,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.networkList,
 			},
 			{
 				Name: "show", Usage: "show a network with its nodes", ArgsUsage: "NAME",
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsItem...)}, Action: r.networkShow,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.networkShow,
 			},
 			{
 				Name: "update", Usage: "change a network", ArgsUsage: "NAME",

@@ -24,11 +24,11 @@ func (r *runner) nodeCommand() *ucli.Command {
 forwarding may go on all the same), unknown when the node owns subnets but is
 not registered. A host that runs another program in Baize's place has that
 program's name.`,
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
 			},
 			{
 				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
-				Flags: []ucli.Flag{flannelPrefixFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
+				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.nodeShow,
 			},
 			{
 				Name: "hand-over", ArgsUsage: "NAME",

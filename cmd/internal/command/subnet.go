@@ -30,7 +30,7 @@ func (r *runner) subnetCommand() *ucli.Command {
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the subnets that are leased or reserved",
 				Flags: []ucli.Flag{
 					networkFlag(false), nodeFlag("only those of the node with this `NAME`"),
-					flannelPrefixFlag(), outputFlag(formatsList...),
+					sourceFlag(), outputFlag(formatsList...),
 				},
 				Action: r.subnetList,
 			},

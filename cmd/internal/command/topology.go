@@ -22,7 +22,7 @@ answers on this machine.
   baize topology -o dot | dot -Tpng > topology.png`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "network", Usage: "only the network with this `NAME`"},
-			flannelPrefixFlag(), outputFlag("tree", "json", "yaml", "dot", "svg"),
+			sourceFlag(), outputFlag("tree", "json", "yaml", "dot", "svg"),
 		},
 		Action: r.topology,
 	}

@@ -2,6 +2,7 @@ package ovsfake
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,6 +19,13 @@ func macValue(m net.HardwareAddr) value {
 		out = out<<8 | uint64(b)
 	}
 	return value{0, out}
+}
+
+// FromMAC returns the source's MAC.
+func (p Packet) FromMAC() net.HardwareAddr {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], p.fields[ethSrc].lo)
+	return b[2:]
 }
 
 // Broadcast is everybody's MAC.

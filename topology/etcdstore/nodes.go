@@ -79,9 +79,11 @@ func ownedByAnother(record topology.Node, id, hostname string) error {
 
 // HandOverNode lets another installation have a node's name, subnets and pins:
 // the next agent that comes with the name takes them. It is for a machine that
-// was set up anew or replaced. While the node's agent runs it is refused with
-// ErrInUse. Nothing is written where that was done before.
-func (s *Store) HandOverNode(ctx context.Context, name string) error {
+// was set up anew or replaced. With an id they are let go only if they are still
+// those of the installation of that ID, which is no error otherwise. While the
+// node's agent runs it is refused with ErrInUse. Nothing is written where that
+// was done before.
+func (s *Store) HandOverNode(ctx context.Context, name, id string) error {
 	if err := topology.CheckName("node", name); err != nil {
 		return err
 	}
@@ -105,7 +107,7 @@ func (s *Store) HandOverNode(ctx context.Context, name string) error {
 			return false, refuse(topology.ErrInUse, "its agent runs on "+called(l.Hostname), "stop the agent there first")
 		}
 		n := v.Nodes[name]
-		if n.ID == "" {
+		if n.ID == "" || (id != "" && n.ID != id) {
 			return true, nil
 		}
 		n.ID = ""

@@ -210,7 +210,7 @@ func TestNodes(t *testing.T) {
 	_, err = s.RemoveNode(ctx, "a", false)
 	refused(t, err, topology.ErrInUse, "first.example", "--force")
 
-	refused(t, s.HandOverNode(ctx, "a"), topology.ErrInUse, "first.example")
+	refused(t, s.HandOverNode(ctx, "a", ""), topology.ErrInUse, "first.example")
 
 	// A clean stop shows at once, and the name stays its installation's until it
 	// is handed over.
@@ -221,11 +221,14 @@ func TestNodes(t *testing.T) {
 	require.Equal(t, fault.NodeOwned, fault.Of(err).Code)
 	err = s.KeepAlive(ctx, topology.Liveness{Node: "a", ID: "twin", Hostname: "second.example"}, 5*time.Second, nil)
 	refused(t, err, topology.ErrConflict, "renamed.example", "second.example", "baize node hand-over a")
-	require.NoError(t, s.HandOverNode(ctx, "a"))
+	require.NoError(t, s.HandOverNode(ctx, "a", twin.ID))
+	_, err = s.RegisterNode(ctx, twin)
+	refused(t, err, topology.ErrConflict, "renamed.example")
+	require.NoError(t, s.HandOverNode(ctx, "a", a.ID))
 	before := getRaw(t, c, "nodes/a")
-	require.NoError(t, s.HandOverNode(ctx, "a"))
+	require.NoError(t, s.HandOverNode(ctx, "a", ""))
 	require.Equal(t, before, getRaw(t, c, "nodes/a"), "done before: nothing is written")
-	refused(t, s.HandOverNode(ctx, "nope"), topology.ErrNotFound, "node nope")
+	refused(t, s.HandOverNode(ctx, "nope", ""), topology.ErrNotFound, "node nope")
 	_, err = s.RegisterNode(ctx, twin)
 	require.NoError(t, err)
 	_, err = s.RegisterNode(ctx, node("a"))

@@ -18,7 +18,8 @@ import (
 
 // Cleanup removes from this host what Baize made, and nothing else: each part
 // undoes its own, in the order in which nothing new comes for what goes. The
-// node's records in etcd are the business of 'baize node remove'. It returns what
+// node's records in etcd are the business of 'baize node remove': they are only
+// left to the next installation of its name. It returns what
 // it removed and what it left, one line each. What one part cannot undo does not
 // keep the others from it.
 func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, error) {
@@ -41,6 +42,14 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 		return nil, err
 	}
 	defer w.close()
+	if w.Identity.ID, err = cfg.knownID(); err != nil {
+		return nil, err
+	}
+	if w.Identity.ID != "" {
+		if err := w.connect(ctx, cfg); err != nil {
+			log.Warn(err)
+		}
+	}
 	a, err := New(cfg, w, log)
 	if err != nil {
 		return nil, err

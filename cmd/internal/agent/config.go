@@ -167,17 +167,23 @@ func (c Config) protected() []kernel.Protected {
 
 func (c Config) identityFile() string { return filepath.Join(c.StateDir, "node-id") }
 
-// nodeID returns the installation's identity, drawn once.
-func (c Config) nodeID() (string, error) {
-	file := c.identityFile()
-	b, err := os.ReadFile(file)
-	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
-		return strings.TrimSpace(string(b)), nil
-	}
+// knownID returns the installation's identity, empty while it has none.
+func (c Config) knownID() (string, error) {
+	b, err := os.ReadFile(c.identityFile())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("read the node's identity: %w", err)
 	}
-	id := rand.Text()
+	return strings.TrimSpace(string(b)), nil
+}
+
+// nodeID returns the installation's identity, drawn once.
+func (c Config) nodeID() (string, error) {
+	id, err := c.knownID()
+	if id != "" || err != nil {
+		return id, err
+	}
+	file := c.identityFile()
+	id = rand.Text()
 	if err := os.MkdirAll(c.StateDir, 0o750); err != nil {
 		return "", fmt.Errorf("keep the node's identity: %w", err)
 	}

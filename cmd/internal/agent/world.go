@@ -67,14 +67,22 @@ func realWorld(ctx context.Context, cfg Config, log *logrus.Logger) (World, erro
 		w.close()
 		return w, err
 	}
-	store, err := etcdstore.Open(ctx, cfg.Etcd)
-	if err != nil {
+	if err := w.connect(ctx, cfg); err != nil {
 		w.close()
 		return w, err
 	}
+	return w, nil
+}
+
+// connect gives the world its etcd, which need not answer yet.
+func (w *World) connect(ctx context.Context, cfg Config) error {
+	store, err := etcdstore.Open(ctx, cfg.Etcd)
+	if err != nil {
+		return err
+	}
 	w.Store = store
 	w.closers = append(w.closers, func() { _ = store.Close() })
-	return w, nil
+	return nil
 }
 
 // localWorld is the world without etcd, and without the identity that is drawn

@@ -47,8 +47,9 @@ forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
 				Description: `Stop the agent first. Its ports and flows go, the bridge unless somebody else's
 port hangs on it, the endpoints' interfaces and the state directory's files; and
 with them the traffic of every endpoint on this node. The node stays registered
-and keeps its subnets: 'baize node remove' gives them back. With the agent's flags
-of BGP, the routers forget the node at once:
+and keeps its subnets for the next installation of its name; 'baize node remove'
+gives them back. With the agent's flags of BGP, the routers forget the node at
+once:
 
   baize agent --bgp 65001 --bgp-neighbor 65000@192.0.2.1 cleanup`,
 				Action: r.agentCleanup,

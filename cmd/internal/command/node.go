@@ -196,7 +196,7 @@ func (r *runner) nodeHandOver(c *ucli.Context) error {
 			return err
 		}
 		_, err := waiting(r, c, "handing the node over", func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, s.HandOverNode(ctx, name)
+			return struct{}{}, s.HandOverNode(ctx, name, "")
 		})
 		if err != nil {
 			return err

@@ -252,7 +252,7 @@ func TestNameOfAStoppedAgent(t *testing.T) {
 		// The machine is gone, and this one takes its place.
 		n.Stop()
 		subnets := w.Snapshot().NodeSubnets("blue", "host1")
-		require.NoError(t, w.Operator.HandOverNode(t.Context(), "host1"))
+		require.NoError(t, w.Operator.HandOverNode(t.Context(), "host1", ""))
 		n.Switch.Wipe()
 		w.Nodes[0] = other
 		other.Start()

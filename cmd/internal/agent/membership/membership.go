@@ -31,6 +31,8 @@ const (
 	passEvery = time.Minute
 	// passPause is the least time between two looks.
 	passPause = 20 * time.Millisecond
+	// handOverTimeout bounds what a cleanup does in etcd.
+	handOverTimeout = 5 * time.Second
 )
 
 // errNoAnswerYet is how every agent begins.
@@ -40,6 +42,7 @@ var errNoAnswerYet = fmt.Errorf("no answer yet: %w", topology.ErrUnavailable)
 type Store interface {
 	KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Duration, onState func(error)) error
 	RegisterNode(ctx context.Context, n topology.Node) (topology.Node, error)
+	HandOverNode(ctx context.Context, name, id string) error
 	CreateNetwork(ctx context.Context, n topology.Network) (topology.Network, error)
 	LeaseSubnet(ctx context.Context, network, node string, f topology.Family, another bool) (topology.Subnet, error)
 	ClaimSubnet(ctx context.Context, s topology.Subnet) (topology.Subnet, error)
@@ -106,9 +109,26 @@ func (p *Part) Name() string { return "membership" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
-// Cleanup implements part.Part. The node's records in etcd are the business of
-// 'baize node remove'.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+// Cleanup implements part.Part: this installation ends, and the next one of the
+// name may have its subnets. Etcd need not answer for that.
+func (p *Part) Cleanup(ctx context.Context) ([]string, error) {
+	self := p.hub.Self()
+	if p.store == nil || self.ID == "" {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	err := p.store.HandOverNode(ctx, self.Node, self.ID)
+	switch {
+	case err == nil:
+		return []string{fmt.Sprintf("left node %s in etcd to the next installation of the name; "+
+			"'baize node remove %s' gives its subnets back", self.Node, self.Node)}, nil
+	case errors.Is(err, topology.ErrNotFound):
+		return nil, nil
+	}
+	return []string{fmt.Sprintf("left node %s in etcd to this installation (%v): 'baize node remove %s' gives its subnets back, "+
+		"'baize node hand-over %s' lets the next installation have them", self.Node, err, self.Node, self.Node)}, nil
+}
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {

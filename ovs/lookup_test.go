@@ -16,12 +16,22 @@ func tunnelTo(name, node, remote string) ovs.Port {
 }
 
 func hostPort(name, network string) ovs.Port {
-	return ovs.Port{Name: name, Type: "internal", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: network}}
+	return ovs.Port{
+		Name:        name,
+		Type:        "internal",
+		ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: network},
+	}
 }
 
 // What a port is stands in its external_ids, whatever it is called.
 func TestLookup(t *testing.T) {
-	o := observe(bridge(), tunnelTo("vx-a", "host2", "192.168.1.2"), tunnelTo("vx-b", "host3", "192.168.1.3"), hostPort("bn-x", "blue"), ovs.Port{Name: "eth7"})
+	o := observe(
+		bridge(),
+		tunnelTo("vx-a", "host2", "192.168.1.2"),
+		tunnelTo("vx-b", "host3", "192.168.1.3"),
+		hostPort("bn-x", "blue"),
+		ovs.Port{Name: "eth7"},
+	)
 	host3 := ovs.TunnelID{Node: "host3", Encap: topology.VXLAN}
 	p, ok := o.Tunnels()[host3]
 	require.True(t, ok)
@@ -43,7 +53,10 @@ func TestLookup(t *testing.T) {
 // A port and its successor cannot be there at the same time.
 func TestDiffDBReplaces(t *testing.T) {
 	renamed := func(from, to ovs.Port, also ...ovs.Port) (change, stale ovs.DBChange) {
-		change, stale, problems := ovs.DiffDB(ovs.State{Bridge: bridge(), Ports: []ovs.Port{to}}, observe(bridge(), append(also, from)...))
+		change, stale, problems := ovs.DiffDB(
+			ovs.State{Bridge: bridge(), Ports: []ovs.Port{to}},
+			observe(bridge(), append(also, from)...),
+		)
 		require.Empty(t, problems)
 		return change, stale
 	}
@@ -76,11 +89,30 @@ func TestDiffDBReplaces(t *testing.T) {
 
 // A refused change is tried port by port, and a port goes with its successor.
 func TestSplit(t *testing.T) {
-	old, gone, to := tunnelTo("vx-old", "old", "192.168.1.2"), tunnelTo("vx-gone", "gone", "192.168.1.9"), tunnelTo("vx-new", "new", "192.168.1.2")
+	old, gone, to := tunnelTo(
+		"vx-old",
+		"old",
+		"192.168.1.2",
+	), tunnelTo(
+		"vx-gone",
+		"gone",
+		"192.168.1.9",
+	), tunnelTo(
+		"vx-new",
+		"new",
+		"192.168.1.2",
+	)
 	more, up := tunnelTo("vx-3", "host3", "192.168.1.3"), tunnelTo("vx-4", "host4", "192.168.1.4")
 	set := bridge()
-	c := ovs.DBChange{SetBridge: &set, AddPorts: []ovs.Port{more, to}, UpdatePorts: []ovs.Port{up}, RemovePorts: []string{"vx-gone", "vx-old"}}
+	c := ovs.DBChange{
+		SetBridge:   &set,
+		AddPorts:    []ovs.Port{more, to},
+		UpdatePorts: []ovs.Port{up},
+		RemovePorts: []string{"vx-gone", "vx-old"},
+	}
 	require.Equal(t, []ovs.DBChange{
-		{SetBridge: &set}, {AddPorts: []ovs.Port{more}}, {AddPorts: []ovs.Port{to}, RemovePorts: []string{"vx-old"}}, {UpdatePorts: []ovs.Port{up}}, {RemovePorts: []string{"vx-gone"}},
+		{
+			SetBridge: &set,
+		}, {AddPorts: []ovs.Port{more}}, {AddPorts: []ovs.Port{to}, RemovePorts: []string{"vx-old"}}, {UpdatePorts: []ovs.Port{up}}, {RemovePorts: []string{"vx-gone"}},
 	}, c.Split(observe(bridge(), old, gone)))
 }

@@ -11,7 +11,12 @@ import (
 )
 
 func own(name, typ string, options map[string]string) ovs.Port {
-	return ovs.Port{Name: name, Type: typ, Options: options, ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel}}
+	return ovs.Port{
+		Name:        name,
+		Type:        typ,
+		Options:     options,
+		ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel},
+	}
 }
 
 func bridge() ovs.Bridge {
@@ -50,15 +55,22 @@ func TestDiffDB(t *testing.T) {
 		stale    ovs.DBChange
 		problems string
 	}{
-		"nothing there":          {ovs.Observed{}, ovs.DBChange{CreateBridge: true, SetBridge: &set, AddPorts: []ovs.Port{vx}}, ovs.DBChange{}, ""},
+		"nothing there": {
+			ovs.Observed{}, ovs.DBChange{CreateBridge: true, SetBridge: &set, AddPorts: []ovs.Port{vx}}, ovs.DBChange{}, "",
+		},
 		"as wanted":              {observe(bridge(), vx), ovs.DBChange{}, ovs.DBChange{}, ""},
 		"others' keys and order": {observe(marked, vx), ovs.DBChange{}, ovs.DBChange{}, ""},
 		"fail mode":              {observe(insecure, vx), ovs.DBChange{SetBridge: &set}, ovs.DBChange{}, ""},
 		"peer moved":             {observe(bridge(), moved), ovs.DBChange{UpdatePorts: []ovs.Port{vx}}, ovs.DBChange{}, ""},
 		"a foreign option":       {observe(bridge(), changed), ovs.DBChange{UpdatePorts: []ovs.Port{vx}}, ovs.DBChange{}, ""},
-		"peer gone":              {observe(bridge(), vx, own("vx-host3", "vxlan", nil)), ovs.DBChange{}, ovs.DBChange{RemovePorts: []string{"vx-host3"}}, ""},
-		"foreign port":           {observe(bridge(), vx, foreign), ovs.DBChange{}, ovs.DBChange{}, ""},
-		"foreign port's name":    {observe(bridge(), ovs.Port{Name: "vx-host2"}), ovs.DBChange{}, ovs.DBChange{}, "a foreign port of this name"},
+		"peer gone": {
+			observe(bridge(), vx, own("vx-host3", "vxlan", nil)), ovs.DBChange{},
+			ovs.DBChange{RemovePorts: []string{"vx-host3"}}, "",
+		},
+		"foreign port": {observe(bridge(), vx, foreign), ovs.DBChange{}, ovs.DBChange{}, ""},
+		"foreign port's name": {
+			observe(bridge(), ovs.Port{Name: "vx-host2"}), ovs.DBChange{}, ovs.DBChange{}, "a foreign port of this name",
+		},
 		"name on another bridge": {elsewhere, ovs.DBChange{}, ovs.DBChange{}, "in use on bridge br-ex"},
 		"foreign bridge":         {observe(theirs), ovs.DBChange{}, ovs.DBChange{}, "not Baize's"},
 	} {
@@ -81,7 +93,10 @@ func TestBind(t *testing.T) {
 	tunnel := own("vx-host9", "vxlan", nil)
 	tunnel.ExternalIDs[ovs.KeyNode] = "host9"
 	end := ovs.Endpoint{Name: "dead", Network: "blue", Port: "dead"}.AsPort()
-	host := ovs.Port{Name: "bn-x", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: "x"}}
+	host := ovs.Port{
+		Name:        "bn-x",
+		ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: "x"},
+	}
 	segment := ovs.Segment{Name: "docker0", Network: "blue", Port: "bz0"}.AsPort()
 	why := ovs.Reason{Key: "subnets/blue/10.1.5.0-24", Revision: 17}
 	flows := []ovs.Flow{
@@ -156,7 +171,11 @@ func TestCookiesTellEveryDifference(t *testing.T) {
 }
 
 func TestDiffFlows(t *testing.T) {
-	bound, _ := ovs.State{Flows: []ovs.Flow{{Table: 1, Match: "a", Actions: "drop"}, {Table: 2, Match: "b", Actions: "drop"}}}.Bind(nil)
+	bound, _ := ovs.State{
+		Flows: []ovs.Flow{{Table: 1, Match: "a", Actions: "drop"}, {Table: 2, Match: "b", Actions: "drop"}},
+	}.Bind(
+		nil,
+	)
 	ids := []ovs.FlowID{bound[0].ID(), bound[1].ID()}
 	add, del := ovs.DiffFlows(bound, ids)
 	require.Empty(t, add)
@@ -172,8 +191,16 @@ func TestDiffFlows(t *testing.T) {
 
 func TestEndpointSurvivesItsPort(t *testing.T) {
 	ip := netip.MustParseAddr("10.1.5.2")
-	e := ovs.Endpoint{Name: "c1", Network: "blue", Netns: "/run/netns/c1", Ifname: "eth0", Port: "bz1", IPs: []netip.Addr{ip, netip.MustParseAddr("fd00::2")}, MAC: topology.MACOf(ip),
-		Labels: map[string]string{"docker-endpoint": "4f2a"}}
+	e := ovs.Endpoint{
+		Name:    "c1",
+		Network: "blue",
+		Netns:   "/run/netns/c1",
+		Ifname:  "eth0",
+		Port:    "bz1",
+		IPs:     []netip.Addr{ip, netip.MustParseAddr("fd00::2")},
+		MAC:     topology.MACOf(ip),
+		Labels:  map[string]string{"docker-endpoint": "4f2a"},
+	}
 	back, err := ovs.EndpointOf(e.AsPort())
 	require.NoError(t, err)
 	require.Equal(t, e, back)
@@ -183,7 +210,9 @@ func TestEndpointSurvivesItsPort(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, segment, back)
 
-	for key, bad := range map[string]string{ovs.KeyIPs: "10.1.5.2,x", ovs.KeyMAC: "ff:ff:ff:ff:ff:ff", ovs.KeyNetwork: ""} {
+	for key, bad := range map[string]string{
+		ovs.KeyIPs: "10.1.5.2,x", ovs.KeyMAC: "ff:ff:ff:ff:ff:ff", ovs.KeyNetwork: "",
+	} {
 		p := e.AsPort()
 		p.ExternalIDs[key] = bad
 		_, err := ovs.EndpointOf(p)

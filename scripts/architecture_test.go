@@ -166,7 +166,13 @@ func TestImportRules(t *testing.T) {
 		assert.True(t, strict, "rule %s in .golangci.yml must refuse the packages of ours that it does not allow", name)
 		for _, i := range p.imports {
 			if !slices.Contains(r.ours(), i) {
-				t.Errorf("rule %s in .golangci.yml does not allow %s to import %s: add\n            - %s", name, pkg, i, module+i+"$")
+				t.Errorf(
+					"rule %s in .golangci.yml does not allow %s to import %s: add\n            - %s",
+					name,
+					pkg,
+					i,
+					module+i+"$",
+				)
 			}
 		}
 	}

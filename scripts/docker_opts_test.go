@@ -42,8 +42,18 @@ var mkDockerOptsTests = []mkDockerOpts{
 	{name: "each", subnet: flannelEnv, args: []string{"-i"}, want: bip + masq + mtu},
 	{name: "combined", subnet: flannelEnv, args: []string{"-c"}, want: opts},
 	{name: "each and combined", subnet: flannelEnv, args: []string{"-c", "-i"}, want: bip + masq + mtu + opts},
-	{name: "key", subnet: flannelEnv, args: []string{"-k", "OPTIONS"}, want: bip + masq + mtu + strings.Replace(opts, "DOCKER_OPTS", "OPTIONS", 1)},
-	{name: "without masquerading", subnet: flannelEnv, args: []string{"-m"}, want: bip + mtu + "DOCKER_OPTS=\" --bip=10.1.74.1/24 --mtu=1472\"\n"},
+	{
+		name:   "key",
+		subnet: flannelEnv,
+		args:   []string{"-k", "OPTIONS"},
+		want:   bip + masq + mtu + strings.Replace(opts, "DOCKER_OPTS", "OPTIONS", 1),
+	},
+	{
+		name:   "without masquerading",
+		subnet: flannelEnv,
+		args:   []string{"-m"},
+		want:   bip + mtu + "DOCKER_OPTS=\" --bip=10.1.74.1/24 --mtu=1472\"\n",
+	},
 	{
 		name: "flannel masquerades", subnet: instead("IPMASQ=false", "IPMASQ=true"), args: []string{"-c"},
 		want: "DOCKER_OPTS=\" --bip=10.1.74.1/24 --ip-masq=false --mtu=1472\"\n",
@@ -57,10 +67,33 @@ var mkDockerOptsTests = []mkDockerOpts{
 		want: bip + "DOCKER_OPT_DEBUG=\"--debug\"\n" + masq + mtu + "DOCKER_OPT_Z=\"--log-level=warn\"\n" +
 			"DOCKER_OPTS=\" --bip=10.1.74.1/24 --debug --ip-masq=true --mtu=1472 --log-level=warn\"\n",
 	},
-	{name: "the environment is not the subnet", subnet: flannelEnv, args: []string{"-c"}, env: []string{"FLANNEL_SUBNET=10.9.9.1/24", "BAIZE_L2=true"}, want: opts},
-	{name: "network not told, not needed", subnet: without("FLANNEL_NETWORK=10.1.0.0/16"), args: []string{"-c"}, want: opts},
-	{name: "quotes, comments, other names", subnet: "# of today\n\nexport FLANNEL_SUBNET=\"10.1.74.1/24\"\nFLANNEL_MTU='1472'\nFLANNEL_IPMASQ=false\nPATH=/nowhere\n", args: []string{"-c"}, want: opts},
-	{name: "route of another subnet", subnet: flannelEnv, args: []string{"-c"}, route: "10.1.74.0/24 dev docker0 proto kernel", want: opts},
+	{
+		name:   "the environment is not the subnet",
+		subnet: flannelEnv,
+		args:   []string{"-c"},
+		env:    []string{"FLANNEL_SUBNET=10.9.9.1/24", "BAIZE_L2=true"},
+		want:   opts,
+	},
+	{
+		name:   "network not told, not needed",
+		subnet: without("FLANNEL_NETWORK=10.1.0.0/16"),
+		args:   []string{"-c"},
+		want:   opts,
+	},
+	{
+		name: "quotes, comments, other names",
+		subnet: "# of today\n\nexport " +
+			"FLANNEL_SUBNET=\"10.1.74.1/24\"\nFLANNEL_MTU='1472'\nFLANNEL_IPMASQ=false\nPATH=/nowhere\n",
+		args: []string{"-c"},
+		want: opts,
+	},
+	{
+		name:   "route of another subnet",
+		subnet: flannelEnv,
+		args:   []string{"-c"},
+		route:  "10.1.74.0/24 dev docker0 proto kernel",
+		want:   opts,
+	},
 
 	// IPv6, which flannel's leaves out.
 	{
@@ -77,9 +110,15 @@ var mkDockerOptsTests = []mkDockerOpts{
 	// One Ethernet.
 	{
 		name: "domain", subnet: "@domain", args: []string{"-c", "-k", "BAIZE_DOCKER_OPTS"},
-		want: "BAIZE_DOCKER_OPTS=\" --bip=10.1.74.1/16 --fixed-cidr=10.1.74.0/24 --fixed-cidr-v6=fd00:10:1:74::/64 --ip-masq=true --ipv6 --mtu=1450\"\n",
+		want: "BAIZE_DOCKER_OPTS=\" --bip=10.1.74.1/16 --fixed-cidr=10.1.74.0/24 --fixed-cidr-v6=fd00:10:1:74::/64 " +
+			"--ip-masq=true --ipv6 --mtu=1450\"\n",
 	},
-	{name: "-w", subnet: flannelEnv, args: []string{"-w", "-c"}, want: "DOCKER_OPTS=\" --bip=10.1.74.1/16 --fixed-cidr=10.1.74.0/24 --ip-masq=true --mtu=1472\"\n"},
+	{
+		name:   "-w",
+		subnet: flannelEnv,
+		args:   []string{"-w", "-c"},
+		want:   "DOCKER_OPTS=\" --bip=10.1.74.1/16 --fixed-cidr=10.1.74.0/24 --ip-masq=true --mtu=1472\"\n",
+	},
 	{
 		name: "-w, off the octets", subnet: "FLANNEL_NETWORK=172.16.0.0/13\nFLANNEL_SUBNET=172.21.194.1/23\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n", args: []string{"-w", "-c"},
 		want: "DOCKER_OPTS=\" --bip=172.21.194.1/13 --fixed-cidr=172.21.194.0/23 --ip-masq=true --mtu=1472\"\n",
@@ -105,10 +144,30 @@ var mkDockerOptsTests = []mkDockerOpts{
 	{name: "masquerading", subnet: instead("false", "perhaps"), fails: "FLANNEL_IPMASQ=perhaps"},
 	{name: "BAIZE_L2", subnet: flannelEnv + "BAIZE_L2=yes\n", fails: "BAIZE_L2=yes"},
 	{name: "IPv6", subnet: flannelEnv + "FLANNEL_IPV6_SUBNET=10.1.2.1/24\n", fails: "FLANNEL_IPV6_SUBNET"},
-	{name: "-w without the network", subnet: without("FLANNEL_NETWORK=10.1.0.0/16"), args: []string{"-w"}, fails: "FLANNEL_NETWORK= is not"},
-	{name: "-w with another network", subnet: instead("10.1.0.0/16", "10.2.0.0/16"), args: []string{"-w"}, fails: "is not a part of 10.2.0.0/16"},
-	{name: "-w with a smaller network", subnet: instead("10.1.0.0/16", "10.1.74.0/25"), args: []string{"-w"}, fails: "is not a part of"},
-	{name: "routed elsewhere", subnet: flannelEnv, route: "10.1.74.0/24 via 192.168.1.9 dev eth0", fails: "has this host's subnet already"},
+	{
+		name:   "-w without the network",
+		subnet: without("FLANNEL_NETWORK=10.1.0.0/16"),
+		args:   []string{"-w"},
+		fails:  "FLANNEL_NETWORK= is not",
+	},
+	{
+		name:   "-w with another network",
+		subnet: instead("10.1.0.0/16", "10.2.0.0/16"),
+		args:   []string{"-w"},
+		fails:  "is not a part of 10.2.0.0/16",
+	},
+	{
+		name:   "-w with a smaller network",
+		subnet: instead("10.1.0.0/16", "10.1.74.0/25"),
+		args:   []string{"-w"},
+		fails:  "is not a part of",
+	},
+	{
+		name:   "routed elsewhere",
+		subnet: flannelEnv,
+		route:  "10.1.74.0/24 via 192.168.1.9 dev eth0",
+		fails:  "has this host's subnet already",
+	},
 	{name: "bad key", subnet: flannelEnv, args: []string{"-k", "A B"}, fails: "is not the name of a variable"},
 	{name: "a word too many", subnet: flannelEnv, args: []string{"-c", "x"}, fails: "usage:"},
 	{name: "unknown option", subnet: flannelEnv, args: []string{"-z"}, fails: "usage:"},

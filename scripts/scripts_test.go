@@ -14,13 +14,27 @@ import (
 
 // run runs a script of this directory with nothing in PATH but the named
 // commands of this machine and the fakes (name → shell text).
-func run(t *testing.T, script string, tools []string, fakes map[string]string, env []string, args ...string) (out string, code int) {
+func run(
+	t *testing.T,
+	script string,
+	tools []string,
+	fakes map[string]string,
+	env []string,
+	args ...string,
+) (out string, code int) {
 	t.Helper()
 	return runWith(t, "/bin/sh", script, tools, fakes, env, args...)
 }
 
 // runWith runs it with a certain shell.
-func runWith(t *testing.T, shell, script string, tools []string, fakes map[string]string, env []string, args ...string) (out string, code int) {
+func runWith(
+	t *testing.T,
+	shell, script string,
+	tools []string,
+	fakes map[string]string,
+	env []string,
+	args ...string,
+) (out string, code int) {
 	t.Helper()
 	bin := t.TempDir()
 	for _, name := range tools {
@@ -143,7 +157,8 @@ func TestInstallDeps(t *testing.T) {
 		{name: "all there, no root needed", set: "lab", fakes: with(installed(), "apt-get", apt), id: user},
 		{
 			name: "missing", set: "lab", fakes: with(installed("ovs-vswitchd", "ovs-ofctl", "nft"), "apt-get", apt), id: root,
-			want: []string{" update\n", "RUNLEVEL=1 apt-get", "install -y --no-install-recommends openvswitch-switch nftables\n"}, lines: 3,
+			want: []string{" update\n", "RUNLEVEL=1 apt-get", "install -y --no-install-recommends openvswitch-switch " +
+				"nftables\n"}, lines: 3,
 		},
 		{
 			name: "missing, update fails", set: "lab", id: root,
@@ -164,7 +179,8 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap qemu-system-x86 xz-utils systemd etcd-client etcd-server openssl vagrant\n"}, lines: 3,
+			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap qemu-system-x86 xz-utils systemd " +
+				"etcd-client etcd-server openssl vagrant\n"}, lines: 3,
 		},
 		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},
 		{
@@ -186,15 +202,33 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "machines", set: "vagrant", fakes: with(installed(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends vagrant libvirt-daemon-system libvirt-clients dnsmasq-base qemu-system-x86 qemu-utils debootstrap openssh-client\n"}, lines: 3,
+			want: []string{"--no-install-recommends vagrant libvirt-daemon-system libvirt-clients dnsmasq-base " +
+				"qemu-system-x86 qemu-utils debootstrap openssh-client\n"}, lines: 3,
 		},
-		{name: "unknown set", set: "all", fakes: installed(), id: root, code: 2, want: []string{"use lab, docker, frr, test or vagrant"}, lines: 1},
+		{
+			name: "unknown set", set: "all", fakes: installed(), id: root, code: 2,
+			want: []string{"use lab, docker, frr, test or vagrant"}, lines: 1,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fakes := with(tt.fakes, "id", tt.id)
 			policy := filepath.Join(t.TempDir(), "policy-rc.d")
-			out, code := run(t, "install-deps.sh", []string{"chmod", "rm", "grep"}, fakes,
-				[]string{"SBIN=", "CA_CERTIFICATES=/", "LIBC_HEADER=/", "BUSYBOX_STATIC=/", "VAGRANT_LIBVIRT=/", "POLICY_RC_D=" + policy, "APPARMOR=" + tt.apparmor}, tt.set)
+			out, code := run(
+				t,
+				"install-deps.sh",
+				[]string{"chmod", "rm", "grep"},
+				fakes,
+				[]string{
+					"SBIN=",
+					"CA_CERTIFICATES=/",
+					"LIBC_HEADER=/",
+					"BUSYBOX_STATIC=/",
+					"VAGRANT_LIBVIRT=/",
+					"POLICY_RC_D=" + policy,
+					"APPARMOR=" + tt.apparmor,
+				},
+				tt.set,
+			)
 			assert.Equal(t, tt.code, code, out)
 			assert.NoFileExists(t, policy)
 			for _, w := range tt.want {
@@ -228,7 +262,20 @@ func TestVersion(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	git := func(t *testing.T, dir string, args ...string) {
-		args = append([]string{"-C", dir, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"}, args...)
+		args = append(
+			[]string{
+				"-C",
+				dir,
+				"-c",
+				"user.name=t",
+				"-c",
+				"user.email=t@example.org",
+				"-c",
+				"init.defaultBranch=main",
+				"-c",
+				"commit.gpgsign=false",
+			},
+			args...)
 		cmd := exec.CommandContext(t.Context(), "git", args...)
 		cmd.Env = append(outsideGit(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
 		out, err := cmd.CombinedOutput()

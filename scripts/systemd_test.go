@@ -27,17 +27,28 @@ func testDropIn(t *testing.T, conf []byte) {
 	require.NoError(t, err, "apt-get install systemd")
 	dir := t.TempDir()
 	unit := filepath.Join(dir, "docker.service")
-	require.NoError(t, os.WriteFile(unit, []byte("[Unit]\nDescription=Docker\n[Service]\nType=notify\nExecStart=/bin/true -H fd://\n"), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(
+			unit,
+			[]byte("[Unit]\nDescription=Docker\n[Service]\nType=notify\nExecStart=/bin/true -H fd://\n"),
+			0o644,
+		),
+	)
 	require.NoError(t, os.Mkdir(unit+".d", 0o755))
 	// Verification wants the programs to be there.
-	text := strings.NewReplacer("/usr/lib/baize/mk-docker-opts.sh", "/bin/true", "/usr/sbin/dockerd", "/bin/true").Replace(string(conf))
+	text := strings.NewReplacer("/usr/lib/baize/mk-docker-opts.sh", "/bin/true", "/usr/sbin/dockerd", "/bin/true").
+		Replace(string(conf))
 	require.NoError(t, os.WriteFile(filepath.Join(unit+".d", "baize.conf"), []byte(text), 0o644))
 	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.NotContains(t, string(out), "baize.conf")
 
 	// A broken one is noticed, so the above proves something.
-	require.NoError(t, os.WriteFile(filepath.Join(unit+".d", "baize.conf"), []byte(strings.Replace(text, "ExecStart=\n", "", 1)), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(filepath.Join(unit+".d", "baize.conf"), []byte(strings.Replace(text, "ExecStart=\n", "", 1)), 0o644),
+	)
 	out, err = exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput()
 	assert.Error(t, err, string(out))
 }
@@ -62,7 +73,9 @@ func TestVswitchdDropIn(t *testing.T) {
 	script := strings.NewReplacer("%%", "%", "$$", "$").Replace(string(m[1]))
 	uptime := filepath.Join(dir, "uptime")
 	script = strings.ReplaceAll(script, "/proc/uptime", uptime)
-	for up, ready := range map[string]bool{"4.21 3.00\n": false, "10.99 3.00\n": false, "11.00 3.00\n": true, "86400.5 1.0\n": true} {
+	for up, ready := range map[string]bool{
+		"4.21 3.00\n": false, "10.99 3.00\n": false, "11.00 3.00\n": true, "86400.5 1.0\n": true,
+	} {
 		require.NoError(t, os.WriteFile(uptime, []byte(up), 0o600))
 		_, err := exec.CommandContext(t.Context(), "timeout", "0.3", "/bin/sh", "-c", script).CombinedOutput()
 		assert.Equal(t, ready, err == nil, up)
@@ -100,7 +113,10 @@ func TestAgentUnit(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", file).CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.NotContains(t, string(out), "baize.service:", "nothing that systemd does not know")
-	for _, line := range []string{"Type=notify", "Before=docker.service", "KillMode=process", "RuntimeDirectoryPreserve=yes", "ExecStart=/usr/bin/baize agent"} {
+	for _, line := range []string{
+		"Type=notify", "Before=docker.service", "KillMode=process", "RuntimeDirectoryPreserve=yes",
+		"ExecStart=/usr/bin/baize agent",
+	} {
 		assert.Contains(t, string(unit), "\n"+line+"\n")
 	}
 }
@@ -118,7 +134,10 @@ func TestFlannelDropIn(t *testing.T) {
 	require.NoError(t, os.Mkdir(file+".d", 0o755))
 	conf, err := os.ReadFile("systemd/baize-flannel.conf")
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(file+".d", "flannel.conf"), programs.ReplaceAll(conf, []byte("${1}/bin/true")), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(filepath.Join(file+".d", "flannel.conf"), programs.ReplaceAll(conf, []byte("${1}/bin/true")), 0o644),
+	)
 	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", file).CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.NotContains(t, string(out), "flannel.conf")

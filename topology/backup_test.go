@@ -18,7 +18,13 @@ func key(key, value string) topology.KV {
 }
 
 func TestBackup(t *testing.T) {
-	network, node := key("networks/blue", `{"name":"blue","vni":100}`), key("nodes/host1", `{"name":"host1","future":[1,2]}`)
+	network, node := key(
+		"networks/blue",
+		`{"name":"blue","vni":100}`,
+	), key(
+		"nodes/host1",
+		`{"name":"host1","future":[1,2]}`,
+	)
 	odd := key("subnets/blue/oops", `{ not JSON`)
 	alive, leased := key("alive/host1", `{}`), key("x", `1`)
 	leased.Lease = 5

@@ -60,7 +60,11 @@ func (n Network) Check() error {
 	case !n.Transport.Valid():
 		return n.invalid(fmt.Sprintf("use one of %v", Transports()), "transport %q is unknown", n.Transport)
 	case n.MTU < n.MinMTU() || n.MTU > 65535:
-		return n.invalid(fmt.Sprintf("use %d to 65535; 1450 fits VXLAN over Ethernet", n.MinMTU()), "MTU %d is out of range", n.MTU)
+		return n.invalid(
+			fmt.Sprintf("use %d to 65535; 1450 fits VXLAN over Ethernet", n.MinMTU()),
+			"MTU %d is out of range",
+			n.MTU,
+		)
 	}
 	return nil
 }
@@ -83,7 +87,11 @@ func (n Network) checkFamily(f Family) error {
 	case !p.Addr().IsGlobalUnicast() || p.Addr().IsLinkLocalUnicast():
 		return n.invalid("", "%s is not a unicast prefix", p)
 	case p.Bits() >= longest:
-		return n.invalid(fmt.Sprintf("use a prefix of /%d or shorter", longest-1), "%s is too small to be divided among nodes", p)
+		return n.invalid(
+			fmt.Sprintf("use a prefix of /%d or shorter", longest-1),
+			"%s is too small to be divided among nodes",
+			p,
+		)
 	case l <= p.Bits():
 		return n.invalid(lengths, "subnets of /%d do not fit in %s", l, p)
 	case l > longest:

@@ -39,13 +39,25 @@ func TestPaths(t *testing.T) {
 		reach     topology.OnLink
 		want      string
 	}{
-		"tunnel":                {topology.GRE, both, "tunnel gre,tunnel gre,tunnel gre,tunnel gre,tunnel gre"},
-		"auto, one on-link":     {topology.Auto, both, "route ,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
-		"auto, nobody":          {topology.Auto, nil, "tunnel vxlan,tunnel vxlan,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
-		"auto, IPv6 only":       {topology.Auto, topology.OnLink{netip.MustParseAddr("fd77::12"): "eth0"}, "tunnel vxlan,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
-		"route, one on-link":    {topology.Route, both, "route ,route ,none ,none ,none "},
-		"pins go their own":     {topology.Route, topology.OnLink{netip.MustParseAddr("192.168.77.13"): "eth0"}, "none ,none ,route ,none ,route "},
-		"asked, but no on-link": {topology.Route, topology.OnLink{netip.MustParseAddr("192.168.77.13"): ""}, "none ,none ,none ,none ,none "},
+		"tunnel":            {topology.GRE, both, "tunnel gre,tunnel gre,tunnel gre,tunnel gre,tunnel gre"},
+		"auto, one on-link": {topology.Auto, both, "route ,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
+		"auto, nobody":      {topology.Auto, nil, "tunnel vxlan,tunnel vxlan,tunnel vxlan,tunnel vxlan,tunnel vxlan"},
+		"auto, IPv6 only": {
+			topology.Auto,
+			topology.OnLink{netip.MustParseAddr("fd77::12"): "eth0"},
+			"tunnel vxlan,route ,tunnel vxlan,tunnel vxlan,tunnel vxlan",
+		},
+		"route, one on-link": {topology.Route, both, "route ,route ,none ,none ,none "},
+		"pins go their own": {
+			topology.Route,
+			topology.OnLink{netip.MustParseAddr("192.168.77.13"): "eth0"},
+			"none ,none ,route ,none ,route ",
+		},
+		"asked, but no on-link": {
+			topology.Route,
+			topology.OnLink{netip.MustParseAddr("192.168.77.13"): ""},
+			"none ,none ,none ,none ,none ",
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +79,9 @@ func TestPaths(t *testing.T) {
 // A bridge of another node is reached by frames, a Route network has none.
 func TestSegmentsOfRoutedNetworks(t *testing.T) {
 	n := blue
-	for transport, want := range map[topology.Transport]topology.PathKind{topology.Auto: topology.PathTunnel, topology.Route: topology.PathRoute} {
+	for transport, want := range map[topology.Transport]topology.PathKind{
+		topology.Auto: topology.PathTunnel, topology.Route: topology.PathRoute,
+	} {
 		n.Transport = transport
 		far := lease("blue", "10.1.6.0/24", "host2")
 		far.Segment = "docker0"
@@ -96,7 +110,15 @@ func TestHostPort(t *testing.T) {
 	require.False(t, needed)
 	h, _ := routedNetwork(t, topology.Route, "10.1.0.254").Host()
 	require.Equal(t, "02:42:0a:01:00:fe", h.MAC.String(), "the gateway's, the same everywhere")
-	require.Equal(t, []netip.Addr{netip.MustParseAddr("10.1.5.1"), netip.MustParseAddr("fd00:10:1:5::1"), netip.MustParseAddr("10.1.0.254")}, h.Addrs)
+	require.Equal(
+		t,
+		[]netip.Addr{
+			netip.MustParseAddr("10.1.5.1"),
+			netip.MustParseAddr("fd00:10:1:5::1"),
+			netip.MustParseAddr("10.1.0.254"),
+		},
+		h.Addrs,
+	)
 	h, _ = routedNetwork(t, topology.Auto, "10.1.0.254").Host()
 	require.Equal(t, "02:42:0a:01:05:01", h.MAC.String(), "its own: the network is an Ethernet")
 	require.Len(t, h.Addrs, 2, "the gateway is whoever has the address")
@@ -113,7 +135,14 @@ func TestRoutedNetworksDoNotOverlap(t *testing.T) {
 	require.ErrorContains(t, err, "network blue")
 	require.NoError(t, topology.CheckRouted(a, map[string]topology.Network{"blue": a}), "itself")
 
-	records := []topology.Record{a, b, host(1), host(2), lease("blue", "10.1.5.0/24", "host1"), lease("red", "10.1.5.0/24", "host1")}
+	records := []topology.Record{
+		a,
+		b,
+		host(1),
+		host(2),
+		lease("blue", "10.1.5.0/24", "host1"),
+		lease("red", "10.1.5.0/24", "host1"),
+	}
 	v := snapshot(records...).View("host1")
 	require.Len(t, v.Networks, 1)
 	require.Equal(t, "blue", v.Networks[0].Name, "the older one")

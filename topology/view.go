@@ -228,8 +228,12 @@ func checkMTU(self Node, n Network) *fault.Fault {
 	return &fault.Fault{
 		Code: fault.UnderlayMTU,
 		Item: fmt.Sprintf("node %s, network %s", self.Name, n.Name),
-		What: fmt.Sprintf("packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish",
-			n.MTU, n.MTU+Overhead(n.Transport, f), self.UnderlayMTU),
+		What: fmt.Sprintf(
+			"packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish",
+			n.MTU,
+			n.MTU+Overhead(n.Transport, f),
+			self.UnderlayMTU,
+		),
 		Remedy: fmt.Sprintf("raise the link's MTU, or 'baize network update %s --mtu %d' and restart the containers", n.Name,
 			MTU(n.Transport, f, self.UnderlayMTU)),
 	}

@@ -13,7 +13,8 @@ import (
 
 func host(i int) topology.Node {
 	return topology.Node{
-		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprint(i), VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)})},
+		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprint(i),
+		VTEPs:          []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 77, byte(10 + i)})},
 		Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500,
 	}
 }
@@ -26,7 +27,14 @@ func lease(network, prefix, node string) topology.Subnet {
 func snapshot(records ...topology.Record) *topology.Snapshot {
 	var kvs []topology.KV
 	for i, r := range records {
-		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(i + 1), ModRevision: int64(i + 1)}})
+		kvs = append(
+			kvs,
+			topology.KV{
+				Key:   r.Key(),
+				Value: topology.Encode(r),
+				Meta:  topology.Meta{CreateRevision: int64(i + 1), ModRevision: int64(i + 1)},
+			},
+		)
 	}
 	return topology.NewSnapshot(int64(len(records)), kvs)
 }
@@ -40,7 +48,11 @@ func TestViewOfThreeNodes(t *testing.T) {
 	require.Empty(t, v.Problems)
 	require.Len(t, v.Networks, 1)
 	n := v.Networks[0]
-	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24"), netip.MustParsePrefix("fd00:10:1:5::/64")}, n.Subnets)
+	require.Equal(
+		t,
+		[]netip.Prefix{netip.MustParsePrefix("10.1.5.0/24"), netip.MustParsePrefix("fd00:10:1:5::/64")},
+		n.Subnets,
+	)
 	require.Len(t, n.Peers, 3, "host3 carries the network by its pin")
 	require.Equal(t, []string{"host10", "host2", "host3"}, []string{n.Peers[0].Node, n.Peers[1].Node, n.Peers[2].Node})
 	require.Len(t, n.Peers[1].Subnets, 2)
@@ -69,7 +81,11 @@ func TestSegmentsAreApart(t *testing.T) {
 		return out
 	}
 	require.Equal(t, prefixes("10.1.9.0/24"), n.Subnets, "endpoints get addresses of these only")
-	require.Equal(t, []topology.Segment{{Name: "docker0", Subnets: prefixes("10.1.5.0/24", "fd00:10:1:5::/64")}}, n.Segments)
+	require.Equal(
+		t,
+		[]topology.Segment{{Name: "docker0", Subnets: prefixes("10.1.5.0/24", "fd00:10:1:5::/64")}},
+		n.Segments,
+	)
 	require.Equal(t, prefixes("10.1.5.0/24", "10.1.9.0/24", "fd00:10:1:5::/64"), n.OwnSubnets())
 	require.Equal(t, prefixes("10.1.7.0/24"), n.Peers[0].Subnets, "others steer to them like to any")
 }
@@ -86,27 +102,58 @@ func TestContradictionsAreReportedAndTheOlderWins(t *testing.T) {
 	loop.VTEPs = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 	small := host(1)
 	small.UnderlayMTU = 1450
-	base := []topology.Record{blue, host(1), host(2), lease("blue", "10.1.5.0/24", "host1"), lease("blue", "10.1.6.0/24", "host2")}
+	base := []topology.Record{
+		blue,
+		host(1),
+		host(2),
+		lease("blue", "10.1.5.0/24", "host1"),
+		lease("blue", "10.1.6.0/24", "host2"),
+	}
 	for name, c := range map[string]struct {
 		records []topology.Record
 		says    string
 		peers   int
 	}{
-		"VNI used twice":               {[]topology.Record{red}, "VNI 100 is used by network blue", 1},
-		"subnet outside its network":   {[]topology.Record{lease("blue", "10.2.0.0/24", "host2")}, "outside network blue", 1},
-		"subnet larger than network":   {[]topology.Record{lease("blue", "10.0.0.0/8", "host2")}, "outside network blue", 1},
-		"subnet leased twice":          {[]topology.Record{host(7), lease("blue", "10.1.5.0/25", "host7")}, "overlaps 10.1.5.0/24 of node host1", 1},
-		"larger one over a lease":      {[]topology.Record{host(7), lease("blue", "10.1.4.0/23", "host7")}, "overlaps 10.1.5.0/24 of node host1", 1},
-		"subnet of no network":         {[]topology.Record{lease("green", "10.1.5.0/24", "host2")}, "network that does not exist", 1},
-		"owner not registered":         {[]topology.Record{lease("blue", "10.1.9.0/24", "host9")}, "host9 is not registered", 1},
-		"node without address":         {[]topology.Record{noVTEP, lease("blue", "10.1.9.0/24", "host7")}, "no underlay address", 1},
-		"two nodes with one address":   {[]topology.Record{sameVTEP, lease("blue", "10.1.9.0/24", "host7")}, "is that of node host1", 1},
-		"loopback address":             {[]topology.Record{loop, lease("blue", "10.1.9.0/24", "host7")}, "127.0.0.1", 1},
-		"peer cannot do the transport": {[]topology.Record{weak, lease("blue", "10.1.9.0/24", "host7")}, "cannot do vxlan", 1},
-		"no family in common":          {[]topology.Record{v6only, lease("blue", "10.1.9.0/24", "host7")}, "no underlay address family", 1},
-		"pin of no network":            {[]topology.Record{topology.Pin{Network: "green", Addr: netip.MustParseAddr("10.1.5.9"), Node: "host2", MAC: "02:42:0a:01:05:09"}}, "network that does not exist", 1},
-		"pin outside":                  {[]topology.Record{topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.2.5.9"), Node: "host2", MAC: "02:42:0a:01:05:09"}}, "outside network blue", 1},
-		"pin of no node":               {[]topology.Record{topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.9"), Node: "host9", MAC: "02:42:0a:01:05:09"}}, "host9 is not registered", 1},
+		"VNI used twice":             {[]topology.Record{red}, "VNI 100 is used by network blue", 1},
+		"subnet outside its network": {[]topology.Record{lease("blue", "10.2.0.0/24", "host2")}, "outside network blue", 1},
+		"subnet larger than network": {[]topology.Record{lease("blue", "10.0.0.0/8", "host2")}, "outside network blue", 1},
+		"subnet leased twice": {
+			[]topology.Record{host(7), lease("blue", "10.1.5.0/25", "host7")}, "overlaps 10.1.5.0/24 of node host1", 1,
+		},
+		"larger one over a lease": {
+			[]topology.Record{host(7), lease("blue", "10.1.4.0/23", "host7")}, "overlaps 10.1.5.0/24 of node host1", 1,
+		},
+		"subnet of no network": {
+			[]topology.Record{lease("green", "10.1.5.0/24", "host2")}, "network that does not exist", 1,
+		},
+		"owner not registered": {
+			[]topology.Record{lease("blue", "10.1.9.0/24", "host9")}, "host9 is not registered", 1,
+		},
+		"node without address": {
+			[]topology.Record{noVTEP, lease("blue", "10.1.9.0/24", "host7")}, "no underlay address", 1,
+		},
+		"two nodes with one address": {
+			[]topology.Record{sameVTEP, lease("blue", "10.1.9.0/24", "host7")}, "is that of node host1", 1,
+		},
+		"loopback address": {[]topology.Record{loop, lease("blue", "10.1.9.0/24", "host7")}, "127.0.0.1", 1},
+		"peer cannot do the transport": {
+			[]topology.Record{weak, lease("blue", "10.1.9.0/24", "host7")}, "cannot do vxlan", 1,
+		},
+		"no family in common": {
+			[]topology.Record{v6only, lease("blue", "10.1.9.0/24", "host7")}, "no underlay address family", 1,
+		},
+		"pin of no network": {
+			[]topology.Record{topology.Pin{Network: "green", Addr: netip.MustParseAddr("10.1.5.9"), Node: "host2", MAC: "02:42:0a:01:05:09"}},
+			"network that does not exist", 1,
+		},
+		"pin outside": {
+			[]topology.Record{topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.2.5.9"), Node: "host2", MAC: "02:42:0a:01:05:09"}},
+			"outside network blue", 1,
+		},
+		"pin of no node": {
+			[]topology.Record{topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.9"), Node: "host9", MAC: "02:42:0a:01:05:09"}},
+			"host9 is not registered", 1,
+		},
 		"MAC pinned twice": {[]topology.Record{
 			topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.8"), Node: "host1", MAC: "02:42:0a:01:05:09"},
 			topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.9"), Node: "host2", MAC: "02:42:0a:01:05:09"}}, "pin on node host1 already", 1},
@@ -163,14 +210,22 @@ func TestFreeSubnet(t *testing.T) {
 }
 
 func TestEndpointAddrs(t *testing.T) {
-	n := topology.Network{Name: "n", IPv4: netip.MustParsePrefix("10.9.0.0/24"), SubnetLenIPv4: 28, VNI: 9, GatewayIPv4: netip.MustParseAddr("10.9.0.243")}.Defaults()
+	n := topology.Network{
+		Name:          "n",
+		IPv4:          netip.MustParsePrefix("10.9.0.0/24"),
+		SubnetLenIPv4: 28,
+		VNI:           9,
+		GatewayIPv4:   netip.MustParseAddr("10.9.0.243"),
+	}.Defaults()
 	var got []string
 	for a := range topology.EndpointAddrs(n, netip.MustParsePrefix("10.9.0.240/28")) {
 		got = append(got, a.String())
 	}
 	require.Equal(t, "10.9.0.242 10.9.0.244", strings.Join(got[:2], " "), "not the node's address, not the gateway")
 	require.Equal(t, "10.9.0.254", got[len(got)-1], "not the broadcast address")
-	for a, says := range map[string]string{"10.9.0.0": "own address", "10.9.0.255": "broadcast", "10.8.0.1": "outside", "fd00::1": "no IPv6 prefix"} {
+	for a, says := range map[string]string{
+		"10.9.0.0": "own address", "10.9.0.255": "broadcast", "10.8.0.1": "outside", "fd00::1": "no IPv6 prefix",
+	} {
 		require.ErrorContains(t, n.CheckEndpointAddr(netip.MustParseAddr(a)), says)
 	}
 	require.NoError(t, n.CheckEndpointAddr(netip.MustParseAddr("10.9.0.243")), "an endpoint may be the gateway")

@@ -87,7 +87,14 @@ func TestApplyAndReadBack(t *testing.T) {
 	// The same again changes nothing; a replacement is one bundle.
 	require.NoError(t, c.Apply(t.Context(), sample(), nil))
 	changed := flow(1, 50, sample()[2].Match, "set_field:100->tun_id,output:3")
-	require.NoError(t, c.Apply(t.Context(), []ovs.BoundFlow{changed}, []ovs.FlowID{sample()[2].ID(), {Table: 7, Cookie: 0xba12000000000001}}))
+	require.NoError(
+		t,
+		c.Apply(
+			t.Context(),
+			[]ovs.BoundFlow{changed},
+			[]ovs.FlowID{sample()[2].ID(), {Table: 7, Cookie: 0xba12000000000001}},
+		),
+	)
 	want := sample()
 	want[2] = changed
 	require.ElementsMatch(t, ids(want), observe(t, c).IDs())
@@ -149,12 +156,18 @@ func TestAuditFindsAndHeals(t *testing.T) {
 		damage []string
 		lines  int
 	}{
-		"changed":          {[]string{"mod-flows", "br-t", "table=0,in_port=1,actions=drop"}, 2},
-		"deleted":          {[]string{"del-flows", "br-t", "table=2"}, 1},
-		"all deleted":      {[]string{"del-flows", "br-t"}, 5},
-		"copied":           {[]string{"add-flow", "br-t", mine + ",table=0,priority=7,in_port=2,actions=drop"}, 1},
-		"with our mark":    {[]string{"add-flow", "br-t", "cookie=0xba12000000000042,table=4,priority=7,actions=drop"}, 1},
-		"timeout given":    {[]string{"add-flow", "br-t", mine + ",table=0,priority=100,idle_timeout=60,in_port=1,actions=set_field:5->metadata,goto_table:1"}, 2},
+		"changed":       {[]string{"mod-flows", "br-t", "table=0,in_port=1,actions=drop"}, 2},
+		"deleted":       {[]string{"del-flows", "br-t", "table=2"}, 1},
+		"all deleted":   {[]string{"del-flows", "br-t"}, 5},
+		"copied":        {[]string{"add-flow", "br-t", mine + ",table=0,priority=7,in_port=2,actions=drop"}, 1},
+		"with our mark": {[]string{"add-flow", "br-t", "cookie=0xba12000000000042,table=4,priority=7,actions=drop"}, 1},
+		"timeout given": {
+			[]string{
+				"add-flow", "br-t",
+				mine + ",table=0,priority=100,idle_timeout=60,in_port=1,actions=set_field:5->metadata,goto_table:1",
+			},
+			2,
+		},
 		"taken by foreign": {[]string{"add-flow", "br-t", "table=0,priority=100,in_port=1,actions=drop"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

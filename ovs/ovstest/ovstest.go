@@ -72,7 +72,9 @@ func Start(t testing.TB) *OVS {
 // schema is where the packages install vswitch.ovsschema.
 func schema(t testing.TB) string {
 	t.Helper()
-	for _, p := range []string{"/usr/share/openvswitch/vswitch.ovsschema", "/usr/local/share/openvswitch/vswitch.ovsschema"} {
+	for _, p := range []string{
+		"/usr/share/openvswitch/vswitch.ovsschema", "/usr/local/share/openvswitch/vswitch.ovsschema",
+	} {
 		if _, err := os.Stat(p); err == nil {
 			return p
 		}

@@ -27,10 +27,18 @@ func everything(t testing.TB) map[string]ovs.State {
 		out[string(tr)] = pipeline.Build(s.s.View("host1"), []ovs.Endpoint{c1}, opt)
 		out[string(tr)+" open"] = pipeline.Build(s.s.View("host1"), []ovs.Endpoint{c1, open}, opt)
 		router := withRouter(newCluster().put(dualNode(1), dualNode(2)), tr, true)
-		out[string(tr)+" router"] = pipeline.Build(router.s.View("host1"), []ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, opt)
+		out[string(tr)+" router"] = pipeline.Build(
+			router.s.View("host1"),
+			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")},
+			opt,
+		)
 	}
 	segment := threeHosts(topology.VXLAN).put(segmentSubnet("10.1.11.0/24", 1), segmentSubnet("fd00:10:1:b::/64", 1))
-	out["segment"] = pipeline.Build(segment.s.View("host1"), []ovs.Endpoint{c1}, pipeline.Options{Segments: []ovs.Segment{docker0}})
+	out["segment"] = pipeline.Build(
+		segment.s.View("host1"),
+		[]ovs.Endpoint{c1},
+		pipeline.Options{Segments: []ovs.Segment{docker0}},
+	)
 	return out
 }
 
@@ -78,18 +86,28 @@ func TestClasses(t *testing.T) {
 
 // A flow names the etcd key, and the revision, that it stems from.
 func TestReasons(t *testing.T) {
-	c := threeHosts(topology.VXLAN).put(topology.Pin{Network: "blue", Addr: single("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"})
+	c := threeHosts(
+		topology.VXLAN,
+	).put(topology.Pin{Network: "blue", Addr: single("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"})
 	s := pipeline.Build(c.s.View("host1"), []ovs.Endpoint{endpoint("c1", "blue", "10.1.5.2")}, pipeline.Options{})
 	id := func(p string) topology.SubnetID { return topology.SubnetID{Network: "blue", Prefix: prefix(p)} }
 	for match, want := range map[string]ovs.Reason{
-		`in_port="vx-host2"`:                           {Key: "nodes/host2", Revision: c.s.Nodes["host2"].ModRevision},
-		"tun_id=0x64":                                  {Key: "networks/blue", Revision: c.s.Networks["blue"].ModRevision},
-		"metadata=0x64,ip,nw_dst=10.1.7.0/24":          {Key: "subnets/blue/10.1.7.0-24", Revision: c.s.Subnets[id("10.1.7.0/24")].ModRevision},
-		"metadata=0x64,arp,arp_tpa=10.1.5.0/24":        {Key: "subnets/blue/10.1.5.0-24", Revision: c.s.Subnets[id("10.1.5.0/24")].ModRevision},
-		"metadata=0x64,ipv6,ipv6_dst=fd00:10:1:9::/64": {Key: "subnets/blue/fd00:10:1:9::-64", Revision: c.s.Subnets[id("fd00:10:1:9::/64")].ModRevision},
-		"metadata=0x64,arp,arp_tpa=10.1.5.77":          {Key: "pins/blue/10.1.5.77", Revision: c.s.SortedPins()[0].ModRevision},
-		`in_port="bzc1"`:                               {Key: "port bzc1"},
-		"metadata=0x64,dl_dst=02:42:0a:01:05:02":       {Key: "port bzc1"},
+		`in_port="vx-host2"`: {Key: "nodes/host2", Revision: c.s.Nodes["host2"].ModRevision},
+		"tun_id=0x64":        {Key: "networks/blue", Revision: c.s.Networks["blue"].ModRevision},
+		"metadata=0x64,ip,nw_dst=10.1.7.0/24": {
+			Key: "subnets/blue/10.1.7.0-24", Revision: c.s.Subnets[id("10.1.7.0/24")].ModRevision,
+		},
+		"metadata=0x64,arp,arp_tpa=10.1.5.0/24": {
+			Key: "subnets/blue/10.1.5.0-24", Revision: c.s.Subnets[id("10.1.5.0/24")].ModRevision,
+		},
+		"metadata=0x64,ipv6,ipv6_dst=fd00:10:1:9::/64": {
+			Key: "subnets/blue/fd00:10:1:9::-64", Revision: c.s.Subnets[id("fd00:10:1:9::/64")].ModRevision,
+		},
+		"metadata=0x64,arp,arp_tpa=10.1.5.77": {
+			Key: "pins/blue/10.1.5.77", Revision: c.s.SortedPins()[0].ModRevision,
+		},
+		`in_port="bzc1"`:                         {Key: "port bzc1"},
+		"metadata=0x64,dl_dst=02:42:0a:01:05:02": {Key: "port bzc1"},
 	} {
 		i := slices.IndexFunc(s.Flows, func(f ovs.Flow) bool { return f.Match == match })
 		require.GreaterOrEqual(t, i, 0, match)

@@ -23,15 +23,33 @@ func TestDropsOnARealSwitch(t *testing.T) {
 	c := withRouter(threeHosts(topology.VXLAN), topology.VXLAN, false).put(
 		segmentSubnet("10.1.11.0/24", 1), node(4), subnet("blue", "10.1.13.0/24", 4), // the router has host3's address
 		network("fast", 300, topology.Route, "10.3.0.0/16", "fd00:10:3::/48"),
-		subnet("fast", "10.3.5.0/24", 1), subnet("fast", "10.3.7.0/24", 2), subnet("fast", "fd00:10:3:5::/64", 1), subnet("fast", "fd00:10:3:7::/64", 2),
-		network("empty", 400, topology.VXLAN, "10.4.0.0/16"), subnet("empty", "10.4.5.0/24", 1), subnet("empty", "10.4.7.0/24", 2),
+		subnet(
+			"fast",
+			"10.3.5.0/24",
+			1,
+		), subnet("fast", "10.3.7.0/24", 2), subnet("fast", "fd00:10:3:5::/64", 1), subnet("fast", "fd00:10:3:7::/64", 2),
+		network(
+			"empty",
+			400,
+			topology.VXLAN,
+			"10.4.0.0/16",
+		), subnet("empty", "10.4.5.0/24", 1), subnet("empty", "10.4.7.0/24", 2),
 	)
 	view := c.s.View("host1")
 	endpoints := []ovs.Endpoint{
-		endpoint("c1", "blue", "10.1.5.2", "fd00:10:1:5::2"), endpoint("c2", "blue", "10.1.5.3"), endpoint("f1", "fast", "10.3.5.2", "fd00:10:3:5::2"),
+		endpoint(
+			"c1",
+			"blue",
+			"10.1.5.2",
+			"fd00:10:1:5::2",
+		), endpoint("c2", "blue", "10.1.5.3"), endpoint("f1", "fast", "10.3.5.2", "fd00:10:3:5::2"),
 		endpoint("o1", "fast"), // nothing is known of it
 	}
-	want := pipeline.Build(view, endpoints, pipeline.Options{Bridge: "br-baize", Datapath: "system", Segments: []ovs.Segment{docker0}})
+	want := pipeline.Build(
+		view,
+		endpoints,
+		pipeline.Options{Bridge: "br-baize", Datapath: "system", Segments: []ovs.Segment{docker0}},
+	)
 
 	sw := ovstest.Start(t)
 	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize"})
@@ -90,20 +108,38 @@ func TestDropsOnARealSwitch(t *testing.T) {
 		{pipeline.DropMAC, "bzc1", "dl_src=02:42:0a:01:05:09," + bcast + "dl_type=0x88b5"},
 		{pipeline.DropMAC, "bzdocker0", "dl_src=02:42:0a:01:07:09," + bcast + "dl_type=0x88b5"},
 		{pipeline.DropAddress, "bzc1", c1 + "dl_dst=02:42:0a:01:07:09,tcp,nw_src=10.1.5.9,nw_dst=10.1.7.9"},
-		{pipeline.DropNeighbour, "bzc1", c1 + "dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fd00:10:1:5::2,icmpv6_type=136,icmpv6_code=0,nd_target=fd00:10:1:5::9"},
-		{pipeline.DropDocker0, "bzdocker0", "dl_src=be:ef:00:00:00:01,dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fe80::1,icmpv6_type=136,icmpv6_code=0,nd_target=fe80::1"},
-		{pipeline.DropUnleased, "bzc1", c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.200.1"},
+		{
+			pipeline.DropNeighbour, "bzc1",
+			c1 + "dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fd00:10:1:5::2,icmpv6_type=136,icmpv6_code=0,nd_target=fd00:10:1:5::9",
+		},
+		{
+			pipeline.DropDocker0, "bzdocker0",
+			"dl_src=be:ef:00:00:00:01,dl_dst=33:33:00:00:00:01,icmp6,ipv6_src=fe80::1,icmpv6_type=136,icmpv6_code=0,nd_target=fe80::1",
+		},
+		{
+			pipeline.DropUnleased, "bzc1",
+			c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.200.1",
+		},
 		{pipeline.DropNotIP, "bzf1", f1 + "dl_dst=02:42:0a:03:07:09,dl_type=0x88b5"},
 		{pipeline.DropNoRoute, host, "dl_dst=" + topology.AnyRouterMAC().String() + ",tcp,nw_src=10.1.5.0,nw_dst=10.1.200.1"},
-		{pipeline.DropProbe, "bzo1", "dl_dst=33:33:ff:00:00:09,icmp6,ipv6_src=::,ipv6_dst=ff02::1:ff00:9,icmpv6_type=135,icmpv6_code=0,nd_target=fd00:10:3:7::9"},
-		{pipeline.DropNoEndpoint, "bzc1", c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.5.99"},
+		{
+			pipeline.DropProbe, "bzo1",
+			"dl_dst=33:33:ff:00:00:09,icmp6,ipv6_src=::,ipv6_dst=ff02::1:ff00:9,icmpv6_type=135,icmpv6_code=0,nd_target=fd00:10:3:7::9",
+		},
+		{
+			pipeline.DropNoEndpoint, "bzc1",
+			c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.5.99",
+		},
 		// This one was counted as "for a MAC of this node without an endpoint".
 		{pipeline.DropKernelAsks, host, bcast + "arp,arp_op=1,arp_spa=10.1.5.0,arp_tpa=10.1.5.99"},
 		{pipeline.DropNoMAC, "vx-host2", "tun_id=400,dl_dst=02:aa:00:00:00:01,dl_type=0x88b5"},
 		{pipeline.DropOtherNodesMAC, "vx-host2", "tun_id=100,dl_dst=02:42:0a:01:07:09,dl_type=0x88b5"},
 		{pipeline.DropNoPorts, "vx-host2", "tun_id=400," + bcast + "dl_type=0x88b5"},
 		// These were "ARP or ND for an address nobody leases" and nothing at all.
-		{"tunnel to host4 is down", "bzc1", c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.13.9"},
+		{
+			"tunnel to host4 is down", "bzc1",
+			c1 + bcast + "arp,arp_op=1,arp_sha=02:42:0a:01:05:02,arp_spa=10.1.5.2,arp_tpa=10.1.13.9",
+		},
 		{"endpoint c2 is down", "bzc1", c1 + "dl_dst=02:42:0a:01:05:03,tcp,nw_src=10.1.5.2,nw_dst=10.1.5.3"},
 	} {
 		delete(left, x.want)

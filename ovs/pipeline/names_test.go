@@ -114,7 +114,12 @@ func TestNamesThatCollide(t *testing.T) {
 	}
 	state := requireOwnTunnels(t, named(names, topology.VXLAN), topology.VXLAN)
 	short := names[2]
-	require.Equal(t, "vx-"+short, state.Tunnels()[ovs.TunnelID{Node: short, Encap: topology.VXLAN}].Name, "a short name stays as it is")
+	require.Equal(
+		t,
+		"vx-"+short,
+		state.Tunnels()[ovs.TunnelID{Node: short, Encap: topology.VXLAN}].Name,
+		"a short name stays as it is",
+	)
 
 	// Property: whatever the order and whoever else is there, no two share a name.
 	r := rand.New(rand.NewPCG(3, 4))

@@ -146,19 +146,32 @@ func TestGolden(t *testing.T) {
 			threeHosts(topology.GRE).put(
 				network("red", 200, topology.VXLAN, "10.1.0.0/16"),
 				subnet("red", "10.1.5.0/24", 1), subnet("red", "10.1.8.0/24", 2)),
-			[]ovs.Endpoint{c1, endpoint("r1", "red", "10.1.5.2")}, pipeline.Options{Datapath: "system", Ports: map[topology.Transport]int{topology.VXLAN: 8472}},
+			[]ovs.Endpoint{
+				c1,
+				endpoint("r1", "red", "10.1.5.2"),
+			}, pipeline.Options{Datapath: "system", Ports: map[topology.Transport]int{topology.VXLAN: 8472}},
 		},
 		"pins": {
 			threeHosts(topology.VXLAN).put(
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
-				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("fd00:10:1:5::4d"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
+				topology.Pin{
+					Network: "blue",
+					Addr:    netip.MustParseAddr("fd00:10:1:5::4d"),
+					Node:    "host2",
+					MAC:     "02:42:0a:01:05:4d",
+				},
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.200.1"), Node: "host1", MAC: "02:42:0a:01:c8:01"}),
 			[]ovs.Endpoint{endpoint("p", "blue", "10.1.200.1")}, pipeline.Options{Datapath: "system"},
 		},
 		"route": {
 			threeHosts(topology.Route).put(
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
-				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("fd00:10:1:5::4d"), Node: "host2", MAC: "02:42:0a:01:05:4d"}),
+				topology.Pin{
+					Network: "blue",
+					Addr:    netip.MustParseAddr("fd00:10:1:5::4d"),
+					Node:    "host2",
+					MAC:     "02:42:0a:01:05:4d",
+				}),
 			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "system"},
 		},
 		"auto": {
@@ -166,9 +179,15 @@ func TestGolden(t *testing.T) {
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.7.78"), Node: "host3", MAC: "02:42:0a:01:07:4e"}),
 			// host2 is on-link, host3 is not.
-			[]ovs.Endpoint{c1}, pipeline.Options{Datapath: "system", Direct: direct("blue", "10.1.7.0/24", "fd00:10:1:7::/64", "10.1.5.77/32")},
+			[]ovs.Endpoint{
+				c1,
+			}, pipeline.Options{Datapath: "system", Direct: direct("blue", "10.1.7.0/24", "fd00:10:1:7::/64", "10.1.5.77/32")},
 		},
-		"open-port": {threeHosts(topology.Geneve), []ovs.Endpoint{c1, endpoint("segment", "blue")}, pipeline.Options{Datapath: "system"}},
+		"open-port": {
+			threeHosts(topology.Geneve),
+			[]ovs.Endpoint{c1, endpoint("segment", "blue")},
+			pipeline.Options{Datapath: "system"},
+		},
 		"segment": {
 			threeHosts(topology.VXLAN).put(
 				segmentSubnet("10.1.11.0/24", 1), segmentSubnet("fd00:10:1:b::/64", 1), segmentSubnet("10.1.12.0/24", 2)),
@@ -184,7 +203,9 @@ func TestGolden(t *testing.T) {
 		},
 		"router-direct": { // the router is on-link, host2 is not
 			withRouter(newCluster().put(node(1), node(2)), topology.Auto, false),
-			[]ovs.Endpoint{endpoint("c1", "routed", "10.1.5.2")}, pipeline.Options{Datapath: "netdev", Direct: direct("routed", "10.1.9.0/24")},
+			[]ovs.Endpoint{
+				endpoint("c1", "routed", "10.1.5.2"),
+			}, pipeline.Options{Datapath: "netdev", Direct: direct("routed", "10.1.9.0/24")},
 		},
 		"router-route": {
 			withRouter(newCluster().put(node(1), node(2)), topology.Route, false),
@@ -192,10 +213,22 @@ func TestGolden(t *testing.T) {
 		},
 		"ipv6-underlay": {
 			newCluster().put(network("blue", 100, topology.VXLAN, "fd00:10:1::/48"),
-				topology.Node{Name: "a-host-with-a-long-name", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::1")}, Encapsulations: topology.Encapsulations()},
-				topology.Node{Name: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("fd77::2")}, Encapsulations: topology.Encapsulations()},
+				topology.Node{
+					Name:           "a-host-with-a-long-name",
+					VTEPs:          []netip.Addr{netip.MustParseAddr("fd77::1")},
+					Encapsulations: topology.Encapsulations(),
+				},
+				topology.Node{
+					Name:           "host1",
+					VTEPs:          []netip.Addr{netip.MustParseAddr("fd77::2")},
+					Encapsulations: topology.Encapsulations(),
+				},
 				subnet("blue", "fd00:10:1:5::/64", 1),
-				topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("fd00:10:1:6::/64"), Node: "a-host-with-a-long-name"}),
+				topology.Subnet{
+					Network: "blue",
+					Prefix:  netip.MustParsePrefix("fd00:10:1:6::/64"),
+					Node:    "a-host-with-a-long-name",
+				}),
 			[]ovs.Endpoint{endpoint("c1", "blue", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "system"},
 		},
 	}

@@ -113,7 +113,12 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 		return nil, err
 	}
 	schema := s.cl.Schema()
-	roots, err := decode(schema, vswitchd.OpenvSwitchTable, res[0], func(r *vswitchd.OpenvSwitch, id string) { r.UUID = id })
+	roots, err := decode(
+		schema,
+		vswitchd.OpenvSwitchTable,
+		res[0],
+		func(r *vswitchd.OpenvSwitch, id string) { r.UUID = id },
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +134,12 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.interfaces, err = decode(schema, vswitchd.InterfaceTable, res[3], func(r *vswitchd.Interface, id string) { r.UUID = id })
+	r.interfaces, err = decode(
+		schema,
+		vswitchd.InterfaceTable,
+		res[3],
+		func(r *vswitchd.Interface, id string) { r.UUID = id },
+	)
 	return r, err
 }
 

@@ -72,7 +72,11 @@ func TestReplaceTunnels(t *testing.T) {
 func TestReplaceHostPort(t *testing.T) {
 	c := connect(t, ovstest.Start(t))
 	host := func(name string) ovs.Port {
-		return ovs.Port{Name: name, Type: "internal", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: "blue"}}
+		return ovs.Port{
+			Name:        name,
+			Type:        "internal",
+			ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleHost, ovs.KeyNetwork: "blue"},
+		}
 	}
 	converge(t, c, host("bn-old"))
 	got := converge(t, c, host("bn-new"))

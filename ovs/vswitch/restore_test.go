@@ -18,7 +18,11 @@ func TestRestoreWait(t *testing.T) {
 	o.Vsctl("set", "Open_vSwitch", ".", "other_config:theirs=1", "external_ids:theirs=2")
 	const others, ids = `{theirs="1"}`, `{theirs="2"}`
 	rows := func() (string, string) {
-		return strings.TrimSpace(o.Vsctl("get", "Open_vSwitch", ".", "other_config")), strings.TrimSpace(o.Vsctl("get", "Open_vSwitch", ".", "external_ids"))
+		return strings.TrimSpace(
+				o.Vsctl("get", "Open_vSwitch", ".", "other_config"),
+			), strings.TrimSpace(
+				o.Vsctl("get", "Open_vSwitch", ".", "external_ids"),
+			)
 	}
 	requireState := func(set, owned bool) {
 		t.Helper()

@@ -152,7 +152,11 @@ func TestUpdateKeepsWhatOthersWrote(t *testing.T) {
 	apply(t, c, ovs.DBChange{SetBridge: b, UpdatePorts: []ovs.Port{p}})
 	got := observe(t, c)
 	require.Equal(t, "secure", got.Bridge.FailMode)
-	require.Equal(t, map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyNode: "renamed", "theirs": "1"}, got.Bridge.ExternalIDs)
+	require.Equal(
+		t,
+		map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyNode: "renamed", "theirs": "1"},
+		got.Bridge.ExternalIDs,
+	)
 	require.Equal(t, "99", got.Bridge.OtherConfig["mac-table-size"])
 	require.Equal(t, p.Options, got.Ports["vx1"].Options)
 	want := maps.Clone(p.ExternalIDs)
@@ -171,7 +175,11 @@ func TestForeignThingsAreRefused(t *testing.T) {
 	before := o.Vsctl("show")
 
 	got := observe(t, c)
-	require.Equal(t, map[string]string{"br-ex": "br-ex", "eth9": "br-ex", "bond0": "br-ex", "m0": "br-ex", "m1": "br-ex"}, got.Foreign)
+	require.Equal(
+		t,
+		map[string]string{"br-ex": "br-ex", "eth9": "br-ex", "bond0": "br-ex", "m0": "br-ex", "m1": "br-ex"},
+		got.Foreign,
+	)
 	require.Equal(t, []string{"theirs"}, got.ForeignPorts())
 
 	foreign := bridge()

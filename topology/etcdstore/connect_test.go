@@ -23,22 +23,28 @@ func TestOpenRefuses(t *testing.T) {
 		cfg   etcdstore.Config
 		words []string
 	}{
-		"scheme":       {etcdstore.Config{Endpoints: []string{"ftp://h:1"}}, []string{`"ftp://h:1"`, `scheme "ftp"`, "https://HOST:PORT"}},
-		"no port":      {etcdstore.Config{Endpoints: []string{"http://h"}}, []string{`"http://h"`, "port"}},
-		"port":         {etcdstore.Config{Endpoints: []string{"h:99999"}}, []string{`"h:99999"`}},
-		"path":         {etcdstore.Config{Endpoints: []string{"http://h:1/x"}}, []string{`"http://h:1/x"`}},
-		"socket":       {etcdstore.Config{Endpoints: []string{"unix://run/x"}}, []string{"absolute"}},
-		"empty":        {etcdstore.Config{Endpoints: []string{""}}, []string{`endpoint ""`}},
-		"mixed":        {etcdstore.Config{Endpoints: []string{"http://a:1", "https://b:1"}}, []string{"http://a:1", "https://b:1"}},
-		"prefix":       {etcdstore.Config{Prefix: "/"}, []string{"prefix", "/baize/v1"}},
-		"user":         {etcdstore.Config{Username: "u"}, []string{"user u", "password"}},
-		"password":     {etcdstore.Config{Password: "p"}, []string{"user"}},
-		"key alone":    {etcdstore.Config{KeyFile: junk}, []string{junk, "certificate"}},
-		"cert alone":   {etcdstore.Config{CertFile: junk}, []string{junk, "key"}},
-		"ca missing":   {etcdstore.Config{CAFile: dir + "/none.pem"}, []string{dir + "/none.pem", "no such file"}},
-		"cert missing": {etcdstore.Config{CertFile: dir + "/none.pem", KeyFile: junk}, []string{dir + "/none.pem", "no such file"}},
-		"ca junk":      {etcdstore.Config{CAFile: junk}, []string{junk, "PEM"}},
-		"cert junk":    {etcdstore.Config{CertFile: junk, KeyFile: junk}, []string{junk, "PEM"}},
+		"scheme": {
+			etcdstore.Config{Endpoints: []string{"ftp://h:1"}}, []string{`"ftp://h:1"`, `scheme "ftp"`, "https://HOST:PORT"},
+		},
+		"no port": {etcdstore.Config{Endpoints: []string{"http://h"}}, []string{`"http://h"`, "port"}},
+		"port":    {etcdstore.Config{Endpoints: []string{"h:99999"}}, []string{`"h:99999"`}},
+		"path":    {etcdstore.Config{Endpoints: []string{"http://h:1/x"}}, []string{`"http://h:1/x"`}},
+		"socket":  {etcdstore.Config{Endpoints: []string{"unix://run/x"}}, []string{"absolute"}},
+		"empty":   {etcdstore.Config{Endpoints: []string{""}}, []string{`endpoint ""`}},
+		"mixed": {
+			etcdstore.Config{Endpoints: []string{"http://a:1", "https://b:1"}}, []string{"http://a:1", "https://b:1"},
+		},
+		"prefix":     {etcdstore.Config{Prefix: "/"}, []string{"prefix", "/baize/v1"}},
+		"user":       {etcdstore.Config{Username: "u"}, []string{"user u", "password"}},
+		"password":   {etcdstore.Config{Password: "p"}, []string{"user"}},
+		"key alone":  {etcdstore.Config{KeyFile: junk}, []string{junk, "certificate"}},
+		"cert alone": {etcdstore.Config{CertFile: junk}, []string{junk, "key"}},
+		"ca missing": {etcdstore.Config{CAFile: dir + "/none.pem"}, []string{dir + "/none.pem", "no such file"}},
+		"cert missing": {
+			etcdstore.Config{CertFile: dir + "/none.pem", KeyFile: junk}, []string{dir + "/none.pem", "no such file"},
+		},
+		"ca junk":   {etcdstore.Config{CAFile: junk}, []string{junk, "PEM"}},
+		"cert junk": {etcdstore.Config{CertFile: junk, KeyFile: junk}, []string{junk, "PEM"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := etcdstore.Open(t.Context(), c.cfg)
@@ -58,7 +64,10 @@ func TestUnreachable(t *testing.T) {
 	refused(t, err, topology.ErrUnavailable, "http://"+addr+": connection refused", "check that etcd runs")
 	require.Less(t, time.Since(start), 10*time.Second)
 	// With a password too: Open does not connect.
-	err = open(t, etcdstore.Config{Endpoints: []string{addr}, Username: "u", Password: "p", Timeout: time.Second}).Check(t.Context())
+	err = open(
+		t,
+		etcdstore.Config{Endpoints: []string{addr}, Username: "u", Password: "p", Timeout: time.Second},
+	).Check(t.Context())
 	refused(t, err, topology.ErrUnavailable, addr+": connection refused")
 	at := func(endpoint string) *etcdstore.Store {
 		return open(t, etcdstore.Config{Endpoints: []string{endpoint}})
@@ -128,18 +137,29 @@ func TestTLS(t *testing.T) {
 		change func(*etcdstore.Config)
 		words  []string
 	}{
-		"no client certificate": {func(c *etcdstore.Config) { unanswered(c); c.CertFile, c.KeyFile = "", "" }, []string{srv.Endpoint, "requires a client certificate", "--trusted-ca-file"}},
+		"no client certificate": {
+			func(c *etcdstore.Config) { unanswered(c); c.CertFile, c.KeyFile = "", "" },
+			[]string{srv.Endpoint, "requires a client certificate", "--trusted-ca-file"},
+		},
 		"wrong client certificate": {func(c *etcdstore.Config) {
 			unanswered(c)
 			c.CertFile, c.KeyFile = srv.OtherCertFile, srv.OtherKeyFile
 		}, []string{srv.Endpoint, "refuses the client certificate " + srv.OtherCertFile}},
-		"wrong authority": {func(c *etcdstore.Config) { unanswered(c); c.CAFile = srv.OtherCAFile }, []string{srv.Endpoint, "the server's certificate is not accepted", "unknown authority"}},
+		"wrong authority": {
+			func(c *etcdstore.Config) { unanswered(c); c.CAFile = srv.OtherCAFile },
+			[]string{srv.Endpoint, "the server's certificate is not accepted", "unknown authority"},
+		},
 		"plain": {func(c *etcdstore.Config) {
 			*c = etcdstore.Config{Endpoints: []string{"http" + srv.Endpoint[5:]}, Timeout: 3 * time.Second}
 		}, []string{"speaks TLS", "https://"}},
-		"wrong password": {func(c *etcdstore.Config) { c.Password = "guess" }, []string{"authentication failed", "user baize"}},
-		"other prefix":   {func(c *etcdstore.Config) { c.Prefix = "/other" }, []string{"etcd prefix /other", "permission denied", "user baize", "grant-permission"}},
-		"no user":        {func(c *etcdstore.Config) { c.Username, c.Password = "", "" }, []string{"etcd"}},
+		"wrong password": {
+			func(c *etcdstore.Config) { c.Password = "guess" }, []string{"authentication failed", "user baize"},
+		},
+		"other prefix": {
+			func(c *etcdstore.Config) { c.Prefix = "/other" },
+			[]string{"etcd prefix /other", "permission denied", "user baize", "grant-permission"},
+		},
+		"no user": {func(c *etcdstore.Config) { c.Username, c.Password = "", "" }, []string{"etcd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

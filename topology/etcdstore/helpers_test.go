@@ -72,11 +72,22 @@ func mustCreate(t testing.TB, s *etcdstore.Store, n topology.Network) topology.N
 }
 
 func node(name string) topology.Node {
-	return topology.Node{Name: name, ID: "id-" + name, Hostname: name + ".example", VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Encapsulations: []topology.Transport{topology.VXLAN}}
+	return topology.Node{
+		Name:           name,
+		ID:             "id-" + name,
+		Hostname:       name + ".example",
+		VTEPs:          []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Encapsulations: []topology.Transport{topology.VXLAN},
+	}
 }
 
 // alive runs KeepAlive until the returned function is called or the test ends.
-func alive(t testing.TB, s *etcdstore.Store, l topology.Liveness, ttl time.Duration) (stop func(), states <-chan error) {
+func alive(
+	t testing.TB,
+	s *etcdstore.Store,
+	l topology.Liveness,
+	ttl time.Duration,
+) (stop func(), states <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan error, 100)

@@ -79,7 +79,10 @@ func TestLeaseExactlyAsManyAsThereAre(t *testing.T) {
 	mustCreate(t, s, topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16")})
 	// 255 can be leased; leave 200.
 	for i := 1; i <= 55; i++ {
-		_, err := s.ReserveSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: prefix(fmt.Sprintf("10.1.%d.0/24", i*4))})
+		_, err := s.ReserveSubnet(
+			t.Context(),
+			topology.Subnet{Network: "blue", Prefix: prefix(fmt.Sprintf("10.1.%d.0/24", i*4))},
+		)
 		require.NoError(t, err)
 	}
 	got := storm(t, 200, []string{ep}, "blue", nil)
@@ -241,7 +244,10 @@ func TestReserveAgainstLease(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
-			_, err := other.ReserveSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: prefix(fmt.Sprintf("10.1.%d.%d/27", i/8, i%8*32))})
+			_, err := other.ReserveSubnet(
+				t.Context(),
+				topology.Subnet{Network: "blue", Prefix: prefix(fmt.Sprintf("10.1.%d.%d/27", i/8, i%8*32))},
+			)
 			if !errors.Is(err, topology.ErrConflict) {
 				require.NoError(t, err)
 			}
@@ -319,7 +325,10 @@ func TestLeaseSegment(t *testing.T) {
 
 	// Lost, it is taken again as what it was.
 	require.NoError(t, s.ReleaseSubnet(t.Context(), "blue", docker.Prefix, true))
-	claimed, err := s.ClaimSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: docker.Prefix, Node: "host1", Segment: "docker0"})
+	claimed, err := s.ClaimSubnet(
+		t.Context(),
+		topology.Subnet{Network: "blue", Prefix: docker.Prefix, Node: "host1", Segment: "docker0"},
+	)
 	require.NoError(t, err)
 	require.Equal(t, "docker0", claimed.Segment)
 	_, err = s.ClaimSubnet(t.Context(), topology.Subnet{Network: "blue", Prefix: docker.Prefix, Node: "host1"})

@@ -71,9 +71,16 @@ func ownedByAnother(record topology.Node, id, hostname string) error {
 	}
 	return &topology.Error{
 		Kind: topology.ErrConflict, Code: fault.NodeOwned, Item: "node " + record.Name,
-		What: fmt.Sprintf("the name, its subnets and its pins are those of an installation on %s, whose agent does not run; %s is another installation",
-			called(record.Hostname), called(hostname)),
-		Remedy: fmt.Sprintf("if this host replaces that one, run 'baize node hand-over %s'; if not, give it another name with --node", record.Name),
+		What: fmt.Sprintf(
+			"the name, its subnets and its pins are those of an installation on %s, whose agent does not run; %s is another "+
+				"installation",
+			called(record.Hostname),
+			called(hostname),
+		),
+		Remedy: fmt.Sprintf(
+			"if this host replaces that one, run 'baize node hand-over %s'; if not, give it another name with --node",
+			record.Name,
+		),
 	}
 }
 

@@ -82,7 +82,9 @@ func TestRestoreRepeated(t *testing.T) {
 	putRaw(t, c, "networks/blue", `{"old":1}`)
 	now, err := open(t, etcdstore.Config{Endpoints: []string{e}, Raw: true}).Snapshot(t.Context())
 	require.NoError(t, err)
-	plan := topology.RestorePlan{Put: []topology.KV{{Key: "networks/blue", Value: []byte(`{"new":1}`), Meta: now.Raw["networks/blue"].Meta}}}
+	plan := topology.RestorePlan{
+		Put: []topology.KV{{Key: "networks/blue", Value: []byte(`{"new":1}`), Meta: now.Raw["networks/blue"].Meta}},
+	}
 
 	s := openLossy(t, e, func(n int, _ func()) bool {
 		if n == 1 {
@@ -137,7 +139,11 @@ func TestCommit(t *testing.T) {
 
 	require.True(t, put(0, true, topology.Condition{Key: "/other/dir/a", ModRevision: kv.ModRevision}))
 	require.Equal(t, lease, have().Lease, "kept")
-	require.False(t, put(0, false, topology.Condition{Key: "/other/dir/", Dir: true, ModRevision: kv.ModRevision}), "put since")
+	require.False(
+		t,
+		put(0, false, topology.Condition{Key: "/other/dir/", Dir: true, ModRevision: kv.ModRevision}),
+		"put since",
+	)
 	require.True(t, put(0, false, topology.Condition{Key: "/other/dir/", Dir: true, ModRevision: have().ModRevision}))
 	require.Zero(t, have().Lease)
 
@@ -153,7 +159,10 @@ func TestCommitAnswerLost(t *testing.T) {
 	e := etcdtest.Start(t)
 	c := raw(t, e)
 	then := []topology.Change{
-		{Key: topology.DefaultPrefix + "/nodes/a", Value: []byte("{}")}, {Key: topology.DefaultPrefix + "/nodes/b", Delete: true},
+		{
+			Key:   topology.DefaultPrefix + "/nodes/a",
+			Value: []byte("{}"),
+		}, {Key: topology.DefaultPrefix + "/nodes/b", Delete: true},
 	}
 	for name, x := range map[string]struct {
 		since func()

@@ -166,7 +166,12 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 		require.Equal(t, map[string]any{"x": []any{1.0, "y"}}, m["future"], rel)
 	}
 	const future = `"future":{"x":[1,"y"]}`
-	putRaw(t, c, "networks/blue", `{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"vni":7,"transport":"vxlan","mtu":1450,`+future+`}`)
+	putRaw(
+		t,
+		c,
+		"networks/blue",
+		`{"ipv4":"10.1.0.0/16","subnetLenIPv4":24,"vni":7,"transport":"vxlan","mtu":1450,`+future+`}`,
+	)
 	_, err := s.UpdateNetwork(ctx, "blue", func(n *topology.Network) error { n.MTU, n.Extra = 1400, nil; return nil })
 	require.NoError(t, err)
 	keeps("networks/blue")
@@ -180,7 +185,10 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	keeps("subnets/blue/10.1.1.0-24")
 	keeps("networks/blue")
 	putRaw(t, c, "pins/blue/10.1.2.3", `{"node":"a","mac":"02:00:00:00:00:01",`+future+`}`)
-	_, err = s.PutPin(ctx, topology.Pin{Network: "blue", Addr: prefix("10.1.2.3/32").Addr(), Node: "a", MAC: "02:00:00:00:00:02"})
+	_, err = s.PutPin(
+		ctx,
+		topology.Pin{Network: "blue", Addr: prefix("10.1.2.3/32").Addr(), Node: "a", MAC: "02:00:00:00:00:02"},
+	)
 	require.NoError(t, err)
 	keeps("pins/blue/10.1.2.3")
 }
@@ -323,7 +331,12 @@ func TestKeepAliveAfterKill(t *testing.T) {
 	s, c := openAt(t, ep), raw(t, ep)
 	lease, err := c.Grant(t.Context(), 1)
 	require.NoError(t, err)
-	_, err = c.Put(t.Context(), topology.DefaultPrefix+"/alive/a", `{"id":"1","hostname":"h"}`, clientv3.WithLease(lease.ID))
+	_, err = c.Put(
+		t.Context(),
+		topology.DefaultPrefix+"/alive/a",
+		`{"id":"1","hostname":"h"}`,
+		clientv3.WithLease(lease.ID),
+	)
 	require.NoError(t, err)
 	alive(t, s, topology.Liveness{Node: "a", ID: "1", Hostname: "h"}, 5*time.Second)
 	require.Eventually(t, func() bool {
@@ -390,7 +403,11 @@ func TestNames(t *testing.T) {
 	ep := etcdtest.Start(t)
 	s := openAt(t, ep)
 	ctx := t.Context()
-	web := topology.Names{Network: "blue", Node: "a", Names: map[string][]netip.Addr{"web": {prefix("10.1.2.3/32").Addr()}}}
+	web := topology.Names{
+		Network: "blue",
+		Node:    "a",
+		Names:   map[string][]netip.Addr{"web": {prefix("10.1.2.3/32").Addr()}},
+	}
 	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "network blue")
 	mustCreate(t, s, blue())
 	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "node a")

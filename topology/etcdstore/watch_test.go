@@ -190,7 +190,10 @@ func TestWatchBeforeEtcd(t *testing.T) {
 func TestWatchLeaderDies(t *testing.T) {
 	t.Parallel()
 	cl := etcdtest.StartCluster(t, 3)
-	s := open(t, etcdstore.Config{Endpoints: cl.Endpoints, Timeout: 2 * time.Second, ProbeInterval: 500 * time.Millisecond})
+	s := open(
+		t,
+		etcdstore.Config{Endpoints: cl.Endpoints, Timeout: 2 * time.Second, ProbeInterval: 500 * time.Millisecond},
+	)
 	updates := watch(t, s)
 	_, err := s.RegisterNode(t.Context(), node("a"))
 	require.NoError(t, err)

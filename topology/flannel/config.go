@@ -106,7 +106,12 @@ func DecodeConfig(value []byte) (Config, error) {
 
 // subnetRange fills in flannel's defaults: /24 and /64 where four of them
 // fit, else a quarter of the network; all subnets but the first.
-func subnetRange(family string, p netip.Prefix, length int, first, last netip.Addr) (int, netip.Addr, netip.Addr, error) {
+func subnetRange(
+	family string,
+	p netip.Prefix,
+	length int,
+	first, last netip.Addr,
+) (int, netip.Addr, netip.Addr, error) {
 	bad := func(remedy, what string, args ...any) (int, netip.Addr, netip.Addr, error) {
 		return 0, netip.Addr{}, netip.Addr{}, configError(remedy, what, args...)
 	}

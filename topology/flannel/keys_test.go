@@ -81,7 +81,8 @@ func (c *cluster) plan() (flannel.Migration, *topology.Snapshot, error) {
 func (c *cluster) member(name, ip string) flannel.Lease {
 	c.t.Helper()
 	n := topology.Node{
-		Name: name, ID: name, VTEPs: []netip.Addr{netip.MustParseAddr(ip)}, Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500,
+		Name: name, ID: name, VTEPs: []netip.Addr{netip.MustParseAddr(ip)}, Encapsulations: topology.Encapsulations(),
+		UnderlayMTU: 1500,
 	}
 	_, err := c.own.RegisterNode(c.t.Context(), n)
 	require.NoError(c.t, err)
@@ -148,7 +149,13 @@ func TestTakeAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range hosts {
 		wg.Go(func() {
-			l, err := flannel.Take(t.Context(), c, "one-name", want(netip.AddrFrom4([4]byte{192, 168, 77, byte(i + 1)}).String()), nil)
+			l, err := flannel.Take(
+				t.Context(),
+				c,
+				"one-name",
+				want(netip.AddrFrom4([4]byte{192, 168, 77, byte(i + 1)}).String()),
+				nil,
+			)
 			assert.NoError(t, err)
 			got[i] = l
 		})
@@ -223,7 +230,10 @@ func TestMigrateMeddledWith(t *testing.T) {
 		l := c.member("host1", "192.168.77.1")
 		m, _, err := c.plan()
 		require.NoError(t, err)
-		k := &meddled{cluster: c, before: map[int]func() error{2: func() error { c.put("subnets/10.1.200.0-24", "{}"); return nil }}}
+		k := &meddled{
+			cluster: c,
+			before:  map[int]func() error{2: func() error { c.put("subnets/10.1.200.0-24", "{}"); return nil }},
+		}
 		refused(t, flannel.Migrate(t.Context(), k, c.own.Prefix(), m), topology.ErrConflict, "again")
 		assert.Contains(t, c.keys(), l.Key())
 		assert.Contains(t, c.keys(), "config")
@@ -235,7 +245,10 @@ func TestMigrateMeddledWith(t *testing.T) {
 		m, _, err := c.plan()
 		require.NoError(t, err)
 		k := &meddled{cluster: c, before: map[int]func() error{2: func() error {
-			_, err := c.own.CreateNetwork(t.Context(), topology.Network{Name: "red", IPv4: prefix("10.2.0.0/16"), VNI: 1}.Defaults())
+			_, err := c.own.CreateNetwork(
+				t.Context(),
+				topology.Network{Name: "red", IPv4: prefix("10.2.0.0/16"), VNI: 1}.Defaults(),
+			)
 			return err
 		}}}
 		refused(t, flannel.Migrate(t.Context(), k, c.own.Prefix(), m), topology.ErrConflict)

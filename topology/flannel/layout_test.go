@@ -18,7 +18,8 @@ func TestConfig(t *testing.T) {
 	addr := netip.MustParseAddr
 	vxlan := flannel.Backend{Type: "vxlan", VNI: 1, Port: 8472}
 	plain := flannel.Config{
-		IPv4: netip.MustParsePrefix("10.1.0.0/16"), SubnetLenIPv4: 24, SubnetMinIPv4: addr("10.1.1.0"), SubnetMaxIPv4: addr("10.1.255.0"), Backend: vxlan,
+		IPv4: netip.MustParsePrefix("10.1.0.0/16"), SubnetLenIPv4: 24, SubnetMinIPv4: addr("10.1.1.0"),
+		SubnetMaxIPv4: addr("10.1.255.0"), Backend: vxlan,
 	}
 	dual := plain
 	dual.IPv6, dual.SubnetLenIPv6 = netip.MustParsePrefix("fd00:10:1::/48"), 64
@@ -30,7 +31,8 @@ func TestConfig(t *testing.T) {
 	hostGW.Backend = flannel.Backend{Type: "host-gw", VNI: 1}
 	direct.Backend.DirectRouting = true
 	small := flannel.Config{
-		IPv4: netip.MustParsePrefix("10.1.0.0/26"), SubnetLenIPv4: 28, SubnetMinIPv4: addr("10.1.0.16"), SubnetMaxIPv4: addr("10.1.0.48"), Backend: vxlan,
+		IPv4: netip.MustParsePrefix("10.1.0.0/26"), SubnetLenIPv4: 28, SubnetMinIPv4: addr("10.1.0.16"),
+		SubnetMaxIPv4: addr("10.1.0.48"), Backend: vxlan,
 	}
 	for _, c := range []struct {
 		in   string
@@ -39,7 +41,10 @@ func TestConfig(t *testing.T) {
 		{`{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan"}}`, plain},
 		{`{"network":"10.1.0.0/16","backend":{"type":"vxlan"}}`, plain},
 		{`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":{"Type":"vxlan"}}`, dual},
-		{`{"Network":"10.1.0.0/16","SubnetLen":25,"SubnetMin":"10.1.4.0","SubnetMax":"10.1.9.128","Backend":{"Type":"vxlan","VNI":7,"Port":4789,"MTU":9000}}`, set},
+		{
+			`{"Network":"10.1.0.0/16","SubnetLen":25,"SubnetMin":"10.1.4.0","SubnetMax":"10.1.9.128","Backend":{"Type":"vxlan","VNI":7,"Port":4789,"MTU":9000}}`,
+			set,
+		},
 		{`{"Network":"10.1.0.0/26","Backend":{"Type":"vxlan"}}`, small},
 		{`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`, hostGW},
 		{`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw","Port":7}}`, hostGW},
@@ -105,7 +110,10 @@ func TestLeaseRefused(t *testing.T) {
 }
 
 func FuzzLease(f *testing.F) {
-	f.Add("subnets/10.1.5.0-24&fd00:10:1:5::-64", `{"PublicIP":"192.168.77.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:ba:c0:a8:4d:0b"}}`)
+	f.Add(
+		"subnets/10.1.5.0-24&fd00:10:1:5::-64",
+		`{"PublicIP":"192.168.77.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:ba:c0:a8:4d:0b"}}`,
+	)
 	f.Fuzz(func(t *testing.T, key, value string) {
 		l, err := flannel.DecodeLease(topology.KV{Key: key, Value: []byte(value)})
 		if err != nil {
@@ -132,12 +140,19 @@ func FuzzConfig(f *testing.F) {
 func TestFollowed(t *testing.T) {
 	addr := netip.MustParseAddr
 	node := func(name, ip string) topology.KV {
-		n := topology.Node{Name: name, ID: name, VTEPs: []netip.Addr{addr(ip)}, Encapsulations: topology.Transports(), UnderlayMTU: 9000}
+		n := topology.Node{
+			Name:           name,
+			ID:             name,
+			VTEPs:          []netip.Addr{addr(ip)},
+			Encapsulations: topology.Transports(),
+			UnderlayMTU:    9000,
+		}
 		return topology.KV{Key: n.Key(), Value: topology.Encode(n)}
 	}
 	lease := func(subnet, ip, mac string) topology.KV {
 		l := flannel.Lease{
-			Subnet: netip.MustParsePrefix(subnet), PublicIP: addr(ip), BackendType: "vxlan", VTEP: flannel.VTEP{VNI: 1, MAC: mac},
+			Subnet: netip.MustParsePrefix(subnet), PublicIP: addr(ip), BackendType: "vxlan",
+			VTEP: flannel.VTEP{VNI: 1, MAC: mac},
 		}
 		return topology.KV{Key: l.Key(), Value: l.Encode(), Meta: topology.Meta{Lease: 5}}
 	}
@@ -174,13 +189,25 @@ func TestFollowed(t *testing.T) {
 	p = peers(f.With(2, nil, []string{"subnets/10.1.3.0-24"}))
 	assert.Len(t, p, 1)
 
-	bad := flannel.Merge(own, f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"udp"}}`)}}, nil), "host1")
+	bad := flannel.Merge(
+		own,
+		f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"udp"}}`)}}, nil),
+		"host1",
+	)
 	assert.Empty(t, bad.Networks)
 	require.Len(t, bad.Validate(), 1)
 	assert.Contains(t, bad.Validate()[0].String(), "udp")
 
 	// With another backend its hosts ignore those of this one.
-	routes := flannel.Merge(own, f.With(2, []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`)}}, nil), "host1")
+	routes := flannel.Merge(
+		own,
+		f.With(
+			2,
+			[]topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}`)}},
+			nil,
+		),
+		"host1",
+	)
 	require.Len(t, routes.Validate(), 1)
 	assert.Contains(t, routes.Validate()[0].String(), `"vxlan", not host-gw`)
 }
@@ -189,14 +216,28 @@ func TestFollowed(t *testing.T) {
 // route, DirectRouting one of which they route what is on-link.
 func TestBackends(t *testing.T) {
 	addr := netip.MustParseAddr
-	node := topology.Node{Name: "host1", ID: "1", VTEPs: []netip.Addr{addr("192.168.0.1"), addr("fd77::1")}, Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500}
+	node := topology.Node{
+		Name:           "host1",
+		ID:             "1",
+		VTEPs:          []netip.Addr{addr("192.168.0.1"), addr("fd77::1")},
+		Encapsulations: topology.Encapsulations(),
+		UnderlayMTU:    1500,
+	}
 	own := topology.NewSnapshot(1, []topology.KV{{Key: node.Key(), Value: topology.Encode(node)}})
 	view := func(backend, kind string, v6 string) (topology.NetworkView, []fault.Fault) {
-		kvs := []topology.KV{{Key: "config", Value: []byte(`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":` + backend + `}`)}}
+		kvs := []topology.KV{
+			{
+				Key: "config",
+				Value: []byte(
+					`{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:1::/48","Backend":` + backend + `}`,
+				),
+			},
+		}
 		for i, mac := range []string{flannel.VtepMAC(addr("192.168.0.1")), "f2:00:00:00:00:02"} {
 			l := flannel.Lease{
-				Subnet: netip.MustParsePrefix([]string{"10.1.1.0/24", "10.1.2.0/24"}[i]), IPv6Subnet: netip.MustParsePrefix([]string{"fd00:10:1:1::/64", "fd00:10:1:2::/64"}[i]),
-				PublicIP: addr([]string{"192.168.0.1", "192.168.0.2"}[i]), BackendType: kind,
+				Subnet:     netip.MustParsePrefix([]string{"10.1.1.0/24", "10.1.2.0/24"}[i]),
+				IPv6Subnet: netip.MustParsePrefix([]string{"fd00:10:1:1::/64", "fd00:10:1:2::/64"}[i]),
+				PublicIP:   addr([]string{"192.168.0.1", "192.168.0.2"}[i]), BackendType: kind,
 			}
 			if v6 != "" {
 				l.PublicIPv6 = addr([]string{"fd77::1", v6}[i])
@@ -225,7 +266,12 @@ func TestBackends(t *testing.T) {
 	}
 	h, ok := n.Host()
 	require.True(t, ok)
-	assert.Equal(t, []netip.Addr{addr("10.1.1.0"), addr("fd00:10:1:1::")}, h.Addrs, "the subnet's own address, as flannel.1 has it")
+	assert.Equal(
+		t,
+		[]netip.Addr{addr("10.1.1.0"), addr("fd00:10:1:1::")},
+		h.Addrs,
+		"the subnet's own address, as flannel.1 has it",
+	)
 
 	n, problems = view(`{"Type":"vxlan","DirectRouting":true}`, "vxlan", "fd77::2")
 	assert.Empty(t, problems)

@@ -19,7 +19,10 @@ func planned(t *testing.T, config string, mtus [2]int, more ...topology.Record) 
 	var own []topology.KV
 	raw := []topology.KV{{Key: flannel.ConfigKey, Value: []byte(config)}}
 	add := func(r topology.Record) {
-		own = append(own, topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: 1, ModRevision: 1}})
+		own = append(
+			own,
+			topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: 1, ModRevision: 1}},
+		)
 	}
 	for i, mtu := range mtus {
 		ip := netip.AddrFrom4([4]byte{192, 168, 77, byte(i + 1)})

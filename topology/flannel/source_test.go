@@ -133,7 +133,12 @@ func TestSourceLease(t *testing.T) {
 	require.NoError(t, again.Join(ctx, member1()))
 	assert.Contains(t, c.keys(), "subnets/10.1.5.0-24")
 
-	refused(t, again.Join(ctx, source.Member{Underlay: []netip.Addr{netip.MustParseAddr("fd77::1")}}), topology.ErrInvalid, "--vtep")
+	refused(
+		t,
+		again.Join(ctx, source.Member{Underlay: []netip.Addr{netip.MustParseAddr("fd77::1")}}),
+		topology.ErrInvalid,
+		"--vtep",
+	)
 }
 
 // With a Member the source keeps its lease by itself, and writes the file after
@@ -306,7 +311,10 @@ func TestSourceFaults(t *testing.T) {
 		require.True(t, ok)
 		assert.Empty(t, s.Faults())
 
-		w.deliver(nil, &topology.Error{Kind: topology.ErrUnavailable, Item: "etcd", What: "permission denied", Remedy: "grant it"})
+		w.deliver(
+			nil,
+			&topology.Error{Kind: topology.ErrUnavailable, Item: "etcd", What: "permission denied", Remedy: "grant it"},
+		)
 		require.Len(t, s.Faults(), 1)
 		f := s.Faults()[0]
 		assert.Equal(t, fault.SourceUnavailable, f.Code)

@@ -85,7 +85,8 @@ func Run(ctx context.Context, cfg Config, log *logrus.Logger) error {
 	if err := a.listenDocker(); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	a.log.WithFields(logrus.Fields{"version": cfg.Version, "datapath": world.Datapath, "bridge": cfg.Bridge}).Infof("agent starts (%s)", world.DatapathReason)
+	a.log.WithFields(logrus.Fields{"version": cfg.Version, "datapath": world.Datapath, "bridge": cfg.Bridge}).
+		Infof("agent starts (%s)", world.DatapathReason)
 	return a.Run(ctx, l)
 }
 
@@ -156,7 +157,8 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 		}
 		f := fault.Of(err)
 		a.failed[p.Name()].Set([]fault.Fault{{
-			Code: fault.PartFailed, Severity: fault.Error, Item: "part " + p.Name() + " of the agent", What: "failed, and is started again: " + f.String(),
+			Code: fault.PartFailed, Severity: fault.Error, Item: "part " + p.Name() + " of the agent",
+			What: "failed, and is started again: " + f.String(),
 		}})
 		if time.Since(began) > restartLast {
 			backoff = restartFirst

@@ -28,11 +28,17 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, &topology.Error{Kind: topology.ErrUnavailable, Item: "baize agent cleanup", What: "needs root", Remedy: "run it with sudo"}
+		return nil, &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   "baize agent cleanup",
+			What:   "needs root",
+			Remedy: "run it with sudo",
+		}
 	}
 	if _, err := api.NewClient(cfg.Socket).Status(ctx); err == nil {
 		return nil, &topology.Error{
-			Kind: topology.ErrInUse, Item: "socket " + cfg.Socket, What: "the agent is running and would put everything back", Remedy: "stop it first: 'systemctl stop baize'",
+			Kind: topology.ErrInUse, Item: "socket " + cfg.Socket, What: "the agent is running and would put everything back",
+			Remedy: "stop it first: 'systemctl stop baize'",
 		}
 	}
 	// Every part that an agent of this host may have had.

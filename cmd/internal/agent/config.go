@@ -124,11 +124,17 @@ func (c Config) Defaults() (Config, error) {
 		c.AuditInterval = 30 * time.Second
 	}
 	if !slices.Contains([]string{"auto", "system", "netdev"}, c.Datapath) {
-		return c, &topology.Error{Kind: topology.ErrInvalid, Item: "datapath " + c.Datapath, What: "unknown", Remedy: "use auto, system (kernel) or netdev (userspace)"}
+		return c, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   "datapath " + c.Datapath,
+			What:   "unknown",
+			Remedy: "use auto, system (kernel) or netdev (userspace)",
+		}
 	}
 	if c.DockerBridge != "" && c.DockerBridge != docker0.Bridge {
 		return c, &topology.Error{
-			Kind: topology.ErrInvalid, Item: "--docker-bridge " + c.DockerBridge, What: "dockerd takes an address (--bip) for docker0 only",
+			Kind: topology.ErrInvalid, Item: "--docker-bridge " + c.DockerBridge,
+			What:   "dockerd takes an address (--bip) for docker0 only",
 			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'",
 		}
 	}

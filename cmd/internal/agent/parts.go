@@ -35,12 +35,19 @@ type rooms struct {
 
 // New puts an agent together. It starts nothing. cfg has its defaults.
 func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
-	a := &Agent{cfg: cfg, world: w, log: log.WithField("node", cfg.Node), started: time.Now(), failed: map[string]*part.Faults{}}
+	a := &Agent{
+		cfg:     cfg,
+		world:   w,
+		log:     log.WithField("node", cfg.Node),
+		started: time.Now(),
+		failed:  map[string]*part.Faults{},
+	}
 	userspace := w.Datapath != "system"
 	h := hub.New(w.Identity)
 	records := hub.NewRecords(h, w.Store, cfg.StateDir, a.log)
 	member := membership.New(membership.Config{
-		Networks: cfg.Networks, LivenessTTL: cfg.LivenessTTL, Datapath: w.Datapath, Version: cfg.Version, EtcdEndpoints: cfg.Etcd.Endpoints,
+		Networks: cfg.Networks, LivenessTTL: cfg.LivenessTTL, Datapath: w.Datapath, Version: cfg.Version,
+		EtcdEndpoints: cfg.Etcd.Endpoints,
 	}, h, w.Store, w.Host, a.log)
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
 	in := openvswitch.NewInputs()
@@ -63,7 +70,8 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}
 	if cfg.DockerBridge != "" {
 		a.parts = append(a.parts, docker0.New(docker0.Config{
-			Network: cfg.DockerNetwork, EnvFile: cfg.DockerEnv, Every: cfg.AuditInterval, Userspace: userspace, Carries: member.Carries,
+			Network: cfg.DockerNetwork, EnvFile: cfg.DockerEnv, Every: cfg.AuditInterval, Userspace: userspace,
+			Carries: member.Carries,
 		}, h, w.Store, w.Host, in, sw, a.log))
 	}
 	var called *part.Cell[names.Called]
@@ -89,7 +97,12 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 }
 
 func (a *Agent) dockerSettings() docker.Settings {
-	return docker.Settings{Mode: a.cfg.DockerPlugin, Socket: a.cfg.DockerSocket, StateDir: a.cfg.StateDir, StandIn: a.cfg.DockerStandIn}
+	return docker.Settings{
+		Mode:     a.cfg.DockerPlugin,
+		Socket:   a.cfg.DockerSocket,
+		StateDir: a.cfg.StateDir,
+		StandIn:  a.cfg.DockerStandIn,
+	}
 }
 
 // addSources makes the further sources of the topology parts of the agent.
@@ -181,6 +194,11 @@ func (n dockerNode) Networks(ctx context.Context) ([]topology.Network, error) {
 }
 
 // EnsureNetwork implements docker.Node.
-func (n dockerNode) EnsureNetwork(ctx context.Context, net topology.Network, families []topology.Family, accept func(topology.Network) error) (topology.Network, error) {
+func (n dockerNode) EnsureNetwork(
+	ctx context.Context,
+	net topology.Network,
+	families []topology.Family,
+	accept func(topology.Network) error,
+) (topology.Network, error) {
 	return n.membership.EnsureNetwork(ctx, net, families, accept)
 }

@@ -137,8 +137,9 @@ func newCluster(tb testing.TB) *cluster {
 // node is the record of a node that is not there.
 func node(i int) topology.Node {
 	return topology.Node{
-		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprintf("id-%d", i), Encapsulations: topology.Encapsulations(), UnderlayMTU: 1500,
-		VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})},
+		Name: fmt.Sprintf("host%d", i), ID: fmt.Sprintf("id-%d", i), Encapsulations: topology.Encapsulations(),
+		UnderlayMTU: 1500,
+		VTEPs:       []netip.Addr{netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})},
 	}
 }
 
@@ -227,7 +228,8 @@ func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Durati
 	h.pid = cmd.Process.Pid
 	tb.Cleanup(func() {
 		h.stop(tb)
-		if b, err := os.ReadFile(h.log); tb.Failed() || bytes.Contains(b, []byte("DATA RACE")) || bytes.Contains(b, []byte("panic:")) {
+		if b, err := os.ReadFile(h.log); tb.Failed() || bytes.Contains(b, []byte("DATA RACE")) ||
+			bytes.Contains(b, []byte("panic:")) {
 			tb.Errorf("log of %s: %v\n%s", h.name, err, b)
 		}
 		require.NoError(tb, os.RemoveAll(dir))
@@ -257,10 +259,15 @@ func (h *rigHost) stop(tb testing.TB) {
 func (c *cluster) converged(tb testing.TB, h *rigHost, endpoints ...ovs.Endpoint) ovs.State {
 	tb.Helper()
 	await(tb, h.name+" has joined", func() bool {
-		return len(c.snapshot(tb).NodeSubnets(blue, h.name)) == 2 && h.Vsctl("--columns=name", "find", "Interface", "name="+ovs.DefaultBridge, "ofport=65534") != ""
+		return len(c.snapshot(tb).NodeSubnets(blue, h.name)) == 2 &&
+			h.Vsctl("--columns=name", "find", "Interface", "name="+ovs.DefaultBridge, "ofport=65534") != ""
 	})
 	want := c.want(tb, h.name, endpoints...)
-	await(tb, fmt.Sprintf("%s has %d flows", h.name, len(want.Flows)), func() bool { return h.flowCount() == len(want.Flows) })
+	await(
+		tb,
+		fmt.Sprintf("%s has %d flows", h.name, len(want.Flows)),
+		func() bool { return h.flowCount() == len(want.Flows) },
+	)
 	return want
 }
 

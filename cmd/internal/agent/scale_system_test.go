@@ -99,7 +99,11 @@ func oneAddress(t *testing.T, c *cluster, h *rigHost) {
 	writes, flows, before := h.dbWrites(), h.flowAges(t), h.interfaces(t)
 	_, err := c.store.RegisterNode(t.Context(), n)
 	require.NoError(t, err)
-	await(t, "the tunnel has its new end", func() bool { return strings.Contains(h.Appctl("ofproto/list-tunnels"), "172.17.0.1") })
+	await(
+		t,
+		"the tunnel has its new end",
+		func() bool { return strings.Contains(h.Appctl("ofproto/list-tunnels"), "172.17.0.1") },
+	)
 
 	var next int
 	_, err = fmt.Sscan(writes, &next)

@@ -23,10 +23,11 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	ready := a.ready
 	a.mu.Unlock()
 	st := api.Status{
-		Node: a.cfg.Node, Version: a.cfg.Version, Bridge: a.cfg.Bridge, Datapath: a.world.Datapath, DatapathReason: a.world.DatapathReason,
-		Uptime:   api.Duration(time.Since(a.started).Round(time.Second)),
-		Etcd:     api.Etcd{Connected: t.Err == nil && t.Known(), Endpoints: a.cfg.Etcd.Endpoints},
-		Problems: a.Faults(), Endpoints: apiEndpoints(a.rooms.attach.Endpoints()),
+		Node: a.cfg.Node, Version: a.cfg.Version, Bridge: a.cfg.Bridge, Datapath: a.world.Datapath,
+		DatapathReason: a.world.DatapathReason,
+		Uptime:         api.Duration(time.Since(a.started).Round(time.Second)),
+		Etcd:           api.Etcd{Connected: t.Err == nil && t.Known(), Endpoints: a.cfg.Etcd.Endpoints},
+		Problems:       a.Faults(), Endpoints: apiEndpoints(a.rooms.attach.Endpoints()),
 	}
 	if t.Err != nil {
 		st.Etcd.Error = t.Err.Error()
@@ -62,7 +63,10 @@ func (a *Agent) bgpStatus(st *api.Status) {
 		return
 	}
 	for _, s := range a.rooms.bgp.Sessions() {
-		st.BGP = append(st.BGP, api.BGPSession{Neighbor: s.Neighbor.Addr, AS: s.Neighbor.AS, Up: s.Up, State: s.State, Since: s.Since, Last: s.Last})
+		st.BGP = append(
+			st.BGP,
+			api.BGPSession{Neighbor: s.Neighbor.Addr, AS: s.Neighbor.AS, Up: s.Up, State: s.State, Since: s.Since, Last: s.Last},
+		)
 	}
 }
 
@@ -94,7 +98,8 @@ func (a *Agent) networkStatus(st *api.Status, t hub.Topology, sw openvswitch.Sta
 			}
 		}
 		st.Networks = append(st.Networks, api.Network{
-			Name: n.Name, VNI: n.VNI, Transport: n.Transport, MTU: n.MTU, Subnets: n.Subnets, Peers: len(n.Peers), Endpoints: count,
+			Name: n.Name, VNI: n.VNI, Transport: n.Transport, MTU: n.MTU, Subnets: n.Subnets, Peers: len(n.Peers),
+			Endpoints: count,
 		})
 		for i := range n.Peers {
 			p := a.peer(t.Snapshot, n, &n.Peers[i], sw, names)
@@ -113,7 +118,13 @@ func (a *Agent) networkStatus(st *api.Status, t hub.Topology, sw openvswitch.Sta
 
 // peer is another node: by its tunnel, or where there is none by the host's own
 // port.
-func (a *Agent) peer(s *topology.Snapshot, n topology.NetworkView, peer *topology.Peer, sw openvswitch.Status, names pipeline.Names) api.Peer {
+func (a *Agent) peer(
+	s *topology.Snapshot,
+	n topology.NetworkView,
+	peer *topology.Peer,
+	sw openvswitch.Status,
+	names pipeline.Names,
+) api.Peer {
 	out := api.Peer{Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Encap: peer.Encap}
 	_, out.Alive = s.Alive[peer.Node]
 	if peer.Encap != "" {

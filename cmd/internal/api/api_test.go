@@ -47,7 +47,18 @@ func (f *fake) AddEndpoint(ctx context.Context, r EndpointRequest) (Endpoint, er
 	if f.hold != nil {
 		f.hold(ctx)
 	}
-	return Endpoint{Name: r.Name, Network: r.Network, IPs: r.IPs, MAC: r.MAC, Netns: r.Netns, Ifname: r.Ifname, Node: "host1"}, f.note("add %s", r.Name)
+	return Endpoint{
+			Name:    r.Name,
+			Network: r.Network,
+			IPs:     r.IPs,
+			MAC:     r.MAC,
+			Netns:   r.Netns,
+			Ifname:  r.Ifname,
+			Node:    "host1",
+		}, f.note(
+			"add %s",
+			r.Name,
+		)
 }
 func (f *fake) RemoveEndpoint(_ context.Context, name string) error { return f.note("remove %s", name) }
 func (f *fake) Endpoints(context.Context) ([]Endpoint, error)       { return nil, f.note("list") }
@@ -75,8 +86,12 @@ func TestMethods(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	f := &fake{status: Status{
 		Node: "host1", Ready: true, Drops: map[string]uint64{"spoofed": 1 << 63},
-		Networks:      []Network{{Name: "blue", VNI: 100, Transport: topology.VXLAN, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}}},
-		Peers:         []Peer{{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, OFPort: 3, Alive: true}},
+		Networks: []Network{
+			{Name: "blue", VNI: 100, Transport: topology.VXLAN, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}},
+		},
+		Peers: []Peer{
+			{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, OFPort: 3, Alive: true},
+		},
 		Problems:      []fault.Fault{{Item: "port x", What: "no number"}},
 		LastReconcile: Reconcile{At: at, Took: Duration(1500 * time.Millisecond), Changes: 4},
 		Uptime:        Duration(time.Hour),
@@ -84,10 +99,21 @@ func TestMethods(t *testing.T) {
 	c, _ := start(t, f)
 	ctx := t.Context()
 
-	req := EndpointRequest{Name: "c1", Network: "blue", Netns: "/run/netns/c1", Ifname: "eth0", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.9")}, MAC: "02:42:0a:01:05:09"}
+	req := EndpointRequest{
+		Name:    "c1",
+		Network: "blue",
+		Netns:   "/run/netns/c1",
+		Ifname:  "eth0",
+		IPs:     []netip.Addr{netip.MustParseAddr("10.1.5.9")},
+		MAC:     "02:42:0a:01:05:09",
+	}
 	e, err := c.AddEndpoint(ctx, req)
 	require.NoError(t, err)
-	assert.Equal(t, Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: req.IPs, MAC: req.MAC, Netns: req.Netns, Ifname: "eth0"}, e)
+	assert.Equal(
+		t,
+		Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: req.IPs, MAC: req.MAC, Netns: req.Netns, Ifname: "eth0"},
+		e,
+	)
 	list, err := c.Endpoints(ctx)
 	require.NoError(t, err)
 	assert.NotNil(t, list, "no endpoints are an empty list")
@@ -101,7 +127,11 @@ func TestMethods(t *testing.T) {
 	assert.Equal(t, f.status, s)
 	require.NoError(t, c.Reconcile(ctx, true))
 	require.NoError(t, c.Reconcile(ctx, false))
-	assert.Equal(t, []string{"add c1", "list", "remove c1", "remove a/b c?&", "remove ..", "status", "reconcile true", "reconcile false"}, f.asked)
+	assert.Equal(
+		t,
+		[]string{"add c1", "list", "remove c1", "remove a/b c?&", "remove ..", "status", "reconcile true", "reconcile false"},
+		f.asked,
+	)
 }
 
 func TestErrorsKeepTheirKind(t *testing.T) {
@@ -201,12 +231,15 @@ func TestNotAnAgent(t *testing.T) {
 	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	answer := "not JSON"
-	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/v1/reconcile" {
-			w.WriteHeader(http.StatusTeapot)
-		}
-		_, _ = io.WriteString(w, answer)
-	})}
+	srv := &http.Server{
+		ReadHeaderTimeout: time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/v1/reconcile" {
+				w.WriteHeader(http.StatusTeapot)
+			}
+			_, _ = io.WriteString(w, answer)
+		}),
+	}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
 	t.Cleanup(func() { assert.NoError(t, srv.Close()); <-done })
@@ -337,8 +370,20 @@ func TestServeEndsWithItsListener(t *testing.T) {
 }
 
 func TestEndpointOf(t *testing.T) {
-	e := EndpointOf(ovs.Endpoint{Name: "c1", Node: "host1", Network: "blue", MAC: topology.MACOf(netip.MustParseAddr("10.1.5.2")), Port: "bz1"})
-	assert.Equal(t, Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{}, MAC: "02:42:0a:01:05:02", Port: "bz1"}, e)
+	e := EndpointOf(
+		ovs.Endpoint{
+			Name:    "c1",
+			Node:    "host1",
+			Network: "blue",
+			MAC:     topology.MACOf(netip.MustParseAddr("10.1.5.2")),
+			Port:    "bz1",
+		},
+	)
+	assert.Equal(
+		t,
+		Endpoint{Name: "c1", Node: "host1", Network: "blue", IPs: []netip.Addr{}, MAC: "02:42:0a:01:05:02", Port: "bz1"},
+		e,
+	)
 }
 
 func TestDuration(t *testing.T) {

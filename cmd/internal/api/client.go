@@ -36,7 +36,10 @@ func NewClient(socket string) *Client {
 	return &Client{
 		socket: socket,
 		// A little more than the agent takes, so that its own answer comes first.
-		http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: RequestTimeout + 5*time.Second},
+		http: http.Client{
+			Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true},
+			Timeout:   RequestTimeout + 5*time.Second,
+		},
 	}
 }
 
@@ -50,7 +53,12 @@ func (c *Client) AddEndpoint(ctx context.Context, req EndpointRequest) (Endpoint
 // RemoveEndpoint implements Service.
 func (c *Client) RemoveEndpoint(ctx context.Context, name string) error {
 	if name == "" {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "endpoint", What: "no name is given", Remedy: "'baize endpoint list' shows the names"}
+		return &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   "endpoint",
+			What:   "no name is given",
+			Remedy: "'baize endpoint list' shows the names",
+		}
 	}
 	return c.do(ctx, http.MethodDelete, "/v1/endpoints?name="+url.QueryEscape(name), nil, nil)
 }
@@ -134,17 +142,28 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return unavailable("nothing listens there", "is the agent running? 'systemctl start baize' or 'baize agent'; another socket is named with --socket")
+		return unavailable(
+			"nothing listens there",
+			"is the agent running? 'systemctl start baize' or 'baize agent'; another socket is named with --socket",
+		)
 	case errors.Is(err, os.ErrPermission):
 		return unavailable("permission denied", "run as root")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return unavailable("no answer in time", "'journalctl -u baize' may say what it waits for")
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+	case errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, unix.ECONNRESET),
+		errors.Is(err, unix.EPIPE):
 		return unavailable("it ended before it answered", "'journalctl -u baize' may say why; try again")
 	}
 	return fmt.Errorf("%s: %w", item, err)
 }
 
 func (c *Client) foreign(what string) error {
-	return &topology.Error{Kind: topology.ErrConflict, Item: "agent at " + c.socket, What: what, Remedy: "is it a Baize agent of this version? see 'baize version'"}
+	return &topology.Error{
+		Kind:   topology.ErrConflict,
+		Item:   "agent at " + c.socket,
+		What:   what,
+		Remedy: "is it a Baize agent of this version? see 'baize version'",
+	}
 }

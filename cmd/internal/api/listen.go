@@ -29,7 +29,12 @@ const makingMark = "~"
 func Listen(path string) (net.Listener, error) {
 	item := "socket " + path
 	if len(path) > maxSocketPath || !filepath.IsAbs(path) {
-		return nil, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf("not an absolute path of at most %d bytes", maxSocketPath), Remedy: "name another with --socket"}
+		return nil, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   item,
+			What:   fmt.Sprintf("not an absolute path of at most %d bytes", maxSocketPath),
+			Remedy: "name another with --socket",
+		}
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -104,7 +109,12 @@ func clearStale(path string) error {
 	case err != nil:
 		return fileError(item, "looking at it", err)
 	case info.Mode().Type() != os.ModeSocket:
-		return &topology.Error{Kind: topology.ErrConflict, Item: item, What: "the file is there and is no socket", Remedy: "move it away or name another with --socket"}
+		return &topology.Error{
+			Kind:   topology.ErrConflict,
+			Item:   item,
+			What:   "the file is there and is no socket",
+			Remedy: "move it away or name another with --socket",
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -126,7 +136,12 @@ func clearStale(path string) error {
 			who = fmt.Sprintf("process %d", pid)
 		}
 	}
-	return &topology.Error{Kind: topology.ErrConflict, Item: item, What: who + " listens on it: an agent is running", Remedy: "stop that one first ('systemctl stop baize'), or name another with --socket"}
+	return &topology.Error{
+		Kind:   topology.ErrConflict,
+		Item:   item,
+		What:   who + " listens on it: an agent is running",
+		Remedy: "stop that one first ('systemctl stop baize'), or name another with --socket",
+	}
 }
 
 // listenerPID returns the process that listens at the other end (SO_PEERCRED);
@@ -148,7 +163,12 @@ func listenerPID(c net.Conn) int {
 // fileError names the file and, where that is it, the missing privilege.
 func fileError(item, doing string, err error) error {
 	if errors.Is(err, os.ErrPermission) {
-		return &topology.Error{Kind: topology.ErrUnavailable, Item: item, What: doing + ": permission denied", Remedy: "run as root"}
+		return &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   item,
+			What:   doing + ": permission denied",
+			Remedy: "run as root",
+		}
 	}
 	return fmt.Errorf("%s: %s: %w", item, doing, err)
 }

@@ -138,7 +138,12 @@ func decode(r *http.Request, v any) error {
 }
 
 func invalid(what string) error {
-	return &topology.Error{Kind: topology.ErrInvalid, Item: "request", What: what, Remedy: "docs/cli.md describes the agent's interface"}
+	return &topology.Error{
+		Kind:   topology.ErrInvalid,
+		Item:   "request",
+		What:   what,
+		Remedy: "docs/cli.md describes the agent's interface",
+	}
 }
 
 func reply(w http.ResponseWriter, v any, err error) {

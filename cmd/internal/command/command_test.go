@@ -195,7 +195,8 @@ func TestPlan(t *testing.T) {
 	snap, err := s.Snapshot(t.Context())
 	require.NoError(t, err)
 	want := pipeline.Build(snap.View("host1"), nil, pipeline.Options{
-		Bridge: "br-baize", Datapath: "netdev", Ports: map[topology.Transport]int{topology.VXLAN: 4790, topology.Geneve: 6081},
+		Bridge: "br-baize", Datapath: "netdev",
+		Ports: map[topology.Transport]int{topology.VXLAN: 4790, topology.Geneve: 6081},
 	})
 	var text bytes.Buffer
 	require.NoError(t, pipeline.Format(&text, want))

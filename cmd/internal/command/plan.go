@@ -30,7 +30,8 @@ func bridgeFlags() []ucli.Flag {
 			Name: "vxlan-port", Usage: "UDP `PORT` of VXLAN, the same on all nodes", Value: 4789, Action: isPort("vxlan-port"),
 		},
 		&ucli.IntFlag{
-			Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081, Action: isPort("geneve-port"),
+			Name: "geneve-port", Usage: "UDP `PORT` of Geneve, the same on all nodes", Value: 6081,
+			Action: isPort("geneve-port"),
 		},
 	}
 }

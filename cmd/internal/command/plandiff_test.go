@@ -93,16 +93,25 @@ func asWanted(t *testing.T, view topology.View, opt pipeline.Options) *fakeOVS {
 
 func TestPlanDiff(t *testing.T) {
 	view := diffView()
-	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", Ports: map[topology.Transport]int{topology.VXLAN: 4789, topology.Geneve: 6081}}
+	opt := pipeline.Options{
+		Bridge:   "br-baize",
+		Datapath: "netdev",
+		Ports:    map[topology.Transport]int{topology.VXLAN: 4789, topology.Geneve: 6081},
+	}
 	for name, tc := range map[string]struct {
 		change func(*fakeOVS)
 		same   bool
 		text   []string
 	}{
 		"as it should be": {func(*fakeOVS) {}, true, []string{"Open vSwitch is as node host1 should be"}},
-		"no bridge":       {func(f *fakeOVS) { f.seen = ovs.Observed{} }, false, []string{"+ bridge\n", "+ port vx-host2\n", "+ flow table=0 "}},
-		"fail mode":       {func(f *fakeOVS) { b := *f.seen.Bridge; b.FailMode = "standalone"; f.seen.Bridge = &b }, false, []string{"~ bridge\n"}},
-		"missing port":    {func(f *fakeOVS) { delete(f.seen.Ports, "vx-host2") }, false, []string{"+ port vx-host2\n"}},
+		"no bridge": {
+			func(f *fakeOVS) { f.seen = ovs.Observed{} }, false, []string{"+ bridge\n", "+ port vx-host2\n", "+ flow table=0 "},
+		},
+		"fail mode": {
+			func(f *fakeOVS) { b := *f.seen.Bridge; b.FailMode = "standalone"; f.seen.Bridge = &b }, false,
+			[]string{"~ bridge\n"},
+		},
+		"missing port": {func(f *fakeOVS) { delete(f.seen.Ports, "vx-host2") }, false, []string{"+ port vx-host2\n"}},
 		"changed port": {func(f *fakeOVS) {
 			p := f.seen.Ports["vx-host2"]
 			p.Options = maps.Clone(p.Options)
@@ -111,7 +120,8 @@ func TestPlanDiff(t *testing.T) {
 		}, false, []string{"~ port vx-host2\n"}},
 		"stale port": {func(f *fakeOVS) {
 			f.seen.Ports["vx-host9"] = ovs.ObservedPort{OFPort: 9, Port: ovs.Port{
-				Name: "vx-host9", Type: "vxlan", ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel},
+				Name: "vx-host9", Type: "vxlan",
+				ExternalIDs: map[string]string{ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleTunnel},
 			}}
 		}, false, []string{"- port vx-host9\n"}},
 		"foreign port and flow": {func(f *fakeOVS) {
@@ -156,7 +166,11 @@ func TestRunDir(t *testing.T) {
 
 // The kernel is compared as the switch is, and what differs is a command.
 func TestPlanDiffKernel(t *testing.T) {
-	opt := pipeline.Options{Bridge: "br-baize", Datapath: "netdev", Ports: map[topology.Transport]int{topology.VXLAN: 4789, topology.Geneve: 6081}}
+	opt := pipeline.Options{
+		Bridge:   "br-baize",
+		Datapath: "netdev",
+		Ports:    map[topology.Transport]int{topology.VXLAN: 4789, topology.Geneve: 6081},
+	}
 	view := diffViewOf(
 		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Auto},
 	)

@@ -133,7 +133,13 @@ func (r *runner) agentStatus(c *ucli.Context, item *statusItem) error {
 }
 
 func newClusterItem(s *topology.Snapshot) *clusterItem {
-	out := &clusterItem{Revision: s.Revision, Networks: len(s.Networks), Nodes: len(s.Nodes), Subnets: len(s.Subnets), Pins: len(s.Pins)}
+	out := &clusterItem{
+		Revision: s.Revision,
+		Networks: len(s.Networks),
+		Nodes:    len(s.Nodes),
+		Subnets:  len(s.Subnets),
+		Pins:     len(s.Pins),
+	}
 	for name := range s.Nodes {
 		if draw.StatusOf(s, name) == draw.Ready {
 			out.Ready++
@@ -150,8 +156,19 @@ func (r *runner) statusText(item statusItem) error {
 		b.WriteString("Node: no agent runs on this host\n")
 	}
 	if cl := item.Cluster; cl != nil {
-		fmt.Fprintf(&b, "\nCluster: %s, %d ready; %s, %s, %s; etcd at revision %d\n",
-			counted(cl.Nodes, "node"), cl.Ready, counted(cl.Networks, "network"), counted(cl.Subnets, "subnet"), counted(cl.Pins, "pin"), cl.Revision)
+		fmt.Fprintf(
+			&b,
+			"\nCluster: %s, %d ready; %s, %s, %s; etcd at revision %d\n",
+			counted(
+				cl.Nodes,
+				"node",
+			),
+			cl.Ready,
+			counted(cl.Networks, "network"),
+			counted(cl.Subnets, "subnet"),
+			counted(cl.Pins, "pin"),
+			cl.Revision,
+		)
 	} else {
 		b.WriteString("\nCluster: etcd does not answer\n")
 	}
@@ -196,18 +213,29 @@ func agentText(b *strings.Builder, a api.Status) {
 		rows = append(rows, []string{s.Name + ":", fmt.Sprintf("a part of %s, %s", s.Network, orDash(joined(s.Subnets)))})
 	}
 	for _, x := range a.BGP {
-		rows = append(rows, []string{"BGP " + x.Neighbor.String() + ":", fmt.Sprintf("AS %d, %s for %s", x.AS, x.State, time.Since(x.Since).Round(time.Second))})
+		rows = append(
+			rows,
+			[]string{
+				"BGP " + x.Neighbor.String() + ":",
+				fmt.Sprintf("AS %d, %s for %s", x.AS, x.State, time.Since(x.Since).Round(time.Second)),
+			},
+		)
 	}
 	if len(a.Foreign) > 0 {
 		rows = append(rows, []string{"not ours:", strings.Join(a.Foreign, ", ")})
 	}
 	indented(b, rows)
-	table(b, []string{"NETWORK", "VNI", "TRANSPORT", "MTU", "SUBNETS", "PEERS", "ENDPOINTS"}, a.Networks, func(n api.Network) []string {
-		return []string{
-			n.Name, strconv.FormatUint(uint64(n.VNI), 10), string(n.Transport), strconv.Itoa(n.MTU),
-			orDash(joined(n.Subnets)), strconv.Itoa(n.Peers), strconv.Itoa(n.Endpoints),
-		}
-	})
+	table(
+		b,
+		[]string{"NETWORK", "VNI", "TRANSPORT", "MTU", "SUBNETS", "PEERS", "ENDPOINTS"},
+		a.Networks,
+		func(n api.Network) []string {
+			return []string{
+				n.Name, strconv.FormatUint(uint64(n.VNI), 10), string(n.Transport), strconv.Itoa(n.MTU),
+				orDash(joined(n.Subnets)), strconv.Itoa(n.Peers), strconv.Itoa(n.Endpoints),
+			}
+		},
+	)
 	table(b, []string{"PEER", "ENCAP", "VTEP", "PORT", "AGENT", "TUNNEL"}, a.Peers, peerRow)
 	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC"}, a.Endpoints, func(e api.Endpoint) []string {
 		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC)}

@@ -17,7 +17,14 @@ import (
 // outlast it.
 func TestTransportChange(t *testing.T) {
 	t.Parallel()
-	d := up(t, topology.VXLAN, lab.Config{Hosts: 2, Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}}})
+	d := up(
+		t,
+		topology.VXLAN,
+		lab.Config{
+			Hosts:    2,
+			Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}},
+		},
+	)
 	d.Serve("host2/c1")
 	to := d.Endpoint("host2/c1").IPs[0].String()
 	for _, transport := range []topology.Transport{topology.Route, topology.Auto, topology.VXLAN} {

@@ -36,7 +36,10 @@ func TestContainer(t *testing.T) {
 	image := make(chan error, 1)
 	go func() { image <- makeImage(t.Context(), dist) }()
 	d := up(t, topology.Auto, lab.Config{Docker: true, Hosts: 2, Networks: []lab.NetworkSpec{
-		{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}},
+		{
+			Name:     "blue",
+			Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")},
+		},
 	}})
 	p := plugin{d}
 	for _, host := range []string{"host1", "host2"} {
@@ -64,7 +67,11 @@ func TestContainer(t *testing.T) {
 		t.Helper()
 		d.Await("the agent in the container to have no problem", func() (bool, string) {
 			out, err := inside("status")
-			return err == nil && strings.Contains(out, "No problems.") && d.AgentStatus("host1").Version == "0.0.1", fmt.Sprint(out, err)
+			return err == nil && strings.Contains(out, "No problems.") &&
+					d.AgentStatus("host1").Version == "0.0.1", fmt.Sprint(
+					out,
+					err,
+				)
 		})
 	}
 	require.NoError(t, d.Host("host1").StopService(t.Context(), lab.ServiceAgent))
@@ -104,8 +111,16 @@ func TestContainer(t *testing.T) {
 	d.bulk("host2", "far", "host1", "near", p.addr("host1", "near", "shop").String())
 	healthy()
 
-	assert.Zero(t, d.Lost("host1/c1", "host2/c1", func() { d.docker("host1", "stop", "baize") }), "packets lost while the container stops")
-	assert.Zero(t, d.Lost("host1/c1", "host2/c1", func() { d.docker("host1", "start", "baize") }), "packets lost while it starts")
+	assert.Zero(
+		t,
+		d.Lost("host1/c1", "host2/c1", func() { d.docker("host1", "stop", "baize") }),
+		"packets lost while the container stops",
+	)
+	assert.Zero(
+		t,
+		d.Lost("host1/c1", "host2/c1", func() { d.docker("host1", "start", "baize") }),
+		"packets lost while it starts",
+	)
 	healthy()
 	d.Must("host1", "ip", "netns", "del", "late")
 	d.Await("the namespace, of which the container has a mount, is gone with its endpoint", func() (bool, string) {

@@ -51,9 +51,17 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 	d.T.Helper()
 	const megabytes = 8
 	d.docker(fromHost, "exec", from, "sh", "-c", fmt.Sprintf("head -c %d /dev/urandom > /tmp/out", megabytes<<20))
-	d.docker(toHost, "exec", "-d", to, "sh", "-c",
+	d.docker(
+		toHost,
+		"exec",
+		"-d",
+		to,
+		"sh",
+		"-c",
 		// An nc whose input ends hangs up: it gets one that does not.
-		"rm -f /tmp/in /tmp/sum /tmp/open; mkfifo /tmp/open; exec 3<>/tmp/open; nc -l -p 5001 <&3 >/tmp/in; sha256sum /tmp/in >/tmp/sum")
+		"rm -f /tmp/in /tmp/sum /tmp/open; mkfifo /tmp/open; exec 3<>/tmp/open; nc -l -p 5001 <&3 >/tmp/in; sha256sum "+
+			"/tmp/in >/tmp/sum",
+	)
 	d.Await("a listener", func() (bool, string) {
 		out, err := d.Run(toHost, dockerCLI, "exec", to, "sh", "-c", "netstat -ltn | grep :5001")
 		return err == nil, out
@@ -66,7 +74,15 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 		got, _ = d.Run(toHost, dockerCLI, "exec", to, "cat", "/tmp/sum")
 		return strings.HasPrefix(got, sum), got + " is not " + sum
 	})
-	d.T.Logf("%s/%s to %s/%s: %d MB in %v", fromHost, from, toHost, to, megabytes, time.Since(start).Round(time.Millisecond))
+	d.T.Logf(
+		"%s/%s to %s/%s: %d MB in %v",
+		fromHost,
+		from,
+		toHost,
+		to,
+		megabytes,
+		time.Since(start).Round(time.Millisecond),
+	)
 }
 
 // Plain 'docker run' on three hosts is one Ethernet, with endpoints of Baize's
@@ -78,7 +94,8 @@ func TestDocker0(t *testing.T) {
 
 func testDocker0(t *testing.T, engines map[string]string) {
 	d := up(t, topology.VXLAN, lab.Config{
-		DockerBridge: true, Engines: engines, Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
+		DockerBridge: true, Engines: engines,
+		Networks:  []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
 		AgentArgs: []string{"--audit-interval", "2s"},
 	})
 	addrs := map[string]string{}
@@ -133,7 +150,11 @@ func testDocker0(t *testing.T, engines map[string]string) {
 			sockets["host1"].Send(t, testkit.Frame(testkit.Broadcast, src, testkit.Experimental, []byte(text)))
 		}
 		counts := func(text string) [3]int {
-			return [3]int{sockets["host2"].Count([]byte(text)), sockets["host3"].Count([]byte(text)), endpoint.Count([]byte(text))}
+			return [3]int{
+				sockets["host2"].Count([]byte(text)),
+				sockets["host3"].Count([]byte(text)),
+				endpoint.Count([]byte(text)),
+			}
 		}
 		for i := range 5 {
 			send(fmt.Sprint("once and not twice ", i))
@@ -162,7 +183,19 @@ func testDocker0(t *testing.T, engines map[string]string) {
 		p := plugin{d.in(t)}
 		for _, host := range []string{"host1", "host2"} {
 			// docker0 is in the subnet: Docker does not choose it by itself.
-			p.refused(host, []string{"--subnet 10.1.0.0/16"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=blue", "blue")
+			p.refused(
+				host,
+				[]string{"--subnet 10.1.0.0/16"},
+				"network",
+				"create",
+				"-d",
+				"baize",
+				"--ipam-driver",
+				"baize",
+				"--ipam-opt",
+				"baize.network=blue",
+				"blue",
+			)
 			p.network(host, "blue", "--subnet", "10.1.0.0/16")
 			p.container(host, "member", "--network", "blue")
 		}
@@ -179,9 +212,23 @@ func testDocker0(t *testing.T, engines map[string]string) {
 
 	t.Run("a spoofed address stays here", func(t *testing.T) {
 		d := d.in(t)
-		src, from := testkit.MAC(t, d.docker("host1", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "web")), d.insideWeb("host1")
+		src, from := testkit.MAC(
+			t,
+			d.docker("host1", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "web"),
+		), d.insideWeb(
+			"host1",
+		)
 		before := d.AgentStatus("host1").Drops["spoofed address"]
-		from.Send(t, testkit.IPv4(topology.MACOf(netip.MustParseAddr(addrs["host2"])), src, netip.MustParseAddr("10.1.250.9"), netip.MustParseAddr(addrs["host2"]), "a lie"))
+		from.Send(
+			t,
+			testkit.IPv4(
+				topology.MACOf(netip.MustParseAddr(addrs["host2"])),
+				src,
+				netip.MustParseAddr("10.1.250.9"),
+				netip.MustParseAddr(addrs["host2"]),
+				"a lie",
+			),
+		)
 		d.Await("the drop to be counted", func() (bool, string) {
 			drops := d.AgentStatus("host1").Drops
 			return drops["spoofed address"] > before, fmt.Sprint(drops)

@@ -64,27 +64,63 @@ type plugin struct{ *domain }
 // network creates a network of Docker's, of the same name as Baize's.
 func (p plugin) network(host, name string, args ...string) {
 	p.T.Helper()
-	p.docker(host, append(append([]string{"network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=" + name, "-o", "baize.network=" + name}, args...), name)...)
+	p.docker(
+		host,
+		append(
+			append(
+				[]string{
+					"network",
+					"create",
+					"-d",
+					"baize",
+					"--ipam-driver",
+					"baize",
+					"--ipam-opt",
+					"baize.network=" + name,
+					"-o",
+					"baize.network=" + name,
+				},
+				args...),
+			name,
+		)...)
 }
 
 // container starts one that sleeps, and removes it at the end of the test.
 func (p plugin) container(host, name string, args ...string) {
 	p.T.Helper()
-	p.docker(host, append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
+	p.docker(
+		host,
+		append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
 	p.T.Cleanup(func() { _, _ = p.Host(host).Exec(context.Background(), dockerCLI, "rm", "-f", name) })
 }
 
 // addr is a container's address in a network.
 func (p plugin) addr(host, name, network string) netip.Addr {
 	p.T.Helper()
-	a, err := netip.ParseAddr(p.docker(host, "inspect", "-f", fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.IPAddress}}{{end}}", network), name))
+	a, err := netip.ParseAddr(
+		p.docker(
+			host,
+			"inspect",
+			"-f",
+			fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.IPAddress}}{{end}}", network),
+			name,
+		),
+	)
 	require.NoError(p.T, err)
 	return a
 }
 
 func (p plugin) addr6(host, name, network string) netip.Addr {
 	p.T.Helper()
-	a, err := netip.ParseAddr(p.docker(host, "inspect", "-f", fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.GlobalIPv6Address}}{{end}}", network), name))
+	a, err := netip.ParseAddr(
+		p.docker(
+			host,
+			"inspect",
+			"-f",
+			fmt.Sprintf("{{with index .NetworkSettings.Networks %q}}{{.GlobalIPv6Address}}{{end}}", network),
+			name,
+		),
+	)
 	require.NoError(p.T, err)
 	return a
 }
@@ -97,7 +133,19 @@ func (p plugin) within(host, name string, argv ...string) string {
 // reach waits until a container reaches an address.
 func (p plugin) reach(host, name string, to fmt.Stringer) {
 	p.T.Helper()
-	p.AwaitRun(fmt.Sprintf("%s/%s to reach %s", host, name, to), host, dockerCLI, "exec", name, "ping", "-c", "1", "-W", "1", to.String())
+	p.AwaitRun(
+		fmt.Sprintf("%s/%s to reach %s", host, name, to),
+		host,
+		dockerCLI,
+		"exec",
+		name,
+		"ping",
+		"-c",
+		"1",
+		"-W",
+		"1",
+		to.String(),
+	)
 }
 
 // refused runs a command of Docker's that has to fail with all of the words.
@@ -115,7 +163,9 @@ func (p plugin) refused(host string, words []string, args ...string) {
 func (p plugin) nothingLeft(host string) {
 	p.T.Helper()
 	p.Await("nothing to be left over", func() (bool, string) {
-		wanted := strings.Fields(p.docker(host, "network", "inspect", "-f", "{{range .Containers}}{{slice .EndpointID 0 12}} {{end}}", "shop"))
+		wanted := strings.Fields(
+			p.docker(host, "network", "inspect", "-f", "{{range .Containers}}{{slice .EndpointID 0 12}} {{end}}", "shop"),
+		)
 		var have []string
 		ports := 0
 		for _, e := range p.AgentStatus(host).Endpoints {
@@ -126,7 +176,10 @@ func (p plugin) nothingLeft(host string) {
 		}
 		slices.Sort(wanted)
 		slices.Sort(have)
-		devices := strings.Count(p.Must(host, "sh", "-c", "ip -o link show type veth | grep -E ': bz[0-9a-f]{11}@' || true"), "\n")
+		devices := strings.Count(
+			p.Must(host, "sh", "-c", "ip -o link show type veth | grep -E ': bz[0-9a-f]{11}@' || true"),
+			"\n",
+		)
 		saw := fmt.Sprintf("Docker has %v, Baize %v; %d endpoints, %d devices", wanted, have, ports, devices)
 		return slices.Equal(wanted, have) && devices == ports, saw
 	})
@@ -135,14 +188,84 @@ func (p plugin) nothingLeft(host string) {
 func testDockerNetworks(p plugin) {
 	p.Await("the network in etcd", func() (bool, string) {
 		out := p.Must("host3", "baize", "network", "list")
-		return strings.Contains(out, "shop") && strings.Contains(out, "10.7.0.0/16") && strings.Contains(out, "fd00:10:7::/48"), out
+		return strings.Contains(out, "shop") && strings.Contains(out, "10.7.0.0/16") &&
+			strings.Contains(out, "fd00:10:7::/48"), out
 	})
-	p.refused("host2", []string{"10.8.0.0/16", "10.7.0.0/16", "shop"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "-o", "baize.network=shop", "--subnet", "10.8.0.0/16", "other")
-	p.refused("host2", []string{"gre", "vxlan"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "-o", "baize.network=shop", "-o", "baize.transport=gre", "--subnet", "10.7.0.0/16", "other")
-	p.refused("host2", []string{"baize.trnsport", "baize.transport"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "-o", "baize.trnsport=gre", "--subnet", "10.9.0.0/16", "other")
-	p.refused("host2", []string{"--ipam-driver baize"}, "network", "create", "-d", "baize", "-o", "baize.network=shop", "--subnet", "10.7.0.0/16", "other")
+	p.refused(
+		"host2",
+		[]string{"10.8.0.0/16", "10.7.0.0/16", "shop"},
+		"network",
+		"create",
+		"-d",
+		"baize",
+		"--ipam-driver",
+		"baize",
+		"-o",
+		"baize.network=shop",
+		"--subnet",
+		"10.8.0.0/16",
+		"other",
+	)
+	p.refused(
+		"host2",
+		[]string{"gre", "vxlan"},
+		"network",
+		"create",
+		"-d",
+		"baize",
+		"--ipam-driver",
+		"baize",
+		"-o",
+		"baize.network=shop",
+		"-o",
+		"baize.transport=gre",
+		"--subnet",
+		"10.7.0.0/16",
+		"other",
+	)
+	p.refused(
+		"host2",
+		[]string{"baize.trnsport", "baize.transport"},
+		"network",
+		"create",
+		"-d",
+		"baize",
+		"--ipam-driver",
+		"baize",
+		"-o",
+		"baize.trnsport=gre",
+		"--subnet",
+		"10.9.0.0/16",
+		"other",
+	)
+	p.refused(
+		"host2",
+		[]string{"--ipam-driver baize"},
+		"network",
+		"create",
+		"-d",
+		"baize",
+		"-o",
+		"baize.network=shop",
+		"--subnet",
+		"10.7.0.0/16",
+		"other",
+	)
 	// One that is there needs no more than its name.
-	p.docker("host2", "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=blue", "-o", "baize.network=blue", "blue")
+	p.docker(
+		"host2",
+		"network",
+		"create",
+		"-d",
+		"baize",
+		"--ipam-driver",
+		"baize",
+		"--ipam-opt",
+		"baize.network=blue",
+		"-o",
+		"baize.network=blue",
+		"blue",
+	)
 	p.container("host2", "guest", "--network", "blue")
 	p.reach("host2", "guest", p.Endpoint("host1/c1").IPs[0])
 }
@@ -170,7 +293,15 @@ func testDockerAddresses(p plugin) {
 		// As large as it may be, and not a byte more.
 		to := p.addr(hosts[1], "web", "shop").String()
 		p.within(hosts[0], "web", "ping", "-c", "1", "-W", "5", "-s", "1422", to)
-		p.refused(hosts[0], nil, "exec", "web", "sh", "-c", "ip route change 10.7.0.0/16 dev eth0 mtu lock 1450 && ping -c 1 -W 1 -s 1423 "+to+" | grep -q '1 packets received'")
+		p.refused(
+			hosts[0],
+			nil,
+			"exec",
+			"web",
+			"sh",
+			"-c",
+			"ip route change 10.7.0.0/16 dev eth0 mtu lock 1450 && ping -c 1 -W 1 -s 1423 "+to+" | grep -q '1 packets received'",
+		)
 	}
 }
 
@@ -190,8 +321,30 @@ func testDockerChosen(p plugin) {
 	assert.Equal(p.T, "10.7.250.9", p.addr("host2", "away", "shop").String())
 	p.reach("host1", "peer", netip.MustParseAddr("10.7.250.9"))
 	p.reach("host1", "peer", netip.MustParseAddr("fd00:10:7:fa::9"))
-	p.refused("host3", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true")
-	p.refused("host2", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true")
+	p.refused(
+		"host3",
+		[]string{"10.7.250.9"},
+		"run",
+		"--rm",
+		"--network",
+		"shop",
+		"--ip",
+		"10.7.250.9",
+		lab.DockerImage,
+		"true",
+	)
+	p.refused(
+		"host2",
+		[]string{"10.7.250.9"},
+		"run",
+		"--rm",
+		"--network",
+		"shop",
+		"--ip",
+		"10.7.250.9",
+		lab.DockerImage,
+		"true",
+	)
 	p.container("host3", "mac", "--network", "shop", "--mac-address", "02:00:00:00:77:01")
 	assert.Contains(p.T, p.within("host3", "mac", "ip", "link", "show", "eth0"), "02:00:00:00:77:01")
 	p.reach("host1", "peer", p.addr("host3", "mac", "shop"))
@@ -202,7 +355,16 @@ func testDockerChosen(p plugin) {
 }
 
 func testDockerRange(p plugin) {
-	p.network("host1", "ranged", "--subnet", "10.9.0.0/16", "--ip-range", "10.9.200.0/24", "--aux-address", "printer=10.9.200.2")
+	p.network(
+		"host1",
+		"ranged",
+		"--subnet",
+		"10.9.0.0/16",
+		"--ip-range",
+		"10.9.200.0/24",
+		"--aux-address",
+		"printer=10.9.200.2",
+	)
 	p.T.Cleanup(func() { _, _ = p.Host("host1").Exec(context.Background(), dockerCLI, "network", "rm", "ranged") })
 	for _, name := range []string{"r1", "r2"} {
 		p.container("host1", name, "--network", "ranged")
@@ -210,7 +372,18 @@ func testDockerRange(p plugin) {
 		assert.True(p.T, netip.MustParsePrefix("10.9.200.0/24").Contains(a), a)
 		assert.NotEqual(p.T, "10.9.200.2", a.String())
 	}
-	p.refused("host1", []string{"10.9.200.2"}, "run", "--rm", "--network", "ranged", "--ip", "10.9.200.2", lab.DockerImage, "true")
+	p.refused(
+		"host1",
+		[]string{"10.9.200.2"},
+		"run",
+		"--rm",
+		"--network",
+		"ranged",
+		"--ip",
+		"10.9.200.2",
+		lab.DockerImage,
+		"true",
+	)
 	p.reach("host1", "r1", p.addr("host1", "r2", "ranged"))
 }
 
@@ -240,8 +413,22 @@ func testDockerOutside(p plugin) {
 	const outside = "192.168.77.1" // the fabric's own address
 	p.container("host1", "front", "--network", "shop", "-p", "8080:80")
 	assert.Contains(p.T, p.docker("host1", "port", "front"), "80/tcp -> 0.0.0.0:8080")
-	p.docker("host1", "exec", "-d", "front", "sh", "-c", "mkdir /www; echo hello from front > /www/index.html; httpd -p 80 -h /www")
-	p.AwaitRun("the published port from another host", "host2", "sh", "-c", "busybox wget -qO- http://192.168.77.11:8080/ | grep 'hello from front'")
+	p.docker(
+		"host1",
+		"exec",
+		"-d",
+		"front",
+		"sh",
+		"-c",
+		"mkdir /www; echo hello from front > /www/index.html; httpd -p 80 -h /www",
+	)
+	p.AwaitRun(
+		"the published port from another host",
+		"host2",
+		"sh",
+		"-c",
+		"busybox wget -qO- http://192.168.77.11:8080/ | grep 'hello from front'",
+	)
 	p.reach("host1", "front", netip.MustParseAddr(outside))
 
 	p.network("host1", "inner", "--internal", "--subnet", "10.12.0.0/16")
@@ -331,7 +518,12 @@ func testDockerEngine(p plugin) {
 	p.reach("host1", "peer", p.addr("host2", "server", "shop"))
 	p.nothingLeft("host2")
 
-	p.Must("host2", "sh", "-c", `echo '{"live-restore": true}' > /etc/docker/daemon.json && kill -HUP "$(cat /run/docker.pid)"`)
+	p.Must(
+		"host2",
+		"sh",
+		"-c",
+		`echo '{"live-restore": true}' > /etc/docker/daemon.json && kill -HUP "$(cat /run/docker.pid)"`,
+	)
 	p.Await("live-restore", func() (bool, string) {
 		out := p.docker("host2", "info", "-f", "{{.LiveRestoreEnabled}}")
 		return out == "true", out

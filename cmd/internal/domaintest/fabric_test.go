@@ -42,7 +42,12 @@ func TestFabric(t *testing.T) {
 			t.Parallel()
 			config := lab.Config{
 				Segments: 2, FRR: c.frr,
-				Networks: []lab.NetworkSpec{{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}}},
+				Networks: []lab.NetworkSpec{
+					{
+						Name:     "blue",
+						Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")},
+					},
+				},
 			}
 			why := "learned by BGP from 192.168.7"
 			if c.frr {
@@ -259,7 +264,10 @@ func testFabricPin(f *fabricTest) {
 	f.Must("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "2", addr)
 	f.Must("host3/c1", "ping", "-c", "2", "-i", "0.2", "-W", "2", addr)
 	f.Must("host2", "baize", "endpoint", "remove", "blue/pinned")
-	f.Await("the router has forgotten it", func() (bool, string) { known, out := f.routerKnows(addr + "/32"); return !known, out })
+	f.Await(
+		"the router has forgotten it",
+		func() (bool, string) { known, out := f.routerKnows(addr + "/32"); return !known, out },
+	)
 }
 
 // Neither the restart of the agent nor that of the router's or the host's bgpd
@@ -312,7 +320,8 @@ func testFabricDown(f *fabricTest) {
 	require.NoError(f.T, f.Host("router").StopService(f.T.Context(), lab.ServiceBGPD))
 	f.Await("the status names the session", func() (bool, string) {
 		out, _ := f.Run("host1", "baize", "status")
-		return strings.Contains(out, "BGP neighbour 192.168.77.2, AS 65000: the session is down") && strings.Contains(out, "ping 192.168.77.2"), out
+		return strings.Contains(out, "BGP neighbour 192.168.77.2, AS 65000: the session is down") &&
+			strings.Contains(out, "ping 192.168.77.2"), out
 	})
 	require.NoError(f.T, f.Host("router").StartService(f.T.Context(), lab.ServiceBGPD))
 	f.Await("no problem is left", func() (bool, string) {
@@ -348,6 +357,11 @@ func testFabricHosts(f *fabricTest) {
 			})
 		}
 		require.Less(f.T, time.Since(start), 20*time.Second)
-		f.T.Logf("host4 %s: at the far side %v after its start, gone %v later", end, joined.Round(100*time.Millisecond), time.Since(start).Round(100*time.Millisecond))
+		f.T.Logf(
+			"host4 %s: at the far side %v after its start, gone %v later",
+			end,
+			joined.Round(100*time.Millisecond),
+			time.Since(start).Round(100*time.Millisecond),
+		)
 	}
 }

@@ -46,7 +46,10 @@ func TestForwardPolicy(t *testing.T) {
 			}
 		}
 	}
-	kinds := map[string][]string{"nft": {"iptables-nft", "ip6tables-nft"}, "legacy": {"iptables-legacy", "ip6tables-legacy"}}
+	kinds := map[string][]string{
+		"nft":    {"iptables-nft", "ip6tables-nft"},
+		"legacy": {"iptables-legacy", "ip6tables-legacy"},
+	}
 	each := func(d *domain, kind string, args ...string) {
 		d.T.Helper()
 		for _, tool := range kinds[kind] {
@@ -65,7 +68,12 @@ func TestForwardPolicy(t *testing.T) {
 			// rules back between two.
 			for _, tool := range kinds[kind] {
 				for _, host := range []string{"host1", "host2"} {
-					d.Must(host, "sh", "-c", `printf '*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\nCOMMIT\n' | `+tool+"-restore")
+					d.Must(
+						host,
+						"sh",
+						"-c",
+						`printf '*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\nCOMMIT\n' | `+tool+"-restore",
+					)
 				}
 			}
 			exchange(d)

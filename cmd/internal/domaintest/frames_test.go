@@ -49,7 +49,9 @@ func testFlood(d *domain) {
 	for _, e := range append(blue, red...) {
 		sockets[e.String()] = d.Inside(e)
 	}
-	for _, dst := range []net.HardwareAddr{testkit.Broadcast, {0x01, 0x00, 0x5e, 0x01, 0x02, 0x03}, {0x33, 0x33, 0, 0, 0, 0x99}} {
+	for _, dst := range []net.HardwareAddr{
+		testkit.Broadcast, {0x01, 0x00, 0x5e, 0x01, 0x02, 0x03}, {0x33, 0x33, 0, 0, 0, 0x99},
+	} {
 		for _, from := range blue {
 			flood := []byte(fmt.Sprintf("flood %s %s.", dst, from))
 			fence := []byte(fmt.Sprintf("fence %s %s.", dst, from))
@@ -112,7 +114,10 @@ func testARPOnTheWire(d *domain) {
 	// What is flooded shows that the wire of host3 is really watched.
 	fence := []byte("fence after ARP")
 	a.Send(d.T, testkit.Frame(testkit.Broadcast, src, testkit.Experimental, fence))
-	d.Await("the fence is on host3's wire", func() (bool, string) { n := wire3.Count(fence); return n == 1, fmt.Sprint(n) })
+	d.Await(
+		"the fence is on host3's wire",
+		func() (bool, string) { n := wire3.Count(fence); return n == 1, fmt.Sprint(n) },
+	)
 	require.Zero(d.T, wire3.Count(request[14:42]), "ARP was flooded to host3")
 	require.Equal(d.T, each, wire2.Count(request[14:42]))
 
@@ -135,7 +140,8 @@ func testApart(d *domain) {
 	_, err := d.Run("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "1", red.IPs[0].String())
 	require.Error(d.T, err, "blue reaches an address of red")
 	text := []byte("blue to a MAC of red")
-	d.Inside(blue).Send(d.T, testkit.Frame(testkit.MAC(d.T, red.MAC), testkit.MAC(d.T, blue.MAC), testkit.Experimental, text))
+	d.Inside(blue).
+		Send(d.T, testkit.Frame(testkit.MAC(d.T, red.MAC), testkit.MAC(d.T, blue.MAC), testkit.Experimental, text))
 	d.Must("host3/red-c1", "ping", "-c", "1", "-W", "2", red.IPs[0].String())
 	require.Zero(d.T, sockets.Count(text))
 	from := blue.IPs[0].As4()
@@ -165,7 +171,10 @@ func testSpoofing(d *domain) {
 	require.Zero(d.T, b.Count([]byte{8, 6}, raw[:]), "spoofed ARP")
 	d.Await("the drops are counted", func() (bool, string) {
 		now := d.AgentStatus("host1").Drops
-		return now["spoofed address"] >= before["spoofed address"]+2*each && now["spoofed MAC"] >= before["spoofed MAC"]+each, fmt.Sprint(now)
+		return now["spoofed address"] >= before["spoofed address"]+2*each &&
+				now["spoofed MAC"] >= before["spoofed MAC"]+each, fmt.Sprint(
+				now,
+			)
 	})
 }
 
@@ -178,9 +187,41 @@ func testMTU(d *domain) {
 		if ip.Is6() {
 			headers = 48
 		}
-		d.Must("host1/c1", "ping", "-M", "do", "-c", "3", "-i", "0.2", "-W", "2", "-s", fmt.Sprint(to.MTU-headers), ip.String())
-		out, err := d.Run("host1/c1", "ping", "-M", "do", "-c", "1", "-W", "1", "-s", fmt.Sprint(to.MTU-headers+1), ip.String())
+		d.Must(
+			"host1/c1",
+			"ping",
+			"-M",
+			"do",
+			"-c",
+			"3",
+			"-i",
+			"0.2",
+			"-W",
+			"2",
+			"-s",
+			fmt.Sprint(to.MTU-headers),
+			ip.String(),
+		)
+		out, err := d.Run(
+			"host1/c1",
+			"ping",
+			"-M",
+			"do",
+			"-c",
+			"1",
+			"-W",
+			"1",
+			"-s",
+			fmt.Sprint(to.MTU-headers+1),
+			ip.String(),
+		)
 		require.Error(d.T, err)
-		require.True(d.T, strings.Contains(fmt.Sprint(out, err), "too long") || strings.Contains(fmt.Sprint(out, err), "oo large"), "%s %v", out, err)
+		require.True(
+			d.T,
+			strings.Contains(fmt.Sprint(out, err), "too long") || strings.Contains(fmt.Sprint(out, err), "oo large"),
+			"%s %v",
+			out,
+			err,
+		)
 	}
 }

@@ -69,7 +69,10 @@ var counters = regexp.MustCompile(`cookie=\S+ |duration=\S+ |n_packets=\S+ |n_by
 // flows returns a bridge's flows without what changes by itself.
 func (d *domain) flows(host string) string {
 	d.T.Helper()
-	text := counters.ReplaceAllString(d.Must(host, "ovs-ofctl", "-O", "OpenFlow14", "--names", "dump-flows", "br-baize"), "")
+	text := counters.ReplaceAllString(
+		d.Must(host, "ovs-ofctl", "-O", "OpenFlow14", "--names", "dump-flows", "br-baize"),
+		"",
+	)
 	lines := strings.Split(text, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -79,13 +82,19 @@ func testHealing(d *domain) {
 	want := d.flows("host1")
 	same := func() (bool, string) { got := d.flows("host1"); return got == want, got }
 	for name, damage := range map[string][]string{
-		"all flows deleted":      {"ovs-ofctl", "del-flows", "br-baize"},
-		"one flow deleted":       {"ovs-ofctl", "-O", "OpenFlow14", "--strict", "del-flows", "br-baize", "table=40,priority=0"},
-		"a flow changed":         {"ovs-ofctl", "-O", "OpenFlow14", "--strict", "mod-flows", "br-baize", "table=40,priority=0,actions=drop"},
-		"a flow in place of one": {"ovs-ofctl", "-O", "OpenFlow14", "add-flow", "br-baize", "table=40,priority=0,cookie=0,actions=drop"},
-		"a port deleted":         {"ovs-vsctl", "del-port", "vx-host2"},
-		"an option changed":      {"ovs-vsctl", "set", "interface", "vx-host2", "options:remote_ip=192.168.77.99"},
-		"the fail mode changed":  {"ovs-vsctl", "set-fail-mode", "br-baize", "standalone"},
+		"all flows deleted": {"ovs-ofctl", "del-flows", "br-baize"},
+		"one flow deleted": {
+			"ovs-ofctl", "-O", "OpenFlow14", "--strict", "del-flows", "br-baize", "table=40,priority=0",
+		},
+		"a flow changed": {
+			"ovs-ofctl", "-O", "OpenFlow14", "--strict", "mod-flows", "br-baize", "table=40,priority=0,actions=drop",
+		},
+		"a flow in place of one": {
+			"ovs-ofctl", "-O", "OpenFlow14", "add-flow", "br-baize", "table=40,priority=0,cookie=0,actions=drop",
+		},
+		"a port deleted":        {"ovs-vsctl", "del-port", "vx-host2"},
+		"an option changed":     {"ovs-vsctl", "set", "interface", "vx-host2", "options:remote_ip=192.168.77.99"},
+		"the fail mode changed": {"ovs-vsctl", "set-fail-mode", "br-baize", "standalone"},
 	} {
 		d.Must("host1", damage...)
 		d.Await(name+" is restored", same)
@@ -97,7 +106,17 @@ func testHealing(d *domain) {
 
 func testNameTaken(d *domain) {
 	before := d.flows("host2")
-	out, err := d.Run("host2", "baize", "agent", "--node", "host1", "--socket", "/run/second.sock", "--state-dir", "/run/second")
+	out, err := d.Run(
+		"host2",
+		"baize",
+		"agent",
+		"--node",
+		"host1",
+		"--socket",
+		"/run/second.sock",
+		"--state-dir",
+		"/run/second",
+	)
 	require.Error(d.T, err)
 	text := fmt.Sprint(out, err)
 	require.Contains(d.T, text, "host host1 runs under this name")
@@ -166,9 +185,35 @@ func testWithoutEtcd(d *domain) {
 
 func testPin(d *domain) {
 	d.Must("host2", "ip", "netns", "add", "away")
-	_, err := d.Run("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", d.Endpoint("host2/c1").IPs[0].String())
+	_, err := d.Run(
+		"host2",
+		"baize",
+		"endpoint",
+		"add",
+		"--network",
+		"blue",
+		"--netns",
+		"away",
+		"--ip",
+		d.Endpoint("host2/c1").IPs[0].String(),
+	)
 	require.ErrorContains(d.T, err, "taken by endpoint c1")
-	d.Must("host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9", "--ip", "fd00:10:1:200::9", "--mac", "02:aa:bb:cc:dd:ee")
+	d.Must(
+		"host2",
+		"baize",
+		"endpoint",
+		"add",
+		"--network",
+		"blue",
+		"--netns",
+		"away",
+		"--ip",
+		"10.1.200.9",
+		"--ip",
+		"fd00:10:1:200::9",
+		"--mac",
+		"02:aa:bb:cc:dd:ee",
+	)
 	away := d.Endpoint("host2/away")
 	require.Contains(d.T, d.Must("host1", "baize", "pin", "list", "-o", "json"), "10.1.200.9")
 	for _, from := range []string{"host1/c1", "host2/c1", "host3/c1"} {
@@ -221,13 +266,16 @@ func testJoinAndLeave(d *domain) {
 		d.Reaches(from, joined)
 	}
 	d.T.Logf("the host was up after %s, reachable from all %s later", up, time.Since(began))
-	subnet := regexp.MustCompile(`=` + regexp.QuoteMeta(joined.IPs[0].String()[:strings.LastIndex(joined.IPs[0].String(), ".")]) + `\.0/24`)
+	subnet := regexp.MustCompile(
+		`=` + regexp.QuoteMeta(joined.IPs[0].String()[:strings.LastIndex(joined.IPs[0].String(), ".")]) + `\.0/24`,
+	)
 	require.Regexp(d.T, subnet, d.flows("host1"))
 	require.NoError(d.T, d.RemoveHost(d.T.Context(), h.Name()))
 	for _, host := range []string{"host1", "host2", "host3"} {
 		d.Await("nothing of the host is left on "+host, func() (bool, string) {
 			ports, flows := d.Must(host, "ovs-vsctl", "list-ports", "br-baize"), d.flows(host)
-			return !strings.Contains(ports, h.Name()) && !subnet.MatchString(flows) && !strings.Contains(flows, h.Name()), ports + flows
+			return !strings.Contains(ports, h.Name()) && !subnet.MatchString(flows) &&
+				!strings.Contains(flows, h.Name()), ports + flows
 		})
 	}
 }

@@ -28,7 +28,14 @@ func TestTransportMatrix(t *testing.T) {
 	transports := topology.Transports()
 	var networks []lab.NetworkSpec
 	for i, tr := range transports {
-		networks = append(networks, lab.NetworkSpec{Name: string(tr), Transport: tr, Prefixes: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(20 + i), 0, 0}), 16)}})
+		networks = append(
+			networks,
+			lab.NetworkSpec{
+				Name:      string(tr),
+				Transport: tr,
+				Prefixes:  []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(20 + i), 0, 0}), 16)},
+			},
+		)
 	}
 	d := up(t, topology.VXLAN, lab.Config{Hosts: 2, Networks: networks, NoProof: true})
 	m := matrix{d, map[topology.Transport][2]lab.EndpointStatus{}}

@@ -20,14 +20,31 @@ func TestNames(t *testing.T) {
 	for _, host := range []string{"host1", "host2"} {
 		for _, n := range []string{"blue", "green"} {
 			prefix := map[string]string{"blue": "10.1.0.0/16", "green": "10.7.0.0/16"}[n]
-			d.docker(host, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network="+n, "-o", "baize.network="+n, "--subnet", prefix, n)
+			d.docker(
+				host,
+				"network",
+				"create",
+				"-d",
+				"baize",
+				"--ipam-driver",
+				"baize",
+				"--ipam-opt",
+				"baize.network="+n,
+				"-o",
+				"baize.network="+n,
+				"--subnet",
+				prefix,
+				n,
+			)
 		}
 	}
 	inBlue := func(host, name string) string {
 		return d.docker(host, "inspect", "-f", `{{with index .NetworkSettings.Networks "blue"}}{{.IPAddress}}{{end}}`, name)
 	}
 	start := func(host, name string, args ...string) string {
-		d.docker(host, append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
+		d.docker(
+			host,
+			append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
 		return inBlue(host, name)
 	}
 	web := start("host1", "Web-1", "--network", "blue", "--network-alias", "shop")
@@ -62,7 +79,19 @@ func TestNames(t *testing.T) {
 	t.Run("only names of networks it is in", func(t *testing.T) {
 		start("host1", "secret", "--network", "green")
 		start("host2", "friend", "--network", "green")
-		d.AwaitRun("its name in its own network", "host2", dockerCLI, "exec", "friend", "ping", "-c", "1", "-W", "1", "secret")
+		d.AwaitRun(
+			"its name in its own network",
+			"host2",
+			dockerCLI,
+			"exec",
+			"friend",
+			"ping",
+			"-c",
+			"1",
+			"-W",
+			"1",
+			"secret",
+		)
 		unknown("secret")
 		d.docker("host2", "network", "connect", "green", "db")
 		d.AwaitRun("a name of the second network", "host2", dockerCLI, "exec", "db", "ping", "-c", "1", "-W", "1", "secret")

@@ -32,7 +32,8 @@ type etcdCluster struct {
 
 // put moves the page's addresses and directories to the lab.
 func (e *etcdCluster) put(text string) string {
-	return strings.NewReplacer("192.0.2.", "192.168.77.1", "/etc/etcd/", e.dir+"/", "/var/lib/etcd/", e.dir+"/data/").Replace(text)
+	return strings.NewReplacer("192.0.2.", "192.168.77.1", "/etc/etcd/", e.dir+"/", "/var/lib/etcd/", e.dir+"/data/").
+		Replace(text)
 }
 
 func (e *etcdCluster) sh(host, script string) {
@@ -47,7 +48,8 @@ func (e *etcdCluster) start(n int) {
 	argv := []string{"env", "-i", "PATH=" + os.Getenv("PATH")}
 	for line := range strings.Lines(e.page["etcd1.env"]) {
 		if !strings.HasPrefix(line, "ETCD_INITIAL_CLUSTER=") {
-			line = strings.NewReplacer("etcd1", fmt.Sprintf("etcd%d", n), "192.0.2.1:", fmt.Sprintf("192.0.2.%d:", n), "default", fmt.Sprintf("default%d", n)).Replace(line)
+			line = strings.NewReplacer("etcd1", fmt.Sprintf("etcd%d", n), "192.0.2.1:", fmt.Sprintf("192.0.2.%d:", n), "default", fmt.Sprintf("default%d", n)).
+				Replace(line)
 		}
 		argv = append(argv, e.put(strings.TrimSpace(line)))
 	}
@@ -77,7 +79,12 @@ func (e *etcdCluster) baize(args ...string) (string, error) {
 
 func TestProductionEtcd(t *testing.T) {
 	t.Parallel()
-	e := &etcdCluster{domain: up(t, topology.VXLAN, lab.Config{Endpoints: -1}), dir: t.TempDir(), page: map[string]string{}, stop: map[int]func(){}}
+	e := &etcdCluster{
+		domain: up(t, topology.VXLAN, lab.Config{Endpoints: -1}),
+		dir:    t.TempDir(),
+		page:   map[string]string{},
+		stop:   map[int]func(){},
+	}
 	for _, b := range testkit.Blocks(t, "../../../docs/production.md") {
 		e.page[b.Name] = b.Text()
 	}
@@ -99,7 +106,10 @@ func TestProductionEtcd(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		e.start(n)
 	}
-	health := e.put("ETCDCTL_API=3 etcdctl --endpoints https://192.0.2.1:2379 --cacert ca.crt --cert node.crt --key node.key endpoint health --cluster")
+	health := e.put(
+		"ETCDCTL_API=3 etcdctl --endpoints https://192.0.2.1:2379 --cacert ca.crt --cert node.crt --key node.key " +
+			"endpoint health --cluster",
+	)
 	e.Await("three members are well", func() (bool, string) {
 		out, err := e.Run("host1", "sh", "-c", "cd "+e.dir+"; "+health+" 2>&1")
 		return err == nil && strings.Count(out, "is healthy") == 3, out

@@ -101,10 +101,16 @@ func testPlainOnTheWire(d *domain) {
 		}
 		text := []byte("plain " + from.Node)
 		for range each {
-			a.Send(d.T, testkit.IPv4(testkit.MAC(d.T, d.neighbour(to)), testkit.MAC(d.T, from.MAC), from.IPs[0], to.IPs[0], string(text)))
+			a.Send(
+				d.T,
+				testkit.IPv4(testkit.MAC(d.T, d.neighbour(to)), testkit.MAC(d.T, from.MAC), from.IPs[0], to.IPs[0], string(text)),
+			)
 		}
 		fence := "fence " + from.Node
-		a.Send(d.T, testkit.IPv4(testkit.MAC(d.T, d.neighbour(to)), testkit.MAC(d.T, from.MAC), from.IPs[0], to.IPs[0], fence))
+		a.Send(
+			d.T,
+			testkit.IPv4(testkit.MAC(d.T, d.neighbour(to)), testkit.MAC(d.T, from.MAC), from.IPs[0], to.IPs[0], fence),
+		)
 		arrives := func(s *testkit.Socket) func() (bool, string) {
 			return func() (bool, string) { n := datagrams(s, to.IPs[0], []byte(fence)); return n > 0, fmt.Sprint(n) }
 		}
@@ -132,7 +138,18 @@ func testDatagrams(d *domain) {
 				out, err := d.Run(pair[0]+"/c1", "baize", "probe", "send", "--to", ip.String(), "--datagrams", "1")
 				return err == nil, fmt.Sprint(out, err)
 			})
-			out := d.Must(pair[0]+"/c1", "baize", "probe", "send", "--to", ip.String(), "--datagrams", "300", "--interval", "1ms")
+			out := d.Must(
+				pair[0]+"/c1",
+				"baize",
+				"probe",
+				"send",
+				"--to",
+				ip.String(),
+				"--datagrams",
+				"300",
+				"--interval",
+				"1ms",
+			)
 			require.Contains(d.T, out, `"received":300`)
 			require.Contains(d.T, out, `"duplicates":0`)
 		}
@@ -228,7 +245,13 @@ func testTTL(d *domain) {
 
 // The fabric's bridge becomes the router to host2, and is none again.
 func testMove(d *domain) {
-	d.Must("fabric", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects; for f in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $f; done")
+	d.Must(
+		"fabric",
+		"sh",
+		"-c",
+		"echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects; for f in "+
+			"/proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $f; done",
+	)
 	subnet := ""
 	for _, n := range d.AgentStatus("host2").Networks {
 		if n.Name == "blue" {

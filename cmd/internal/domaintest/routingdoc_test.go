@@ -50,7 +50,9 @@ func TestRoutingDocs(t *testing.T) {
 			d.Await(command+" to show something", func() (bool, string) {
 				out := d.Must("host1", "sh", "-c", command)
 				if columns := strings.Fields(b.Lines[1]); columns[0] == "NETWORK" {
-					return strings.HasPrefix(out, "NETWORK") && fmt.Sprint(strings.Fields(strings.SplitN(out, "\n", 2)[0])) == fmt.Sprint(columns) && strings.Contains(out, "10.3."), out
+					return strings.HasPrefix(out, "NETWORK") &&
+						fmt.Sprint(strings.Fields(strings.SplitN(out, "\n", 2)[0])) == fmt.Sprint(columns) &&
+						strings.Contains(out, "10.3."), out
 				}
 				local := "dev bn-fast scope link src 10.3."
 				if strings.HasPrefix(command, "baize plan") {
@@ -64,6 +66,16 @@ func TestRoutingDocs(t *testing.T) {
 			configured++
 		}
 	}
-	assert.Equal(t, []int{5, 1, 3, 1}, []int{ran, started, listed, configured}, "commands run, agents, listings, routers' configurations")
-	assert.Contains(t, d.Must("host1", "vtysh", "-c", "show running-config"), "neighbor 192.0.2.1 remote-as 65000", "what 'vtysh -f baize.conf' set")
+	assert.Equal(
+		t,
+		[]int{5, 1, 3, 1},
+		[]int{ran, started, listed, configured},
+		"commands run, agents, listings, routers' configurations",
+	)
+	assert.Contains(
+		t,
+		d.Must("host1", "vtysh", "-c", "show running-config"),
+		"neighbor 192.0.2.1 remote-as 65000",
+		"what 'vtysh -f baize.conf' set",
+	)
 }

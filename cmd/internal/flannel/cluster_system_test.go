@@ -97,7 +97,8 @@ func (c *cluster) flannel(host string, args ...string) (stop func()) {
 	before, _ := c.Run(host, "stat", "-c", "%y", subnetenv.FlannelFile)
 	// Until it is stopped: a subtest may start what the next one needs.
 	var log testkit.Output
-	stop, err := c.Host(host).Start(context.Background(), &log, append([]string{c.peer, "-etcd-endpoints", "http://192.168.77.1:2379", "-iface", "br-phy"}, args...)...)
+	stop, err := c.Host(host).
+		Start(context.Background(), &log, append([]string{c.peer, "-etcd-endpoints", "http://192.168.77.1:2379", "-iface", "br-phy"}, args...)...)
 	require.NoError(c.T, err)
 	c.Await("the flannel host to write its subnet", func() (bool, string) {
 		now, err := c.Run(host, "stat", "-c", "%y", subnetenv.FlannelFile)
@@ -164,7 +165,9 @@ func (c *cluster) key(host string) string {
 func (c *cluster) exchange(from string, to string, addrs ...string) {
 	c.T.Helper()
 	for _, addr := range addrs {
-		for _, o := range []probe.SendOptions{{Bytes: 2 << 20}, {Datagrams: 100, Size: 1000, Interval: 500 * time.Microsecond}} {
+		for _, o := range []probe.SendOptions{
+			{Bytes: 2 << 20}, {Datagrams: 100, Size: 1000, Interval: 500 * time.Microsecond},
+		} {
 			o.Timeout = 10 * time.Second
 			deadline := time.Now().Add(testkit.Patience)
 			out, err := c.Probe(from, netip.MustParseAddr(addr), o)
@@ -246,8 +249,13 @@ func count(frames [][]byte, v6 bool, length, port int) (plain, encapsulated int)
 func (c *cluster) explain(hosts ...string) {
 	for _, h := range hosts {
 		h, _, _ := strings.Cut(h, "/")
-		out, _ := c.Run(h, "sh", "-c", `baize status; baize route list; ovs-vsctl show; ovs-ofctl -O OpenFlow14 dump-flows br-baize | grep -v n_packets=0
-ovs-appctl tnl/ports/show; ovs-appctl tnl/neigh/show; ip neigh; ip route; ip -6 route; iptables -S; ip -d -s link show flannel.1; bridge fdb show dev flannel.1; cat /run/flannel/subnet.env`)
+		out, _ := c.Run(
+			h,
+			"sh",
+			"-c",
+			`baize status; baize route list; ovs-vsctl show; ovs-ofctl -O OpenFlow14 dump-flows br-baize | grep -v n_packets=0
+ovs-appctl tnl/ports/show; ovs-appctl tnl/neigh/show; ip neigh; ip route; ip -6 route; iptables -S; ip -d -s link show flannel.1; bridge fdb show dev flannel.1; cat /run/flannel/subnet.env`,
+		)
 		c.T.Logf("%s:\n%s", h, out)
 	}
 }

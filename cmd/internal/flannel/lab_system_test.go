@@ -25,7 +25,9 @@ func TestLab(t *testing.T) {
 			t.Parallel()
 			l := labkit.Up(t, lab.Config{
 				Transport: transport, Foreign: lab.Foreign{Flannel: true, Flanneld: peer(t)},
-				Networks: []lab.NetworkSpec{{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/48")}}},
+				Networks: []lab.NetworkSpec{
+					{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/48")}},
+				},
 			})
 			assert.Equal(t, "host3", l.FlannelHost())
 			assert.Len(t, l.Proof.Paths, 12, "three containers, both ways, both families")

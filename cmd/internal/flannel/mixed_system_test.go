@@ -127,7 +127,12 @@ func TestMixedCluster(t *testing.T) {
 		before := m.env("host3")
 		// With its lease gone it takes the subnet of its file again.
 		require.NoError(t, m.etcd("-delete", m.key("host3")))
-		m.Must("host3", "sh", "-c", "ip link del flannel.1; ip link del flannel-v6.1; ip addr add 192.168.77.113/24 dev br-phy")
+		m.Must(
+			"host3",
+			"sh",
+			"-c",
+			"ip link del flannel.1; ip link del flannel-v6.1; ip addr add 192.168.77.113/24 dev br-phy",
+		)
 		m.stop = m.flannel("host3", "-iface", "192.168.77.113")
 		require.Equal(t, before, m.env("host3"))
 		for _, h := range []string{"host1", "host2"} {

@@ -49,7 +49,12 @@ func TestTutorial(t *testing.T) {
 			require.NoError(t, c.Host(h).StopService(t.Context(), service))
 		}
 		script := fmt.Sprintf(engine, "baize-lab-"+c.Name()+"-"+h)
-		c.Must(h, "sh", "-ec", `cat >/run/baize-lab/bin/dockerd <<'EOF'`+"\n"+script+"EOF\nchmod 755 /run/baize-lab/bin/dockerd")
+		c.Must(
+			h,
+			"sh",
+			"-ec",
+			`cat >/run/baize-lab/bin/dockerd <<'EOF'`+"\n"+script+"EOF\nchmod 755 /run/baize-lab/bin/dockerd",
+		)
 	}
 	// host3 is not known to Baize.
 	c.Must("host3", "baize", "agent", "cleanup")
@@ -76,7 +81,14 @@ func TestTutorial(t *testing.T) {
 		})
 		lines := strings.Fields(try(h, "run"))
 		addrs[h] = lines[len(lines)-1]
-		require.True(t, strings.HasPrefix(addrs[h], strings.TrimSuffix(c.env(h).Subnet.Addr().String(), "0")), "%s has %s of %s", h, addrs[h], c.env(h).Subnet)
+		require.True(
+			t,
+			strings.HasPrefix(addrs[h], strings.TrimSuffix(c.env(h).Subnet.Addr().String(), "0")),
+			"%s has %s of %s",
+			h,
+			addrs[h],
+			c.env(h).Subnet,
+		)
 		pid := strings.TrimSpace(c.Must(h, "docker", "inspect", "-f", "{{.State.Pid}}", "web"))
 		c.Must(h, "ip", "netns", "attach", "web", pid)
 		c.Serve(h + "/web")

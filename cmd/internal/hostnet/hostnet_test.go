@@ -45,7 +45,8 @@ func TestIdentity(t *testing.T) {
 func TestValidIfname(t *testing.T) {
 	for name, want := range map[string]bool{
 		"eth0": true, "a": true, "fifteen-letters": true, "vx.1@2": true,
-		"": false, ".": false, "..": false, "sixteen-letters-": false, "a b": false, "a/b": false, "a:b": false, "a\n": false, "a\x7f": false,
+		"": false, ".": false, "..": false, "sixteen-letters-": false, "a b": false, "a/b": false, "a:b": false, "a\n": false,
+		"a\x7f": false,
 	} {
 		assert.Equal(t, want, validIfname(name), "%q", name)
 	}
@@ -62,12 +63,14 @@ func TestSpecCheck(t *testing.T) {
 		change func(*AttachSpec)
 		want   string
 	}{
-		"long ifname":      {func(s *AttachSpec) { s.Ifname = "an-interface-too-long" }, `"an-interface-too-long"`},
-		"no host ifname":   {func(s *AttachSpec) { s.HostIfname = "" }, `interface name ""`},
-		"no MAC":           {func(s *AttachSpec) { s.MAC = nil }, "Ethernet address"},
-		"multicast MAC":    {func(s *AttachSpec) { s.MAC = mac(t, "33:33:00:00:00:01") }, "multicast"},
-		"zero address":     {func(s *AttachSpec) { s.Addrs = append(s.Addrs, netip.Prefix{}) }, "address is not valid"},
-		"two gateways":     {func(s *AttachSpec) { s.Gateways = append(s.Gateways, netip.MustParseAddr("10.1.0.2")) }, "10.1.0.2"},
+		"long ifname":    {func(s *AttachSpec) { s.Ifname = "an-interface-too-long" }, `"an-interface-too-long"`},
+		"no host ifname": {func(s *AttachSpec) { s.HostIfname = "" }, `interface name ""`},
+		"no MAC":         {func(s *AttachSpec) { s.MAC = nil }, "Ethernet address"},
+		"multicast MAC":  {func(s *AttachSpec) { s.MAC = mac(t, "33:33:00:00:00:01") }, "multicast"},
+		"zero address":   {func(s *AttachSpec) { s.Addrs = append(s.Addrs, netip.Prefix{}) }, "address is not valid"},
+		"two gateways": {
+			func(s *AttachSpec) { s.Gateways = append(s.Gateways, netip.MustParseAddr("10.1.0.2")) }, "10.1.0.2",
+		},
 		"gateway outside":  {func(s *AttachSpec) { s.Gateways = []netip.Addr{netip.MustParseAddr("10.2.0.1")} }, "10.2.0.1"},
 		"MTU too small":    {func(s *AttachSpec) { s.MTU = 60 }, "MTU 60"},
 		"MTU not given":    {func(s *AttachSpec) { s.MTU = 0 }, "MTU 0"},

@@ -43,7 +43,9 @@ func TestVTEP(t *testing.T) {
 		mustIP(t, c)
 	}
 	t.Cleanup(func() {
-		for _, c := range []string{"link delete bzt0", "link delete bzt1", "link delete bzt2", "address delete 203.0.113.9/32 dev lo"} {
+		for _, c := range []string{
+			"link delete bzt0", "link delete bzt1", "link delete bzt2", "address delete 203.0.113.9/32 dev lo",
+		} {
 			assert.NoError(t, ip(c))
 		}
 	})

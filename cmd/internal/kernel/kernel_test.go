@@ -254,8 +254,10 @@ func TestCovers(t *testing.T) {
 		network topology.NetworkView
 		want    string // in the fault; empty: none
 	}{
-		"elsewhere":              {network("ok", topology.Route, "10.1.0.0/16", "fd00:1::/48"), ""},
-		"the underlay":           {network("oops", topology.Route, "192.168.0.0/16", ""), "covers 192.168.77.11, this node's own"},
+		"elsewhere": {network("ok", topology.Route, "10.1.0.0/16", "fd00:1::/48"), ""},
+		"the underlay": {
+			network("oops", topology.Route, "192.168.0.0/16", ""), "covers 192.168.77.11, this node's own",
+		},
 		"the gateway alone":      {network("oops", topology.Auto, "192.168.0.0/24", ""), "192.168.0.1, the default gateway"},
 		"etcd over IPv6":         {network("oops", topology.Auto, "10.1.0.0/16", "fd77::/32"), "covers fd77::1, etcd"},
 		"not the kernel's":       {network("tunnel", topology.VXLAN, "192.168.0.0/16", ""), ""},

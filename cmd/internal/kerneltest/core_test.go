@@ -30,7 +30,10 @@ const proofBytes = 256 << 10
 func spec(t topology.Transport, n int) lab.NetworkSpec {
 	return lab.NetworkSpec{
 		Name: string(t), Transport: t,
-		Prefixes: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", n)), netip.MustParsePrefix(fmt.Sprintf("fd00:10:%d::/48", n))},
+		Prefixes: []netip.Prefix{
+			netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", n)),
+			netip.MustParsePrefix(fmt.Sprintf("fd00:10:%d::/48", n)),
+		},
 	}
 }
 
@@ -75,7 +78,12 @@ func TestKernel(t *testing.T) {
 }
 
 func TestIPv6Underlay(t *testing.T) {
-	c := lab.Config{Hosts: 2, IPv6Underlay: true, ProofBytes: proofBytes, Networks: []lab.NetworkSpec{spec(topology.VXLAN, 1), spec(topology.Geneve, 2)}}
+	c := lab.Config{
+		Hosts:        2,
+		IPv6Underlay: true,
+		ProofBytes:   proofBytes,
+		Networks:     []lab.NetworkSpec{spec(topology.VXLAN, 1), spec(topology.Geneve, 2)},
+	}
 	l := labkit.Up(t, c)
 	require.Len(t, l.Proof.Paths, 2*2*2)
 	for i, tr := range []topology.Transport{topology.VXLAN, topology.Geneve} {
@@ -207,7 +215,22 @@ func exactMTU(t *testing.T, l *labkit.Lab, name string, want int) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		defer cancel()
-		_, err := e.Exec(ctx, "ping", "-n", "-c", "2", "-i", "0.1", "-W", "1", "-M", "do", "-s", strconv.Itoa(size-header), to.String())
+		_, err := e.Exec(
+			ctx,
+			"ping",
+			"-n",
+			"-c",
+			"2",
+			"-i",
+			"0.1",
+			"-W",
+			"1",
+			"-M",
+			"do",
+			"-s",
+			strconv.Itoa(size-header),
+			to.String(),
+		)
 		return err
 	}
 	for _, to := range all["host2/"+name].IPs {

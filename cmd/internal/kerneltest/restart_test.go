@@ -121,7 +121,13 @@ func (s *stream) exchange(ctx context.Context, conn net.Conn, first chan struct{
 func (s *stream) end(t *testing.T) {
 	t.Helper()
 	n := s.count.Load()
-	assert.Eventually(t, func() bool { return s.count.Load() > n+1 }, wait, 20*time.Millisecond, "the TCP stream does not go on")
+	assert.Eventually(
+		t,
+		func() bool { return s.count.Load() > n+1 },
+		wait,
+		20*time.Millisecond,
+		"the TCP stream does not go on",
+	)
 	s.cancel()
 	require.NoError(t, <-s.ended)
 	t.Logf("TCP: %d records there and back, the slowest in %v", s.count.Load(), s.stall.Round(time.Millisecond))
@@ -147,10 +153,16 @@ func startTraffic(t *testing.T, l *labkit.Lab) *traffic {
 		return netip.Addr{}
 	}
 	tr := &traffic{
-		local:    startPing(l, "host1/c1", v4("host1/c2")),
-		remote:   startPing(l, "host1/c1", v4("host2/c1")),
-		others:   startPing(l, "host2/c1", v4("host3/c1")),
-		localTCP: startStream(t, l, "host1/c1", "host1/c2", v4("host1/c2")), remoteTCP: startStream(t, l, "host2/c1", "host1/c1", v4("host1/c1")),
+		local:  startPing(l, "host1/c1", v4("host1/c2")),
+		remote: startPing(l, "host1/c1", v4("host2/c1")),
+		others: startPing(l, "host2/c1", v4("host3/c1")),
+		localTCP: startStream(
+			t,
+			l,
+			"host1/c1",
+			"host1/c2",
+			v4("host1/c2"),
+		), remoteTCP: startStream(t, l, "host2/c1", "host1/c1", v4("host1/c1")),
 	}
 	// What is established has its entry in the kernel.
 	tr.goOn()
@@ -330,7 +342,15 @@ func agentDiesMeanwhile(t *testing.T, l *labkit.Lab) {
 func cleanupClears(t *testing.T, l *labkit.Lab) {
 	h := l.Host("host3")
 	require.NoError(t, h.StopService(t.Context(), lab.ServiceAgent))
-	l.Must(h.Name(), "ovs-vsctl", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true", "external_ids:baize-flow-restore-wait=v1")
+	l.Must(
+		h.Name(),
+		"ovs-vsctl",
+		"set",
+		"Open_vSwitch",
+		".",
+		"other_config:flow-restore-wait=true",
+		"external_ids:baize-flow-restore-wait=v1",
+	)
 	out := l.Must(h.Name(), "baize", "agent", "cleanup")
 	assert.Contains(t, out, "flow-restore-wait")
 	assert.False(t, restoreWait(l, h))

@@ -30,7 +30,12 @@ func build(t *testing.T, version string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	arch := strings.TrimSpace(run(t, nil, "dpkg", "--print-architecture"))
-	run(t, []string{"VERSION=" + version, "ARCHES=" + arch, "SOURCE_DATE_EPOCH=1700000000"}, "../../../scripts/packages.sh", dir)
+	run(
+		t,
+		[]string{"VERSION=" + version, "ARCHES=" + arch, "SOURCE_DATE_EPOCH=1700000000"},
+		"../../../scripts/packages.sh",
+		dir,
+	)
 	return dir
 }
 
@@ -59,7 +64,16 @@ func cacheRoot(t *testing.T) string {
 	of := sha256.Sum256([]byte(clean))
 	archive := filepath.Join(cache, "baize", "root", fmt.Sprintf("%s-%x.tar", suite[1], of[:4]))
 	if _, err := os.Stat(archive); err != nil {
-		mirror, _, _ := strings.Cut(run(t, nil, "sh", "-c", `apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep -v security`), "\n")
+		mirror, _, _ := strings.Cut(
+			run(
+				t,
+				nil,
+				"sh",
+				"-c",
+				`apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep -v security`,
+			),
+			"\n",
+		)
 		fresh := filepath.Join(t.TempDir(), "fresh")
 		run(t, nil, "debootstrap", "--variant=minbase", "--include="+clean, string(suite[1]), fresh, mirror)
 		require.NoError(t, os.MkdirAll(filepath.Dir(archive), 0o755))
@@ -103,7 +117,12 @@ func image(t *testing.T, program string) {
 	require.NoError(t, err)
 	pack := func() string {
 		dir := t.TempDir()
-		run(t, []string{"VERSION=0.0.1", "BINARY=" + program, "SOURCE_DATE_EPOCH=1700000000"}, "../../../scripts/image.sh", dir)
+		run(
+			t,
+			[]string{"VERSION=0.0.1", "BINARY=" + program, "SOURCE_DATE_EPOCH=1700000000"},
+			"../../../scripts/image.sh",
+			dir,
+		)
 		return dir
 	}
 	first := pack()
@@ -173,9 +192,22 @@ func life(t *testing.T, archive, kind, old, next string) {
 		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, "tmp", to))
 	}
 	// Everything that is started ends with process 1 of the namespace.
-	out := run(t, nil, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
+	out := run(
+		t,
+		nil,
+		"unshare",
+		"--net",
+		"--mount",
+		"--pid",
+		"--fork",
+		"--kill-child",
+		"sh",
+		"-ec",
 		`mount -t proc proc "$0/proc"; mount -t sysfs sys "$0/sys"; mount --rbind /dev "$0/dev"; mount -t tmpfs run "$0/run"; mkdir -p "$0/run/netns"
-exec chroot "$0" /tmp/inside.sh "$1" /tmp/old /tmp/new`, dir, kind)
+exec chroot "$0" /tmp/inside.sh "$1" /tmp/old /tmp/new`,
+		dir,
+		kind,
+	)
 	t.Log(out)
 	assert.Contains(t, out, "ok: nothing is left")
 }

@@ -215,7 +215,11 @@ func parseDatagram(b []byte) (kind byte, id, number uint64, ok bool) {
 	if len(b) < udpHeader || string(b[:len(udpMagic)]) != udpMagic {
 		return 0, 0, 0, false
 	}
-	return b[len(udpMagic)], binary.BigEndian.Uint64(b[len(udpMagic)+1:]), binary.BigEndian.Uint64(b[len(udpMagic)+9:]), true
+	return b[len(udpMagic)], binary.BigEndian.Uint64(
+			b[len(udpMagic)+1:],
+		), binary.BigEndian.Uint64(
+			b[len(udpMagic)+9:],
+		), true
 }
 
 // sleep waits, and reports false when ctx ended first.

@@ -253,7 +253,9 @@ func TestCommandsRefuse(t *testing.T) {
 }
 
 func TestParseBytes(t *testing.T) {
-	for in, want := range map[string]int64{"0": 0, "4096": 4096, "64K": 65536, "64k": 65536, "20M": 20 << 20, "20MB": 20 << 20, "1G": 1 << 30} {
+	for in, want := range map[string]int64{
+		"0": 0, "4096": 4096, "64K": 65536, "64k": 65536, "20M": 20 << 20, "20MB": 20 << 20, "1G": 1 << 30,
+	} {
 		got, err := ParseBytes(in)
 		require.NoError(t, err, in)
 		assert.Equal(t, want, got, in)

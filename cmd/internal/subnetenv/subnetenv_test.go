@@ -86,7 +86,8 @@ func TestParse(t *testing.T) {
 	const whole = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
 	for name, text := range map[string]string{
 		"as flannel writes it": whole,
-		"any order, comments":  "# of flannel\n\nexport FLANNEL_MTU=1450\nFLANNEL_IPMASQ='false'\nOTHER=1\nFLANNEL_SUBNET=\"10.1.74.1/24\"\nFLANNEL_NETWORK=10.1.0.0/16\n",
+		"any order, comments": "# of flannel\n\nexport " +
+			"FLANNEL_MTU=1450\nFLANNEL_IPMASQ='false'\nOTHER=1\nFLANNEL_SUBNET=\"10.1.74.1/24\"\nFLANNEL_NETWORK=10.1.0.0/16\n",
 	} {
 		e, err := subnetenv.Parse([]byte(text))
 		require.NoError(t, err, name)

@@ -65,7 +65,8 @@ func prepareHost() error {
 	if err := os.Mkdir("/run/netns", 0o755); err != nil {
 		return err
 	}
-	if out, err := exec.CommandContext(context.Background(), "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+	up := exec.CommandContext(context.Background(), "ip", "link", "set", "lo", "up")
+	if out, err := up.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip link set lo up: %w: %s", err, out)
 	}
 	return nil

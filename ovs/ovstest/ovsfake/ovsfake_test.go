@@ -167,7 +167,14 @@ func TestFabric(t *testing.T) {
 		vtep := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
 		var endpoints []ovs.Endpoint
 		for i := range nodes {
-			record(topology.Node{Name: name(i), ID: name(i), VTEPs: []netip.Addr{vtep(i + 1)}, Encapsulations: topology.Encapsulations()})
+			record(
+				topology.Node{
+					Name:           name(i),
+					ID:             name(i),
+					VTEPs:          []netip.Addr{vtep(i + 1)},
+					Encapsulations: topology.Encapsulations(),
+				},
+			)
 			e := ovs.Endpoint{Name: "c", Node: name(i), Network: "blue", Port: fmt.Sprintf("bz%d", i)}
 			for _, f := range n.Families() {
 				sub := topology.Subnet{Network: "blue", Node: name(i), Prefix: topology.SubnetAt(n, f, uint64(i+1))}
@@ -181,8 +188,15 @@ func TestFabric(t *testing.T) {
 		switches := make([]*ovsfake.Switch, nodes)
 		for i := range nodes {
 			s := ovsfake.New()
-			want := pipeline.Build(topology.NewSnapshot(1, kvs).View(name(i)), endpoints[i:i+1], pipeline.Options{Datapath: "netdev"})
-			require.NoError(t, s.Database().Apply(t.Context(), ovs.DBChange{CreateBridge: true, SetBridge: &want.Bridge, AddPorts: want.Ports}))
+			want := pipeline.Build(
+				topology.NewSnapshot(1, kvs).View(name(i)),
+				endpoints[i:i+1],
+				pipeline.Options{Datapath: "netdev"},
+			)
+			require.NoError(
+				t,
+				s.Database().Apply(t.Context(), ovs.DBChange{CreateBridge: true, SetBridge: &want.Bridge, AddPorts: want.Ports}),
+			)
 			o, err := s.Database().Observe(t.Context())
 			require.NoError(t, err)
 			bound, missing := want.Bind(o.OFPorts())

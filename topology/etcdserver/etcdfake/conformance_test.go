@@ -28,7 +28,11 @@ type client interface {
 	Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error)
 	Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error)
 	KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error)
-	TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error)
+	TimeToLive(
+		ctx context.Context,
+		id clientv3.LeaseID,
+		opts ...clientv3.LeaseOption,
+	) (*clientv3.LeaseTimeToLiveResponse, error)
 	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
 	RequestProgress(ctx context.Context) error
 }
@@ -52,7 +56,15 @@ func (w *world) lease(id int64) string {
 }
 
 func (w *world) kv(kv *mvccpb.KeyValue) string {
-	return fmt.Sprintf("%s=%q c%d m%d v%d %s", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, w.lease(kv.Lease))
+	return fmt.Sprintf(
+		"%s=%q c%d m%d v%d %s",
+		kv.Key,
+		kv.Value,
+		kv.CreateRevision,
+		kv.ModRevision,
+		kv.Version,
+		w.lease(kv.Lease),
+	)
 }
 
 func (w *world) kvs(kvs []*mvccpb.KeyValue) string {
@@ -279,7 +291,13 @@ func script(w *world) []string {
 	say(w.txn([]clientv3.Cmp{is(clientv3.Value("none"), "=", "")}, put("c", "6"), nil))
 	say(w.txn([]clientv3.Cmp{is(clientv3.Value("b"), ">", "x")}, got("b"), nil))
 	say(w.txn([]clientv3.Cmp{is(clientv3.LeaseValue("b"), "=", 0)}, got("b"), nil))
-	say(w.txn([]clientv3.Cmp{is(version("b"), "!=", 0)}, append(put("t1", "1"), clientv3.OpGet("t", prefix), clientv3.OpPut("t2", "2"), clientv3.OpGet("t", prefix)), nil))
+	say(
+		w.txn(
+			[]clientv3.Cmp{is(version("b"), "!=", 0)},
+			append(put("t1", "1"), clientv3.OpGet("t", prefix), clientv3.OpPut("t2", "2"), clientv3.OpGet("t", prefix)),
+			nil,
+		),
+	)
 	say(w.txn(nil, append(put("t1", "1"), clientv3.OpPut("t1", "2")), nil))
 	say(w.txn(nil, append(put("t1", "1"), clientv3.OpDelete("t", prefix)), nil))
 	say(w.txn(nil, []clientv3.Op{clientv3.OpDelete("t", prefix), clientv3.OpDelete("t1")}, nil))

@@ -69,7 +69,13 @@ func StartTLS(t testing.TB, prefix string) *TLS {
 	_, err = c.RoleAdd(ctx, "baize")
 	must(t, err)
 	from := prefix + "/"
-	_, err = c.RoleGrantPermission(ctx, "baize", from, clientv3.GetPrefixRangeEnd(from), clientv3.PermissionType(clientv3.PermReadWrite))
+	_, err = c.RoleGrantPermission(
+		ctx,
+		"baize",
+		from,
+		clientv3.GetPrefixRangeEnd(from),
+		clientv3.PermissionType(clientv3.PermReadWrite),
+	)
 	must(t, err)
 	_, err = c.UserAdd(ctx, s.Username, s.Password)
 	must(t, err)

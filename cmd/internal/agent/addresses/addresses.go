@@ -113,14 +113,19 @@ func like(n topology.NetworkView, p netip.Prefix, v4 netip.Addr) (netip.Addr, bo
 // ChooseAll returns an address of each family of the network: those that are
 // wanted, and any for the rest. full is the family that has none left, with
 // ErrFull.
-func ChooseAll(n topology.NetworkView, wanted []netip.Addr, taken Taken) (ips []netip.Addr, full topology.Family, err error) {
+func ChooseAll(
+	n topology.NetworkView,
+	wanted []netip.Addr,
+	taken Taken,
+) (ips []netip.Addr, full topology.Family, err error) {
 	chosen := map[topology.Family]netip.Addr{}
 	for _, ip := range wanted {
 		ip = ip.Unmap()
 		f := topology.FamilyOf(ip)
 		if other, dup := chosen[f]; dup {
 			return nil, 0, &topology.Error{
-				Kind: topology.ErrInvalid, Item: "--ip", What: fmt.Sprintf("two %s addresses, %s and %s", f, other, ip), Remedy: "give one a family",
+				Kind: topology.ErrInvalid, Item: "--ip", What: fmt.Sprintf("two %s addresses, %s and %s", f, other, ip),
+				Remedy: "give one a family",
 			}
 		}
 		if err := check(n, ip, taken); err != nil {
@@ -146,7 +151,8 @@ func CheckMAC(e ovs.Endpoint, others []ovs.Endpoint) error {
 	for _, o := range others {
 		if o.Network == e.Network && o.Port != e.Port && slices.Equal(o.MAC, e.MAC) {
 			return &topology.Error{
-				Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: "MAC " + e.MAC.String(), What: "that of endpoint " + o.Name,
+				Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: "MAC " + e.MAC.String(),
+				What:   "that of endpoint " + o.Name,
 				Remedy: "choose another with --mac",
 			}
 		}
@@ -182,5 +188,10 @@ func Unknown(s *topology.Snapshot, network, node string, why error) error {
 	if why != nil {
 		what += ": " + why.Error()
 	}
-	return &topology.Error{Kind: topology.ErrUnavailable, Item: "network " + network, What: what, Remedy: "see 'baize status'"}
+	return &topology.Error{
+		Kind:   topology.ErrUnavailable,
+		Item:   "network " + network,
+		What:   what,
+		Remedy: "see 'baize status'",
+	}
 }

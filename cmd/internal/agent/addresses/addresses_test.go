@@ -30,15 +30,31 @@ func TestChoose(t *testing.T) {
 		want    string
 		kind    error
 	}{
-		"the first":               {addresses.Request{Family: topology.IPv4}, nil, "10.1.5.2", nil},
-		"IPv6 like IPv4":          {addresses.Request{Family: topology.IPv6, Like: ip("10.1.5.3")}, nil, "fd00:10:1:5::3", nil},
-		"not alike where taken":   {addresses.Request{Family: topology.IPv6, Like: ip("10.1.5.3")}, addresses.Taken{ip("fd00:10:1:5::3"): "x"}, "fd00:10:1:5::2", nil},
-		"the one wanted":          {addresses.Request{Addr: ip("10.1.77.9")}, nil, "10.1.77.9", nil},
-		"wanted and taken":        {addresses.Request{Addr: ip("10.1.77.9")}, addresses.Taken{ip("10.1.77.9"): "endpoint web"}, "", topology.ErrConflict},
-		"wanted and outside":      {addresses.Request{Addr: ip("10.2.0.9")}, nil, "", topology.ErrInvalid},
-		"full":                    {addresses.Request{Family: topology.IPv4}, addresses.Taken{ip("10.1.5.2"): "x", ip("10.1.5.3"): "x"}, "", topology.ErrFull},
-		"in a range":              {addresses.Request{Family: topology.IPv6, Range: netip.MustParsePrefix("fd00:10:1:5::10/124")}, nil, "fd00:10:1:5::10", nil},
-		"in a range of no subnet": {addresses.Request{Family: topology.IPv6, Range: netip.MustParsePrefix("fd00:10:1:6::/64")}, nil, "", topology.ErrFull},
+		"the first": {addresses.Request{Family: topology.IPv4}, nil, "10.1.5.2", nil},
+		"IPv6 like IPv4": {
+			addresses.Request{Family: topology.IPv6, Like: ip("10.1.5.3")}, nil, "fd00:10:1:5::3", nil,
+		},
+		"not alike where taken": {
+			addresses.Request{Family: topology.IPv6, Like: ip("10.1.5.3")}, addresses.Taken{ip("fd00:10:1:5::3"): "x"},
+			"fd00:10:1:5::2", nil,
+		},
+		"the one wanted": {addresses.Request{Addr: ip("10.1.77.9")}, nil, "10.1.77.9", nil},
+		"wanted and taken": {
+			addresses.Request{Addr: ip("10.1.77.9")}, addresses.Taken{ip("10.1.77.9"): "endpoint web"}, "", topology.ErrConflict,
+		},
+		"wanted and outside": {addresses.Request{Addr: ip("10.2.0.9")}, nil, "", topology.ErrInvalid},
+		"full": {
+			addresses.Request{Family: topology.IPv4}, addresses.Taken{ip("10.1.5.2"): "x", ip("10.1.5.3"): "x"}, "",
+			topology.ErrFull,
+		},
+		"in a range": {
+			addresses.Request{Family: topology.IPv6, Range: netip.MustParsePrefix("fd00:10:1:5::10/124")}, nil,
+			"fd00:10:1:5::10", nil,
+		},
+		"in a range of no subnet": {
+			addresses.Request{Family: topology.IPv6, Range: netip.MustParsePrefix("fd00:10:1:6::/64")}, nil, "",
+			topology.ErrFull,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := addresses.Choose(n, c.request, c.taken)
@@ -63,7 +79,12 @@ func TestChooseAll(t *testing.T) {
 	require.ErrorIs(t, err, topology.ErrInvalid)
 
 	taken := addresses.Taken{}
-	taken.Add("blue", []ovs.Endpoint{{Name: "a", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2"), netip.MustParseAddr("10.1.5.3")}}})
+	taken.Add(
+		"blue",
+		[]ovs.Endpoint{
+			{Name: "a", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2"), netip.MustParseAddr("10.1.5.3")}},
+		},
+	)
 	_, full, err := addresses.ChooseAll(n, nil, taken)
 	require.ErrorIs(t, err, topology.ErrFull)
 	require.Equal(t, topology.IPv4, full)

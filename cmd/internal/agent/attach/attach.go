@@ -138,7 +138,11 @@ func (p *Part) Run(ctx context.Context) error {
 	p.hub.Records().Wakes(p.wake)
 	p.known.Wakes(p.wake)
 	g := part.NewGroup(ctx)
-	g.Watch("the links of this host", p.log, func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) })
+	g.Watch(
+		"the links of this host",
+		p.log,
+		func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) },
+	)
 	g.Loop(part.Loop{Wake: p.wake, Every: lookEvery, Pause: lookPause}, func(context.Context) error {
 		p.look()
 		return nil

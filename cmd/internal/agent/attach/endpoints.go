@@ -70,19 +70,25 @@ func (p *Part) Remove(ctx context.Context, name string) error {
 	switch len(found) {
 	case 0:
 		return &topology.Error{
-			Kind: topology.ErrNotFound, Item: "endpoint " + name, What: "no such endpoint on node " + p.hub.Self().Node, Remedy: "see 'baize endpoint list'",
+			Kind: topology.ErrNotFound, Item: "endpoint " + name, What: "no such endpoint on node " + p.hub.Self().Node,
+			Remedy: "see 'baize endpoint list'",
 		}
 	case 1:
 		return p.disconnect(ctx, found[0])
 	}
 	return &topology.Error{
-		Kind: topology.ErrConflict, Item: "endpoint " + name, What: "there is one in several networks", Remedy: "name it " + found[0].Network + "/" + name,
+		Kind: topology.ErrConflict, Item: "endpoint " + name, What: "there is one in several networks",
+		Remedy: "name it " + found[0].Network + "/" + name,
 	}
 }
 
 // plan chooses name, addresses and MAC. The endpoint is pending then: they are
 // taken until it is put or forgotten.
-func (p *Part) plan(ctx context.Context, t hub.Topology, req api.EndpointRequest) (topology.NetworkView, ovs.Endpoint, error) {
+func (p *Part) plan(
+	ctx context.Context,
+	t hub.Topology,
+	req api.EndpointRequest,
+) (topology.NetworkView, ovs.Endpoint, error) {
 	_ = p.loadOnce() // a fault of the part
 	e, err := endpointOf(req)
 	if err != nil {
@@ -148,12 +154,18 @@ func portOf(e ovs.Endpoint) string { return hostnet.HostIfname(e.Network + "/" +
 
 // choose fills in addresses and MAC and makes the endpoint pending. full names
 // the family that the node's subnets have no address left in.
-func (p *Part) choose(n topology.NetworkView, e *ovs.Endpoint, static []netip.Addr, s *topology.Snapshot) (full topology.Family, err error) {
+func (p *Part) choose(
+	n topology.NetworkView,
+	e *ovs.Endpoint,
+	static []netip.Addr,
+	s *topology.Snapshot,
+) (full topology.Family, err error) {
 	p.change(func() {
 		_, there := p.endpoints[e.Port]
 		if _, coming := p.pending[e.Port]; there || coming {
 			err = &topology.Error{
-				Kind: topology.ErrExists, Item: "endpoint " + e.Name, What: "is in network " + e.Network + " already", Remedy: "remove it first, or choose another name",
+				Kind: topology.ErrExists, Item: "endpoint " + e.Name, What: "is in network " + e.Network + " already",
+				Remedy: "remove it first, or choose another name",
 			}
 			return
 		}
@@ -178,7 +190,12 @@ func (p *Part) choose(n topology.NetworkView, e *ovs.Endpoint, static []netip.Ad
 }
 
 // grow leases another subnet of a family that is full, for the reason given.
-func (p *Part) grow(ctx context.Context, n topology.NetworkView, f topology.Family, why error) (topology.NetworkView, error) {
+func (p *Part) grow(
+	ctx context.Context,
+	n topology.NetworkView,
+	f topology.Family,
+	why error,
+) (topology.NetworkView, error) {
 	more, err := p.leases.More(ctx, n.Name, f)
 	if err != nil {
 		return n, fmt.Errorf("%w, and another subnet cannot be leased: %w", why, err)
@@ -210,7 +227,8 @@ func (p *Part) checkBehindKernel(n topology.NetworkView, static []netip.Addr) er
 		}
 		if dev != "" {
 			return &topology.Error{
-				Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("%s has %s, this node's subnet, and assigns its addresses itself", dev, s),
+				Kind: topology.ErrConflict, Item: "network " + n.Name,
+				What:   fmt.Sprintf("%s has %s, this node's subnet, and assigns its addresses itself", dev, s),
 				Remedy: "let Docker start the container on this node, or take " + dev + " away first",
 			}
 		}
@@ -226,7 +244,8 @@ func (p *Part) pinAway(ctx context.Context, n topology.NetworkView, s *topology.
 			continue
 		}
 		pin := topology.Pin{Network: e.Network, Addr: ip, Node: p.hub.Self().Node, MAC: e.MAC.String()}
-		if have, ok := s.Pins[topology.PinID{Network: e.Network, Addr: ip}]; ok && have.Node == pin.Node && have.MAC == pin.MAC {
+		if have, ok := s.Pins[topology.PinID{Network: e.Network, Addr: ip}]; ok && have.Node == pin.Node &&
+			have.MAC == pin.MAC {
 			continue // restarted while etcd is down
 		}
 		if err := p.leases.Pin(ctx, pin); err != nil {

@@ -79,7 +79,8 @@ func (p *Part) reserve(n topology.NetworkView, r Reservation, s *topology.Snapsh
 		for _, x := range r.Excluded {
 			taken[x] = "kept for another use"
 		}
-		if addr, err = addresses.Choose(n, addresses.Request{Family: r.Family, Addr: r.Addr, Range: r.Range}, taken); err == nil {
+		request := addresses.Request{Family: r.Family, Addr: r.Addr, Range: r.Range}
+		if addr, err = addresses.Choose(n, request, taken); err == nil {
 			p.reserved[reservation{n.Name, addr}] = time.Now()
 		}
 	})
@@ -132,7 +133,13 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 	}
 	e.Port = portOf(e)
 	defer p.forget(e)
-	spec := hostnet.PairSpec{HostIfname: e.Port, MAC: e.MAC, MTU: n.MTU, ChecksumOffload: !p.userspace, HostIngressDrop: p.userspace}
+	spec := hostnet.PairSpec{
+		HostIfname:      e.Port,
+		MAC:             e.MAC,
+		MTU:             n.MTU,
+		ChecksumOffload: !p.userspace,
+		HostIngressDrop: p.userspace,
+	}
 	if err := p.host.MakePair(ctx, spec); err != nil {
 		return "", err
 	}

@@ -74,7 +74,8 @@ type records struct {
 func newRecords(file string) *records {
 	return &records{
 		file: file, known: part.NewCell(sameKnown),
-		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{}, leaving: map[string]bool{}, reserved: map[reservation]time.Time{},
+		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
+		leaving: map[string]bool{}, reserved: map[reservation]time.Time{},
 	}
 }
 
@@ -181,7 +182,15 @@ func recordOf(e ovs.Endpoint) record {
 
 // endpoint reads a record back. ok is false where it makes no sense.
 func (r record) endpoint() (e ovs.Endpoint, ok bool) {
-	e = ovs.Endpoint{Name: r.Name, Network: r.Network, IPs: r.IPs, Netns: r.Netns, Ifname: r.Ifname, Port: r.Port, Labels: r.Labels}
+	e = ovs.Endpoint{
+		Name:    r.Name,
+		Network: r.Network,
+		IPs:     r.IPs,
+		Netns:   r.Netns,
+		Ifname:  r.Ifname,
+		Port:    r.Port,
+		Labels:  r.Labels,
+	}
 	if r.MAC != "" {
 		mac, err := topology.ParseMAC(r.MAC)
 		if err != nil {
@@ -217,7 +226,8 @@ func (r *records) load() error {
 	if err != nil {
 		return &topology.Error{
 			Kind: topology.ErrInvalid, Code: fault.StateUnwritable, Item: r.file,
-			What: "cannot be read, the ports of the bridge tell what endpoints there are: " + err.Error(), Remedy: "it is written anew",
+			What:   "cannot be read, the ports of the bridge tell what endpoints there are: " + err.Error(),
+			Remedy: "it is written anew",
 		}
 	}
 	r.change(func() {
@@ -262,7 +272,8 @@ func (r *records) save() error {
 	if err != nil {
 		return &topology.Error{
 			Kind: topology.ErrUnavailable, Code: fault.StateUnwritable, Item: r.file,
-			What: fmt.Sprintf("the endpoints' file cannot be written: %v; their ports have their records as well", err), Remedy: "look at the disk: 'df'",
+			What:   fmt.Sprintf("the endpoints' file cannot be written: %v; their ports have their records as well", err),
+			Remedy: "look at the disk: 'df'",
 		}
 	}
 	r.saved = version

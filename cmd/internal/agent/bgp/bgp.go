@@ -69,7 +69,11 @@ func ParseNeighbor(s string) (Neighbor, error) {
 			return n, nil
 		}
 	}
-	return Neighbor{}, invalid("BGP neighbour "+s, "neither AS@ADDRESS nor AS@ADDRESS:PORT", "write it like 65000@192.0.2.1 or 65000@[2001:db8::1]:179")
+	return Neighbor{}, invalid(
+		"BGP neighbour "+s,
+		"neither AS@ADDRESS nor AS@ADDRESS:PORT",
+		"write it like 65000@192.0.2.1 or 65000@[2001:db8::1]:179",
+	)
 }
 
 func invalid(item, what, remedy string) error {
@@ -98,15 +102,35 @@ func (c Config) Defaults() (Config, error) {
 	}
 	switch {
 	case c.AS == 0:
-		return c, invalid("BGP", "neighbours are named and this node's own autonomous system is not", "add --bgp AS, such as --bgp 65001")
+		return c, invalid(
+			"BGP",
+			"neighbours are named and this node's own autonomous system is not",
+			"add --bgp AS, such as --bgp 65001",
+		)
 	case len(c.Neighbors) == 0:
-		return c, invalid(fmt.Sprintf("BGP, AS %d", c.AS), "no neighbour is named", "add --bgp-neighbor AS@ADDRESS for each router")
+		return c, invalid(
+			fmt.Sprintf("BGP, AS %d", c.AS),
+			"no neighbour is named",
+			"add --bgp-neighbor AS@ADDRESS for each router",
+		)
 	case c.HoldTime < 3*time.Second || c.HoldTime > 65535*time.Second || c.HoldTime%time.Second != 0:
-		return c, invalid("BGP hold time "+c.HoldTime.String(), "not whole seconds from 3s (RFC 4271)", "give another one with --bgp-hold-time")
+		return c, invalid(
+			"BGP hold time "+c.HoldTime.String(),
+			"not whole seconds from 3s (RFC 4271)",
+			"give another one with --bgp-hold-time",
+		)
 	case c.RestartTime < time.Second || c.RestartTime > 4095*time.Second || c.RestartTime%time.Second != 0:
-		return c, invalid("BGP restart time "+c.RestartTime.String(), "not whole seconds from 1s to 4095s (RFC 4724)", "give another one with --bgp-restart-time")
+		return c, invalid(
+			"BGP restart time "+c.RestartTime.String(),
+			"not whole seconds from 1s to 4095s (RFC 4724)",
+			"give another one with --bgp-restart-time",
+		)
 	case len(c.Password) > 80:
-		return c, invalid("BGP password", "longer than 80 bytes, which the kernel's TCP MD5 takes", "choose a shorter one, on the router too")
+		return c, invalid(
+			"BGP password",
+			"longer than 80 bytes, which the kernel's TCP MD5 takes",
+			"choose a shorter one, on the router too",
+		)
 	}
 	seen := map[netip.Addr]bool{}
 	for _, n := range c.Neighbors {
@@ -127,7 +151,11 @@ func ReadPassword(file string) (string, error) {
 	line, rest, _ := bytes.Cut(b, []byte("\n"))
 	password := strings.TrimSuffix(string(line), "\r")
 	if password == "" || len(bytes.TrimSpace(rest)) > 0 {
-		return "", invalid("BGP password file "+file, "it is not one line with the password", "write the password into its first line and nothing after it")
+		return "", invalid(
+			"BGP password file "+file,
+			"it is not one line with the password",
+			"write the password into its first line and nothing after it",
+		)
 	}
 	return password, nil
 }
@@ -178,8 +206,16 @@ func (s Session) Problem(now time.Time) (fault.Fault, bool) {
 	}
 	return fault.Fault{
 		Code: fault.SessionDown, Severity: fault.Warning,
-		Item:   fmt.Sprintf("BGP neighbour %s, AS %d", s.Neighbor.Addr, s.Neighbor.AS),
-		What:   fmt.Sprintf("the session is down (%s; %s): it does not learn this node's subnets, and this node nothing from it", s.State, last),
-		Remedy: fmt.Sprintf("on the router: is BGP running, does it expect this node's address, AS and password ('vtysh -c \"show bgp summary\"')? On this node: 'ping %s'", s.Neighbor.Addr),
+		Item: fmt.Sprintf("BGP neighbour %s, AS %d", s.Neighbor.Addr, s.Neighbor.AS),
+		What: fmt.Sprintf(
+			"the session is down (%s; %s): it does not learn this node's subnets, and this node nothing from it",
+			s.State,
+			last,
+		),
+		Remedy: fmt.Sprintf(
+			"on the router: is BGP running, does it expect this node's address, AS and password ('vtysh -c \"show bgp "+
+				"summary\"')? On this node: 'ping %s'",
+			s.Neighbor.Addr,
+		),
 	}, true
 }

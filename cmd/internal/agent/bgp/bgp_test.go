@@ -27,7 +27,10 @@ func TestParseNeighbor(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, n, again, "what it writes it reads")
 	}
-	for _, s := range []string{"", "192.0.2.1", "0@192.0.2.1", "4294967296@192.0.2.1", "x@192.0.2.1", "65000@router", "65000@192.0.2.1:0", "65000@192.0.2.1:x", "65000@"} {
+	for _, s := range []string{
+		"", "192.0.2.1", "0@192.0.2.1", "4294967296@192.0.2.1", "x@192.0.2.1", "65000@router", "65000@192.0.2.1:0",
+		"65000@192.0.2.1:x", "65000@",
+	} {
 		_, err := ParseNeighbor(s)
 		require.ErrorIs(t, err, topology.ErrInvalid, s)
 		assert.ErrorContains(t, err, "65000@192.0.2.1", "the remedy is an example: %s", s)
@@ -89,7 +92,10 @@ func TestSessionProblem(t *testing.T) {
 	}{
 		{"up", Session{Up: true, Since: now.Add(-time.Hour)}, nil},
 		{"just begun", Session{Since: now}, nil},
-		{"never up", Session{State: "active", Since: now.Add(-time.Minute)}, []string{"192.0.2.1", "65000", "active", "no connection since", "ping 192.0.2.1"}},
+		{
+			"never up", Session{State: "active", Since: now.Add(-time.Minute)},
+			[]string{"192.0.2.1", "65000", "active", "no connection since", "ping 192.0.2.1"},
+		},
 		{"gone", Session{State: "idle", Since: now, Last: "hold timer expired"}, []string{"hold timer expired", "vtysh"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {

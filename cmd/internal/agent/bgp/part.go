@@ -160,10 +160,20 @@ func (p *Part) Cleanup(ctx context.Context) ([]string, error) {
 	}
 	var report []string
 	for _, n := range missed {
-		report = append(report, fmt.Sprintf("left this node's routes on BGP neighbour %s, to which there is no session: they go there %s after the agent's end", n.Addr, p.cfg.RestartTime))
+		report = append(
+			report,
+			fmt.Sprintf(
+				"left this node's routes on BGP neighbour %s, to which there is no session: they go there %s after the agent's end",
+				n.Addr,
+				p.cfg.RestartTime,
+			),
+		)
 	}
 	if len(missed) < len(p.cfg.Neighbors) {
-		report = append(report, fmt.Sprintf("withdrew this node's routes from %d BGP neighbours", len(p.cfg.Neighbors)-len(missed)))
+		report = append(
+			report,
+			fmt.Sprintf("withdrew this node's routes from %d BGP neighbours", len(p.cfg.Neighbors)-len(missed)),
+		)
 	}
 	return report, nil
 }

@@ -55,7 +55,14 @@ func New(cfg Config, log *slog.Logger, changed func()) (*Speaker, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Speaker{cfg: cfg, log: log, changed: changed, wake: make(chan struct{}, 1), sessions: map[netip.Addr]*Session{}, eor: map[netip.Addr]map[wire.Family]bool{}}
+	s := &Speaker{
+		cfg:      cfg,
+		log:      log,
+		changed:  changed,
+		wake:     make(chan struct{}, 1),
+		sessions: map[netip.Addr]*Session{},
+		eor:      map[netip.Addr]map[wire.Family]bool{},
+	}
 	for _, n := range cfg.Neighbors {
 		s.sessions[n.Addr] = &Session{Neighbor: n, State: "idle", Since: time.Now()}
 	}
@@ -156,19 +163,24 @@ func (s *Speaker) start(ctx context.Context, srv *server.BgpServer) error {
 	id := s.id
 	s.mu.Unlock()
 	// ListenPort -1: nothing listens.
-	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: s.cfg.AS, RouterId: id.String(), ListenPort: -1}})
+	err := srv.StartBgp(
+		ctx,
+		&api.StartBgpRequest{Global: &api.Global{Asn: s.cfg.AS, RouterId: id.String(), ListenPort: -1}},
+	)
 	if err != nil {
 		return err
 	}
 	// No transit: out goes what is ours, whatever comes in.
 	own := &api.Policy{Name: "own", Statements: []*api.Statement{{
-		Name: "own", Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL}, Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+		Name: "own", Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+		Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 	}}}
 	if err := srv.AddPolicy(ctx, &api.AddPolicyRequest{Policy: own}); err != nil {
 		return err
 	}
 	return srv.AddPolicyAssignment(ctx, &api.AddPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_EXPORT, Policies: []*api.Policy{{Name: "own"}}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_EXPORT, Policies: []*api.Policy{{Name: "own"}},
+		DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
 	}})
 }
 
@@ -185,7 +197,9 @@ func (s *Speaker) connect(ctx context.Context, srv *server.BgpServer) error {
 	limited, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var families []*api.AfiSafi
-	for _, f := range []*api.Family{{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, {Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}} {
+	for _, f := range []*api.Family{
+		{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, {Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST},
+	} {
 		families = append(families, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: f, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: !s.leaving}},
@@ -203,7 +217,8 @@ func (s *Speaker) connect(ctx context.Context, srv *server.BgpServer) error {
 				AllowOwnAsn: 1, // other nodes may be of our own AS
 			},
 			Timers: &api.Timers{Config: &api.TimersConfig{
-				ConnectRetry: seconds(connectRetry), HoldTime: seconds(s.cfg.HoldTime), KeepaliveInterval: max(1, seconds(s.cfg.HoldTime)/3), IdleHoldTimeAfterReset: 1,
+				ConnectRetry: seconds(connectRetry), HoldTime: seconds(s.cfg.HoldTime),
+				KeepaliveInterval: max(1, seconds(s.cfg.HoldTime)/3), IdleHoldTimeAfterReset: 1,
 			}},
 			Transport: &api.Transport{RemotePort: port},
 			AfiSafis:  families,
@@ -286,7 +301,11 @@ func path(l Local) (*apiutil.Path, error) {
 		return nil, fmt.Errorf("%s: next hop %s: %w", l.Prefix, l.NextHop, err)
 	}
 	// Origin 0: IGP.
-	return &apiutil.Path{Family: familyOf(l.Prefix), Nlri: nlri, Attrs: []wire.PathAttributeInterface{wire.NewPathAttributeOrigin(0), hop}}, nil
+	return &apiutil.Path{
+		Family: familyOf(l.Prefix),
+		Nlri:   nlri,
+		Attrs:  []wire.PathAttributeInterface{wire.NewPathAttributeOrigin(0), hop},
+	}, nil
 }
 
 // Learned returns the best way of the neighbours to each prefix within the
@@ -305,19 +324,24 @@ func (s *Speaker) Learned(within []netip.Prefix) ([]Learned, error) {
 	}
 	var out []Learned
 	for f, prefixes := range lookup {
-		err := srv.ListPath(apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: f, Prefixes: prefixes}, func(nlri wire.NLRI, paths []*apiutil.Path) {
-			p, err := netip.ParsePrefix(nlri.String())
-			if err != nil {
-				return
-			}
-			// The first is the best; one without a neighbour is our own.
-			for _, x := range paths {
-				if hop := nextHop(x); x.PeerAddress.IsValid() && !x.PeerAddress.IsUnspecified() && hop.IsValid() && !hop.IsUnspecified() && !x.IsNexthopInvalid {
-					out = append(out, Learned{Prefix: p, NextHop: hop, From: x.PeerAddress, Stale: x.Stale})
+		err := srv.ListPath(
+			apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: f, Prefixes: prefixes},
+			func(nlri wire.NLRI, paths []*apiutil.Path) {
+				p, err := netip.ParsePrefix(nlri.String())
+				if err != nil {
 					return
 				}
-			}
-		})
+				// The first is the best; one without a neighbour is our own.
+				for _, x := range paths {
+					if hop := nextHop(x); x.PeerAddress.IsValid() && !x.PeerAddress.IsUnspecified() && hop.IsValid() &&
+						!hop.IsUnspecified() &&
+						!x.IsNexthopInvalid {
+						out = append(out, Learned{Prefix: p, NextHop: hop, From: x.PeerAddress, Stale: x.Stale})
+						return
+					}
+				}
+			},
+		)
 		if err != nil {
 			return nil, fmt.Errorf("BGP: list the routes: %w", err)
 		}
@@ -410,7 +434,8 @@ func (s *Speaker) peerChanged(e *apiutil.WatchEventMessage_PeerEvent) {
 	if was != up {
 		x.Since = time.Now()
 	}
-	if !up && state.DisconnectMessage != "" && (was || x.Last == "" || state.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED) {
+	if !up && state.DisconnectMessage != "" &&
+		(was || x.Last == "" || state.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED) {
 		x.Last = state.DisconnectMessage
 	}
 	s.mu.Unlock()

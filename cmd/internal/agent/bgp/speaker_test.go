@@ -68,7 +68,9 @@ func beRouter(in io.Reader, out io.Writer) error {
 		return err
 	}
 	var families []*api.AfiSafi
-	for _, f := range []*api.Family{{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, {Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}} {
+	for _, f := range []*api.Family{
+		{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, {Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST},
+	} {
 		families = append(families, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: f, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
@@ -76,7 +78,8 @@ func beRouter(in io.Reader, out io.Writer) error {
 	}
 	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: &api.Peer{
 		Conf:      &api.PeerConf{NeighborAddress: "127.0.0.1", PeerAsn: 65001},
-		Transport: &api.Transport{PassiveMode: true}, AfiSafis: families, GracefulRestart: &api.GracefulRestart{Enabled: true, RestartTime: 120},
+		Transport: &api.Transport{PassiveMode: true}, AfiSafis: families,
+		GracefulRestart: &api.GracefulRestart{Enabled: true, RestartTime: 120},
 	}}); err != nil {
 		return err
 	}
@@ -200,7 +203,9 @@ func TestSpeaker(t *testing.T) {
 	require.Eventually(t, func() bool {
 		l, err := s.Learned(within)
 		require.NoError(t, err)
-		return len(l) == 1 && l[0].Prefix == netip.MustParsePrefix("10.1.6.0/24") && l[0].From == netip.MustParseAddr("127.0.0.1") && !l[0].Stale
+		return len(l) == 1 && l[0].Prefix == netip.MustParsePrefix("10.1.6.0/24") &&
+			l[0].From == netip.MustParseAddr("127.0.0.1") &&
+			!l[0].Stale
 	}, patience, 10*time.Millisecond, "what is within the network, and nothing else")
 	require.Eventually(t, s.Settled, patience, 10*time.Millisecond)
 	require.True(t, s.Sessions()[0].Up)
@@ -221,7 +226,12 @@ func TestSpeaker(t *testing.T) {
 	require.Eventually(t, func() bool { x := knows(); return x.Up && len(x.Routes) == 4 }, patience, 10*time.Millisecond)
 
 	s.Announce("host1", netip.MustParseAddr("192.0.2.5"), []Local{second})
-	require.Eventually(t, func() bool { r := has(); return r["10.1.5.0/24"] == "" && r["fd00:1:5::/64"] != "" }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { r := has(); return r["10.1.5.0/24"] == "" && r["fd00:1:5::/64"] != "" },
+		patience,
+		10*time.Millisecond,
+	)
 	s.Withdraw()
 	require.Eventually(t, func() bool { return has()["fd00:1:5::/64"] == "" }, patience, 10*time.Millisecond)
 	cancel()
@@ -236,7 +246,11 @@ func TestForget(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	s.Announce("host1", netip.MustParseAddr("192.0.2.5"), []Local{local("10.1.5.0/24", "192.0.2.5"), local("fd00:1:5::/64", "2001:db8::5")})
+	s.Announce(
+		"host1",
+		netip.MustParseAddr("192.0.2.5"),
+		[]Local{local("10.1.5.0/24", "192.0.2.5"), local("fd00:1:5::/64", "2001:db8::5")},
+	)
 	require.Eventually(t, func() bool { x := knows(); return x.Up && len(x.Routes) == 4 }, patience, 10*time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)

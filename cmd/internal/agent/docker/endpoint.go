@@ -20,7 +20,12 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointCreation) (endpoi
 	}
 	item := fmt.Sprintf("Docker endpoint %.12s", r.EndpointID)
 	if len(r.EndpointID) < 12 || r.Interface == nil {
-		return endpointAnswer{}, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: "the engine gives it no address", Remedy: "create the network with '--ipam-driver " + DriverName + "'"}
+		return endpointAnswer{}, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   item,
+			What:   "the engine gives it no address",
+			Remedy: "create the network with '--ipam-driver " + DriverName + "'",
+		}
 	}
 	e := ovs.Endpoint{
 		Name: "docker-" + r.EndpointID[:12], Network: n.Network,
@@ -37,11 +42,18 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointCreation) (endpoi
 		e.IPs = append(e.IPs, a.Addr().Unmap())
 	}
 	if len(e.IPs) == 0 {
-		return endpointAnswer{}, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: "the engine gives it no address", Remedy: "create the network with '--ipam-driver " + DriverName + "'"}
+		return endpointAnswer{}, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   item,
+			What:   "the engine gives it no address",
+			Remedy: "create the network with '--ipam-driver " + DriverName + "'",
+		}
 	}
 	if ports, _ := r.Options[keyPortMap].([]any); len(ports) > 0 && n.Gateway == gatewayNetwork {
 		return endpointAnswer{}, &topology.Error{
-			Kind: topology.ErrInvalid, Item: item, What: "ports cannot be published (-p): the network's own gateway is its way out, and the engine publishes only by its own",
+			Kind: topology.ErrInvalid, Item: item,
+			What: "ports cannot be published (-p): the network's own gateway is its way out, and the engine publishes only " +
+				"by its own",
 			Remedy: "leave -p out, or create the Docker network without " + OptionGateway + "=" + gatewayNetwork,
 		}
 	}
@@ -89,7 +101,12 @@ func (p *Plugin) join(ctx context.Context, r joinRequest) (joinAnswer, error) {
 	p.mu.Unlock()
 	e := plan.Endpoint
 	if !ok {
-		return joinAnswer{}, &topology.Error{Kind: topology.ErrNotFound, Item: fmt.Sprintf("Docker endpoint %.12s", r.EndpointID), What: "the agent was restarted since the engine created it", Remedy: "start the container again"}
+		return joinAnswer{}, &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   fmt.Sprintf("Docker endpoint %.12s", r.EndpointID),
+			What:   "the agent was restarted since the engine created it",
+			Remedy: "start the container again",
+		}
 	}
 	e.Netns = r.SandboxKey
 	device, err := p.node.HandOver(ctx, e)

@@ -31,7 +31,9 @@ func newEngine(socket string) *engine {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &engine{http.Client{Timeout: engineTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	return &engine{
+		http.Client{Timeout: engineTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+	}
 }
 
 // engineNetwork is a network as GET /networks/ID describes it.

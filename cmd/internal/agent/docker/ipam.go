@@ -58,7 +58,12 @@ const (
 func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (poolAnswer, error) {
 	q := pool{Network: r.Options[OptionNetwork]}
 	bad := func(item, remedy, what string, args ...any) (poolAnswer, error) {
-		return poolAnswer{}, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
+		return poolAnswer{}, &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   item,
+			What:   fmt.Sprintf(what, args...),
+			Remedy: remedy,
+		}
 	}
 	if unknown := unknownOptions(r.Options, OptionNetwork); len(unknown) > 0 {
 		return bad("--ipam-opt "+unknown[0], "known is "+OptionNetwork, "there is none of that name")
@@ -70,8 +75,12 @@ func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (poolAnswer, er
 		}
 		q.Prefix = prefix
 		if p.asksForEver(q) {
-			return bad("subnet "+prefix.String(), "give it yourself: --subnet "+prefix.String(),
-				"Docker does not choose it, because something of this host is in it: a route (docker0's, or that of a network with transport route or auto) or a nameserver")
+			return bad(
+				"subnet "+prefix.String(),
+				"give it yourself: --subnet "+prefix.String(),
+				"Docker does not choose it, because something of this host is in it: a route (docker0's, or that of a network "+
+					"with transport route or auto) or a nameserver",
+			)
 		}
 	} else {
 		prefix, err := netip.ParsePrefix(r.Pool)
@@ -141,15 +150,28 @@ func (p *Plugin) prefixOf(ctx context.Context, name string, v6 bool) (netip.Pref
 		if prefix := n.Prefix(f); prefix.IsValid() {
 			return prefix, nil
 		}
-		return netip.Prefix{}, &topology.Error{Kind: topology.ErrInvalid, Item: "network " + name, What: fmt.Sprintf("it has no %s prefix", f)}
+		return netip.Prefix{}, &topology.Error{
+			Kind: topology.ErrInvalid,
+			Item: "network " + name,
+			What: fmt.Sprintf("it has no %s prefix", f),
+		}
 	}
 	if name == "" {
 		return netip.Prefix{}, &topology.Error{
 			Kind: topology.ErrInvalid, Item: fmt.Sprintf("%s subnet", f), What: "none is given",
-			Remedy: "give one with --subnet, or name a network that is there with '--ipam-opt " + OptionNetwork + "=NAME': " + strings.Join(names, ", "),
+			Remedy: "give one with --subnet, or name a network that is there with '--ipam-opt " +
+				"" + OptionNetwork + "=NAME': " + strings.Join(
+				names,
+				", ",
+			),
 		}
 	}
-	return netip.Prefix{}, &topology.Error{Kind: topology.ErrNotFound, Item: "network " + name, What: "there is none of that name, so it has no subnet yet", Remedy: "give one with --subnet, or choose of " + strings.Join(names, ", ")}
+	return netip.Prefix{}, &topology.Error{
+		Kind:   topology.ErrNotFound,
+		Item:   "network " + name,
+		What:   "there is none of that name, so it has no subnet yet",
+		Remedy: "give one with --subnet, or choose of " + strings.Join(names, ", "),
+	}
 }
 
 // resolve finds the network of a pool; "" where it is not yet created.
@@ -223,7 +245,12 @@ func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (addressA
 	var want netip.Addr
 	if r.Address != "" {
 		if want, err = parseAddr(r.Address); err != nil || !q.Prefix.Contains(want) {
-			return addressAnswer{}, &topology.Error{Kind: topology.ErrInvalid, Item: "address " + r.Address, What: "outside of subnet " + q.Prefix.String(), Remedy: "choose one in it"}
+			return addressAnswer{}, &topology.Error{
+				Kind:   topology.ErrInvalid,
+				Item:   "address " + r.Address,
+				What:   "outside of subnet " + q.Prefix.String(),
+				Remedy: "choose one in it",
+			}
 		}
 	}
 	answer := func(a netip.Addr) addressAnswer {
@@ -242,13 +269,26 @@ func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (addressA
 		return answer(want), nil // --aux-address of a network to come
 	}
 	if name == "" {
-		return addressAnswer{}, &topology.Error{Kind: topology.ErrNotFound, Item: "subnet " + q.Prefix.String(), What: "no network of Docker has it", Remedy: "remove the network and create it again"}
+		return addressAnswer{}, &topology.Error{
+			Kind:   topology.ErrNotFound,
+			Item:   "subnet " + q.Prefix.String(),
+			What:   "no network of Docker has it",
+			Remedy: "remove the network and create it again",
+		}
 	}
 	aux := p.auxOf(name)
 	if slices.Contains(aux, want) {
-		return addressAnswer{}, &topology.Error{Kind: topology.ErrConflict, Item: "address " + want.String(), What: "kept with --aux-address", Remedy: "choose another"}
+		return addressAnswer{}, &topology.Error{
+			Kind:   topology.ErrConflict,
+			Item:   "address " + want.String(),
+			What:   "kept with --aux-address",
+			Remedy: "choose another",
+		}
 	}
-	got, err := p.node.Reserve(ctx, attach.Reservation{Network: name, Family: f, Addr: want, Range: q.Range, Excluded: aux})
+	got, err := p.node.Reserve(
+		ctx,
+		attach.Reservation{Network: name, Family: f, Addr: want, Range: q.Range, Excluded: aux},
+	)
 	if err != nil {
 		return addressAnswer{}, err
 	}
@@ -273,7 +313,8 @@ func (p *Plugin) gateway(ctx context.Context, name string, prefix netip.Prefix, 
 	}
 	if want.IsValid() && want != custom {
 		return want, &topology.Error{
-			Kind: topology.ErrConflict, Item: "--gateway " + want.String(), What: "the gateway of the network is " + custom.String(),
+			Kind: topology.ErrConflict, Item: "--gateway " + want.String(),
+			What:   "the gateway of the network is " + custom.String(),
 			Remedy: "leave --gateway out, or set it for all with 'baize network update --gateway " + want.String() + "'",
 		}
 	}

@@ -89,8 +89,11 @@ func (w *wanted) addPool(d ipamData) error {
 		return invalid("subnet "+d.Pool, "", "%v", err)
 	}
 	if d.AddressSpace != addressSpace {
-		return invalid("subnet "+d.Pool, "add '--ipam-driver "+DriverName+"' (in a compose file 'ipam: driver: "+DriverName+"')",
-			"another driver gives its addresses, and would give the same ones on every host")
+		return invalid(
+			"subnet "+d.Pool,
+			"add '--ipam-driver "+DriverName+"' (in a compose file 'ipam: driver: "+DriverName+"')",
+			"another driver gives its addresses, and would give the same ones on every host",
+		)
 	}
 	f := topology.FamilyOf(pool.Addr())
 	if w.Prefix(f).IsValid() {
@@ -123,7 +126,12 @@ func (w *wanted) setOptions(opts map[string]string) error {
 	}
 	if t := topology.Transport(opts[OptionTransport]); t != "" {
 		if !t.Valid() {
-			return invalid("option "+OptionTransport, fmt.Sprintf("use one of %v", topology.Transports()), "transport %q is unknown", t)
+			return invalid(
+				"option "+OptionTransport,
+				fmt.Sprintf("use one of %v", topology.Transports()),
+				"transport %q is unknown",
+				t,
+			)
 		}
 		w.Transport = t
 	}
@@ -137,7 +145,12 @@ func (w *wanted) setOptions(opts map[string]string) error {
 	switch w.network.Gateway = opts[OptionGateway]; w.network.Gateway {
 	case "", gatewayDocker, gatewayNetwork:
 	default:
-		return invalid("option "+OptionGateway, "use "+gatewayDocker+" or "+gatewayNetwork, "%q is unknown", w.network.Gateway)
+		return invalid(
+			"option "+OptionGateway,
+			"use "+gatewayDocker+" or "+gatewayNetwork,
+			"%q is unknown",
+			w.network.Gateway,
+		)
 	}
 	return w.setMTU(opts)
 }
@@ -183,12 +196,14 @@ func (w *wanted) choose(all []topology.Network) error {
 	}
 	switch len(found) {
 	case 0:
-		w.Name = "docker-" + strings.NewReplacer("/", "-", ":", "-").Replace(strings.ReplaceAll(w.Pools[0].String(), "::", ""))
+		w.Name = "docker-" + strings.NewReplacer("/", "-", ":", "-").
+			Replace(strings.ReplaceAll(w.Pools[0].String(), "::", ""))
 	case 1:
 		w.Name = found[0]
 	default:
 		return &topology.Error{
-			Kind: topology.ErrConflict, Item: "subnet " + w.Pools[0].String(), What: "several networks of Baize have it: " + strings.Join(found, ", "),
+			Kind: topology.ErrConflict, Item: "subnet " + w.Pools[0].String(),
+			What:   "several networks of Baize have it: " + strings.Join(found, ", "),
 			Remedy: "name one with '-o " + OptionNetwork + "=NAME --ipam-opt " + OptionNetwork + "=NAME'",
 		}
 	}
@@ -232,7 +247,8 @@ func (w *wanted) accept(n topology.Network) error {
 	if d := w.differences(n); len(d) > 0 {
 		return &topology.Error{
 			Kind: topology.ErrConflict, Item: "network " + n.Name, What: strings.Join(d, "; "),
-			Remedy: "'baize network show " + n.Name + "' shows it; leave out what is set already, or choose another name with -o " + OptionNetwork,
+			Remedy: "'baize network show " + n.Name + "' shows it; leave out what is set already, or choose another name " +
+				"with -o " + OptionNetwork,
 		}
 	}
 	return nil
@@ -253,7 +269,12 @@ func (p *Plugin) createNetwork(ctx context.Context, r networkCreation) error {
 		return err
 	}
 	if len(w.Pools) == 0 {
-		return &topology.Error{Kind: topology.ErrInvalid, Item: "network", What: "it has no subnet", Remedy: "give one with --subnet"}
+		return &topology.Error{
+			Kind:   topology.ErrInvalid,
+			Item:   "network",
+			What:   "it has no subnet",
+			Remedy: "give one with --subnet",
+		}
 	}
 	if err := p.claimPools(&w); err != nil {
 		return err
@@ -301,7 +322,8 @@ func (p *Plugin) claimPools(w *wanted) error {
 		}
 		if w.Name != "" && w.Name != name {
 			return &topology.Error{
-				Kind: topology.ErrInvalid, Item: "network", What: fmt.Sprintf("-o %s=%s contradicts --ipam-opt %s=%s", OptionNetwork, w.Name, OptionNetwork, name),
+				Kind: topology.ErrInvalid, Item: "network",
+				What:   fmt.Sprintf("-o %s=%s contradicts --ipam-opt %s=%s", OptionNetwork, w.Name, OptionNetwork, name),
 				Remedy: "name the same network twice, or leave one out",
 			}
 		}
@@ -325,7 +347,8 @@ func (p *Plugin) checkUnnamed(n network) error {
 		for _, prefix := range n.Pools {
 			if slices.Contains(o.Pools, prefix) {
 				return &topology.Error{
-					Kind: topology.ErrConflict, Item: "subnet " + prefix.String(), What: "network " + o.Network + " has it on this engine already",
+					Kind: topology.ErrConflict, Item: "subnet " + prefix.String(),
+					What:   "network " + o.Network + " has it on this engine already",
 					Remedy: "add '--ipam-opt " + OptionNetwork + "=" + n.Network + "', which tells their addresses apart",
 				}
 			}
@@ -369,7 +392,12 @@ func (p *Plugin) network(ctx context.Context, id string) (network, error) {
 	if n, ok := p.networks[id]; ok {
 		return n, nil
 	}
-	e := &topology.Error{Kind: topology.ErrNotFound, Item: fmt.Sprintf("Docker network %.12s", id), What: "this agent does not know it", Remedy: "remove the network and create it again"}
+	e := &topology.Error{
+		Kind:   topology.ErrNotFound,
+		Item:   fmt.Sprintf("Docker network %.12s", id),
+		What:   "this agent does not know it",
+		Remedy: "remove the network and create it again",
+	}
 	if err != nil {
 		e.What += ", and the engine cannot be asked: " + err.Error()
 	}

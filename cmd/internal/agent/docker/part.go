@@ -52,7 +52,12 @@ func CheckMode(mode string) error {
 	if slices.Contains([]string{ModeAuto, ModeOn, ModeOff}, mode) {
 		return nil
 	}
-	return &topology.Error{Kind: topology.ErrInvalid, Item: "Docker plugin " + mode, What: "unknown", Remedy: "use auto (where Docker is installed), on or off"}
+	return &topology.Error{
+		Kind:   topology.ErrInvalid,
+		Item:   "Docker plugin " + mode,
+		What:   "unknown",
+		Remedy: "use auto (where Docker is installed), on or off",
+	}
 }
 
 // Wanted reports whether the plugin is to be served on this host.

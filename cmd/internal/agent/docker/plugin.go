@@ -56,7 +56,12 @@ type Node interface {
 	// EnsureNetwork creates a network where there is none of that name, asks
 	// accept whether the one that is there will do, and waits until this node
 	// has a subnet in it in each of the families.
-	EnsureNetwork(ctx context.Context, n topology.Network, families []topology.Family, accept func(topology.Network) error) (topology.Network, error)
+	EnsureNetwork(
+		ctx context.Context,
+		n topology.Network,
+		families []topology.Family,
+		accept func(topology.Network) error,
+	) (topology.Network, error)
 	// Reserve takes an address for an endpoint to come.
 	Reserve(ctx context.Context, r attach.Reservation) (netip.Addr, error)
 	// Release gives back what Reserve took; others it leaves alone.

@@ -36,7 +36,12 @@ type node struct {
 
 func (n *node) Networks(context.Context) ([]topology.Network, error) { return n.networks, nil }
 
-func (n *node) EnsureNetwork(_ context.Context, w topology.Network, _ []topology.Family, accept func(topology.Network) error) (topology.Network, error) {
+func (n *node) EnsureNetwork(
+	_ context.Context,
+	w topology.Network,
+	_ []topology.Family,
+	accept func(topology.Network) error,
+) (topology.Network, error) {
 	for _, o := range n.networks {
 		if o.Name == w.Name {
 			return o, accept(o)
@@ -121,7 +126,13 @@ const (
 )
 
 // blue is a network that is there.
-var blue = topology.Network{Name: "blue", VNI: 100, Transport: topology.VXLAN, MTU: 1450, IPv4: netip.MustParsePrefix("10.1.0.0/16")}
+var blue = topology.Network{
+	Name:      "blue",
+	VNI:       100,
+	Transport: topology.VXLAN,
+	MTU:       1450,
+	IPv4:      netip.MustParsePrefix("10.1.0.0/16"),
+}
 
 // creation is the body of CreateNetwork.
 func creation(pool, options string) string {
@@ -138,13 +149,28 @@ func TestConversation(t *testing.T) {
 	answer, _ := call(t, h, "Plugin.Activate", "")
 	assert.ElementsMatch(t, []any{"NetworkDriver", "IpamDriver"}, answer["Implements"])
 
-	answer, refused := call(t, h, "IpamDriver.RequestPool", `{"AddressSpace":"baize","Pool":"10.1.0.0/16","SubPool":"10.1.5.0/24","Options":{"baize.network":"blue"},"V6":false}`)
+	answer, refused := call(
+		t,
+		h,
+		"IpamDriver.RequestPool",
+		`{"AddressSpace":"baize","Pool":"10.1.0.0/16","SubPool":"10.1.5.0/24","Options":{"baize.network":"blue"},"V6":false}`,
+	)
 	require.Empty(t, refused)
 	pool := answer["PoolID"].(string)
-	answer, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+pool+`","Address":"","Options":{"RequestAddressType":"com.docker.network.gateway"}}`)
+	answer, refused = call(
+		t,
+		h,
+		"IpamDriver.RequestAddress",
+		`{"PoolID":"`+pool+`","Address":"","Options":{"RequestAddressType":"com.docker.network.gateway"}}`,
+	)
 	require.Empty(t, refused)
 	assert.Equal(t, "10.1.0.1/16", answer["Address"])
-	_, refused = call(t, h, "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.network":"blue","baize.vni":"42"`))
+	_, refused = call(
+		t,
+		h,
+		"NetworkDriver.CreateNetwork",
+		creation("10.1.0.0/16", `"baize.network":"blue","baize.vni":"42"`),
+	)
 	require.Empty(t, refused)
 	require.Len(t, n.networks, 1)
 	assert.Equal(t, "blue", n.networks[0].Name)
@@ -155,11 +181,26 @@ func TestConversation(t *testing.T) {
 	assert.Equal(t, "10.1.5.0/16", answer["Address"], "of the range, with the network's mask")
 
 	endpoint := `"NetworkID":"` + netID + `","EndpointID":"` + epID + `"`
-	answer, refused = call(t, h, "NetworkDriver.CreateEndpoint", `{`+endpoint+`,"Interface":{"Address":"10.1.5.0/16","AddressIPv6":"","MacAddress":""},"Options":{}}`)
+	answer, refused = call(
+		t,
+		h,
+		"NetworkDriver.CreateEndpoint",
+		`{`+endpoint+`,"Interface":{"Address":"10.1.5.0/16","AddressIPv6":"","MacAddress":""},"Options":{}}`,
+	)
 	require.Empty(t, refused)
-	assert.Equal(t, map[string]any{"Address": "", "AddressIPv6": "", "MacAddress": "02:42:0a:01:05:00"}, answer["Interface"], "only what was left open")
+	assert.Equal(
+		t,
+		map[string]any{"Address": "", "AddressIPv6": "", "MacAddress": "02:42:0a:01:05:00"},
+		answer["Interface"],
+		"only what was left open",
+	)
 
-	answer, refused = call(t, h, "NetworkDriver.Join", `{`+endpoint+`,"SandboxKey":"/var/run/docker/netns/1","Options":{}}`)
+	answer, refused = call(
+		t,
+		h,
+		"NetworkDriver.Join",
+		`{`+endpoint+`,"SandboxKey":"/var/run/docker/netns/1","Options":{}}`,
+	)
 	require.Empty(t, refused)
 	assert.Equal(t, map[string]any{"SrcName": "dev0", "DstPrefix": "eth"}, answer["InterfaceName"])
 	require.Len(t, n.endpoints, 1)
@@ -192,28 +233,93 @@ func TestRefusals(t *testing.T) {
 		want               []string
 	}{
 		{"no JSON", "NetworkDriver.CreateNetwork", `{`, nil, []string{"unexpected EOF"}},
-		{"a subnet of another's", "NetworkDriver.CreateNetwork", creation("10.2.0.0/16", `"baize.network":"blue"`), []topology.Network{blue}, []string{"blue", "10.2.0.0/16", "10.1.0.0/16"}},
-		{"another VNI", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vni":"7","baize.network":"blue"`), []topology.Network{blue}, []string{"VNI", "7", "100"}},
-		{"which of the two", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", ``), []topology.Network{blue, twin}, []string{"blue, twin", "-o baize.network=NAME"}},
-		{"misspelt option", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vnni":"7"`), nil, []string{"baize.vnni", "baize.vni"}},
-		{"a name that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.network":"a/b"`), nil, []string{"a/b"}},
-		{"a VNI that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vni":"16777216"`), nil, []string{"16777216", "16777215"}},
-		{"a transport that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.transport":"stt"`), nil, []string{"stt", "vxlan"}},
-		{"an MTU that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.mtu":"big"`), nil, []string{"big", "1450"}},
-		{"two MTUs", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.mtu":"1400","com.docker.network.driver.mtu":"1300"`), nil, []string{"1400", "1300"}},
-		{"a gateway that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.gateway":"mine"`), nil, []string{"mine", "docker", "network"}},
-		{"Docker's own IPAM", "NetworkDriver.CreateNetwork", strings.ReplaceAll(creation("10.1.0.0/16", ``), `"AddressSpace":"baize"`, `"AddressSpace":"LocalDefault"`), nil, []string{"--ipam-driver baize"}},
+		{
+			"a subnet of another's", "NetworkDriver.CreateNetwork", creation("10.2.0.0/16", `"baize.network":"blue"`),
+			[]topology.Network{blue}, []string{"blue", "10.2.0.0/16", "10.1.0.0/16"},
+		},
+		{
+			"another VNI", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vni":"7","baize.network":"blue"`),
+			[]topology.Network{blue}, []string{"VNI", "7", "100"},
+		},
+		{
+			"which of the two", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", ``), []topology.Network{blue, twin},
+			[]string{"blue, twin", "-o baize.network=NAME"},
+		},
+		{
+			"misspelt option", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vnni":"7"`), nil,
+			[]string{"baize.vnni", "baize.vni"},
+		},
+		{
+			"a name that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.network":"a/b"`), nil,
+			[]string{"a/b"},
+		},
+		{
+			"a VNI that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.vni":"16777216"`), nil,
+			[]string{"16777216", "16777215"},
+		},
+		{
+			"a transport that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.transport":"stt"`), nil,
+			[]string{"stt", "vxlan"},
+		},
+		{
+			"an MTU that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.mtu":"big"`), nil,
+			[]string{"big", "1450"},
+		},
+		{
+			"two MTUs", "NetworkDriver.CreateNetwork",
+			creation("10.1.0.0/16", `"baize.mtu":"1400","com.docker.network.driver.mtu":"1300"`), nil, []string{"1400", "1300"},
+		},
+		{
+			"a gateway that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.gateway":"mine"`), nil,
+			[]string{"mine", "docker", "network"},
+		},
+		{
+			"Docker's own IPAM", "NetworkDriver.CreateNetwork",
+			strings.ReplaceAll(creation("10.1.0.0/16", ``), `"AddressSpace":"baize"`, `"AddressSpace":"LocalDefault"`), nil,
+			[]string{"--ipam-driver baize"},
+		},
 		{"no subnet", "NetworkDriver.CreateNetwork", `{"NetworkID":"` + netID + `"}`, nil, []string{"--subnet"}},
-		{"no pool", "IpamDriver.RequestPool", `{"AddressSpace":"baize"}`, []topology.Network{blue}, []string{"--subnet", "blue"}},
-		{"a pool of a network to come", "IpamDriver.RequestPool", `{"Options":{"baize.network":"red"}}`, []topology.Network{blue}, []string{"red", "--subnet", "blue"}},
-		{"a family that it has not", "IpamDriver.RequestPool", `{"Options":{"baize.network":"blue"},"V6":true}`, []topology.Network{blue}, []string{"blue", "IPv6"}},
-		{"a range elsewhere", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","SubPool":"10.2.0.0/24"}`, nil, []string{"--ip-range 10.2.0.0/24", "10.1.0.0/16"}},
-		{"a range that is wider", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","SubPool":"10.0.0.0/8"}`, nil, []string{"--ip-range 10.0.0.0/8"}},
-		{"misspelt IPAM option", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","Options":{"baize.nwtwork":"x"}}`, nil, []string{"baize.nwtwork", "baize.network"}},
-		{"somebody else's pool", "IpamDriver.RequestAddress", `{"PoolID":"LocalDefault/10.1.0.0/16"}`, nil, []string{"LocalDefault/10.1.0.0/16"}},
-		{"an address elsewhere", "IpamDriver.RequestAddress", `{"PoolID":"blue|10.1.0.0/16|","Address":"10.2.0.1"}`, nil, []string{"10.2.0.1", "10.1.0.0/16"}},
-		{"another gateway", "IpamDriver.RequestAddress", `{"PoolID":"blue|10.1.0.0/16|","Address":"10.1.9.9","Options":{"RequestAddressType":"com.docker.network.gateway"}}`, nil, []string{"10.1.9.9", "10.1.0.1"}},
-		{"a network that is not known", "NetworkDriver.CreateEndpoint", `{"NetworkID":"` + netID + `","EndpointID":"` + epID + `"}`, nil, []string{netID[:12], "create it again"}},
+		{
+			"no pool", "IpamDriver.RequestPool", `{"AddressSpace":"baize"}`, []topology.Network{blue},
+			[]string{"--subnet", "blue"},
+		},
+		{
+			"a pool of a network to come", "IpamDriver.RequestPool", `{"Options":{"baize.network":"red"}}`,
+			[]topology.Network{blue}, []string{"red", "--subnet", "blue"},
+		},
+		{
+			"a family that it has not", "IpamDriver.RequestPool", `{"Options":{"baize.network":"blue"},"V6":true}`,
+			[]topology.Network{blue}, []string{"blue", "IPv6"},
+		},
+		{
+			"a range elsewhere", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","SubPool":"10.2.0.0/24"}`, nil,
+			[]string{"--ip-range 10.2.0.0/24", "10.1.0.0/16"},
+		},
+		{
+			"a range that is wider", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","SubPool":"10.0.0.0/8"}`, nil,
+			[]string{"--ip-range 10.0.0.0/8"},
+		},
+		{
+			"misspelt IPAM option", "IpamDriver.RequestPool", `{"Pool":"10.1.0.0/16","Options":{"baize.nwtwork":"x"}}`, nil,
+			[]string{"baize.nwtwork", "baize.network"},
+		},
+		{
+			"somebody else's pool", "IpamDriver.RequestAddress", `{"PoolID":"LocalDefault/10.1.0.0/16"}`, nil,
+			[]string{"LocalDefault/10.1.0.0/16"},
+		},
+		{
+			"an address elsewhere", "IpamDriver.RequestAddress", `{"PoolID":"blue|10.1.0.0/16|","Address":"10.2.0.1"}`, nil,
+			[]string{"10.2.0.1", "10.1.0.0/16"},
+		},
+		{
+			"another gateway", "IpamDriver.RequestAddress",
+			`{"PoolID":"blue|10.1.0.0/16|","Address":"10.1.9.9","Options":{"RequestAddressType":"com.docker.network.gateway"}}`,
+			nil, []string{"10.1.9.9", "10.1.0.1"},
+		},
+		{
+			"a network that is not known", "NetworkDriver.CreateEndpoint",
+			`{"NetworkID":"` + netID + `","EndpointID":"` + epID + `"}`, nil, []string{netID[:12], "create it again"},
+		},
 		{"an endpoint of before", "NetworkDriver.Join", `{"NetworkID":"0","EndpointID":"` + epID + `"}`, nil, []string{"0"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
@@ -263,7 +369,12 @@ func TestEngineAsksForEver(t *testing.T) {
 	for range 50 { // networks that are taken
 		answer, refused := call(t, h, "IpamDriver.RequestPool", request)
 		require.Empty(t, refused)
-		_, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+answer["PoolID"].(string)+`","Options":{"RequestAddressType":"com.docker.network.gateway"}}`)
+		_, refused = call(
+			t,
+			h,
+			"IpamDriver.RequestAddress",
+			`{"PoolID":"`+answer["PoolID"].(string)+`","Options":{"RequestAddressType":"com.docker.network.gateway"}}`,
+		)
 		require.Empty(t, refused)
 	}
 }
@@ -281,11 +392,17 @@ func TestMadeUpNames(t *testing.T) {
 // While no agent runs containers end, and none starts.
 func TestStandInAnswers(t *testing.T) {
 	h := standInHandler(nil, func() {}, quiet())
-	for _, method := range []string{"Plugin.Activate", "NetworkDriver.GetCapabilities", "IpamDriver.GetDefaultAddressSpaces", "NetworkDriver.Leave", "NetworkDriver.DeleteEndpoint", "NetworkDriver.DeleteNetwork", "IpamDriver.ReleaseAddress", "IpamDriver.ReleasePool"} {
+	for _, method := range []string{
+		"Plugin.Activate", "NetworkDriver.GetCapabilities", "IpamDriver.GetDefaultAddressSpaces", "NetworkDriver.Leave",
+		"NetworkDriver.DeleteEndpoint", "NetworkDriver.DeleteNetwork", "IpamDriver.ReleaseAddress", "IpamDriver.ReleasePool",
+	} {
 		_, refused := call(t, h, method, `{"EndpointID":"`+epID+`"}`)
 		assert.Empty(t, refused, method)
 	}
-	for _, method := range []string{"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "IpamDriver.RequestPool", "IpamDriver.RequestAddress"} {
+	for _, method := range []string{
+		"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "IpamDriver.RequestPool",
+		"IpamDriver.RequestAddress",
+	} {
 		_, refused := call(t, h, method, `{}`)
 		assert.Contains(t, refused, "systemctl start baize", method)
 	}
@@ -333,8 +450,10 @@ func TestStandInKnowsEveryMethod(t *testing.T) {
 	standIn, plugin := standInHandler(nil, func() {}, quiet()), newPlugin(t, &node{}).Handler()
 	for _, kind := range []string{"Plugin.", "NetworkDriver.", "IpamDriver."} {
 		for _, m := range []string{
-			"Activate", "GetCapabilities", "CreateNetwork", "DeleteNetwork", "CreateEndpoint", "EndpointOperInfo", "DeleteEndpoint", "Join", "Leave", "DiscoverNew", "DiscoverDelete",
-			"ProgramExternalConnectivity", "RevokeExternalConnectivity", "GetDefaultAddressSpaces", "RequestPool", "ReleasePool", "RequestAddress", "ReleaseAddress",
+			"Activate", "GetCapabilities", "CreateNetwork", "DeleteNetwork", "CreateEndpoint", "EndpointOperInfo",
+			"DeleteEndpoint", "Join", "Leave", "DiscoverNew", "DiscoverDelete",
+			"ProgramExternalConnectivity", "RevokeExternalConnectivity", "GetDefaultAddressSpaces", "RequestPool", "ReleasePool",
+			"RequestAddress", "ReleaseAddress",
 		} {
 			known := func(h http.Handler) bool {
 				w := httptest.NewRecorder()

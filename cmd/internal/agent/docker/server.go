@@ -78,7 +78,9 @@ func (p *Plugin) constants(mux *http.ServeMux) {
 	// A network of Baize reaches beyond the engine, but each engine creates it
 	// for itself: scope "local".
 	handle(mux, p, "NetworkDriver.GetCapabilities", always(capabilities{Scope: "local", ConnectivityScope: "global"}))
-	for _, m := range []string{"DiscoverNew", "DiscoverDelete", "ProgramExternalConnectivity", "RevokeExternalConnectivity"} {
+	for _, m := range []string{
+		"DiscoverNew", "DiscoverDelete", "ProgramExternalConnectivity", "RevokeExternalConnectivity",
+	} {
 		handle(mux, p, "NetworkDriver."+m, always(nothing{}))
 	}
 	// No replay: what is in use is known without the engine.

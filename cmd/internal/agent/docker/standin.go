@@ -144,16 +144,23 @@ func standInHandler(l net.Listener, end func(), log logrus.FieldLogger) http.Han
 	p := &Plugin{log: log}
 	p.constants(mux)
 	for _, m := range []string{
-		"NetworkDriver.DeleteNetwork", "NetworkDriver.DeleteEndpoint", "NetworkDriver.Leave", "NetworkDriver.EndpointOperInfo",
+		"NetworkDriver.DeleteNetwork", "NetworkDriver.DeleteEndpoint", "NetworkDriver.Leave",
+		"NetworkDriver.EndpointOperInfo",
 		"IpamDriver.ReleasePool", "IpamDriver.ReleaseAddress",
 	} {
 		handle(mux, p, m, always(nothing{}))
 	}
 	refuse := func(context.Context, nothing) (nothing, error) {
-		return nothing{}, &topology.Error{Kind: topology.ErrUnavailable, Item: "baize agent", What: "does not run on this host: running containers go on, none can be started", Remedy: "'systemctl start baize'"}
+		return nothing{}, &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   "baize agent",
+			What:   "does not run on this host: running containers go on, none can be started",
+			Remedy: "'systemctl start baize'",
+		}
 	}
 	for _, m := range []string{
-		"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "IpamDriver.RequestPool", "IpamDriver.RequestAddress",
+		"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "IpamDriver.RequestPool",
+		"IpamDriver.RequestAddress",
 	} {
 		handle(mux, p, m, refuse)
 	}

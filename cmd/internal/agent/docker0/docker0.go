@@ -97,7 +97,15 @@ type Part struct {
 }
 
 // New returns the part. It starts nothing.
-func New(cfg Config, h *hub.Hub, store Store, host Host, in openvswitch.Inputs, sw *openvswitch.Part, log *logrus.Entry) *Part {
+func New(
+	cfg Config,
+	h *hub.Hub,
+	store Store,
+	host Host,
+	in openvswitch.Inputs,
+	sw *openvswitch.Part,
+	log *logrus.Entry,
+) *Part {
 	return &Part{
 		cfg: cfg, hub: h, store: store, host: host, segments: in.Segments, hostPorts: sw.HostPorts(), outcome: sw.Outcome(),
 		log: log.WithField("part", "docker0"), wake: part.NewSignal(),
@@ -163,15 +171,25 @@ func (p *Part) pass(ctx context.Context) error {
 // network is the network that docker0 is a part of.
 func (p *Part) network(networks []topology.Network) (topology.Network, error) {
 	bad := func(kind error, code fault.Code, what, remedy string) (topology.Network, error) {
-		return topology.Network{}, &topology.Error{Kind: kind, Code: code, Item: "--docker-bridge " + Bridge, What: what, Remedy: remedy}
+		return topology.Network{}, &topology.Error{
+			Kind:   kind,
+			Code:   code,
+			Item:   "--docker-bridge " + Bridge,
+			What:   what,
+			Remedy: remedy,
+		}
 	}
 	var names []string
 	var possible []topology.Network
 	for _, n := range networks {
 		if n.Layout != "" {
 			if n.Name == p.cfg.Network || len(networks) == 1 {
-				return bad(topology.ErrInvalid, fault.SegmentMismatch, "in "+n.Layout+"'s network docker0 is behind the host, which routes for it, and no part of an Ethernet",
-					"leave --docker-bridge out, and start Docker with what "+n.Layout+"'s subnet file says")
+				return bad(
+					topology.ErrInvalid,
+					fault.SegmentMismatch,
+					"in "+n.Layout+"'s network docker0 is behind the host, which routes for it, and no part of an Ethernet",
+					"leave --docker-bridge out, and start Docker with what "+n.Layout+"'s subnet file says",
+				)
 			}
 			continue
 		}
@@ -182,12 +200,26 @@ func (p *Part) network(networks []topology.Network) (topology.Network, error) {
 	}
 	switch {
 	case p.cfg.Network != "":
-		return bad(topology.ErrNotFound, fault.NetworkMissing, fmt.Sprintf("its network %s does not exist, or this node does not carry it", p.cfg.Network),
-			"create it with 'baize network create "+p.cfg.Network+"'")
+		return bad(
+			topology.ErrNotFound,
+			fault.NetworkMissing,
+			fmt.Sprintf("its network %s does not exist, or this node does not carry it", p.cfg.Network),
+			"create it with 'baize network create "+p.cfg.Network+"'",
+		)
 	case len(possible) == 0:
-		return bad(topology.ErrNotFound, fault.NetworkMissing, "there is no network for it yet", "create one with 'baize network create'")
+		return bad(
+			topology.ErrNotFound,
+			fault.NetworkMissing,
+			"there is no network for it yet",
+			"create one with 'baize network create'",
+		)
 	case len(possible) > 1:
-		return bad(topology.ErrInvalid, fault.SegmentMismatch, "the node carries several networks: "+strings.Join(names, ", "), "name one with --docker-network")
+		return bad(
+			topology.ErrInvalid,
+			fault.SegmentMismatch,
+			"the node carries several networks: "+strings.Join(names, ", "),
+			"name one with --docker-network",
+		)
 	}
 	return possible[0], possible[0].CheckSegment(Bridge)
 }
@@ -227,7 +259,8 @@ func (p *Part) claim(ctx context.Context, n topology.Network, f topology.Family)
 			prefix = e.IPv6Subnet
 		}
 		if prefix.IsValid() {
-			if sub, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self, Segment: Bridge}); err == nil {
+			claim := topology.Subnet{Network: n.Name, Prefix: prefix, Node: self, Segment: Bridge}
+			if sub, err := p.store.ClaimSubnet(ctx, claim); err == nil {
 				return sub, nil
 			}
 		}
@@ -288,25 +321,59 @@ func (p *Part) look(ctx context.Context, v topology.View, segments []ovs.Segment
 // bridgeFaults compares docker0 with what Docker must be started with.
 func bridgeFaults(b *hostnet.Bridge, n topology.NetworkView, s topology.Segment, file string) []fault.Fault {
 	item := "bridge " + s.Name
-	restart := "start Docker with the options of " + file + " (mk-docker-opts.sh turns it into them): 'systemctl restart docker'"
+	restart := "start Docker with the options of " + file + " (mk-docker-opts.sh turns it into them): 'systemctl " +
+		"restart docker'"
 	if b == nil {
-		return []fault.Fault{{Code: fault.SegmentMissing, Severity: fault.Error, Item: item, What: "it is not there: Docker has not made it yet, or does not run", Remedy: restart}}
+		return []fault.Fault{
+			{
+				Code:     fault.SegmentMissing,
+				Severity: fault.Error,
+				Item:     item,
+				What:     "it is not there: Docker has not made it yet, or does not run",
+				Remedy:   restart,
+			},
+		}
 	}
 	var out []fault.Fault
 	for _, p := range s.Subnets {
 		want := netip.PrefixFrom(topology.NodeAddr(p), n.Prefix(topology.FamilyOf(p.Addr())).Bits())
 		// Docker has no IPv6 unless it is told to, and then its own mask.
 		if p.Addr().Is4() && !slices.Contains(b.Addrs, want) {
-			out = append(out, fault.Fault{Code: fault.SegmentMismatch, Severity: fault.Error, Item: item, What: fmt.Sprintf("its addresses are %v and not %s, which this node leases for it: its containers are cut off", b.Addrs, want), Remedy: restart})
+			out = append(
+				out,
+				fault.Fault{
+					Code:     fault.SegmentMismatch,
+					Severity: fault.Error,
+					Item:     item,
+					What: fmt.Sprintf(
+						"its addresses are %v and not %s, which this node leases for it: its containers are cut off",
+						b.Addrs,
+						want,
+					),
+					Remedy: restart,
+				},
+			)
 		}
 	}
 	if b.MTU > n.MTU {
-		out = append(out, fault.Fault{Code: fault.SegmentMismatch, Severity: fault.Error, Item: item, What: fmt.Sprintf("its MTU is %d, packets of the network have %d at most: larger ones vanish", b.MTU, n.MTU), Remedy: restart})
+		out = append(
+			out,
+			fault.Fault{
+				Code:     fault.SegmentMismatch,
+				Severity: fault.Error,
+				Item:     item,
+				What:     fmt.Sprintf("its MTU is %d, packets of the network have %d at most: larger ones vanish", b.MTU, n.MTU),
+				Remedy:   restart,
+			},
+		)
 	}
-	if a, ok := topology.AddrOfMAC(b.MAC.String()); ok && n.IPv4.IsValid() && n.IPv4.Contains(a) && !slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+	if a, ok := topology.AddrOfMAC(b.MAC.String()); ok && n.IPv4.IsValid() && n.IPv4.Contains(a) &&
+		!slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
 		out = append(out, fault.Fault{
 			Code: fault.SegmentMismatch, Severity: fault.Error,
-			Item: item, What: fmt.Sprintf("its MAC %s, drawn by chance, is that of address %s: other hosts do not reach its own address", b.MAC, a),
+			Item: item,
+			What: fmt.Sprintf("its MAC %s, drawn by chance, is that of address %s: other hosts do not reach its own "+
+				"address", b.MAC, a),
 			Remedy: fmt.Sprintf("'ip link set %s address %s'", s.Name, topology.MACOf(topology.NodeAddr(s.Subnets[0]))),
 		})
 	}

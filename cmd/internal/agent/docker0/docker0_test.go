@@ -14,7 +14,9 @@ import (
 
 func TestBridgeProblems(t *testing.T) {
 	prefix := netip.MustParsePrefix
-	n := topology.NetworkView{Network: topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16"), IPv6: prefix("fd00:10:1::/48"), MTU: 1450}}
+	n := topology.NetworkView{
+		Network: topology.Network{Name: "blue", IPv4: prefix("10.1.0.0/16"), IPv6: prefix("fd00:10:1::/48"), MTU: 1450},
+	}
 	s := topology.Segment{Name: "docker0", Subnets: []netip.Prefix{prefix("10.1.5.0/24"), prefix("fd00:10:1:5::/64")}}
 	good := func() *hostnet.Bridge {
 		mac, err := net.ParseMAC("02:42:99:01:02:03")
@@ -25,11 +27,13 @@ func TestBridgeProblems(t *testing.T) {
 		change func(b *hostnet.Bridge)
 		want   string
 	}{
-		"as it should be":      {func(*hostnet.Bridge) {}, ""},
-		"Docker's own":         {func(b *hostnet.Bridge) { b.Addrs[0] = prefix("172.17.0.1/16") }, "not 10.1.5.1/16"},
-		"mask of the subnet":   {func(b *hostnet.Bridge) { b.Addrs[0] = prefix("10.1.5.1/24") }, "not 10.1.5.1/16"},
-		"MTU":                  {func(b *hostnet.Bridge) { b.MTU = 1500 }, "its MTU is 1500"},
-		"MAC of another":       {func(b *hostnet.Bridge) { copy(b.MAC[2:], []byte{10, 1, 9, 9}) }, "that of address 10.1.9.9"},
+		"as it should be":    {func(*hostnet.Bridge) {}, ""},
+		"Docker's own":       {func(b *hostnet.Bridge) { b.Addrs[0] = prefix("172.17.0.1/16") }, "not 10.1.5.1/16"},
+		"mask of the subnet": {func(b *hostnet.Bridge) { b.Addrs[0] = prefix("10.1.5.1/24") }, "not 10.1.5.1/16"},
+		"MTU":                {func(b *hostnet.Bridge) { b.MTU = 1500 }, "its MTU is 1500"},
+		"MAC of another": {
+			func(b *hostnet.Bridge) { copy(b.MAC[2:], []byte{10, 1, 9, 9}) }, "that of address 10.1.9.9",
+		},
 		"MAC of its own range": {func(b *hostnet.Bridge) { copy(b.MAC[2:], []byte{10, 1, 5, 9}) }, ""},
 	} {
 		b := good()
@@ -68,15 +72,19 @@ func TestBridgeVerdict(t *testing.T) {
 	for name, c := range map[string]struct{ rules, want string }{
 		"20.10":              {docker20 + "-A FORWARD -i docker0 -o docker0 -j ACCEPT\n" + rest, ""},
 		"20.10, --icc=false": {docker20 + "-A FORWARD -i docker0 -o docker0 -j DROP\n" + rest, "--icc=false"},
-		"28": {"-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD\n-A DOCKER -i docker0 -o docker0 -j DROP\n" +
+		"28": {"-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD\n-A DOCKER -i docker0 -o " +
+			"docker0 -j DROP\n" +
 			"-A DOCKER-FORWARD -j DOCKER-CT\n-A DOCKER-FORWARD -i docker0 -j ACCEPT\n", ""},
 		"reloaded":               {"-P FORWARD DROP\n", "Docker's own rules are gone"},
 		"another bridge's rules": {"-P FORWARD DROP\n-A FORWARD -i br0 -o br0 -j ACCEPT\n", "Docker's own rules are gone"},
 		"no firewall":            {"-P FORWARD ACCEPT\n", ""},
-		"a comment":              {"-P FORWARD DROP\n-A FORWARD -i docker0 -m comment --comment \"let it pass\" -j ACCEPT\n", ""},
-		"not for all":            {"-P FORWARD DROP\n-A FORWARD -i docker0 -p tcp -j ACCEPT\n", "Docker's own rules are gone"},
-		"rejected":               {"-P FORWARD ACCEPT\n-A FORWARD -j X\n-A X -j REJECT --reject-with icmp-port-unreachable\n", "-A X -j REJECT"},
-		"jumps in a circle":      {"-P FORWARD ACCEPT\n-A FORWARD -j FORWARD\n", ""},
+		"a comment": {"-P FORWARD DROP\n-A FORWARD -i docker0 -m comment --comment \"let it pass\" -j " +
+			"ACCEPT\n", ""},
+		"not for all": {"-P FORWARD DROP\n-A FORWARD -i docker0 -p tcp -j " +
+			"ACCEPT\n", "Docker's own rules are gone"},
+		"rejected": {"-P FORWARD ACCEPT\n-A FORWARD -j X\n-A X -j REJECT --reject-with " +
+			"icmp-port-unreachable\n", "-A X -j REJECT"},
+		"jumps in a circle": {"-P FORWARD ACCEPT\n-A FORWARD -j FORWARD\n", ""},
 	} {
 		got := bridgeVerdict(c.rules, "docker0")
 		if c.want == "" {

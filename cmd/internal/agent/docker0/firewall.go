@@ -85,14 +85,20 @@ func bridgeVerdict(rules, bridge string) []fault.Fault {
 	case verdict == "DROP" || verdict == "REJECT":
 		return []fault.Fault{{
 			Code: fault.FirewallDrops, Severity: fault.Error,
-			Item: item, What: "containers of " + bridge + " reach neither each other nor other hosts: '" + rule + "', as Docker's --icc=false makes it",
-			Remedy: "start Docker without --icc=false, or let bridged packets pass the firewall by: 'sysctl -w net.bridge.bridge-nf-call-iptables=0'",
+			Item: item,
+			What: "containers of " + bridge + " reach neither each other nor other hosts: " +
+				"'" + rule + "', as Docker's --icc=false makes it",
+			Remedy: "start Docker without --icc=false, or let bridged packets pass the firewall by: 'sysctl -w " +
+				"net.bridge.bridge-nf-call-iptables=0'",
 		}}
 	case verdict == "" && f.policy["FORWARD"] == "DROP":
 		return []fault.Fault{{
 			Code: fault.FirewallDrops, Severity: fault.Error,
-			Item: item, What: "it drops what " + bridge + " bridges: the policy of FORWARD is DROP and Docker's own rules are gone, as after a reload of the firewall",
-			Remedy: "'systemctl restart docker' puts them back; or 'iptables -I FORWARD -i " + bridge + " -o " + bridge + " -j ACCEPT'",
+			Item: item,
+			What: "it drops what " + bridge + " bridges: the policy of FORWARD is DROP and Docker's own rules are gone, as " +
+				"after a reload of the firewall",
+			Remedy: "'systemctl restart docker' puts them back; or 'iptables -I FORWARD -i " +
+				"" + bridge + " -o " + bridge + " -j ACCEPT'",
 		}}
 	}
 	return nil

@@ -16,14 +16,23 @@ import (
 )
 
 func key(r topology.Record, revision int64) topology.KV {
-	return topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: revision, ModRevision: revision}}
+	return topology.KV{
+		Key:   r.Key(),
+		Value: topology.Encode(r),
+		Meta:  topology.Meta{CreateRevision: revision, ModRevision: revision},
+	}
 }
 
 // good is a cluster of two nodes with two networks.
 func good() []topology.KV {
 	prefix := netip.MustParsePrefix
 	node := func(name, vtep string) topology.Node {
-		return topology.Node{Name: name, ID: "id-" + name, VTEPs: []netip.Addr{netip.MustParseAddr(vtep)}, Encapsulations: topology.Encapsulations()}
+		return topology.Node{
+			Name:           name,
+			ID:             "id-" + name,
+			VTEPs:          []netip.Addr{netip.MustParseAddr(vtep)},
+			Encapsulations: topology.Encapsulations(),
+		}
 	}
 	return []topology.KV{
 		key(topology.Network{Name: "blue", VNI: 100, IPv4: prefix("10.1.0.0/16")}.Defaults(), 1),
@@ -141,7 +150,16 @@ func TestNamesAndLivenessWakeNoReconciler(t *testing.T) {
 	h.SetOwn(s, false)
 	require.False(t, woken())
 	require.Equal(t, int64(11), h.Records().Get().Snapshot.Revision, "and yet it is there")
-	h.SetOwn(s.With(12, []topology.KV{key(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Node: "host2"}, 12)}, nil), false)
+	h.SetOwn(
+		s.With(
+			12,
+			[]topology.KV{
+				key(topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Node: "host2"}, 12),
+			},
+			nil,
+		),
+		false,
+	)
 	require.True(t, woken())
 }
 

@@ -118,7 +118,8 @@ func (h *Hub) Await(ctx context.Context) (Topology, error) {
 		}
 		return Topology{}, &topology.Error{
 			Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "topology",
-			What: "etcd has not answered since the agent started, and no earlier topology is known", Remedy: "check etcd; see 'baize status'",
+			What:   "etcd has not answered since the agent started, and no earlier topology is known",
+			Remedy: "check etcd; see 'baize status'",
 		}
 	}
 }

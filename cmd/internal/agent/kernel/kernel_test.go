@@ -184,7 +184,8 @@ func TestFirewall(t *testing.T) {
 	assert.Contains(t, steps, "bz1")
 	n.kernel.SetIPTables(model.IPTables{
 		Tool: "iptables", Family: topology.IPv4, Filter: "-P FORWARD DROP\n",
-		NAT: "-P POSTROUTING ACCEPT\n-N BAIZE-MASQ\n-A POSTROUTING -j BAIZE-MASQ\n-A BAIZE-MASQ -d 10.1.0.0/16 -j MASQUERADE\n",
+		NAT: "-P POSTROUTING ACCEPT\n-N BAIZE-MASQ\n-A POSTROUTING -j BAIZE-MASQ\n-A BAIZE-MASQ -d 10.1.0.0/16 -j " +
+			"MASQUERADE\n",
 	})
 	n.Part.firewall.at = time.Now().Add(-firewallEvery)
 	steps = n.steps()

@@ -126,8 +126,10 @@ func (p *Part) Cleanup(ctx context.Context) ([]string, error) {
 	case errors.Is(err, topology.ErrNotFound):
 		return nil, nil
 	}
-	return []string{fmt.Sprintf("left node %s in etcd to this installation (%v): 'baize node remove %s' gives its subnets back, "+
-		"'baize node hand-over %s' lets the next installation have them", self.Node, err, self.Node, self.Node)}, nil
+	return []string{
+		fmt.Sprintf("left node %s in etcd to this installation (%v): 'baize node remove %s' gives its subnets back, "+
+			"'baize node hand-over %s' lets the next installation have them", self.Node, err, self.Node, self.Node),
+	}, nil
 }
 
 // Run implements part.Part.
@@ -137,7 +139,11 @@ func (p *Part) Run(ctx context.Context) error {
 	p.offers.Wakes(p.wake)
 	g := part.NewGroup(ctx)
 	g.Go(p.keepAlive)
-	g.Watch("the links of this host", p.log, func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) })
+	g.Watch(
+		"the links of this host",
+		p.log,
+		func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) },
+	)
 	g.Loop(part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}, p.pass)
 	return g.Wait()
 }
@@ -264,7 +270,8 @@ func (p *Part) register(ctx context.Context, s *topology.Snapshot) error {
 	offered := p.offers.Get()
 	if len(offered) == 0 {
 		return &topology.Error{
-			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "Open vSwitch", What: "has not said yet what tunnels it can make",
+			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "Open vSwitch",
+			What:   "has not said yet what tunnels it can make",
 			Remedy: "systemctl start openvswitch-switch",
 		}
 	}
@@ -290,7 +297,8 @@ func (p *Part) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoints
 	for _, name := range p.cfg.Networks {
 		if _, ok := s.Networks[name]; !ok {
 			errs = append(errs, &topology.Error{
-				Kind: topology.ErrNotFound, Code: fault.NetworkMissing, Item: "network " + name, What: "does not exist, but --network names it",
+				Kind: topology.ErrNotFound, Code: fault.NetworkMissing, Item: "network " + name,
+				What:   "does not exist, but --network names it",
 				Remedy: "create it with 'baize network create " + name + "'",
 			})
 		}
@@ -319,7 +327,12 @@ func (p *Part) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoints
 
 // lease takes the subnet that local endpoints already have addresses of, so
 // that a lease lost is never a renumbering; else any.
-func (p *Part) lease(ctx context.Context, n topology.Network, f topology.Family, endpoints []ovs.Endpoint) (topology.Subnet, error) {
+func (p *Part) lease(
+	ctx context.Context,
+	n topology.Network,
+	f topology.Family,
+	endpoints []ovs.Endpoint,
+) (topology.Subnet, error) {
 	for _, e := range endpoints {
 		for _, ip := range e.IPs {
 			if e.Network != n.Name || topology.FamilyOf(ip) != f {
@@ -329,7 +342,8 @@ func (p *Part) lease(ctx context.Context, n topology.Network, f topology.Family,
 			if err != nil || prefix.Contains(n.Prefix(f).Addr()) {
 				continue
 			}
-			if sub, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: p.hub.Self().Node}); err == nil {
+			claim := topology.Subnet{Network: n.Name, Prefix: prefix, Node: p.hub.Self().Node}
+			if sub, err := p.store.ClaimSubnet(ctx, claim); err == nil {
 				return sub, nil
 			}
 		}
@@ -385,7 +399,12 @@ func (p *Part) More(ctx context.Context, network string, f topology.Family) (net
 
 // Within implements attach.Leases: a subnet within a range, or the one that a
 // smaller range is in.
-func (p *Part) Within(ctx context.Context, n topology.NetworkView, f topology.Family, within netip.Prefix) (netip.Prefix, error) {
+func (p *Part) Within(
+	ctx context.Context,
+	n topology.NetworkView,
+	f topology.Family,
+	within netip.Prefix,
+) (netip.Prefix, error) {
 	self := p.hub.Self().Node
 	if within.Bits() >= n.SubnetLen(f) {
 		prefix, err := within.Addr().Prefix(n.SubnetLen(f))
@@ -412,7 +431,8 @@ func (p *Part) Within(ctx context.Context, n topology.NetworkView, f topology.Fa
 		return prefix, err
 	}
 	return netip.Prefix{}, &topology.Error{
-		Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network " + n.Name, What: fmt.Sprintf("no subnet is free in range %s", within),
+		Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network " + n.Name,
+		What:   fmt.Sprintf("no subnet is free in range %s", within),
 		Remedy: "choose another --ip-range",
 	}
 }
@@ -426,14 +446,20 @@ func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
 // EnsureNetwork creates a network where there is none of that name, asks accept
 // whether the one that is there will do, and waits until this node has a subnet
 // in it in each of the families.
-func (p *Part) EnsureNetwork(ctx context.Context, n topology.Network, families []topology.Family, accept func(topology.Network) error) (topology.Network, error) {
+func (p *Part) EnsureNetwork(
+	ctx context.Context,
+	n topology.Network,
+	families []topology.Family,
+	accept func(topology.Network) error,
+) (topology.Network, error) {
 	t, err := p.hub.Await(ctx)
 	if err != nil {
 		return n, err
 	}
 	if !p.Carries(n.Name) {
 		return n, &topology.Error{
-			Kind: topology.ErrConflict, Item: "network " + n.Name, What: fmt.Sprintf("this node carries %v only", p.cfg.Networks), Remedy: "add it to the agent's --network",
+			Kind: topology.ErrConflict, Item: "network " + n.Name,
+			What: fmt.Sprintf("this node carries %v only", p.cfg.Networks), Remedy: "add it to the agent's --network",
 		}
 	}
 	if _, ok := t.Snapshot.Networks[n.Name]; !ok {
@@ -465,7 +491,12 @@ func (p *Part) EnsureNetwork(ctx context.Context, n topology.Network, families [
 		if joined := p.Joined(); joined != nil {
 			what += ": " + joined.Error()
 		}
-		return n, &topology.Error{Kind: topology.ErrUnavailable, Item: "network " + n.Name, What: what, Remedy: "see 'baize status'"}
+		return n, &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   "network " + n.Name,
+			What:   what,
+			Remedy: "see 'baize status'",
+		}
 	}
 }
 

@@ -54,9 +54,11 @@ func TestAnswer(t *testing.T) {
 		"of a network not joined": {"blue", "db.", dns.TypeA, none, ""},
 		"of nobody":               {"blue", "example.org.", dns.TypeA, none, ""},
 		"reverse":                 {"red", "2.6.2.10.in-addr.arpa.", dns.TypePTR, 0, "db.red."},
-		"reverse, IPv6":           {"blue", "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.0.0.0.1.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, none, ""},
-		"reverse of nobody":       {"blue", "2.6.2.10.in-addr.arpa.", dns.TypePTR, none, ""},
-		"no reverse name":         {"blue", "web.", dns.TypePTR, none, ""},
+		"reverse, IPv6": {
+			"blue", "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.0.0.0.1.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, none, "",
+		},
+		"reverse of nobody": {"blue", "2.6.2.10.in-addr.arpa.", dns.TypePTR, none, ""},
+		"no reverse name":   {"blue", "web.", dns.TypePTR, none, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := new(dns.Msg).SetQuestion(c.query, c.kind)

@@ -58,7 +58,14 @@ type Part struct {
 
 // NewPart returns the part. It starts nothing. called is nil where this host
 // has no engine: then names that an engine had published are taken back.
-func NewPart(h *hub.Hub, store Store, known *part.Cell[attach.Known], called *part.Cell[Called], label Label, log *logrus.Entry) *Part {
+func NewPart(
+	h *hub.Hub,
+	store Store,
+	known *part.Cell[attach.Known],
+	called *part.Cell[Called],
+	label Label,
+	log *logrus.Entry,
+) *Part {
 	p := &Part{
 		hub: h, store: store, known: known, called: called, label: label, serve: called != nil,
 		log: log.WithField("part", "names"), wake: part.NewSignal(),
@@ -86,18 +93,26 @@ func (p *Part) Run(ctx context.Context) error {
 	p.known.Wakes(p.wake)
 	p.called.Wakes(p.wake)
 	defer p.servers.Close()
-	part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}.Run(ctx, func(ctx context.Context) error {
-		known := p.known.Get()
-		if !known.Complete {
-			return nil
-		}
-		faults := p.keepServers(known.Endpoints)
-		err := p.publish(ctx, known.Endpoints)
-		for _, f := range p.faults.Set(fault.Add(faults, err)) {
-			p.log.Warn(f)
-		}
-		return err
-	})
+	part.Loop{
+		Wake:    p.wake,
+		Every:   passEvery,
+		Pause:   passPause,
+		Timeout: passTimeout,
+	}.Run(
+		ctx,
+		func(ctx context.Context) error {
+			known := p.known.Get()
+			if !known.Complete {
+				return nil
+			}
+			faults := p.keepServers(known.Endpoints)
+			err := p.publish(ctx, known.Endpoints)
+			for _, f := range p.faults.Set(fault.Add(faults, err)) {
+				p.log.Warn(f)
+			}
+			return err
+		},
+	)
 	return nil
 }
 

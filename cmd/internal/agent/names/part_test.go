@@ -12,7 +12,12 @@ import (
 func TestNamesOf(t *testing.T) {
 	a := netip.MustParseAddr
 	container := func(id, network string, ips ...netip.Addr) ovs.Endpoint {
-		return ovs.Endpoint{Name: "docker-" + id, Network: network, IPs: ips, Labels: map[string]string{"docker-endpoint": id}}
+		return ovs.Endpoint{
+			Name:    "docker-" + id,
+			Network: network,
+			IPs:     ips,
+			Labels:  map[string]string{"docker-endpoint": id},
+		}
 	}
 	got := namesOf([]ovs.Endpoint{
 		container("1", "blue", a("10.1.5.2"), a("fd00:10:1:5::2")),
@@ -22,7 +27,11 @@ func TestNamesOf(t *testing.T) {
 		{Name: "by-hand", Network: "blue", IPs: []netip.Addr{a("10.1.5.5")}},
 	}, map[string][]string{"1": {"Web", "front"}, "2": {"db", "front"}, "3": {"db"}}, "docker-endpoint")
 	require.Equal(t, map[string]map[string][]netip.Addr{
-		"blue": {"web": {a("10.1.5.2"), a("fd00:10:1:5::2")}, "db": {a("10.1.5.3")}, "front": {a("10.1.5.2"), a("10.1.5.3"), a("fd00:10:1:5::2")}},
-		"red":  {"db": {a("10.2.5.2")}},
+		"blue": {
+			"web":   {a("10.1.5.2"), a("fd00:10:1:5::2")},
+			"db":    {a("10.1.5.3")},
+			"front": {a("10.1.5.2"), a("10.1.5.3"), a("fd00:10:1:5::2")},
+		},
+		"red": {"db": {a("10.2.5.2")}},
 	}, got)
 }

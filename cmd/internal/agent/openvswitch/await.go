@@ -42,7 +42,13 @@ func (p *Part) Await(ctx context.Context, done func(Outcome) (bool, error)) erro
 	if w.last != nil {
 		what += ": " + w.last.Error()
 	}
-	return &topology.Error{Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "Open vSwitch", What: what, Remedy: "see 'baize status'"}
+	return &topology.Error{
+		Kind:   topology.ErrUnavailable,
+		Code:   fault.SwitchUnavailable,
+		Item:   "Open vSwitch",
+		What:   what,
+		Remedy: "see 'baize status'",
+	}
 }
 
 // answer gives an outcome to those who waited for it, and keeps the others.

@@ -189,8 +189,10 @@ func (c *converger) search(ctx context.Context, add []ovs.BoundFlow) error {
 	if len(add) == 1 {
 		f := add[0]
 		c.refused[f.ID()] = fault.Fault{
-			Code: fault.FlowRefused, Severity: fault.Error, Item: fmt.Sprintf("flow table=%d,priority=%d,%s", f.Table, f.Priority, f.Match),
-			What: "Open vSwitch refuses it, and it is left out: " + err.Error(), Remedy: "look for the record in etcd that has such a value, and correct it",
+			Code: fault.FlowRefused, Severity: fault.Error,
+			Item:   fmt.Sprintf("flow table=%d,priority=%d,%s", f.Table, f.Priority, f.Match),
+			What:   "Open vSwitch refuses it, and it is left out: " + err.Error(),
+			Remedy: "look for the record in etcd that has such a value, and correct it",
 		}
 		return nil
 	}
@@ -199,7 +201,8 @@ func (c *converger) search(ctx context.Context, add []ovs.BoundFlow) error {
 
 // refusal reports whether Open vSwitch answered and said no.
 func refusal(ctx context.Context, err error) bool {
-	return err != nil && ctx.Err() == nil && !errors.Is(err, topology.ErrUnavailable) && !errors.Is(err, topology.ErrNotFound)
+	return err != nil && ctx.Err() == nil && !errors.Is(err, topology.ErrUnavailable) &&
+		!errors.Is(err, topology.ErrNotFound)
 }
 
 func foreignBridge(o ovs.Observed) bool {
@@ -268,12 +271,21 @@ func portProblems(o outcome) []fault.Fault {
 		switch {
 		case p.Role() == ovs.RoleEndpoint:
 			code = fault.EndpointGone
-			what = fmt.Sprintf("endpoint %s of network %s: %s", p.ExternalIDs[ovs.KeyEndpoint], p.ExternalIDs[ovs.KeyNetwork], what)
+			what = fmt.Sprintf(
+				"endpoint %s of network %s: %s",
+				p.ExternalIDs[ovs.KeyEndpoint],
+				p.ExternalIDs[ovs.KeyNetwork],
+				what,
+			)
 			remedy = "its network device is gone; 'baize endpoint remove' it and add it again"
 		case p.Role() == ovs.RoleHost:
 			what = fmt.Sprintf("the host's own port in network %s: %s", p.ExternalIDs[ovs.KeyNetwork], what)
 		case p.Role() == ovs.RoleTunnel:
-			remedy = fmt.Sprintf("look for another %s port to %s on this machine: 'ovs-vsctl show'", p.Type, p.Options["remote_ip"])
+			remedy = fmt.Sprintf(
+				"look for another %s port to %s on this machine: 'ovs-vsctl show'",
+				p.Type,
+				p.Options["remote_ip"],
+			)
 		}
 		out = append(out, fault.Fault{Code: code, Severity: fault.Error, Item: "port " + p.Name, What: what, Remedy: remedy})
 	}
@@ -296,9 +308,13 @@ func tunnelProblems(o outcome) []fault.Fault {
 		if _, ok := o.Observed.Foreign[egress]; egress != "" && !ok {
 			return []fault.Fault{{
 				Code: fault.EgressForeign, Severity: fault.Error,
-				Item:   fmt.Sprintf("VTEP %s on %s", p.Options["local_ip"], egress),
-				What:   "the userspace datapath sends tunnelled packets only through a bridge of Open vSwitch, and this is not one: nothing reaches the peers",
-				Remedy: fmt.Sprintf("load the openvswitch kernel module, or put %s on a bridge (datapath_type=netdev) and move the address there", egress),
+				Item: fmt.Sprintf("VTEP %s on %s", p.Options["local_ip"], egress),
+				What: "the userspace datapath sends tunnelled packets only through a bridge of Open vSwitch, and this is not " +
+					"one: nothing reaches the peers",
+				Remedy: fmt.Sprintf(
+					"load the openvswitch kernel module, or put %s on a bridge (datapath_type=netdev) and move the address there",
+					egress,
+				),
 			}}
 		}
 	}

@@ -57,7 +57,13 @@ type restoreWait struct {
 // left it, and ovs-vswitchd may be waiting now.
 func newRestoreWait() *restoreWait {
 	now := time.Now()
-	return &restoreWait{wake: part.NewSignal(), wanted: true, set: true, until: now.Add(restoreBack), last: now.Add(restoreGone)}
+	return &restoreWait{
+		wake:   part.NewSignal(),
+		wanted: true,
+		set:    true,
+		until:  now.Add(restoreBack),
+		last:   now.Add(restoreGone),
+	}
 }
 
 // lost says that the connection to ovs-vswitchd ended. keep is false where
@@ -155,7 +161,8 @@ func (r *restoreWait) run(ctx context.Context, db restoreDB, log *logrus.Entry) 
 			if err := r.call(ctx, func(ctx context.Context) error { return db.SetRestoreWait(ctx) }); err != nil {
 				log.Warnf("ovs-vswitchd is gone, and its successor cannot be told to keep the kernel's flows: %v", err)
 			} else {
-				log.Info("ovs-vswitchd is gone; the kernel keeps forwarding what it knows, also past the restart (flow-restore-wait)")
+				log.Info("ovs-vswitchd is gone; the kernel keeps forwarding what it knows, also past the restart " +
+					"(flow-restore-wait)")
 			}
 			continue
 		case !wanted && set:
@@ -194,11 +201,17 @@ func logCleared(log *logrus.Entry, cleared, late bool, since time.Time) {
 	switch {
 	case !cleared:
 	case since.IsZero() && late:
-		log.Warn("cleared the flow-restore-wait that an agent before this one left, although the flows are not back yet: nothing is to hang on it")
+		log.Warn(
+			"cleared the flow-restore-wait that an agent before this one left, although the flows are not back yet: nothing " +
+				"is to hang on it",
+		)
 	case since.IsZero():
 		log.Warn("cleared the flow-restore-wait that an agent before this one left")
 	case late:
-		log.Warnf("cleared flow-restore-wait after %s although the flows are not back yet: nothing is to hang on it", time.Since(since).Round(time.Millisecond))
+		log.Warnf(
+			"cleared flow-restore-wait after %s although the flows are not back yet: nothing is to hang on it",
+			time.Since(since).Round(time.Millisecond),
+		)
 	default:
 		log.Infof("the flows are back; cleared flow-restore-wait after %s", time.Since(since).Round(time.Millisecond))
 	}

@@ -113,9 +113,15 @@ func TestRestoreWaitIsNeverLeftOn(t *testing.T) {
 	}{
 		"no ovs-vswitchd comes":      {func(_ *restoreFake, r *restoreWait) { r.lost(true) }, restoreGone},
 		"the flows do not come back": {func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back() }, restoreBack},
-		"every ovs-vswitchd dies":    {func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back(); r.lost(true) }, restoreGone},
-		"connected late":             {func(_ *restoreFake, r *restoreWait) { r.lost(true); time.Sleep(28 * time.Second); r.back() }, 2 * time.Second},
-		"a pass never ends":          {func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back(); r.atWork(true) }, restoreGone},
+		"every ovs-vswitchd dies": {
+			func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back(); r.lost(true) }, restoreGone,
+		},
+		"connected late": {
+			func(_ *restoreFake, r *restoreWait) { r.lost(true); time.Sleep(28 * time.Second); r.back() }, 2 * time.Second,
+		},
+		"a pass never ends": {
+			func(_ *restoreFake, r *restoreWait) { r.lost(true); r.back(); r.atWork(true) }, restoreGone,
+		},
 		"a pass ends in vain": {func(_ *restoreFake, r *restoreWait) {
 			r.lost(true)
 			r.back()

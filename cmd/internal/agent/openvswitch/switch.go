@@ -145,12 +145,22 @@ type Host interface {
 }
 
 // New returns the part. It starts nothing.
-func New(cfg Config, h *hub.Hub, db Database, flows FlowTables, host Host, endpoints Endpoints, in Inputs, log *logrus.Entry) *Part {
+func New(
+	cfg Config,
+	h *hub.Hub,
+	db Database,
+	flows FlowTables,
+	host Host,
+	endpoints Endpoints,
+	in Inputs,
+	log *logrus.Entry,
+) *Part {
 	return &Part{
-		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in, host: host, log: log.WithField("part", "switch"),
-		wake:    part.NewSignal(),
-		restore: newRestoreWait(), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]), live: part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
-		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]), audit: true,
+		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in,
+		host: host, log: log.WithField("part", "switch"), wake: part.NewSignal(), restore: newRestoreWait(), audit: true,
+		outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]),
+		live:   part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
+		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]),
 	}
 }
 
@@ -439,7 +449,13 @@ func (p *Part) report(before, o Outcome) {
 		p.log.Info("reconcile: works again")
 	}
 	if o.Changes > 0 {
-		p.log.Infof("reconciled in %s: %d changes, %d ports, %d flows", o.Took.Round(time.Millisecond), o.Changes, len(o.Want.Ports), len(o.Bound))
+		p.log.Infof(
+			"reconciled in %s: %d changes, %d ports, %d flows",
+			o.Took.Round(time.Millisecond),
+			o.Changes,
+			len(o.Want.Ports),
+			len(o.Bound),
+		)
 	}
 	for _, f := range fresh {
 		p.log.Warn(f)

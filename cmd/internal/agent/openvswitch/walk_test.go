@@ -26,7 +26,11 @@ type world struct {
 
 func (w *world) put(r topology.Record) {
 	w.rev++
-	kv := topology.KV{Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: w.rev, ModRevision: w.rev}}
+	kv := topology.KV{
+		Key:   r.Key(),
+		Value: topology.Encode(r),
+		Meta:  topology.Meta{CreateRevision: w.rev, ModRevision: w.rev},
+	}
 	if old, ok := w.keys[kv.Key]; ok {
 		kv.CreateRevision = old.CreateRevision
 	}
@@ -34,8 +38,18 @@ func (w *world) put(r topology.Record) {
 }
 
 var walkNetworks = []topology.Network{
-	topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), IPv6: netip.MustParsePrefix("fd00:1::/48")}.Defaults(),
-	topology.Network{Name: "red", VNI: 200, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.GRE}.Defaults(),
+	topology.Network{
+		Name: "blue",
+		VNI:  100,
+		IPv4: netip.MustParsePrefix("10.1.0.0/16"),
+		IPv6: netip.MustParsePrefix("fd00:1::/48"),
+	}.Defaults(),
+	topology.Network{
+		Name:      "red",
+		VNI:       200,
+		IPv4:      netip.MustParsePrefix("10.1.0.0/16"),
+		Transport: topology.GRE,
+	}.Defaults(),
 }
 
 func (w *world) step() {
@@ -70,7 +84,13 @@ func (w *world) step() {
 			return
 		}
 		ip := netip.AddrFrom4([4]byte{10, 1, byte(w.rng.IntN(7)), byte(2 + w.rng.IntN(3))})
-		w.endpoints[name] = ovs.Endpoint{Name: name, Network: n.Name, Port: "bz" + name, IPs: []netip.Addr{ip}, MAC: topology.MACOf(ip)}
+		w.endpoints[name] = ovs.Endpoint{
+			Name:    name,
+			Network: n.Name,
+			Port:    "bz" + name,
+			IPs:     []netip.Addr{ip},
+			MAC:     topology.MACOf(ip),
+		}
 	}
 }
 
@@ -102,7 +122,14 @@ func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
 func TestRandomWalkEndsWhereAFreshStartEnds(t *testing.T) {
 	for seed := range uint64(20) {
 		w := &world{rng: rand.New(rand.NewPCG(seed, 1)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
-		w.put(topology.Node{Name: "host1", ID: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")}, Encapsulations: topology.Encapsulations()})
+		w.put(
+			topology.Node{
+				Name:           "host1",
+				ID:             "host1",
+				VTEPs:          []netip.Addr{netip.MustParseAddr("192.168.9.1")},
+				Encapsulations: topology.Encapsulations(),
+			},
+		)
 		walked := ovsfake.New()
 		for i := range 100 {
 			for range 1 + w.rng.IntN(5) {
@@ -136,7 +163,12 @@ func portsOf(f *ovsfake.Switch) map[string]ovs.Port {
 func BenchmarkChangeOfOneNode(b *testing.B) {
 	for _, nodes := range []int{10, 100, 1000, 10000} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
-			n := topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.0.0.0/8"), IPv6: netip.MustParsePrefix("fd00:10::/32")}.Defaults()
+			n := topology.Network{
+				Name: "blue",
+				VNI:  100,
+				IPv4: netip.MustParsePrefix("10.0.0.0/8"),
+				IPv6: netip.MustParsePrefix("fd00:10::/32"),
+			}.Defaults()
 			kvs := []topology.KV{{Key: n.Key(), Value: topology.Encode(n)}}
 			node := func(i int, vtep byte) topology.KV {
 				r := topology.Node{Name: fmt.Sprintf("host%d", i), ID: "x", Encapsulations: topology.Encapsulations(),

@@ -46,7 +46,13 @@ func run(ctx context.Context) error {
 		return change(ctx, *endpoint, *prefix, *config, *remove)
 	}
 	prev4, prev6 := previous(*file)
-	sm, err := etcd.NewLocalManager(ctx, &etcd.EtcdConfig{Endpoints: []string{*endpoint}, Prefix: *prefix}, prev4, prev6, 60)
+	sm, err := etcd.NewLocalManager(
+		ctx,
+		&etcd.EtcdConfig{Endpoints: []string{*endpoint}, Prefix: *prefix},
+		prev4,
+		prev6,
+		60,
+	)
 	if err != nil {
 		return err
 	}

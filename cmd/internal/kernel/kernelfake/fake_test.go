@@ -69,10 +69,12 @@ func TestErrors(t *testing.T) {
 		"no such device":          {add(via("10.1.7.0/24", "192.0.2.7", "eth9")), syscall.ENODEV},
 		"next hop on no link":     {add(via("10.1.7.0/24", "198.51.100.7", "eth0")), syscall.ENETUNREACH},
 		"device is down":          {add(route.Route{Prefix: p("10.1.7.0/24"), Dev: "bn-blue"}), syscall.ENETDOWN},
-		"nobody's source":         {add(route.Route{Prefix: p("10.1.7.0/24"), Dev: "eth0", Src: a("10.1.5.1")}), syscall.EINVAL},
-		"address of no device":    {address("bn-x", "10.1.5.1/32"), syscall.ENODEV},
-		"address twice":           {address("eth0", "192.0.2.1/24"), syscall.EEXIST},
-		"unknown setting":         {kernel.SetSysctl{Sysctl: kernel.Sysctl{Key: "net/ipv4/no", Value: "1"}}, syscall.ENOENT},
+		"nobody's source": {
+			add(route.Route{Prefix: p("10.1.7.0/24"), Dev: "eth0", Src: a("10.1.5.1")}), syscall.EINVAL,
+		},
+		"address of no device": {address("bn-x", "10.1.5.1/32"), syscall.ENODEV},
+		"address twice":        {address("eth0", "192.0.2.1/24"), syscall.EEXIST},
+		"unknown setting":      {kernel.SetSysctl{Sysctl: kernel.Sysctl{Key: "net/ipv4/no", Value: "1"}}, syscall.ENOENT},
 	} {
 		err := h.Apply(t.Context(), kernel.Change{Steps: []kernel.Step{c.step}})
 		require.ErrorIs(t, err, c.want, name)

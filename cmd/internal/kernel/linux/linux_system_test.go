@@ -172,18 +172,22 @@ func TestRepair(t *testing.T) {
 	)
 	require.Equal(t, "2", strings.TrimSpace(testkit.Run(t, "sysctl", "-n", "net.ipv6.conf.eth0.accept_ra")))
 	for command, fix := range map[string]string{
-		"ip link set bn-blue mtu 1400":                                                "ip link set bn-blue mtu 1450\n",
-		"ip link set bn-blue address 02:00:00:00:00:07":                               "ip link set bn-blue address 02:42:0a:01:05:01\n",
-		"ip address add 10.1.9.9/16 dev bn-blue":                                      "ip address del 10.1.9.9/16 dev bn-blue\n",
-		"sysctl -w net.ipv4.ip_forward=0":                                             "sysctl -w net.ipv4.ip_forward=1\n",
-		"nft add rule inet baize postrouting drop":                                    "add table inet baize\n",
-		"nft add chain inet baize other":                                              "add table inet baize\n",
-		"nft flush chain inet baize postrouting":                                      "add table inet baize\n",
-		"nft insert rule inet baize postrouting ip saddr 10.1.0.0/17 masquerade":      "add table inet baize\n",
-		"nft delete table netdev baize":                                               "nft 'add table netdev baize; add chain netdev baize bz-a { type filter hook ingress ",
-		"nft flush ruleset":                                                           "add table inet baize\n",
-		"ip link set bn-blue down":                                                    "ip link set bn-blue up\n",
-		"ip address del 10.1.5.1/32 dev bn-blue":                                      "ip address add 10.1.5.1/32 dev bn-blue\n",
+		"ip link set bn-blue mtu 1400": "ip link set bn-blue mtu 1450\n",
+		"ip link set bn-blue address 02:00:00:00:00:07": "ip link set bn-blue address " +
+			"02:42:0a:01:05:01\n",
+		"ip address add 10.1.9.9/16 dev bn-blue": "ip address del 10.1.9.9/16 dev " +
+			"bn-blue\n",
+		"sysctl -w net.ipv4.ip_forward=0":                                        "sysctl -w net.ipv4.ip_forward=1\n",
+		"nft add rule inet baize postrouting drop":                               "add table inet baize\n",
+		"nft add chain inet baize other":                                         "add table inet baize\n",
+		"nft flush chain inet baize postrouting":                                 "add table inet baize\n",
+		"nft insert rule inet baize postrouting ip saddr 10.1.0.0/17 masquerade": "add table inet baize\n",
+		"nft delete table netdev baize": "nft 'add table netdev baize; add " +
+			"chain netdev baize bz-a { type filter hook ingress ",
+		"nft flush ruleset":        "add table inet baize\n",
+		"ip link set bn-blue down": "ip link set bn-blue up\n",
+		"ip address del 10.1.5.1/32 dev bn-blue": "ip address add 10.1.5.1/32 dev " +
+			"bn-blue\n",
 		"nft add rule inet baize postrouting ip saddr 10.1.0.0/16 tcp dport 1 return": "add table inet baize\n",
 	} {
 		testkit.Run(t, "sh", "-ec", command)
@@ -245,7 +249,12 @@ func TestIPTables(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			tool := "iptables-" + kind
 			t.Cleanup(func() {
-				testkit.Run(t, "sh", "-c", tool+" -P FORWARD ACCEPT; "+tool+" -F; "+tool+" -X; "+tool+" -t nat -F; "+tool+" -t nat -X")
+				testkit.Run(
+					t,
+					"sh",
+					"-c",
+					tool+" -P FORWARD ACCEPT; "+tool+" -F; "+tool+" -X; "+tool+" -t nat -F; "+tool+" -t nat -X",
+				)
 			})
 			want := kernel.State{Firewall: kernel.Firewall{Accept: []kernel.AcceptRule{
 				{

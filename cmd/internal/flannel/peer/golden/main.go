@@ -26,12 +26,21 @@ func v6(s string) ip.IP6Net {
 func main() {
 	vtep := json.RawMessage(`{"VNI":1,"VtepMAC":"0e:ba:c0:a8:4d:0b"}`)
 	for _, l := range []lease.Lease{
-		{Subnet: v4("10.1.5.0/24"), Attrs: lease.LeaseAttrs{PublicIP: ip.FromIP(netip.MustParseAddr("192.168.77.11").AsSlice()), BackendType: "vxlan", BackendData: vtep}},
+		{
+			Subnet: v4("10.1.5.0/24"),
+			Attrs: lease.LeaseAttrs{
+				PublicIP: ip.FromIP(netip.MustParseAddr("192.168.77.11").AsSlice()), BackendType: "vxlan", BackendData: vtep,
+			},
+		},
 		{Subnet: v4("10.1.6.0/24"), IPv6Subnet: v6("fd00:10:1:6::/64"), Attrs: lease.LeaseAttrs{
-			PublicIP: ip.FromIP(netip.MustParseAddr("192.168.77.12").AsSlice()), PublicIPv6: ip.FromIP6(netip.MustParseAddr("fd77::12").AsSlice()),
+			PublicIP:    ip.FromIP(netip.MustParseAddr("192.168.77.12").AsSlice()),
+			PublicIPv6:  ip.FromIP6(netip.MustParseAddr("fd77::12").AsSlice()),
 			BackendType: "vxlan", BackendData: vtep, BackendV6Data: vtep,
 		}},
-		{Subnet: v4("10.1.7.0/24"), Attrs: lease.LeaseAttrs{PublicIP: ip.FromIP(netip.MustParseAddr("192.168.77.13").AsSlice()), BackendType: "host-gw"}},
+		{
+			Subnet: v4("10.1.7.0/24"),
+			Attrs:  lease.LeaseAttrs{PublicIP: ip.FromIP(netip.MustParseAddr("192.168.77.13").AsSlice()), BackendType: "host-gw"},
+		},
 	} {
 		value, err := json.Marshal(l.Attrs)
 		if err != nil {

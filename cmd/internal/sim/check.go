@@ -18,8 +18,9 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// kernelRest is longer than agents take to look at a kernel that reports nothing.
-const kernelRest = time.Minute
+// rest is longer than agents take to look at a kernel that reports nothing, and
+// than the liveness key of an earlier life lasts that a backup brought back.
+const rest = time.Minute
 
 // mostPairs bounds the pairs of endpoints that are tried with packets.
 const mostPairs = 200
@@ -234,17 +235,15 @@ func cmpStrings(pairs ...string) int {
 }
 
 // CheckSilence returns who writes to etcd, or changes a switch or a kernel,
-// although nothing happens. Kernels have a while before: what an agent left there,
-// such as the rule of a device that is gone, is removed when it looks again.
+// although nothing happens. All rest before: what an agent left in a kernel, such
+// as the rule of a device that is gone, is removed when it looks again.
 func (w *World) CheckSilence(d time.Duration) []string {
+	w.Pass(rest)
 	revision := w.Etcd.Revision()
 	before := w.Etcd.Keys("")
 	changes := map[string]int{}
 	for _, n := range w.Nodes {
 		changes[n.Hostname] = n.Switch.Changes()
-	}
-	w.Pass(kernelRest)
-	for _, n := range w.Nodes {
 		n.kernel.fake.Log() // of before
 	}
 	w.Pass(d)

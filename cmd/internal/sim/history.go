@@ -60,9 +60,15 @@ var harms = []harm{
 	{"etcd full", 2, func(w *World) { w.Etcd.SetNoSpace(true) }},
 	{"etcd with space", 2, func(w *World) { w.Etcd.SetNoSpace(false) }},
 	{"etcd compacted", 3, func(w *World) { w.Etcd.Compact(0) }},
+	{"etcd backed up", 2, func(w *World) { w.backup = w.Etcd.Backup() }},
+	{"etcd restored from the backup", 1, func(w *World) { w.restore(w.backup) }},
+	{"etcd emptied", 1, func(w *World) { w.restore(etcdfake.Backup{}) }},
+	{"key deleted", 2, func(w *World) { w.Etcd.Delete(w.pickKey(), false) }},
+	{"key spoilt", 2, func(w *World) { w.Etcd.Put(w.pickKey(), spoilt[w.rng.IntN(len(spoilt))]) }},
 	{"partition", 3, func(w *World) { w.Partition(w.pick(), w.pick()) }},
 	{"network created", 1, func(w *World) {
-		if w.created < maxNetworks && w.reachable() {
+		// Of a network that vanished the operator would give the VNI away.
+		if w.created < maxNetworks && w.reachable() && w.vanished() == nil {
 			_ = w.CreateNetwork(fmt.Sprintf("net%d", w.created+1))
 		}
 	}},

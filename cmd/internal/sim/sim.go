@@ -65,6 +65,10 @@ type World struct {
 	networks []string
 	// transports are those of networks, also where nobody knows whether etcd has them.
 	transports map[string]topology.Transport
+	// records are the networks' own, by key, as they were created; backup is an
+	// old one of etcd.
+	records map[string]string
+	backup  etcdfake.Backup
 	// over is closed at the world's end.
 	over    chan struct{}
 	counter int
@@ -82,7 +86,7 @@ func New(t testing.TB, seed uint64, n int) *World {
 	require.NoError(t, err)
 	w := &World{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dir: dir, Etcd: etcdfake.New(),
-		down: map[[2]netip.Addr]bool{}, transports: map[string]topology.Transport{}, over: make(chan struct{}),
+		down: map[[2]netip.Addr]bool{}, transports: map[string]topology.Transport{}, records: map[string]string{}, over: make(chan struct{}),
 	}
 	w.Operator = w.store(w.Etcd.Host("operator"), "operator")
 	for i := range n {
@@ -165,6 +169,8 @@ func (w *World) CreateNetworkOf(name string, t topology.Transport) error {
 	w.note("network create %s, %s: %v", name, t, err)
 	if err == nil {
 		w.networks = append(w.networks, name)
+		key := topology.DefaultPrefix + "/" + n.Key()
+		w.records[key] = w.Etcd.Keys(key)[key]
 	}
 	return err
 }
@@ -184,6 +190,7 @@ func (w *World) Heal() {
 	w.Etcd.SetNoSpace(false)
 	w.Etcd.SetLeader(true)
 	w.Etcd.Start()
+	w.putBack()
 	w.mu.Lock()
 	clear(w.down)
 	w.mu.Unlock()

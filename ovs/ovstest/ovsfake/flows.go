@@ -98,7 +98,7 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 	return nil
 }
 
-// Audit compares whole texts.
+// Audit compares whole texts, in which a switch has neither class nor reason.
 func (t FlowTables) Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.Audit, error) {
 	if err := t.begin(ctx); err != nil {
 		return openflow.Audit{}, err
@@ -106,7 +106,7 @@ func (t FlowTables) Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.A
 	defer t.f.mu.Unlock()
 	var a openflow.Audit
 	for _, f := range want {
-		if t.f.Table[f.ID()] != f {
+		if have, there := t.f.Table[f.ID()]; !there || have.Bare() != f.Bare() {
 			a.Add = append(a.Add, f)
 		}
 	}

@@ -159,11 +159,8 @@ func (p *Plugin) prefixOf(ctx context.Context, name string, v6 bool) (netip.Pref
 	if name == "" {
 		return netip.Prefix{}, &topology.Error{
 			Kind: topology.ErrInvalid, Item: fmt.Sprintf("%s subnet", f), What: "none is given",
-			Remedy: "give one with --subnet, or name a network that is there with '--ipam-opt " +
-				"" + OptionNetwork + "=NAME': " + strings.Join(
-				names,
-				", ",
-			),
+			Remedy: "give one with --subnet, or name a network that is there with '--ipam-opt " + OptionNetwork +
+				"=NAME': " + strings.Join(names, ", "),
 		}
 	}
 	return netip.Prefix{}, &topology.Error{

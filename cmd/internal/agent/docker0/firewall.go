@@ -97,8 +97,8 @@ func bridgeVerdict(rules, bridge string) []fault.Fault {
 			Item: item,
 			What: "it drops what " + bridge + " bridges: the policy of FORWARD is DROP and Docker's own rules are gone, as " +
 				"after a reload of the firewall",
-			Remedy: "'systemctl restart docker' puts them back; or 'iptables -I FORWARD -i " +
-				"" + bridge + " -o " + bridge + " -j ACCEPT'",
+			Remedy: "'systemctl restart docker' puts them back; or " +
+				"'iptables -I FORWARD -i " + bridge + " -o " + bridge + " -j ACCEPT'",
 		}}
 	}
 	return nil

@@ -61,8 +61,8 @@ func (b *braking) keepNetwork(n topology.Network) {
 		Code: fault.RecordVanished, Severity: fault.Error, Item: n.Key(),
 		What: fmt.Sprintf("the record is gone from etcd, or cannot be read, while endpoints of this node use it: "+
 			"the last good one (of revision %d) stays in force", n.ModRevision),
-		Remedy: "put it back with 'baize restore', or remove the endpoints first and then 'baize network delete " +
-			"" + n.Name + "'",
+		Remedy: "put it back with 'baize restore', or remove the endpoints first and then " +
+			"'baize network delete " + n.Name + "'",
 	})
 }
 

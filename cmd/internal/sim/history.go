@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
@@ -32,6 +33,7 @@ var harms = []harm{
 			n.Thaw()
 		}
 	}},
+	{"machine copied", 2, func(w *World) { w.copySomewhere() }},
 	{"vswitchd restarted", 4, func(w *World) {
 		n := w.pick()
 		n.Switch.StopVswitchd()
@@ -133,6 +135,27 @@ func (w *World) addSomewhere() {
 	network, name := w.networks[w.rng.IntN(len(w.networks))], fmt.Sprintf("c%d", w.counter)
 	// A user does not wait before something else happens.
 	go func() { _ = n.Add(network, name) }()
+}
+
+// copySomewhere starts a copy of a machine, beside it or in its place.
+func (w *World) copySomewhere() {
+	if len(w.copies) > 0 {
+		return
+	}
+	n := w.pick()
+	c := n.Clone(1000 + w.counter)
+	w.counter++
+	w.copies = append(w.copies, c)
+	c.Start()
+}
+
+// removeCopies switches the copies off, for good.
+func (w *World) removeCopies() {
+	for _, c := range w.copies {
+		c.Stop()
+		w.Nodes = slices.DeleteFunc(w.Nodes, func(n *Node) bool { return n == c })
+	}
+	w.copies = nil
 }
 
 func (w *World) removeSomewhere() {

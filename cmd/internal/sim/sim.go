@@ -18,6 +18,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -69,6 +70,8 @@ type World struct {
 	// old one of etcd.
 	records map[string]string
 	backup  etcdfake.Backup
+	// copies are the machines that run beside those they are copies of.
+	copies []*Node
 	// over is closed at the world's end.
 	over    chan struct{}
 	counter int
@@ -187,6 +190,7 @@ func (w *World) StartAll() {
 // Heal mends everything that was harmed.
 func (w *World) Heal() {
 	w.note("all is healed")
+	w.removeCopies()
 	w.Etcd.SetNoSpace(false)
 	w.Etcd.SetLeader(true)
 	w.Etcd.Start()
@@ -205,6 +209,12 @@ func (w *World) Settle() {
 	var found []string
 	for began := time.Now(); time.Since(began) < settleFor; {
 		w.Pass(5 * time.Second)
+		for _, n := range w.Nodes {
+			// systemd starts an agent again that was refused its name.
+			if errors.Is(n.Ended(), topology.ErrConflict) {
+				n.Start()
+			}
+		}
 		if found = w.Check(); len(found) == 0 {
 			return
 		}

@@ -112,6 +112,10 @@ func (s *session) transact(ctx context.Context, ops ...ovsdb.Operation) ([]ovsdb
 	return res, nil
 }
 
+// monitorPatience is how many times as long as for another exchange is waited for
+// the first answer of a monitor.
+const monitorPatience = 12
+
 // monitor makes libovsdb keep a copy of the columns that matter, and report
 // changes. It does so once per connection. The columns are named one by one:
 // with all of them, statistics would wake us every five seconds for ever, and a
@@ -148,9 +152,18 @@ func (s *session) monitor(ctx context.Context) error {
 	// With monitor_cond_since, libovsdb forgets an update it cannot apply; with
 	// monitor_cond it drops the connection, and we start anew.
 	m.Method = ovsdb.ConditionalMonitorRPC
-	ctx, cancel := s.call(ctx)
+	// The answer is the whole database. Where the library stops waiting for it, it
+	// reads what its receiver may still be writing: it is given the time, whatever
+	// time the caller has.
+	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience*s.timeout)
 	defer cancel()
-	_, err := s.cl.Monitor(ctx, m)
+	defer context.AfterFunc(s.alive, cancel)()
+	defer context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			cancel()
+		}
+	})()
+	_, err := s.cl.Monitor(patient, m)
 	s.monitored = err == nil
 	return err
 }

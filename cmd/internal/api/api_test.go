@@ -92,7 +92,7 @@ func TestMethods(t *testing.T) {
 		Peers: []Peer{
 			{Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, OFPort: 3, Alive: true},
 		},
-		Problems:      []fault.Fault{{Item: "port x", What: "no number"}},
+		Problems:      []fault.Fault{{Code: fault.PortDead, Severity: fault.Warning, Item: "port x", What: "no number"}},
 		LastReconcile: Reconcile{At: at, Took: Duration(1500 * time.Millisecond), Changes: 4},
 		Uptime:        Duration(time.Hour),
 	}}

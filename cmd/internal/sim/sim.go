@@ -89,7 +89,8 @@ func New(t testing.TB, seed uint64, n int) *World {
 	require.NoError(t, err)
 	w := &World{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dir: dir, Etcd: etcdfake.New(),
-		down: map[[2]netip.Addr]bool{}, transports: map[string]topology.Transport{}, records: map[string]string{}, over: make(chan struct{}),
+		down: map[[2]netip.Addr]bool{}, transports: map[string]topology.Transport{}, records: map[string]string{},
+		over: make(chan struct{}),
 	}
 	w.Operator = w.store(w.Etcd.Host("operator"), "operator")
 	for i := range n {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/lab"
@@ -36,6 +38,39 @@ type Lab struct {
 
 var labs atomic.Int64
 
+// baseDirs is how the directories of tests' labs begin; the process follows.
+const baseDirs = "/run/baize-test-"
+
+// removeAbandoned removes the labs of tests that were killed: nothing else ends
+// them, and they keep the processors busy.
+func removeAbandoned(baseDirs string) error {
+	dirs, err := filepath.Glob(baseDirs + "*")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), downLimit)
+	defer cancel()
+	for _, base := range dirs {
+		pid, err := strconv.Atoi(strings.TrimPrefix(base, baseDirs))
+		if err != nil || unix.Kill(pid, 0) == nil {
+			continue // not ours, or still at work
+		}
+		left, err := os.ReadDir(base) // a lab that was not up yet as well
+		if err != nil {
+			return err
+		}
+		for _, l := range left {
+			if _, err := lab.Down(ctx, lab.Config{Name: l.Name(), BaseDir: base}); l.IsDir() && err != nil {
+				return fmt.Errorf("remove lab %s, which a test left in %s: %w", l.Name(), base, err)
+			}
+		}
+		if err := os.RemoveAll(base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Config completes a configuration with a name and a directory of the test's
 // own, and the executable.
 func Config(t *testing.T, config lab.Config) lab.Config {
@@ -43,7 +78,7 @@ func Config(t *testing.T, config lab.Config) lab.Config {
 	exe, err := binary()
 	require.NoError(t, err)
 	config.Name = fmt.Sprintf("t%d-%d", os.Getpid(), labs.Add(1))
-	config.BaseDir = fmt.Sprintf("/run/baize-test-%d", os.Getpid())
+	config.BaseDir = baseDirs + strconv.Itoa(os.Getpid())
 	config.Binary = exe
 	if race {
 		self, err := os.Executable()

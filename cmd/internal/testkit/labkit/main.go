@@ -40,6 +40,10 @@ func Main(m *testing.M, checks ...func() error) int {
 			return 1
 		}
 	}
+	if err := removeAbandoned(baseDirs); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	var err error
 	if dir, err = os.MkdirTemp("", "baize-testkit-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

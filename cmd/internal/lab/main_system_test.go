@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -19,10 +20,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/lab/member"
 	"github.com/baize-net/baize/cmd/internal/lab/pid1"
 	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
 	"github.com/baize-net/baize/cmd/internal/probe"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver"
 )
 
@@ -50,9 +53,8 @@ func TestMain(m *testing.M) {
 func exitCode(err error) int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
 	}
-	return 0
+	return cli.ExitCode(err)
 }
 
 func upOf(config string) error {
@@ -109,6 +111,9 @@ func fakeBaize(args []string) error {
 		return os.WriteFile(record, []byte(`{"transport":"`+*transport+`"}`), 0o600)
 	case command == "network show":
 		b, err := os.ReadFile(record)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &topology.Error{Kind: topology.ErrNotFound, Item: "network " + words[2], What: "does not exist"}
+		}
 		fmt.Println(string(b))
 		return err
 	case command == "endpoint add":

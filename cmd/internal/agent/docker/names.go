@@ -62,26 +62,35 @@ func (p *Plugin) followNames(ctx context.Context) error {
 	g.Go(func(ctx context.Context) error {
 		regular := time.NewTicker(namesEvery)
 		defer regular.Stop()
+		var again <-chan time.Time
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-changes:
 			case <-regular.C:
+			case <-again:
 			}
-			if err := p.readNames(ctx); err != nil {
+			complete, err := p.readNames(ctx)
+			if err != nil {
 				return err
+			}
+			if again = nil; !complete {
+				again = time.After(sweepRetry)
 			}
 		}
 	})
 	return g.Wait()
 }
 
-func (p *Plugin) readNames(ctx context.Context) error {
+// readNames asks the engine. It is not complete where the engine told nothing of a
+// container: the container is ending, or the engine is too busy to answer in time.
+func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 	known, err := p.engine.networks(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
+	complete = true
 	p.mu.Lock()
 	before := p.names
 	p.mu.Unlock()
@@ -94,7 +103,8 @@ func (p *Plugin) readNames(ctx context.Context) error {
 			aliases, ok := before.aliases[c.EndpointID]
 			if !ok {
 				if aliases, err = p.engine.aliases(ctx, id, c.EndpointID); err != nil {
-					p.log.Debugf("Docker: container %s: %v", c.Name, err) // it is ending: the next event tells
+					p.log.Debugf("Docker: container %s: %v", c.Name, err)
+					complete = false
 					continue
 				}
 			}
@@ -110,7 +120,7 @@ func (p *Plugin) readNames(ctx context.Context) error {
 	if before.byEndpoint == nil || !maps.EqualFunc(before.byEndpoint, next.byEndpoint, slices.Equal) {
 		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Known: true})
 	}
-	return nil
+	return complete, nil
 }
 
 // aliases returns the aliases that a container has in the network of an

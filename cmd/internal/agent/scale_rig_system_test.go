@@ -21,8 +21,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/testkit"
@@ -157,36 +155,31 @@ func (c *cluster) join(ctx context.Context, i int) (topology.Subnet, error) {
 	return c.store.LeaseSubnet(ctx, blue, n.Name, topology.IPv6, false)
 }
 
-// grow makes it n nodes. They are there at once, each by one transaction: that
-// they find their subnets is not what is measured.
+// grow makes it n nodes, all at once: that they find their subnets is not what is
+// measured.
 func (c *cluster) grow(tb testing.TB, n int) {
 	tb.Helper()
-	cl, err := clientv3.New(clientv3.Config{Endpoints: []string{c.endpoint}, Logger: zap.NewNop()})
-	require.NoError(tb, err)
-	defer cl.Close()
 	s := c.snapshot(tb)
 	taken := map[netip.Prefix]bool{}
 	for id := range s.Subnets {
 		taken[id.Prefix] = true
 	}
-	put := func(r topology.Record) clientv3.Op {
-		return clientv3.OpPut(topology.DefaultPrefix+"/"+r.Key(), string(topology.Encode(r)))
-	}
+	kvs := map[string]string{}
+	put := func(r topology.Record) { kvs[topology.DefaultPrefix+"/"+r.Key()] = string(topology.Encode(r)) }
 	for ; c.nodes < n; c.nodes++ {
 		node := node(firstNode + c.nodes)
-		ops := []clientv3.Op{put(node)}
+		put(node)
 		for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
 			for prefix := range topology.Candidates(s.Networks[blue], f, node.Name) {
 				if !taken[prefix] {
 					taken[prefix] = true
-					ops = append(ops, put(topology.Subnet{Network: blue, Prefix: prefix, Node: node.Name}))
+					put(topology.Subnet{Network: blue, Prefix: prefix, Node: node.Name})
 					break
 				}
 			}
 		}
-		_, err := cl.Txn(tb.Context()).Then(ops...).Commit()
-		require.NoError(tb, err)
 	}
+	etcdtest.Put(tb, c.endpoint, kvs)
 }
 
 func (c *cluster) snapshot(tb testing.TB) *topology.Snapshot {

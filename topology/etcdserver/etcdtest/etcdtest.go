@@ -6,11 +6,16 @@ package etcdtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/baize-net/baize/topology/etcdserver"
 )
@@ -107,6 +112,31 @@ func (m *Member) Restart() {
 	m.Stop()
 	m.start()
 	m.wait()
+}
+
+// putMost is how many keys etcd takes in one transaction.
+const putMost = 128
+
+// Put stores keys as they are, as a person does, in as few transactions as
+// possible.
+func Put(t testing.TB, endpoint string, kvs map[string]string) {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for keys := range slices.Chunk(slices.Sorted(maps.Keys(kvs)), putMost) {
+		var ops []clientv3.Op
+		for _, k := range keys {
+			ops = append(ops, clientv3.OpPut(k, kvs[k]))
+		}
+		if _, err := c.Txn(ctx).Then(ops...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Cluster is several members of one etcd.

@@ -16,7 +16,7 @@ var (
 	seed      = flag.Uint64("seed", 0, "replay one seed; 0: the first ones")
 	worlds    = flag.Int("worlds", 4, "how many seeds are tried")
 	agents    = flag.Int("agents", 5, "how many agents live in a world")
-	histories = flag.Int("histories", 10, "how many histories they live through")
+	histories = flag.Int("histories", 5, "how many histories they live through")
 )
 
 // Whatever happened to etcd, to agents, switches and the network: once it is

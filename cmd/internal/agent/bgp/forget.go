@@ -17,6 +17,12 @@ const forgetTime = 10 * time.Second
 // the wait (RFC 4724, 3 and 4.2), and ends them. node is the node's name. It
 // returns the neighbours that it did not reach within 10 s.
 func Forget(ctx context.Context, cfg Config, node string, log *slog.Logger) ([]Neighbor, error) {
+	return forgetWithin(ctx, cfg, node, log, forgetTime)
+}
+
+func forgetWithin(
+	ctx context.Context, cfg Config, node string, log *slog.Logger, limit time.Duration,
+) ([]Neighbor, error) {
 	changed := make(chan struct{}, 1)
 	s, err := New(cfg, log, func() {
 		select {
@@ -28,7 +34,7 @@ func Forget(ctx context.Context, cfg Config, node string, log *slog.Logger) ([]N
 		return nil, err
 	}
 	s.leaving = true
-	ctx, cancel := context.WithTimeout(ctx, forgetTime)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

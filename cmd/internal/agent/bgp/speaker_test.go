@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // The router is a process of its own, this test's executable: two of GoBGP's
 // servers in one process share variables.
@@ -256,7 +256,7 @@ func TestForget(t *testing.T) {
 	require.NoError(t, <-done)
 	require.Eventually(t, func() bool { return !knows().Up }, patience, 10*time.Millisecond)
 	require.Len(t, knows().Routes, 4, "it is expected back")
-	missed, err := Forget(t.Context(), config(port), "host1", slog.New(slog.DiscardHandler))
+	missed, err := forgetWithin(t.Context(), config(port), "host1", slog.New(slog.DiscardHandler), patience)
 	require.NoError(t, err)
 	require.Empty(t, missed)
 	require.Eventually(t, func() bool { x := knows(); return !x.Up && len(x.Routes) == 2 }, patience, 10*time.Millisecond)

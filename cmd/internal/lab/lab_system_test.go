@@ -430,20 +430,12 @@ func TestErrorsNameStepHostAndLog(t *testing.T) {
 	dir := filepath.Join(c.BaseDir, c.Name, "host1", "lib-baize")
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "broken"), nil, 0o600))
-	const complaint = "this agent is broken on purpose"
-	ctx, cancel := context.WithCancel(t.Context())
+	// Enough for all steps before, on a busy machine; the last one takes what is left.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	go func() { // whoever waits for it sees what it says, and gives up
-		log := filepath.Join(c.BaseDir, c.Name, "host1", "log", "agent.log")
-		for tick := time.NewTicker(50 * time.Millisecond); ctx.Err() == nil; <-tick.C {
-			if b, err := os.ReadFile(log); err == nil && strings.Contains(string(b), complaint) {
-				cancel()
-			}
-		}
-	}()
 	_, err := Up(ctx, c)
 	require.ErrorContains(t, err, "host1: start the agent")
-	assert.ErrorContains(t, err, complaint)
+	assert.ErrorContains(t, err, "this agent is broken on purpose")
 	// Set right, the same lab comes up.
 	require.NoError(t, os.Remove(filepath.Join(dir, "broken")))
 	up(t, c)

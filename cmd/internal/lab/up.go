@@ -21,7 +21,7 @@ import (
 const (
 	etcdTimeout    = 60 * time.Second
 	ovsTimeout     = 60 * time.Second
-	agentTimeout   = 120 * time.Second // an emulated processor takes more than half of it
+	agentTimeout   = 180 * time.Second // an emulated processor may take two thirds of it
 	dockerTimeout  = 120 * time.Second
 	commandTimeout = 30 * time.Second
 )

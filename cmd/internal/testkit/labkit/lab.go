@@ -26,7 +26,7 @@ import (
 
 // Limits of a lab's beginning and end, on a machine that is busy with others.
 const (
-	upLimit   = 4 * time.Minute
+	upLimit   = 6 * time.Minute
 	downLimit = 2 * time.Minute
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,68 +23,7 @@ func (r *runner) agentCommand() *ucli.Command {
 		Description: `The agent runs on every node, as root. It registers the node, leases its subnets
 and keeps Open vSwitch in the state that the topology asks for. When it stops,
 forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
-		Flags: append([]ucli.Flag{
-			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the host's name)"},
-			&ucli.StringFlag{Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)"},
-			&ucli.StringFlag{
-				Name:  "datapath",
-				Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)",
-				Value: "auto",
-			},
-			&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
-			&ucli.StringFlag{
-				Name: "docker-bridge",
-				Usage: "`NAME` of Docker's own bridge (docker0), which becomes a part of the network: " +
-					"see docs/docker.md (default none)",
-			},
-			&ucli.StringFlag{
-				Name:  "docker-network",
-				Usage: "`NAME` of the network that --docker-bridge is a part of (default the only one)",
-			},
-			&ucli.StringFlag{
-				Name:  "docker-env",
-				Usage: "`FILE` to write with what Docker must be started with",
-				Value: subnetenv.BaizeFile,
-			},
-			&ucli.StringFlag{
-				Name:  "state-dir",
-				Usage: "`DIRECTORY` with the node's identity and its copy of the topology",
-				Value: "/var/lib/baize",
-			},
-			&ucli.StringFlag{
-				Name: "docker-plugin",
-				Usage: "serve Docker's network and IPAM driver 'baize': `MODE` auto, on or off; " +
-					"auto is on where Docker is installed",
-				Value: "auto",
-			},
-			&ucli.DurationFlag{
-				Name:  "liveness-ttl",
-				Usage: "how long after its death others see the agent as alive",
-				Value: 10 * time.Second,
-			},
-			&ucli.UintFlag{
-				Name: "bgp",
-				Usage: "`AS` number of this node: announce its subnets to --bgp-neighbor, and learn those of others: " +
-					"see docs/routing.md (default none)",
-			},
-			&ucli.StringSliceFlag{Name: "bgp-neighbor", Usage: "`AS@ADDRESS[:PORT]` of a router on the link"},
-			&ucli.StringFlag{Name: "bgp-password-file", Usage: "`FILE` with one line, the password of the sessions (TCP MD5)"},
-			&ucli.DurationFlag{
-				Name:  "bgp-hold-time",
-				Usage: "silence after which a router is taken for dead, and this node by it",
-				Value: bgp.DefaultHoldTime,
-			},
-			&ucli.DurationFlag{
-				Name:  "bgp-restart-time",
-				Usage: "how long routers keep this node's subnets while the agent is away",
-				Value: bgp.DefaultRestartTime,
-			},
-			&ucli.DurationFlag{
-				Name:  "audit-interval",
-				Usage: "how often every flow is compared in full",
-				Value: 30 * time.Second,
-			},
-		}, append(flannelFlags(), bridgeFlags()...)...),
+		Flags:  slices.Concat(agentFlags(), bgpFlags(), flannelFlags(), bridgeFlags()),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
 			{
@@ -98,6 +38,78 @@ once:
   baize agent --bgp 65001 --bgp-neighbor 65000@192.0.2.1 cleanup`,
 				Action: r.agentCleanup,
 			},
+		},
+	}
+}
+
+// agentFlags are those that no other command has.
+func agentFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the host's name)"},
+		&ucli.StringFlag{Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)"},
+		&ucli.StringFlag{
+			Name:  "datapath",
+			Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)",
+			Value: "auto",
+		},
+		&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
+		&ucli.StringFlag{
+			Name: "docker-bridge",
+			Usage: "`NAME` of Docker's own bridge (docker0), which becomes a part of the network: " +
+				"see docs/docker.md (default none)",
+		},
+		&ucli.StringFlag{
+			Name:  "docker-network",
+			Usage: "`NAME` of the network that --docker-bridge is a part of (default the only one)",
+		},
+		&ucli.StringFlag{
+			Name:  "docker-env",
+			Usage: "`FILE` to write with what Docker must be started with",
+			Value: subnetenv.BaizeFile,
+		},
+		&ucli.StringFlag{
+			Name:  "state-dir",
+			Usage: "`DIRECTORY` with the node's identity and its copy of the topology",
+			Value: "/var/lib/baize",
+		},
+		&ucli.StringFlag{
+			Name: "docker-plugin",
+			Usage: "serve Docker's network and IPAM driver 'baize': `MODE` auto, on or off; " +
+				"auto is on where Docker is installed",
+			Value: "auto",
+		},
+		&ucli.DurationFlag{
+			Name:  "liveness-ttl",
+			Usage: "how long after its death others see the agent as alive",
+			Value: 10 * time.Second,
+		},
+		&ucli.DurationFlag{
+			Name:  "audit-interval",
+			Usage: "how often every flow is compared in full",
+			Value: 30 * time.Second,
+		},
+	}
+}
+
+// bgpFlags are those of its speaker.
+func bgpFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.UintFlag{
+			Name: "bgp",
+			Usage: "`AS` number of this node: announce its subnets to --bgp-neighbor, and learn those of others: " +
+				"see docs/routing.md (default none)",
+		},
+		&ucli.StringSliceFlag{Name: "bgp-neighbor", Usage: "`AS@ADDRESS[:PORT]` of a router on the link"},
+		&ucli.StringFlag{Name: "bgp-password-file", Usage: "`FILE` with one line, the password of the sessions (TCP MD5)"},
+		&ucli.DurationFlag{
+			Name:  "bgp-hold-time",
+			Usage: "silence after which a router is taken for dead, and this node by it",
+			Value: bgp.DefaultHoldTime,
+		},
+		&ucli.DurationFlag{
+			Name:  "bgp-restart-time",
+			Usage: "how long routers keep this node's subnets while the agent is away",
+			Value: bgp.DefaultRestartTime,
 		},
 	}
 }

@@ -52,12 +52,7 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 	const megabytes = 8
 	d.docker(fromHost, "exec", from, "sh", "-c", fmt.Sprintf("head -c %d /dev/urandom > /tmp/out", megabytes<<20))
 	d.docker(
-		toHost,
-		"exec",
-		"-d",
-		to,
-		"sh",
-		"-c",
+		toHost, "exec", "-d", to, "sh", "-c",
 		// An nc whose input ends hangs up: it gets one that does not.
 		"rm -f /tmp/in /tmp/sum /tmp/open; mkfifo /tmp/open; exec 3<>/tmp/open; nc -l -p 5001 <&3 >/tmp/in; sha256sum "+
 			"/tmp/in >/tmp/sum",
@@ -75,12 +70,7 @@ func (d *domain) bulk(fromHost, from, toHost, to, addr string) {
 		return strings.HasPrefix(got, sum), got + " is not " + sum
 	})
 	d.T.Logf(
-		"%s/%s to %s/%s: %d MB in %v",
-		fromHost,
-		from,
-		toHost,
-		to,
-		megabytes,
+		"%s/%s to %s/%s: %d MB in %v", fromHost, from, toHost, to, megabytes,
 		time.Since(start).Round(time.Millisecond),
 	)
 }
@@ -184,17 +174,8 @@ func testDocker0(t *testing.T, engines map[string]string) {
 		for _, host := range []string{"host1", "host2"} {
 			// docker0 is in the subnet: Docker does not choose it by itself.
 			p.refused(
-				host,
-				[]string{"--subnet 10.1.0.0/16"},
-				"network",
-				"create",
-				"-d",
-				"baize",
-				"--ipam-driver",
-				"baize",
-				"--ipam-opt",
-				"baize.network=blue",
-				"blue",
+				host, []string{"--subnet 10.1.0.0/16"}, "network", "create", "-d", "baize", "--ipam-driver", "baize",
+				"--ipam-opt", "baize.network=blue", "blue",
 			)
 			p.network(host, "blue", "--subnet", "10.1.0.0/16")
 			p.container(host, "member", "--network", "blue")

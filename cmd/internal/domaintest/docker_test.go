@@ -192,79 +192,25 @@ func testDockerNetworks(p plugin) {
 			strings.Contains(out, "fd00:10:7::/48"), out
 	})
 	p.refused(
-		"host2",
-		[]string{"10.8.0.0/16", "10.7.0.0/16", "shop"},
-		"network",
-		"create",
-		"-d",
-		"baize",
-		"--ipam-driver",
-		"baize",
-		"-o",
-		"baize.network=shop",
-		"--subnet",
-		"10.8.0.0/16",
-		"other",
+		"host2", []string{"10.8.0.0/16", "10.7.0.0/16", "shop"}, "network", "create", "-d", "baize", "--ipam-driver",
+		"baize", "-o", "baize.network=shop", "--subnet", "10.8.0.0/16", "other",
 	)
 	p.refused(
-		"host2",
-		[]string{"gre", "vxlan"},
-		"network",
-		"create",
-		"-d",
-		"baize",
-		"--ipam-driver",
-		"baize",
-		"-o",
-		"baize.network=shop",
-		"-o",
-		"baize.transport=gre",
-		"--subnet",
-		"10.7.0.0/16",
-		"other",
+		"host2", []string{"gre", "vxlan"}, "network", "create", "-d", "baize", "--ipam-driver", "baize", "-o",
+		"baize.network=shop", "-o", "baize.transport=gre", "--subnet", "10.7.0.0/16", "other",
 	)
 	p.refused(
-		"host2",
-		[]string{"baize.trnsport", "baize.transport"},
-		"network",
-		"create",
-		"-d",
-		"baize",
-		"--ipam-driver",
-		"baize",
-		"-o",
-		"baize.trnsport=gre",
-		"--subnet",
-		"10.9.0.0/16",
-		"other",
+		"host2", []string{"baize.trnsport", "baize.transport"}, "network", "create", "-d", "baize", "--ipam-driver",
+		"baize", "-o", "baize.trnsport=gre", "--subnet", "10.9.0.0/16", "other",
 	)
 	p.refused(
-		"host2",
-		[]string{"--ipam-driver baize"},
-		"network",
-		"create",
-		"-d",
-		"baize",
-		"-o",
-		"baize.network=shop",
-		"--subnet",
-		"10.7.0.0/16",
-		"other",
+		"host2", []string{"--ipam-driver baize"}, "network", "create", "-d", "baize", "-o", "baize.network=shop",
+		"--subnet", "10.7.0.0/16", "other",
 	)
 	// One that is there needs no more than its name.
 	p.docker(
-		"host2",
-		"network",
-		"create",
-		"-d",
-		"baize",
-		"--ipam-driver",
-		"baize",
-		"--ipam-opt",
-		"baize.network=blue",
-		"-o",
-		"baize.network=blue",
-		"blue",
+		"host2", "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=blue", "-o",
+		"baize.network=blue", "blue",
 	)
 	p.container("host2", "guest", "--network", "blue")
 	p.reach("host2", "guest", p.Endpoint("host1/c1").IPs[0])
@@ -322,28 +268,10 @@ func testDockerChosen(p plugin) {
 	p.reach("host1", "peer", netip.MustParseAddr("10.7.250.9"))
 	p.reach("host1", "peer", netip.MustParseAddr("fd00:10:7:fa::9"))
 	p.refused(
-		"host3",
-		[]string{"10.7.250.9"},
-		"run",
-		"--rm",
-		"--network",
-		"shop",
-		"--ip",
-		"10.7.250.9",
-		lab.DockerImage,
-		"true",
+		"host3", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true",
 	)
 	p.refused(
-		"host2",
-		[]string{"10.7.250.9"},
-		"run",
-		"--rm",
-		"--network",
-		"shop",
-		"--ip",
-		"10.7.250.9",
-		lab.DockerImage,
-		"true",
+		"host2", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true",
 	)
 	p.container("host3", "mac", "--network", "shop", "--mac-address", "02:00:00:00:77:01")
 	assert.Contains(p.T, p.within("host3", "mac", "ip", "link", "show", "eth0"), "02:00:00:00:77:01")
@@ -356,14 +284,7 @@ func testDockerChosen(p plugin) {
 
 func testDockerRange(p plugin) {
 	p.network(
-		"host1",
-		"ranged",
-		"--subnet",
-		"10.9.0.0/16",
-		"--ip-range",
-		"10.9.200.0/24",
-		"--aux-address",
-		"printer=10.9.200.2",
+		"host1", "ranged", "--subnet", "10.9.0.0/16", "--ip-range", "10.9.200.0/24", "--aux-address", "printer=10.9.200.2",
 	)
 	p.T.Cleanup(func() { _, _ = p.Host("host1").Exec(context.Background(), dockerCLI, "network", "rm", "ranged") })
 	for _, name := range []string{"r1", "r2"} {
@@ -373,15 +294,7 @@ func testDockerRange(p plugin) {
 		assert.NotEqual(p.T, "10.9.200.2", a.String())
 	}
 	p.refused(
-		"host1",
-		[]string{"10.9.200.2"},
-		"run",
-		"--rm",
-		"--network",
-		"ranged",
-		"--ip",
-		"10.9.200.2",
-		lab.DockerImage,
+		"host1", []string{"10.9.200.2"}, "run", "--rm", "--network", "ranged", "--ip", "10.9.200.2", lab.DockerImage,
 		"true",
 	)
 	p.reach("host1", "r1", p.addr("host1", "r2", "ranged"))
@@ -414,19 +327,11 @@ func testDockerOutside(p plugin) {
 	p.container("host1", "front", "--network", "shop", "-p", "8080:80")
 	assert.Contains(p.T, p.docker("host1", "port", "front"), "80/tcp -> 0.0.0.0:8080")
 	p.docker(
-		"host1",
-		"exec",
-		"-d",
-		"front",
-		"sh",
-		"-c",
+		"host1", "exec", "-d", "front", "sh", "-c",
 		"mkdir /www; echo hello from front > /www/index.html; httpd -p 80 -h /www",
 	)
 	p.AwaitRun(
-		"the published port from another host",
-		"host2",
-		"sh",
-		"-c",
+		"the published port from another host", "host2", "sh", "-c",
 		"busybox wget -qO- http://192.168.77.11:8080/ | grep 'hello from front'",
 	)
 	p.reach("host1", "front", netip.MustParseAddr(outside))

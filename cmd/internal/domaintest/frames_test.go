@@ -188,30 +188,12 @@ func testMTU(d *domain) {
 			headers = 48
 		}
 		d.Must(
-			"host1/c1",
-			"ping",
-			"-M",
-			"do",
-			"-c",
-			"3",
-			"-i",
-			"0.2",
-			"-W",
-			"2",
-			"-s",
+			"host1/c1", "ping", "-M", "do", "-c", "3", "-i", "0.2", "-W", "2", "-s",
 			fmt.Sprint(to.MTU-headers),
 			ip.String(),
 		)
 		out, err := d.Run(
-			"host1/c1",
-			"ping",
-			"-M",
-			"do",
-			"-c",
-			"1",
-			"-W",
-			"1",
-			"-s",
+			"host1/c1", "ping", "-M", "do", "-c", "1", "-W", "1", "-s",
 			fmt.Sprint(to.MTU-headers+1),
 			ip.String(),
 		)

@@ -107,15 +107,7 @@ func testHealing(d *domain) {
 func testNameTaken(d *domain) {
 	before := d.flows("host2")
 	out, err := d.Run(
-		"host2",
-		"baize",
-		"agent",
-		"--node",
-		"host1",
-		"--socket",
-		"/run/second.sock",
-		"--state-dir",
-		"/run/second",
+		"host2", "baize", "agent", "--node", "host1", "--socket", "/run/second.sock", "--state-dir", "/run/second",
 	)
 	require.Error(d.T, err)
 	text := fmt.Sprint(out, err)
@@ -186,33 +178,13 @@ func testWithoutEtcd(d *domain) {
 func testPin(d *domain) {
 	d.Must("host2", "ip", "netns", "add", "away")
 	_, err := d.Run(
-		"host2",
-		"baize",
-		"endpoint",
-		"add",
-		"--network",
-		"blue",
-		"--netns",
-		"away",
-		"--ip",
+		"host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip",
 		d.Endpoint("host2/c1").IPs[0].String(),
 	)
 	require.ErrorContains(d.T, err, "taken by endpoint c1")
 	d.Must(
-		"host2",
-		"baize",
-		"endpoint",
-		"add",
-		"--network",
-		"blue",
-		"--netns",
-		"away",
-		"--ip",
-		"10.1.200.9",
-		"--ip",
-		"fd00:10:1:200::9",
-		"--mac",
-		"02:aa:bb:cc:dd:ee",
+		"host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9", "--ip",
+		"fd00:10:1:200::9", "--mac", "02:aa:bb:cc:dd:ee",
 	)
 	away := d.Endpoint("host2/away")
 	require.Contains(d.T, d.Must("host1", "baize", "pin", "list", "-o", "json"), "10.1.200.9")

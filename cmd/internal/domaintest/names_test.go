@@ -21,14 +21,7 @@ func TestNames(t *testing.T) {
 		for _, n := range []string{"blue", "green"} {
 			prefix := map[string]string{"blue": "10.1.0.0/16", "green": "10.7.0.0/16"}[n]
 			d.docker(
-				host,
-				"network",
-				"create",
-				"-d",
-				"baize",
-				"--ipam-driver",
-				"baize",
-				"--ipam-opt",
+				host, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt",
 				"baize.network="+n,
 				"-o",
 				"baize.network="+n,
@@ -80,17 +73,7 @@ func TestNames(t *testing.T) {
 		start("host1", "secret", "--network", "green")
 		start("host2", "friend", "--network", "green")
 		d.AwaitRun(
-			"its name in its own network",
-			"host2",
-			dockerCLI,
-			"exec",
-			"friend",
-			"ping",
-			"-c",
-			"1",
-			"-W",
-			"1",
-			"secret",
+			"its name in its own network", "host2", dockerCLI, "exec", "friend", "ping", "-c", "1", "-W", "1", "secret",
 		)
 		unknown("secret")
 		d.docker("host2", "network", "connect", "green", "db")

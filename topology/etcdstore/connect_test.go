@@ -95,6 +95,28 @@ func TestSomethingElseListens(t *testing.T) {
 	refused(t, err, topology.ErrUnavailable, l.Addr().String(), "says nothing")
 }
 
+// An etcd that is slow, as on a busy machine, is not one that is down.
+func TestSlowIsNotDown(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	const timeout = 2 * time.Second
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			time.AfterFunc(timeout*2/3, func() {
+				_, _ = conn.Write([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0}) // HTTP/2 settings, and nothing after them
+			})
+		}
+	}()
+	err = open(t, etcdstore.Config{Endpoints: []string{l.Addr().String()}, Timeout: timeout}).Check(t.Context())
+	refused(t, err, topology.ErrUnavailable, l.Addr().String(), "no answer within 2s", "it accepts connections")
+}
+
 func TestUnixSocketAndBareAddress(t *testing.T) {
 	t.Parallel()
 	sock := "unix://" + filepath.Join(t.TempDir(), "etcd.sock")

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // network is the Backend of a real etcd.
@@ -28,10 +27,6 @@ func (n *network) tlsConfig() *tls.Config {
 	}
 	return n.certs.config()
 }
-
-// probeTimeout bounds the connection made by hand to find out why etcd does
-// not answer.
-const probeTimeout = time.Second
 
 // remedy is for what Probe found.
 func remedy(reasons []string) string {
@@ -49,9 +44,11 @@ func remedy(reasons []string) string {
 	return "check that etcd runs and that the address and port are right"
 }
 
-// Probe implements Backend: it connects to every endpoint by hand.
+// Probe implements Backend: it connects to every endpoint by hand. An endpoint
+// has as long to answer as it has for a request: with less, a busy etcd that
+// elects a leader would be taken for one that is down, and not be asked again.
 func (n *network) Probe(ctx context.Context) (reasons []string, usable int) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
 	defer cancel()
 	out := make([]string, len(n.endpoints))
 	var wg sync.WaitGroup

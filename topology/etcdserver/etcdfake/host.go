@@ -90,7 +90,7 @@ func (h *Host) Probe(ctx context.Context) (reasons []string, usable int) {
 	h.cluster.mu.Unlock()
 	switch {
 	case f.Cut:
-		sleep(ctx, time.Second)
+		sleep(ctx, etcdstore.DefaultTimeout)
 		return []string{"fake: no answer"}, 0
 	case f.Refused || down:
 		return []string{"fake: connection refused"}, 0

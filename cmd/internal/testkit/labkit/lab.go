@@ -95,6 +95,9 @@ func Up(t *testing.T, config lab.Config) *Lab {
 	return UpAs(t, Config(t, config))
 }
 
+// slowStep is how long a step of Up takes that a reader of the log wants to know of.
+const slowStep = 10 * time.Second
+
 // UpAs makes a lab of a configuration that Config has completed, or makes one
 // that runs what the configuration says.
 func UpAs(t *testing.T, config lab.Config) *Lab {
@@ -106,6 +109,11 @@ func UpAs(t *testing.T, config lab.Config) *Lab {
 	l, err := lab.Up(ctx, config)
 	require.NoError(t, err)
 	t.Logf("lab %s is up after %v", config.Name, time.Since(start).Round(time.Millisecond))
+	for _, step := range l.Steps {
+		if step.Elapsed > slowStep {
+			t.Logf("%v of it: %s", step.Elapsed.Round(time.Millisecond), step.Step)
+		}
+	}
 	return &Lab{l, t}
 }
 

@@ -48,9 +48,9 @@ type Config struct {
 	// DockerPlugin is "auto" (where an engine is installed), "on" or "off";
 	// DockerSocket is where it is served.
 	DockerPlugin, DockerSocket string
-	// DockerStandIn, with the socket as one more argument, is the command line of
-	// who answers Docker while no agent does; empty: nobody does.
-	DockerStandIn []string
+	// DockerRelay is the command line of what stands between Docker and the agent
+	// (docker.Settings); empty: nothing does.
+	DockerRelay []string
 	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
 	VXLANPort, GenevePort int
 	// LivenessTTL is how long after its death peers see the agent as alive.

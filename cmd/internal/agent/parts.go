@@ -92,12 +92,17 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	return a, nil
 }
 
+// agentDockerSocket, beside the local API's, is where the relay of Docker's
+// requests finds the agent.
+const agentDockerSocket = "docker.sock"
+
 func (a *Agent) dockerSettings() docker.Settings {
 	return docker.Settings{
-		Mode:     a.cfg.DockerPlugin,
-		Socket:   a.cfg.DockerSocket,
-		StateDir: a.cfg.StateDir,
-		StandIn:  a.cfg.DockerStandIn,
+		Mode:        a.cfg.DockerPlugin,
+		Socket:      a.cfg.DockerSocket,
+		StateDir:    a.cfg.StateDir,
+		Relay:       a.cfg.DockerRelay,
+		AgentSocket: filepath.Join(filepath.Dir(a.cfg.Socket), agentDockerSocket),
 	}
 }
 

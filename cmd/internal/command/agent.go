@@ -180,7 +180,7 @@ func (r *runner) agentRun(c *ucli.Context) error {
 	if err != nil {
 		return fmt.Errorf("this program's own file: %w", err)
 	}
-	cfg.DockerStandIn = []string{self, "docker", standIn}
+	cfg.DockerRelay = []string{self, "docker", dockerRelay}
 	return agent.Run(c.Context, cfg, log)
 }
 

@@ -47,21 +47,21 @@ reported, not changed.
 				Action: r.dockerConfigure,
 			},
 			{
-				Name: standIn, Usage: "answer Docker while no agent runs; the agent starts it", Hidden: true, ArgsUsage: "SOCKET",
-				Action: r.dockerStandIn,
+				Name: dockerRelay, Usage: "pass Docker's requests to the agent, which starts it", Hidden: true,
+				ArgsUsage: "SOCKET AGENT-SOCKET", Action: r.dockerRelay,
 			},
 		},
 	}
 }
 
-const standIn = "stand-in"
+const dockerRelay = "relay"
 
-func (r *runner) dockerStandIn(c *ucli.Context) error {
+func (r *runner) dockerRelay(c *ucli.Context) error {
 	log, err := cli.Logger(c, r.Err)
 	if err != nil {
 		return err
 	}
-	return docker.StandIn(c.Context, r.In, c.Args().First(), log)
+	return docker.Relay(c.Context, c.Args().Get(0), c.Args().Get(1), log)
 }
 
 // systemctlTimeout: Docker waits for the agent, and stops its containers.

@@ -50,6 +50,8 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		{"a restart with the same address", testDockerRestart},
 		{"etcd is down", testDockerWithoutEtcd},
 		{"the agent is killed and stopped", testDockerWithoutAgent},
+		{"the agent is restarted all the time", testDockerAgentRestarts},
+		{"the agent hangs", testDockerAgentHangs},
 		{"the engine is restarted and killed", testDockerEngine},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.test(plugin{d.in(t)}) }) {
@@ -408,14 +410,77 @@ func testDockerWithoutAgent(p plugin) {
 	start = time.Now()
 	p.docker("host2", "rm", "-f", "goes")
 	p.docker("host2", "stop", "-t", "0", "too")
+	assert.Less(p.T, time.Since(start), 3*run+pluginWait, "containers end without an agent")
 	p.refused("host2", []string{"systemctl start baize"}, "run", "--rm", "--network", "shop", lab.DockerImage, "true")
-	assert.Less(p.T, time.Since(start), 3*run+pluginWait, "Docker waits for nobody")
 	require.NoError(p.T, p.Host("host2").StartService(p.T.Context(), lab.ServiceAgent))
 	p.nothingLeft("host2")
 	p.docker("host2", "start", "too")
 	p.reach("host1", "peer", p.addr("host2", "too", "shop"))
 	stream.Goes(100)
 	assert.Less(p.T, stream.Ends().Row(), 5, "packets lost in a row, 20 ms apart")
+}
+
+// Restarts of the agent, by SIGKILL and SIGTERM in turns, are none of Docker's
+// business: what starts meanwhile starts, what is to be restarted always is.
+func testDockerAgentRestarts(p plugin) {
+	const always, runs = 3, 6
+	for i := range always {
+		p.docker("host2", "run", "-d", "--restart", "always", "--network", "shop", "--name", fmt.Sprintf("always%d", i),
+			lab.DockerImage, "sh", "-c", "sleep 3; exit 1")
+	}
+	stop := make(chan struct{})
+	killed := make(chan int)
+	go func() {
+		n := 0
+		defer func() { killed <- n }()
+		for {
+			// Two seconds of life each time, on a machine however busy.
+			_ = p.Host("host2").AwaitService(p.T.Context(), lab.ServiceAgent)
+			select {
+			case <-stop:
+				return
+			case <-time.After(2 * time.Second):
+			}
+			sig := []unix.Signal{unix.SIGKILL, unix.SIGTERM}[n%2]
+			if p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, sig) == nil {
+				n++
+			}
+		}
+	}()
+	failed := 0
+	for i := range runs {
+		args := []string{"docker", "run", "--rm", "--network", "shop"}
+		if i%3 == 0 {
+			args = append(args, "--ip", "10.7.0.77")
+		}
+		if out, err := p.Run("host2", append(args, lab.DockerImage, "true")...); err != nil {
+			failed++
+			p.T.Logf("run %d: %s", i, out)
+		}
+	}
+	close(stop)
+	assert.GreaterOrEqual(p.T, <-killed, 2, "the agent was killed while containers started")
+	assert.Zero(p.T, failed, "of %d containers did not start", runs)
+	require.NoError(p.T, p.Host("host2").AwaitService(p.T.Context(), lab.ServiceAgent))
+	for i := range always {
+		name := fmt.Sprintf("always%d", i)
+		count := func() string { return p.docker("host2", "inspect", "-f", "{{.RestartCount}}", name) }
+		before := count()
+		p.Await(name+" is started again and again", func() (bool, string) { now := count(); return now != before, now })
+		p.docker("host2", "rm", "-f", name)
+	}
+	p.nothingLeft("host2")
+}
+
+// An agent that hangs keeps Docker no longer than one that is away.
+func testDockerAgentHangs(p plugin) {
+	p.container("host2", "ends", "--network", "shop")
+	require.NoError(p.T, p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, unix.SIGSTOP))
+	p.docker("host2", "rm", "-f", "ends")
+	p.refused("host2", []string{"systemctl restart baize"}, "run", "--rm", "--network", "shop", lab.DockerImage, "true")
+	require.NoError(p.T, p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, unix.SIGCONT))
+	p.docker("host2", "run", "--rm", "--network", "shop", lab.DockerImage, "true")
+	p.nothingLeft("host2")
 }
 
 func testDockerEngine(p plugin) {

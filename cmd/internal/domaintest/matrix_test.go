@@ -141,7 +141,11 @@ func (m matrix) bulk(a, b topology.Transport) {
 	for _, tr := range []topology.Transport{a, b} {
 		for i, from := range m.pairs[tr] {
 			to := m.pairs[tr][1-i]
-			have := carried(wires[to.Node], from.IPs[0], to.IPs[0], 6, 0)
+			var have map[string]int
+			m.Await("the capture to have some", func() (bool, string) {
+				have = carried(wires[to.Node], from.IPs[0], to.IPs[0], 6, 0)
+				return len(have) > 0, fmt.Sprint(have)
+			})
 			assert.Len(m.T, have, 1, "TCP of %s from %s: %v", tr, from.Node, have)
 			assert.Positive(m.T, have[outer(tr)], "TCP of %s from %s: %v", tr, from.Node, have)
 		}

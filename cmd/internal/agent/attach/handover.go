@@ -27,6 +27,9 @@ type Reservation struct {
 	Range netip.Prefix
 	// Excluded are not to be chosen.
 	Excluded []netip.Addr
+	// Request names the request: one that is repeated, because its answer was
+	// lost, gets the same address. "" is a request of its own.
+	Request string
 }
 
 // Reserve takes an address for an endpoint to come. Only an address outside of
@@ -75,13 +78,17 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 func (p *Part) reserve(n topology.NetworkView, r Reservation, s *topology.Snapshot) (addr netip.Addr, err error) {
 	p.change(func() {
 		taken := addresses.Taken(p.taken(n.Name))
+		if before, ok := p.repeated(r); ok {
+			addr = before
+			return
+		}
 		taken.AddPins(s, n.Name, p.hub.Self().Node)
 		for _, x := range r.Excluded {
 			taken[x] = "kept for another use"
 		}
 		request := addresses.Request{Family: r.Family, Addr: r.Addr, Range: r.Range}
 		if addr, err = addresses.Choose(n, request, taken); err == nil {
-			p.reserved[reservation{n.Name, addr}] = time.Now()
+			p.reserved[reservation{n.Name, addr}] = promise{time.Now(), r.Request}
 		}
 	})
 	return addr, err
@@ -105,6 +112,10 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 	}
 	e.Port = portOf(e)
 	p.await(e) // this keeps its pins
+	// Before the engine hears of it: another agent must know what it made.
+	if err := p.save(); err != nil {
+		p.log.Warn(err)
+	}
 	if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
 		p.forget(e)
 		return err
@@ -112,10 +123,25 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 	return nil
 }
 
-// Forget undoes Promise for an endpoint that was not handed over.
+// Pending are the endpoints that were promised and are not yet handed over.
+func (p *Part) Pending() []ovs.Endpoint {
+	_ = p.loadOnce() // a fault of the part
+	return p.known.Get().Pending
+}
+
+// Forget undoes Promise for an endpoint that was not handed over, and removes
+// the device that an agent may have made when it was killed.
 func (p *Part) Forget(e ovs.Endpoint) {
 	e.Port = portOf(e)
 	p.forget(e)
+	if p.has(e.Port) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	if err := errors.Join(p.host.Detach(ctx, e.Port), p.save()); err != nil {
+		p.log.Warn(err)
+	}
 }
 
 // HandOver attaches an endpoint and returns the device, in the host's
@@ -132,7 +158,18 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 		return "", err
 	}
 	e.Port = portOf(e)
-	defer p.forget(e)
+	defer func() {
+		if err != nil {
+			p.await(e) // its engine asks again, perhaps the next agent, or deletes it
+			err = errors.Join(err, p.save())
+		}
+	}()
+	if p.has(e.Port) {
+		// An agent before this one ended before its answer arrived.
+		if err := p.disconnect(ctx, e); err != nil {
+			return "", err
+		}
+	}
 	spec := hostnet.PairSpec{
 		HostIfname:      e.Port,
 		MAC:             e.MAC,

@@ -20,8 +20,8 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// recordsFile, in the state directory, has the endpoints and the addresses that
-// are promised.
+// recordsFile, in the state directory, has the endpoints, those on their way and
+// the addresses that are promised.
 const recordsFile = "endpoints.json"
 
 // reservedFor is how long an address stays taken that was asked for and never
@@ -50,6 +50,12 @@ type reservation struct {
 	addr    netip.Addr
 }
 
+// promise is when an address was reserved, and by which request.
+type promise struct {
+	at      time.Time
+	request string
+}
+
 // records are the endpoints, in memory and in a file.
 type records struct {
 	file  string
@@ -60,7 +66,7 @@ type records struct {
 	pending   map[string]ovs.Endpoint // by port
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving  map[string]bool
-	reserved map[reservation]time.Time
+	reserved map[reservation]promise
 	complete bool
 	version  int
 
@@ -75,7 +81,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		leaving: map[string]bool{}, reserved: map[reservation]time.Time{},
+		leaving: map[string]bool{}, reserved: map[reservation]promise{},
 	}
 }
 
@@ -116,6 +122,14 @@ func (r *records) remove(port string) {
 		delete(r.pending, port)
 		r.leaving[port] = true
 	})
+}
+
+// has reports whether an endpoint is to have a port.
+func (r *records) has(port string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.endpoints[port]
+	return ok
 }
 
 func (r *records) await(e ovs.Endpoint) { r.change(func() { r.pending[e.Port] = e }) }
@@ -160,6 +174,8 @@ func (r *records) Adopt(atPorts []ovs.Endpoint) []ovs.Endpoint {
 // contents is what the file has.
 type contents struct {
 	Endpoints []record `json:"endpoints"`
+	// Pending are on their way.
+	Pending []record `json:"pending,omitempty"`
 	// Reserved are addresses that were promised to an engine.
 	Reserved []reservedAddr `json:"reserved,omitempty"`
 }
@@ -205,6 +221,7 @@ type reservedAddr struct {
 	Network string     `json:"network"`
 	Addr    netip.Addr `json:"addr"`
 	At      time.Time  `json:"at"`
+	Request string     `json:"request,omitempty"`
 }
 
 // loadOnce reads the file before anything is done with the records.
@@ -236,8 +253,13 @@ func (r *records) load() error {
 				r.endpoints[e.Port] = e
 			}
 		}
+		for _, x := range c.Pending {
+			if e, ok := x.endpoint(); ok {
+				r.pending[e.Port] = e
+			}
+		}
 		for _, x := range c.Reserved {
-			r.reserved[reservation{x.Network, x.Addr}] = x.At
+			r.reserved[reservation{x.Network, x.Addr}] = promise{x.At, x.Request}
 		}
 	})
 	r.saved = r.version
@@ -255,8 +277,11 @@ func (r *records) save() error {
 	for _, e := range r.known.Get().Endpoints {
 		c.Endpoints = append(c.Endpoints, recordOf(e))
 	}
-	for x, at := range r.reserved {
-		c.Reserved = append(c.Reserved, reservedAddr{x.network, x.addr, at})
+	for _, e := range r.known.Get().Pending {
+		c.Pending = append(c.Pending, recordOf(e))
+	}
+	for x, p := range r.reserved {
+		c.Reserved = append(c.Reserved, reservedAddr{x.network, x.addr, p.at, p.request})
 	}
 	r.mu.Unlock()
 	if version == r.saved {
@@ -284,8 +309,8 @@ func (r *records) save() error {
 // or are to have. It needs r.mu.
 func (r *records) taken(network string) map[netip.Addr]string {
 	taken := map[netip.Addr]string{}
-	for x, since := range r.reserved {
-		if time.Since(since) > reservedFor {
+	for x, p := range r.reserved {
+		if time.Since(p.at) > reservedFor {
 			delete(r.reserved, x)
 		} else if x.network == network {
 			taken[x.addr] = "a container that is being started"
@@ -302,4 +327,15 @@ func (r *records) taken(network string) map[netip.Addr]string {
 		}
 	}
 	return taken
+}
+
+// repeated finds what an earlier one of the same requests has reserved. It needs
+// r.mu.
+func (r *records) repeated(q Reservation) (netip.Addr, bool) {
+	for x, p := range r.reserved {
+		if q.Request != "" && p.request == q.Request && x.network == q.Network {
+			return x.addr, true
+		}
+	}
+	return netip.Addr{}, false
 }

@@ -96,15 +96,13 @@ func (p *Plugin) join(ctx context.Context, r joinRequest) (joinAnswer, error) {
 	if err != nil {
 		return joinAnswer{}, err
 	}
-	p.mu.Lock()
-	plan, ok := p.created[r.EndpointID]
-	p.mu.Unlock()
+	plan, ok := p.planOf(r.EndpointID)
 	e := plan.Endpoint
 	if !ok {
 		return joinAnswer{}, &topology.Error{
 			Kind:   topology.ErrNotFound,
 			Item:   fmt.Sprintf("Docker endpoint %.12s", r.EndpointID),
-			What:   "the agent was restarted since the engine created it",
+			What:   "this agent does not know it: its record was lost",
 			Remedy: "start the container again",
 		}
 	}
@@ -149,9 +147,7 @@ func (p *Plugin) leave(ctx context.Context, r endpointName) error {
 }
 
 func (p *Plugin) deleteEndpoint(ctx context.Context, r endpointName) error {
-	p.mu.Lock()
-	plan, ok := p.created[r.EndpointID]
-	p.mu.Unlock()
+	plan, ok := p.planOf(r.EndpointID)
 	p.forget(r.EndpointID)
 	err := p.leave(ctx, r)
 	if ok {

@@ -185,7 +185,8 @@ func (p *Plugin) resolve(ctx context.Context, q pool) (string, error) {
 	if asked {
 		return "", nil
 	}
-	// The file was lost.
+	// The file was lost, or the agent was restarted while the engine creates the
+	// network.
 	known, err := p.engine.networks(ctx)
 	if err != nil {
 		return "", err
@@ -284,7 +285,9 @@ func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (addressA
 	}
 	got, err := p.node.Reserve(
 		ctx,
-		attach.Reservation{Network: name, Family: f, Addr: want, Range: q.Range, Excluded: aux},
+		attach.Reservation{
+			Network: name, Family: f, Addr: want, Range: q.Range, Excluded: aux, Request: requestName(ctx),
+		},
 	)
 	if err != nil {
 		return addressAnswer{}, err

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -29,8 +30,14 @@ const (
 // networksFile, in the state directory, has the networks of this host's engine.
 const networksFile = "docker-networks.json"
 
-// dismissTimeout is ample for a process that has nothing to finish.
-const dismissTimeout = 2 * time.Second
+const (
+	// dismissTimeout is ample for a process that has nothing to finish.
+	dismissTimeout = 2 * time.Second
+	// relayTimeout is how long a relay has to start on a busy machine.
+	relayTimeout = 20 * time.Second
+	// relayPause is between two of them.
+	relayPause = time.Second
+)
 
 // marks are what an engine that is installed has, started or not yet: at boot
 // the agent comes first.
@@ -40,11 +47,14 @@ var marks = []string{"/run/docker", "/var/lib/docker", "/etc/docker"}
 type Settings struct {
 	// Mode is ModeAuto, ModeOn or ModeOff.
 	Mode string
-	// Socket is where the plugin is served, StateDir has its file.
+	// Socket is where engines look for the plugin, StateDir has its file.
 	Socket, StateDir string
-	// StandIn, with the socket as one more argument, is the command line of who
-	// answers Docker while no agent does; empty: nobody does.
-	StandIn []string
+	// Relay, with Socket and AgentSocket as two more arguments, is the command
+	// line of the relay between engines and the agent; empty: the agent answers
+	// engines itself.
+	Relay []string
+	// AgentSocket is where the relay finds the agent.
+	AgentSocket string
 }
 
 // CheckMode refuses what is no mode.
@@ -81,7 +91,9 @@ type Part struct {
 	plugin   *Plugin
 	log      *logrus.Entry
 	listener net.Listener // made by Listen, used by the first Run
-	faults   part.Faults
+	// program is the relay's executable file, as programOf tells it.
+	program string
+	faults  part.Faults
 }
 
 // NewPart returns the part. It starts nothing.
@@ -102,19 +114,35 @@ func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 // Listen makes the socket, before the node is ready: an engine that starts then
 // finds it.
 func (p *Part) Listen() error {
-	l, err := replaceStandIn(p.settings.Socket)
+	l, err := p.listen()
+	p.faults.Set(nil)
 	if err != nil {
 		p.faults.Set(fault.All(err))
 		return err
 	}
-	p.faults.Set(nil)
 	p.listener = l
-	if len(p.settings.StandIn) > 0 {
-		if err := StartStandIn(append(slices.Clone(p.settings.StandIn), p.settings.Socket)); err != nil {
-			p.log.Warnf("while no agent runs, Docker will wait for one: %v", err)
-		}
-	}
 	return nil
+}
+
+func (p *Part) listen() (net.Listener, error) {
+	if len(p.settings.Relay) == 0 {
+		dismiss(p.settings.Socket)
+		return api.Listen(p.settings.Socket)
+	}
+	l, err := api.Listen(p.settings.AgentSocket)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), relayTimeout)
+	defer cancel()
+	// One that is there will do for now: Run sees to the rest.
+	if err := follow(ctx, p.settings.Socket, func(identity) bool { return false }); err == nil {
+		return l, nil
+	}
+	if err := p.replaceRelay(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // Run implements part.Part.
@@ -126,25 +154,97 @@ func (p *Part) Run(ctx context.Context) error {
 	}
 	l := p.listener
 	p.listener = nil
-	return p.plugin.Serve(ctx, l)
+	g := part.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error { return p.plugin.Serve(ctx, l) })
+	if len(p.settings.Relay) > 0 {
+		g.Go(func(ctx context.Context) error { p.keepRelay(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// keepRelay sees to it that there is a relay, and that it is of this program.
+func (p *Part) keepRelay(ctx context.Context) {
+	for {
+		err := follow(ctx, p.settings.Socket, p.suits)
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Infof("Docker's requests get a new relay: %v", cmp.Or(err, errAnother))
+		limited, cancel := context.WithTimeout(ctx, relayTimeout)
+		err = p.replaceRelay(limited)
+		cancel()
+		p.faults.Set(nil)
+		if err != nil {
+			p.faults.Set(fault.All(err))
+			p.log.Warn(err)
+		}
+		if !part.Sleep(ctx, relayPause) {
+			return
+		}
+	}
+}
+
+var errAnother = errors.New("the one that is there is of another program")
+
+// suits reports whether a relay is the one that this agent would start.
+func (p *Part) suits(is identity) bool {
+	program := p.program
+	if program == "" {
+		program, _ = programOf(p.settings.Relay[0])
+	}
+	return is == identity{program, p.settings.AgentSocket}
+}
+
+// replaceRelay starts a relay in place of whoever answers engines, and waits
+// until it does.
+func (p *Part) replaceRelay(ctx context.Context) error {
+	dismiss(p.settings.Socket)
+	if err := free(ctx, p.settings.Socket); err != nil {
+		return err
+	}
+	argv := append(slices.Clone(p.settings.Relay), p.settings.Socket, p.settings.AgentSocket)
+	if err := startRelay(argv); err != nil {
+		return err
+	}
+	for {
+		err := follow(ctx, p.settings.Socket, func(is identity) bool {
+			p.program = is.Program // whatever the command line came to
+			return false
+		})
+		if err == nil {
+			return nil
+		}
+		if !part.Sleep(ctx, again) {
+			return &topology.Error{
+				Kind: topology.ErrUnavailable, Item: "Docker plugin " + p.settings.Socket,
+				What: "its relay does not answer: " + err.Error(), Remedy: "look at the log of the agent",
+			}
+		}
+	}
+}
+
+// free returns once nobody listens on a socket.
+func free(ctx context.Context, socket string) error {
+	for range 20 {
+		l, err := api.Listen(socket)
+		if err == nil {
+			return l.Close()
+		}
+		if !errors.Is(err, topology.ErrConflict) || !part.Sleep(ctx, again) {
+			return err
+		}
+	}
+	l, err := api.Listen(socket)
+	if err == nil {
+		err = l.Close()
+	}
+	return err
 }
 
 // Cleanup implements part.Part.
 func (p *Part) Cleanup(context.Context) ([]string, error) {
 	dismiss(p.settings.Socket)
 	return part.RemoveFiles(p.plugin.file)
-}
-
-// replaceStandIn listens in place of a stand-in, which may come up in this
-// moment.
-func replaceStandIn(socket string) (l net.Listener, err error) {
-	for range 3 {
-		dismiss(socket)
-		if l, err = api.Listen(socket); !errors.Is(err, topology.ErrConflict) {
-			break
-		}
-	}
-	return l, err
 }
 
 func dismiss(socket string) {

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -73,8 +74,10 @@ type Node interface {
 	// HandOver attaches an endpoint and returns the device, in the host's
 	// namespace, that is to be moved into e.Netns by somebody else.
 	HandOver(ctx context.Context, e ovs.Endpoint) (device string, err error)
-	// Endpoints are the node's.
+	// Endpoints are the node's, Pending those that were promised and not yet
+	// handed over.
 	Endpoints() []ovs.Endpoint
+	Pending() []ovs.Endpoint
 	// Detach removes an endpoint; one that is gone is fine.
 	Detach(ctx context.Context, e ovs.Endpoint) error
 	// Abandoned reports whether an endpoint's device is in no container.
@@ -97,6 +100,8 @@ type Plugin struct {
 	names    containerNames
 	// called tells of the names.
 	called *part.Cell[names.Called]
+	// stopping: what fails now fails because the agent ends.
+	stopping atomic.Bool
 }
 
 // planned is an endpoint that the engine created.
@@ -130,6 +135,8 @@ const (
 // Serve answers on l until ctx ends. l is closed.
 func (p *Plugin) Serve(ctx context.Context, l net.Listener) error {
 	p.load()
+	p.stopping.Store(false)
+	defer context.AfterFunc(ctx, func() { p.stopping.Store(true) })()
 	g := part.NewGroup(ctx)
 	g.Go(func(ctx context.Context) error { p.sweepLoop(ctx); return nil })
 	g.Go(func(ctx context.Context) error { p.nameLoop(ctx); return nil })
@@ -167,6 +174,9 @@ func (p *Plugin) sweepLoop(ctx context.Context) {
 func (p *Plugin) sweep(ctx context.Context) error {
 	// In this order: what is attached after the reading is no garbage.
 	endpoints := p.node.Endpoints()
+	for _, e := range p.node.Pending() {
+		p.planOf(e.Labels[LabelEndpoint]) // from now on it has its time
+	}
 	known, asked := p.engine.networks(ctx)
 	var errs []error
 	for _, e := range endpoints {
@@ -197,11 +207,28 @@ func (p *Plugin) sweep(ctx context.Context) error {
 	return errors.Join(append(errs, asked)...)
 }
 
-// joining reports whether an endpoint is on its way into its container.
+// joining reports whether an endpoint is on its way into its container. Those
+// that an agent before this one made may be as well.
 func (p *Plugin) joining(id string) bool {
+	plan, ok := p.planOf(id)
+	return ok && time.Since(plan.at) < onItsWay
+}
+
+// planOf finds an endpoint that the engine created, be it that an agent before
+// this one answered it.
+func (p *Plugin) planOf(id string) (planned, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Since(p.created[id].at) < onItsWay
+	if plan, ok := p.created[id]; ok {
+		return plan, true
+	}
+	for _, e := range slices.Concat(p.node.Pending(), p.node.Endpoints()) {
+		if e.Labels[LabelEndpoint] == id {
+			p.created[id] = planned{e, time.Now()}
+			return p.created[id], true
+		}
+	}
+	return planned{}, false
 }
 
 // drop forgets what the engine does not know, unless it is so new that the

@@ -1,11 +1,9 @@
 package docker
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -13,14 +11,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
-	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
@@ -30,6 +26,7 @@ import (
 type node struct {
 	networks  []topology.Network
 	endpoints []ovs.Endpoint
+	pending   []ovs.Endpoint
 	reserved  map[netip.Addr]bool
 	pinned    []netip.Addr
 }
@@ -74,6 +71,7 @@ func (n *node) Reserve(_ context.Context, r attach.Reservation) (netip.Addr, err
 
 func (n *node) Release(_ string, a netip.Addr) { delete(n.reserved, a) }
 func (n *node) Promise(_ context.Context, e ovs.Endpoint) error {
+	n.pending = append(n.pending, e)
 	n.pinned = append(n.pinned, e.IPs...)
 	return nil
 }
@@ -84,6 +82,7 @@ func (n *node) HandOver(_ context.Context, e ovs.Endpoint) (string, error) {
 	return "dev0", nil
 }
 func (n *node) Endpoints() []ovs.Endpoint { return slices.Clone(n.endpoints) }
+func (n *node) Pending() []ovs.Endpoint   { return slices.Clone(n.pending) }
 func (n *node) Detach(_ context.Context, e ovs.Endpoint) error {
 	for i, o := range n.endpoints {
 		if o.Name == e.Name {
@@ -389,65 +388,11 @@ func TestMadeUpNames(t *testing.T) {
 	}
 }
 
-// While no agent runs containers end, and none starts.
-func TestStandInAnswers(t *testing.T) {
-	h := standInHandler(nil, func() {}, quiet())
-	for _, method := range []string{
-		"Plugin.Activate", "NetworkDriver.GetCapabilities", "IpamDriver.GetDefaultAddressSpaces", "NetworkDriver.Leave",
-		"NetworkDriver.DeleteEndpoint", "NetworkDriver.DeleteNetwork", "IpamDriver.ReleaseAddress", "IpamDriver.ReleasePool",
-	} {
-		_, refused := call(t, h, method, `{"EndpointID":"`+epID+`"}`)
-		assert.Empty(t, refused, method)
-	}
-	for _, method := range []string{
-		"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "IpamDriver.RequestPool",
-		"IpamDriver.RequestAddress",
-	} {
-		_, refused := call(t, h, method, `{}`)
-		assert.Contains(t, refused, "systemctl start baize", method)
-	}
-}
-
-// A connection that an engine has kept is not answered after the dismissal.
-func TestStandInIsDismissed(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "baize.sock")
-	ended := make(chan error, 1)
-	go func() { ended <- StandIn(t.Context(), strings.NewReader(""), socket, quiet()) }()
-	dial := func() net.Conn {
-		var c net.Conn
-		require.Eventually(t, func() (ok bool) {
-			var err error
-			c, err = (&net.Dialer{}).DialContext(t.Context(), "unix", socket)
-			return err == nil
-		}, 10*time.Second, 5*time.Millisecond)
-		t.Cleanup(func() { _ = c.Close() })
-		return c
-	}
-	kept, fresh := dial(), dial()
-	request := "POST /IpamDriver.RequestAddress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-	_, err := io.WriteString(kept, request)
-	require.NoError(t, err)
-	answer, err := http.ReadResponse(bufio.NewReader(kept), nil)
-	require.NoError(t, err)
-	_, _ = io.Copy(io.Discard, answer.Body)
-	require.NoError(t, answer.Body.Close())
-	assert.Equal(t, http.StatusInternalServerError, answer.StatusCode)
-
-	Dismiss(t.Context(), socket)
-	next, err := api.Listen(socket)
-	require.NoError(t, err, "the socket is free")
-	defer next.Close()
-	for _, c := range []net.Conn{kept, fresh} {
-		_, _ = io.WriteString(c, request)
-		_, err := c.Read(make([]byte, 1))
-		require.Error(t, err)
-	}
-	require.NoError(t, <-ended)
-}
-
-// What the stand-in answers to is what the plugin answers to.
-func TestStandInKnowsEveryMethod(t *testing.T) {
-	standIn, plugin := standInHandler(nil, func() {}, quiet()), newPlugin(t, &node{}).Handler()
+// What the relay answers to is what the plugin answers to.
+func TestRelayKnowsEveryMethod(t *testing.T) {
+	r := newRelay(filepath.Join(t.TempDir(), "none.sock"), "r", quiet())
+	r.startPatience, r.endPatience = 0, 0
+	relay, plugin := r.handler(), newPlugin(t, &node{}).Handler()
 	for _, kind := range []string{"Plugin.", "NetworkDriver.", "IpamDriver."} {
 		for _, m := range []string{
 			"Activate", "GetCapabilities", "CreateNetwork", "DeleteNetwork", "CreateEndpoint", "EndpointOperInfo",
@@ -460,7 +405,7 @@ func TestStandInKnowsEveryMethod(t *testing.T) {
 				h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/"+kind+m, strings.NewReader(`{}`)))
 				return w.Code != http.StatusNotFound
 			}
-			assert.Equal(t, known(plugin), known(standIn), kind+m)
+			assert.Equal(t, known(plugin), known(relay), kind+m)
 		}
 	}
 }

@@ -26,7 +26,11 @@ func handle[In, Out any](mux *http.ServeMux, p *Plugin, method string, f func(co
 			err = json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in)
 		}
 		if err == nil {
-			out, err = f(ctx, in)
+			out, err = f(context.WithValue(ctx, requestKey{}, r.Header.Get(headerRequest)), in)
+		}
+		if err != nil && p.stopping.Load() {
+			// The relay sends it to the next agent.
+			panic(http.ErrAbortHandler)
 		}
 		log := p.log.WithField("took", time.Since(start).Round(time.Microsecond))
 		status := http.StatusOK
@@ -40,6 +44,16 @@ func handle[In, Out any](mux *http.ServeMux, p *Plugin, method string, f func(co
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(out) // an engine that is gone is no matter
 	})
+}
+
+// requestKey is where a request's context has its name (headerRequest).
+type requestKey struct{}
+
+// requestName is the name of a request, the same when it is sent again; "" where
+// an engine asks without a relay.
+func requestName(ctx context.Context) string {
+	name, _ := ctx.Value(requestKey{}).(string)
+	return name
 }
 
 type nothing struct{}

@@ -1,0 +1,45 @@
+package attach
+
+import (
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+)
+
+// An agent that is started again knows what the one before it promised an
+// engine, and to which request.
+func TestPromisesOutliveTheAgent(t *testing.T) {
+	file := filepath.Join(t.TempDir(), recordsFile)
+	r := newRecords(file)
+	require.NoError(t, r.loadOnce())
+	addr := netip.MustParseAddr("10.1.5.2")
+	e := ovs.Endpoint{
+		Name: "docker-1", Network: "blue", IPs: []netip.Addr{addr}, MAC: topology.MACOf(addr), Port: "bz0000000001",
+		Labels: map[string]string{"docker-endpoint": "1"},
+	}
+	r.change(func() { r.reserved[reservation{"blue", addr}] = promise{time.Now(), "relay-7"} })
+	r.await(e)
+	require.NoError(t, r.save())
+
+	next := newRecords(file)
+	require.NoError(t, next.loadOnce())
+	assert.Equal(t, []ovs.Endpoint{e}, next.known.Get().Pending)
+	got, ok := next.repeated(Reservation{Network: "blue", Family: topology.IPv4, Request: "relay-7"})
+	assert.True(t, ok)
+	assert.Equal(t, addr, got)
+	for _, other := range []Reservation{
+		{Network: "blue", Family: topology.IPv4, Request: "relay-8"},
+		{Network: "blue", Family: topology.IPv4},
+		{Network: "red", Family: topology.IPv4, Request: "relay-7"},
+	} {
+		_, ok := next.repeated(other)
+		assert.False(t, ok, "%+v", other)
+	}
+}

@@ -215,8 +215,10 @@ func endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
 }
 
 // connect makes an endpoint known and waits until the switch forwards for it.
-// On an error nothing of it is left, its device included.
-func (p *Part) connect(ctx context.Context, e ovs.Endpoint) error {
+// On an error undo removes it, its device included.
+func (p *Part) connect(
+	ctx context.Context, e ovs.Endpoint, undo func(context.Context, ovs.Endpoint) error,
+) error {
 	p.put(e)
 	if err := p.save(); err != nil {
 		p.log.Warn(err) // its port has the record as well
@@ -225,15 +227,28 @@ func (p *Part) connect(ctx context.Context, e ovs.Endpoint) error {
 	if err == nil {
 		return nil
 	}
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	return errors.Join(err, p.disconnect(undo, e))
+	return errors.Join(err, undo(limited, e))
 }
 
 // disconnect forgets an endpoint, waits until its port is gone and removes its
 // device.
 func (p *Part) disconnect(ctx context.Context, e ovs.Endpoint) error {
 	p.remove(e.Port)
+	return p.unplug(ctx, e)
+}
+
+// retract disconnects an endpoint that is pending again: its engine asks once
+// more, perhaps the next agent, or deletes it.
+func (p *Part) retract(ctx context.Context, e ovs.Endpoint) error {
+	p.await(e)
+	return p.unplug(ctx, e)
+}
+
+// unplug waits until the port of an endpoint that is to have none is gone, and
+// removes its device.
+func (p *Part) unplug(ctx context.Context, e ovs.Endpoint) error {
 	if err := p.save(); err != nil {
 		p.log.Warn(err)
 	}

@@ -46,7 +46,7 @@ func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err := p.host.Attach(ctx, p.attachSpec(n, e)); err != nil {
 		return e, err
 	}
-	if err := p.connect(ctx, e); err != nil {
+	if err := p.connect(ctx, e, p.disconnect); err != nil {
 		return e, err
 	}
 	if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {

@@ -158,15 +158,9 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 		return "", err
 	}
 	e.Port = portOf(e)
-	defer func() {
-		if err != nil {
-			p.await(e) // its engine asks again, perhaps the next agent, or deletes it
-			err = errors.Join(err, p.save())
-		}
-	}()
 	if p.has(e.Port) {
 		// An agent before this one ended before its answer arrived.
-		if err := p.disconnect(ctx, e); err != nil {
+		if err := p.retract(ctx, e); err != nil {
 			return "", err
 		}
 	}
@@ -180,7 +174,7 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 	if err := p.host.MakePair(ctx, spec); err != nil {
 		return "", err
 	}
-	if err := p.connect(ctx, e); err != nil {
+	if err := p.connect(ctx, e, p.retract); err != nil {
 		return "", err
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)

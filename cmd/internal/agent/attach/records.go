@@ -132,7 +132,16 @@ func (r *records) has(port string) bool {
 	return ok
 }
 
-func (r *records) await(e ovs.Endpoint) { r.change(func() { r.pending[e.Port] = e }) }
+// await makes an endpoint one on its way, which has no port.
+func (r *records) await(e ovs.Endpoint) {
+	r.change(func() {
+		if _, had := r.endpoints[e.Port]; had {
+			delete(r.endpoints, e.Port)
+			r.leaving[e.Port] = true
+		}
+		r.pending[e.Port] = e
+	})
+}
 
 // forget takes an endpoint out of those on their way.
 func (r *records) forget(e ovs.Endpoint) { r.change(func() { delete(r.pending, e.Port) }) }

@@ -31,6 +31,20 @@ func TestPromisesOutliveTheAgent(t *testing.T) {
 	next := newRecords(file)
 	require.NoError(t, next.loadOnce())
 	assert.Equal(t, []ovs.Endpoint{e}, next.known.Get().Pending)
+
+	// Handed over, and taken back to be handed over again: it is known all the time.
+	next.put(e)
+	require.NoError(t, next.save())
+	next = newRecords(file)
+	require.NoError(t, next.loadOnce())
+	assert.Equal(t, Known{Endpoints: []ovs.Endpoint{e}}, next.known.Get())
+	next.await(e)
+	require.NoError(t, next.save())
+	next = newRecords(file)
+	require.NoError(t, next.loadOnce())
+	assert.Equal(t, Known{Pending: []ovs.Endpoint{e}}, next.known.Get())
+
+	next.change(func() { next.reserved[reservation{"blue", addr}] = promise{time.Now(), "relay-7"} })
 	got, ok := next.repeated(Reservation{Network: "blue", Family: topology.IPv4, Request: "relay-7"})
 	assert.True(t, ok)
 	assert.Equal(t, addr, got)

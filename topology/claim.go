@@ -2,6 +2,7 @@ package topology
 
 import (
 	"net/netip"
+	"regexp"
 	"strings"
 )
 
@@ -68,8 +69,18 @@ func Holder(endpoint string, names []string) string {
 	if endpoint != "" {
 		out = append(out, "endpoint "+endpoint)
 	}
-	if len(names) > 0 {
-		out = append(out, "container "+strings.Join(names, " or "))
+	var called []string
+	for _, n := range names {
+		// Not the names with their network's, and not the container's ID.
+		if !strings.Contains(n, ".") && !shortID.MatchString(n) {
+			called = append(called, n)
+		}
+	}
+	if len(called) > 0 {
+		out = append(out, "container "+strings.Join(called, ", also "))
 	}
 	return strings.Join(out, ", ")
 }
+
+// shortID is a container's ID as its engine shows it.
+var shortID = regexp.MustCompile(`^[0-9a-f]{12}$`)

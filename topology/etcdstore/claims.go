@@ -18,9 +18,10 @@ const claimTTL = 30 * time.Second
 
 // ClaimAddress asks for an address for c.Node, and returns the claim as stored:
 // decided, or waiting for the answer of Claim.Owner. A claim of the node's own that
-// stands is returned as it is; one that was refused is made again. Where nobody
-// leases the address's subnet nobody has to be asked, and where the owner's agent
-// does not run nobody can be.
+// stands is returned as it is: whoever waits asks again with what was returned
+// last. One that was refused earlier than that is made again. Where nobody leases
+// the address's subnet nobody has to be asked, and where the owner's agent does not
+// run nobody can be.
 //
 // Errors: ErrConflict, naming the node that has the address pinned, or claims it;
 // ErrInvalid, ErrNotFound.
@@ -59,7 +60,7 @@ func (a *claiming) step(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	id := topology.PinID{Network: c.Network, Addr: c.Addr}
-	if have, there := v.Claims[id]; there && have.ID == c.ID && v.stands(have, next) {
+	if have, there := v.Claims[id]; there && have.ID == c.ID && v.stands(have, next, c.ModRevision) {
 		a.out = have
 		return true, nil
 	}
@@ -115,8 +116,8 @@ func (s *Store) question(
 }
 
 // stands reports whether a claim need not be made again: next is what it would be
-// now.
-func (v view) stands(have, next topology.Claim) bool {
+// now, seen is the revision that whoever waits has seen.
+func (v view) stands(have, next topology.Claim, seen int64) bool {
 	if have.Owner != next.Owner {
 		return false
 	}
@@ -124,6 +125,9 @@ func (v view) stands(have, next topology.Claim) bool {
 	if have.Answer == topology.ClaimAgreed {
 		// Whoever leased the subnet since has agreed to nothing.
 		return have.Owner == "" || home.ModRevision < have.ModRevision
+	}
+	if have.Answer == topology.ClaimRefused {
+		return seen > 0 && have.ModRevision > seen
 	}
 	return have.Answer == next.Answer
 }

@@ -61,6 +61,7 @@ type records struct {
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving  map[string]bool
 	reserved map[reservation]time.Time
+	lent     map[reservation]loan
 	complete bool
 	version  int
 
@@ -75,7 +76,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		leaving: map[string]bool{}, reserved: map[reservation]time.Time{},
+		leaving: map[string]bool{}, reserved: map[reservation]time.Time{}, lent: map[reservation]loan{},
 	}
 }
 
@@ -162,6 +163,8 @@ type contents struct {
 	Endpoints []record `json:"endpoints"`
 	// Reserved are addresses that were promised to an engine.
 	Reserved []reservedAddr `json:"reserved,omitempty"`
+	// Lent are addresses that other nodes are about to pin.
+	Lent []lentAddr `json:"lent,omitempty"`
 }
 
 // record is an endpoint in the file: what its port has in external_ids.
@@ -239,6 +242,9 @@ func (r *records) load() error {
 		for _, x := range c.Reserved {
 			r.reserved[reservation{x.Network, x.Addr}] = x.At
 		}
+		for _, x := range c.Lent {
+			r.lent[reservation{x.Network, x.Addr}] = loan{x.Node, x.Revision, x.At}
+		}
 	})
 	r.saved = r.version
 	return nil
@@ -258,11 +264,17 @@ func (r *records) save() error {
 	for x, at := range r.reserved {
 		c.Reserved = append(c.Reserved, reservedAddr{x.network, x.addr, at})
 	}
+	for x, l := range r.lent {
+		c.Lent = append(c.Lent, lentAddr{x.network, x.addr, l.node, l.revision, l.at})
+	}
 	r.mu.Unlock()
 	if version == r.saved {
 		return nil
 	}
 	slices.SortFunc(c.Reserved, func(a, b reservedAddr) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
+	})
+	slices.SortFunc(c.Lent, func(a, b lentAddr) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
 	})
 	b, err := json.MarshalIndent(c, "", "  ")

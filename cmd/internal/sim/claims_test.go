@@ -391,3 +391,21 @@ func TestVanishedPinIsAskedFor(t *testing.T) {
 		require.False(t, away.HasFault(fault.AddressTaken))
 	})
 }
+
+// A node leases the subnet that another one has pinned an address in, and does not
+// know of the pin yet.
+func TestLeaseAroundAPin(t *testing.T) {
+	scenario(t, "", func(t *testing.T) {
+		w := world(t, 2)
+		a := netip.MustParseAddr("10.1.200.2")
+		late := w.Nodes[1]
+		late.Etcd.Set(etcdfake.Faults{StallWatches: true})
+		require.NoError(t, w.Nodes[0].Add("blue", "first", a))
+		time.AfterFunc(5*time.Second, func() { late.Etcd.Set(etcdfake.Faults{}) })
+		got, err := late.Attach().Reserve(t.Context(), attach.Reservation{
+			Network: "blue", Family: topology.IPv4, Range: netip.MustParsePrefix("10.1.200.0/24"),
+		})
+		require.NoError(t, err)
+		require.NotEqual(t, a, got)
+	})
+}

@@ -74,7 +74,7 @@ func (p *Part) Claim(ctx context.Context, network string, a netip.Addr, what str
 	for {
 		next, err := p.store.ClaimAddress(within, c)
 		switch {
-		case err != nil && (within.Err() == nil || c.Owner == ""):
+		case err != nil && (within.Err() == nil || c.Owner == "" || p.hub.Topology().Get().Err != nil):
 			return err
 		case err != nil:
 			p.Unclaim(ctx, network, a)

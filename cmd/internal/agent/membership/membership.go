@@ -361,52 +361,6 @@ func (p *Part) lease(
 	return p.store.LeaseSubnet(ctx, n.Name, p.hub.Self().Node, f, false)
 }
 
-// More implements attach.Leases.
-func (p *Part) More(ctx context.Context, network string, f topology.Family) (netip.Prefix, error) {
-	sub, err := p.store.LeaseSubnet(ctx, network, p.hub.Self().Node, f, true)
-	return sub.Prefix, err
-}
-
-// Within implements attach.Leases: a subnet within a range, or the one that a
-// smaller range is in.
-func (p *Part) Within(
-	ctx context.Context,
-	n topology.NetworkView,
-	f topology.Family,
-	within netip.Prefix,
-) (netip.Prefix, error) {
-	self := p.hub.Self().Node
-	if within.Bits() >= n.SubnetLen(f) {
-		prefix, err := within.Addr().Prefix(n.SubnetLen(f))
-		if err != nil {
-			return prefix, err
-		}
-		if _, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self}); err != nil {
-			return prefix, fmt.Errorf("range %s: %w", within, err)
-		}
-		p.log.Infof("leased %s in network %s for range %s", prefix, n.Name, within)
-		return prefix, nil
-	}
-	for prefix := range topology.Candidates(n.Network, f, self) {
-		if !within.Contains(prefix.Addr()) {
-			continue
-		}
-		_, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self})
-		if errors.Is(err, topology.ErrConflict) {
-			continue
-		}
-		if err == nil {
-			p.log.Infof("leased %s in network %s for range %s", prefix, n.Name, within)
-		}
-		return prefix, err
-	}
-	return netip.Prefix{}, &topology.Error{
-		Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network " + n.Name,
-		What:   fmt.Sprintf("no subnet is free in range %s", within),
-		Remedy: "choose another --ip-range",
-	}
-}
-
 // EnsureNetwork creates a network where there is none of that name, asks accept
 // whether the one that is there will do, and waits until this node has a subnet
 // in it in each of the families.

@@ -20,54 +20,67 @@ import (
 // (ClaimAddress): otherwise ErrUnclaimed. The claim ends with it. A granted claim
 // also confirms a pin that was made while its owner could not be asked.
 func (s *Store) PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error) {
-	var out topology.Pin
 	p.Addr = p.Addr.Unmap()
 	if err := topology.CheckName("network", p.Network); err != nil {
-		return out, err
+		return topology.Pin{}, err
 	}
 	if err := topology.CheckName("node", p.Node); err != nil {
-		return out, err
+		return topology.Pin{}, err
 	}
 	mac, err := topology.ParseMAC(p.MAC)
 	if err != nil {
-		return out, invalid(pinItem(p), "give the endpoint's own link address", "%v", err)
+		return topology.Pin{}, invalid(pinItem(p), "give the endpoint's own link address", "%v", err)
 	}
 	p.MAC = mac.String()
-	err = s.attempts(ctx, pinItem(p), func() (bool, error) {
-		v, cmps, err := s.readAddress(ctx, p.Network, p.Node, p.Addr)
-		if err != nil {
+	g := pinning{s: s, want: p}
+	err = s.attempts(ctx, pinItem(p), func() (bool, error) { return g.step(ctx) })
+	return g.out, err
+}
+
+// pinning is a pin on its way.
+type pinning struct {
+	s         *Store
+	want, out topology.Pin
+}
+
+func (g *pinning) step(ctx context.Context) (bool, error) {
+	s, p := g.s, g.want
+	v, cmps, err := s.readAddress(ctx, p.Network, p.Node, p.Addr)
+	if err != nil {
+		return false, err
+	}
+	id := topology.PinID{Network: p.Network, Addr: p.Addr}
+	old, next := v.Pins[id], p
+	ours := old.Node == p.Node
+	_, claimed := v.Claims[id]
+	if ours {
+		next.Extra, next.Unconfirmed = mergeExtra(old.Extra, p.Extra), old.Unconfirmed
+	}
+	if !ours || old.Unconfirmed {
+		more, absent, err := s.right(ctx, v, p)
+		switch {
+		case err == nil:
+			next.Unconfirmed, cmps = absent, append(cmps, more...)
+		case !ours:
 			return false, err
+		default:
+			claimed = false // it is still being decided on
 		}
-		id := topology.PinID{Network: p.Network, Addr: p.Addr}
-		old, next := v.Pins[id], p
-		next.Unconfirmed = old.Node == p.Node && old.Unconfirmed
-		if old.Node == p.Node {
-			next.Extra = mergeExtra(old.Extra, p.Extra)
-		}
-		if old.Node != p.Node || next.Unconfirmed {
-			more, absent, err := s.right(ctx, v, p)
-			if err == nil {
-				next.Unconfirmed, cmps = absent, append(cmps, more...)
-			} else if old.Node != p.Node {
-				return false, err
-			}
-		}
-		if sameRecord(old, next) {
-			out = old
-			return true, nil
-		}
-		then := []clientv3.Op{s.put(next)}
-		if _, claimed := v.Claims[id]; claimed && !(next.Unconfirmed && old.Node == p.Node) {
-			then = append(then, clientv3.OpDelete(s.key(topology.ClaimKey(p.Network, p.Addr))))
-		}
-		resp, err := s.commit(ctx, txn{cmps: cmps, then: then})
-		if err != nil || !resp.Succeeded {
-			return false, err
-		}
-		out, out.Meta = next, written(v.meta[p.Key()], resp)
+	}
+	if sameRecord(old, next) {
+		g.out = old
 		return true, nil
-	})
-	return out, err
+	}
+	then := []clientv3.Op{s.put(next)}
+	if claimed {
+		then = append(then, clientv3.OpDelete(s.key(topology.ClaimKey(p.Network, p.Addr))))
+	}
+	resp, err := s.commit(ctx, txn{cmps: cmps, then: then})
+	if err != nil || !resp.Succeeded {
+		return false, err
+	}
+	g.out, g.out.Meta = next, written(v.meta[p.Key()], resp)
+	return true, nil
 }
 
 func addressItem(network string, a netip.Addr) string {

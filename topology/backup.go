@@ -18,8 +18,8 @@ const (
 )
 
 // Backup is a topology as it was at one revision, to be kept in a file. Keys that
-// running agents maintain by themselves (alive/, names/, keys with an expiry) are
-// left out. Keys that cannot be decoded are included: nothing is lost.
+// running agents maintain by themselves (alive/, names/, claims/, keys with an expiry)
+// are left out. Keys that cannot be decoded are included: nothing is lost.
 type Backup struct {
 	Format   string `json:"format"`  // "baize-backup"
 	Version  int    `json:"version"` // 1
@@ -54,7 +54,9 @@ func NewBackup(raw *Snapshot, prefix string) Backup {
 }
 
 func transient(kv KV) bool {
-	return kv.Lease != 0 || strings.HasPrefix(kv.Key, DirAlive) || strings.HasPrefix(kv.Key, DirNames)
+	return kv.Lease != 0 || slices.ContainsFunc([]string{DirAlive, DirNames, DirClaims}, func(dir string) bool {
+		return strings.HasPrefix(kv.Key, dir)
+	})
 }
 
 // values returns the stored values, JSON without white space.

@@ -21,6 +21,7 @@ const (
 	DirSubnets  = "subnets/"
 	DirPins     = "pins/"
 	DirNames    = "names/"
+	DirClaims   = "claims/"
 )
 
 // Keys are relative to the cluster's prefix: "networks/blue".
@@ -51,6 +52,11 @@ func PinKey(network string, a netip.Addr) string {
 	return DirPins + network + "/" + a.Unmap().String()
 }
 
+// ClaimKey returns claims/<network>/<address>.
+func ClaimKey(network string, a netip.Addr) string {
+	return DirClaims + network + "/" + a.Unmap().String()
+}
+
 // Key returns the record's key.
 func (n Network) Key() string { return NetworkKey(n.Name) }
 
@@ -65,6 +71,9 @@ func (s Subnet) Key() string { return SubnetKey(s.Network, s.Prefix) }
 
 // Key returns the record's key.
 func (p Pin) Key() string { return PinKey(p.Network, p.Addr) }
+
+// Key returns the record's key.
+func (c Claim) Key() string { return ClaimKey(c.Network, c.Addr) }
 
 // nameRE is what a network or node may be called: it must fit in an etcd key,
 // a host name and a log line. RFC 1123 labels, dots allowed.
@@ -84,7 +93,7 @@ func CheckName(kind, s string) error {
 }
 
 // Record is one decoded key: exactly one of Network, Node, Liveness, Subnet,
-// Pin, Names.
+// Pin, Names, Claim.
 type Record interface {
 	Key() string
 }
@@ -137,6 +146,8 @@ func extraOf(r Record) Extra {
 		return r.Extra
 	case Names:
 		return r.Extra
+	case Claim:
+		return r.Extra
 	}
 	return nil
 }
@@ -150,6 +161,7 @@ var decoders = map[string]func(rest string, kv KV) (Record, error){
 	DirSubnets:  decodeSubnet,
 	DirPins:     decodePin,
 	DirNames:    decodeNames,
+	DirClaims:   decodeClaim,
 }
 
 // Decode reads one key. The error is an *Error of kind ErrInvalid that names
@@ -217,7 +229,7 @@ func decodeSubnet(rest string, kv KV) (Record, error) {
 }
 
 func decodePin(rest string, kv KV) (Record, error) {
-	network, addr, err := parsePinKey(rest)
+	network, addr, err := parseAddrKey(DirPins, rest)
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +246,21 @@ func decodePin(rest string, kv KV) (Record, error) {
 	}
 	p.MAC = mac.String() // flows are written with it: one form only
 	return p, nil
+}
+
+func decodeClaim(rest string, kv KV) (Record, error) {
+	network, addr, err := parseAddrKey(DirClaims, rest)
+	if err != nil {
+		return nil, err
+	}
+	c := Claim{Network: network, Addr: addr, Meta: kv.Meta}
+	if err := decodeValue(kv.Value, &c, &c.Extra); err != nil {
+		return nil, err
+	}
+	if c.Node == "" {
+		return nil, errors.New("no node")
+	}
+	return c, nil
 }
 
 func decodeNames(rest string, kv KV) (Record, error) {
@@ -288,6 +315,7 @@ type (
 	networkName string
 	nodeName    string
 	aliveName   string
+	claimID     PinID
 )
 
 // identify returns which record a key names; nil when it names none.
@@ -305,8 +333,12 @@ func identify(key string) any {
 			return SubnetID{network, p}
 		}
 	case DirPins:
-		if network, a, err := parsePinKey(rest); err == nil {
+		if network, a, err := parseAddrKey(DirPins, rest); err == nil {
 			return PinID{network, a}
+		}
+	case DirClaims:
+		if network, a, err := parseAddrKey(DirClaims, rest); err == nil {
+			return claimID{network, a}
 		}
 	case DirNames:
 		if id, err := parseNamesKey(rest); err == nil {
@@ -333,15 +365,16 @@ func parseSubnetKey(rest string) (string, netip.Prefix, error) {
 	return network, p, nil
 }
 
-// parsePinKey reads <network>/<address>, canonical form only.
-func parsePinKey(rest string) (string, netip.Addr, error) {
+// parseAddrKey reads <network>/<address>, canonical form only, of a key of a
+// directory.
+func parseAddrKey(dir, rest string) (string, netip.Addr, error) {
 	network, addr, _ := strings.Cut(rest, "/")
 	a, err := netip.ParseAddr(addr)
 	if network == "" || err != nil || a.Zone() != "" {
-		return "", netip.Addr{}, fmt.Errorf("the key is not pins/<network>/<address>")
+		return "", netip.Addr{}, fmt.Errorf("the key is not %s<network>/<address>", dir)
 	}
-	if want := PinKey(network, a); want != DirPins+rest {
-		return "", netip.Addr{}, fmt.Errorf("the key is not in canonical form: want %s", want)
+	if want := network + "/" + a.Unmap().String(); want != rest {
+		return "", netip.Addr{}, fmt.Errorf("the key is not in canonical form: want %s", dir+want)
 	}
 	return network, a, nil
 }

@@ -22,6 +22,8 @@ var (
 	ErrFull = errors.New("full")
 	// ErrUnavailable: etcd (or the agent, or OVS) does not answer.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrUnclaimed: the address's owner has to be asked first.
+	ErrUnclaimed = errors.New("not claimed")
 )
 
 // Error is a refusal that names the item, what is wrong with it and what to

@@ -25,6 +25,7 @@ var docRecords = map[string]topology.Record{
 	topology.DirSubnets:  topology.Subnet{},
 	topology.DirPins:     topology.Pin{},
 	topology.DirNames:    topology.Names{},
+	topology.DirClaims:   topology.Claim{},
 }
 
 // keyspaceDoc is what a test can check of docs/keyspace.md.

@@ -31,6 +31,7 @@ type Snapshot struct {
 	Subnets  map[SubnetID]Subnet
 	Pins     map[PinID]Pin
 	Names    map[NamesID]Names
+	Claims   map[PinID]Claim
 	// Malformed has one problem for each key that could not be decoded.
 	Malformed map[string]fault.Fault
 	// Raw, unless nil, has the keys of another layout, by key: then there is
@@ -48,6 +49,7 @@ func NewSnapshot(revision int64, kvs []KV) *Snapshot {
 		Subnets:   map[SubnetID]Subnet{},
 		Pins:      map[PinID]Pin{},
 		Names:     map[NamesID]Names{},
+		Claims:    map[PinID]Claim{},
 		Malformed: map[string]fault.Fault{},
 	}
 	return s.With(revision, kvs, nil)
@@ -85,8 +87,9 @@ func (s *Snapshot) With(revision int64, puts []KV, deletes []string) *Snapshot {
 
 // writer copies each map of a snapshot before its first change.
 type writer struct {
-	s                                                       *Snapshot
-	networks, nodes, alive, subnets, pins, names, malformed bool
+	s                                     *Snapshot
+	networks, nodes, alive, subnets, pins bool
+	names, claims, malformed              bool
 }
 
 func own[K comparable, V any](m *map[K]V, done *bool) map[K]V {
@@ -121,6 +124,8 @@ func (w *writer) put(kv KV) {
 		own(&w.s.Pins, &w.pins)[PinID{r.Network, r.Addr}] = r
 	case Names:
 		own(&w.s.Names, &w.names)[NamesID{r.Network, r.Node}] = r
+	case Claim:
+		own(&w.s.Claims, &w.claims)[PinID{r.Network, r.Addr}] = r
 	}
 }
 
@@ -141,6 +146,8 @@ func (w *writer) remove(key string) {
 		delete(own(&w.s.Pins, &w.pins), id)
 	case NamesID:
 		delete(own(&w.s.Names, &w.names), id)
+	case claimID:
+		delete(own(&w.s.Claims, &w.claims), PinID(id))
 	}
 }
 
@@ -212,8 +219,8 @@ func trimZeros(s string) string {
 	return s
 }
 
-// KVs returns the snapshot's records as key/values, by key. Liveness is left
-// out: it means nothing at a later moment.
+// KVs returns the snapshot's records as key/values, by key. Liveness and
+// claims are left out: they mean nothing at a later moment.
 func (s *Snapshot) KVs() []KV {
 	out := slices.Collect(maps.Values(s.Raw))
 	add := func(r Record, m Meta) { out = append(out, KV{Key: r.Key(), Value: Encode(r), Meta: m}) }

@@ -242,6 +242,11 @@ type Pin struct {
 	Node string `json:"node"`
 	// MAC is the link address that owns it.
 	MAC string `json:"mac"`
+	// Endpoint is what the endpoint is called on its node, for messages.
+	Endpoint string `json:"endpoint,omitempty"`
+	// Unconfirmed: the node that leases the address's subnet was not asked, for
+	// its agent did not run. The endpoint's node asks when it does.
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

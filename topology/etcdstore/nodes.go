@@ -235,7 +235,7 @@ func (r *removal) refuse(kind error, what, remedy string) error {
 	return &topology.Error{Kind: kind, Item: "node " + r.node, What: what, Remedy: remedy}
 }
 
-// ownedBy returns the keys a node has: its leases, its pins, its names.
+// ownedBy returns the keys a node has: its leases, its pins, its names, its claims.
 func ownedBy(s *topology.Snapshot, node string) []topology.KV {
 	var out []topology.KV
 	for _, sub := range s.SortedSubnets() {
@@ -251,6 +251,11 @@ func ownedBy(s *topology.Snapshot, node string) []topology.KV {
 	for id, n := range s.Names {
 		if id.Node == node {
 			out = append(out, topology.KV{Key: n.Key(), Meta: n.Meta})
+		}
+	}
+	for _, c := range s.Claims {
+		if c.Node == node {
+			out = append(out, topology.KV{Key: c.Key(), Meta: c.Meta})
 		}
 	}
 	return out

@@ -118,6 +118,9 @@ const (
 	SegmentMismatch Code = "BZ0604"
 	// EndpointGone: an endpoint's namespace or device is gone.
 	EndpointGone Code = "BZ0605"
+	// AddressUnconfirmed: an endpoint's address is in the subnet of another node,
+	// which has not agreed.
+	AddressUnconfirmed Code = "BZ0606"
 
 	// 07: BGP.
 

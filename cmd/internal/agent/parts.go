@@ -54,7 +54,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		AuditInterval: cfg.AuditInterval,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
-	member.Follow(endpoints.Known(), sw.Offers())
+	member.Follow(endpoints.Known(), endpoints, sw.Offers())
 	routes := kernel.New(kernel.Config{
 		Userspace: userspace, Every: cfg.AuditInterval, Masquerade: cfg.Masquerade, Protected: cfg.protected(),
 	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)

@@ -23,7 +23,7 @@ func (r *runner) endpointCommand() *ucli.Command {
 				Description: `The agent of this node creates a veth pair: one end on the bridge, the other in
 the namespace, with an address of the node's subnet and the network's mask and MTU.
 It works while etcd is down. A static address outside the node's subnet becomes a
-pin.
+pin; where another node leases it, that node's agent has to agree first.
 
   ip netns add c1
   baize endpoint add c1 --network blue --netns c1

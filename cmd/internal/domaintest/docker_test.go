@@ -275,6 +275,7 @@ func testDockerChosen(p plugin) {
 	p.refused(
 		"host2", []string{"10.7.250.9"}, "run", "--rm", "--network", "shop", "--ip", "10.7.250.9", lab.DockerImage, "true",
 	)
+	p.theft()
 	p.container("host3", "mac", "--network", "shop", "--mac-address", "02:00:00:00:77:01")
 	assert.Contains(p.T, p.within("host3", "mac", "ip", "link", "show", "eth0"), "02:00:00:00:77:01")
 	p.reach("host1", "peer", p.addr("host3", "mac", "shop"))
@@ -282,6 +283,27 @@ func testDockerChosen(p plugin) {
 	p.container("host1", "friend", "--network", "shop")
 	p.within("host1", "friend", "ping", "-c", "1", "-W", "5", "colleague")
 	p.within("host1", "friend", "ping", "-c", "1", "-W", "5", "peer")
+}
+
+// theft tries to start a container on host2 with the address of one on host1, whose
+// traffic goes on, and starts it once that one has stopped.
+func (p plugin) theft() {
+	p.container("host1", "shopkeeper", "--network", "shop")
+	p.container("host3", "client", "--network", "shop")
+	owned := p.addr("host1", "shopkeeper", "shop")
+	p.AwaitRun("the container's name is known", "host3",
+		dockerCLI, "exec", "client", "ping", "-c", "1", "-W", "1", "shopkeeper")
+	stream := p.pingingFrom("host3", "client", owned)
+	p.refused(
+		"host2", []string{owned.String(), "node host1 has it: taken by endpoint docker-", "container shopkeeper"},
+		"run", "--rm", "--network", "shop", "--ip", owned.String(), lab.DockerImage, "true",
+	)
+	stream.Goes(100)
+	assert.Empty(p.T, stream.Ends().Missing, "whoever has the address is not disturbed")
+	p.docker("host1", "rm", "-f", "shopkeeper")
+	p.container("host2", "heir", "--network", "shop", "--ip", owned.String())
+	p.reach("host3", "client", owned)
+	p.reach("host1", "peer", owned)
 }
 
 func testDockerRange(p plugin) {

@@ -5,6 +5,7 @@ package domaintest
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -182,6 +183,7 @@ func testPin(d *domain) {
 		d.Endpoint("host2/c1").IPs[0].String(),
 	)
 	require.ErrorContains(d.T, err, "taken by endpoint c1")
+	testTheft(d)
 	d.Must(
 		"host2", "baize", "endpoint", "add", "--network", "blue", "--netns", "away", "--ip", "10.1.200.9", "--ip",
 		"fd00:10:1:200::9", "--mac", "02:aa:bb:cc:dd:ee",
@@ -208,6 +210,38 @@ func testPin(d *domain) {
 		return !strings.Contains(own, "10.1.200.9"), own
 	})
 	require.Less(d.T, time.Since(removed), 10*time.Second, "and not at an audit")
+}
+
+// testTheft tries to take the address of another host's endpoint, whose traffic
+// goes on, and takes one that is free there.
+func testTheft(d *domain) {
+	owned := d.Endpoint("host1/c1").IPs
+	add := func(name string, ip netip.Addr) error {
+		_, err := d.Run("host2", "baize", "endpoint", "add", name, "--network", "blue", "--netns", "away", "--ip", ip.String())
+		return err
+	}
+	lost := d.Lost("host3/c1", "host1/c1", func() {
+		for _, ip := range owned {
+			err := add("thief", ip)
+			require.ErrorContains(d.T, err, ip.String())
+			require.ErrorContains(d.T, err, "node host1 has it: taken by endpoint c1")
+		}
+	})
+	require.Zero(d.T, lost, "whoever has the address is not disturbed")
+	pins := d.Must("host1", "baize", "pin", "list", "-o", "json")
+	for _, ip := range owned {
+		require.NotContains(d.T, pins, fmt.Sprintf("%q", ip))
+	}
+
+	free := owned[0].As4()
+	free[3] = 250
+	require.NoError(d.T, add("guest", netip.AddrFrom4(free)))
+	d.Reaches("host1/c1", d.Endpoint("host2/guest"))
+	d.Must("host1", "ip", "netns", "add", "late")
+	_, err := d.Run("host1", "baize", "endpoint", "add", "--network", "blue", "--netns", "late", "--ip",
+		netip.AddrFrom4(free).String())
+	require.ErrorContains(d.T, err, "taken by endpoint guest, of node host2")
+	d.Must("host2", "baize", "endpoint", "remove", "guest")
 }
 
 func testNamespaceGone(d *domain) {

@@ -3,10 +3,13 @@ package sim
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // harm is one thing that may happen.
@@ -19,6 +22,7 @@ type harm struct {
 // harms are all that happens in random histories.
 var harms = []harm{
 	{"endpoint add", 12, func(w *World) { w.addSomewhere() }},
+	{"endpoint add with an address", 6, func(w *World) { w.addChosen() }},
 	{"endpoint remove", 4, func(w *World) { w.removeSomewhere() }},
 	{"agent killed", 6, func(w *World) { w.pick().Kill() }},
 	{"agent stopped", 3, func(w *World) { w.pick().Stop() }},
@@ -135,6 +139,60 @@ func (w *World) addSomewhere() {
 	network, name := w.networks[w.rng.IntN(len(w.networks))], fmt.Sprintf("c%d", w.counter)
 	// A user does not wait before something else happens.
 	go func() { _ = n.Add(network, name) }()
+}
+
+// addChosen adds an endpoint with an address that somebody chose: of any node's
+// subnet, or of nobody's. Few are chosen from, so that they are asked for twice.
+func (w *World) addChosen() {
+	n := w.pick()
+	if len(n.Wanted) >= 4 || !w.reachable() {
+		return
+	}
+	subnets := slices.DeleteFunc(w.Snapshot().SortedSubnets(), func(s topology.Subnet) bool {
+		return !s.Prefix.Addr().Is4()
+	})
+	host := 100 + w.rng.IntN(3)
+	network, of := w.networks[w.rng.IntN(len(w.networks))], netip.Prefix{}
+	if i := w.rng.IntN(len(subnets) + 1); i < len(subnets) {
+		network, of = subnets[i].Network, subnets[i].Prefix
+	} else if n, ok := w.Snapshot().Networks[network]; ok {
+		of = n.IPv4
+	}
+	if !of.IsValid() {
+		return
+	}
+	a := of.Addr().As4()
+	a[3] = byte(host)
+	w.counter++
+	name := fmt.Sprintf("chosen%d", w.counter)
+	go func() { _ = n.Add(network, name, netip.AddrFrom4(a)) }()
+}
+
+// obey does what the remedy of a conflict is, once a node reports it: of two
+// endpoints with one address it removes one. Where records were lost nothing else
+// helps.
+func (w *World) obey() {
+	type place struct {
+		network string
+		ip      netip.Addr
+	}
+	seen := map[place]*Node{}
+	for _, n := range w.Nodes {
+		if !n.Runs() {
+			continue
+		}
+		for _, e := range n.Attach().Endpoints() {
+			for _, ip := range e.IPs {
+				o, twice := seen[place{e.Network, ip}]
+				if twice && (n.HasFault(fault.AddressTaken) || o.HasFault(fault.AddressTaken)) {
+					w.note("%s is on %s and on %s, and that is reported", ip, o.Name, n.Name)
+					_ = n.Remove(e.Network + "/" + e.Name)
+					break
+				}
+				seen[place{e.Network, ip}] = n
+			}
+		}
+	}
 }
 
 // copySomewhere starts a copy of a machine, beside it or in its place.

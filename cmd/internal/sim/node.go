@@ -256,6 +256,15 @@ func (n *Node) Remove(name string) error {
 	return err
 }
 
+// Forget is a container's end while no agent runs: its device is gone.
+func (n *Node) Forget(name string) {
+	n.mu.Lock()
+	e := n.Wanted[name]
+	delete(n.Wanted, name)
+	n.mu.Unlock()
+	n.kernel.set(e.Port, false)
+}
+
 // wanted lists Wanted.
 func (n *Node) wanted() []string {
 	n.mu.Lock()

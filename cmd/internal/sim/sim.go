@@ -219,6 +219,7 @@ func (w *World) Settle() {
 		if found = w.Check(); len(found) == 0 {
 			return
 		}
+		w.obey()
 	}
 	require.Empty(w.t, found, "seed %d: not right again after %s", w.seed, settleFor)
 }

@@ -33,8 +33,23 @@ func (t Taken) Add(network string, endpoints []ovs.Endpoint) {
 // AddPins enters the addresses that are pinned to other nodes.
 func (t Taken) AddPins(s *topology.Snapshot, network, self string) {
 	for id, p := range s.Pins {
-		if id.Network == network && p.Node != self {
-			t[id.Addr] = "an endpoint of node " + p.Node
+		if id.Network != network || p.Node == self {
+			continue
+		}
+		by := "an endpoint of node " + p.Node
+		if known := topology.Holder(p.Endpoint, s.LookupAddr(network, id.Addr)); known != "" {
+			by = known + ", of node " + p.Node
+		}
+		t[id.Addr] = by
+	}
+}
+
+// AddClaims enters the addresses that this node has agreed to give to others, and
+// those that others have claimed where nobody has to agree.
+func (t Taken) AddClaims(s *topology.Snapshot, network, self string) {
+	for id, c := range s.Claims {
+		if id.Network == network && c.Node != self && c.Answer == topology.ClaimAgreed {
+			t[id.Addr] = "an endpoint to come of node " + c.Node
 		}
 	}
 }

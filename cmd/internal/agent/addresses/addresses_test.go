@@ -89,3 +89,31 @@ func TestChooseAll(t *testing.T) {
 	require.ErrorIs(t, err, topology.ErrFull)
 	require.Equal(t, topology.IPv4, full)
 }
+
+// What others have pinned, or were given, is nobody else's; what they only ask for is
+// still to be had.
+func TestPinsAndClaims(t *testing.T) {
+	ip := netip.MustParseAddr
+	pin := func(a, node string) topology.Pin {
+		return topology.Pin{Network: "blue", Addr: ip(a), Node: node, MAC: "02:42:0a:01:05:02", Endpoint: "db"}
+	}
+	claim := func(a, node string, answer topology.ClaimAnswer) topology.Claim {
+		return topology.Claim{Network: "blue", Addr: ip(a), Node: node, Owner: "self", Answer: answer}
+	}
+	var kvs []topology.KV
+	for _, r := range []topology.Record{
+		pin("10.1.5.2", "other"), pin("10.1.5.3", "self"), claim("10.1.5.4", "other", topology.ClaimAgreed),
+		claim("10.1.5.5", "other", ""), claim("10.1.5.6", "other", topology.ClaimRefused),
+		claim("10.1.5.7", "self", topology.ClaimAgreed),
+	} {
+		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r)})
+	}
+	s := topology.NewSnapshot(1, kvs)
+	taken := addresses.Taken{}
+	taken.AddPins(s, "blue", "self")
+	taken.AddClaims(s, "blue", "self")
+	taken.AddClaims(s, "red", "self")
+	require.Equal(t, addresses.Taken{
+		ip("10.1.5.2"): "endpoint db, of node other", ip("10.1.5.4"): "an endpoint to come of node other",
+	}, taken)
+}

@@ -62,8 +62,14 @@ type Leases interface {
 	More(ctx context.Context, network string, f topology.Family) (netip.Prefix, error)
 	// Within leases a subnet in a part of a network.
 	Within(ctx context.Context, n topology.NetworkView, f topology.Family, within netip.Prefix) (netip.Prefix, error)
-	// Pin says that an address lives on this node.
+	// Pin says that an address lives on this node. Where another node leases its
+	// subnet, that node has to agree first.
 	Pin(ctx context.Context, p topology.Pin) error
+	// Claim is for an address that will be pinned, before it is promised to somebody.
+	// what it is for is for messages.
+	Claim(ctx context.Context, network string, a netip.Addr, what string) error
+	// Unclaim gives that up.
+	Unclaim(ctx context.Context, network string, a netip.Addr)
 	// Joined is why the node has not got its subnets; nil where it has.
 	Joined() error
 }

@@ -114,7 +114,7 @@ func (p *Part) plan(
 		}
 	}
 	for {
-		full, err := p.choose(n, &e, req.IPs, t.Snapshot)
+		full, err := p.choose(n, &e, req.IPs)
 		if err == nil || full == 0 {
 			return n, e, err
 		}
@@ -158,7 +158,6 @@ func (p *Part) choose(
 	n topology.NetworkView,
 	e *ovs.Endpoint,
 	static []netip.Addr,
-	s *topology.Snapshot,
 ) (full topology.Family, err error) {
 	p.change(func() {
 		_, there := p.endpoints[e.Port]
@@ -169,9 +168,7 @@ func (p *Part) choose(
 			}
 			return
 		}
-		taken := addresses.Taken(p.taken(n.Name))
-		taken.AddPins(s, n.Name, p.hub.Self().Node)
-		if e.IPs, full, err = addresses.ChooseAll(n, static, taken); err != nil {
+		if e.IPs, full, err = addresses.ChooseAll(n, static, p.occupied(n.Name)); err != nil {
 			return
 		}
 		if e.MAC == nil {
@@ -243,12 +240,16 @@ func (p *Part) pinAway(ctx context.Context, n topology.NetworkView, s *topology.
 		if slices.ContainsFunc(n.Subnets, func(q netip.Prefix) bool { return q.Contains(ip) }) {
 			continue
 		}
-		pin := topology.Pin{Network: e.Network, Addr: ip, Node: p.hub.Self().Node, MAC: e.MAC.String()}
+		pin := topology.Pin{Network: e.Network, Addr: ip, Node: p.hub.Self().Node, MAC: e.MAC.String(), Endpoint: e.Name}
 		if have, ok := s.Pins[topology.PinID{Network: e.Network, Addr: ip}]; ok && have.Node == pin.Node &&
 			have.MAC == pin.MAC {
 			continue // restarted while etcd is down
 		}
-		if err := p.leases.Pin(ctx, pin); err != nil {
+		err := p.leases.Pin(ctx, pin)
+		if errors.Is(err, topology.ErrConflict) {
+			return err
+		}
+		if err != nil {
 			return fmt.Errorf("address %s lives outside this node's subnets and must be pinned in etcd: %w", ip, err)
 		}
 	}

@@ -57,13 +57,13 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 		n.Subnets = append(slices.Clone(n.Subnets), sub)
 	}
 	for {
-		addr, err := p.reserve(n, r, t.Snapshot)
+		addr, err := p.reserve(n, r)
 		if err == nil {
 			// Before the engine hears of it: another agent must not promise it again.
 			if err := p.save(); err != nil {
 				p.log.Warn(err)
 			}
-			return addr, nil
+			return addr, p.claimAway(ctx, n, addr)
 		}
 		if !errors.Is(err, topology.ErrFull) || r.Range.IsValid() {
 			return addr, err
@@ -74,15 +74,27 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 	}
 }
 
+// claimAway claims a reserved address outside of the node's subnets. Where it
+// cannot be had it is not reserved any more.
+func (p *Part) claimAway(ctx context.Context, n topology.NetworkView, addr netip.Addr) error {
+	if slices.ContainsFunc(n.Subnets, func(q netip.Prefix) bool { return q.Contains(addr) }) {
+		return nil
+	}
+	err := p.leases.Claim(ctx, n.Name, addr, "a container that is being started")
+	if err != nil {
+		p.Release(n.Name, addr)
+	}
+	return err
+}
+
 // reserve chooses an address and takes it.
-func (p *Part) reserve(n topology.NetworkView, r Reservation, s *topology.Snapshot) (addr netip.Addr, err error) {
+func (p *Part) reserve(n topology.NetworkView, r Reservation) (addr netip.Addr, err error) {
 	p.change(func() {
-		taken := addresses.Taken(p.taken(n.Name))
 		if before, ok := p.repeated(r); ok {
 			addr = before
 			return
 		}
-		taken.AddPins(s, n.Name, p.hub.Self().Node)
+		taken := p.occupied(n.Name)
 		for _, x := range r.Excluded {
 			taken[x] = "kept for another use"
 		}
@@ -97,6 +109,11 @@ func (p *Part) reserve(n topology.NetworkView, r Reservation, s *topology.Snapsh
 // Release gives back what Reserve took; other addresses it leaves alone.
 func (p *Part) Release(network string, addr netip.Addr) {
 	p.change(func() { delete(p.reserved, reservation{network, addr}) })
+	s := p.hub.Topology().Get().Snapshot
+	if s == nil || s.Claims[topology.PinID{Network: network, Addr: addr}].Node != p.hub.Self().Node {
+		return
+	}
+	p.later(func(ctx context.Context) { p.leases.Unclaim(ctx, network, addr) })
 }
 
 // Promise makes an endpoint pending, and its addresses outside the node's

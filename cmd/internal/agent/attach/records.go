@@ -67,6 +67,7 @@ type records struct {
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving  map[string]bool
 	reserved map[reservation]promise
+	lent     map[reservation]loan
 	complete bool
 	version  int
 
@@ -81,7 +82,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		leaving: map[string]bool{}, reserved: map[reservation]promise{},
+		leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
 	}
 }
 
@@ -187,6 +188,8 @@ type contents struct {
 	Pending []record `json:"pending,omitempty"`
 	// Reserved are addresses that were promised to an engine.
 	Reserved []reservedAddr `json:"reserved,omitempty"`
+	// Lent are addresses that other nodes are about to pin.
+	Lent []lentAddr `json:"lent,omitempty"`
 }
 
 // record is an endpoint in the file: what its port has in external_ids.
@@ -270,6 +273,9 @@ func (r *records) load() error {
 		for _, x := range c.Reserved {
 			r.reserved[reservation{x.Network, x.Addr}] = promise{x.At, x.Request}
 		}
+		for _, x := range c.Lent {
+			r.lent[reservation{x.Network, x.Addr}] = loan{x.Node, x.Revision, x.At}
+		}
 	})
 	r.saved = r.version
 	return nil
@@ -292,11 +298,17 @@ func (r *records) save() error {
 	for x, p := range r.reserved {
 		c.Reserved = append(c.Reserved, reservedAddr{x.network, x.addr, p.at, p.request})
 	}
+	for x, l := range r.lent {
+		c.Lent = append(c.Lent, lentAddr{x.network, x.addr, l.node, l.revision, l.at})
+	}
 	r.mu.Unlock()
 	if version == r.saved {
 		return nil
 	}
 	slices.SortFunc(c.Reserved, func(a, b reservedAddr) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
+	})
+	slices.SortFunc(c.Lent, func(a, b lentAddr) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
 	})
 	b, err := json.MarshalIndent(c, "", "  ")

@@ -48,6 +48,9 @@ type Store interface {
 	ClaimSubnet(ctx context.Context, s topology.Subnet) (topology.Subnet, error)
 	PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error)
 	DeletePin(ctx context.Context, p topology.Pin) error
+	ClaimAddress(ctx context.Context, c topology.Claim) (topology.Claim, error)
+	AnswerClaim(ctx context.Context, c topology.Claim) error
+	DropClaim(ctx context.Context, c topology.Claim) error
 }
 
 // Host tells what of this host others have to know.
@@ -80,6 +83,9 @@ type Part struct {
 	offers  *part.Cell[[]string]
 	log     *logrus.Entry
 	wake    part.Signal
+	asked   part.Signal // other nodes ask for addresses
+	lender  Lender
+	asking  asking
 	started time.Time
 	faults  part.Faults
 
@@ -94,13 +100,14 @@ type Part struct {
 func New(cfg Config, h *hub.Hub, store Store, host Host, log *logrus.Entry) *Part {
 	return &Part{
 		cfg: cfg, hub: h, store: store, host: host, log: log.WithField("part", "membership"), wake: part.NewSignal(),
-		joined: errNoAnswerYet, started: time.Now(),
+		asked: part.NewSignal(), asking: asking{}, joined: errNoAnswerYet, started: time.Now(),
 	}
 }
 
-// Follow says where the node's endpoints are known, and what its switch can do.
-func (p *Part) Follow(known *part.Cell[attach.Known], offers *part.Cell[[]string]) {
-	p.known, p.offers = known, offers
+// Follow says where the node's endpoints are known, who lends their addresses, and
+// what its switch can do.
+func (p *Part) Follow(known *part.Cell[attach.Known], lender Lender, offers *part.Cell[[]string]) {
+	p.known, p.lender, p.offers = known, lender, offers
 }
 
 // Name implements part.Part.
@@ -137,6 +144,8 @@ func (p *Part) Run(ctx context.Context) error {
 	p.hub.Topology().Wakes(p.wake)
 	p.known.Wakes(p.wake)
 	p.offers.Wakes(p.wake)
+	p.hub.Topology().Wakes(p.asked)
+	p.known.Wakes(p.asked)
 	g := part.NewGroup(ctx)
 	g.Go(p.keepAlive)
 	g.Watch(
@@ -145,6 +154,7 @@ func (p *Part) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) },
 	)
 	g.Loop(part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}, p.pass)
+	g.Loop(part.Loop{Wake: p.asked, Every: passEvery, Pause: passPause, Timeout: passTimeout}, p.answer)
 	return g.Wait()
 }
 
@@ -224,7 +234,7 @@ func (p *Part) pass(ctx context.Context) error {
 	if err != nil && (before == nil || before.Error() != err.Error()) && !starting {
 		p.log.Warn(err)
 	}
-	p.faults.Set(fault.Add(fault.All(aliveErr), err))
+	p.faults.Set(fault.Merge(fault.Add(fault.All(aliveErr), err), p.unconfirmed()...))
 	return err
 }
 
@@ -253,7 +263,7 @@ func (p *Part) ensure(ctx context.Context) error {
 	if !known.Complete {
 		return nil // it wakes this part when it is
 	}
-	return errors.Join(p.leaseSubnets(ctx, s, known.Endpoints), p.syncPins(ctx, s, known.All()))
+	return errors.Join(p.leaseSubnets(ctx, s, known.Endpoints), p.syncPins(ctx, s, known))
 }
 
 // register writes the node's record when it differs from what etcd has.
@@ -349,98 +359,6 @@ func (p *Part) lease(
 		}
 	}
 	return p.store.LeaseSubnet(ctx, n.Name, p.hub.Self().Node, f, false)
-}
-
-// syncPins makes the pins in etcd those of the local endpoints that live
-// outside the node's subnets. One that is on its way has its pin before its
-// port.
-func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, endpoints []ovs.Endpoint) error {
-	self := p.hub.Self().Node
-	var errs []error
-	wanted := map[topology.PinID]bool{}
-	for _, e := range endpoints {
-		if _, ok := s.Networks[e.Network]; !ok {
-			for _, ip := range e.IPs { // when the network is back, so are its pins
-				wanted[topology.PinID{Network: e.Network, Addr: ip}] = true
-			}
-			continue
-		}
-		own := s.NodeSubnets(e.Network, self)
-		for _, ip := range e.IPs {
-			if slices.ContainsFunc(own, func(sub topology.Subnet) bool { return sub.Prefix.Contains(ip) }) {
-				continue
-			}
-			want := topology.Pin{Network: e.Network, Addr: ip, Node: self, MAC: e.MAC.String()}
-			id := topology.PinID{Network: e.Network, Addr: ip}
-			wanted[id] = true
-			if have, ok := s.Pins[id]; ok && have.Node == want.Node && have.MAC == want.MAC {
-				continue
-			}
-			if _, err := p.store.PutPin(ctx, want); err != nil {
-				errs = append(errs, err)
-			}
-		}
-	}
-	for id, pin := range s.Pins {
-		if pin.Node == self && !wanted[id] {
-			if err := p.store.DeletePin(ctx, pin); err != nil {
-				errs = append(errs, fmt.Errorf("take back the pin of an endpoint that is gone: %w", err))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// More implements attach.Leases.
-func (p *Part) More(ctx context.Context, network string, f topology.Family) (netip.Prefix, error) {
-	sub, err := p.store.LeaseSubnet(ctx, network, p.hub.Self().Node, f, true)
-	return sub.Prefix, err
-}
-
-// Within implements attach.Leases: a subnet within a range, or the one that a
-// smaller range is in.
-func (p *Part) Within(
-	ctx context.Context,
-	n topology.NetworkView,
-	f topology.Family,
-	within netip.Prefix,
-) (netip.Prefix, error) {
-	self := p.hub.Self().Node
-	if within.Bits() >= n.SubnetLen(f) {
-		prefix, err := within.Addr().Prefix(n.SubnetLen(f))
-		if err != nil {
-			return prefix, err
-		}
-		if _, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self}); err != nil {
-			return prefix, fmt.Errorf("range %s: %w", within, err)
-		}
-		p.log.Infof("leased %s in network %s for range %s", prefix, n.Name, within)
-		return prefix, nil
-	}
-	for prefix := range topology.Candidates(n.Network, f, self) {
-		if !within.Contains(prefix.Addr()) {
-			continue
-		}
-		_, err := p.store.ClaimSubnet(ctx, topology.Subnet{Network: n.Name, Prefix: prefix, Node: self})
-		if errors.Is(err, topology.ErrConflict) {
-			continue
-		}
-		if err == nil {
-			p.log.Infof("leased %s in network %s for range %s", prefix, n.Name, within)
-		}
-		return prefix, err
-	}
-	return netip.Prefix{}, &topology.Error{
-		Kind: topology.ErrFull, Code: fault.NetworkFull, Item: "network " + n.Name,
-		What:   fmt.Sprintf("no subnet is free in range %s", within),
-		Remedy: "choose another --ip-range",
-	}
-}
-
-// Pin implements attach.Leases.
-func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
-	_, err := p.store.PutPin(ctx, pin)
-	return err
 }
 
 // EnsureNetwork creates a network where there is none of that name, asks accept

@@ -1,0 +1,193 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+const (
+	// answerWithin is how long a request waits for the answer of an address's owner.
+	// Docker waits for a plugin for longer.
+	answerWithin = 10 * time.Second
+	// lookEvery is how often etcd is asked for it: the watch may be behind.
+	lookEvery = time.Second
+	// dropTimeout bounds the removal of a claim, which expires anyway.
+	dropTimeout = 2 * time.Second
+	// attempts bounds how often an address is claimed for one pin: the owner of the
+	// subnet changes meanwhile, or starts.
+	attempts = 3
+)
+
+// Lender lends addresses of the node's subnets to other nodes.
+type Lender interface {
+	// Lend keeps the address of a claim out of the node's own allocation, unless the
+	// node has it in use: then it returns by what.
+	Lend(c topology.Claim) (holder string)
+	// Settle ends the loans of claims that are gone from a topology that etcd has
+	// now. Where they were pinned, the pins are in it.
+	Settle(s *topology.Snapshot)
+}
+
+// Pin implements attach.Leases.
+func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
+	for range attempts {
+		put, err := p.store.PutPin(ctx, pin)
+		if !errors.Is(err, topology.ErrUnclaimed) {
+			if s := p.hub.Topology().Get().Snapshot; err == nil && put.Unconfirmed && s != nil {
+				if f, ok := unconfirmed(s, put); ok {
+					p.log.Warn(f)
+				}
+			}
+			return err
+		}
+		if err := p.Claim(ctx, pin.Network, pin.Addr, topology.Holder(pin.Endpoint, nil)); err != nil {
+			return err
+		}
+	}
+	return &topology.Error{
+		Kind: topology.ErrUnavailable, Code: fault.AddressUnconfirmed,
+		Item: fmt.Sprintf("address %s of network %s", pin.Addr, pin.Network),
+		What: "who leases its subnet keeps changing", Remedy: "try again",
+	}
+}
+
+func (p *Part) claimOf(network string, a netip.Addr, what string) topology.Claim {
+	self := p.hub.Self()
+	return topology.Claim{Network: network, Addr: a, Node: self.Node, ID: self.ID, Endpoint: what}
+}
+
+// Claim implements attach.Leases: it waits until the address's owner has agreed.
+func (p *Part) Claim(ctx context.Context, network string, a netip.Addr, what string) error {
+	within, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	wake := part.NewSignal()
+	p.hub.Topology().Wakes(wake)
+	defer p.hub.Topology().Forget(wake)
+	c := p.claimOf(network, a, what)
+	for {
+		next, err := p.store.ClaimAddress(within, c)
+		switch {
+		case err != nil && (within.Err() == nil || c.Owner == "" || p.hub.Topology().Get().Err != nil):
+			return err
+		case err != nil:
+			p.Unclaim(ctx, network, a)
+			return noAnswer(p.hub.Topology().Get().Snapshot, c)
+		case next.Granted():
+			return nil
+		case next.Answer == topology.ClaimRefused:
+			p.Unclaim(ctx, network, a)
+			return refusal(next)
+		}
+		c = next
+		p.awaitAnswer(within, wake, c)
+	}
+}
+
+// awaitAnswer waits until there may be an answer to a claim.
+func (p *Part) awaitAnswer(ctx context.Context, wake part.Signal, c topology.Claim) {
+	look := time.NewTimer(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			return
+		case <-wake:
+		}
+		s := p.hub.Topology().Get().Snapshot
+		if s == nil {
+			continue
+		}
+		have, there := s.Claims[topology.PinID{Network: c.Network, Addr: c.Addr}]
+		if _, runs := s.Alive[c.Owner]; (there && have.ModRevision > c.ModRevision) || !runs {
+			return
+		}
+	}
+}
+
+// Unclaim implements attach.Leases: it gives up a claim of this node. One that it
+// cannot give up expires.
+func (p *Part) Unclaim(ctx context.Context, network string, a netip.Addr) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
+	defer cancel()
+	if err := p.store.DropClaim(ctx, p.claimOf(network, a, "")); err != nil {
+		p.log.Debugf("give up the claim of %s in network %s: %v", a, network, err)
+	}
+}
+
+// refusal is the error for an address that its owner has in use.
+func refusal(c topology.Claim) error {
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.AddressTaken,
+		Item: fmt.Sprintf("address %s of network %s", c.Addr, c.Network),
+		What: fmt.Sprintf("node %s has it: taken by %s", c.Owner, c.Holder), Remedy: "choose another, or leave it out",
+	}
+}
+
+// noAnswer is the error for an address whose owner runs and does not answer.
+func noAnswer(s *topology.Snapshot, c topology.Claim) error {
+	what := fmt.Sprintf("node %s leases its subnet and does not say whether the address is free", c.Owner)
+	if s != nil {
+		if v := s.Nodes[c.Owner].Version; v != "" {
+			what += fmt.Sprintf(" (its agent has version %s)", v)
+		}
+	}
+	return &topology.Error{
+		Kind: topology.ErrUnavailable, Code: fault.AddressUnconfirmed,
+		Item: fmt.Sprintf("address %s of network %s", c.Addr, c.Network), What: what,
+		Remedy: fmt.Sprintf("see 'baize status' on node %s, and update its agent if it is older than this one; "+
+			"or choose another address", c.Owner),
+	}
+}
+
+// answer answers the claims of other nodes for addresses of this node's subnets.
+func (p *Part) answer(ctx context.Context) error {
+	t := p.hub.Topology().Get()
+	self := p.hub.Self()
+	p.mu.Lock()
+	alive := p.alive
+	p.mu.Unlock()
+	if t.Err != nil || !t.Known() || t.Cached || !alive || t.Stored.Nodes[self.Node].ID != self.ID {
+		return nil // nothing that is known is sure to be so now
+	}
+	if !p.known.Get().Complete {
+		return nil
+	}
+	p.lender.Settle(t.Stored)
+	var errs []error
+	for _, c := range t.Stored.Claims {
+		home, _ := t.Stored.Home(c.Network, c.Addr)
+		if c.Owner != self.Node || c.Answer != "" || home.Node != self.Node || home.Segment != "" {
+			continue
+		}
+		c.Answer, c.Holder = topology.ClaimAgreed, p.lend(t.Stored, home, c)
+		if c.Holder != "" {
+			c.Answer = topology.ClaimRefused
+		}
+		p.log.Infof("address %s of network %s: node %s asks for it: %s %s", c.Addr, c.Network, c.Node, c.Answer, c.Holder)
+		errs = append(errs, p.store.AnswerClaim(ctx, c))
+	}
+	return errors.Join(errs...)
+}
+
+// lend lends an address, or says what has it.
+func (p *Part) lend(s *topology.Snapshot, home topology.Subnet, c topology.Claim) (holder string) {
+	if topology.HostIndex(home.Prefix, c.Addr) < 2 {
+		return "the node itself"
+	}
+	if holder = p.lender.Lend(c); holder == "" {
+		return ""
+	}
+	if called := topology.Holder("", s.LookupAddr(c.Network, c.Addr)); called != "" {
+		holder += ", " + called
+	}
+	return holder
+}

@@ -37,8 +37,8 @@ func (t Taken) AddPins(s *topology.Snapshot, network, self string) {
 			continue
 		}
 		by := "an endpoint of node " + p.Node
-		if known := topology.Holder(p.Endpoint, s.LookupAddr(network, id.Addr)); known != "" {
-			by = known + ", of node " + p.Node
+		if p.Endpoint != "" {
+			by = "endpoint " + p.Endpoint + ", of node " + p.Node
 		}
 		t[id.Addr] = by
 	}

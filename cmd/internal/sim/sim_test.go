@@ -3,6 +3,8 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"os"
+	"runtime/debug"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,12 @@ var (
 	agents    = flag.Int("agents", 5, "how many agents live in a world")
 	histories = flag.Int("histories", 5, "how many histories they live through")
 )
+
+// A world is small, and makes much garbage.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	os.Exit(m.Run())
+}
 
 // Whatever happened to etcd, to agents, switches and the network: once it is
 // over, every subnet and address has one owner, every endpoint reaches every

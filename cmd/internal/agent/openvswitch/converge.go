@@ -81,6 +81,15 @@ type converger struct {
 	// unmade are the ports that Open vSwitch did not make at the last look either.
 	// They are looked for again at audits only.
 	unmade []string
+	// bound are the flows that were bound last.
+	bound bound
+}
+
+// bound are flows bound to the numbers of ports, with what they were made of.
+type bound struct {
+	flows   []ovs.Flow
+	ofports map[string]int
+	bound   []ovs.BoundFlow
 }
 
 func newConverger(db ports, flows tables) converger {
@@ -126,7 +135,7 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 
 // convergeFlows makes the flow tables what they are to be, in one bundle.
 func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome) error {
-	bound, _ := out.Want.Bind(out.Observed.OFPorts())
+	bound := c.bind(out.Want, out.Observed.OFPorts())
 	var err error
 	if out.Flows, err = c.flows.Observe(ctx); err != nil {
 		return fmt.Errorf("read the flows: %w", err)
@@ -154,6 +163,18 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 		out.Problems = append(out.Problems, f)
 	}
 	return nil
+}
+
+// bind returns the wanted flows as a switch takes them: those of the pass before
+// where it is the same state on the same ports.
+func (c *converger) bind(want ovs.State, ofports map[string]int) []ovs.BoundFlow {
+	last := c.bound.flows
+	same := len(want.Flows) > 0 && len(want.Flows) == len(last) && &want.Flows[0] == &last[0]
+	if !same || !maps.Equal(ofports, c.bound.ofports) {
+		flows, _ := want.Bind(ofports)
+		c.bound = bound{want.Flows, ofports, flows}
+	}
+	return c.bound.bound
 }
 
 func (c *converger) withoutRefused(flows []ovs.BoundFlow) []ovs.BoundFlow {

@@ -62,6 +62,9 @@ type Config struct {
 	// Jitter spreads a wait, so that a thousand agents do not come back at the
 	// same moment. Random between a half and one and a half when nil.
 	Jitter func(time.Duration) time.Duration `json:"-"`
+	// Decode makes a snapshot of a whole listing, which is immutable: many stores
+	// in one process may share one. topology.NewSnapshot when nil, or NewRawSnapshot.
+	Decode func(revision int64, kvs []topology.KV) *topology.Snapshot `json:"-"`
 }
 
 // endpoint is a parsed member address.
@@ -100,6 +103,13 @@ func (c Config) resolve() (Config, error) {
 	}
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+	}
+	switch {
+	case c.Decode != nil:
+	case c.Raw:
+		c.Decode = topology.NewRawSnapshot
+	default:
+		c.Decode = topology.NewSnapshot
 	}
 	switch {
 	case c.Username != "" && c.Password == "":

@@ -83,6 +83,11 @@ type converger struct {
 	unmade []string
 	// bound are the flows that were bound last.
 	bound bound
+	// inPlace are flows that were found to be what is wanted.
+	inPlace struct {
+		want []ovs.BoundFlow
+		have []ovs.FlowID
+	}
 }
 
 // bound are flows bound to the numbers of ports, with what they were made of.
@@ -144,7 +149,7 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 		clear(c.refused)
 	}
 	out.Bound = c.withoutRefused(bound)
-	add, del := ovs.DiffFlows(out.Bound, out.Flows.IDs())
+	add, del := c.diff(out.Bound, out.Flows.IDs())
 	if audit && len(add)+len(del) == 0 {
 		a, err := c.flows.Audit(ctx, out.Bound)
 		if err != nil {
@@ -168,14 +173,26 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 // bind returns the wanted flows as a switch takes them: those of the pass before
 // where it is the same state on the same ports.
 func (c *converger) bind(want ovs.State, ofports map[string]int) []ovs.BoundFlow {
-	last := c.bound.flows
-	same := len(want.Flows) > 0 && len(want.Flows) == len(last) && &want.Flows[0] == &last[0]
-	if !same || !maps.Equal(ofports, c.bound.ofports) {
+	if !sameSlice(want.Flows, c.bound.flows) || !maps.Equal(ofports, c.bound.ofports) {
 		flows, _ := want.Bind(ofports)
 		c.bound = bound{want.Flows, ofports, flows}
 	}
 	return c.bound.bound
 }
+
+// diff is ovs.DiffFlows, which says the same of the same.
+func (c *converger) diff(want []ovs.BoundFlow, have []ovs.FlowID) (add []ovs.BoundFlow, del []ovs.FlowID) {
+	if sameSlice(want, c.inPlace.want) && slices.Equal(have, c.inPlace.have) {
+		return nil, nil
+	}
+	if add, del = ovs.DiffFlows(want, have); len(add)+len(del) == 0 {
+		c.inPlace.want, c.inPlace.have = want, have
+	}
+	return add, del
+}
+
+// sameSlice reports whether two slices are one.
+func sameSlice[T any](a, b []T) bool { return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] }
 
 func (c *converger) withoutRefused(flows []ovs.BoundFlow) []ovs.BoundFlow {
 	if len(c.refused) == 0 {

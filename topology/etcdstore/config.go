@@ -80,6 +80,16 @@ func invalid(item, remedy, what string, args ...any) error {
 	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
 }
 
+func (c Config) decoder() func(int64, []topology.KV) *topology.Snapshot {
+	switch {
+	case c.Decode != nil:
+		return c.Decode
+	case c.Raw:
+		return topology.NewRawSnapshot
+	}
+	return topology.NewSnapshot
+}
+
 // resolve checks the configuration and fills in the defaults. Errors are of
 // kind ErrInvalid and name the item.
 func (c Config) resolve() (Config, error) {
@@ -104,13 +114,7 @@ func (c Config) resolve() (Config, error) {
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 	}
-	switch {
-	case c.Decode != nil:
-	case c.Raw:
-		c.Decode = topology.NewRawSnapshot
-	default:
-		c.Decode = topology.NewSnapshot
-	}
+	c.Decode = c.decoder()
 	switch {
 	case c.Username != "" && c.Password == "":
 		return c, invalid("etcd user "+c.Username, "give the password too", "no password")

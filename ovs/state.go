@@ -115,6 +115,12 @@ func (f Flow) Bare() Flow {
 	return f
 }
 
+// Same reports whether a switch cannot tell two flows apart: as Bare, without the
+// copies.
+func (f *Flow) Same(o *Flow) bool {
+	return f.Table == o.Table && f.Priority == o.Priority && f.Match == o.Match && f.Actions == o.Actions
+}
+
 // Reason is a record that something wanted stems from; the zero Reason is that
 // of what is always wanted.
 type Reason struct {

@@ -177,7 +177,7 @@ type Path struct {
 // directly, others through the fabric where it knows them; but packets follow a
 // foreign route in any case.
 func (n NetworkView) Paths(onLink OnLink, hops NextHops) []Path {
-	var out []Path
+	out := slices.Grow([]Path(nil), 2*len(n.Peers)+len(n.Pins)) // a subnet for each family, mostly
 	peers := make(map[string]*Peer, len(n.Peers))
 	for i := range n.Peers {
 		p := &n.Peers[i]

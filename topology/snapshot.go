@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/baize-net/baize/topology/fault"
@@ -83,6 +84,27 @@ func (s *Snapshot) With(revision int64, puts []KV, deletes []string) *Snapshot {
 		w.put(kv)
 	}
 	return &out
+}
+
+// Sharing returns the snapshot with those maps of another one that say the same
+// as its own: what did not change is then the same map, as it is after With.
+func (s *Snapshot) Sharing(other *Snapshot) *Snapshot {
+	out := *s
+	share(&out.Networks, other.Networks)
+	share(&out.Nodes, other.Nodes)
+	share(&out.Alive, other.Alive)
+	share(&out.Subnets, other.Subnets)
+	share(&out.Pins, other.Pins)
+	share(&out.Names, other.Names)
+	share(&out.Malformed, other.Malformed)
+	share(&out.Raw, other.Raw)
+	return &out
+}
+
+func share[K comparable, V any](m *map[K]V, other map[K]V) {
+	if reflect.DeepEqual(*m, other) {
+		*m = other
+	}
 }
 
 // writer copies each map of a snapshot before its first change.

@@ -62,6 +62,9 @@ type Config struct {
 	// Jitter spreads a wait, so that a thousand agents do not come back at the
 	// same moment. Random between a half and one and a half when nil.
 	Jitter func(time.Duration) time.Duration `json:"-"`
+	// Decode makes a snapshot of a whole listing, which is immutable: many stores
+	// in one process may share one. topology.NewSnapshot when nil, or NewRawSnapshot.
+	Decode func(revision int64, kvs []topology.KV) *topology.Snapshot `json:"-"`
 }
 
 // endpoint is a parsed member address.
@@ -75,6 +78,16 @@ type endpoint struct {
 
 func invalid(item, remedy, what string, args ...any) error {
 	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
+}
+
+func (c Config) decoder() func(int64, []topology.KV) *topology.Snapshot {
+	switch {
+	case c.Decode != nil:
+		return c.Decode
+	case c.Raw:
+		return topology.NewRawSnapshot
+	}
+	return topology.NewSnapshot
 }
 
 // resolve checks the configuration and fills in the defaults. Errors are of
@@ -101,6 +114,7 @@ func (c Config) resolve() (Config, error) {
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 	}
+	c.Decode = c.decoder()
 	switch {
 	case c.Username != "" && c.Password == "":
 		return c, invalid("etcd user "+c.Username, "give the password too", "no password")

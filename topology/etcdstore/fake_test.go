@@ -2,6 +2,7 @@ package etcdstore_test
 
 import (
 	"context"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,35 @@ func TestAnIdleWatchDoesNotListAgain(t *testing.T) {
 		require.NoError(t, last.Err)
 		// Every audit interval, ten minutes.
 		require.LessOrEqual(t, cluster.Reads()-before, 7)
+	})
+}
+
+// An audit that finds what is known already leaves it as it is: what compares by
+// identity has nothing to do then, nor at the next change.
+func TestAListingThatSaysNothingNewIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := etcdfake.New()
+		s := openFake(t, cluster.Host("a"))
+		mustCreate(t, s, blue())
+		last := follow(t, s)
+		pass(time.Minute)
+		before := last.Snapshot
+		pass(time.Hour)
+		cluster.Put(topology.DefaultPrefix+"/alive/host1", `{"id": "id-host1"}`)
+		pass(time.Minute)
+		require.Contains(t, last.Snapshot.Alive, "host1")
+		same := func(a, b any) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() }
+		require.True(t, same(before.Networks, last.Snapshot.Networks))
+		require.False(t, same(before.Alive, last.Snapshot.Alive))
+
+		// Nor does an outage.
+		cluster.Stop()
+		pass(time.Minute)
+		require.Error(t, last.Err)
+		cluster.Start()
+		pass(time.Minute)
+		require.NoError(t, last.Err)
+		require.True(t, same(before.Networks, last.Snapshot.Networks))
 	})
 }
 

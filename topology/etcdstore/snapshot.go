@@ -62,10 +62,7 @@ func (s *Store) listOnce(ctx context.Context) (*topology.Snapshot, uint64, error
 		}
 		kvs = append(kvs, s.kvs(resp.Kvs)...)
 		if !resp.More || len(resp.Kvs) == 0 {
-			if s.cfg.Raw {
-				return topology.NewRawSnapshot(revision, kvs), cluster, nil
-			}
-			return topology.NewSnapshot(revision, kvs), cluster, nil
+			return s.cfg.Decode(revision, kvs), cluster, nil
 		}
 		// The next key after the last one.
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"

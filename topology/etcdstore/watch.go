@@ -101,6 +101,9 @@ func (w *watcher) listAndFollow(ctx context.Context) error {
 		return err
 	}
 	w.cluster = cluster
+	if w.last != nil {
+		snap = snap.Sharing(w.last)
+	}
 	w.good(snap)
 
 	// Without WithRequireLeader a member cut off from its peers would keep

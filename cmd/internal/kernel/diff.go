@@ -271,10 +271,13 @@ func Direct(in Input, want State, have Observed) map[topology.SubnetID]bool {
 func Strict(in Input, have Observed) []fault.Fault {
 	var out []fault.Fault
 	for _, n := range in.carried(nil) {
+		if n.Transport.Direct() != topology.DirectOnLink {
+			continue
+		}
 		for _, p := range n.Paths(in.OnLink, in.NextHops) {
 			// The greater of the two is in force: 1 is strict, 2 loose.
 			in := max(have.Sysctls["net/ipv4/conf/all/rp_filter"], have.Sysctls["net/ipv4/conf/"+p.Dev+"/rp_filter"])
-			if n.Transport.Direct() != topology.DirectOnLink || p.Kind != topology.PathRoute || in != "1" {
+			if p.Kind != topology.PathRoute || in != "1" {
 				continue
 			}
 			out = fault.Merge(out, fault.Fault{

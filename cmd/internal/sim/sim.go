@@ -54,6 +54,7 @@ type World struct {
 	dir  string
 
 	Etcd     *etcdfake.Cluster
+	listings listings
 	Operator *etcdstore.Store
 	Nodes    []*Node
 
@@ -117,7 +118,7 @@ func (w *World) end() {
 
 func (w *World) store(h *etcdfake.Host, name string) *etcdstore.Store {
 	s, err := etcdstore.Open(context.Background(), etcdstore.Config{
-		Endpoints: []string{"fake"}, Backend: h, Jitter: jitter(w.seed, name),
+		Endpoints: []string{"fake"}, Backend: h, Jitter: jitter(w.seed, name), Decode: w.listings.decode,
 	})
 	require.NoError(w.t, err)
 	return s

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
@@ -47,11 +48,12 @@ func (t FlowTables) Observe(ctx context.Context) (openflow.Observed, error) {
 		return openflow.Observed{}, err
 	}
 	defer t.f.mu.Unlock()
-	var o openflow.Observed
-	for id := range t.f.Table {
-		o.Flows = append(o.Flows, openflow.FlowStats{FlowID: id})
+	if t.f.ids == nil {
+		for id := range t.f.Table {
+			t.f.ids = append(t.f.ids, openflow.FlowStats{FlowID: id})
+		}
 	}
-	return o, nil
+	return openflow.Observed{Flows: slices.Clone(t.f.ids)}, nil
 }
 
 // Apply deletes and adds, all or nothing. As in OpenFlow, a flow with the match
@@ -93,7 +95,7 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 		}
 		t.f.Table[flow.ID()], t.f.rules[flow.ID()], at[p] = flow, rules[i], flow.ID()
 	}
-	t.f.byTable = nil
+	t.f.touched()
 	t.f.changes++
 	return nil
 }
@@ -105,9 +107,9 @@ func (t FlowTables) Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.A
 	}
 	defer t.f.mu.Unlock()
 	var a openflow.Audit
-	for _, f := range want {
-		if have, there := t.f.Table[f.ID()]; !there || have.Bare() != f.Bare() {
-			a.Add = append(a.Add, f)
+	for i := range want {
+		if have, there := t.f.Table[want[i].ID()]; !there || !have.Same(&want[i].Flow) {
+			a.Add = append(a.Add, want[i])
 		}
 	}
 	return a, nil

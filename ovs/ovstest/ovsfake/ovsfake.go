@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -51,7 +52,9 @@ type Switch struct {
 	changes    int
 	changed    chan struct{} // closed at the next change
 	rules      map[ovs.FlowID]*rule
-	byTable    map[int][]*rule // sorted by priority; nil: to be made
+	// byTable are the rules by priority, ids those of the flows; nil: to be made.
+	byTable map[int][]*rule
+	ids     []openflow.FlowStats
 }
 
 // New returns an Open vSwitch that runs, without a bridge.
@@ -61,6 +64,9 @@ func New() *Switch {
 		vswitchd: true, ovsdb: true, changed: make(chan struct{}), rules: map[ovs.FlowID]*rule{},
 	}
 }
+
+// touched is called when the flows have changed.
+func (f *Switch) touched() { f.byTable, f.ids = nil, nil }
 
 // Database returns its OVSDB side.
 func (f *Switch) Database() Database { return Database{f} }
@@ -172,13 +178,13 @@ func (f *Switch) deleteBridge() {
 func (f *Switch) clearFlows() {
 	clear(f.Table)
 	clear(f.rules)
-	f.byTable = nil
+	f.touched()
 }
 
 func (f *Switch) dropFlow(id ovs.FlowID) {
 	delete(f.Table, id)
 	delete(f.rules, id)
-	f.byTable = nil
+	f.touched()
 }
 
 // takeOver makes the ports that ovs-vswitchd has not made yet, or all.

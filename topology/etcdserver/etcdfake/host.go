@@ -165,8 +165,7 @@ func (h *Host) arrive(ctx context.Context, write bool) error {
 	if !sleep(ctx, way) {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	giveUp := time.NewTimer(proposalTimeout)
-	defer giveUp.Stop()
+	var giveUp *time.Timer // most are answered at once
 	late := false
 	for {
 		c.mu.Lock()
@@ -178,6 +177,10 @@ func (h *Host) arrive(ctx context.Context, write bool) error {
 		c.mu.Unlock()
 		if answered {
 			return err
+		}
+		if giveUp == nil {
+			giveUp = time.NewTimer(proposalTimeout)
+			defer giveUp.Stop()
 		}
 		select {
 		case <-ctx.Done():

@@ -29,7 +29,8 @@ type watch struct {
 		generation, position, start int64
 		open                        bool
 	}
-	asked bool // for a sign of life; guarded by cluster.mu
+	asked bool          // for a sign of life; guarded by cluster.mu
+	poked chan struct{} // it was asked; a cluster of many would be woken for each
 }
 
 // Watch implements etcdstore.Client.
@@ -38,6 +39,7 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...clientv3.OpOptio
 	w := &watch{
 		c: c, ctx: ctx, key: op.KeyBytes(), end: op.RangeBytes(), next: op.Rev(),
 		out: make(chan clientv3.WatchResponse, 1), created: make(chan struct{}),
+		poked: make(chan struct{}, 1),
 	}
 	go w.run()
 	select {
@@ -62,10 +64,9 @@ func (c *Client) RequestProgress(ctx context.Context) error {
 		if sent {
 			for w := range watches(h) {
 				if w.c == c {
-					w.asked = true
+					w.ask()
 				}
 			}
-			h.cluster.wake()
 		}
 		h.cluster.mu.Unlock()
 		if sent {
@@ -87,6 +88,15 @@ func watches(h *Host) map[*watch]bool {
 	return h.watches
 }
 
+// ask asks for a sign of life. It needs cluster.mu.
+func (w *watch) ask() {
+	w.asked = true
+	select {
+	case w.poked <- struct{}{}:
+	default:
+	}
+}
+
 // run is the watch's goroutine.
 func (w *watch) run() {
 	h := w.c.host
@@ -103,8 +113,11 @@ func (w *watch) run() {
 	for {
 		c.mu.Lock()
 		changed := c.changed
-		way := h.latency()
 		resp, end, lost := w.step()
+		var way time.Duration
+		if lost || resp != nil {
+			way = h.latency()
+		}
 		c.mu.Unlock()
 		switch {
 		case lost:
@@ -124,6 +137,7 @@ func (w *watch) run() {
 			return
 		case <-w.c.ctx.Done():
 			return
+		case <-w.poked:
 		case <-changed:
 		}
 	}

@@ -143,12 +143,14 @@ func TestNamesAndLivenessWakeNoReconciler(t *testing.T) {
 			return false
 		}
 	}
-	s := h.Topology().Get().Stored
+	before := h.Topology().Get()
+	s := before.Stored
 	s = s.With(11, []topology.KV{key(topology.Liveness{Node: "host2", ID: "x"}, 11), key(topology.Names{
 		Network: "blue", Node: "host2", Names: map[string][]netip.Addr{"web": {netip.MustParseAddr("10.1.2.3")}},
 	}, 11)}, nil)
 	h.SetOwn(s, false)
 	require.False(t, woken())
+	require.True(t, before.SameView(h.Records().Get()), "nothing is computed anew")
 	require.Equal(t, int64(11), h.Records().Get().Snapshot.Revision, "and yet it is there")
 	h.SetOwn(
 		s.With(
@@ -161,6 +163,7 @@ func TestNamesAndLivenessWakeNoReconciler(t *testing.T) {
 		false,
 	)
 	require.True(t, woken())
+	require.False(t, before.SameView(h.Records().Get()))
 }
 
 // A store that is read and not written is no worse than one that is down.

@@ -34,10 +34,12 @@ type Cache struct {
 	// writing is held while the file is written, mu never.
 	writing sync.Mutex
 
-	mu    sync.Mutex
-	next  *topology.Snapshot // not yet written
-	saved time.Time
-	timer *time.Timer
+	mu   sync.Mutex
+	next *topology.Snapshot // not yet written
+	// written is what the file has; nil where that is not known.
+	written *topology.Snapshot
+	saved   time.Time
+	timer   *time.Timer
 }
 
 var _ source.Cache = (*Cache)(nil)
@@ -64,6 +66,9 @@ type cachedKV struct {
 func (c *Cache) Save(s *topology.Snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.next == nil && c.written != nil && sameFile(c.written, s) {
+		return // agents come and go more often than anything else, and are not kept
+	}
 	c.next = s
 	if c.timer == nil {
 		c.timer = time.AfterFunc(max(cacheDelay, cacheEvery-time.Since(c.saved)), c.Flush)
@@ -79,14 +84,25 @@ func (c *Cache) Flush() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	c.next, c.timer, c.saved = nil, nil, time.Now()
-	c.mu.Unlock()
-	if next == nil {
+	if c.timer, c.saved = nil, time.Now(); next == nil {
+		c.mu.Unlock()
 		return
 	}
+	c.next, c.written = nil, nil
+	c.mu.Unlock()
 	if err := c.write(next); err != nil {
 		c.warn(fmt.Errorf("keep a copy of the topology: %w", err))
+		return
 	}
+	c.mu.Lock()
+	c.written = next
+	c.mu.Unlock()
+}
+
+// sameFile compares what is written of a topology, by identity.
+func sameFile(a, b *topology.Snapshot) bool {
+	return samePointer(a.Networks, b.Networks) && samePointer(a.Nodes, b.Nodes) && samePointer(a.Subnets, b.Subnets) &&
+		samePointer(a.Pins, b.Pins) && samePointer(a.Names, b.Names) && samePointer(a.Raw, b.Raw)
 }
 
 func (c *Cache) write(s *topology.Snapshot) error {

@@ -68,6 +68,10 @@ func (t Topology) View() topology.View {
 	return t.view.get()
 }
 
+// SameView reports whether two topologies have one view; false where that would
+// have to be looked for.
+func (t Topology) SameView(other Topology) bool { return t.view == other.view }
+
 type lazyView struct {
 	once     sync.Once
 	snapshot *topology.Snapshot
@@ -188,7 +192,9 @@ func (h *Hub) change(f func(*Topology) bool) {
 		h.last, next.Stored = next.Own, h.stored
 	}
 	if merged, ok := h.merged(next.Own); ok && merged != next.Snapshot {
-		next.Snapshot, next.view = merged, &lazyView{snapshot: merged, node: h.self.Node}
+		if next.Snapshot = merged; !sameRecords(h.now, next) {
+			next.view = &lazyView{snapshot: merged, node: h.self.Node}
+		}
 	}
 	h.now = next
 	// Within the lock, so that an older one never replaces a newer one; a cell

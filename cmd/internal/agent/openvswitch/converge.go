@@ -81,6 +81,20 @@ type converger struct {
 	// unmade are the ports that Open vSwitch did not make at the last look either.
 	// They are looked for again at audits only.
 	unmade []string
+	// bound are the flows that were bound last.
+	bound bound
+	// inPlace are flows that were found to be what is wanted.
+	inPlace struct {
+		want []ovs.BoundFlow
+		have []ovs.FlowID
+	}
+}
+
+// bound are flows bound to the numbers of ports, with what they were made of.
+type bound struct {
+	flows   []ovs.Flow
+	ofports map[string]int
+	bound   []ovs.BoundFlow
 }
 
 func newConverger(db ports, flows tables) converger {
@@ -126,7 +140,7 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 
 // convergeFlows makes the flow tables what they are to be, in one bundle.
 func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome) error {
-	bound, _ := out.Want.Bind(out.Observed.OFPorts())
+	bound := c.bind(out.Want, out.Observed.OFPorts())
 	var err error
 	if out.Flows, err = c.flows.Observe(ctx); err != nil {
 		return fmt.Errorf("read the flows: %w", err)
@@ -135,7 +149,7 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 		clear(c.refused)
 	}
 	out.Bound = c.withoutRefused(bound)
-	add, del := ovs.DiffFlows(out.Bound, out.Flows.IDs())
+	add, del := c.diff(out.Bound, out.Flows.IDs())
 	if audit && len(add)+len(del) == 0 {
 		a, err := c.flows.Audit(ctx, out.Bound)
 		if err != nil {
@@ -155,6 +169,30 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 	}
 	return nil
 }
+
+// bind returns the wanted flows as a switch takes them: those of the pass before
+// where it is the same state on the same ports.
+func (c *converger) bind(want ovs.State, ofports map[string]int) []ovs.BoundFlow {
+	if !sameSlice(want.Flows, c.bound.flows) || !maps.Equal(ofports, c.bound.ofports) {
+		flows, _ := want.Bind(ofports)
+		c.bound = bound{want.Flows, ofports, flows}
+	}
+	return c.bound.bound
+}
+
+// diff is ovs.DiffFlows, which says the same of the same.
+func (c *converger) diff(want []ovs.BoundFlow, have []ovs.FlowID) (add []ovs.BoundFlow, del []ovs.FlowID) {
+	if sameSlice(want, c.inPlace.want) && slices.Equal(have, c.inPlace.have) {
+		return nil, nil
+	}
+	if add, del = ovs.DiffFlows(want, have); len(add)+len(del) == 0 {
+		c.inPlace.want, c.inPlace.have = want, have
+	}
+	return add, del
+}
+
+// sameSlice reports whether two slices are one.
+func sameSlice[T any](a, b []T) bool { return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] }
 
 func (c *converger) withoutRefused(flows []ovs.BoundFlow) []ovs.BoundFlow {
 	if len(c.refused) == 0 {

@@ -12,6 +12,7 @@ import (
 	"context"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -128,6 +129,8 @@ type Part struct {
 	// patience is when inputs are waited for no longer; zero before the first
 	// topology. Only the passes use it.
 	patience time.Time
+	// built is the wanted state of the last pass. Only the passes use it.
+	built built
 	// ended is closed when the part stops: nobody need wait for a pass then.
 	ended chan struct{}
 
@@ -339,10 +342,7 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 		return nil
 	}
 	o.Direct = p.inputs.Direct.Get()
-	o.Want = pipeline.Build(o.View, endpoints, pipeline.Options{
-		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, Ports: p.cfg.Ports,
-		Segments: p.inputs.Segments.Get(), Direct: o.Direct,
-	})
+	o.Want = p.want(t, endpoints, p.inputs.Segments.Get(), o.Direct)
 	out, err := p.converger.converge(ctx, o.Want, observed, audit)
 	o.Observed, o.Bound, o.Changes = out.Observed, out.Bound, out.Changes
 	o.faults = slices.Concat(faults, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed))
@@ -353,6 +353,31 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 		p.userspace(ctx, observed, *o)
 	}
 	return nil
+}
+
+// built is a wanted state with what it was made of.
+type built struct {
+	topology  hub.Topology
+	endpoints []ovs.Endpoint
+	segments  []ovs.Segment
+	direct    map[topology.SubnetID]bool
+	state     ovs.State
+}
+
+// want returns the wanted state: that of the pass before, as most passes are
+// audits for which nothing changed, or one built anew.
+func (p *Part) want(
+	t hub.Topology, endpoints []ovs.Endpoint, segments []ovs.Segment, direct map[topology.SubnetID]bool,
+) ovs.State {
+	b := &p.built
+	if b.topology.Known() && b.topology.SameView(t) && slices.Equal(b.segments, segments) &&
+		maps.Equal(b.direct, direct) && reflect.DeepEqual(b.endpoints, endpoints) {
+		return b.state
+	}
+	*b = built{t, endpoints, segments, direct, pipeline.Build(t.View(), endpoints, pipeline.Options{
+		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, Ports: p.cfg.Ports, Segments: segments, Direct: direct,
+	})}
+	return b.state
 }
 
 // waitForInputs reports that flows would be made of values that other parts have

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -52,7 +53,11 @@ func (w *World) putBack() {
 	}
 	for _, key := range sortedKeys(have) {
 		kv := topology.KV{Key: strings.TrimPrefix(key, topology.DefaultPrefix+"/"), Value: []byte(have[key])}
-		if _, err := topology.Decode(kv); err != nil && w.records[key] == "" {
+		r, err := topology.Decode(kv)
+		if l, ok := r.(topology.Liveness); ok && l.ID == "" {
+			err = errors.New("nobody's, and it does not expire")
+		}
+		if err != nil && w.records[key] == "" {
 			w.note("  … %s is deleted: %v", key, err)
 			w.Etcd.Delete(key, false)
 		}

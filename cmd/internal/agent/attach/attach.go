@@ -96,6 +96,7 @@ type Part struct {
 	log    *logrus.Entry
 	// userspace: the datapath reads frames from packet sockets.
 	userspace bool
+	called    func(ovs.Endpoint) string
 	wake      part.Signal
 	faults    part.Faults
 
@@ -217,11 +218,13 @@ func endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
 // connect makes an endpoint known and waits until the switch forwards for it.
 // On an error nothing of it is left, its device included.
 func (p *Part) connect(ctx context.Context, e ovs.Endpoint) error {
-	p.put(e)
-	if err := p.save(); err != nil {
-		p.log.Warn(err) // its port has the record as well
+	err := p.put(e)
+	if err == nil {
+		if err := p.save(); err != nil {
+			p.log.Warn(err) // its port has the record as well
+		}
+		err = p.sw.Attached(ctx, e)
 	}
-	err := p.sw.Attached(ctx, e)
 	if err == nil {
 		return nil
 	}
@@ -246,6 +249,14 @@ func (p *Part) view(t hub.Topology, network string) (topology.NetworkView, error
 		return n, nil
 	}
 	return topology.NetworkView{}, addresses.Unknown(t.Snapshot, network, p.hub.Self().Node, p.leases.Joined())
+}
+
+// viewOpen is view for what is new in the network.
+func (p *Part) viewOpen(t hub.Topology, network string) (topology.NetworkView, error) {
+	if err := t.Snapshot.Networks[network].CheckOpen(); err != nil {
+		return topology.NetworkView{}, err
+	}
+	return p.view(t, network)
 }
 
 // limit bounds a request: by time, and by the life of the agent. An agent that

@@ -37,7 +37,7 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	n, err := p.view(t, r.Network)
+	n, err := p.viewOpen(t, r.Network)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -74,6 +74,9 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 // reserve chooses an address and takes it.
 func (p *Part) reserve(n topology.NetworkView, r Reservation, s *topology.Snapshot) (addr netip.Addr, err error) {
 	p.change(func() {
+		if err = p.checkOpen(n.Name); err != nil {
+			return
+		}
 		taken := addresses.Taken(p.taken(n.Name))
 		taken.AddPins(s, n.Name, p.hub.Self().Node)
 		for _, x := range r.Excluded {
@@ -99,12 +102,14 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	n, err := p.view(t, e.Network)
+	n, err := p.viewOpen(t, e.Network)
 	if err != nil {
 		return err
 	}
 	e.Port = portOf(e)
-	p.await(e) // this keeps its pins
+	if err := p.await(e); err != nil { // this keeps its pins
+		return err
+	}
 	if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
 		p.forget(e)
 		return err

@@ -61,6 +61,8 @@ type records struct {
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving  map[string]bool
 	reserved map[reservation]time.Time
+	// closed are networks that this node has let go of (leave.go).
+	closed   map[string]bool
 	complete bool
 	version  int
 
@@ -75,7 +77,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		leaving: map[string]bool{}, reserved: map[reservation]time.Time{},
+		leaving: map[string]bool{}, reserved: map[reservation]time.Time{}, closed: map[string]bool{},
 	}
 }
 
@@ -98,8 +100,11 @@ func (r *records) change(f func()) {
 }
 
 // put makes an endpoint one that is to have a port.
-func (r *records) put(e ovs.Endpoint) {
+func (r *records) put(e ovs.Endpoint) (err error) {
 	r.change(func() {
+		if err = r.checkOpen(e.Network); err != nil {
+			return
+		}
 		r.endpoints[e.Port] = e
 		delete(r.pending, e.Port)
 		delete(r.leaving, e.Port)
@@ -107,6 +112,7 @@ func (r *records) put(e ovs.Endpoint) {
 			delete(r.reserved, reservation{e.Network, ip})
 		}
 	})
+	return err
 }
 
 // remove makes an endpoint one that is to have none.
@@ -118,7 +124,15 @@ func (r *records) remove(port string) {
 	})
 }
 
-func (r *records) await(e ovs.Endpoint) { r.change(func() { r.pending[e.Port] = e }) }
+// await makes an endpoint one that is on its way.
+func (r *records) await(e ovs.Endpoint) (err error) {
+	r.change(func() {
+		if err = r.checkOpen(e.Network); err == nil {
+			r.pending[e.Port] = e
+		}
+	})
+	return err
+}
 
 // forget takes an endpoint out of those on their way.
 func (r *records) forget(e ovs.Endpoint) { r.change(func() { delete(r.pending, e.Port) }) }

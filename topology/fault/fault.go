@@ -74,7 +74,8 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 // Severity returns how much a fault of the code matters, unless it says otherwise.
 func (c Code) Severity() Severity {
 	switch c {
-	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable, SessionDown:
+	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
+		SessionDown:
 		return Warning
 	}
 	return Error

@@ -114,20 +114,26 @@ func (r *runner) mayForce(c *ucli.Context, snap *topology.Snapshot, name string)
 // awaitDeletion waits until a network that is marked is gone, or says who has it.
 func (r *runner) awaitDeletion(c *ucli.Context, d *deletion) error {
 	name, limit := d.network.Name, c.Duration("wait")
-	gone, err := waiting(r, c, "waiting until the nodes have let go of network "+name,
-		func(ctx context.Context) (bool, error) { return d.await(ctx, limit) })
+	_, err := waiting(r, c, "waiting until the nodes have let go of network "+name,
+		func(ctx context.Context) (struct{}, error) {
+			gone, err := d.await(ctx, limit)
+			if err == nil && !gone {
+				err = errHeld
+			}
+			return struct{}{}, err
+		})
 	switch {
-	case err != nil:
-		return err
-	case gone:
+	case err == nil:
 		return r.say("network %s deleted", name)
+	case !errors.Is(err, errHeld):
+		return err
 	case limit == 0:
 		return r.say("network %s is being deleted; 'baize network show %s' says what it waits for", name, name)
 	}
 	if len(d.holders) == 0 {
 		return d.err
 	}
-	fmt.Fprintf(r.Err, "network %s is still in use:\n", name)
+	fmt.Fprintf(r.Err, "network %s waits for:\n", name)
 	var rows [][]string
 	for _, h := range d.holders[:min(len(d.holders), mostHolders)] {
 		rows = append(rows, []string{"  " + h.Node, h.Why()})
@@ -140,11 +146,14 @@ func (r *runner) awaitDeletion(c *ucli.Context, d *deletion) error {
 	}
 	return &topology.Error{
 		Kind: topology.ErrInUse, Item: "network " + name,
-		What: "it is being deleted, and goes when " + counted(len(d.holders), "node") + " more let go of it",
+		What: "it is being deleted, and in use on " + counted(len(d.holders), "node"),
 		Remedy: fmt.Sprintf("remove what uses it, and 'baize node remove' what is gone for good, or take it away with "+
 			"'baize network delete --force %s'; 'baize network delete --cancel %s' keeps it", name, name),
 	}
 }
+
+// errHeld says that a network that is marked is not gone yet.
+var errHeld = errors.New("not gone yet")
 
 // deletion is a network that is marked, on its way out.
 type deletion struct {
@@ -177,9 +186,11 @@ func (d *deletion) await(ctx context.Context, limit time.Duration) (gone bool, e
 	watching, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	updates := make(chan etcdstore.Update, 1)
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		ended <- d.store.Watch(watching, func(u etcdstore.Update) {
+		defer close(ended)
+		// It ends with the context; what is wrong meanwhile comes with the updates.
+		_ = d.store.Watch(watching, func(u etcdstore.Update) {
 			select {
 			case <-updates: // the last one counts
 			default:
@@ -187,7 +198,10 @@ func (d *deletion) await(ctx context.Context, limit time.Duration) (gone bool, e
 			updates <- u
 		})
 	}()
-	defer func() { stop(); <-ended }()
+	defer func() {
+		stop()
+		<-ended
+	}()
 	for {
 		select {
 		case <-watching.Done():

@@ -19,8 +19,8 @@ func TestNetworkDeleteInUse(t *testing.T) {
 	assert.Equal(t, cli.ExitConflict, res.code)
 	assert.Empty(t, res.out)
 	for _, text := range []string{
-		"network blue is still in use:", "host1   its agent has not answered", "host3   its agent does not run",
-		"3 nodes more", "baize network delete --force blue", "baize network delete --cancel blue",
+		"network blue waits for:", "host1   its agent has not answered", "host3   its agent does not run",
+		"in use on 3 nodes", "baize network delete --force blue", "baize network delete --cancel blue",
 	} {
 		assert.Contains(t, res.err, text)
 	}

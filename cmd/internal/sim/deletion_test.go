@@ -290,3 +290,25 @@ func TestDeletionForced(t *testing.T) {
 		gone(t, w)
 	})
 }
+
+// A request that read the topology before the mark finds the network closed: no
+// endpoint is attached in subnets that the node gives back at that moment.
+func TestNetworkIsClosedBeforeItsSubnetsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world(t, 2)
+		require.NoError(t, w.CreateNetworkOf("junk", topology.VXLAN))
+		w.Settle()
+		w.Pass(2 * time.Minute)
+		n := w.Nodes[0]
+		uses, err := n.Attach().CloseUnused(w.Snapshot().Networks["junk"], nil, nil)
+		require.NoError(t, err)
+		require.Empty(t, uses)
+		err = n.Add("junk", "late")
+		require.Equal(t, fault.NetworkDeleting, fault.Of(err).Code, "the topology says nothing of it yet")
+		require.Empty(t, n.Traces("junk")[1:], "nothing is left of the attempt")
+
+		w.Pass(2 * time.Minute) // the mark never came
+		require.NoError(t, n.Add("junk", "later"))
+		w.Settle()
+	})
+}

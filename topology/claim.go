@@ -62,9 +62,9 @@ func (s *Snapshot) Home(network string, a netip.Addr) (home Subnet, ok bool) {
 	return home, ok
 }
 
-// Holder says in words what has an address: the endpoint, and what its container
+// DescribeEndpoint says in words what has an address: the endpoint, and what its container
 // is called, as far as both are known.
-func Holder(endpoint string, names []string) string {
+func DescribeEndpoint(endpoint string, names []string) string {
 	var out []string
 	if endpoint != "" {
 		out = append(out, "endpoint "+endpoint)

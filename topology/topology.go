@@ -62,6 +62,8 @@ type Network struct {
 	// node's subnet that no endpoint has are reached through its
 	// kernel, on a docker0 that is no part of the Ethernet, for example.
 	Router bool `json:"router,omitempty"`
+	// Deleting says that the network is on its way out, and how; empty: it is not.
+	Deleting Deletion `json:"deleting,omitempty"`
 	// Layout names the topology source that the network comes from, unless it is
 	// in Baize's own keys.
 	Layout string `json:"-"`
@@ -228,6 +230,13 @@ type Subnet struct {
 	Segment string `json:"segment,omitempty"`
 	// Comment is the operator's own note on a reservation.
 	Comment string `json:"comment,omitempty"`
+	// LetGo is set of a reservation in a network that is being deleted: its node
+	// does not use it any more.
+	LetGo bool `json:"letGo,omitempty"`
+	// UsedBy is its node's answer to the deletion of the network: what there still
+	// uses it, in words, MaxUsedBy at the most. UsedByMore counts the rest.
+	UsedBy     []string `json:"usedBy,omitempty"`
+	UsedByMore int      `json:"usedByMore,omitempty"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

@@ -418,8 +418,8 @@ func (r *resolved) resolveSubnets() {
 		c.members = make(map[string]*member, len(prefixes))
 		for _, p := range r.withoutOverlaps(c.Network, prefixes) {
 			sub := r.Subnets[SubnetID{name, p}]
-			if sub.Node == "" {
-				continue // reserved for nobody
+			if sub.Node == "" || (sub.LetGo && c.Deleting != "") {
+				continue // reserved for nobody, or not used any more
 			}
 			if m := r.member(c, sub.Node); m != nil {
 				m.subnets, m.revisions = append(m.subnets, p), append(m.revisions, sub.ModRevision)

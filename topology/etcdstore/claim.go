@@ -13,7 +13,7 @@ import (
 // while endpoints have addresses of it: a lease lost must not renumber them.
 //
 // Errors: ErrInvalid (not one of the network's subnets), ErrNotFound,
-// ErrConflict (somebody else has it).
+// ErrConflict (somebody else has it, or the network is being deleted).
 func (s *Store) ClaimSubnet(ctx context.Context, sub topology.Subnet) (topology.Subnet, error) {
 	var out topology.Subnet
 	item := "subnet " + sub.Prefix.String()
@@ -38,6 +38,9 @@ func (s *Store) ClaimSubnet(ctx context.Context, sub topology.Subnet) (topology.
 				return true, nil
 			}
 			return false, inTheWay(fmt.Sprintf("node %s: %s", sub.Node, item), o, v)
+		}
+		if err := n.CheckOpen(); err != nil {
+			return false, err
 		}
 		next := topology.Subnet{Network: sub.Network, Prefix: sub.Prefix, Node: sub.Node, Segment: sub.Segment}
 		resp, err := s.commit(ctx, txn{

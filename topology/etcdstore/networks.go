@@ -40,10 +40,7 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 			if err := v.malformed(n.Key()); err != nil {
 				return false, err
 			}
-			return false, &topology.Error{
-				Kind: topology.ErrExists, Item: "network " + n.Name, What: "there is one of that name already",
-				Remedy: "choose another name, or change it with 'baize network update'",
-			}
+			return false, exists(v.Networks[n.Name])
 		}
 		if !chosen {
 			n.VNI = freeVNI(v.Networks)
@@ -79,6 +76,20 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 		return true, nil
 	})
 	return out, err
+}
+
+// exists refuses a second network of a name.
+func exists(n topology.Network) error {
+	e := &topology.Error{
+		Kind: topology.ErrExists, Item: "network " + n.Name, What: "there is one of that name already",
+		Remedy: "choose another name, or change it with 'baize network update'",
+	}
+	if n.Deleting != "" {
+		e.What = "there is one of that name, which is being deleted"
+		e.Remedy = fmt.Sprintf("wait for it with 'baize network delete %s', or keep it with "+
+			"'baize network delete --cancel %s'", n.Name, n.Name)
+	}
+	return e
 }
 
 // freeVNI returns the lowest number from firstVNI on that no network has.
@@ -290,44 +301,6 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// DeleteNetwork removes a network together with the reservations that belong
-// to no node, and its names. While a node leases a subnet or has an address pinned it is
-// refused with ErrInUse, naming the nodes; a lease made at the same moment
-// wins or fails with ErrNotFound, never both.
-func (s *Store) DeleteNetwork(ctx context.Context, name string) error {
-	repeated := false
-	return s.attempts(ctx, "network "+name, func() (bool, error) {
-		v, err := s.readNetwork(ctx, name)
-		if err != nil {
-			return false, err
-		}
-		meta, there := v.meta[topology.NetworkKey(name)]
-		if !there {
-			if repeated { // it was this call that deleted it, its answer lost
-				return true, nil
-			}
-			_, err := v.network(name)
-			return false, err
-		}
-		if err := v.inUse(name, "it cannot be deleted"); err != nil {
-			return false, err
-		}
-		resp, err := s.commit(ctx, txn{
-			cmps: append(s.stillUnused(name, v.Revision), s.unchanged(topology.NetworkKey(name), meta.ModRevision)),
-			then: []clientv3.Op{
-				clientv3.OpDelete(s.key(topology.NetworkKey(name))),
-				clientv3.OpDelete(s.key(subnetDir(name)), clientv3.WithPrefix()),
-				clientv3.OpDelete(s.key(namesDir(name)), clientv3.WithPrefix()),
-			},
-		})
-		if err != nil {
-			return false, err
-		}
-		repeated = resp.repeated
-		return resp.Succeeded, nil
-	})
 }
 
 // overlapping returns the subnets of a network that share addresses with p,

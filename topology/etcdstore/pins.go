@@ -101,7 +101,7 @@ func (s *Store) mayReplace(ctx context.Context, old topology.Pin, node string) (
 		return nil, err
 	}
 	holder := old.MAC
-	if h := topology.Holder(old.Endpoint, v.LookupAddr(old.Network, old.Addr)); h != "" {
+	if h := topology.DescribeEndpoint(old.Endpoint, v.LookupAddr(old.Network, old.Addr)); h != "" {
 		holder = h + ", " + old.MAC
 	}
 	e := &topology.Error{

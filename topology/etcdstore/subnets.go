@@ -31,7 +31,7 @@ import (
 // two subnets, both its own.
 //
 // Errors: ErrNotFound, ErrInvalid (the network lacks that family), ErrFull,
-// ErrUnavailable.
+// ErrConflict (the network is being deleted), ErrUnavailable.
 func (s *Store) LeaseSubnet(
 	ctx context.Context, network, node string, f topology.Family, another bool,
 ) (topology.Subnet, error) {
@@ -99,6 +99,9 @@ func (l *leasing) step(ctx context.Context) (done bool, err error) {
 			l.out = sub
 			return true, nil
 		}
+	}
+	if err := n.CheckOpen(); err != nil {
+		return false, err
 	}
 	p, err := l.free(ctx, n)
 	if err != nil || !p.IsValid() {
@@ -184,6 +187,9 @@ func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topolog
 		}
 		n, err := v.network(sub.Network)
 		if err != nil {
+			return false, err
+		}
+		if err := n.CheckOpen(); err != nil {
 			return false, err
 		}
 		old, err := v.mayReserve(n, sub)

@@ -54,6 +54,9 @@ const (
 	EncapsulationMissing Code = "BZ0204"
 	// NodeDown: a node's agent is not alive; the node may still forward.
 	NodeDown Code = "BZ0205"
+	// NetworkDeleting: a network is being deleted; nothing new is leased or attached
+	// in it, and it goes when no node uses it any more.
+	NetworkDeleting Code = "BZ0207"
 
 	// 03: the switch.
 

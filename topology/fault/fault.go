@@ -74,8 +74,8 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 // Severity returns how much a fault of the code matters, unless it says otherwise.
 func (c Code) Severity() Severity {
 	switch c {
-	case CertificateUnusable, NodeDown, RestoreWaitForeign, ReversePathStrict, KernelUnavailable, SessionDown,
-		AddressUnconfirmed:
+	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
+		SessionDown, AddressUnconfirmed:
 		return Warning
 	}
 	return Error

@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/source"
 )
@@ -76,6 +77,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.parts = append(a.parts, a.rooms.docker)
 		called = a.rooms.docker.Called()
 	}
+	a.followUse(in)
 	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, a.log))
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, h, a.log)
@@ -90,6 +92,35 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.failed[p.Name()] = &part.Faults{}
 	}
 	return a, nil
+}
+
+// followUse tells the part that owns the node's leases what uses networks on this
+// host, so that it knows which of those that are being deleted it can let go of.
+func (a *Agent) followUse(in openvswitch.Inputs) {
+	users := []membership.User{{
+		Uses: func(network string) (uses []string, known bool) {
+			for _, s := range in.Segments.Get() {
+				if s.Network == network {
+					uses = append(uses, s.Name)
+				}
+			}
+			return uses, !in.HasSegments || in.Segments.Known()
+		},
+		Wakes: in.Segments.Wakes,
+	}}
+	if d := a.rooms.docker; d != nil {
+		users = append(users, membership.User{
+			Uses:  func(network string) ([]string, bool) { return d.Used().Get()[network], d.Used().Known() },
+			Wakes: func(s part.Signal) { d.Used().Wakes(s); d.Called().Wakes(s) },
+		})
+		a.rooms.attach.SetCalled(func(e ovs.Endpoint) string {
+			if name := d.Called().Get().Containers[e.Labels[docker.LabelEndpoint]]; name != "" {
+				return "container " + name
+			}
+			return ""
+		})
+	}
+	a.rooms.membership.FollowUse(a.rooms.attach, users...)
 }
 
 // agentDockerSocket, beside the local API's, is where the relay of Docker's

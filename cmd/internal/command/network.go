@@ -71,10 +71,7 @@ at once. Prefixes and the VNI cannot change.
 					outputFlag(formatsItem...)),
 				Action: r.networkUpdate,
 			},
-			{
-				Name: "delete", Aliases: []string{"rm"}, Usage: "delete a network in which no node has a subnet", ArgsUsage: "NAME",
-				Action: r.networkDelete,
-			},
+			r.networkDeleteCommand(),
 		},
 	}
 }
@@ -91,15 +88,19 @@ type networkItem struct {
 	Limits string `json:"limits,omitempty"`
 	// Router says that the nodes' kernels are routers in it, Layout whose keys
 	// in etcd it is in, unless Baize's own.
-	Router         bool          `json:"router,omitempty"`
-	Layout         string        `json:"layout,omitempty"`
-	MTU            int           `json:"mtu"`
-	Gateways       []netip.Addr  `json:"gateways"`
-	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
-	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
-	Nodes          []networkNode `json:"nodes"`
-	CreateRevision int64         `json:"createRevision,omitempty"`
-	ModRevision    int64         `json:"modRevision,omitempty"`
+	Router bool   `json:"router,omitempty"`
+	Layout string `json:"layout,omitempty"`
+	// Deleting says that it is being deleted, and how; Holders are the nodes that it
+	// waits for then.
+	Deleting       topology.Deletion `json:"deleting,omitempty"`
+	Holders        []topology.Holder `json:"holders,omitempty"`
+	MTU            int               `json:"mtu"`
+	Gateways       []netip.Addr      `json:"gateways"`
+	LeasesIPv4     *leases           `json:"leasesIPv4,omitempty"`
+	LeasesIPv6     *leases           `json:"leasesIPv6,omitempty"`
+	Nodes          []networkNode     `json:"nodes"`
+	CreateRevision int64             `json:"createRevision,omitempty"`
+	ModRevision    int64             `json:"modRevision,omitempty"`
 }
 
 // leases counts the subnets of a network that are leased or reserved, out of
@@ -120,8 +121,11 @@ func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
 		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
-		Gateways: []netip.Addr{}, Nodes: []networkNode{},
+		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
+	}
+	if n.Deleting != "" {
+		item.Holders = s.Holders(n.Name)
 	}
 	used := map[topology.Family]uint64{}
 	byNode := map[string][]netip.Prefix{}
@@ -171,6 +175,12 @@ var networkColumns = []column[networkItem]{
 	{"MTU", false, func(n networkItem) any { return n.MTU }},
 	{"GATEWAY", false, func(n networkItem) any { return n.Gateways }},
 	{"LEASES", false, func(n networkItem) any { return n.leaseText() }},
+	{"STATUS", false, func(n networkItem) any {
+		if n.Deleting != "" {
+			return "deleting"
+		}
+		return ""
+	}},
 	{"SUBNET-LEN", true, func(n networkItem) any {
 		var out []string
 		for _, l := range []int{n.SubnetLenIPv4, n.SubnetLenIPv6} {
@@ -193,6 +203,12 @@ func (n networkItem) describe() []field {
 	out := []field{
 		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
 		{"Transport", string(n.Transport)}, {"MTU", strconv.Itoa(n.MTU)}, {"Gateway", joined(n.Gateways)},
+	}
+	if n.Deleting != "" {
+		out = append(out, field{"Status", "being deleted; it waits for " + counted(len(n.Holders), "node")})
+	}
+	for _, h := range n.Holders {
+		out = append(out, field{"Held by " + h.Node, h.Why()})
 	}
 	if n.Limits != "" {
 		out = append(out, field{"Limits", n.Limits})
@@ -396,21 +412,6 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 		item := newNetworkItem(snap, changed)
 		sentence := fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU)
 		return r.item(c, item, nil, withLimits(sentence, item))
-	})
-}
-
-func (r *runner) networkDelete(c *ucli.Context) error {
-	name := c.Args().First()
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
-		if _, err := findNetwork(snap, name); err != nil {
-			if _, malformed := snap.Malformed[topology.NetworkKey(name)]; !malformed {
-				return err
-			}
-		}
-		if err := s.DeleteNetwork(c.Context, name); err != nil {
-			return err
-		}
-		return r.say("network %s deleted", name)
 	})
 }
 

@@ -82,6 +82,7 @@ func (r *runner) statusOf(c *ucli.Context, item *statusItem) error {
 		item.Cluster = newClusterItem(snap)
 		item.add(snap.Validate()...)
 		item.add(nodesDown(snap)...)
+		item.add(snap.Deletions()...)
 		return nil
 	})
 	for _, err := range []error{clusterErr, agentErr} {

@@ -34,6 +34,7 @@ func TestLifecycle(t *testing.T) {
 		{"without etcd everything goes on", testWithoutEtcd},
 		{"an address away from home", testPin},
 		{"a namespace that goes takes its endpoint along", testNamespaceGone},
+		{"a network is deleted while agents run", testNetworkDeleted},
 		{"a host joins and leaves", testJoinAndLeave},
 		{"cleanup removes what is ours", testCleanup},
 	} {
@@ -242,6 +243,62 @@ func testTheft(d *domain) {
 		netip.AddrFrom4(free).String())
 	require.ErrorContains(d.T, err, "taken by endpoint guest, of node host2")
 	d.Must("host2", "baize", "endpoint", "remove", "guest")
+}
+
+// A network that was created and deleted leaves nothing on any host: bridges and
+// flows are what they were.
+func testNetworkDeleted(d *domain) {
+	hosts := []string{"host1", "host2", "host3"}
+	seen := func(host string) string {
+		return d.flows(host) + d.Must(host, "ovs-vsctl", "list-ports", "br-baize") + d.Must(host, "ip", "-o", "link")
+	}
+	before := map[string]string{}
+	for _, host := range hosts {
+		before[host] = seen(host)
+	}
+	as := func(want map[string]string) func() (bool, string) {
+		return func() (bool, string) {
+			for _, host := range hosts {
+				if got := seen(host); got != want[host] {
+					return false, host + ":\n" + got + "\nwanted:\n" + want[host]
+				}
+			}
+			return true, ""
+		}
+	}
+	create := func() {
+		d.Must("host1", "baize", "network", "create", "junk", "--subnet", "10.7.0.0/16", "--subnet", "fd00:7::/48")
+		d.Await("every host has a part of it", func() (bool, string) {
+			out := d.Must("host1", "baize", "topology", "--network", "junk")
+			return strings.Count(out, "10.7.") == 4 && strings.Count(out, "fd00:7:") == 4, out
+		})
+	}
+	create()
+	require.Contains(d.T, d.Must("host2", "baize", "network", "delete", "junk"), "network junk deleted")
+	d.Await("nothing is left of it", as(before))
+
+	create()
+	d.Must("host2", "ip", "netns", "add", "user")
+	d.Must("host2", "baize", "endpoint", "add", "--network", "junk", "--netns", "user")
+	_, err := d.Run("host1", "baize", "network", "delete", "junk", "--wait", "1s")
+	require.Error(d.T, err)
+	require.Regexp(d.T, `host2 +endpoint user`, err.Error())
+	require.Contains(d.T, err.Error(), "--cancel junk")
+	_, err = d.Run("host2", "baize", "endpoint", "add", "late", "--network", "junk", "--netns", "user", "--ifname", "eth1")
+	require.ErrorContains(d.T, err, "it is being deleted")
+	d.Must("host2", "ip", "netns", "exec", "user", "ip", "link", "show", "eth0")
+	d.Must("host2", "baize", "endpoint", "remove", "user")
+	d.Await("it goes with its last user", as(before))
+	require.NotContains(d.T, d.Must("host1", "baize", "network", "list"), "junk")
+
+	create()
+	d.Must("host2", "baize", "endpoint", "add", "--network", "junk", "--netns", "user")
+	d.Must("host1", "baize", "network", "delete", "junk", "--force", "--yes")
+	d.Await("it is taken from its user", as(before))
+	_, err = d.Run("host2", "ip", "netns", "exec", "user", "ip", "link", "show", "eth0")
+	require.Error(d.T, err, "the interface is gone")
+	d.Must("host2", "ip", "netns", "delete", "user")
+	d.Reaches("host1/c1", d.Endpoint("host2/c1"))
 }
 
 func testNamespaceGone(d *domain) {

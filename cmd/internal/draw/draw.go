@@ -28,6 +28,8 @@ type Network struct {
 	Transport topology.Transport `json:"transport"`
 	MTU       int                `json:"mtu"`
 	Gateways  []netip.Addr       `json:"gateways,omitempty"`
+	// Deleting says that it is being deleted, and how.
+	Deleting topology.Deletion `json:"deleting,omitempty"`
 	// Members are the nodes that carry the network.
 	Members []Member `json:"members"`
 	// Reserved are the subnets held for nobody.
@@ -137,6 +139,7 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 	for _, n := range s.SortedNetworks() {
 		net := Network{
 			Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), Transport: n.Transport, MTU: n.MTU, Members: []Member{},
+			Deleting: n.Deleting,
 		}
 		for _, f := range n.Families() {
 			if g := n.Gateway(f); g.IsValid() {

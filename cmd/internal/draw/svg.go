@@ -288,7 +288,11 @@ func (t Topology) summary() string {
 
 // networkLine describes a network in the legend.
 func networkLine(n Network) string {
-	return fmt.Sprintf("%s · VNI %d · %s · MTU %d", join(n.Subnets, " · "), n.VNI, n.Transport, n.MTU)
+	text := fmt.Sprintf("%s · VNI %d · %s · MTU %d", join(n.Subnets, " · "), n.VNI, n.Transport, n.MTU)
+	if n.Deleting != "" {
+		text += " · being deleted"
+	}
+	return text
 }
 
 func (t Topology) encaps() []topology.Transport {

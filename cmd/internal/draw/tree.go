@@ -65,6 +65,9 @@ func (t Topology) writeNetwork(out *strings.Builder, n Network) {
 	if len(n.Gateways) > 0 {
 		fmt.Fprintf(out, "  gateway %s", join(n.Gateways, ", "))
 	}
+	if n.Deleting != "" {
+		out.WriteString("  being deleted")
+	}
 	out.WriteString("\n")
 	root := &branch{}
 	for _, m := range n.Members {

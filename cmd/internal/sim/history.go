@@ -78,6 +78,8 @@ var harms = []harm{
 			_ = w.CreateNetwork(fmt.Sprintf("net%d", w.created+1))
 		}
 	}},
+	{"network deleted", 2, func(w *World) { w.deleteSomewhere() }},
+	{"deletion cancelled", 1, func(w *World) { w.cancelSomewhere() }},
 }
 
 // maxNetworks bounds the networks of a world.
@@ -193,6 +195,27 @@ func (w *World) obey() {
 			}
 		}
 	}
+}
+
+// deleteSomewhere marks a network, which then goes or not: what uses it may be on
+// a host that is lost. The first one stays, so that there is always one.
+func (w *World) deleteSomewhere() {
+	if len(w.networks) < 2 || !w.reachable() {
+		return
+	}
+	name := w.networks[1+w.rng.IntN(len(w.networks)-1)]
+	_, err := w.Operator.MarkNetwork(w.t.Context(), name, topology.DeleteUnused)
+	w.note("  … %s: %v", name, err)
+	delete(w.records, topology.DefaultPrefix+"/"+topology.NetworkKey(name))
+}
+
+func (w *World) cancelSomewhere() {
+	if len(w.networks) < 2 || !w.reachable() {
+		return
+	}
+	name := w.networks[1+w.rng.IntN(len(w.networks)-1)]
+	_, err := w.Operator.CancelDeletion(w.t.Context(), name)
+	w.note("  … %s: %v", name, err)
 }
 
 // copySomewhere starts a copy of a machine, beside it or in its place.

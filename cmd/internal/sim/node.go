@@ -20,6 +20,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
@@ -263,6 +264,41 @@ func (n *Node) Forget(name string) {
 	delete(n.Wanted, name)
 	n.mu.Unlock()
 	n.kernel.set(e.Port, false)
+}
+
+// TakenAway says that an endpoint, by network and name, was taken away on purpose.
+func (n *Node) TakenAway(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.Wanted, name)
+}
+
+// Traces are what the node has of a network.
+func (n *Node) Traces(network string) []string {
+	var out []string
+	if _, carries := n.Agent().Hub().Records().Get().View().Find(network); carries {
+		out = append(out, "it carries the network")
+	}
+	ports, _ := n.Switch.State()
+	for _, name := range sortedKeys(ports) {
+		if ports[name].ExternalIDs[ovs.KeyNetwork] == network {
+			out = append(out, "port "+name)
+		}
+	}
+	for _, e := range n.Attach().Endpoints() {
+		if e.Network == network {
+			out = append(out, "endpoint "+e.Name)
+		}
+	}
+	return out
+}
+
+// Ready reports whether the agent has told systemd that the node forwards.
+func (n *Node) Ready() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	st, err := n.Agent().Status(ctx)
+	return err == nil && st.Ready
 }
 
 // wanted lists Wanted.

@@ -102,6 +102,7 @@ type Part struct {
 	log    *logrus.Entry
 	// userspace: the datapath reads frames from packet sockets.
 	userspace bool
+	called    func(ovs.Endpoint) string
 	wake      part.Signal
 	faults    part.Faults
 
@@ -225,11 +226,13 @@ func endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
 func (p *Part) connect(
 	ctx context.Context, e ovs.Endpoint, undo func(context.Context, ovs.Endpoint) error,
 ) error {
-	p.put(e)
-	if err := p.save(); err != nil {
-		p.log.Warn(err) // its port has the record as well
+	err := p.put(e)
+	if err == nil {
+		if err := p.save(); err != nil {
+			p.log.Warn(err) // its port has the record as well
+		}
+		err = p.sw.Attached(ctx, e)
 	}
-	err := p.sw.Attached(ctx, e)
 	if err == nil {
 		return nil
 	}
@@ -248,7 +251,9 @@ func (p *Part) disconnect(ctx context.Context, e ovs.Endpoint) error {
 // retract disconnects an endpoint that is pending again: its engine asks once
 // more, perhaps the next agent, or deletes it.
 func (p *Part) retract(ctx context.Context, e ovs.Endpoint) error {
-	p.await(e)
+	if err := p.await(e); err != nil {
+		p.remove(e.Port) // its network is being deleted
+	}
 	return p.unplug(ctx, e)
 }
 
@@ -267,6 +272,14 @@ func (p *Part) view(t hub.Topology, network string) (topology.NetworkView, error
 		return n, nil
 	}
 	return topology.NetworkView{}, addresses.Unknown(t.Snapshot, network, p.hub.Self().Node, p.leases.Joined())
+}
+
+// viewOpen is view for what is new in the network.
+func (p *Part) viewOpen(t hub.Topology, network string) (topology.NetworkView, error) {
+	if err := t.Snapshot.Networks[network].CheckOpen(); err != nil {
+		return topology.NetworkView{}, err
+	}
+	return p.view(t, network)
 }
 
 // limit bounds a request: by time, and by the life of the agent. An agent that

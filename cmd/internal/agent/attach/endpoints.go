@@ -101,7 +101,7 @@ func (p *Part) plan(
 			Remedy: "check etcd; see 'baize status'",
 		}
 	}
-	n, err := p.view(t, req.Network)
+	n, err := p.viewOpen(t, req.Network)
 	if err != nil {
 		return n, e, err
 	}
@@ -160,6 +160,9 @@ func (p *Part) choose(
 	static []netip.Addr,
 ) (full topology.Family, err error) {
 	p.change(func() {
+		if err = p.checkOpen(n.Name); err != nil {
+			return
+		}
 		_, there := p.endpoints[e.Port]
 		if _, coming := p.pending[e.Port]; there || coming {
 			err = &topology.Error{

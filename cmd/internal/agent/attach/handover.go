@@ -40,7 +40,7 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	n, err := p.view(t, r.Network)
+	n, err := p.viewOpen(t, r.Network)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -94,6 +94,9 @@ func (p *Part) reserve(n topology.NetworkView, r Reservation) (addr netip.Addr, 
 			addr = before
 			return
 		}
+		if err = p.checkOpen(n.Name); err != nil {
+			return
+		}
 		taken := p.occupied(n.Name)
 		for _, x := range r.Excluded {
 			taken[x] = "kept for another use"
@@ -123,12 +126,14 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	n, err := p.view(t, e.Network)
+	n, err := p.viewOpen(t, e.Network)
 	if err != nil {
 		return err
 	}
 	e.Port = portOf(e)
-	p.await(e) // this keeps its pins
+	if err := p.await(e); err != nil { // this keeps its pins
+		return err
+	}
 	// Before the engine hears of it: another agent must know what it made.
 	if err := p.save(); err != nil {
 		p.log.Warn(err)

@@ -68,6 +68,8 @@ type records struct {
 	leaving  map[string]bool
 	reserved map[reservation]promise
 	lent     map[reservation]loan
+	// closed are networks that this node has let go of (leave.go).
+	closed   map[string]bool
 	complete bool
 	version  int
 
@@ -83,6 +85,7 @@ func newRecords(file string) *records {
 		file: file, known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
 		leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
+		closed: map[string]bool{},
 	}
 }
 
@@ -105,8 +108,11 @@ func (r *records) change(f func()) {
 }
 
 // put makes an endpoint one that is to have a port.
-func (r *records) put(e ovs.Endpoint) {
+func (r *records) put(e ovs.Endpoint) (err error) {
 	r.change(func() {
+		if err = r.checkOpen(e.Network); err != nil {
+			return
+		}
 		r.endpoints[e.Port] = e
 		delete(r.pending, e.Port)
 		delete(r.leaving, e.Port)
@@ -114,6 +120,7 @@ func (r *records) put(e ovs.Endpoint) {
 			delete(r.reserved, reservation{e.Network, ip})
 		}
 	})
+	return err
 }
 
 // remove makes an endpoint one that is to have none.
@@ -134,14 +141,18 @@ func (r *records) has(port string) bool {
 }
 
 // await makes an endpoint one on its way, which has no port.
-func (r *records) await(e ovs.Endpoint) {
+func (r *records) await(e ovs.Endpoint) (err error) {
 	r.change(func() {
+		if err = r.checkOpen(e.Network); err != nil {
+			return
+		}
 		if _, had := r.endpoints[e.Port]; had {
 			delete(r.endpoints, e.Port)
 			r.leaving[e.Port] = true
 		}
 		r.pending[e.Port] = e
 	})
+	return err
 }
 
 // forget takes an endpoint out of those on their way.

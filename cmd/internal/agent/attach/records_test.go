@@ -25,7 +25,7 @@ func TestPromisesOutliveTheAgent(t *testing.T) {
 		Labels: map[string]string{"docker-endpoint": "1"},
 	}
 	r.change(func() { r.reserved[reservation{"blue", addr}] = promise{time.Now(), "relay-7"} })
-	r.await(e)
+	require.NoError(t, r.await(e))
 	require.NoError(t, r.save())
 
 	next := newRecords(file)
@@ -33,12 +33,12 @@ func TestPromisesOutliveTheAgent(t *testing.T) {
 	assert.Equal(t, []ovs.Endpoint{e}, next.known.Get().Pending)
 
 	// Handed over, and taken back to be handed over again: it is known all the time.
-	next.put(e)
+	require.NoError(t, next.put(e))
 	require.NoError(t, next.save())
 	next = newRecords(file)
 	require.NoError(t, next.loadOnce())
 	assert.Equal(t, Known{Endpoints: []ovs.Endpoint{e}}, next.known.Get())
-	next.await(e)
+	require.NoError(t, next.await(e))
 	require.NoError(t, next.save())
 	next = newRecords(file)
 	require.NoError(t, next.loadOnce())

@@ -164,24 +164,26 @@ func (p *Plugin) adopt(ctx context.Context, known engineNetworks) error {
 // is asked.
 func (p *Plugin) load() {
 	b, err := os.ReadFile(p.file)
-	if errors.Is(err, os.ErrNotExist) {
-		return
-	}
 	read := map[string]network{}
 	if err == nil {
 		err = json.Unmarshal(b, &read)
 	}
-	if err != nil {
-		p.log.Warnf("%s: %v: Docker is asked for its networks", p.file, err)
-		return
-	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		p.log.Warnf("%s: %v: Docker is asked for its networks", p.file, err)
+		return // so it is not known what is in use
+	}
 	maps.Copy(p.networks, read)
-	p.mu.Unlock()
+	p.tellUsed()
 }
 
-// save writes the file, whole or not at all. p.mu is held.
+// save writes the file, whole or not at all, and says what is in use. p.mu is
+// held.
 func (p *Plugin) save() error {
+	defer p.tellUsed()
 	b, err := json.MarshalIndent(p.networks, "", "  ")
 	if err != nil {
 		return err

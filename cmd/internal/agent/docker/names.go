@@ -21,6 +21,8 @@ type containerNames struct {
 	// byEndpoint are a container's name and its aliases in one network, by the
 	// engine's ID of the endpoint; nil before the engine has answered.
 	byEndpoint map[string][]string
+	// containers are the containers' own names, by the same.
+	containers map[string]string
 	// aliases never change while there is the endpoint.
 	aliases map[string][]string
 }
@@ -94,7 +96,9 @@ func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 	p.mu.Lock()
 	before := p.names
 	p.mu.Unlock()
-	next := containerNames{byEndpoint: map[string][]string{}, aliases: map[string][]string{}}
+	next := containerNames{
+		byEndpoint: map[string][]string{}, containers: map[string]string{}, aliases: map[string][]string{},
+	}
 	for _, n := range known {
 		for id, c := range n.Containers {
 			if c.EndpointID == "" {
@@ -108,7 +112,7 @@ func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 					continue
 				}
 			}
-			next.aliases[c.EndpointID] = aliases
+			next.aliases[c.EndpointID], next.containers[c.EndpointID] = aliases, c.Name
 			all := append([]string{c.Name}, aliases...)
 			slices.Sort(all)
 			next.byEndpoint[c.EndpointID] = slices.Compact(all)
@@ -118,7 +122,7 @@ func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 	p.names = next
 	p.mu.Unlock()
 	if before.byEndpoint == nil || !maps.EqualFunc(before.byEndpoint, next.byEndpoint, slices.Equal) {
-		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Known: true})
+		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Containers: next.containers, Known: true})
 	}
 	return complete, nil
 }

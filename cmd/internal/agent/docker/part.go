@@ -105,6 +105,9 @@ func NewPart(s Settings, node Node, log *logrus.Entry) *Part {
 // Called tells what the engine calls its containers.
 func (p *Part) Called() *part.Cell[names.Called] { return p.plugin.Called() }
 
+// Used tells which networks the engine has.
+func (p *Part) Used() *part.Cell[map[string][]string] { return p.plugin.Used() }
+
 // Name implements part.Part.
 func (p *Part) Name() string { return "docker" }
 
@@ -147,6 +150,7 @@ func (p *Part) listen() (net.Listener, error) {
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {
+	p.plugin.load() // whether or not there can be a socket
 	if p.listener == nil {
 		if err := p.Listen(); err != nil {
 			return err

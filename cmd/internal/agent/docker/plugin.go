@@ -14,6 +14,8 @@ package docker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -98,8 +100,9 @@ type Plugin struct {
 	asked    pool               // the one that the engine was left to accept last,
 	times    int                // and how often in a row
 	names    containerNames
-	// called tells of the names.
+	// called tells of the names, used of the networks in use.
 	called *part.Cell[names.Called]
+	used   *part.Cell[map[string][]string]
 	// stopping: what fails now fails because the agent ends.
 	stopping atomic.Bool
 }
@@ -116,6 +119,7 @@ func New(node Node, file, engineSocket string, log logrus.FieldLogger) *Plugin {
 	return &Plugin{
 		node: node, log: log, file: file, engine: newEngine(engineSocket),
 		networks: map[string]network{}, created: map[string]planned{}, called: part.NewCell[names.Called](nil),
+		used: part.NewCell(func(a, b map[string][]string) bool { return maps.EqualFunc(a, b, slices.Equal) }),
 	}
 }
 
@@ -203,6 +207,9 @@ func (p *Plugin) sweep(ctx context.Context) error {
 	}
 	if asked == nil {
 		errs = append(errs, p.adopt(ctx, known), p.drop(known))
+		p.mu.Lock()
+		p.tellUsed() // also where the file could not be read
+		p.mu.Unlock()
 	}
 	return errors.Join(append(errs, asked)...)
 }
@@ -253,6 +260,19 @@ func (p *Plugin) drop(known engineNetworks) error {
 		return nil
 	}
 	return p.save()
+}
+
+// Used are the engine's networks, in words, by the network of Baize that each is.
+func (p *Plugin) Used() *part.Cell[map[string][]string] { return p.used }
+
+// tellUsed says which networks the engine has. It needs p.mu.
+func (p *Plugin) tellUsed() {
+	used := map[string][]string{}
+	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
+		name := p.networks[id].Network
+		used[name] = append(used[name], fmt.Sprintf("Docker network %.12s", id))
+	}
+	p.used.Set(used)
 }
 
 // ours returns the endpoints that belong to an endpoint of the engine.

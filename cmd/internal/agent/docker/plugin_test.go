@@ -207,7 +207,9 @@ func TestConversation(t *testing.T) {
 
 	// Another plugin, with the file of the first: a restart of the agent.
 	again := New(n, p.file, filepath.Join(t.TempDir(), "no-engine.sock"), quiet())
+	require.False(t, again.Used().Known(), "nothing read is not nothing in use")
 	again.load()
+	require.Equal(t, map[string][]string{"blue": {"Docker network " + netID[:12]}}, again.Used().Get())
 	assert.Equal(t, "blue", again.networks[netID].Network)
 	h = again.Handler()
 	_, refused = call(t, h, "NetworkDriver.Leave", `{`+endpoint+`}`)
@@ -221,6 +223,7 @@ func TestConversation(t *testing.T) {
 	_, refused = call(t, h, "NetworkDriver.DeleteNetwork", `{"NetworkID":"`+netID+`"}`)
 	require.Empty(t, refused)
 	assert.Len(t, n.networks, 1, "Baize's network stays: other engines use it")
+	assert.Empty(t, again.Used().Get(), "this one does not use it any more")
 }
 
 func TestRefusals(t *testing.T) {

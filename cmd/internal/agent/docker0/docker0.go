@@ -239,6 +239,9 @@ func (p *Part) lease(ctx context.Context, s *topology.Snapshot) error {
 		}) {
 			continue
 		}
+		if err := n.CheckOpen(); err != nil {
+			return err
+		}
 		sub, err := p.claim(ctx, n, f)
 		if err != nil {
 			return err

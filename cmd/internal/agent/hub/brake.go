@@ -14,7 +14,8 @@ import (
 // that is not there any more is not a deletion. Nobody deletes a network, or a
 // node, that still has subnets: 'baize network delete' and 'baize node remove' do
 // not. So what is gone all the same was wiped, restored from an old backup or
-// mistyped by hand, and the last good record stays in force.
+// mistyped by hand, and the last good record stays in force. The exception is a
+// network that was to go now, with what uses it.
 //
 // last is what was in force, inUse are the networks that have endpoints on this
 // node. The snapshot that is returned is next where nothing is kept.
@@ -25,7 +26,7 @@ func brake(last, next *topology.Snapshot, inUse map[string]bool) (*topology.Snap
 	b := braking{last: last, next: next, out: *next}
 	for _, name := range slices.Sorted(maps.Keys(inUse)) {
 		n, known := last.Networks[name]
-		if _, there := next.Networks[name]; known && !there && n.Layout == "" {
+		if _, there := next.Networks[name]; known && !there && n.Layout == "" && n.Deleting != topology.DeleteNow {
 			b.keepNetwork(n)
 		}
 	}

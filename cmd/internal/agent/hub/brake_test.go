@@ -97,6 +97,16 @@ func TestNothingVanishesUnderEndpoints(t *testing.T) {
 		h.SetOwn(topology.NewSnapshot(11, append(good()[:2], good()[4:]...)), false)
 		require.Equal(t, []string{"host2"}, peers(h, "blue"))
 	})
+	t.Run("of a network that was to go when nothing uses it", func(t *testing.T) {
+		kvs := good()
+		n := topology.Network{
+			Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Deleting: topology.DeleteUnused,
+		}
+		kvs[0] = key(n.Defaults(), 1)
+		h := newHub(t, kvs, "blue")
+		h.SetOwn(topology.NewSnapshot(11, kvs[1:]), false)
+		require.Equal(t, []string{"host2"}, peers(h, "blue"), "this node has not let go of it")
+	})
 	t.Run("while the agent did not run", func(t *testing.T) {
 		h := hub.New(hub.Identity{Node: "host1", ID: "id-host1"})
 		h.Hold()
@@ -119,6 +129,17 @@ func TestADeletionIsBelieved(t *testing.T) {
 		kvs := good()
 		h.SetOwn(topology.NewSnapshot(11, append(append(kvs[:3:3], kvs[4]), kvs[6:]...)), false)
 		require.Empty(t, peers(h, "blue"))
+		require.Empty(t, h.Records().Get().Vanished)
+	})
+	t.Run("of a network that was to go with its endpoints", func(t *testing.T) {
+		kvs := good()
+		n := topology.Network{
+			Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Deleting: topology.DeleteNow,
+		}
+		kvs[0] = key(n.Defaults(), 1)
+		h := newHub(t, kvs, "blue")
+		h.SetOwn(topology.NewSnapshot(11, kvs[1:4]), false)
+		require.NotContains(t, h.Records().Get().Snapshot.Networks, "blue")
 		require.Empty(t, h.Records().Get().Vanished)
 	})
 	t.Run("of a network whose last endpoint goes", func(t *testing.T) {

@@ -47,7 +47,7 @@ func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
 			}
 			return err
 		}
-		if err := p.Claim(ctx, pin.Network, pin.Addr, topology.Holder(pin.Endpoint, nil)); err != nil {
+		if err := p.Claim(ctx, pin.Network, pin.Addr, topology.DescribeEndpoint(pin.Endpoint, nil)); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (p *Part) lend(s *topology.Snapshot, home topology.Subnet, c topology.Claim
 	if holder = p.lender.Lend(c); holder == "" {
 		return ""
 	}
-	if called := topology.Holder("", s.LookupAddr(c.Network, c.Addr)); called != "" {
+	if called := topology.DescribeEndpoint("", s.LookupAddr(c.Network, c.Addr)); called != "" {
 		holder += ", " + called
 	}
 	return holder

@@ -51,6 +51,9 @@ type Store interface {
 	ClaimAddress(ctx context.Context, c topology.Claim) (topology.Claim, error)
 	AnswerClaim(ctx context.Context, c topology.Claim) error
 	DropClaim(ctx context.Context, c topology.Claim) error
+	LetGo(ctx context.Context, network, node string) error
+	AnswerDeletion(ctx context.Context, network, node string, usedBy []string) error
+	FinishDeletion(ctx context.Context, network string) error
 }
 
 // Host tells what of this host others have to know.
@@ -75,12 +78,17 @@ type Config struct {
 
 // Part is the part of the agent.
 type Part struct {
-	cfg     Config
-	hub     *hub.Hub
-	store   Store
-	host    Host
-	known   *part.Cell[attach.Known]
-	offers  *part.Cell[[]string]
+	cfg    Config
+	hub    *hub.Hub
+	store  Store
+	host   Host
+	known  *part.Cell[attach.Known]
+	offers *part.Cell[[]string]
+	closer Closer
+	users  []User
+	// unheld are the networks that are being deleted and of which nobody has a
+	// part, since when. Only the passes use it.
+	unheld  map[string]time.Time
 	log     *logrus.Entry
 	wake    part.Signal
 	asked   part.Signal // other nodes ask for addresses
@@ -101,6 +109,7 @@ func New(cfg Config, h *hub.Hub, store Store, host Host, log *logrus.Entry) *Par
 	return &Part{
 		cfg: cfg, hub: h, store: store, host: host, log: log.WithField("part", "membership"), wake: part.NewSignal(),
 		asked: part.NewSignal(), asking: asking{}, joined: errNoAnswerYet, started: time.Now(),
+		unheld: map[string]time.Time{},
 	}
 }
 
@@ -146,6 +155,9 @@ func (p *Part) Run(ctx context.Context) error {
 	p.offers.Wakes(p.wake)
 	p.hub.Topology().Wakes(p.asked)
 	p.known.Wakes(p.asked)
+	for _, u := range p.users {
+		u.Wakes(p.wake)
+	}
 	g := part.NewGroup(ctx)
 	g.Go(p.keepAlive)
 	g.Watch(
@@ -201,21 +213,21 @@ func (p *Part) Joined() error {
 }
 
 // Ready implements part.Readier: the node is registered and has a subnet in
-// every network it carries. A network that is full must not keep the others from
-// being used.
+// every network it carries, unless that is being deleted. A network that is full
+// must not keep the others from being used.
 func (p *Part) Ready() bool {
 	t := p.hub.Records().Get()
 	if !t.Known() {
 		return false
 	}
 	v := t.View()
-	carried := 0
-	for name := range t.Snapshot.Networks {
-		if p.Carries(name) {
-			carried++
+	complete := true
+	for name, n := range t.Snapshot.Networks {
+		if _, has := v.Find(name); !has && n.Deleting == "" && p.Carries(name) {
+			complete = false
 		}
 	}
-	return v.Node.ID == p.hub.Self().ID && (len(v.Networks) == carried || (p.Joined() != nil && len(v.Networks) > 0))
+	return v.Node.ID == p.hub.Self().ID && (complete || (p.Joined() != nil && len(v.Networks) > 0))
 }
 
 // Carries reports whether the node is to carry a network.
@@ -263,7 +275,11 @@ func (p *Part) ensure(ctx context.Context) error {
 	if !known.Complete {
 		return nil // it wakes this part when it is
 	}
-	return errors.Join(p.leaseSubnets(ctx, s, known.Endpoints), p.syncPins(ctx, s, known))
+	return errors.Join(
+		p.followDeletions(ctx, s),
+		p.leaseSubnets(ctx, s, known.Endpoints),
+		p.syncPins(ctx, s, known),
+	)
 }
 
 // register writes the node's record when it differs from what etcd has.
@@ -314,8 +330,8 @@ func (p *Part) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoints
 		}
 	}
 	for _, n := range s.SortedNetworks() {
-		if !p.Carries(n.Name) || n.Layout != "" {
-			continue // or its source leases subnets in it
+		if !p.Carries(n.Name) || n.Layout != "" || n.Deleting != "" {
+			continue // its source leases subnets in it, or nobody does any more
 		}
 		own := s.NodeSubnets(n.Name, p.hub.Self().Node)
 		for _, f := range n.Families() {
@@ -392,6 +408,9 @@ func (p *Part) EnsureNetwork(
 	for {
 		t := p.hub.Records().Get()
 		if have, ok := t.Snapshot.Networks[n.Name]; ok {
+			if err := have.CheckOpen(); err != nil {
+				return have, err
+			}
 			if err := accept(have); err != nil {
 				return have, err
 			}

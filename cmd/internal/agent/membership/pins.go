@@ -125,7 +125,7 @@ func (p *Part) ask(ctx context.Context, s *topology.Snapshot, want topology.Pin)
 	case !stands:
 		p.asking[id] = asked{at: time.Now()}
 	}
-	c, err := p.store.ClaimAddress(ctx, p.claimOf(want.Network, want.Addr, topology.Holder(want.Endpoint, nil)))
+	c, err := p.store.ClaimAddress(ctx, p.claimOf(want.Network, want.Addr, topology.DescribeEndpoint(want.Endpoint, nil)))
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func unconfirmed(s *topology.Snapshot, pin topology.Pin) (fault.Fault, bool) {
 	}
 	what := fmt.Sprintf("it is in %s, which node %s leases; its agent does not run and could not be asked: "+
 		"an endpoint there may have it", home.Prefix, home.Node)
-	if names := topology.Holder("", s.LookupAddr(pin.Network, pin.Addr)); names != "" {
+	if names := topology.DescribeEndpoint("", s.LookupAddr(pin.Network, pin.Addr)); names != "" {
 		what += ", " + names
 	}
 	return fault.Fault{

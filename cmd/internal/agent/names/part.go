@@ -23,6 +23,8 @@ import (
 type Called struct {
 	// ByEndpoint are the names by the engine's ID of the endpoint.
 	ByEndpoint map[string][]string
+	// Containers are the containers' own names, by the same.
+	Containers map[string]string
 	// Known: the engine has answered.
 	Known bool
 }

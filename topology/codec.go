@@ -210,6 +210,10 @@ func decodeLiveness(node string, kv KV) (Record, error) {
 	if err := decodeValue(kv.Value, &l, &l.Extra); err != nil {
 		return nil, err
 	}
+	if l.ID == "" {
+		// Somebody wrote it by hand: it would keep the node's agent out for ever.
+		return nil, errors.New("no id: it is no agent's")
+	}
 	return l, nil
 }
 

@@ -304,6 +304,27 @@ func TestKeepAliveReacquires(t *testing.T) {
 	require.NotEmpty(t, getRaw(t, c, "alive/a"))
 }
 
+// What somebody writes by hand under the key is no agent's, and does not expire:
+// it keeps no agent out, neither one that runs nor one that starts.
+func TestKeepAliveReplacesWhatIsNoAgents(t *testing.T) {
+	t.Parallel()
+	ep := etcdtest.Start(t)
+	s, c := open(t, quick(ep)), raw(t, ep)
+	put := func(value string) {
+		_, err := c.Put(t.Context(), topology.DefaultPrefix+"/alive/a", value)
+		require.NoError(t, err)
+	}
+	put(`{}`)
+	_, states := alive(t, s, topology.Liveness{Node: "a", ID: "1", Hostname: "h"}, time.Second)
+	require.Contains(t, getRaw(t, c, "alive/a"), `"id":"1"`)
+	for _, value := range []string{`{"hostname":"h"}`, `nonsense`} {
+		put(value)
+		require.Error(t, receive(t, states))
+		require.NoError(t, receive(t, states))
+		require.Contains(t, getRaw(t, c, "alive/a"), `"id":"1"`)
+	}
+}
+
 // The name was taken while this agent was cut off.
 func TestKeepAliveTaken(t *testing.T) {
 	t.Parallel()

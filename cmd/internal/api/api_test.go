@@ -260,6 +260,14 @@ func TestNoAnswerInTime(t *testing.T) {
 	_, err = NewClient(path).Status(ctx)
 	require.ErrorIs(t, err, topology.ErrUnavailable)
 	assert.ErrorContains(t, err, "no answer in time")
+
+	// Nobody has to say how long: one that hangs is not waited for as one at work.
+	c := NewClient(path)
+	assert.Less(t, c.patience, RequestTimeout)
+	c.patience = 50 * time.Millisecond
+	_, err = c.Status(t.Context())
+	require.ErrorIs(t, err, topology.ErrUnavailable)
+	assert.ErrorContains(t, err, "systemctl restart baize")
 }
 
 func TestListen(t *testing.T) {

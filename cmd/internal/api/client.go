@@ -24,7 +24,13 @@ import (
 type Client struct {
 	socket string
 	http   http.Client
+	// patience is readTimeout.
+	patience time.Duration
 }
+
+// readTimeout bounds a request that only reads, which an agent answers from
+// memory: one that hangs is not waited for as long as one that is at work.
+const readTimeout = 15 * time.Second
 
 var _ Service = (*Client)(nil)
 
@@ -34,7 +40,7 @@ func NewClient(socket string) *Client {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", socket)
 	}
 	return &Client{
-		socket: socket,
+		socket: socket, patience: readTimeout,
 		// A little more than the agent takes, so that its own answer comes first.
 		http: http.Client{
 			Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true},
@@ -99,7 +105,12 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if method == http.MethodGet {
+		limited, cancel = context.WithTimeout(ctx, c.patience)
+	}
+	defer cancel()
+	req, err := http.NewRequestWithContext(limited, method, "http://agent"+path, body)
 	if err != nil {
 		return err
 	}
@@ -149,7 +160,8 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return unavailable("permission denied", "run as root")
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return unavailable("no answer in time", "'journalctl -u baize' may say what it waits for")
+		return unavailable("no answer in time: it is stopped, or hangs",
+			"'journalctl -u baize' may say what it waits for; 'systemctl restart baize' interrupts no traffic")
 	case errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, unix.ECONNRESET),

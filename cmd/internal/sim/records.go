@@ -1,15 +1,12 @@
 package sim
 
 import (
-	"errors"
 	"slices"
 	"strings"
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
 )
-
-var errNobody = errors.New("it is no agent's")
 
 // spoilt are values that no record has.
 var spoilt = []string{"", "{", "null", `{"node": 7}`, "\x00\xff", strings.Repeat("[", 10000)}
@@ -55,11 +52,7 @@ func (w *World) putBack() {
 	}
 	for _, key := range sortedKeys(have) {
 		kv := topology.KV{Key: strings.TrimPrefix(key, topology.DefaultPrefix+"/"), Value: []byte(have[key])}
-		r, err := topology.Decode(kv)
-		if l, alive := r.(topology.Liveness); alive && l.ID == "" {
-			err = errNobody // put by hand, it does not expire
-		}
-		if err != nil && w.records[key] == "" {
+		if _, err := topology.Decode(kv); err != nil && w.records[key] == "" {
 			w.note("  … %s is deleted: %v", key, err)
 			w.Etcd.Delete(key, false)
 		}

@@ -103,7 +103,6 @@ type Part struct {
 	// userspace: the datapath reads frames from packet sockets.
 	userspace bool
 	called    func(ovs.Endpoint) string
-	wake      part.Signal
 	faults    part.Faults
 
 	// background is what goes on after a request was answered, until lifetime
@@ -118,7 +117,7 @@ func New(h *hub.Hub, leases Leases, host Host, stateDir string, userspace bool, 
 	log = log.WithField("part", "attach")
 	return &Part{
 		records: newRecords(filepath.Join(stateDir, recordsFile)),
-		hub:     h, leases: leases, host: host, log: log, userspace: userspace, wake: part.NewSignal(),
+		hub:     h, leases: leases, host: host, log: log, userspace: userspace,
 	}
 }
 
@@ -173,6 +172,9 @@ func (p *Part) look() {
 		p.log.Infof("endpoint %s of network %s: its namespace is gone, the port is removed", e.Name, e.Network)
 		p.remove(e.Port)
 	}
+	if err := p.finish(p.detachNow); err != nil {
+		p.log.Warn(err)
+	}
 	var faults []fault.Fault
 	if t := p.hub.Records().Get(); t.Known() {
 		faults = endpointFaults(t.View(), p.known.Get().Endpoints)
@@ -183,6 +185,13 @@ func (p *Part) look() {
 	for _, f := range p.faults.Set(faults) {
 		p.log.Warn(f)
 	}
+}
+
+// detachNow removes a device, or gives up within moments.
+func (p *Part) detachNow(port string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lookPause)
+	defer cancel()
+	return p.host.Detach(ctx, port)
 }
 
 // tellInUse gives the hub the networks whose records must not vanish.

@@ -184,6 +184,7 @@ func (p *Part) choose(
 		}
 		if err == nil {
 			p.pending[e.Port] = *e
+			delete(p.unfinished, e.Port)
 		}
 	})
 	return full, err

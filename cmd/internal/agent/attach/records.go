@@ -65,9 +65,13 @@ type records struct {
 	endpoints map[string]ovs.Endpoint // by port
 	pending   map[string]ovs.Endpoint // by port
 	// leaving are ports of endpoints that were removed: they are not adopted.
-	leaving  map[string]bool
-	reserved map[reservation]promise
-	lent     map[reservation]loan
+	leaving map[string]bool
+	// unfinished are those of them that an agent before this one began to remove:
+	// their devices may be left.
+	unfinished map[string]bool
+	wake       part.Signal // there may be something to finish
+	reserved   map[reservation]promise
+	lent       map[reservation]loan
 	// closed are networks that this node has let go of (leave.go).
 	closed   map[string]bool
 	complete bool
@@ -82,10 +86,10 @@ type records struct {
 
 func newRecords(file string) *records {
 	return &records{
-		file: file, known: part.NewCell(sameKnown),
+		file: file, wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
 		leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
-		closed: map[string]bool{},
+		closed: map[string]bool{}, unfinished: map[string]bool{},
 	}
 }
 
@@ -116,6 +120,7 @@ func (r *records) put(e ovs.Endpoint) (err error) {
 		r.endpoints[e.Port] = e
 		delete(r.pending, e.Port)
 		delete(r.leaving, e.Port)
+		delete(r.unfinished, e.Port)
 		for _, ip := range e.IPs {
 			delete(r.reserved, reservation{e.Network, ip})
 		}
@@ -151,6 +156,7 @@ func (r *records) await(e ovs.Endpoint) (err error) {
 			r.leaving[e.Port] = true
 		}
 		r.pending[e.Port] = e
+		delete(r.unfinished, e.Port)
 	})
 	return err
 }
@@ -175,6 +181,9 @@ func (r *records) Adopt(atPorts []ovs.Endpoint) []ovs.Endpoint {
 	for port := range r.leaving {
 		if !there[port] {
 			delete(r.leaving, port)
+			if r.unfinished[port] {
+				r.wake.Wake()
+			}
 		}
 	}
 	complete := r.complete
@@ -201,6 +210,8 @@ type contents struct {
 	Reserved []reservedAddr `json:"reserved,omitempty"`
 	// Lent are addresses that other nodes are about to pin.
 	Lent []lentAddr `json:"lent,omitempty"`
+	// Leaving are ports that are being removed.
+	Leaving []string `json:"leaving,omitempty"`
 }
 
 // record is an endpoint in the file: what its port has in external_ids.
@@ -284,6 +295,15 @@ func (r *records) load() error {
 		for _, x := range c.Reserved {
 			r.reserved[reservation{x.Network, x.Addr}] = promise{x.At, x.Request}
 		}
+		for _, port := range c.Leaving {
+			if _, again := r.endpoints[port]; !again {
+				r.leaving[port] = true
+				// The device of one that is pending again is replaced, or removed with it.
+				if _, pending := r.pending[port]; !pending {
+					r.unfinished[port] = true
+				}
+			}
+		}
 		for _, x := range c.Lent {
 			r.lent[reservation{x.Network, x.Addr}] = loan{x.Node, x.Revision, x.At}
 		}
@@ -309,6 +329,15 @@ func (r *records) save() error {
 	for x, p := range r.reserved {
 		c.Reserved = append(c.Reserved, reservedAddr{x.network, x.addr, p.at, p.request})
 	}
+	for port := range r.leaving {
+		c.Leaving = append(c.Leaving, port)
+	}
+	for port := range r.unfinished {
+		if !r.leaving[port] {
+			c.Leaving = append(c.Leaving, port)
+		}
+	}
+	slices.Sort(c.Leaving)
 	for x, l := range r.lent {
 		c.Lent = append(c.Lent, lentAddr{x.network, x.addr, l.node, l.revision, l.at})
 	}
@@ -370,4 +399,25 @@ func (r *records) repeated(q Reservation) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// finish removes what is left of the ports that an agent before this one began to
+// remove, once the switch has them no more.
+func (r *records) finish(detach func(port string) error) (err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for port := range r.unfinished {
+		if r.leaving[port] || !r.complete {
+			continue
+		}
+		// Under the lock, so that nobody makes a device of that name meanwhile. It is
+		// so only after a start.
+		if e := detach(port); e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		delete(r.unfinished, port)
+		r.version++
+	}
+	return err
 }

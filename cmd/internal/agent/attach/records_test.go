@@ -57,3 +57,45 @@ func TestPromisesOutliveTheAgent(t *testing.T) {
 		assert.False(t, ok, "%+v", other)
 	}
 }
+
+// An agent that was killed while it removed an endpoint leaves a port and a
+// device. The next one adopts neither, and removes the device after the port.
+func TestRemovalIsFinished(t *testing.T) {
+	file := filepath.Join(t.TempDir(), recordsFile)
+	r := newRecords(file)
+	require.NoError(t, r.loadOnce())
+	addr := netip.MustParseAddr("10.1.5.2")
+	e := ovs.Endpoint{Name: "web", Network: "blue", IPs: []netip.Addr{addr}, Port: "bz0000000001"}
+	require.NoError(t, r.put(e))
+	r.remove(e.Port)
+	require.NoError(t, r.save())
+
+	next := newRecords(file)
+	assert.Empty(t, next.Adopt([]ovs.Endpoint{e}))
+	var detached []string
+	finish := func() []string {
+		require.NoError(t, next.finish(func(port string) error { detached = append(detached, port); return nil }))
+		return detached
+	}
+	assert.Empty(t, finish(), "its port is there")
+	assert.Empty(t, next.Adopt(nil))
+	select {
+	case <-next.wake:
+	default:
+		assert.Fail(t, "nobody is told")
+	}
+	assert.Equal(t, []string{e.Port}, finish())
+	assert.Equal(t, []string{e.Port}, finish(), "once")
+	require.NoError(t, next.save())
+
+	// One that is added again meanwhile keeps its device.
+	require.NoError(t, r.put(e))
+	r.remove(e.Port)
+	require.NoError(t, r.save())
+	next = newRecords(file)
+	next.Adopt([]ovs.Endpoint{e})
+	next.Adopt(nil)
+	require.NoError(t, next.await(e))
+	detached = nil
+	assert.Empty(t, finish())
+}

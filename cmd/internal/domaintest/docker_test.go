@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -160,11 +161,16 @@ func (p plugin) refused(host string, words []string, args ...string) {
 	}
 }
 
+// sweptWithin is more than the plugin takes to find an endpoint that its engine
+// forgot while no agent was there: two minutes in which it may be on its way, and
+// the minute between two looks.
+const sweptWithin = 4 * time.Minute
+
 // nothingLeft waits until a host has no port, no device and no address more
 // than its endpoints and running containers account for.
 func (p plugin) nothingLeft(host string) {
 	p.T.Helper()
-	p.Await("nothing to be left over", func() (bool, string) {
+	testkit.AwaitWithin(p.T, sweptWithin, "nothing to be left over", func() (bool, string) {
 		wanted := strings.Fields(
 			p.docker(host, "network", "inspect", "-f", "{{range .Containers}}{{slice .EndpointID 0 12}} {{end}}", "shop"),
 		)

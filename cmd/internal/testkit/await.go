@@ -19,14 +19,20 @@ const tick = 20 * time.Millisecond
 // waiting by commands must not keep the processor from what is waited for.
 func Await(t testing.TB, what string, condition func() (ok bool, saw string)) {
 	t.Helper()
+	AwaitWithin(t, Patience, what, condition)
+}
+
+// AwaitWithin is Await for what the product itself gives longer than Patience.
+func AwaitWithin(t testing.TB, limit time.Duration, what string, condition func() (ok bool, saw string)) {
+	t.Helper()
 	for begin := time.Now(); ; {
 		looked := time.Now()
 		ok, saw := condition()
 		if ok {
 			return
 		}
-		if time.Since(begin) > Patience {
-			require.FailNow(t, "not after "+Patience.String()+": "+what, "last seen: %s", saw)
+		if time.Since(begin) > limit {
+			require.FailNow(t, "not after "+limit.String()+": "+what, "last seen: %s", saw)
 		}
 		time.Sleep(max(tick, time.Since(looked)))
 	}

@@ -36,7 +36,7 @@ func TestTwoVersions(t *testing.T) {
 		restart(host)
 	}
 	upgrade := func(host string) {
-		// The stand-in of the agent may still run it.
+		// The relay, or the stand-in of an old agent, may still run it.
 		d.Must(host, "umount", "--lazy", installed)
 		restart(host)
 	}

@@ -26,7 +26,8 @@ const (
 	// following is answered with what the relay is, and then not ended: either
 	// side sees the end of the other.
 	following = "/Relay.Follow"
-	// dismissal ends the relay.
+	// dismissal ends the relay. Its name is that of what stood there before: a new
+	// agent ends that as well.
 	dismissal = "/StandIn.Dismiss"
 )
 

@@ -98,6 +98,10 @@ test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
 test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (root)
 	@scripts/test.sh system
 
+.PHONY: test-race
+test-race: check-go deps-test ## the system tests with the race detector in every agent of every lab (40 minutes)
+	@BAIZE_TEST_RACE=1 scripts/test.sh system
+
 .PHONY: test-kernel
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel
 	@scripts/test.sh kernel

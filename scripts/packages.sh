@@ -32,7 +32,8 @@ mkdir -p "$out" "$work/stage"
 rm -f "$out"/baize[_-]* "$out"/SHA256SUMS
 CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$work/baize" ./cmd/baize
 "$work/baize" docs default >"$work/stage/default"
-"$work/baize" docs man | gzip -n -9 >"$work/stage/baize.8.gz"
+"$work/baize" docs man "$work/stage/man"
+gzip -n -9 "$work/stage/man"/*.8
 for shell in bash zsh fish; do "$work/baize" completion $shell >"$work/stage/$shell"; done
 for arch in ${ARCHES:-amd64 arm64}; do
 	binary=$out/baize_${version}_linux_$arch

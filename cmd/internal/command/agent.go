@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,9 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) agentCommand() *ucli.Command {
@@ -115,7 +118,7 @@ func bgpFlags() []ucli.Flag {
 }
 
 func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
-	etcd, err := storeConfig(c)
+	etcd, all, err := r.agentSettings(c)
 	if err != nil {
 		return agent.Config{}, err
 	}
@@ -131,10 +134,41 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		BGP:  speak,
-		Etcd: etcd, Version: currentVersion().Version,
+		Etcd: etcd, Version: currentVersion().Version, Settings: all,
 	}
 	addFlannel(c, &cfg)
 	return cfg, nil
+}
+
+// notTheAgents are global flags that mean nothing to an agent.
+var notTheAgents = []string{flagContext, flagConfig, flagSettings}
+
+// agentSettings are those that an agent runs with. They come from its flags and its
+// environment alone: what it runs with is to be seen in its unit, and there is one
+// settings file for all agents of a machine, those of a lab included.
+func (r *runner) agentSettings(c *ucli.Context) (etcdstore.Config, []settings.Setting, error) {
+	if r.given[flagContext] {
+		return etcdstore.Config{}, nil, usagef("baize agent", "--context is for who gives commands: an agent has flags, "+
+			"variables and, under systemd, %s", settings.DefaultFile)
+	}
+	flags := slices.Concat(r.root.Flags, r.root.Command("agent").Flags)
+	flags = slices.DeleteFunc(flags, func(f ucli.Flag) bool { return slices.Contains(notTheAgents, f.Names()[0]) })
+	own, err := r.ownPlaces(c, flags)
+	if err != nil {
+		return etcdstore.Config{}, nil, err
+	}
+	specs := specsOf(c, flags)
+	resolved := settings.Resolve(specs, own)
+	cfg, err := etcdConfig(resolved)
+	cfg.Origin = "" // an agent's faults are read by others than those who started it
+	all := listed(specs, resolved)
+	for i, s := range all {
+		file := s.Name == settings.EtcdCAFile || s.Name == settings.EtcdCertFile || s.Name == settings.EtcdKeyFile
+		if abs, err := filepath.Abs(s.Value); file && s.Set && err == nil {
+			all[i].Value = abs // for those who ask from another directory
+		}
+	}
+	return cfg, all, err
 }
 
 // bgpConfig reads the flags of BGP; without any it is empty.

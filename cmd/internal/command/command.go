@@ -16,6 +16,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -30,6 +31,10 @@ type Streams struct {
 type runner struct {
 	Streams
 	root *ucli.Command
+	// given are the flags on the line.
+	given map[string]bool
+	// known is where etcd and the agent are, once somebody asked.
+	known *whereabouts
 }
 
 // EnvVar returns the environment variable of a flag: BAIZE_ETCD_ENDPOINTS for
@@ -56,6 +61,7 @@ func Run(ctx context.Context, args []string, std Streams) int {
 		writeHelp(std.Out, l.path)
 		return cli.ExitOK
 	}
+	r.given = l.given
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, l.args...))
 	}
@@ -96,7 +102,7 @@ func (r *runner) app() *ucli.App {
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
 			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
-			r.labCommand(), r.etcdCommand(),
+			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),
 			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,
@@ -226,67 +232,49 @@ func onUsageError(full string) ucli.OnUsageErrorFunc {
 
 // Names of global flags that are read in more than one place.
 const (
-	flagEtcdEndpoints = "etcd-endpoints"
-	flagEtcdPrefix    = "etcd-prefix"
-	flagSocket        = "socket"
+	flagSocket   = "socket"
+	flagConfig   = "config"
+	flagContext  = "context"
+	flagSettings = "settings"
 )
 
 func globalFlags() []ucli.Flag {
 	return append([]ucli.Flag{
 		&ucli.StringSliceFlag{
-			Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas",
+			Name: settings.EtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas",
 			DefaultText: etcdstore.DefaultEndpoint,
 		},
 		&ucli.StringFlag{
-			Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix,
+			Name: settings.EtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix,
 		},
-		&ucli.StringFlag{Name: "etcd-cafile", Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
-		&ucli.StringFlag{Name: "etcd-certfile", Usage: "PEM `FILE` of the client certificate for etcd"},
-		&ucli.StringFlag{Name: "etcd-keyfile", Usage: "PEM `FILE` of the client certificate's key"},
-		&ucli.StringFlag{Name: "etcd-user", Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
-		&ucli.StringFlag{Name: "etcd-username", Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
+		&ucli.StringFlag{Name: settings.EtcdCAFile, Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
+		&ucli.StringFlag{Name: settings.EtcdCertFile, Usage: "PEM `FILE` of the client certificate for etcd"},
+		&ucli.StringFlag{Name: settings.EtcdKeyFile, Usage: "PEM `FILE` of the client certificate's key"},
+		&ucli.StringFlag{Name: settings.EtcdUser, Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
+		&ucli.StringFlag{Name: settings.EtcdUsername, Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
 		&ucli.StringFlag{
-			Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
+			Name:  settings.EtcdPassword,
+			Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
 		},
 		&ucli.DurationFlag{
-			Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
+			Name: settings.EtcdTimeout, Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
 		},
 		&ucli.StringFlag{Name: flagSocket, Usage: "`PATH` of the agent's socket", Value: api.DefaultSocket},
+		&ucli.StringFlag{
+			Name: flagContext, Usage: "`NAME` of the context to use: see 'baize context' (default the current one)",
+		},
+		&ucli.StringFlag{
+			Name: flagConfig, Usage: "`FILE` with the contexts (default ~/.config/baize/config.yaml)",
+		},
+		&ucli.StringFlag{
+			Name: flagSettings, Usage: "`FILE` with the settings of this node's agent; empty for none", Value: settings.DefaultFile,
+		},
 	}, cli.LogFlags()...)
-}
-
-// storeConfig reads the --etcd flags.
-func storeConfig(c *ucli.Context) (etcdstore.Config, error) {
-	cfg := etcdstore.Config{
-		Endpoints: c.StringSlice(flagEtcdEndpoints),
-		Prefix:    c.String(flagEtcdPrefix),
-		CAFile:    c.String("etcd-cafile"),
-		CertFile:  c.String("etcd-certfile"),
-		KeyFile:   c.String("etcd-keyfile"),
-		Username:  c.String("etcd-username"),
-		Password:  c.String("etcd-password"),
-		Timeout:   c.Duration("etcd-timeout"),
-	}
-	if user := c.String("etcd-user"); user != "" {
-		if cfg.Username != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-username both name a user: give one of them")
-		}
-		var password string
-		var inline bool
-		cfg.Username, password, inline = strings.Cut(user, ":")
-		if inline && cfg.Password != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-password both give a password: give one of them")
-		}
-		if inline {
-			cfg.Password = password
-		}
-	}
-	return cfg, nil
 }
 
 // withStore opens the store for the time of f.
 func (r *runner) withStore(c *ucli.Context, f func(s *etcdstore.Store) error) error {
-	cfg, err := storeConfig(c)
+	cfg, err := r.storeConfig(c)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 			_ = os.Unsetenv(name)
 		}
 	}
+	// Nor what the machine has, or the user.
+	_ = os.Setenv("BAIZE_SETTINGS", "")
+	_ = os.Setenv("BAIZE_CONFIG", "/nonexistent/config.yaml")
 	os.Exit(m.Run())
 }
 

@@ -60,7 +60,7 @@ func writeDefault(w io.Writer, root *ucli.Command) error {
 	seen := map[string]bool{}
 	for _, f := range visibleFlags(append(slices.Clone(root.Flags), agent.Flags...)) {
 		d := documentFlag(f)
-		if d.env == "" || seen[d.env] {
+		if d.env == "" || seen[d.env] || slices.Contains(notTheAgents, f.Names()[0]) {
 			continue
 		}
 		seen[d.env] = true

@@ -67,9 +67,6 @@ var endpointColumns = []column[api.Endpoint]{
 	{"NETNS", true, func(e api.Endpoint) any { return e.Netns }},
 }
 
-// agentClient reaches the agent of this machine.
-func (r *runner) agentClient(c *ucli.Context) *api.Client { return api.NewClient(c.String(flagSocket)) }
-
 func (r *runner) endpointAdd(c *ucli.Context) error {
 	const command = "baize endpoint add"
 	req := api.EndpointRequest{

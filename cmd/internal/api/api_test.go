@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/cmd/internal/settings"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )

@@ -49,21 +49,27 @@ once:
 func agentFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the host's name)"},
-		&ucli.StringFlag{Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)"},
+		&ucli.StringFlag{
+			Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)", Action: isVTEP("vtep"),
+		},
 		&ucli.StringFlag{
 			Name:  "datapath",
 			Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)",
 			Value: "auto",
 		},
-		&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
+		&ucli.StringSliceFlag{
+			Name: "network", Usage: "`NAME` of a network this node carries (default all)",
+			Action: areNames("network", "network"),
+		},
 		&ucli.StringFlag{
 			Name: "docker-bridge",
 			Usage: "`NAME` of Docker's own bridge (docker0), which becomes a part of the network: " +
 				"see docs/docker.md (default none)",
 		},
 		&ucli.StringFlag{
-			Name:  "docker-network",
-			Usage: "`NAME` of the network that --docker-bridge is a part of (default the only one)",
+			Name:   "docker-network",
+			Usage:  "`NAME` of the network that --docker-bridge is a part of (default the only one)",
+			Action: isName("docker-network", "network"),
 		},
 		&ucli.StringFlag{
 			Name:  "docker-env",
@@ -85,11 +91,14 @@ func agentFlags() []ucli.Flag {
 			Name:  "liveness-ttl",
 			Usage: "how long after its death others see the agent as alive",
 			Value: 10 * time.Second,
+			// A lease of etcd has whole seconds.
+			Action: atLeast("liveness-ttl", time.Second),
 		},
 		&ucli.DurationFlag{
-			Name:  "audit-interval",
-			Usage: "how often every flow is compared in full",
-			Value: 30 * time.Second,
+			Name:   "audit-interval",
+			Usage:  "how often every flow is compared in full",
+			Value:  30 * time.Second,
+			Action: atLeast("audit-interval", time.Second),
 		},
 	}
 }

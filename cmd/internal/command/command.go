@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
-	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -19,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Streams are what a command reads and writes.
@@ -79,13 +78,13 @@ func (r *runner) report(err error) int {
 	switch {
 	case err == nil:
 	case errors.As(err, &usage):
-		fmt.Fprintf(r.Err, "%v\nRun '%s --help' for help.\n", usage, usage.command)
+		fmt.Fprintf(r.Err, "%s\nRun '%s --help' for help.\n", fault.Printable(usage.Error()), usage.command)
 		return cli.ExitUsage
 	case errors.As(err, &status) && status.Err == nil: // the command has said everything
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(r.Err, "baize: interrupted")
 	default:
-		fmt.Fprintf(r.Err, "baize: %v\n", err)
+		fmt.Fprintf(r.Err, "baize: %s\n", fault.Printable(err.Error()))
 	}
 	return cli.ExitCode(err)
 }
@@ -164,27 +163,6 @@ func checkFlags(ctx *ucli.Context, full string, required []string) error {
 	return err
 }
 
-// notNegative is the check of every duration that a flag gives: timers panic
-// with a negative one.
-func notNegative(flag string) func(*ucli.Context, time.Duration) error {
-	return func(c *ucli.Context, d time.Duration) error {
-		if d < 0 {
-			return usagef(c.Command.HelpName, "--%s %s is negative", flag, d)
-		}
-		return nil
-	}
-}
-
-// isPort is the check of a flag that names a UDP port.
-func isPort(flag string) func(*ucli.Context, int) error {
-	return func(c *ucli.Context, port int) error {
-		if port < 1 || port > math.MaxUint16 {
-			return usagef(c.Command.HelpName, "--%s %d is no port: use 1 to %d", flag, port, math.MaxUint16)
-		}
-		return nil
-	}
-}
-
 // prepareFlags gives every flag its environment variable and the checks of its
 // type, and returns the names of the required ones. urfave/cli's own check of
 // them would print the whole help before the one line that matters.
@@ -207,11 +185,16 @@ func prepareFlags(flags []ucli.Flag) (required []string) {
 		case *ucli.StringSliceFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.IntFlag:
+			if f.Action == nil {
+				f.Action = notNegativeInt(name)
+			}
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.UintFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.DurationFlag:
-			f.Action = notNegative(name)
+			if f.Action == nil {
+				f.Action = notNegative(name)
+			}
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.BoolFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)

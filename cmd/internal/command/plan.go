@@ -20,7 +20,9 @@ import (
 // bridgeFlags say which bridge of which Open vSwitch is meant.
 func bridgeFlags() []ucli.Flag {
 	return []ucli.Flag{
-		&ucli.StringFlag{Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge},
+		&ucli.StringFlag{
+			Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge, Action: isDevice("bridge"),
+		},
 		&ucli.StringFlag{Name: "ovsdb", Usage: "`ADDRESS` of the Open vSwitch database", Value: vswitch.DefaultEndpoint},
 		&ucli.StringFlag{
 			Name:  "ovs-rundir",

@@ -219,7 +219,7 @@ func (r *runner) statusText(item statusItem) error {
 			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
 		}
 	}
-	_, err := fmt.Fprint(r.Out, b.String())
+	_, err := fmt.Fprint(r.Out, fault.Printable(b.String()))
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/settings"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 )
 
@@ -148,4 +149,61 @@ func TestContextsFileOfAUser(t *testing.T) {
 	assert.Equal(t, cli.ExitUsage, baize(t, "context", "list").code)
 	_, item := configOf(t)
 	assert.NotEmpty(t, item.Settings)
+}
+
+// An etcd that wants a certificate, a user and a password is reached with a context
+// alone, and on a node with the settings file alone; the commands of
+// docs/settings.md make contexts.
+func TestCredentials(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/settings.md")
+	require.NoError(t, err)
+	server := etcdtest.StartTLS(t, topology.DefaultPrefix)
+	s := newShell(t)
+	t.Setenv("BAIZE_ETCD_TIMEOUT", "")
+	t.Chdir(t.TempDir())
+	for name, from := range map[string]string{
+		"ca.crt": server.CAFile, "me.crt": server.CertFile, "me.key": server.KeyFile,
+	} {
+		b, err := os.ReadFile(from)
+		require.NoError(t, err)
+		write(t, name, string(b))
+	}
+	run := func(line string) result {
+		line, file, redirected := strings.Cut(line, " <")
+		in := ""
+		if redirected {
+			require.Equal(t, "password.txt", file)
+			in = server.Password + "\n"
+		}
+		var out, errOut bytes.Buffer
+		code := Run(t.Context(), strings.Fields(line), Streams{strings.NewReader(in), &out, &errOut})
+		return result{code, out.String(), errOut.String()}
+	}
+	count := 0
+	for l := range strings.Lines(string(page)) {
+		if line, ok := strings.CutPrefix(l, "    baize "); ok && strings.HasPrefix(line, "context ") {
+			res := run(strings.TrimSpace(line))
+			assert.Equal(t, cli.ExitOK, res.code, "%s: %s", line, res.err)
+			count++
+		}
+	}
+	assert.Equal(t, 3, count)
+	for _, line := range []string{
+		"context set prod --etcd-endpoints " + server.Endpoint + " --etcd-certfile me.crt --etcd-keyfile me.key",
+		"context set prod --etcd-username " + server.Username + " --password-stdin <password.txt",
+		"network create blue --subnet 10.1.0.0/16",
+		"--context prod network show blue",
+	} {
+		res := run(line)
+		require.Equal(t, cli.ExitOK, res.code, "%s: %s", line, res.err)
+	}
+	require.Zero(t, run("context use --none").code)
+	write(t, s.settings, "BAIZE_ETCD_ENDPOINTS="+server.Endpoint+"\nBAIZE_ETCD_CAFILE="+server.CAFile+
+		"\nBAIZE_ETCD_CERTFILE="+server.CertFile+"\nBAIZE_ETCD_KEYFILE="+server.KeyFile+
+		"\nBAIZE_ETCD_USER=\""+server.Username+":"+server.Password+"\"\n")
+	res := run("network show blue")
+	assert.Equal(t, cli.ExitOK, res.code, res.err)
+	// Another etcd does not get them.
+	res = run("network list --etcd-timeout 300ms --etcd-endpoints " + etcdtest.Start(t))
+	assert.Equal(t, cli.ExitOK, res.code, res.err)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 	"github.com/baize-net/baize/topology/etcdstore"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -97,10 +98,10 @@ func TestNoControlCharacters(t *testing.T) {
 		Name: "evil", ID: evil, Hostname: evil, Datapath: evil, Version: evil, Epoch: evil,
 	})
 	require.NoError(t, err)
-	for key, value := range map[string]string{"networks/" + evil: "{}", "nodes/bad": `{"vteps":["\u001b[31m"]}`} {
-		res := baize(t, "restore", "--yes", backupWith(t, key, value))
-		require.Zero(t, res.code, res.err)
-	}
+	etcdtest.Put(t, os.Getenv("BAIZE_ETCD_ENDPOINTS"), map[string]string{
+		topology.DefaultPrefix + "/networks/" + evil: "{}",
+		topology.DefaultPrefix + "/nodes/bad":        `{"vteps":["\u001b[31m"]}`,
+	})
 	f := &fakeAgent{status: healthy()}
 	f.status.DatapathReason, f.status.Foreign = evil, []string{"port " + evil}
 	f.status.Problems = []fault.Fault{{Item: "port " + evil, What: evil, Remedy: evil}}

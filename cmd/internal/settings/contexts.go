@@ -121,7 +121,7 @@ func (c *Contexts) at(line int) string { return fmt.Sprintf("%s:%d", c.Path, lin
 func (c *Contexts) malformed(n *yaml.Node, what string, args ...any) error {
 	return &topology.Error{
 		Kind: topology.ErrInvalid, Item: c.at(n.Line), What: fmt.Sprintf(what, args...),
-		Remedy: "'baize context set' writes the file; its form is in docs/production.md",
+		Remedy: "'baize context set' writes the file; its form is in docs/settings.md",
 	}
 }
 
@@ -144,7 +144,7 @@ func (c *Contexts) parse(b []byte) error {
 		m := yamlLine.FindStringSubmatch(err.Error())
 		return &topology.Error{
 			Kind: topology.ErrInvalid, Item: strings.TrimSuffix(c.Path+":"+m[1], ":"), What: m[2],
-			Remedy: "it is YAML: see docs/production.md",
+			Remedy: "it is YAML: see docs/settings.md",
 		}
 	}
 	root := doc.Content[0]

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -159,4 +160,21 @@ func TestWriteContexts(t *testing.T) {
 	info, err = os.Stat(filepath.Join(dir, "new", "baize"))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+}
+
+// The file in docs/settings.md is one.
+func TestContextsInTheDocument(t *testing.T) {
+	var page testkit.Block
+	for _, b := range testkit.Blocks(t, "../../../docs/settings.md") {
+		if b.Name == "config.yaml" {
+			page = b
+		}
+	}
+	c, err := ReadContexts(contextsFile(t, page.Text(), 0o600))
+	require.NoError(t, err)
+	assert.Equal(t, "prod", c.Current)
+	assert.Equal(t, []string{"prod", "lab"}, c.Names())
+	for _, n := range c.List {
+		assert.NotEmpty(t, n.Values[EtcdEndpoints].Text)
+	}
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -153,6 +155,23 @@ func TestAgentDoesNotTellItsPassword(t *testing.T) {
 	write(t, s.settings, "BAIZE_ETCD_ENDPOINTS=http://127.0.0.1:9\nBAIZE_ETCD_USER=node:secret\n")
 	got, _ = configOf(t)
 	assert.False(t, got[settings.EtcdPassword].Set, "another etcd's password")
+}
+
+// An agent that hangs is not waited for as long as etcd would be: the file says the
+// same.
+func TestAgentThatHangs(t *testing.T) {
+	s := newShell(t)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "agent.sock"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	t.Setenv("BAIZE_SOCKET", l.Addr().String())
+	write(t, s.settings, "BAIZE_ETCD_ENDPOINTS=http://127.0.0.1:1\n")
+	start := time.Now()
+	got, item := configOf(t)
+	assert.Less(t, time.Since(start), 10*time.Second)
+	assert.Equal(t, settings.File, got[settings.EtcdEndpoints].Source)
+	require.Len(t, item.PassedOver, 1)
+	assert.Contains(t, item.PassedOver[0], "no answer in time")
 }
 
 func TestConfig(t *testing.T) {

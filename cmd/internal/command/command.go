@@ -181,6 +181,9 @@ func prepareFlags(flags []ucli.Flag) (required []string) {
 		}
 		switch f := f.(type) {
 		case *ucli.StringFlag:
+			if f.Action == nil && name == "network" {
+				f.Action = isName(name, name)
+			}
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.StringSliceFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)

@@ -137,6 +137,10 @@ func (r *runner) plan(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	named := c.IsSet("node")
+	if err := r.nodeFlags(c, "node", "bridge", "ovsdb", "ovs-rundir", "vxlan-port", "geneve-port"); err != nil {
+		return err
+	}
 	node := c.String("node")
 	if node == "" {
 		if node, err = hostName(); err != nil {
@@ -155,7 +159,7 @@ func (r *runner) plan(c *ucli.Context) error {
 					Remedy: "start 'baize agent' on it",
 				}
 			}
-			if !c.IsSet("node") {
+			if !named {
 				err = fmt.Errorf("%w; --node names another than this host", err)
 			}
 			return err

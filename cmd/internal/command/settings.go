@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -202,8 +203,38 @@ func (r *runner) readContexts(c *ucli.Context) (*settings.Contexts, error) {
 	return file, err
 }
 
-// filePlace is the settings file of the node; an error where it cannot be read.
-func filePlace(file string) (settings.Place, error) {
+// nodeFlags gives flags that mean this node what its agent runs with, or what the
+// settings file says, where neither the line nor the environment says anything. A
+// context is for another place.
+func (r *runner) nodeFlags(c *ucli.Context, names ...string) error {
+	w, err := r.whereabouts(c)
+	if err != nil || w.context.Set {
+		return err
+	}
+	w.askAgent(c)
+	file, _ := filePlace(c.String(flagSettings), names...) // see whereabouts
+	for _, name := range names {
+		v, ok := file.Values[name]
+		if w.agent != nil {
+			for _, s := range w.agent.Settings {
+				if s.Name == name {
+					v.Text, ok = s.Value, true
+				}
+			}
+		}
+		if !ok || c.IsSet(name) {
+			continue
+		}
+		if err := c.Set(name, v.Text); err != nil {
+			return fmt.Errorf("%s %q (%s): %w", name, v.Text, cmp.Or(v.Where, "the agent's"), err)
+		}
+	}
+	return nil
+}
+
+// filePlace is the settings file of the node, as far as etcd, the socket and more
+// flags go; an error where it cannot be read.
+func filePlace(file string, more ...string) (settings.Place, error) {
 	p := settings.Place{Source: settings.File, Values: map[string]settings.Value{}}
 	if file == "" {
 		return p, nil
@@ -213,7 +244,7 @@ func filePlace(file string) (settings.Place, error) {
 		return p, nil
 	}
 	names := map[string]string{}
-	for _, name := range append(settings.Cluster(), settings.EtcdUser, flagSocket) {
+	for _, name := range slices.Concat(settings.Cluster(), []string{settings.EtcdUser, flagSocket}, more) {
 		names[EnvVar(name)] = name
 	}
 	for _, v := range vars {
@@ -287,7 +318,14 @@ func (r *runner) storeConfig(c *ucli.Context) (etcdstore.Config, error) {
 	if err != nil {
 		return etcdstore.Config{}, err
 	}
-	return etcdConfig(w.Resolved)
+	cfg, err := etcdConfig(w.Resolved)
+	if w.Resolved[settings.EtcdEndpoints].Source == settings.Default && w.agentErr != nil {
+		cfg.Origin = "the default; the agent, which may have another, does not answer"
+		if errors.Is(w.agentErr, os.ErrPermission) {
+			cfg.Origin = "the default; this user may not ask the agent, which may have another"
+		}
+	}
+	return cfg, err
 }
 
 // etcdConfig turns settings into the store's configuration.

@@ -157,6 +157,32 @@ func TestAgentDoesNotTellItsPassword(t *testing.T) {
 	assert.False(t, got[settings.EtcdPassword].Set, "another etcd's password")
 }
 
+// A plan of this node is one for the bridge and the ports that its agent has, or is
+// to have.
+func TestPlanOfThisNode(t *testing.T) {
+	cluster(t)
+	s := newShell(t)
+	t.Setenv("BAIZE_ETCD_TIMEOUT", "")
+	write(t, s.settings, "BAIZE_NODE=host2\nBAIZE_BRIDGE=br1\nBAIZE_VXLAN_PORT=4790\nBAIZE_NETWORK=red\n")
+	plan := func(line ...string) (item planItem) {
+		t.Helper()
+		res := baize(t, append([]string{"plan", "-o", "json"}, line...)...)
+		require.Equal(t, cli.ExitOK, res.code, res.err)
+		require.NoError(t, json.Unmarshal([]byte(res.out), &item))
+		return item
+	}
+	item := plan()
+	assert.Equal(t, "host2", item.Node)
+	assert.Equal(t, "br1", item.Bridge.Name)
+	assert.Equal(t, "br2", plan("--bridge", "br2").Bridge.Name)
+	agentWith(t, "node", "host1", "bridge", "br3")
+	item = plan()
+	assert.Equal(t, "host1", item.Node)
+	assert.Equal(t, "br3", item.Bridge.Name)
+	require.Zero(t, baize(t, "context", "set", "c", "--etcd-endpoints", os.Getenv("BAIZE_ETCD_ENDPOINTS")).code)
+	assert.Equal(t, "br-baize", plan("--context", "c", "--node", "host1").Bridge.Name)
+}
+
 // An agent that hangs is not waited for as long as etcd would be: the file says the
 // same.
 func TestAgentThatHangs(t *testing.T) {
@@ -278,6 +304,9 @@ func TestStatusOfAnotherUser(t *testing.T) {
 	out, code = asAnotherUser(t, "config")
 	assert.Equal(t, cli.ExitOK, code, out)
 	assert.Contains(t, out, "passed over: settings file")
+	// Where no file would say it, the default is tried, and the error says what it is.
+	out, _ = asAnotherUser(t, "network", "list", "--settings", "")
+	assert.Contains(t, out, "etcd (the default; this user may not ask the agent, which may have another)")
 	// Who says where etcd is needs neither.
 	out, _ = asAnotherUser(t, "network", "list", "--etcd-endpoints", "http://127.0.0.1:1")
 	assert.Contains(t, out, "connection refused")

@@ -172,8 +172,7 @@ func (r *runner) agentSettings(c *ucli.Context) (etcdstore.Config, []settings.Se
 	cfg.Origin = "" // an agent's faults are read by others than those who started it
 	all := listed(specs, resolved)
 	for i, s := range all {
-		file := s.Name == settings.EtcdCAFile || s.Name == settings.EtcdCertFile || s.Name == settings.EtcdKeyFile
-		if abs, err := filepath.Abs(s.Value); file && s.Set && err == nil {
+		if abs, err := filepath.Abs(s.Value); settings.IsFile(s.Name) && s.Set && err == nil {
 			all[i].Value = abs // for those who ask from another directory
 		}
 	}

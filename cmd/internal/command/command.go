@@ -253,7 +253,8 @@ func globalFlags() []ucli.Flag {
 			Name: flagConfig, Usage: "`FILE` with the contexts (default ~/.config/baize/config.yaml)",
 		},
 		&ucli.StringFlag{
-			Name: flagSettings, Usage: "`FILE` with the settings of this node's agent; empty for none", Value: settings.DefaultFile,
+			Name: flagSettings, Value: settings.DefaultFile,
+			Usage: "`FILE` with the settings of this node's agent; empty for none",
 		},
 	}, cli.LogFlags()...)
 }

@@ -6,6 +6,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/settings"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func (r *runner) configCommand() *ucli.Command {
@@ -66,7 +67,7 @@ func (r *runner) config(c *ucli.Context) error {
 		}
 	}
 	for _, p := range item.PassedOver {
-		if _, err := fmt.Fprintf(r.Err, "passed over: %s\n", p); err != nil {
+		if _, err := fmt.Fprintf(r.Err, "passed over: %s\n", fault.Printable(p)); err != nil {
 			return err
 		}
 	}

@@ -210,8 +210,7 @@ func (r *runner) contextValues(c *ucli.Context) (map[string]string, error) {
 		if !ok {
 			continue
 		}
-		file := key == settings.EtcdCAFile || key == settings.EtcdCertFile || key == settings.EtcdKeyFile
-		if file && v.Text != "" {
+		if settings.IsFile(key) && v.Text != "" {
 			if v.Text, err = filepath.Abs(v.Text); err != nil {
 				return nil, err
 			}

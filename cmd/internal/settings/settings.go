@@ -31,6 +31,11 @@ func Cluster() []string {
 	}
 }
 
+// IsFile reports whether a setting is the path of a file.
+func IsFile(name string) bool {
+	return name == EtcdCAFile || name == EtcdCertFile || name == EtcdKeyFile
+}
+
 // Source is the kind of place that a setting comes from.
 type Source string
 

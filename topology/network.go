@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 )
@@ -65,6 +66,27 @@ func (n Network) Check() error {
 			"MTU %d is out of range",
 			n.MTU,
 		)
+	}
+	return nil
+}
+
+// CheckNew says whether the network can be created, or be changed into this. The
+// gateway is not part of Check, so that records which are there stay in force. The
+// error is of kind ErrInvalid.
+func (n Network) CheckNew() error {
+	if err := n.Check(); err != nil {
+		return err
+	}
+	for _, f := range n.Families() {
+		g := n.Gateway(f)
+		if !g.IsValid() {
+			continue
+		}
+		if err := n.CheckEndpointAddr(g); err != nil {
+			var e *Error
+			errors.As(err, &e)
+			return n.invalid("choose another, such as "+n.Prefix(f).Addr().Next().String(), "gateway %s: %s", g, e.What)
+		}
 	}
 	return nil
 }

@@ -32,6 +32,9 @@ type Config struct {
 	// is given. [DefaultEndpoint] when empty. One that uses TLS makes all use
 	// it, so they must not be mixed.
 	Endpoints []string
+	// Origin says in an error where Endpoints come from: "from flag
+	// --etcd-endpoints". Nothing is said when empty.
+	Origin string
 	// Prefix is where the cluster's keys live, without a slash at its end;
 	// topology.DefaultPrefix when empty.
 	Prefix string
@@ -132,7 +135,7 @@ func (c Config) network() (*network, error) {
 	}
 	n := &network{cfg: c, certs: certs}
 	for _, raw := range c.Endpoints {
-		e, err := parseEndpoint(raw, certs != nil)
+		e, err := c.parseEndpoint(raw, certs != nil)
 		if err != nil {
 			return nil, err
 		}
@@ -141,7 +144,7 @@ func (c Config) network() (*network, error) {
 	first := n.endpoints[0]
 	for _, e := range n.endpoints {
 		if e.tls != first.tls {
-			return nil, invalid("etcd endpoints", "use https:// for all of them or for none",
+			return nil, invalid("etcd endpoints"+c.origin(), "use https:// for all of them or for none",
 				"%s and %s: TLS cannot be mixed with plain connections", first.raw, e.raw)
 		}
 	}
@@ -149,15 +152,23 @@ func (c Config) network() (*network, error) {
 		n.certs = &certificates{last: &tls.Config{MinVersion: tls.VersionTLS12}}
 	}
 	if !first.tls && certs != nil {
-		return nil, invalid("etcd endpoint "+first.raw, "use https://, or leave the certificates out",
+		return nil, invalid("etcd endpoint "+first.raw+c.origin(), "use https://, or leave the certificates out",
 			"certificates are given but the endpoint does not use TLS")
 	}
 	return n, nil
 }
 
-func parseEndpoint(raw string, wantTLS bool) (endpoint, error) {
+// origin is Origin as the end of an item.
+func (c Config) origin() string {
+	if c.Origin == "" {
+		return ""
+	}
+	return " (" + c.Origin + ")"
+}
+
+func (c Config) parseEndpoint(raw string, wantTLS bool) (endpoint, error) {
 	bad := func(what string) (endpoint, error) {
-		return endpoint{}, invalid(fmt.Sprintf("etcd endpoint %q", raw),
+		return endpoint{}, invalid(fmt.Sprintf("etcd endpoint %q%s", raw, c.origin()),
 			"write http://HOST:PORT, https://HOST:PORT or unix:///PATH", "%s", what)
 	}
 	s := strings.TrimSpace(raw)

@@ -26,6 +26,9 @@ func TestOpenRefuses(t *testing.T) {
 		"scheme": {
 			etcdstore.Config{Endpoints: []string{"ftp://h:1"}}, []string{`"ftp://h:1"`, `scheme "ftp"`, "https://HOST:PORT"},
 		},
+		"origin": {
+			etcdstore.Config{Endpoints: []string{"http://h"}, Origin: "from flag --x"}, []string{`"http://h" (from flag --x)`},
+		},
 		"no port": {etcdstore.Config{Endpoints: []string{"http://h"}}, []string{`"http://h"`, "port"}},
 		"port":    {etcdstore.Config{Endpoints: []string{"h:99999"}}, []string{`"h:99999"`}},
 		"path":    {etcdstore.Config{Endpoints: []string{"http://h:1/x"}}, []string{`"http://h:1/x"`}},

@@ -97,7 +97,7 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	// The probe has a time of its own: the caller's may be used up.
 	reasons, usable := s.backend.Probe(context.WithoutCancel(ctx))
 	if usable == 0 {
-		return unavailable("etcd", strings.Join(reasons, "; "), remedy(reasons))
+		return unavailable("etcd"+s.cfg.origin(), strings.Join(reasons, "; "), remedy(reasons))
 	}
 	if c := code(err); c == codes.DeadlineExceeded || c == codes.Canceled {
 		desc = fmt.Sprintf("no answer within %v", s.cfg.Timeout)
@@ -106,7 +106,7 @@ func (s *Store) explain(ctx context.Context, err error) error {
 		"it accepts connections: the cluster may have no leader, see 'etcdctl endpoint status' and the log of etcd")}
 }
 
-func (s *Store) item() string { return "etcd " + strings.Join(s.cfg.Endpoints, ", ") }
+func (s *Store) item() string { return "etcd " + strings.Join(s.cfg.Endpoints, ", ") + s.cfg.origin() }
 
 // refused explains an answer that another attempt would get as well; nil when
 // another may be answered.
@@ -121,7 +121,8 @@ func (s *Store) refused(err error) error {
 	}
 	switch {
 	case is(err, rpctypes.ErrPermissionDenied):
-		return coded(fault.StoreDenied, unavailable("etcd prefix "+s.cfg.Prefix, "permission denied for "+user, fmt.Sprintf(
+		item := "etcd prefix " + s.cfg.Prefix + s.cfg.origin()
+		return coded(fault.StoreDenied, unavailable(item, "permission denied for "+user, fmt.Sprintf(
 			"grant a role of that user: etcdctl role grant-permission ROLE readwrite --prefix %s/", s.cfg.Prefix)))
 	case is(err, rpctypes.ErrAuthFailed):
 		return coded(fault.StoreDenied,

@@ -30,6 +30,12 @@ const firstVNI = 100
 func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology.Network, error) {
 	n = n.Defaults()
 	chosen := n.VNI != 0
+	if !chosen {
+		n.VNI = firstVNI // until it is known which are free
+	}
+	if err := n.CheckNew(); err != nil {
+		return topology.Network{}, err
+	}
 	var out topology.Network
 	err := s.attempts(ctx, "network "+n.Name, func() (bool, error) {
 		v, err := s.read(ctx, topology.DirNetworks)
@@ -44,9 +50,6 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 		}
 		if !chosen {
 			n.VNI = freeVNI(v.Networks)
-		}
-		if err := n.Check(); err != nil {
-			return false, err
 		}
 		if err := checkVNI(v.Networks, n); err != nil {
 			return false, err
@@ -171,7 +174,11 @@ func (s *Store) UpdateNetwork(
 // mayUpdate returns what has to hold still when a network is changed, or why it
 // cannot be.
 func (s *Store) mayUpdate(v view, old, n topology.Network) ([]clientv3.Cmp, error) {
-	if err := n.Check(); err != nil {
+	check := n.Check
+	if n.GatewayIPv4 != old.GatewayIPv4 || n.GatewayIPv6 != old.GatewayIPv6 {
+		check = n.CheckNew
+	}
+	if err := check(); err != nil {
 		return nil, err
 	}
 	if err := checkVNI(v.Networks, n); err != nil {

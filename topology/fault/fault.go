@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Severity says how much a fault matters.
@@ -44,7 +46,8 @@ type Fault struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
-// String formats as "item: what (remedy)".
+// String formats as "item: what (remedy)". What comes from keys and other programs
+// has spaces in place of control characters: it must not move a terminal's cursor.
 func (f Fault) String() string {
 	s := f.Item
 	if s != "" {
@@ -54,7 +57,17 @@ func (f Fault) String() string {
 	if f.Remedy != "" {
 		s += " (" + f.Remedy + ")"
 	}
-	return s
+	return Printable(s)
+}
+
+// Printable replaces control characters other than line feeds and tabs by spaces.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // graded returns the fault with the severity of its code unless it has one.

@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -76,6 +77,8 @@ type Config struct {
 	BGP bgp.Config
 	// Version is the program's.
 	Version string
+	// Settings are the flags that all this came from, for the local API.
+	Settings []settings.Setting `json:"-"`
 }
 
 // SourceMaker makes a source of the topology for an agent.

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
@@ -36,6 +37,18 @@ func apiEndpoints(endpoints []ovs.Endpoint) []api.Endpoint {
 		out[i] = api.EndpointOf(e)
 	}
 	return out
+}
+
+// Config implements api.Service.
+func (a *Agent) Config(context.Context) (api.Config, error) {
+	out := make([]settings.Setting, len(a.cfg.Settings))
+	for i, s := range a.cfg.Settings {
+		if s.Name == "node" && s.Value == "" {
+			s.Value, s.Set = a.cfg.Node, true
+		}
+		out[i] = s.Public()
+	}
+	return api.Config{Settings: out}, nil
 }
 
 // Reconcile implements api.Service.

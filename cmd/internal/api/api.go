@@ -3,6 +3,7 @@
 // plugin use it through Client; the agent implements Service.
 //
 //	GET    /v1/status              Status
+//	GET    /v1/config              Config
 //	GET    /v1/endpoints           []Endpoint
 //	POST   /v1/endpoints           EndpointRequest → Endpoint
 //	DELETE /v1/endpoints?name=NAME
@@ -19,6 +20,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -38,6 +40,8 @@ type Service interface {
 	Endpoints(ctx context.Context) ([]Endpoint, error)
 	// Status tells how the node is.
 	Status(ctx context.Context) (Status, error)
+	// Config tells what the agent was started with, secrets left out.
+	Config(ctx context.Context) (Config, error)
 	// Routes lists how the prefixes of other nodes are reached.
 	Routes(ctx context.Context) ([]Route, error)
 	// Reconcile brings OVS into the wanted state now; with audit it reads
@@ -118,6 +122,12 @@ type Status struct {
 	// LastReconcile is zero before the first.
 	LastReconcile Reconcile `json:"lastReconcile"`
 	Uptime        Duration  `json:"uptime"`
+}
+
+// Config is what an agent runs with. A secret has no value here: whoever was given
+// the socket, a container for example, has no need of it and would keep it.
+type Config struct {
+	Settings []settings.Setting `json:"settings"`
 }
 
 // BGPSession is a session with a router.

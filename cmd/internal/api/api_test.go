@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -66,6 +67,10 @@ func (f *fake) Status(context.Context) (Status, error)              { return f.s
 func (f *fake) Routes(context.Context) ([]Route, error) {
 	return []Route{{Network: "blue", Node: "host2", Kind: "tunnel"}}, f.note("routes")
 }
+func (f *fake) Config(context.Context) (Config, error) {
+	return Config{Settings: []settings.Setting{{Name: "bridge", Value: "br0", Set: true}}}, f.note("config")
+}
+
 func (f *fake) Reconcile(_ context.Context, audit bool) error { return f.note("reconcile %t", audit) }
 
 // start serves svc for the length of a test.
@@ -125,11 +130,17 @@ func TestMethods(t *testing.T) {
 	s, err := c.Status(ctx)
 	require.NoError(t, err)
 	assert.Equal(t, f.status, s)
+	cfg, err := c.Config(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, []settings.Setting{{Name: "bridge", Value: "br0", Set: true}}, cfg.Settings)
 	require.NoError(t, c.Reconcile(ctx, true))
 	require.NoError(t, c.Reconcile(ctx, false))
 	assert.Equal(
 		t,
-		[]string{"add c1", "list", "remove c1", "remove a/b c?&", "remove ..", "status", "reconcile true", "reconcile false"},
+		[]string{
+			"add c1", "list", "remove c1", "remove a/b c?&", "remove ..", "status", "config", "reconcile true",
+			"reconcile false",
+		},
 		f.asked,
 	)
 }

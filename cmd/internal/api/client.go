@@ -83,6 +83,13 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, err
 }
 
+// Config implements Service.
+func (c *Client) Config(ctx context.Context) (Config, error) {
+	var out Config
+	err := c.do(ctx, http.MethodGet, "/v1/config", nil, &out)
+	return out, err
+}
+
 // Routes implements Service.
 func (c *Client) Routes(ctx context.Context) ([]Route, error) {
 	var list []Route
@@ -158,7 +165,10 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 			"is the agent running? 'systemctl start baize' or 'baize agent'; another socket is named with --socket",
 		)
 	case errors.Is(err, os.ErrPermission):
-		return unavailable("permission denied", "run as root")
+		return &topology.Error{
+			Kind: errors.Join(topology.ErrUnavailable, os.ErrPermission),
+			Item: item, What: "this user may not open its socket", Remedy: "run as root",
+		}
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return unavailable("no answer in time: it is stopped, or hangs",
 			"'journalctl -u baize' may say what it waits for; 'systemctl restart baize' interrupts no traffic")

@@ -81,6 +81,7 @@ func Handler(svc Service) http.Handler {
 		})
 	}
 	handle("GET /v1/status", func(r *http.Request) (any, error) { return svc.Status(r.Context()) })
+	handle("GET /v1/config", func(r *http.Request) (any, error) { return svc.Config(r.Context()) })
 	handle("GET /v1/routes", func(r *http.Request) (any, error) { return svc.Routes(r.Context()) })
 	handle("GET /v1/endpoints", func(r *http.Request) (any, error) {
 		list, err := svc.Endpoints(r.Context())

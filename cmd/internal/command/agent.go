@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,9 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) agentCommand() *ucli.Command {
@@ -46,21 +49,27 @@ once:
 func agentFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the host's name)"},
-		&ucli.StringFlag{Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)"},
+		&ucli.StringFlag{
+			Name: "vtep", Usage: "`ADDRESS` or interface that tunnels end at (default the way to etcd)", Action: isVTEP("vtep"),
+		},
 		&ucli.StringFlag{
 			Name:  "datapath",
 			Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)",
 			Value: "auto",
 		},
-		&ucli.StringSliceFlag{Name: "network", Usage: "`NAME` of a network this node carries (default all)"},
+		&ucli.StringSliceFlag{
+			Name: "network", Usage: "`NAME` of a network this node carries (default all)",
+			Action: areNames("network", "network"),
+		},
 		&ucli.StringFlag{
 			Name: "docker-bridge",
 			Usage: "`NAME` of Docker's own bridge (docker0), which becomes a part of the network: " +
 				"see docs/docker.md (default none)",
 		},
 		&ucli.StringFlag{
-			Name:  "docker-network",
-			Usage: "`NAME` of the network that --docker-bridge is a part of (default the only one)",
+			Name:   "docker-network",
+			Usage:  "`NAME` of the network that --docker-bridge is a part of (default the only one)",
+			Action: isName("docker-network", "network"),
 		},
 		&ucli.StringFlag{
 			Name:  "docker-env",
@@ -82,11 +91,14 @@ func agentFlags() []ucli.Flag {
 			Name:  "liveness-ttl",
 			Usage: "how long after its death others see the agent as alive",
 			Value: 10 * time.Second,
+			// A lease of etcd has whole seconds.
+			Action: atLeast("liveness-ttl", time.Second),
 		},
 		&ucli.DurationFlag{
-			Name:  "audit-interval",
-			Usage: "how often every flow is compared in full",
-			Value: 30 * time.Second,
+			Name:   "audit-interval",
+			Usage:  "how often every flow is compared in full",
+			Value:  30 * time.Second,
+			Action: atLeast("audit-interval", time.Second),
 		},
 	}
 }
@@ -115,7 +127,7 @@ func bgpFlags() []ucli.Flag {
 }
 
 func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
-	etcd, err := storeConfig(c)
+	etcd, all, err := r.agentSettings(c)
 	if err != nil {
 		return agent.Config{}, err
 	}
@@ -131,10 +143,40 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		BGP:  speak,
-		Etcd: etcd, Version: currentVersion().Version,
+		Etcd: etcd, Version: currentVersion().Version, Settings: all,
 	}
 	addFlannel(c, &cfg)
 	return cfg, nil
+}
+
+// notTheAgents are global flags that mean nothing to an agent.
+var notTheAgents = []string{flagContext, flagConfig, flagSettings}
+
+// agentSettings are those that an agent runs with. They come from its flags and its
+// environment alone: what it runs with is to be seen in its unit, and there is one
+// settings file for all agents of a machine, those of a lab included.
+func (r *runner) agentSettings(c *ucli.Context) (etcdstore.Config, []settings.Setting, error) {
+	if r.given[flagContext] {
+		return etcdstore.Config{}, nil, usagef("baize agent", "--context is for who gives commands: an agent has flags, "+
+			"variables and, under systemd, %s", settings.DefaultFile)
+	}
+	flags := slices.Concat(r.root.Flags, r.root.Command("agent").Flags)
+	flags = slices.DeleteFunc(flags, func(f ucli.Flag) bool { return slices.Contains(notTheAgents, f.Names()[0]) })
+	own, err := r.ownPlaces(c, flags)
+	if err != nil {
+		return etcdstore.Config{}, nil, err
+	}
+	specs := specsOf(c, flags)
+	resolved := settings.Resolve(specs, own)
+	cfg, err := etcdConfig(resolved)
+	cfg.Origin = "" // an agent's faults are read by others than those who started it
+	all := listed(specs, resolved)
+	for i, s := range all {
+		if abs, err := filepath.Abs(s.Value); settings.IsFile(s.Name) && s.Set && err == nil {
+			all[i].Value = abs // for those who ask from another directory
+		}
+	}
+	return cfg, all, err
 }
 
 // bgpConfig reads the flags of BGP; without any it is empty.

@@ -46,7 +46,7 @@ takes it down elsewhere, and may register its node anew.
 
 // withKeys reads every key below the prefix.
 func (r *runner) withKeys(c *ucli.Context, f func(s *etcdstore.Store, raw *topology.Snapshot) error) error {
-	cfg, err := storeConfig(c)
+	cfg, err := r.storeConfig(c)
 	if err != nil {
 		return err
 	}

@@ -8,16 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
-	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // Streams are what a command reads and writes.
@@ -30,6 +30,10 @@ type Streams struct {
 type runner struct {
 	Streams
 	root *ucli.Command
+	// given are the flags on the line.
+	given map[string]bool
+	// known is where etcd and the agent are, once somebody asked.
+	known *whereabouts
 }
 
 // EnvVar returns the environment variable of a flag: BAIZE_ETCD_ENDPOINTS for
@@ -56,6 +60,7 @@ func Run(ctx context.Context, args []string, std Streams) int {
 		writeHelp(std.Out, l.path)
 		return cli.ExitOK
 	}
+	r.given = l.given
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, l.args...))
 	}
@@ -73,13 +78,13 @@ func (r *runner) report(err error) int {
 	switch {
 	case err == nil:
 	case errors.As(err, &usage):
-		fmt.Fprintf(r.Err, "%v\nRun '%s --help' for help.\n", usage, usage.command)
+		fmt.Fprintf(r.Err, "%s\nRun '%s --help' for help.\n", fault.Printable(usage.Error()), usage.command)
 		return cli.ExitUsage
 	case errors.As(err, &status) && status.Err == nil: // the command has said everything
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(r.Err, "baize: interrupted")
 	default:
-		fmt.Fprintf(r.Err, "baize: %v\n", err)
+		fmt.Fprintf(r.Err, "baize: %s\n", fault.Printable(err.Error()))
 	}
 	return cli.ExitCode(err)
 }
@@ -96,7 +101,7 @@ func (r *runner) app() *ucli.App {
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
 			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
-			r.labCommand(), r.etcdCommand(),
+			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),
 			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,
@@ -158,27 +163,6 @@ func checkFlags(ctx *ucli.Context, full string, required []string) error {
 	return err
 }
 
-// notNegative is the check of every duration that a flag gives: timers panic
-// with a negative one.
-func notNegative(flag string) func(*ucli.Context, time.Duration) error {
-	return func(c *ucli.Context, d time.Duration) error {
-		if d < 0 {
-			return usagef(c.Command.HelpName, "--%s %s is negative", flag, d)
-		}
-		return nil
-	}
-}
-
-// isPort is the check of a flag that names a UDP port.
-func isPort(flag string) func(*ucli.Context, int) error {
-	return func(c *ucli.Context, port int) error {
-		if port < 1 || port > math.MaxUint16 {
-			return usagef(c.Command.HelpName, "--%s %d is no port: use 1 to %d", flag, port, math.MaxUint16)
-		}
-		return nil
-	}
-}
-
 // prepareFlags gives every flag its environment variable and the checks of its
 // type, and returns the names of the required ones. urfave/cli's own check of
 // them would print the whole help before the one line that matters.
@@ -197,15 +181,23 @@ func prepareFlags(flags []ucli.Flag) (required []string) {
 		}
 		switch f := f.(type) {
 		case *ucli.StringFlag:
+			if f.Action == nil && name == "network" {
+				f.Action = isName(name, name)
+			}
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.StringSliceFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.IntFlag:
+			if f.Action == nil {
+				f.Action = notNegativeInt(name)
+			}
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.UintFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.DurationFlag:
-			f.Action = notNegative(name)
+			if f.Action == nil {
+				f.Action = notNegative(name)
+			}
 			complete(&f.EnvVars, &f.Required, &f.Usage)
 		case *ucli.BoolFlag:
 			complete(&f.EnvVars, &f.Required, &f.Usage)
@@ -226,67 +218,50 @@ func onUsageError(full string) ucli.OnUsageErrorFunc {
 
 // Names of global flags that are read in more than one place.
 const (
-	flagEtcdEndpoints = "etcd-endpoints"
-	flagEtcdPrefix    = "etcd-prefix"
-	flagSocket        = "socket"
+	flagSocket   = "socket"
+	flagConfig   = "config"
+	flagContext  = "context"
+	flagSettings = "settings"
 )
 
 func globalFlags() []ucli.Flag {
 	return append([]ucli.Flag{
 		&ucli.StringSliceFlag{
-			Name: flagEtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas",
+			Name: settings.EtcdEndpoints, Usage: "`URL` of an etcd member, https:// for TLS; repeat it or separate with commas",
 			DefaultText: etcdstore.DefaultEndpoint,
 		},
 		&ucli.StringFlag{
-			Name: flagEtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix,
+			Name: settings.EtcdPrefix, Usage: "the `PREFIX` of the cluster's keys in etcd", Value: topology.DefaultPrefix,
 		},
-		&ucli.StringFlag{Name: "etcd-cafile", Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
-		&ucli.StringFlag{Name: "etcd-certfile", Usage: "PEM `FILE` of the client certificate for etcd"},
-		&ucli.StringFlag{Name: "etcd-keyfile", Usage: "PEM `FILE` of the client certificate's key"},
-		&ucli.StringFlag{Name: "etcd-user", Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
-		&ucli.StringFlag{Name: "etcd-username", Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
+		&ucli.StringFlag{Name: settings.EtcdCAFile, Usage: "PEM `FILE` of the authority that signed etcd's certificate"},
+		&ucli.StringFlag{Name: settings.EtcdCertFile, Usage: "PEM `FILE` of the client certificate for etcd"},
+		&ucli.StringFlag{Name: settings.EtcdKeyFile, Usage: "PEM `FILE` of the client certificate's key"},
+		&ucli.StringFlag{Name: settings.EtcdUser, Usage: "etcd user, as `NAME:PASSWORD` or a name alone"},
+		&ucli.StringFlag{Name: settings.EtcdUsername, Usage: "etcd user's `NAME`, as an alternative to --etcd-user"},
 		&ucli.StringFlag{
-			Name: "etcd-password", Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
+			Name:  settings.EtcdPassword,
+			Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
 		},
 		&ucli.DurationFlag{
-			Name: "etcd-timeout", Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
+			Name: settings.EtcdTimeout, Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
 		},
 		&ucli.StringFlag{Name: flagSocket, Usage: "`PATH` of the agent's socket", Value: api.DefaultSocket},
+		&ucli.StringFlag{
+			Name: flagContext, Usage: "`NAME` of the context to use: see 'baize context' (default the current one)",
+		},
+		&ucli.StringFlag{
+			Name: flagConfig, Usage: "`FILE` with the contexts (default ~/.config/baize/config.yaml)",
+		},
+		&ucli.StringFlag{
+			Name: flagSettings, Value: settings.DefaultFile,
+			Usage: "`FILE` with the settings of this node's agent; empty for none",
+		},
 	}, cli.LogFlags()...)
-}
-
-// storeConfig reads the --etcd flags.
-func storeConfig(c *ucli.Context) (etcdstore.Config, error) {
-	cfg := etcdstore.Config{
-		Endpoints: c.StringSlice(flagEtcdEndpoints),
-		Prefix:    c.String(flagEtcdPrefix),
-		CAFile:    c.String("etcd-cafile"),
-		CertFile:  c.String("etcd-certfile"),
-		KeyFile:   c.String("etcd-keyfile"),
-		Username:  c.String("etcd-username"),
-		Password:  c.String("etcd-password"),
-		Timeout:   c.Duration("etcd-timeout"),
-	}
-	if user := c.String("etcd-user"); user != "" {
-		if cfg.Username != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-username both name a user: give one of them")
-		}
-		var password string
-		var inline bool
-		cfg.Username, password, inline = strings.Cut(user, ":")
-		if inline && cfg.Password != "" {
-			return cfg, usagef("baize", "--etcd-user and --etcd-password both give a password: give one of them")
-		}
-		if inline {
-			cfg.Password = password
-		}
-	}
-	return cfg, nil
 }
 
 // withStore opens the store for the time of f.
 func (r *runner) withStore(c *ucli.Context, f func(s *etcdstore.Store) error) error {
-	cfg, err := storeConfig(c)
+	cfg, err := r.storeConfig(c)
 	if err != nil {
 		return err
 	}

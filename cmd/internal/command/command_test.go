@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 			_ = os.Unsetenv(name)
 		}
 	}
+	// Nor what the machine has, or the user.
+	_ = os.Setenv("BAIZE_SETTINGS", "")
+	_ = os.Setenv("BAIZE_CONFIG", "/nonexistent/config.yaml")
 	os.Exit(m.Run())
 }
 
@@ -285,6 +288,8 @@ func TestRefusals(t *testing.T) {
 		"network update bleu --mtu 1400":                     {cli.ExitNotFound, []string{"did you mean blue?"}},
 		"network update blue":                                {cli.ExitUsage, []string{"nothing to change"}},
 		"network update blue --mtu 100":                      {cli.ExitUsage, []string{"MTU 100", "1280"}},
+		"network update red --gateway 10.2.0.0":              {cli.ExitUsage, []string{"network's own address"}},
+		"network update red --gateway 10.2.255.255":          {cli.ExitUsage, []string{"broadcast address"}},
 		"network update red --gateway 10.2.0.1 --no-gateway": {cli.ExitUsage, []string{"contradict"}},
 		"network delete blue --cancel --force":               {cli.ExitUsage, []string{"--cancel stands alone"}},
 		"network delete blue --wait -1s":                     {cli.ExitUsage, []string{"--wait"}},

@@ -162,6 +162,8 @@ func flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("network", "list")
 	case "node":
 		return ask("node", "list")
+	case flagContext:
+		return ask("context", "list")
 	case "datapath":
 		return words("auto", "system", "netdev")
 	case cli.FlagLogLevel:
@@ -180,6 +182,8 @@ func firstArgument(command string, ask asker) []candidate {
 		return ask("node", "list")
 	case "subnet release":
 		return ask("subnet", "list")
+	case "context show", "context use", "context set", "context delete":
+		return ask("context", "list")
 	case "endpoint remove":
 		return ask("endpoint", "list")
 	case "completion":

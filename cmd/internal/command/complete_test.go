@@ -30,6 +30,10 @@ func complete(t *testing.T, line ...string) []string {
 func TestComplete(t *testing.T) {
 	cluster(t)
 	t.Setenv("BAIZE_ETCD_TIMEOUT", "500ms")
+	t.Setenv("BAIZE_CONFIG", filepath.Join(t.TempDir(), "config.yaml"))
+	for _, name := range []string{"lab", "prod"} {
+		require.Zero(t, baize(t, "context", "set", name, "--etcd-endpoints", "http://127.0.0.1:1").code)
+	}
 	for _, tc := range []struct {
 		line string
 		want []string
@@ -55,6 +59,10 @@ func TestComplete(t *testing.T) {
 		{"network show --etcd-endpoints http://127.0.0.1:1 ", nil},
 		{"agent --datapath ", []string{"auto", "system", "netdev"}},
 		{"agent c", []string{"cleanup"}},
+		{"--context ", []string{"lab", "prod"}},
+		{"network list --context p", []string{"prod"}},
+		{"context use ", []string{"lab", "prod"}},
+		{"context delete l", []string{"lab"}},
 	} {
 		t.Run(tc.line, func(t *testing.T) {
 			assert.Equal(t, tc.want, complete(t, strings.Split(tc.line, " ")...))

@@ -44,7 +44,7 @@ func writeDefault(w io.Writer, root *ucli.Command) error {
 	seen := map[string]bool{}
 	for _, f := range visibleFlags(append(slices.Clone(root.Flags), agent.Flags...)) {
 		d := documentFlag(f)
-		if d.env == "" || seen[d.env] {
+		if d.env == "" || seen[d.env] || slices.Contains(notTheAgents, f.Names()[0]) {
 			continue
 		}
 		seen[d.env] = true
@@ -80,6 +80,7 @@ const docsIntro = `# The command line
 
 Flags may stand anywhere on the line. Every flag can be given as an environment
 variable instead, which the tables name; a flag on the line takes precedence.
+Where else commands find etcd is in docs/settings.md.
 Listings print a table for people (` + "`-o wide`" + ` has more columns) and ` + "`-o json`" + ` or ` + "`-o yaml`" + `
 for programs, with the same fields in both; the names of fields are stable.
 `

@@ -35,7 +35,9 @@ pin; where another node leases it, that node's agent has to agree first.
 						Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)",
 					},
 					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
-					&ucli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)"},
+					&ucli.StringFlag{
+						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)", Action: isDevice("ifname"),
+					},
 					outputFlag(formatsItem...),
 				},
 				Action: r.endpointAdd,
@@ -66,9 +68,6 @@ var endpointColumns = []column[api.Endpoint]{
 	{"IFNAME", true, func(e api.Endpoint) any { return e.Ifname }},
 	{"NETNS", true, func(e api.Endpoint) any { return e.Netns }},
 }
-
-// agentClient reaches the agent of this machine.
-func (r *runner) agentClient(c *ucli.Context) *api.Client { return api.NewClient(c.String(flagSocket)) }
 
 func (r *runner) endpointAdd(c *ucli.Context) error {
 	const command = "baize endpoint add"

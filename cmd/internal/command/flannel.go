@@ -35,8 +35,8 @@ func sourceFlag() ucli.Flag {
 }
 
 // flannelKeys opens flannel's keys in the same etcd.
-func flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
-	cfg, err := storeConfig(c)
+func (r *runner) flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
+	cfg, err := r.storeConfig(c)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
 // is the node whose view is meant; it may be "".
 func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topology.Snapshot) error) error {
 	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
-		keys, err := flannelKeys(c)
+		keys, err := r.flannelKeys(c)
 		if err != nil {
 			return err
 		}

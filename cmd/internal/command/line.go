@@ -28,6 +28,8 @@ type line struct {
 	// args is the same line in the order that urfave/cli reads: every flag
 	// after the command it belongs to, then "--", then the arguments.
 	args []string
+	// given are the names of the flags on the line.
+	given map[string]bool
 	// help is set when the line asks for help on the command.
 	help bool
 }
@@ -63,7 +65,7 @@ const takesRaw = "takesRaw"
 // stops at the first argument. Errors are *usageError and say what was probably
 // meant.
 func parseLine(root *ucli.Command, args []string) (line, error) {
-	p := &lineParser{line: line{path: []*ucli.Command{root}}, flags: [][]string{nil}, left: args}
+	p := &lineParser{line: line{path: []*ucli.Command{root}, given: map[string]bool{}}, flags: [][]string{nil}, left: args}
 	for len(p.left) > 0 {
 		if err := p.readWord(); err != nil {
 			return p.line, err
@@ -168,6 +170,7 @@ func (p *lineParser) readFlag(word string) error {
 	if hasValue {
 		long += "=" + value
 	}
+	p.given[f.Names()[0]] = true
 	p.flags[level] = append(p.flags[level], long)
 	return nil
 }

@@ -31,7 +31,7 @@ host runs flannel it refuses and names the host.
 
 func (r *runner) migrateFlannel(c *ucli.Context) error {
 	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) (err error) {
-		keys, err := flannelKeys(c)
+		keys, err := r.flannelKeys(c)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ func networkSettings() []ucli.Flag {
 		},
 		&ucli.IntFlag{
 			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default for an underlay of 1500)",
+			Action: between("mtu", 1, math.MaxUint16),
 		},
 		&ucli.StringSliceFlag{
 			Name: "gateway", Usage: "`ADDRESS` of the endpoints' default route, one for each family",
@@ -45,8 +47,14 @@ subnet of its prefix; containers have the mask of the whole network.
 						Name: "subnet", Usage: "`PREFIX` of the network; once for IPv4, once for IPv6, or both", Required: true,
 					},
 					&ucli.UintFlag{Name: "vni", Usage: "`NUMBER` of the network on the wire, 1 to 16777215 (default a free one)"},
-					&ucli.IntFlag{Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)"},
-					&ucli.IntFlag{Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)"},
+					&ucli.IntFlag{
+						Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)",
+						Action: between("subnet-len", 1, 30),
+					},
+					&ucli.IntFlag{
+						Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)",
+						Action: between("subnet-len-v6", 1, 126),
+					},
 				}, append(networkSettings(), outputFlag(formatsItem...))...),
 				Action: r.networkCreate,
 			},

@@ -20,6 +20,7 @@ import (
 // fakeAgent answers as an agent does, from memory.
 type fakeAgent struct {
 	status    api.Status
+	config    api.Config
 	endpoints []api.Endpoint
 	last      api.EndpointRequest
 }
@@ -55,6 +56,7 @@ func (f *fakeAgent) RemoveEndpoint(_ context.Context, name string) error {
 
 func (f *fakeAgent) Endpoints(context.Context) ([]api.Endpoint, error) { return f.endpoints, nil }
 func (f *fakeAgent) Status(context.Context) (api.Status, error)        { return f.status, nil }
+func (f *fakeAgent) Config(context.Context) (api.Config, error)        { return f.config, nil }
 func (f *fakeAgent) Routes(context.Context) ([]api.Route, error)       { return nil, nil }
 func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error         { return nil }
 

@@ -12,6 +12,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // The forms of a listing and of a single item.
@@ -141,7 +142,7 @@ func (r *runner) data(format string, v any) error {
 }
 
 func (r *runner) say(format string, args ...any) error {
-	_, err := fmt.Fprintf(r.Out, format+"\n", args...)
+	_, err := fmt.Fprintln(r.Out, fault.Printable(fmt.Sprintf(format, args...)))
 	return err
 }
 

@@ -20,7 +20,9 @@ import (
 // bridgeFlags say which bridge of which Open vSwitch is meant.
 func bridgeFlags() []ucli.Flag {
 	return []ucli.Flag{
-		&ucli.StringFlag{Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge},
+		&ucli.StringFlag{
+			Name: "bridge", Usage: "`NAME` of the integration bridge", Value: ovs.DefaultBridge, Action: isDevice("bridge"),
+		},
 		&ucli.StringFlag{Name: "ovsdb", Usage: "`ADDRESS` of the Open vSwitch database", Value: vswitch.DefaultEndpoint},
 		&ucli.StringFlag{
 			Name:  "ovs-rundir",
@@ -135,6 +137,10 @@ func (r *runner) plan(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	named := c.IsSet("node")
+	if err := r.nodeFlags(c, "node", "bridge", "ovsdb", "ovs-rundir", "vxlan-port", "geneve-port"); err != nil {
+		return err
+	}
 	node := c.String("node")
 	if node == "" {
 		if node, err = hostName(); err != nil {
@@ -153,7 +159,7 @@ func (r *runner) plan(c *ucli.Context) error {
 					Remedy: "start 'baize agent' on it",
 				}
 			}
-			if !c.IsSet("node") {
+			if !named {
 				err = fmt.Errorf("%w; --node names another than this host", err)
 			}
 			return err

@@ -327,6 +327,6 @@ func (d diffItem) write(w io.Writer) error {
 	for _, p := range d.Problems {
 		fmt.Fprintf(&b, "  problem: %s\n", p)
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, fault.Printable(b.String()))
 	return err
 }

@@ -37,10 +37,14 @@ func (r *runner) probeCommand() *ucli.Command {
 					&ucli.IntFlag{
 						Name: "datagrams", Usage: "`NUMBER` of UDP datagrams to send instead", EnvVars: cli.Env("probe-datagrams"),
 					},
-					&ucli.IntFlag{Name: "size", Usage: "`BYTES` of a datagram", Value: 1000, EnvVars: cli.Env("probe-size")},
+					&ucli.IntFlag{
+						Name: "size", Usage: "`BYTES` of a datagram", Value: 1000, EnvVars: cli.Env("probe-size"),
+						Action: between("size", 1, 65507), // what UDP over IPv4 carries
+					},
 					&ucli.DurationFlag{Name: "interval", Usage: "pause between datagrams", EnvVars: cli.Env("probe-interval")},
 					&ucli.DurationFlag{
 						Name: "timeout", Usage: "the longest it may take", Value: time.Minute, EnvVars: cli.Env("probe-timeout"),
+						Action: atLeast("timeout", time.Millisecond),
 					},
 				},
 				Action: func(c *ucli.Context) error {

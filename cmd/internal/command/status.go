@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -38,6 +40,9 @@ type statusItem struct {
 	// Cluster is null while etcd does not answer.
 	Cluster  *clusterItem  `json:"cluster"`
 	Problems []fault.Fault `json:"problems"`
+
+	// agentErr and clusterErr say why there is no answer; nil where none was to come.
+	agentErr, clusterErr error
 }
 
 type clusterItem struct {
@@ -96,12 +101,38 @@ func (r *runner) statusOf(c *ucli.Context, item *statusItem) error {
 	if clusterErr != nil && item.Agent == nil && agentErr == nil {
 		return clusterErr
 	}
+	item.agentErr, item.clusterErr = agentErr, clusterErr
 	for _, err := range []error{clusterErr, agentErr} {
-		if err != nil {
-			item.add(fault.Of(err))
+		if err == nil {
+			continue
+		}
+		// The agent sees the same, and does not say where this command has etcd from.
+		f := fault.Of(err)
+		same := func(p fault.Fault) bool { return f.Code != "" && p.Code == f.Code && p.What == f.What }
+		if !slices.ContainsFunc(item.Problems, same) {
+			item.add(f)
 		}
 	}
 	return nil
+}
+
+// agentLine says why there is nothing to tell of the agent.
+func (s *statusItem) agentLine() string {
+	switch {
+	case s.agentErr == nil:
+		return "Node: no agent runs on this host"
+	case errors.Is(s.agentErr, os.ErrPermission):
+		return "Node: unknown, because this user may not open the agent's socket"
+	}
+	return "Node: its agent does not answer"
+}
+
+// clusterLine says why there is nothing to tell of the cluster.
+func (s *statusItem) clusterLine() string {
+	if errors.Is(s.clusterErr, os.ErrPermission) {
+		return "Cluster: unknown, because this user may not read where etcd is"
+	}
+	return "Cluster: etcd does not answer"
 }
 
 // nodesDown reports the nodes whose agent is not alive.
@@ -122,7 +153,9 @@ func nodesDown(snap *topology.Snapshot) []fault.Fault {
 // agentStatus asks the agent. Where no socket is, this is no node: that is no
 // error unless a socket was named.
 func (r *runner) agentStatus(c *ucli.Context, item *statusItem) error {
-	if _, err := os.Stat(c.String(flagSocket)); errors.Is(err, os.ErrNotExist) && !c.IsSet(flagSocket) {
+	socket := r.socket(c)
+	named := socket.Source == settings.Flag || socket.Source == settings.Environment
+	if _, err := os.Stat(socket.Value); errors.Is(err, os.ErrNotExist) && !named {
 		return nil
 	}
 	s, err := waiting(r, c, "asking the agent", func(ctx context.Context) (api.Status, error) {
@@ -157,7 +190,7 @@ func (r *runner) statusText(item statusItem) error {
 	if a := item.Agent; a != nil {
 		agentText(&b, *a)
 	} else {
-		b.WriteString("Node: no agent runs on this host\n")
+		b.WriteString(item.agentLine() + "\n")
 	}
 	if cl := item.Cluster; cl != nil {
 		fmt.Fprintf(
@@ -174,7 +207,7 @@ func (r *runner) statusText(item statusItem) error {
 			cl.Revision,
 		)
 	} else {
-		b.WriteString("\nCluster: etcd does not answer\n")
+		b.WriteString("\n" + item.clusterLine() + "\n")
 	}
 	if len(item.Problems) == 0 {
 		b.WriteString("\nNo problems.\n")
@@ -189,7 +222,7 @@ func (r *runner) statusText(item statusItem) error {
 			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
 		}
 	}
-	_, err := fmt.Fprint(r.Out, b.String())
+	_, err := fmt.Fprint(r.Out, fault.Printable(b.String()))
 	return err
 }
 

@@ -21,7 +21,7 @@ func (r *runner) subnetCommand() *ucli.Command {
 	// BAIZE_NODE says which node this is: it must not choose whose subnets are
 	// listed, let alone for whom one is reserved.
 	nodeFlag := func(usage string) ucli.Flag {
-		return &ucli.StringFlag{Name: "node", Usage: usage, EnvVars: cli.Env("subnet-node")}
+		return &ucli.StringFlag{Name: "node", Usage: usage, EnvVars: cli.Env("subnet-node"), Action: isName("node", "node")}
 	}
 	return &ucli.Command{
 		Name: "subnet", Usage: "list the subnets of the networks, reserve and release them",

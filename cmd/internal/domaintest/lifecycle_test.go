@@ -27,6 +27,7 @@ func TestLifecycle(t *testing.T) {
 		name string
 		test func(*domain)
 	}{
+		{"commands find etcd where the agent has it", testSettings},
 		{"what is not ours is left alone and reported", testForeign},
 		{"what is changed by hand is restored", testHealing},
 		{"a second agent of the same name is refused", testNameTaken},
@@ -44,6 +45,17 @@ func TestLifecycle(t *testing.T) {
 			d.Explain()
 		}
 	}
+}
+
+// U4: no variable says where etcd is, and no file.
+func testSettings(d *domain) {
+	shell := []string{"env", "-u", "BAIZE_ETCD_ENDPOINTS", "baize"}
+	require.Contains(d.T, d.Must("host2", append(shell, "network", "list")...), "blue")
+	out := d.Must("host2", append(shell, "config")...)
+	require.Regexp(d.T, `(?m)^etcd-endpoints +http://\S+ +agent at /run/baize/agent.sock$`, out)
+	_, agent, _ := strings.Cut(out, "runs with:")
+	require.Regexp(d.T, `(?m)^etcd-endpoints +http://\S+ +environment variable BAIZE_ETCD_ENDPOINTS$`, agent)
+	require.Regexp(d.T, `(?m)^node +host2 +environment variable BAIZE_NODE$`, agent)
 }
 
 func testForeign(d *domain) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,11 +69,15 @@ func (e *etcdCluster) start(n int) {
 	}
 }
 
-// baize runs a command on a host with the settings of a node.
+// baize runs a command on a host with the settings file of a node; the host's own
+// agent has another etcd.
 func (e *etcdCluster) baize(args ...string) (string, error) {
 	e.T.Helper()
-	settings := strings.Fields(strings.ReplaceAll(e.put(e.page["node.env"]), "PASSWORD", "of-baize"))
-	return e.Run("host3", slices.Concat([]string{"env"}, settings, []string{"baize"}, args)...)
+	settings := strings.ReplaceAll(e.put(e.page["node.env"]), "PASSWORD", "of-baize")
+	file := filepath.Join(e.dir, "node.env")
+	require.NoError(e.T, os.WriteFile(file, []byte(settings), 0o600))
+	env := []string{"env", "-u", "BAIZE_ETCD_ENDPOINTS", "BAIZE_SOCKET=/none", "BAIZE_SETTINGS=" + file, "baize"}
+	return e.Run("host3", append(env, args...)...)
 }
 
 func TestProductionEtcd(t *testing.T) {

@@ -63,7 +63,10 @@ func (s state) memberEnv(name string) []string {
 
 // hostEnv is memberEnv of a host.
 func hostEnv(host string, ipv6 bool, segments int) []string {
-	env := []string{"BAIZE_ETCD_ENDPOINTS=" + fabric.EtcdURL(ipv6), "BAIZE_NODE=" + host, "HOSTNAME=" + host}
+	env := []string{
+		"BAIZE_ETCD_ENDPOINTS=" + fabric.EtcdURL(ipv6), "BAIZE_NODE=" + host, "HOSTNAME=" + host,
+		"BAIZE_SETTINGS=", // the machine's own are not the host's
+	}
 	if ipv6 {
 		env = append(env, "BAIZE_VTEP="+fabric.HostAddrs(member.HostNumber(host), segments)[1].Addr().String())
 	}

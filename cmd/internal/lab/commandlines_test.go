@@ -38,11 +38,17 @@ func TestEnvironmentOfHosts(t *testing.T) {
 	own := hostEnv("host2", true, 1)
 	assert.Equal(
 		t,
-		[]string{"BAIZE_ETCD_ENDPOINTS=http://[fd77::1]:2379", "BAIZE_NODE=host2", "HOSTNAME=host2", "BAIZE_VTEP=fd77::12"},
+		[]string{
+			"BAIZE_ETCD_ENDPOINTS=http://[fd77::1]:2379", "BAIZE_NODE=host2", "HOSTNAME=host2", "BAIZE_SETTINGS=",
+			"BAIZE_VTEP=fd77::12",
+		},
 		own,
 	)
 	assert.Equal(
-		t, []string{"BAIZE_ETCD_ENDPOINTS=http://192.168.77.1:2379", "BAIZE_NODE=host1", "HOSTNAME=host1"},
+		t,
+		[]string{
+			"BAIZE_ETCD_ENDPOINTS=http://192.168.77.1:2379", "BAIZE_NODE=host1", "HOSTNAME=host1", "BAIZE_SETTINGS=",
+		},
 		hostEnv("host1", false, 1),
 	)
 }

@@ -164,6 +164,8 @@ func flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("node", "list")
 	case "datapath":
 		return words("auto", "system", "netdev")
+	case flagColor:
+		return words(cli.Colors()...)
 	case cli.FlagLogLevel:
 		return words("error", "warn", "info", "debug")
 	case cli.FlagLogFormat:
@@ -180,6 +182,10 @@ func firstArgument(command string, ask asker) []candidate {
 		return ask("node", "list")
 	case "subnet release":
 		return ask("subnet", "list")
+	case "name resolve":
+		return ask("name", "list")
+	case "schema":
+		return words(schemaKinds()...)
 	case "endpoint remove":
 		return ask("endpoint", "list")
 	case "completion":
@@ -194,7 +200,7 @@ func (r *runner) ask(ctx context.Context, line []string) []candidate {
 	defer cancel()
 	var out bytes.Buffer
 	std := Streams{In: strings.NewReader(""), Out: &out, Err: io.Discard}
-	if Run(ctx, append(line, "--output=json"), std) != cli.ExitOK {
+	if Run(ctx, append(line, "--output=json", "--watch=false", "--quiet=false"), std) != cli.ExitOK {
 		return nil
 	}
 	var items []struct{ Name, Prefix, Network, Status, Node string }

@@ -58,7 +58,7 @@ func (r *runner) status(c *ucli.Context) error {
 	if err := r.statusOf(c, &item); err != nil {
 		return err
 	}
-	if format == "json" || format == "yaml" {
+	if !isTable(format) {
 		err = r.data(format, item)
 	} else {
 		err = r.statusText(item)

@@ -22,7 +22,7 @@ answers on this machine.
   baize topology -o dot | dot -Tpng > topology.png`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "network", Usage: "only the network with this `NAME`"},
-			sourceFlag(), outputFlag("tree", "json", "yaml", "dot", "svg"),
+			sourceFlag(), outputFlag("tree", "wide", "json", "yaml", "jsonpath=", "dot", "svg"),
 		},
 		Action: r.topology,
 	}

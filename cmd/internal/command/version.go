@@ -74,7 +74,7 @@ func versionOf(info *debug.BuildInfo, v versionItem) versionItem {
 func (r *runner) versionCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "version", Usage: "show the version of baize",
-		Flags: []ucli.Flag{outputFlag("text", "json", "yaml")},
+		Flags: []ucli.Flag{outputFlag("text", "json", "yaml", "jsonpath=")},
 		Action: func(c *ucli.Context) error {
 			format, err := outputOf(c)
 			if err != nil {

@@ -203,13 +203,13 @@ func (r *runner) ask(ctx context.Context, line []string) []candidate {
 	if Run(ctx, append(line, "--output=json", "--watch=false", "--quiet=false"), std) != cli.ExitOK {
 		return nil
 	}
-	var items []struct{ Name, Prefix, Network, Status, Node string }
+	var items []struct{ Name, Prefix, Network, Status, Node, Container string }
 	if json.Unmarshal(out.Bytes(), &items) != nil {
 		return nil
 	}
 	var cs []candidate
 	for _, i := range items {
-		about := strings.TrimSpace(i.Network + " " + i.Node + " " + i.Status)
+		about := strings.Join(strings.Fields(strings.Join([]string{i.Network, i.Node, i.Status, i.Container}, " ")), " ")
 		if w := i.Name + i.Prefix; w != "" {
 			cs = append(cs, candidate{w, about})
 		}

@@ -42,6 +42,7 @@ const (
 	plain style = iota
 	wide        // by -o wide only
 	state       // words such as ready and down
+	optional    // where an item has a value, and by -o wide
 )
 
 // Names of the flags of listings.
@@ -163,7 +164,11 @@ func (k kind[T]) write(out *bytes.Buffer, f form, items []T) (empty string, err 
 	}
 	t := cli.Table{NoHeaders: f.noHeaders, Color: f.color}
 	for _, col := range k.columns {
-		t.Columns = append(t.Columns, cli.Column{Name: col.title, Wide: col.style == wide, State: col.style == state})
+		hidden := col.style == wide
+		if col.style == optional {
+			hidden = !slices.ContainsFunc(items, func(x T) bool { return cli.Cell(col.value(x)) != cli.Cell(nil) })
+		}
+		t.Columns = append(t.Columns, cli.Column{Name: col.title, Wide: hidden, State: col.style == state})
 	}
 	for _, item := range items {
 		row := make([]any, len(k.columns))

@@ -146,6 +146,8 @@ func TestEndpointCommands(t *testing.T) {
 		f.endpoints[1].Netns = "/run/ns"
 		golden(t, name, baize(t, line...).out)
 	}
+	f.endpoints[1].Container, f.endpoints[1].Service, f.endpoints[1].Image = "web", "shop/front", "nginx:1.29"
+	golden(t, "endpoint-list-docker", baize(t, "endpoint", "list").out)
 	var list []struct {
 		Name, Node, Network, MAC string
 		IPs                      []netip.Addr

@@ -238,8 +238,8 @@ func agentText(b *strings.Builder, a api.Status) {
 		},
 	)
 	table(b, []string{"PEER", "ENCAP", "VTEP", "PORT", "AGENT", "TUNNEL"}, a.Peers, peerRow)
-	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC"}, a.Endpoints, func(e api.Endpoint) []string {
-		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC)}
+	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC", "CONTAINER"}, a.Endpoints, func(e api.Endpoint) []string {
+		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC), orDash(e.Container)}
 	})
 }
 

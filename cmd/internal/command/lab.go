@@ -221,7 +221,7 @@ func (r *runner) labUp(c *ucli.Context) error {
 	if err := r.say(""); err != nil {
 		return err
 	}
-	if err := draw.Tree(r.Out, top); err != nil {
+	if err := draw.Tree(r.Out, top, false); err != nil {
 		return err
 	}
 	return r.say("%s", strings.Join(labHints(os.Args[0], l.Name(), l.Hints(s)), "\n"))

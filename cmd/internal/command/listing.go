@@ -39,10 +39,10 @@ type column[T any] struct {
 type style int
 
 const (
-	plain style = iota
-	wide        // by -o wide only
-	state       // words such as ready and down
-	optional    // where an item has a value, and by -o wide
+	plain    style = iota
+	wide           // by -o wide only
+	state          // words such as ready and down
+	optional       // where an item has a value, and by -o wide
 )
 
 // Names of the flags of listings.

@@ -15,7 +15,8 @@ func (r *runner) topologyCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "topology", Aliases: []string{"topo"}, Usage: "show the networks, nodes, subnets and tunnels",
 		Description: `Endpoints live on their node alone: they are shown for the node whose agent
-answers on this machine.
+answers on this machine. More than ten nodes are grouped by their state, and more
+than ten tunnels counted; -o wide shows them one by one.
 
   baize topology
   baize topology -o svg > topology.svg
@@ -54,7 +55,9 @@ var drawings = []string{"tree", "dot", "svg"}
 func (r *runner) draw(format string, t draw.Topology) error {
 	switch format {
 	case "tree":
-		return draw.Tree(r.Out, t)
+		return draw.Tree(r.Out, t, false)
+	case "wide":
+		return draw.Tree(r.Out, t, true)
 	case "dot":
 		return draw.DOT(r.Out, t)
 	case "svg":

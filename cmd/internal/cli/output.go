@@ -182,20 +182,23 @@ func (t Table) render(wide bool) string {
 	}
 	tw.SetColumnConfigs(configs)
 	for _, r := range t.Rows {
-		var row table.Row
-		for i, cell := range r {
-			if i < len(t.Columns) && t.Columns[i].Wide && !wide {
-				continue
-			}
-			text := Cell(cell)
-			if t.Color && i < len(t.Columns) && t.Columns[i].State {
-				text = Paint(text)
-			}
-			row = append(row, text)
-		}
-		tw.AppendRow(row)
+		tw.AppendRow(t.row(r, wide))
 	}
 	return tw.Render() + "\n"
+}
+
+func (t Table) row(cells []any, wide bool) (row table.Row) {
+	for i, c := range t.Columns {
+		if c.Wide && !wide {
+			continue
+		}
+		text := Cell(cells[i])
+		if t.Color && c.State {
+			text = Paint(text)
+		}
+		row = append(row, text)
+	}
+	return row
 }
 
 // plain is a table as kubectl draws it: columns, nothing else.

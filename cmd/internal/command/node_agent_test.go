@@ -194,6 +194,12 @@ func TestStatusOfANode(t *testing.T) {
 	assert.Equal(t, exitProblems, res.code)
 	golden(t, "status-node-problems", res.out)
 
+	f.status.Problems[0].Since = time.Now().Add(-200 * time.Second)
+	res = baize(t, "status", "--color", "always")
+	assert.Contains(t, res.out, "could not add network device vx-host2, first seen 3m ago\n")
+	assert.Contains(t, res.out, "Node host1: \x1b[31mnot ready\x1b[0m\n")
+	f.status.Problems[0].Since = time.Time{}
+
 	res = baize(t, "status", "--socket", "/nonexistent/agent.sock")
 	assert.Equal(t, cli.ExitUnavailable, res.code, "neither answers")
 }

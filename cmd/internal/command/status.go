@@ -23,7 +23,7 @@ func (r *runner) statusCommand() *ucli.Command {
 		Name: "status", Usage: "show how this node and the cluster are, and what to do about problems",
 		Description: `On a node, its agent is asked; the rest comes from etcd. The exit code is 7 when
 there are problems, 5 when neither the agent nor etcd answers.`,
-		Flags:  []ucli.Flag{outputFlag(formatsItem...)},
+		Flags:  []ucli.Flag{colorFlag(), outputFlag(formatsItem...)},
 		Action: r.status,
 	}
 }
@@ -54,6 +54,10 @@ func (r *runner) status(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	color, err := colorOf(r, c)
+	if err != nil {
+		return err
+	}
 	item := statusItem{Problems: []fault.Fault{}}
 	if err := r.statusOf(c, &item); err != nil {
 		return err
@@ -61,7 +65,7 @@ func (r *runner) status(c *ucli.Context) error {
 	if !isTable(format) {
 		err = r.data(format, item)
 	} else {
-		err = r.statusText(item)
+		err = r.statusText(item, color)
 	}
 	switch {
 	case err != nil:
@@ -149,10 +153,10 @@ func newClusterItem(s *topology.Snapshot) *clusterItem {
 	return out
 }
 
-func (r *runner) statusText(item statusItem) error {
+func (r *runner) statusText(item statusItem, color bool) error {
 	var b strings.Builder
 	if a := item.Agent; a != nil {
-		agentText(&b, *a)
+		agentText(&b, *a, color)
 	} else {
 		b.WriteString("Node: no agent runs on this host\n")
 	}
@@ -181,7 +185,7 @@ func (r *runner) statusText(item statusItem) error {
 	for _, p := range item.Problems {
 		headline := p
 		headline.Remedy = ""
-		fmt.Fprintf(&b, "  %s\n", headline)
+		fmt.Fprintf(&b, "  %s%s\n", headline, sinceText(p.Since))
 		if p.Remedy != "" {
 			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
 		}
@@ -190,7 +194,15 @@ func (r *runner) statusText(item statusItem) error {
 	return err
 }
 
-func agentText(b *strings.Builder, a api.Status) {
+// sinceText says when a fault was seen first, where somebody keeps that.
+func sinceText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return ", first seen " + cli.Ago(time.Since(t))
+}
+
+func agentText(b *strings.Builder, a api.Status, color bool) {
 	state := "not ready"
 	if a.Ready {
 		state = "ready"
@@ -198,6 +210,9 @@ func agentText(b *strings.Builder, a api.Status) {
 	etcd := fmt.Sprintf("connected, revision %d", a.Etcd.Revision)
 	if !a.Etcd.Connected {
 		etcd = fmt.Sprintf("not connected, working from revision %d", a.Etcd.Revision)
+	}
+	if color {
+		state = cli.Paint(state)
 	}
 	fmt.Fprintf(b, "Node %s: %s\n", a.Node, state)
 	rows := [][]string{

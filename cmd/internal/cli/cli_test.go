@@ -64,11 +64,40 @@ func TestPrint(t *testing.T) {
 	assert.Contains(t, out, "a <b>")
 	var back []item
 	require.NoError(t, json.Unmarshal([]byte(out), &back))
+	items[1].IPs = []netip.Addr{}
 	assert.Equal(t, items, back)
 	assert.Equal(t,
-		"- ips:\n  - 10.1.5.2\n  - fd00::2\n  name: host1\n  text: a <b>\n- ips: null\n  name: longer-host10\n",
+		"- ips:\n  - 10.1.5.2\n  - fd00::2\n  name: host1\n  text: a <b>\n- ips: []\n  name: longer-host10\n",
 		printed(t, FormatYAML, table, items))
 	require.ErrorIs(t, Print(&bytes.Buffer{}, "xml", table, items), topology.ErrInvalid)
+}
+
+// U14: what is a list in JSON is one at any depth, and what writes itself is left alone.
+func TestListsAreNeverNull(t *testing.T) {
+	type inner struct {
+		L    []int          `json:"l"`
+		M    map[string]int `json:"m"`
+		O    []int          `json:"o,omitempty"`
+		hide []int
+	}
+	type outer struct {
+		In   inner            `json:"in"`
+		P    *inner           `json:"p"`
+		Q    *inner           `json:"q"`
+		List []inner          `json:"list"`
+		Map  map[string]inner `json:"map"`
+		Any  any              `json:"any"`
+		At   time.Time        `json:"at"`
+		Addr netip.Addr       `json:"addr"`
+	}
+	v := outer{P: &inner{hide: []int{1}}, List: make([]inner, 1), Map: map[string]inner{"x": {}}, Any: inner{}}
+	b, err := json.Marshal(withLists(v))
+	require.NoError(t, err)
+	const empty = `{"l":[],"m":{}}`
+	assert.JSONEq(t, `{"in":`+empty+`,"p":`+empty+`,"q":null,"list":[`+empty+`],"map":{"x":`+empty+`},"any":`+empty+
+		`,"at":"0001-01-01T00:00:00Z","addr":""}`, string(b))
+	assert.Nil(t, v.List[0].L, "what it was given stays as it is")
+	assert.Nil(t, withLists(nil))
 }
 
 func TestPrintNothing(t *testing.T) {

@@ -106,7 +106,7 @@ func Print(w io.Writer, f Format, t Table, value any) error {
 	case FormatJSON:
 		b, err = marshalJSON(value)
 	case FormatYAML:
-		b, err = yaml.Marshal(listOf(value))
+		b, err = yaml.Marshal(withLists(value))
 	case FormatTable, FormatWide:
 		b = []byte(t.render(f == FormatWide))
 	case FormatName:
@@ -145,16 +145,8 @@ func marshalJSON(value any) ([]byte, error) {
 	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	err := e.Encode(listOf(value))
+	err := e.Encode(withLists(value))
 	return []byte(b.String()), err
-}
-
-// listOf makes an empty list of a nil slice: programs loop over it.
-func listOf(value any) any {
-	if v := reflect.ValueOf(value); v.Kind() == reflect.Slice && v.IsNil() {
-		return reflect.MakeSlice(v.Type(), 0, 0).Interface()
-	}
-	return value
 }
 
 func (t Table) render(wide bool) string {

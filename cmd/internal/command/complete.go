@@ -208,9 +208,11 @@ func (r *runner) ask(ctx context.Context, line []string) []candidate {
 		return nil
 	}
 	var cs []candidate
+	seen := map[string]bool{"": true}
 	for _, i := range items {
 		about := strings.Join(strings.Fields(strings.Join([]string{i.Network, i.Node, i.Status, i.Container}, " ")), " ")
-		if w := i.Name + i.Prefix; w != "" {
+		if w := i.Name + i.Prefix; !seen[w] {
+			seen[w] = true
 			cs = append(cs, candidate{w, about})
 		}
 	}

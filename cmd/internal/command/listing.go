@@ -203,22 +203,28 @@ func choose[T any](q cli.Query, items []T) ([]T, error) {
 // watch shows a listing until it is interrupted, which is how it is meant to end.
 func (k kind[T]) watch(r *runner, c *ucli.Context, f form, from origin[T]) error {
 	screen := cli.NewScreen(r.Out)
+	said := ""
 	err := from(r, c, true, func(items []T, stale error) error {
 		var out bytes.Buffer
 		empty, err := k.write(&out, f, items)
 		if err != nil {
 			return err
 		}
-		if screen.Terminal() {
-			if empty != "" && isTable(string(f.format)) {
-				out.Reset()
-				out.WriteString(empty + "\n")
-			}
-			if stale != nil {
-				fmt.Fprintf(&out, "\nas last known: %s\n", cli.Printable(stale.Error()))
-			}
+		hint := ""
+		if stale != nil {
+			hint = "as last known: " + cli.Printable(stale.Error()) + "\n"
 		}
-		return screen.Show(out.String())
+		if !screen.Terminal() {
+			if hint != said {
+				said = hint
+				_, _ = fmt.Fprint(r.Err, hint)
+			}
+			return screen.Show(out.String())
+		}
+		if empty != "" && isTable(string(f.format)) {
+			return screen.Show(hint + empty + "\n")
+		}
+		return screen.Show(hint + out.String())
 	})
 	if cerr := screen.Close(); err == nil {
 		err = cerr

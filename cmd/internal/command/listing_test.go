@@ -3,7 +3,6 @@ package command
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -145,13 +144,15 @@ func TestOutputsConformToTheirSchemas(t *testing.T) {
 		t.Run(line, func(t *testing.T) { conforms(t, kind, baize(t, append(strings.Fields(line), "-o", "json")...).out) })
 	}
 	member := lab.MemberStatus{Name: "host1", PID: 1, Services: []supervisor.Status{{Name: "agent", Last: "x", PID: 2}}}
-	b, err := json.Marshal(lab.Status{
+	var b bytes.Buffer
+	require.NoError(t, cli.Print(&b, cli.FormatJSON, cli.Table{}, lab.Status{
 		Router: &member, Hosts: []lab.MemberStatus{member}, Endpoints: []lab.EndpointStatus{{Name: "c1"}},
 		Networks: []lab.NetworkSpec{{Name: "blue", VNI: 1, Transport: topology.VXLAN, Endpoints: 1}},
 		Problems: []fault.Fault{{Code: fault.NodeDown, Since: time.Now()}},
-	})
-	require.NoError(t, err)
-	conforms(t, "lab-status", strings.ReplaceAll(string(b), "null", "[]")) // Status has lists in place of nil
+	}))
+	conforms(t, "lab-status", b.String())
+	f.status = api.Status{}
+	conforms(t, "status", baize(t, "status", "-o", "json").out)
 }
 
 // terminalOf runs the program on a terminal of its own. seen returns what is
@@ -305,5 +306,5 @@ func TestWatchOfTheAgentIntoAPipe(t *testing.T) {
 	shows("c1\nc1\nc2\n")
 	interrupt()
 	assert.Equal(t, 0, <-code)
-	assert.Empty(t, errOut.String())
+	assert.NotContains(t, errOut.String(), "interrupted")
 }

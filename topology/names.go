@@ -54,10 +54,10 @@ type Published struct {
 }
 
 // published returns what a record says of a name, as far as it is valid.
-func (r Names) published(n Network, name string) Published {
-	p := Published{Network: n.Name, Name: name, Node: r.Node}
-	for _, a := range r.Names[name] {
-		if whole := n.Prefix(FamilyOf(a)); whole.IsValid() && whole.Contains(a) {
+func (n Names) published(in Network, name string) Published {
+	p := Published{Network: in.Name, Name: name, Node: n.Node}
+	for _, a := range n.Names[name] {
+		if whole := in.Prefix(FamilyOf(a)); whole.IsValid() && whole.Contains(a) {
 			p.Addrs = append(p.Addrs, a)
 		}
 	}

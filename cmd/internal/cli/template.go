@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -38,8 +39,11 @@ func parseJSONPath(f Format, text string) (printer, error) {
 		return nil, badTemplate(f, "a listing has no .items", "it is a list itself: write {[*].name}")
 	}
 	path, err := jsonPath(text)
-	if err != nil || text == "" {
-		return nil, badTemplate(f, fmt.Sprint("no JSONPath template: ", orEmpty(err)), "write it like -o jsonpath='{[*].name}'")
+	if err == nil && text == "" {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
+		return nil, badTemplate(f, "no JSONPath template: "+err.Error(), "write it like -o jsonpath='{[*].name}'")
 	}
 	return func(b *bytes.Buffer, value any) error {
 		if err := path.Execute(b, value); err != nil {
@@ -52,16 +56,10 @@ func parseJSONPath(f Format, text string) (printer, error) {
 	}, nil
 }
 
-func orEmpty(err error) any {
-	if err == nil {
-		return "it is empty"
-	}
-	return err
-}
-
 func jsonPath(text string) (*jsonpath.JSONPath, error) {
 	p := jsonpath.New("output").AllowMissingKeys(true) // fields without a value are left out of JSON
-	return p, p.Parse(text)
+	err := p.Parse(text)
+	return p, err
 }
 
 // parseCustomColumns reads HEADER:PATH,…; PATH may be name, .name or {.name}.

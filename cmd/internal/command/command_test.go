@@ -31,8 +31,7 @@ var update = flag.Bool("update", false, "write the golden files and docs/cli.md 
 func TestMain(m *testing.M) {
 	// The completion scripts call the program: this is it.
 	if filepath.Base(os.Args[0]) == "baize" {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-		defer stop()
+		ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt)
 		os.Exit(Run(ctx, os.Args[1:], Streams{os.Stdin, os.Stdout, os.Stderr}))
 	}
 	// What the caller has set must not change what is tested.

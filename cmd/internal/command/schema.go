@@ -126,8 +126,8 @@ func writeSchemaDocs(b *strings.Builder) {
 const docsFields = `
 ## Fields
 
-The fields in the output of ` + "`-o json`" + ` and ` + "`-o yaml`" + `, and of ` + "`--filter`, `--sort`, `-o jsonpath`" + ` and
-` + "`-o custom-columns`" + `. ` + "`a.b`" + ` is the field b of an object a, or of the objects in a list a. A
-listing is a list of such items, an empty one is ` + "`[]`" + `. Times are in RFC 3339. ` + "`baize schema KIND`" + `
-prints the same as JSON Schema, which says what is always there.
+The fields of ` + "`-o json`, `-o yaml`, `-o jsonpath`, `-o custom-columns`, `--filter` and `--sort`" + `.
+` + "`a.b`" + ` is the field b of an object a, or of the objects in a list a. A listing is a list of such items,
+an empty one is ` + "`[]`" + `, and no list is null. Times are in RFC 3339. ` + "`baize schema KIND`" + ` prints the
+same as JSON Schema, which says what is always there.
 `

@@ -98,7 +98,9 @@ func (r *runner) drawnEndpoints(c *ucli.Context) ([]draw.Endpoint, error) {
 	}
 	var out []draw.Endpoint
 	for _, e := range list {
-		out = append(out, draw.Endpoint{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC, Container: e.Container})
+		out = append(out, draw.Endpoint{
+			Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC, Container: e.Container,
+		})
 	}
 	return out, nil
 }

@@ -166,7 +166,7 @@ func TestQuery(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, tc.want, q.Select(items), "%v %s", tc.filters, tc.sort)
 	}
-	for _, bad := range [][2]string{{"x=1", ""}, {"n", ""}, {"sub=1", ""}, {"n=1", "x"}, {"n=1", "-sub"}} {
+	for _, bad := range [][2]string{{"x=1", ""}, {"n", ""}, {"sub=1", ""}, {"n=1", "x"}, {"n=1", "-sub"}, {"n=\xff", ""}} {
 		_, err := ParseQuery(known, bad[:1], bad[1])
 		require.ErrorIs(t, err, topology.ErrInvalid, "%v", bad)
 	}

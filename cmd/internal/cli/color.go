@@ -32,7 +32,7 @@ func UseColor(w io.Writer, choice string) (bool, error) {
 	case ColorNever:
 		return false, nil
 	case ColorAuto:
-		return terminal(w) != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb", nil
+		return terminal(w) != nil && os.Getenv("NO_COLOR") == "", nil
 	}
 	return false, &topology.Error{
 		Kind: topology.ErrInvalid, Item: "--color " + choice, What: "unknown",
@@ -40,9 +40,10 @@ func UseColor(w io.Writer, choice string) (bool, error) {
 	}
 }
 
-// terminal returns the terminal that w is, or nil.
+// terminal returns the terminal that w is, or nil where it is none or knows no escape
+// sequences.
 func terminal(w io.Writer) *os.File {
-	if f, ok := w.(*os.File); ok && cwriter.IsTerminal(int(f.Fd())) {
+	if f, ok := w.(*os.File); ok && cwriter.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		return f
 	}
 	return nil

@@ -43,8 +43,13 @@ func ParseQuery(known Fields, filters []string, sort string) (Query, error) {
 		if err := known.check("--filter "+f, field); err != nil {
 			return q, err
 		}
-		pattern := strings.ReplaceAll(regexp.QuoteMeta(value), `\*`, `.*`)
-		q.filters[field] = append(q.filters[field], regexp.MustCompile(`(?s)^`+pattern+`$`))
+		pattern, err := regexp.Compile(`(?s)^` + strings.ReplaceAll(regexp.QuoteMeta(value), `\*`, `.*`) + `$`)
+		if err != nil { // all that is left is what is no UTF-8
+			return q, &topology.Error{
+				Kind: topology.ErrInvalid, Item: fmt.Sprintf("--filter %q", f), What: "it is no text", Remedy: "write it in UTF-8",
+			}
+		}
+		q.filters[field] = append(q.filters[field], pattern)
 	}
 	q.sort, q.descend = strings.CutPrefix(sort, "-")
 	if sort == "" {

@@ -18,10 +18,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
-	"github.com/baize-net/baize/cmd/internal/lab"
-	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
 
 // U14: no filters, sorting, -q, --no-headers, jsonpath, custom-columns.
@@ -143,14 +140,6 @@ func TestOutputsConformToTheirSchemas(t *testing.T) {
 	} {
 		t.Run(line, func(t *testing.T) { conforms(t, kind, baize(t, append(strings.Fields(line), "-o", "json")...).out) })
 	}
-	member := lab.MemberStatus{Name: "host1", PID: 1, Services: []supervisor.Status{{Name: "agent", Last: "x", PID: 2}}}
-	var b bytes.Buffer
-	require.NoError(t, cli.Print(&b, cli.FormatJSON, cli.Table{}, lab.Status{
-		Router: &member, Hosts: []lab.MemberStatus{member}, Endpoints: []lab.EndpointStatus{{Name: "c1"}},
-		Networks: []lab.NetworkSpec{{Name: "blue", VNI: 1, Transport: topology.VXLAN, Endpoints: 1}},
-		Problems: []fault.Fault{{Code: fault.NodeDown, Since: time.Now()}},
-	}))
-	conforms(t, "lab-status", b.String())
 	f.status = api.Status{}
 	conforms(t, "status", baize(t, "status", "-o", "json").out)
 }

@@ -165,7 +165,7 @@ func (e *engine) container(ctx context.Context, id, endpoint string) (container,
 	}
 	for _, n := range c.NetworkSettings.Networks {
 		if n.EndpointID == endpoint {
-			is.aliases = append(n.Aliases, n.DNSNames...)
+			is.aliases = slices.Concat(n.Aliases, n.DNSNames)
 			return is, nil
 		}
 	}

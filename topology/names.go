@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -45,6 +46,58 @@ func parseNamesKey(rest string) (NamesID, error) {
 // CanonicalName returns the form in which names are compared (RFC 4343).
 func CanonicalName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
+// Published is what one node publishes for a name of a network.
+type Published struct {
+	Network, Name, Node string
+	// Addrs are those of the network, sorted: a node may publish no others.
+	Addrs []netip.Addr
+}
+
+// published returns what a record says of a name, as far as it is valid.
+func (n Names) published(in Network, name string) Published {
+	p := Published{Network: in.Name, Name: name, Node: n.Node}
+	for _, a := range n.Names[name] {
+		if whole := in.Prefix(FamilyOf(a)); whole.IsValid() && whole.Contains(a) {
+			p.Addrs = append(p.Addrs, a)
+		}
+	}
+	slices.SortFunc(p.Addrs, netip.Addr.Compare)
+	p.Addrs = slices.Compact(p.Addrs)
+	return p
+}
+
+// Published returns the names of a network that are answered, by whom they are
+// published; sorted by name and node. It is empty where there is no such network.
+func (s *Snapshot) Published(network string) []Published {
+	var out []Published
+	for id, r := range s.Names {
+		n, ok := s.Networks[network]
+		if !ok || id.Network != network {
+			continue
+		}
+		for name := range r.Names {
+			if p := r.published(n, name); len(p.Addrs) > 0 {
+				out = append(out, p)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Published) int {
+		return cmp.Or(CompareNames(a.Name, b.Name), CompareNames(a.Node, b.Node))
+	})
+	return out
+}
+
+// NameForms returns what a name that is asked for may be in a network, the first
+// that exists counts: "web.blue" is also web in the network blue.
+func NameForms(network, name string) []string {
+	name = CanonicalName(name)
+	forms := []string{name}
+	if short, ok := strings.CutSuffix(name, "."+CanonicalName(network)); ok {
+		forms = append(forms, short)
+	}
+	return forms
+}
+
 // Lookup returns the addresses that any node publishes for a name of a
 // network, sorted; found is false where nobody does. Addresses outside the
 // network are left out: a node may publish names for the network's only.
@@ -55,13 +108,8 @@ func (s *Snapshot) Lookup(network, name string) (addrs []netip.Addr, found bool)
 	}
 	name = CanonicalName(name)
 	for id, r := range s.Names {
-		if id.Network != network {
-			continue
-		}
-		for _, a := range r.Names[name] {
-			if whole := n.Prefix(FamilyOf(a)); whole.IsValid() && whole.Contains(a) {
-				addrs = append(addrs, a)
-			}
+		if id.Network == network {
+			addrs = append(addrs, r.published(n, name).Addrs...)
 		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)

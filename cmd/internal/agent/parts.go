@@ -114,7 +114,7 @@ func (a *Agent) followUse(in openvswitch.Inputs) {
 			Wakes: func(s part.Signal) { d.Used().Wakes(s); d.Called().Wakes(s) },
 		})
 		a.rooms.attach.SetCalled(func(e ovs.Endpoint) string {
-			if name := d.Called().Get().Containers[e.Labels[docker.LabelEndpoint]]; name != "" {
+			if name := d.Called().Get().Containers[e.Labels[docker.LabelEndpoint]].Name; name != "" {
 				return "container " + name
 			}
 			return ""

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 
+	"github.com/baize-net/baize/cmd/internal/agent/docker"
+	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
@@ -28,13 +30,25 @@ func (a *Agent) RemoveEndpoint(ctx context.Context, name string) error {
 
 // Endpoints implements api.Service.
 func (a *Agent) Endpoints(context.Context) ([]api.Endpoint, error) {
-	return apiEndpoints(a.rooms.attach.Endpoints()), nil
+	return apiEndpoints(a.rooms.attach.Endpoints(), a.containers()), nil
 }
 
-func apiEndpoints(endpoints []ovs.Endpoint) []api.Endpoint {
+// containers are those of this host's engine, by its ID of their endpoints.
+func (a *Agent) containers() map[string]names.Container {
+	if a.rooms.docker == nil {
+		return nil
+	}
+	return a.rooms.docker.Called().Get().Containers
+}
+
+// apiEndpoints adds to endpoints what their containers are called. An endpoint that
+// no engine made has no ID of one.
+func apiEndpoints(endpoints []ovs.Endpoint, containers map[string]names.Container) []api.Endpoint {
 	out := make([]api.Endpoint, len(endpoints))
 	for i, e := range endpoints {
+		c := containers[e.Labels[docker.LabelEndpoint]]
 		out[i] = api.EndpointOf(e)
+		out[i].Container, out[i].Service, out[i].Image = c.Name, c.Service, c.Image
 	}
 	return out
 }

@@ -76,6 +76,12 @@ type Endpoint struct {
 	Ifname  string       `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
+	// Container, Service and Image are what this host's engine calls the container;
+	// empty where there is none, and until the engine has answered. They are known
+	// on the node alone. Service is that of compose, behind its project: "shop/web".
+	Container string `json:"container,omitempty"`
+	Service   string `json:"service,omitempty"`
+	Image     string `json:"image,omitempty"`
 }
 
 // EndpointOf turns what the bridge's port says into what clients see.

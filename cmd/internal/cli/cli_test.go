@@ -64,11 +64,40 @@ func TestPrint(t *testing.T) {
 	assert.Contains(t, out, "a <b>")
 	var back []item
 	require.NoError(t, json.Unmarshal([]byte(out), &back))
+	items[1].IPs = []netip.Addr{}
 	assert.Equal(t, items, back)
 	assert.Equal(t,
-		"- ips:\n  - 10.1.5.2\n  - fd00::2\n  name: host1\n  text: a <b>\n- ips: null\n  name: longer-host10\n",
+		"- ips:\n  - 10.1.5.2\n  - fd00::2\n  name: host1\n  text: a <b>\n- ips: []\n  name: longer-host10\n",
 		printed(t, FormatYAML, table, items))
 	require.ErrorIs(t, Print(&bytes.Buffer{}, "xml", table, items), topology.ErrInvalid)
+}
+
+// U14: what is a list in JSON is one at any depth, and what writes itself is left alone.
+func TestListsAreNeverNull(t *testing.T) {
+	type inner struct {
+		L    []int          `json:"l"`
+		M    map[string]int `json:"m"`
+		O    []int          `json:"o,omitempty"`
+		hide []int
+	}
+	type outer struct {
+		In   inner            `json:"in"`
+		P    *inner           `json:"p"`
+		Q    *inner           `json:"q"`
+		List []inner          `json:"list"`
+		Map  map[string]inner `json:"map"`
+		Any  any              `json:"any"`
+		At   time.Time        `json:"at"`
+		Addr netip.Addr       `json:"addr"`
+	}
+	v := outer{P: &inner{hide: []int{1}}, List: make([]inner, 1), Map: map[string]inner{"x": {}}, Any: inner{}}
+	b, err := json.Marshal(withLists(v))
+	require.NoError(t, err)
+	const empty = `{"l":[],"m":{}}`
+	assert.JSONEq(t, `{"in":`+empty+`,"p":`+empty+`,"q":null,"list":[`+empty+`],"map":{"x":`+empty+`},"any":`+empty+
+		`,"at":"0001-01-01T00:00:00Z","addr":""}`, string(b))
+	assert.Nil(t, v.List[0].L, "what it was given stays as it is")
+	assert.Nil(t, withLists(nil))
 }
 
 func TestPrintNothing(t *testing.T) {
@@ -78,6 +107,87 @@ func TestPrintNothing(t *testing.T) {
 	assert.Equal(t, "no nodes yet\n", printed(t, FormatTable, table, nil))
 	assert.Equal(t, "[]\n", printed(t, FormatJSON, table, []item(nil)))
 	assert.Equal(t, "[]\n", printed(t, FormatYAML, table, []item(nil)))
+}
+
+func TestPrintNamesAndTemplates(t *testing.T) {
+	table, items := listing()
+	table.Names = []string{"host1", "longer\n-host10"}
+	assert.Equal(t, "host1\nlonger -host10\n", printed(t, FormatName, table, items))
+	assert.Equal(t, "host1 longer-host10\n", printed(t, "jsonpath={[*].name}", table, items))
+	assert.Equal(t, "N               TEXT\nhost1           a <b>\nlonger-host10   <none>\n",
+		printed(t, "custom-columns=N:.name,TEXT:text", table, items))
+	assert.Equal(t, "n   1000000000000\n", printed(t, "custom-columns=A:.a,B:.b",
+		Table{NoHeaders: true}, []map[string]any{{"a": "n", "b": int64(1e12)}}), "no float")
+	table.NoHeaders = true
+	assert.NotContains(t, printed(t, FormatTable, table, items), "NAME")
+	require.ErrorIs(t, Print(&bytes.Buffer{}, "jsonpath={", table, items), topology.ErrInvalid)
+}
+
+func TestPaint(t *testing.T) {
+	table := Table{Columns: []Column{{Name: "a"}, {Name: "s", State: true}, {Name: "b"}}, Color: true}
+	for _, s := range []string{"ready", "down", "other"} {
+		table.Rows = append(table.Rows, []any{s, s, "x"})
+	}
+	assert.Equal(t, "A       S       B\n"+
+		"ready   \x1b[32mready\x1b[0m   x\n"+
+		"down    \x1b[31mdown\x1b[0m    x\n"+
+		"other   other   x\n", printed(t, FormatTable, table, nil))
+}
+
+func TestQuery(t *testing.T) {
+	known := Fields{"n": "integer", "ip": "string", "on": "boolean", "sub": "object", "sub.p": "string"}
+	items := []any{
+		map[string]any{"n": int64(10), "ip": "10.1.9.2", "on": true, "sub": []any{map[string]any{"p": "a"}}},
+		map[string]any{"n": int64(9), "ip": "10.1.10.2", "sub": []any{map[string]any{"p": "b"}, map[string]any{"p": "a"}}},
+		map[string]any{"ip": "fd00::1", "sub": nil},
+	}
+	for _, tc := range []struct {
+		filters []string
+		sort    string
+		want    []int
+	}{
+		{nil, "", []int{0, 1, 2}},
+		{[]string{"n=9"}, "", []int{1}},
+		{[]string{"n=0"}, "", []int{2}},
+		{[]string{"n=9", "n=10"}, "", []int{0, 1}},
+		{[]string{"n=9", "on=true"}, "", nil},
+		{[]string{"on=false"}, "", []int{1, 2}},
+		{[]string{"ip=10.1.*"}, "", []int{0, 1}},
+		{[]string{"ip=10.1."}, "", nil},
+		{[]string{"sub.p=a"}, "", []int{0, 1}},
+		{[]string{"sub.p="}, "", []int{2}},
+		{nil, "n", []int{2, 1, 0}},
+		{nil, "-n", []int{0, 1, 2}},
+		{nil, "ip", []int{0, 1, 2}},
+		{nil, "sub.p", []int{2, 0, 1}},
+		{[]string{"sub.p=*"}, "-ip", []int{2, 1, 0}},
+	} {
+		q, err := ParseQuery(known, tc.filters, tc.sort)
+		require.NoError(t, err)
+		assert.Equal(t, tc.want, q.Select(items), "%v %s", tc.filters, tc.sort)
+	}
+	for _, bad := range [][2]string{{"x=1", ""}, {"n", ""}, {"sub=1", ""}, {"n=1", "x"}, {"n=1", "-sub"}, {"n=\xff", ""}} {
+		_, err := ParseQuery(known, bad[:1], bad[1])
+		require.ErrorIs(t, err, topology.ErrInvalid, "%v", bad)
+	}
+	_, err := ParseQuery(known, []string{"x=1"}, "")
+	assert.ErrorContains(t, err, "use one of ip, n, on, sub.p")
+}
+
+func TestAgo(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "now", 900 * time.Millisecond: "now", 59 * time.Second: "59s ago", 3 * time.Minute: "3m ago",
+		47 * time.Hour: "47h ago", 48 * time.Hour: "2d ago", 400 * 24 * time.Hour: "400d ago",
+	} {
+		assert.Equal(t, want, Ago(d))
+	}
+	assert.Equal(t, "3m ago", Cell(time.Now().Add(-200*time.Second)), "for people; JSON has RFC 3339")
+}
+
+func TestFit(t *testing.T) {
+	assert.Equal(t, "a\nb\n", fit("a\nb\n", 3))
+	assert.Equal(t, "a\n… 2 more lines\n", fit("a\nb\nc\n", 3))
+	assert.Equal(t, "a\n… 1 more lines\n", fit("a\nb\n", 1))
 }
 
 func TestCell(t *testing.T) {

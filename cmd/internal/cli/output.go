@@ -3,11 +3,13 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"reflect"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -26,21 +28,36 @@ const (
 	FormatWide  Format = "wide" // table with every column
 	FormatJSON  Format = "json"
 	FormatYAML  Format = "yaml"
+	FormatName  Format = "name" // a name on each line
+	// A template in kubectl's syntax comes behind these two.
+	FormatJSONPath      Format = "jsonpath="
+	FormatCustomColumns Format = "custom-columns="
 )
 
 // Formats lists every format in the order it is offered to people.
-func Formats() []Format { return []Format{FormatTable, FormatWide, FormatJSON, FormatYAML} }
+func Formats() []Format {
+	return []Format{
+		FormatTable, FormatWide, FormatJSON, FormatYAML, FormatName, FormatJSONPath, FormatCustomColumns,
+	}
+}
 
-// ParseFormat reads a format's name. The error is of kind ErrInvalid.
+// Is reports whether f is the format other, whatever the template behind it.
+func (f Format) Is(other Format) bool {
+	return f == other || (strings.HasSuffix(string(other), "=") && strings.HasPrefix(string(f), string(other)))
+}
+
+// ParseFormat reads a format's name, and its template where it has one. The error
+// is of kind ErrInvalid.
 func ParseFormat(s string) (Format, error) {
 	for _, f := range Formats() {
-		if s == string(f) {
-			return f, nil
+		if Format(s).Is(f) {
+			_, err := Format(s).template(false)
+			return Format(s), err
 		}
 	}
 	return "", &topology.Error{
 		Kind: topology.ErrInvalid, Item: fmt.Sprintf("output format %q", s), What: "unknown",
-		Remedy: "use one of table, wide, json, yaml",
+		Remedy: "use one of table, wide, json, yaml, name, jsonpath=, custom-columns=",
 	}
 }
 
@@ -52,6 +69,8 @@ type Column struct {
 	Wide bool
 	// Right aligns to the right, for numbers.
 	Right bool
+	// State is set for words such as ready and down, which have colours.
+	State bool
 }
 
 // Columns returns left-aligned columns; a name that starts with '+' makes a wide one.
@@ -72,6 +91,11 @@ type Table struct {
 	// Empty is printed where there are no rows: "no endpoints on this node".
 	// Without it the headers stand alone.
 	Empty string
+	// Names are the rows' names, for FormatName.
+	Names     []string
+	NoHeaders bool
+	// Color is set where states are shown in colours.
+	Color bool
 }
 
 // Print writes a listing: the table for people, value for programs.
@@ -82,11 +106,15 @@ func Print(w io.Writer, f Format, t Table, value any) error {
 	case FormatJSON:
 		b, err = marshalJSON(value)
 	case FormatYAML:
-		b, err = yaml.Marshal(listOf(value))
+		b, err = yaml.Marshal(withLists(value))
 	case FormatTable, FormatWide:
 		b = []byte(t.render(f == FormatWide))
+	case FormatName:
+		for _, name := range t.Names {
+			b = append(append(b, Printable(name)...), '\n')
+		}
 	default:
-		_, err = ParseFormat(string(f))
+		b, err = t.byTemplate(f, value)
 	}
 	if err != nil {
 		return fmt.Errorf("output as %s: %w", f, err)
@@ -95,21 +123,30 @@ func Print(w io.Writer, f Format, t Table, value any) error {
 	return err
 }
 
+func (t Table) byTemplate(f Format, value any) ([]byte, error) {
+	if _, err := ParseFormat(string(f)); err != nil {
+		return nil, err
+	}
+	write, err := f.template(t.NoHeaders)
+	if err != nil {
+		return nil, err
+	}
+	v, err := Generic(value)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = write(&b, v)
+	return b.Bytes(), err
+}
+
 func marshalJSON(value any) ([]byte, error) {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	err := e.Encode(listOf(value))
+	err := e.Encode(withLists(value))
 	return []byte(b.String()), err
-}
-
-// listOf makes an empty list of a nil slice: programs loop over it.
-func listOf(value any) any {
-	if v := reflect.ValueOf(value); v.Kind() == reflect.Slice && v.IsNil() {
-		return reflect.MakeSlice(v.Type(), 0, 0).Interface()
-	}
-	return value
 }
 
 func (t Table) render(wide bool) string {
@@ -132,19 +169,28 @@ func (t Table) render(wide bool) string {
 			})
 		}
 	}
-	tw.AppendHeader(header)
+	if !t.NoHeaders {
+		tw.AppendHeader(header)
+	}
 	tw.SetColumnConfigs(configs)
 	for _, r := range t.Rows {
-		var row table.Row
-		for i, cell := range r {
-			if i < len(t.Columns) && t.Columns[i].Wide && !wide {
-				continue
-			}
-			row = append(row, Cell(cell))
-		}
-		tw.AppendRow(row)
+		tw.AppendRow(t.row(r, wide))
 	}
 	return tw.Render() + "\n"
+}
+
+func (t Table) row(cells []any, wide bool) (row table.Row) {
+	for i, c := range t.Columns {
+		if c.Wide && !wide {
+			continue
+		}
+		text := Cell(cells[i])
+		if t.Color && c.State {
+			text = Paint(text)
+		}
+		row = append(row, text)
+	}
+	return row
 }
 
 // plain is a table as kubectl draws it: columns, nothing else.
@@ -189,6 +235,11 @@ func cell(v any) string {
 			return "yes"
 		}
 		return "no"
+	case time.Time:
+		if v.IsZero() {
+			return ""
+		}
+		return Ago(time.Since(v))
 	}
 	rv := reflect.ValueOf(v)
 	// A zero netip.Addr prints as "invalid IP", a zero time as year one.

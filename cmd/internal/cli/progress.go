@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/cwriter"
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
@@ -30,10 +28,7 @@ type Progress struct {
 // NewProgress returns the progress shown on w, which is standard error as a
 // rule: standard output is for results.
 func NewProgress(w io.Writer) *Progress {
-	f, ok := w.(*os.File)
-	return &Progress{
-		w: w, terminal: ok && cwriter.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb", delay: progressDelay,
-	}
+	return &Progress{w: w, terminal: terminal(w) != nil, delay: progressDelay}
 }
 
 // Step runs f and shows title while that takes long. It returns f's error.

@@ -99,10 +99,11 @@ func (r *runner) app() *ucli.App {
 		Flags:       globalFlags(),
 		Commands: []*ucli.Command{
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
+			r.nameCommand(),
 			r.statusCommand(), r.topologyCommand(), r.planCommand(),
 			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
 			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),
-			r.versionCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
+			r.versionCommand(), r.schemaCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,
 		Reader: r.In, Writer: r.Out, ErrWriter: r.Err,

@@ -8,13 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"strings"
 	"testing"
-	"unicode/utf8"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -32,7 +33,8 @@ var update = flag.Bool("update", false, "write the golden files and docs/cli.md 
 func TestMain(m *testing.M) {
 	// The completion scripts call the program: this is it.
 	if filepath.Base(os.Args[0]) == "baize" {
-		os.Exit(Run(context.Background(), os.Args[1:], Streams{os.Stdin, os.Stdout, os.Stderr}))
+		ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt)
+		os.Exit(Run(ctx, os.Args[1:], Streams{os.Stdin, os.Stdout, os.Stderr}))
 	}
 	// What the caller has set must not change what is tested.
 	for _, kv := range os.Environ() {
@@ -177,6 +179,9 @@ func TestListings(t *testing.T) {
 			require.Equal(t, cli.ExitOK, res.code, res.err)
 			assert.Empty(t, res.err)
 			golden(t, name, res.out)
+			if kind, _, _ := strings.Cut(name, "-"); strings.HasSuffix(name, "-json") {
+				conforms(t, kind, res.out)
+			}
 		})
 	}
 	t.Run("status", func(t *testing.T) {
@@ -191,6 +196,7 @@ func TestListings(t *testing.T) {
 		res = baize(t, "status", "-o", "json")
 		assert.Equal(t, exitProblems, res.code)
 		golden(t, "status-json", res.out)
+		conforms(t, "status", res.out)
 	})
 }
 
@@ -295,7 +301,7 @@ func TestRefusals(t *testing.T) {
 		"network delete blue --wait -1s":                     {cli.ExitUsage, []string{"--wait"}},
 		"network delete bleu":                                {cli.ExitNotFound, []string{"did you mean blue?"}},
 		"network list -o jsn":                                {cli.ExitUsage, []string{`"jsn"`, "did you mean json?"}},
-		"topology -o table":                                  {cli.ExitUsage, []string{"tree, json"}},
+		"topology -o table":                                  {cli.ExitUsage, []string{"tree, wide, json"}},
 		"node show hsot1":                                    {cli.ExitNotFound, []string{"did you mean host1?"}},
 		"node remove host1":                                  {cli.ExitConflict, []string{"host1", "--force"}},
 		"node remove hsot1":                                  {cli.ExitNotFound, []string{"did you mean host1?"}},

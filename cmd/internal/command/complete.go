@@ -166,6 +166,8 @@ func flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("context", "list")
 	case "datapath":
 		return words("auto", "system", "netdev")
+	case flagColor:
+		return words(cli.Colors()...)
 	case cli.FlagLogLevel:
 		return words("error", "warn", "info", "debug")
 	case cli.FlagLogFormat:
@@ -184,6 +186,10 @@ func firstArgument(command string, ask asker) []candidate {
 		return ask("subnet", "list")
 	case "context show", "context use", "context set", "context delete":
 		return ask("context", "list")
+	case "name resolve":
+		return ask("name", "list")
+	case "schema":
+		return words(schemaKinds()...)
 	case "endpoint remove":
 		return ask("endpoint", "list")
 	case "completion":
@@ -198,17 +204,19 @@ func (r *runner) ask(ctx context.Context, line []string) []candidate {
 	defer cancel()
 	var out bytes.Buffer
 	std := Streams{In: strings.NewReader(""), Out: &out, Err: io.Discard}
-	if Run(ctx, append(line, "--output=json"), std) != cli.ExitOK {
+	if Run(ctx, append(line, "--output=json", "--watch=false", "--quiet=false"), std) != cli.ExitOK {
 		return nil
 	}
-	var items []struct{ Name, Prefix, Network, Status, Node string }
+	var items []struct{ Name, Prefix, Network, Status, Node, Container string }
 	if json.Unmarshal(out.Bytes(), &items) != nil {
 		return nil
 	}
 	var cs []candidate
+	seen := map[string]bool{"": true}
 	for _, i := range items {
-		about := strings.TrimSpace(i.Network + " " + i.Node + " " + i.Status)
-		if w := i.Name + i.Prefix; w != "" {
+		about := strings.Join(strings.Fields(strings.Join([]string{i.Network, i.Node, i.Status, i.Container}, " ")), " ")
+		if w := i.Name + i.Prefix; !seen[w] {
+			seen[w] = true
 			cs = append(cs, candidate{w, about})
 		}
 	}

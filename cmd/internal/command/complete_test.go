@@ -43,8 +43,8 @@ func TestComplete(t *testing.T) {
 		{"network s", []string{"show"}},
 		{"network create --sub", []string{"--subnet", "--subnet-len", "--subnet-len-v6"}},
 		{"network create x --transport ", []string{"vxlan", "gre", "geneve", "route", "auto", "auto-gre", "auto-geneve"}},
-		{"network list -o j", []string{"json"}},
-		{"topology --output ", []string{"tree", "json", "yaml", "dot", "svg"}},
+		{"network list -o j", []string{"json", "jsonpath="}},
+		{"topology --output ", []string{"tree", "wide", "json", "yaml", "jsonpath=", "dot", "svg"}},
 		{"network show ", []string{"blue", "red"}},
 		{"network show b", []string{"blue"}},
 		{"network show blue ", nil},
@@ -54,6 +54,8 @@ func TestComplete(t *testing.T) {
 		{"subnet release 10.1.248", []string{"10.1.248.0/21"}},
 		{"subnet list --network ", []string{"blue", "red"}},
 		{"completion ", []string{"bash", "zsh", "fish"}},
+		{"node list --color ", []string{"auto", "always", "never"}},
+		{"schema plan", []string{"plan-diff", "plan"}},
 		{"--log-", []string{"--log-level", "--log-format"}},
 		{"nonsense ", nil},
 		{"network show --etcd-endpoints http://127.0.0.1:1 ", nil},
@@ -71,20 +73,27 @@ func TestComplete(t *testing.T) {
 	assert.NotContains(t, complete(t, ""), "docs", "hidden commands stay hidden")
 }
 
+// program returns the path of the command line as a program, which is this test.
+func program(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "baize")
+	require.NoError(t, os.Symlink(self, path))
+	return path
+}
+
 // The script must work in the shell that everybody has; the program it calls
 // is this test.
 func TestBashCompletion(t *testing.T) {
 	cluster(t)
 	bash, err := exec.LookPath("bash")
 	require.NoError(t, err, "install bash")
-	dir := t.TempDir()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	require.NoError(t, os.Symlink(self, filepath.Join(dir, "baize")))
+	dir := filepath.Dir(program(t))
 	for line, want := range map[string]string{
 		"network sh":    "show",
 		"network show ": "blue red",
-		"node ls -o js": "json",
+		"node ls -o ya": "yaml",
 	} {
 		t.Run(line, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", `

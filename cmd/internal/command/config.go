@@ -5,6 +5,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -18,7 +19,7 @@ the default. What belongs to an etcd (prefix, certificates, user, password) is
 taken from a context, an agent or a file only together with that etcd's endpoints.
 The agent does not tell its password: it is read from the settings file. Secrets
 are shown as set or not set.`,
-		Flags:  []ucli.Flag{outputFlag(formatsList...)},
+		Flags:  []ucli.Flag{outputFlag(formatsItem...)},
 		Action: r.config,
 	}
 }
@@ -26,16 +27,20 @@ are shown as set or not set.`,
 // configItem is the configuration in JSON and YAML.
 type configItem struct {
 	Settings []settings.Setting `json:"settings"`
-	// Agent is what the agent of this node runs with; null where none told.
+	// Agent is what the agent of this node runs with; empty where none told.
 	Agent []settings.Setting `json:"agent"`
 	// PassedOver says which places could not be asked, and why.
 	PassedOver []string `json:"passedOver"`
 }
 
-var settingColumns = []column[settings.Setting]{
-	{"NAME", false, func(s settings.Setting) any { return s.Name }},
-	{"VALUE", false, func(s settings.Setting) any { return s.Text() }},
-	{"FROM", false, func(s settings.Setting) any { return s.Origin.String() }},
+// settingTable is how settings are shown to people.
+var settingTable = kind[settings.Setting]{
+	key: func(s settings.Setting) string { return s.Name },
+	columns: []column[settings.Setting]{
+		{"NAME", plain, func(s settings.Setting) any { return s.Name }},
+		{"VALUE", plain, func(s settings.Setting) any { return s.Text() }},
+		{"FROM", plain, func(s settings.Setting) any { return s.Origin.String() }},
+	},
 }
 
 func (r *runner) config(c *ucli.Context) error {
@@ -55,14 +60,14 @@ func (r *runner) config(c *ucli.Context) error {
 	if !isTable(format) {
 		return r.data(format, item)
 	}
-	if err := listing(r, c, item.Settings, settingColumns, ""); err != nil {
+	if err := settingTable.print(r, form{format: cli.Format(format)}, item.Settings); err != nil {
 		return err
 	}
 	if item.Agent != nil {
 		if err := r.say("\nThe agent at %s runs with:\n", w.Resolved[flagSocket].Value); err != nil {
 			return err
 		}
-		if err := listing(r, c, item.Agent, settingColumns, ""); err != nil {
+		if err := settingTable.print(r, form{format: cli.Format(format)}, item.Agent); err != nil {
 			return err
 		}
 	}

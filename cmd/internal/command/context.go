@@ -2,6 +2,7 @@ package command
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,7 @@ current one is used.
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the contexts",
-				Flags: []ucli.Flag{outputFlag(formatsList...)}, Action: r.contextList,
+				Flags: contexts.flags(), Action: contexts.list(r, polling("reading the contexts", r.contextItems)),
 			},
 			{
 				Name: "show", Usage: "show a context (default the one in use)", ArgsUsage: "[NAME]",
@@ -78,13 +79,18 @@ func newContextItem(n settings.NamedContext, current string) contextItem {
 	return contextItem{Name: n.Name, Current: n.Name == current, Settings: listed(specs, s), resolved: s}
 }
 
-var contextColumns = []column[contextItem]{
-	{"NAME", false, func(i contextItem) any { return i.Name }},
-	{"CURRENT", false, func(i contextItem) any { return i.Current }},
-	{"ENDPOINTS", false, func(i contextItem) any { return i.resolved[settings.EtcdEndpoints].List() }},
-	{"PREFIX", false, func(i contextItem) any { return i.resolved[settings.EtcdPrefix].Value }},
-	{"USER", false, func(i contextItem) any { return i.resolved[settings.EtcdUsername].Value }},
-	{"CERTFILE", true, func(i contextItem) any { return i.resolved[settings.EtcdCertFile].Value }},
+var contexts = kind[contextItem]{
+	name: "context",
+	key:  func(i contextItem) string { return i.Name },
+	none: "no contexts: make one with 'baize context set NAME --etcd-endpoints URL'",
+	columns: []column[contextItem]{
+		{"NAME", plain, func(i contextItem) any { return i.Name }},
+		{"CURRENT", plain, func(i contextItem) any { return i.Current }},
+		{"ENDPOINTS", plain, func(i contextItem) any { return i.resolved[settings.EtcdEndpoints].List() }},
+		{"PREFIX", plain, func(i contextItem) any { return i.resolved[settings.EtcdPrefix].Value }},
+		{"USER", plain, func(i contextItem) any { return i.resolved[settings.EtcdUsername].Value }},
+		{"CERTFILE", wide, func(i contextItem) any { return i.resolved[settings.EtcdCertFile].Value }},
+	},
 }
 
 // ownContexts reads the user's contexts, to change or show them.
@@ -104,16 +110,16 @@ func findContext(file *settings.Contexts, name string) (settings.NamedContext, e
 	return n, nil
 }
 
-func (r *runner) contextList(c *ucli.Context) error {
+func (r *runner) contextItems(_ context.Context, c *ucli.Context) ([]contextItem, error) {
 	file, err := r.ownContexts(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	items := []contextItem{}
 	for _, n := range file.List {
 		items = append(items, newContextItem(n, file.Current))
 	}
-	return listing(r, c, items, contextColumns, "no contexts: make one with 'baize context set NAME --etcd-endpoints URL'")
+	return items, nil
 }
 
 func (r *runner) contextShow(c *ucli.Context) error {

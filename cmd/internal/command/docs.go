@@ -81,8 +81,26 @@ const docsIntro = `# The command line
 Flags may stand anywhere on the line. Every flag can be given as an environment
 variable instead, which the tables name; a flag on the line takes precedence.
 Where else commands find etcd is in docs/settings.md.
-Listings print a table for people (` + "`-o wide`" + ` has more columns) and ` + "`-o json`" + ` or ` + "`-o yaml`" + `
-for programs, with the same fields in both; the names of fields are stable.
+
+## Listings
+
+Whatever lists something prints a table for people, and has the same flags.
+
+| flag | what it does |
+|---|---|
+| ` + "`-o wide`" + ` | more columns |
+| ` + "`-o json`, `-o yaml`" + ` | for programs; the names of [fields](#fields) are stable |
+| ` + "`-o name`, `-q`" + ` | the names alone, one a line |
+| ` + "`-o jsonpath='{[*].name}'`" + ` | a template in the syntax of kubectl, over what ` + "`-o json`" + ` prints, which is a list |
+| ` + "`-o custom-columns=NAME:.name,…`" + ` | a table of fields |
+| ` + "`--filter FIELD=VALUE`" + ` | repeatable: several of one field choose what any of them does, others what all do; ` + "`*`" + ` stands for anything |
+| ` + "`--sort FIELD`, `--sort -FIELD`" + ` | in the order of a field, ascending or descending |
+| ` + "`--watch`, `-w`" + ` | again after every change until Ctrl-C: in place on a terminal, one after the other elsewhere |
+| ` + "`--no-headers`" + ` | without the first line of a table |
+| ` + "`--color auto`, `always`, `never`" + ` | colours of states; auto: on a terminal, unless ` + "`NO_COLOR`" + ` is set |
+
+    baize node list --filter status=down --watch
+    baize endpoint list -o custom-columns=NAME:.name,ADDRESS:.ips[0] --sort ips
 `
 
 // writeDocs writes the manual of all commands as Markdown.
@@ -101,7 +119,7 @@ func writeDocs(w io.Writer, root *ucli.Command) error {
 	}
 	b.WriteString("\n## Global flags\n\nThey work with every command.\n\n")
 	writeFlagTable(&b, root.Flags)
-	b.WriteString(docsFields)
+	writeSchemaDocs(&b)
 	for _, path := range leaves {
 		c := path[len(path)-1]
 		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n```\n%s\n```\n", name(path), capital(c.Usage), usageLine(path))
@@ -161,20 +179,3 @@ func cellText(s string) string {
 }
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
-const docsFields = `
-## Fields
-
-The fields in the output of ` + "`-o json`" + ` and ` + "`-o yaml`" + `. A listing is a list of such
-items, an empty one is ` + "`[]`" + `.
-
-| listing | fields |
-|---|---|
-| networks | name, vni, subnets, subnetLenIPv4, subnetLenIPv6, transport, mtu, gateways, leasesIPv4 and leasesIPv6 (used, total), nodes (node, subnets), createRevision, modRevision |
-| nodes | name, status (ready, down, unknown), vteps, encapsulations, datapath, version, hostname, id, underlayMTU, epoch, subnets (network, prefix, reserved), modRevision |
-| subnets | network, prefix, node, reserved, comment |
-| endpoints | name, node, network, ips, mac, netns, ifname, port |
-| pins | network, address, node, mac |
-| topology | networks (with members: node, subnets, endpoints, pins), nodes, tunnels (a, b, encap, addressA, addressB, networks), problems (code, severity, item, what, evidence, remedy) |
-| plan | node, bridge, ports, flows (table, tableName, priority, match, actions), problems |
-`

@@ -48,25 +48,32 @@ pin; where another node leases it, that node's agent has to agree first.
 			},
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the endpoints of this node",
-				Flags: []ucli.Flag{
+				Flags: endpoints.flags(
 					&ucli.StringFlag{Name: "network", Usage: "only those in the network with this `NAME`"},
-					outputFlag(formatsList...),
-				},
-				Action: r.endpointList,
+				),
+				Action: endpoints.list(r, fromAgent(listEndpoints)),
 			},
 		},
 	}
 }
 
-var endpointColumns = []column[api.Endpoint]{
-	{"NAME", false, func(e api.Endpoint) any { return e.Name }},
-	{"NODE", false, func(e api.Endpoint) any { return e.Node }},
-	{"NETWORK", false, func(e api.Endpoint) any { return e.Network }},
-	{"IPS", false, func(e api.Endpoint) any { return e.IPs }},
-	{"MAC", false, func(e api.Endpoint) any { return e.MAC }},
-	{"PORT", true, func(e api.Endpoint) any { return e.Port }},
-	{"IFNAME", true, func(e api.Endpoint) any { return e.Ifname }},
-	{"NETNS", true, func(e api.Endpoint) any { return e.Netns }},
+var endpoints = kind[api.Endpoint]{
+	name: "endpoint",
+	key:  func(e api.Endpoint) string { return e.Name },
+	none: "no endpoints on this node: attach one with 'baize endpoint add'",
+	columns: []column[api.Endpoint]{
+		{"NAME", plain, func(e api.Endpoint) any { return e.Name }},
+		{"NODE", plain, func(e api.Endpoint) any { return e.Node }},
+		{"NETWORK", plain, func(e api.Endpoint) any { return e.Network }},
+		{"IPS", plain, func(e api.Endpoint) any { return e.IPs }},
+		{"MAC", plain, func(e api.Endpoint) any { return e.MAC }},
+		{"CONTAINER", optional, func(e api.Endpoint) any { return e.Container }},
+		{"SERVICE", optional, func(e api.Endpoint) any { return e.Service }},
+		{"IMAGE", optional, func(e api.Endpoint) any { return e.Image }},
+		{"PORT", wide, func(e api.Endpoint) any { return e.Port }},
+		{"IFNAME", wide, func(e api.Endpoint) any { return e.Ifname }},
+		{"NETNS", wide, func(e api.Endpoint) any { return e.Netns }},
+	},
 }
 
 func (r *runner) endpointAdd(c *ucli.Context) error {
@@ -131,18 +138,7 @@ func (r *runner) endpointRemove(c *ucli.Context) error {
 	return r.say("endpoint %s removed", name)
 }
 
-func (r *runner) endpointList(c *ucli.Context) error {
-	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Endpoint, error) {
-		return r.agentClient(c).Endpoints(ctx)
-	})
-	if err != nil {
-		return err
-	}
-	items := []api.Endpoint{}
-	for _, e := range list {
-		if n := c.String("network"); n == "" || e.Network == n {
-			items = append(items, e)
-		}
-	}
-	return listing(r, c, items, endpointColumns, "no endpoints on this node: attach one with 'baize endpoint add'")
+func listEndpoints(ctx context.Context, c *ucli.Context, agent *api.Client) ([]api.Endpoint, error) {
+	list, err := agent.Endpoints(ctx)
+	return ofNetwork(c, list, func(e api.Endpoint) string { return e.Network }), err
 }

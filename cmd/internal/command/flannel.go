@@ -55,10 +55,11 @@ func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topolog
 		}
 		defer func() { _ = keys.Close() }()
 		// A user who may not read flannel's keys sees Baize's.
-		if raw, err := keys.Snapshot(c.Context); err == nil && raw.Raw[flannel.ConfigKey].Key != "" {
-			snap = flannel.Merge(snap, raw, self)
+		raw, err := keys.Snapshot(c.Context)
+		if err != nil {
+			raw = nil
 		}
-		return f(snap)
+		return f(withFlannel(snap, raw, self))
 	})
 }
 

@@ -35,7 +35,7 @@ exit code is 7 when something does not run.
 
   baize lab status
   baize lab status -o svg > lab.svg`,
-				Flags:  []ucli.Flag{labNameFlag(), outputFlag(append(slices.Clone(formatsList), drawings...)...)},
+				Flags:  []ucli.Flag{labNameFlag(), colorFlag(), outputFlag(append(slices.Clone(formatsItem), drawings...)...)},
 				Action: r.labStatus,
 			},
 			{
@@ -221,7 +221,7 @@ func (r *runner) labUp(c *ucli.Context) error {
 	if err := r.say(""); err != nil {
 		return err
 	}
-	if err := draw.Tree(r.Out, top); err != nil {
+	if err := draw.Tree(r.Out, top, false); err != nil {
 		return err
 	}
 	return r.say("%s", strings.Join(labHints(os.Args[0], l.Name(), l.Hints(s)), "\n"))
@@ -274,39 +274,49 @@ func (r *runner) labDown(c *ucli.Context) error {
 	return r.say("lab %s is gone", c.String("name"))
 }
 
-var labColumns = []column[lab.MemberStatus]{
-	{"HOST", false, func(m lab.MemberStatus) any { return m.Name }},
-	{"STATE", false, func(m lab.MemberStatus) any {
-		switch {
-		case m.PID == 0:
-			return "down"
-		case m.Ready():
-			return "ready"
-		}
-		return "not ready"
-	}},
-	{"ADDRESSES", false, func(m lab.MemberStatus) any { return m.Addrs }},
-	{"SERVICES", false, func(m lab.MemberStatus) any {
-		out := []string{}
-		for _, s := range m.Services {
-			if s.State == supervisor.StateReady {
-				out = append(out, s.Name)
-			} else {
-				out = append(out, s.Name+"("+s.State+")")
+var labMembers = kind[lab.MemberStatus]{
+	name: "lab",
+	key:  func(m lab.MemberStatus) string { return m.Name },
+	none: "",
+	columns: []column[lab.MemberStatus]{
+		{"HOST", plain, func(m lab.MemberStatus) any { return m.Name }},
+		{"STATE", state, func(m lab.MemberStatus) any {
+			switch {
+			case m.PID == 0:
+				return "down"
+			case m.Ready():
+				return "ready"
 			}
-		}
-		return out
-	}},
-	{"PID", true, func(m lab.MemberStatus) any { return orEmpty(m.PID) }},
-	{"NETNS", true, func(m lab.MemberStatus) any { return m.Netns }},
+			return "not ready"
+		}},
+		{"ADDRESSES", plain, func(m lab.MemberStatus) any { return m.Addrs }},
+		{"SERVICES", plain, func(m lab.MemberStatus) any {
+			out := []string{}
+			for _, s := range m.Services {
+				if s.State == supervisor.StateReady {
+					out = append(out, s.Name)
+				} else {
+					out = append(out, s.Name+"("+s.State+")")
+				}
+			}
+			return out
+		}},
+		{"PID", wide, func(m lab.MemberStatus) any { return orEmpty(m.PID) }},
+		{"NETNS", wide, func(m lab.MemberStatus) any { return m.Netns }},
+	},
 }
 
-var labEndpointColumns = []column[lab.EndpointStatus]{
-	{"ENDPOINT", false, func(e lab.EndpointStatus) any { return e.String() }},
-	{"NETWORK", false, func(e lab.EndpointStatus) any { return e.Network }},
-	{"IPS", false, func(e lab.EndpointStatus) any { return e.IPs }},
-	{"MAC", false, func(e lab.EndpointStatus) any { return e.MAC }},
-	{"MTU", true, func(e lab.EndpointStatus) any { return e.MTU }},
+var labEndpoints = kind[lab.EndpointStatus]{
+	name: "lab",
+	key:  func(e lab.EndpointStatus) string { return e.String() },
+	none: "",
+	columns: []column[lab.EndpointStatus]{
+		{"ENDPOINT", plain, func(e lab.EndpointStatus) any { return e.String() }},
+		{"NETWORK", plain, func(e lab.EndpointStatus) any { return e.Network }},
+		{"IPS", plain, func(e lab.EndpointStatus) any { return e.IPs }},
+		{"MAC", plain, func(e lab.EndpointStatus) any { return e.MAC }},
+		{"MTU", wide, func(e lab.EndpointStatus) any { return e.MTU }},
+	},
 }
 
 func (r *runner) labStatus(c *ucli.Context) error {
@@ -341,18 +351,22 @@ func (r *runner) labStatus(c *ucli.Context) error {
 }
 
 func (r *runner) labTables(c *ucli.Context, l *lab.Lab, s *lab.Status) error {
+	f, err := labMembers.form(r, c)
+	if err != nil {
+		return err
+	}
 	members := []lab.MemberStatus{s.Fabric}
 	if s.Router != nil {
 		members = append(members, *s.Router)
 	}
-	if err := listing(r, c, append(members, s.Hosts...), labColumns, ""); err != nil {
+	if err := labMembers.print(r, f, append(members, s.Hosts...)); err != nil {
 		return err
 	}
 	if len(s.Endpoints) > 0 {
 		if err := r.say(""); err != nil {
 			return err
 		}
-		if err := listing(r, c, s.Endpoints, labEndpointColumns, ""); err != nil {
+		if err := labEndpoints.print(r, f, s.Endpoints); err != nil {
 			return err
 		}
 	}

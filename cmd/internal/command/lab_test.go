@@ -1,14 +1,19 @@
 package command
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func TestLabNetworks(t *testing.T) {
@@ -74,4 +79,16 @@ func TestLabHintsNameTheLab(t *testing.T) {
 	} {
 		assert.Equal(t, want, labHints("bin/baize", name, hints))
 	}
+}
+
+// U14: the JSON of lab status was described nowhere.
+func TestLabStatusConformsToItsSchema(t *testing.T) {
+	member := lab.MemberStatus{Name: "host1", PID: 1, Services: []supervisor.Status{{Name: "agent", Last: "x", PID: 2}}}
+	var b bytes.Buffer
+	require.NoError(t, cli.Print(&b, cli.FormatJSON, cli.Table{}, &lab.Status{
+		Router: &member, Hosts: []lab.MemberStatus{member}, Endpoints: []lab.EndpointStatus{{Name: "c1"}},
+		Networks: []lab.NetworkSpec{{Name: "blue", VNI: 1, Transport: topology.VXLAN, Endpoints: 1}},
+		Problems: []fault.Fault{{Code: fault.NodeDown, Since: time.Now()}},
+	}))
+	conforms(t, "lab-status", b.String())
 }

@@ -60,7 +60,7 @@ subnet of its prefix; containers have the mask of the whole network.
 			},
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the networks",
-				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.networkList,
+				Flags: networks.flags(sourceFlag()), Action: networks.list(r, fromTopology(listNetworks)),
 			},
 			{
 				Name: "show", Usage: "show a network with its nodes", ArgsUsage: "NAME",
@@ -175,36 +175,41 @@ func (n networkItem) leaseText() string {
 	return ""
 }
 
-var networkColumns = []column[networkItem]{
-	{"NAME", false, func(n networkItem) any { return n.Name }},
-	{"VNI", false, func(n networkItem) any { return n.VNI }},
-	{"SUBNETS", false, func(n networkItem) any { return n.Subnets }},
-	{"TRANSPORT", false, func(n networkItem) any { return n.Transport }},
-	{"MTU", false, func(n networkItem) any { return n.MTU }},
-	{"GATEWAY", false, func(n networkItem) any { return n.Gateways }},
-	{"LEASES", false, func(n networkItem) any { return n.leaseText() }},
-	{"STATUS", false, func(n networkItem) any {
-		if n.Deleting != "" {
-			return "deleting"
-		}
-		return ""
-	}},
-	{"SUBNET-LEN", true, func(n networkItem) any {
-		var out []string
-		for _, l := range []int{n.SubnetLenIPv4, n.SubnetLenIPv6} {
-			if l != 0 {
-				out = append(out, "/"+strconv.Itoa(l))
+var networks = kind[networkItem]{
+	name: "network",
+	key:  func(n networkItem) string { return n.Name },
+	none: "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'",
+	columns: []column[networkItem]{
+		{"NAME", plain, func(n networkItem) any { return n.Name }},
+		{"VNI", plain, func(n networkItem) any { return n.VNI }},
+		{"SUBNETS", plain, func(n networkItem) any { return n.Subnets }},
+		{"TRANSPORT", plain, func(n networkItem) any { return n.Transport }},
+		{"MTU", plain, func(n networkItem) any { return n.MTU }},
+		{"GATEWAY", plain, func(n networkItem) any { return n.Gateways }},
+		{"LEASES", plain, func(n networkItem) any { return n.leaseText() }},
+		{"STATUS", state, func(n networkItem) any {
+			if n.Deleting != "" {
+				return "deleting"
 			}
-		}
-		return out
-	}},
-	{"LEASES-V6", true, func(n networkItem) any {
-		if n.LeasesIPv6 == nil {
 			return ""
-		}
-		return n.LeasesIPv6.String()
-	}},
-	{"NODES", true, func(n networkItem) any { return len(n.Nodes) }},
+		}},
+		{"SUBNET-LEN", wide, func(n networkItem) any {
+			var out []string
+			for _, l := range []int{n.SubnetLenIPv4, n.SubnetLenIPv6} {
+				if l != 0 {
+					out = append(out, "/"+strconv.Itoa(l))
+				}
+			}
+			return out
+		}},
+		{"LEASES-V6", wide, func(n networkItem) any {
+			if n.LeasesIPv6 == nil {
+				return ""
+			}
+			return n.LeasesIPv6.String()
+		}},
+		{"NODES", wide, func(n networkItem) any { return len(n.Nodes) }},
+	},
 }
 
 func (n networkItem) describe() []field {
@@ -359,15 +364,12 @@ func withLimits(sentence string, n networkItem) string {
 	return sentence + "\n" + string(n.Transport) + " carries " + n.Limits
 }
 
-func (r *runner) networkList(c *ucli.Context) error {
-	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
-		items := []networkItem{}
-		for _, n := range snap.SortedNetworks() {
-			items = append(items, newNetworkItem(snap, n))
-		}
-		const none = "no networks: create one with 'baize network create NAME --subnet 10.1.0.0/16'"
-		return listing(r, c, items, networkColumns, none)
-	})
+func listNetworks(_ *ucli.Context, snap *topology.Snapshot) ([]networkItem, error) {
+	items := []networkItem{}
+	for _, n := range snap.SortedNetworks() {
+		items = append(items, newNetworkItem(snap, n))
+	}
+	return items, nil
 }
 
 func (r *runner) networkShow(c *ucli.Context) error {

@@ -24,7 +24,7 @@ func (r *runner) nodeCommand() *ucli.Command {
 forwarding may go on all the same), unknown when the node owns subnets but is
 not registered. A host that runs another program in Baize's place has that
 program's name.`,
-				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsList...)}, Action: r.nodeList,
+				Flags: nodes.flags(sourceFlag()), Action: nodes.list(r, fromTopology(listNodes)),
 			},
 			{
 				Name: "show", Usage: "show a node", ArgsUsage: "NAME",
@@ -125,17 +125,22 @@ func (n nodeItem) subnets() []string {
 	return out
 }
 
-var nodeColumns = []column[nodeItem]{
-	{"NAME", false, func(n nodeItem) any { return n.Name }},
-	{"STATUS", false, func(n nodeItem) any { return n.Status }},
-	{"VTEP", false, func(n nodeItem) any { return n.VTEPs }},
-	{"ENCAPS", false, func(n nodeItem) any { return n.Encapsulations }},
-	{"DATAPATH", false, func(n nodeItem) any { return n.Datapath }},
-	{"VERSION", false, func(n nodeItem) any { return n.Version }},
-	{"SUBNETS", false, func(n nodeItem) any { return n.subnets() }},
-	{"HOSTNAME", true, func(n nodeItem) any { return n.Hostname }},
-	{"UNDERLAY-MTU", true, func(n nodeItem) any { return orEmpty(n.UnderlayMTU) }},
-	{"ID", true, func(n nodeItem) any { return n.ID }},
+var nodes = kind[nodeItem]{
+	name: "node",
+	key:  func(n nodeItem) string { return n.Name },
+	none: "no nodes: start 'baize agent' on each host",
+	columns: []column[nodeItem]{
+		{"NAME", plain, func(n nodeItem) any { return n.Name }},
+		{"STATUS", state, func(n nodeItem) any { return n.Status }},
+		{"VTEP", plain, func(n nodeItem) any { return n.VTEPs }},
+		{"ENCAPS", plain, func(n nodeItem) any { return n.Encapsulations }},
+		{"DATAPATH", plain, func(n nodeItem) any { return n.Datapath }},
+		{"VERSION", plain, func(n nodeItem) any { return n.Version }},
+		{"SUBNETS", plain, func(n nodeItem) any { return n.subnets() }},
+		{"HOSTNAME", wide, func(n nodeItem) any { return n.Hostname }},
+		{"UNDERLAY-MTU", wide, func(n nodeItem) any { return orEmpty(n.UnderlayMTU) }},
+		{"ID", wide, func(n nodeItem) any { return n.ID }},
+	},
 }
 
 func orEmpty(n int) string {
@@ -161,10 +166,8 @@ func (n nodeItem) describe() []field {
 	return out
 }
 
-func (r *runner) nodeList(c *ucli.Context) error {
-	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
-		return listing(r, c, nodeItems(snap), nodeColumns, "no nodes: start 'baize agent' on each host")
-	})
+func listNodes(_ *ucli.Context, snap *topology.Snapshot) ([]nodeItem, error) {
+	return nodeItems(snap), nil
 }
 
 func (r *runner) nodeShow(c *ucli.Context) error {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,10 +21,12 @@ import (
 
 // fakeAgent answers as an agent does, from memory.
 type fakeAgent struct {
+	mu        sync.Mutex // of endpoints
 	status    api.Status
 	config    api.Config
 	endpoints []api.Endpoint
 	last      api.EndpointRequest
+	routes    []api.Route
 }
 
 func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {
@@ -40,6 +44,8 @@ func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api
 	if len(e.IPs) == 0 {
 		e.IPs = []netip.Addr{netip.MustParseAddr("10.1.5.2")}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.endpoints = append(f.endpoints, e)
 	return e, nil
 }
@@ -54,23 +60,35 @@ func (f *fakeAgent) RemoveEndpoint(_ context.Context, name string) error {
 	return &topology.Error{Kind: topology.ErrNotFound, Item: "endpoint " + name, What: "there is none"}
 }
 
-func (f *fakeAgent) Endpoints(context.Context) ([]api.Endpoint, error) { return f.endpoints, nil }
-func (f *fakeAgent) Status(context.Context) (api.Status, error)        { return f.status, nil }
-func (f *fakeAgent) Config(context.Context) (api.Config, error)        { return f.config, nil }
-func (f *fakeAgent) Routes(context.Context) ([]api.Route, error)       { return nil, nil }
-func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error         { return nil }
+func (f *fakeAgent) Endpoints(context.Context) ([]api.Endpoint, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.endpoints), nil
+}
+func (f *fakeAgent) Status(context.Context) (api.Status, error)  { return f.status, nil }
+func (f *fakeAgent) Config(context.Context) (api.Config, error)  { return f.config, nil }
+func (f *fakeAgent) Routes(context.Context) ([]api.Route, error) { return f.routes, nil }
+func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error   { return nil }
 
 // serve makes the command line talk to f.
 func (f *fakeAgent) serve(t *testing.T) {
 	t.Helper()
 	sock := filepath.Join(t.TempDir(), "agent.sock")
+	f.serveAt(t, sock)
+	t.Setenv("BAIZE_SOCKET", sock)
+}
+
+// serveAt serves f at a socket until stop is called, or the test ends.
+func (f *fakeAgent) serveAt(t *testing.T, sock string) (stop func()) {
+	t.Helper()
 	l, err := api.Listen(sock)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- api.Serve(ctx, l, f) }()
-	t.Cleanup(func() { cancel(); assert.NoError(t, <-done) })
-	t.Setenv("BAIZE_SOCKET", sock)
+	stop = sync.OnceFunc(func() { cancel(); assert.NoError(t, <-done) })
+	t.Cleanup(stop)
+	return stop
 }
 
 func healthy() api.Status {
@@ -130,6 +148,8 @@ func TestEndpointCommands(t *testing.T) {
 		f.endpoints[1].Netns = "/run/ns"
 		golden(t, name, baize(t, line...).out)
 	}
+	f.endpoints[1].Container, f.endpoints[1].Service, f.endpoints[1].Image = "web", "shop/front", "nginx:1.29"
+	golden(t, "endpoint-list-docker", baize(t, "endpoint", "list").out)
 	var list []struct {
 		Name, Node, Network, MAC string
 		IPs                      []netip.Addr
@@ -158,6 +178,11 @@ func TestStatusOfANode(t *testing.T) {
 	res := baize(t, "status")
 	assert.Equal(t, cli.ExitOK, res.code, res.err)
 	golden(t, "status-node", res.out)
+	f.status.BGP = []api.BGPSession{{Neighbor: netip.MustParseAddr("192.0.2.1"), AS: 65000, State: "idle", Last: "x"}}
+	f.status.Segments = []api.Segment{{Name: "docker0", Network: "blue", Port: "bz-docker0", Subnets: []netip.Prefix{}}}
+	f.status.LastReconcile = api.Reconcile{At: time.Unix(0, 0), Took: api.Duration(time.Second), Error: "x"}
+	conforms(t, "status", baize(t, "status", "-o", "json").out)
+	f.status.BGP, f.status.Segments = nil, nil
 
 	f.status.Ready = false
 	f.status.Etcd = api.Etcd{Revision: 42, Error: "connection refused"}
@@ -170,6 +195,12 @@ func TestStatusOfANode(t *testing.T) {
 	res = baize(t, "status")
 	assert.Equal(t, exitProblems, res.code)
 	golden(t, "status-node-problems", res.out)
+
+	f.status.Problems[0].Since = time.Now().Add(-200 * time.Second)
+	res = baize(t, "status", "--color", "always")
+	assert.Contains(t, res.out, "could not add network device vx-host2, first seen 3m ago\n")
+	assert.Contains(t, res.out, "Node host1: \x1b[31mnot ready\x1b[0m\n")
+	f.status.Problems[0].Since = time.Time{}
 
 	res = baize(t, "status", "--socket", "/nonexistent/agent.sock")
 	assert.Equal(t, cli.ExitUnavailable, res.code, "neither answers")

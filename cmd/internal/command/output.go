@@ -15,10 +15,13 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// The forms of a listing and of a single item.
+// The forms of a listing, and of a single item.
 var (
 	formatsList = formatNames()
-	formatsItem = formatsList
+	formatsItem = []string{
+		string(cli.FormatTable), string(cli.FormatWide), string(cli.FormatJSON), string(cli.FormatYAML),
+		string(cli.FormatJSONPath),
+	}
 )
 
 func formatNames() (names []string) {
@@ -30,9 +33,10 @@ func formatNames() (names []string) {
 
 // outputFlag is --output; the first format is the default.
 func outputFlag(formats ...string) ucli.Flag {
+	last := len(formats) - 1
+	list := strings.ReplaceAll(strings.Join(formats[:last], ", ")+" or "+formats[last], "=", "=…")
 	return &ucli.StringFlag{
-		Name: cli.FlagOutput, Aliases: []string{"o"}, Value: formats[0],
-		Usage: "`FORMAT` of the output: " + strings.Join(formats[:len(formats)-1], ", ") + " or " + formats[len(formats)-1],
+		Name: cli.FlagOutput, Aliases: []string{"o"}, Value: formats[0], Usage: "`FORMAT` of the output: " + list,
 	}
 }
 
@@ -43,7 +47,7 @@ func formatsOf(f ucli.Flag) ([]string, bool) {
 		return nil, false
 	}
 	_, list, _ := strings.Cut(s.Usage, ": ")
-	return strings.Split(strings.ReplaceAll(list, " or ", ", "), ", "), true
+	return strings.Split(strings.NewReplacer(" or ", ", ", "…", "").Replace(list), ", "), true
 }
 
 // outputOf returns the chosen format. BAIZE_OUTPUT is meant for listings in
@@ -53,7 +57,14 @@ func outputOf(c *ucli.Context) (string, error) {
 	format := c.String(cli.FlagOutput)
 	for _, f := range c.Command.Flags {
 		formats, ok := formatsOf(f)
-		if !ok || slices.Contains(formats, format) {
+		if !ok {
+			continue
+		}
+		if slices.ContainsFunc(formats, func(f string) bool { return cli.Format(format).Is(cli.Format(f)) }) {
+			if strings.Contains(format, "=") {
+				_, err := cli.ParseFormat(format) // its template
+				return format, err
+			}
 			continue
 		}
 		if format == os.Getenv(EnvVar(cli.FlagOutput)) {
@@ -64,40 +75,8 @@ func outputOf(c *ucli.Context) (string, error) {
 	return format, nil
 }
 
-// column is one column of a table; wide ones are shown by -o wide only.
-type column[T any] struct {
-	title string
-	wide  bool
-	value func(T) any
-}
-
 // field is one line in the description of a single item.
 type field struct{ name, value string }
-
-// listing prints items in the chosen format. Where there are none, a table
-// says so on the error stream: a script sees nothing.
-func listing[T any](r *runner, c *ucli.Context, items []T, columns []column[T], none string) error {
-	format, err := outputOf(c)
-	if err != nil {
-		return err
-	}
-	if len(items) == 0 && isTable(format) {
-		_, err := fmt.Fprintln(r.Err, none)
-		return err
-	}
-	var t cli.Table
-	for _, col := range columns {
-		t.Columns = append(t.Columns, cli.Column{Name: col.title, Wide: col.wide})
-	}
-	for _, item := range items {
-		row := make([]any, len(columns))
-		for i, col := range columns {
-			row[i] = col.value(item)
-		}
-		t.Rows = append(t.Rows, row)
-	}
-	return cli.Print(r.Out, cli.Format(format), t, items)
-}
 
 func isTable(format string) bool {
 	return format == string(cli.FormatTable) || format == string(cli.FormatWide)
@@ -136,7 +115,8 @@ func (r *runner) item(c *ucli.Context, v any, describe func() []field, sentence 
 	return writeRows(r.Out, rows)
 }
 
-// data prints a value as JSON or YAML, with the same names in both.
+// data prints a value as JSON or YAML, with the same names in both, or by a
+// template.
 func (r *runner) data(format string, v any) error {
 	return cli.Print(r.Out, cli.Format(format), cli.Table{}, v)
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) pinCommand() *ucli.Command {
@@ -19,13 +18,13 @@ func (r *runner) pinCommand() *ucli.Command {
 subnets, and removed with it.
 
   baize pin list --network blue`,
-			Flags: []ucli.Flag{
+			Flags: pins.flags(
 				&ucli.StringFlag{Name: "network", Usage: "only those of the network with this `NAME`"},
 				// BAIZE_NODE says which node this is.
 				&ucli.StringFlag{Name: "node", Usage: "only those of the node with this `NAME`", EnvVars: cli.Env("pin-node")},
-				outputFlag(formatsList...),
-			},
-			Action: r.pinList,
+				sourceFlag(),
+			),
+			Action: pins.list(r, fromTopology(listPins)),
 		}},
 	}
 }
@@ -38,27 +37,30 @@ type pinItem struct {
 	MAC     string     `json:"mac"`
 }
 
-var pinColumns = []column[pinItem]{
-	{"NETWORK", false, func(p pinItem) any { return p.Network }},
-	{"ADDRESS", false, func(p pinItem) any { return p.Address }},
-	{"NODE", false, func(p pinItem) any { return p.Node }},
-	{"MAC", false, func(p pinItem) any { return p.MAC }},
+var pins = kind[pinItem]{
+	name: "pin",
+	key:  func(p pinItem) string { return p.Address.String() },
+	none: "no pins: every address lives in its node's subnet",
+	columns: []column[pinItem]{
+		{"NETWORK", plain, func(p pinItem) any { return p.Network }},
+		{"ADDRESS", plain, func(p pinItem) any { return p.Address }},
+		{"NODE", plain, func(p pinItem) any { return p.Node }},
+		{"MAC", plain, func(p pinItem) any { return p.MAC }},
+	},
 }
 
-func (r *runner) pinList(c *ucli.Context) error {
+func listPins(c *ucli.Context, snap *topology.Snapshot) ([]pinItem, error) {
 	network, node := c.String("network"), c.String("node")
-	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
-		if network != "" {
-			if _, err := findNetwork(snap, network); err != nil {
-				return err
-			}
+	if network != "" {
+		if _, err := findNetwork(snap, network); err != nil {
+			return nil, err
 		}
-		items := []pinItem{}
-		for _, p := range snap.SortedPins() {
-			if (network == "" || p.Network == network) && (node == "" || p.Node == node) {
-				items = append(items, pinItem{p.Network, p.Addr, p.Node, p.MAC})
-			}
+	}
+	items := []pinItem{}
+	for _, p := range snap.SortedPins() {
+		if (network == "" || p.Network == network) && (node == "" || p.Node == node) {
+			items = append(items, pinItem{p.Network, p.Addr, p.Node, p.MAC})
 		}
-		return listing(r, c, items, pinColumns, "no pins: every address lives in its node's subnet")
-	})
+	}
+	return items, nil
 }

@@ -54,7 +54,7 @@ they differ.
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of the node (default the name of this host)"},
 			&ucli.BoolFlag{Name: "diff", Usage: "show what differs from the Open vSwitch and the kernel of this host"},
-			sourceFlag(), outputFlag("text", "json", "yaml"),
+			sourceFlag(), outputFlag("text", "json", "yaml", "jsonpath="),
 		}, bridgeFlags()...),
 		Action: r.plan,
 	}

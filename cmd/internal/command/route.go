@@ -47,11 +47,10 @@ protocol 173, or, where a routing daemon of this host learned it, of that one's.
 'tunnel' is followed by its encapsulation.
 
   baize route list --network blue`,
-				Flags: []ucli.Flag{
+				Flags: routes.flags(
 					&ucli.StringFlag{Name: "network", Usage: "only those of the network with this `NAME`"},
-					outputFlag(formatsList...),
-				},
-				Action: r.routeList,
+				),
+				Action: routes.list(r, fromAgent(listRoutes)),
 			},
 		},
 	}
@@ -103,14 +102,19 @@ func (r *runner) routeFRRConf(c *ucli.Context) error {
 	})
 }
 
-var routeColumns = []column[api.Route]{
-	{"NETWORK", false, func(x api.Route) any { return x.Network }},
-	{"PREFIX", false, func(x api.Route) any { return x.Prefix }},
-	{"NODE", false, func(x api.Route) any { return x.Node }},
-	{"PATH", false, func(x api.Route) any { return routePath(x) }},
-	{"WHY", false, func(x api.Route) any { return x.Why }},
-	{"DEVICE", true, func(x api.Route) any { return x.Device }},
-	{"PIN", true, func(x api.Route) any { return x.Pin }},
+var routes = kind[api.Route]{
+	name: "route",
+	key:  func(x api.Route) string { return x.Prefix.String() },
+	none: "no other node has a subnet in a network of this node",
+	columns: []column[api.Route]{
+		{"NETWORK", plain, func(x api.Route) any { return x.Network }},
+		{"PREFIX", plain, func(x api.Route) any { return x.Prefix }},
+		{"NODE", plain, func(x api.Route) any { return x.Node }},
+		{"PATH", plain, func(x api.Route) any { return routePath(x) }},
+		{"WHY", plain, func(x api.Route) any { return x.Why }},
+		{"DEVICE", wide, func(x api.Route) any { return x.Device }},
+		{"PIN", wide, func(x api.Route) any { return x.Pin }},
+	},
 }
 
 // routePath writes the way in words: "route via 192.0.2.7", "tunnel vxlan".
@@ -125,19 +129,7 @@ func routePath(x api.Route) string {
 	return out
 }
 
-func (r *runner) routeList(c *ucli.Context) error {
-	network := c.String("network")
-	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Route, error) {
-		return r.agentClient(c).Routes(ctx)
-	})
-	if err != nil {
-		return err
-	}
-	items := []api.Route{}
-	for _, x := range list {
-		if network == "" || x.Network == network {
-			items = append(items, x)
-		}
-	}
-	return listing(r, c, items, routeColumns, "no other node has a subnet in a network of this node")
+func listRoutes(ctx context.Context, c *ucli.Context, agent *api.Client) ([]api.Route, error) {
+	list, err := agent.Routes(ctx)
+	return ofNetwork(c, list, func(x api.Route) string { return x.Network }), err
 }

@@ -216,7 +216,7 @@ func TestConfig(t *testing.T) {
 	// An agent of an earlier version does not know the question.
 	t.Setenv("BAIZE_SOCKET", filepath.Join(t.TempDir(), "none.sock"))
 	_, item = configOf(t)
-	assert.Nil(t, item.Agent)
+	assert.Empty(t, item.Agent)
 	write(t, s.settings, "\xff")
 	_, item = configOf(t)
 	require.Len(t, item.PassedOver, 1)

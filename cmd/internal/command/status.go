@@ -28,7 +28,7 @@ there are problems, 5 when neither the agent nor etcd answers.
 
   baize status
   baize status -o json`,
-		Flags:  []ucli.Flag{outputFlag(formatsItem...)},
+		Flags:  []ucli.Flag{colorFlag(), outputFlag(formatsItem...)},
 		Action: r.status,
 	}
 }
@@ -62,14 +62,18 @@ func (r *runner) status(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	color, err := colorOf(r, c)
+	if err != nil {
+		return err
+	}
 	item := statusItem{Problems: []fault.Fault{}}
 	if err := r.statusOf(c, &item); err != nil {
 		return err
 	}
-	if format == "json" || format == "yaml" {
+	if !isTable(format) {
 		err = r.data(format, item)
 	} else {
-		err = r.statusText(item)
+		err = r.statusText(item, color)
 	}
 	switch {
 	case err != nil:
@@ -185,9 +189,11 @@ func newClusterItem(s *topology.Snapshot) *clusterItem {
 	return out
 }
 
-func (r *runner) statusText(item statusItem) error {
+func (r *runner) statusText(item statusItem, color bool) error {
 	var b strings.Builder
+	title := ""
 	if a := item.Agent; a != nil {
+		title = agentTitle(*a, color)
 		agentText(&b, *a)
 	} else {
 		b.WriteString(item.agentLine() + "\n")
@@ -217,25 +223,40 @@ func (r *runner) statusText(item statusItem) error {
 	for _, p := range item.Problems {
 		headline := p
 		headline.Remedy = ""
-		fmt.Fprintf(&b, "  %s\n", headline)
+		fmt.Fprintf(&b, "  %s%s\n", headline, sinceText(p.Since))
 		if p.Remedy != "" {
 			fmt.Fprintf(&b, "      → %s\n", p.Remedy)
 		}
 	}
-	_, err := fmt.Fprint(r.Out, fault.Printable(b.String()))
+	_, err := fmt.Fprint(r.Out, title, fault.Printable(b.String()))
 	return err
 }
 
-func agentText(b *strings.Builder, a api.Status) {
+// agentTitle is the first line, in which the state has its colour.
+func agentTitle(a api.Status, color bool) string {
 	state := "not ready"
 	if a.Ready {
 		state = "ready"
 	}
+	if color {
+		state = cli.Paint(state)
+	}
+	return fmt.Sprintf("Node %s: %s\n", fault.Printable(a.Node), state)
+}
+
+// sinceText says when a fault was seen first, where somebody keeps that.
+func sinceText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return ", first seen " + cli.Ago(time.Since(t))
+}
+
+func agentText(b *strings.Builder, a api.Status) {
 	etcd := fmt.Sprintf("connected, revision %d", a.Etcd.Revision)
 	if !a.Etcd.Connected {
 		etcd = fmt.Sprintf("not connected, working from revision %d", a.Etcd.Revision)
 	}
-	fmt.Fprintf(b, "Node %s: %s\n", a.Node, state)
 	rows := [][]string{
 		{"agent:", fmt.Sprintf("%s, up %s", orUnknown(a.Version), time.Duration(a.Uptime).Round(time.Second))},
 		{"etcd:", etcd},
@@ -274,8 +295,8 @@ func agentText(b *strings.Builder, a api.Status) {
 		},
 	)
 	table(b, []string{"PEER", "ENCAP", "VTEP", "PORT", "AGENT", "TUNNEL"}, a.Peers, peerRow)
-	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC"}, a.Endpoints, func(e api.Endpoint) []string {
-		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC)}
+	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC", "CONTAINER"}, a.Endpoints, func(e api.Endpoint) []string {
+		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC), orDash(e.Container)}
 	})
 }
 

@@ -28,11 +28,10 @@ func (r *runner) subnetCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the subnets that are leased or reserved",
-				Flags: []ucli.Flag{
-					networkFlag(false), nodeFlag("only those of the node with this `NAME`"),
-					sourceFlag(), outputFlag(formatsList...),
-				},
-				Action: r.subnetList,
+				Flags: subnets.flags(
+					networkFlag(false), nodeFlag("only those of the node with this `NAME`"), sourceFlag(),
+				),
+				Action: subnets.list(r, fromTopology(listSubnets)),
 			},
 			{
 				Name: "reserve", Usage: "reserve a subnet for a node, or keep it free of leases", ArgsUsage: "PREFIX",
@@ -72,44 +71,47 @@ type subnetItem struct {
 	Comment  string       `json:"comment,omitempty"`
 }
 
-var subnetColumns = []column[subnetItem]{
-	{"NETWORK", false, func(s subnetItem) any { return s.Network }},
-	{"PREFIX", false, func(s subnetItem) any { return s.Prefix }},
-	{"NODE", false, func(s subnetItem) any { return s.Node }},
-	{"KIND", false, func(s subnetItem) any {
-		kind := "lease"
-		if s.Reserved {
-			kind = "reservation"
-		}
-		if s.Segment != "" {
-			kind += " for " + s.Segment
-		}
-		return kind
-	}},
-	{"COMMENT", true, func(s subnetItem) any { return s.Comment }},
+var subnets = kind[subnetItem]{
+	name: "subnet",
+	key:  func(s subnetItem) string { return s.Prefix.String() },
+	none: "no subnet is leased or reserved",
+	columns: []column[subnetItem]{
+		{"NETWORK", plain, func(s subnetItem) any { return s.Network }},
+		{"PREFIX", plain, func(s subnetItem) any { return s.Prefix }},
+		{"NODE", plain, func(s subnetItem) any { return s.Node }},
+		{"KIND", plain, func(s subnetItem) any {
+			kind := "lease"
+			if s.Reserved {
+				kind = "reservation"
+			}
+			if s.Segment != "" {
+				kind += " for " + s.Segment
+			}
+			return kind
+		}},
+		{"COMMENT", wide, func(s subnetItem) any { return s.Comment }},
+	},
 }
 
-func (r *runner) subnetList(c *ucli.Context) error {
+func listSubnets(c *ucli.Context, snap *topology.Snapshot) ([]subnetItem, error) {
 	network, node := c.String("network"), c.String("node")
-	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
-		if network != "" {
-			if _, err := findNetwork(snap, network); err != nil {
-				return err
-			}
+	if network != "" {
+		if _, err := findNetwork(snap, network); err != nil {
+			return nil, err
 		}
-		if node != "" {
-			if _, err := findNode(snap, node); err != nil {
-				return err
-			}
+	}
+	if node != "" {
+		if _, err := findNode(snap, node); err != nil {
+			return nil, err
 		}
-		items := []subnetItem{}
-		for _, s := range snap.SortedSubnets() {
-			if (network == "" || s.Network == network) && (node == "" || s.Node == node) {
-				items = append(items, subnetItem{s.Network, s.Prefix, s.Node, s.Reserved, s.Segment, s.Comment})
-			}
+	}
+	items := []subnetItem{}
+	for _, s := range snap.SortedSubnets() {
+		if (network == "" || s.Network == network) && (node == "" || s.Node == node) {
+			items = append(items, subnetItem{s.Network, s.Prefix, s.Node, s.Reserved, s.Segment, s.Comment})
 		}
-		return listing(r, c, items, subnetColumns, "no subnet is leased or reserved")
-	})
+	}
+	return items, nil
 }
 
 func prefixArgument(c *ucli.Context, command string) (netip.Prefix, error) {

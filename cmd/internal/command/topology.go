@@ -15,14 +15,15 @@ func (r *runner) topologyCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "topology", Aliases: []string{"topo"}, Usage: "show the networks, nodes, subnets and tunnels",
 		Description: `Endpoints live on their node alone: they are shown for the node whose agent
-answers on this machine.
+answers on this machine. More than ten nodes are grouped by their state, and more
+than ten tunnels counted; -o wide shows them one by one.
 
   baize topology
   baize topology -o svg > topology.svg
   baize topology -o dot | dot -Tpng > topology.png`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "network", Usage: "only the network with this `NAME`"},
-			sourceFlag(), outputFlag("tree", "json", "yaml", "dot", "svg"),
+			sourceFlag(), outputFlag("tree", "wide", "json", "yaml", "jsonpath=", "dot", "svg"),
 		},
 		Action: r.topology,
 	}
@@ -54,7 +55,9 @@ var drawings = []string{"tree", "dot", "svg"}
 func (r *runner) draw(format string, t draw.Topology) error {
 	switch format {
 	case "tree":
-		return draw.Tree(r.Out, t)
+		return draw.Tree(r.Out, t, false)
+	case "wide":
+		return draw.Tree(r.Out, t, true)
 	case "dot":
 		return draw.DOT(r.Out, t)
 	case "svg":
@@ -95,7 +98,9 @@ func (r *runner) drawnEndpoints(c *ucli.Context) ([]draw.Endpoint, error) {
 	}
 	var out []draw.Endpoint
 	for _, e := range list {
-		out = append(out, draw.Endpoint{Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC})
+		out = append(out, draw.Endpoint{
+			Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: e.MAC, Container: e.Container,
+		})
 	}
 	return out, nil
 }

@@ -77,7 +77,7 @@ func (r *runner) versionCommand() *ucli.Command {
 		Description: `The version, the commit and the Go release that it was built of and with.
 
   baize version -o json`,
-		Flags: []ucli.Flag{outputFlag("text", "json", "yaml")},
+		Flags: []ucli.Flag{outputFlag("text", "json", "yaml", "jsonpath=")},
 		Action: func(c *ucli.Context) error {
 			format, err := outputOf(c)
 			if err != nil {

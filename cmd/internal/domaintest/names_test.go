@@ -40,7 +40,8 @@ func TestNames(t *testing.T) {
 			append(append([]string{"run", "-d", "--init", "--name", name}, args...), lab.DockerImage, "sleep", "100000")...)
 		return inBlue(host, name)
 	}
-	web := start("host1", "Web-1", "--network", "blue", "--network-alias", "shop")
+	web := start("host1", "Web-1", "--network", "blue", "--network-alias", "shop",
+		"--label", "com.docker.compose.project=market", "--label", "com.docker.compose.service=front")
 	start("host2", "db", "--network", "blue")
 
 	// finds waits until a name stands for an address in a container of host2.
@@ -67,6 +68,22 @@ func TestNames(t *testing.T) {
 	d.Await("the address's name", func() (bool, string) {
 		out, _ := d.Run("host2", dockerCLI, "exec", "db", "nslookup", web)
 		return strings.Contains(out, "shop.blue"), out
+	})
+
+	// U13: endpoints appeared as docker-<id>, and no command listed names.
+	t.Run("people see the names, too", func(t *testing.T) {
+		d := d.in(t)
+		d.Await("what the engine says of the container", func() (bool, string) {
+			out, _ := d.Run("host1", "baize", "endpoint", "list", "--filter", "container=Web-1",
+				"-o", "custom-columns=C:container,S:service,I:image,IP:ips[0]", "--no-headers")
+			return strings.Join(strings.Fields(out), " ") == "Web-1 market/front "+lab.DockerImage+" "+web, out
+		})
+		for _, name := range []string{"shop", "WEB-1.blue", web} {
+			out := d.Must("host2", "baize", "name", "resolve", name, "-o", "jsonpath={[0].node} {[0].addresses[0]}")
+			require.Equal(t, "host1 "+web, strings.TrimSpace(out), name)
+		}
+		_, err := d.Run("host2", "baize", "name", "resolve", "nobody")
+		require.Error(t, err)
 	})
 
 	t.Run("only names of networks it is in", func(t *testing.T) {

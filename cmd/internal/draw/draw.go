@@ -52,6 +52,8 @@ type Endpoint struct {
 	Network string       `json:"network"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
+	// Container is what the engine calls its container.
+	Container string `json:"container,omitempty"`
 }
 
 // Pin is an address living outside its home subnet.

@@ -11,7 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -100,7 +102,7 @@ func cases() map[string]draw.Topology {
 func TestGolden(t *testing.T) {
 	for name, top := range cases() {
 		for ext, write := range map[string]func(io.Writer, draw.Topology) error{
-			"txt": draw.Tree, "dot": draw.DOT, "svg": draw.SVG,
+			"txt": tree(false), "dot": draw.DOT, "svg": draw.SVG,
 		} {
 			if name == "many" && ext != "txt" {
 				continue // large, and says nothing that nine does not
@@ -112,6 +114,41 @@ func TestGolden(t *testing.T) {
 			})
 		}
 	}
+}
+
+func tree(full bool) func(io.Writer, draw.Topology) error {
+	return func(w io.Writer, t draw.Topology) error { return draw.Tree(w, t, full) }
+}
+
+// U13: the topology of fifty hosts, which had 1225 tunnels in each network, fits a
+// screen; whoever wants all of it gets that.
+func TestFiftyHostsFitAScreen(t *testing.T) {
+	s, eps := cluster(50)
+	green := topology.Network{Name: "green", VNI: 300, Transport: topology.VXLAN,
+		IPv4: netip.MustParsePrefix("10.3.0.0/16")}.Defaults()
+	kvs := []topology.KV{{Key: green.Key(), Value: topology.Encode(green), Meta: topology.Meta{CreateRevision: 999}}}
+	for i := 1; i <= 50; i++ {
+		sub := topology.Subnet{
+			Network: "green", Node: fmt.Sprintf("host%d", i), Prefix: topology.SubnetAt(green, topology.IPv4, uint64(i)),
+		}
+		kvs = append(kvs, topology.KV{
+			Key: sub.Key(), Value: topology.Encode(sub), Meta: topology.Meta{CreateRevision: 1000 + int64(i)},
+		})
+	}
+	top := draw.New(s.With(2000, kvs, nil), eps[:1])
+	var b bytes.Buffer
+	require.NoError(t, draw.Tree(&b, top, false))
+	golden(t, "fifty.txt", b.Bytes())
+	lines := strings.Split(b.String(), "\n")
+	assert.LessOrEqual(t, len(lines), 24, "a terminal")
+	for _, l := range lines {
+		assert.LessOrEqual(t, utf8.RuneCountInString(l), 120, l)
+	}
+	b.Reset()
+	require.NoError(t, draw.Tree(&b, top, true))
+	assert.Contains(t, b.String(), "host49 ↔ host50  vxlan  192.168.77.59 ↔ 192.168.77.60  blue, green\n")
+	assert.Equal(t, 1225, strings.Count(b.String(), "↔ host")-1, "each vxlan tunnel once, and one gre")
+	assert.Equal(t, 1, strings.Count(b.String(), "c1  10.1.5.2"))
 }
 
 // Every picture must be well-formed XML, whatever the names in it.

@@ -49,7 +49,7 @@ func lab() (draw.Topology, []draw.Endpoint) {
 func TestReadme(t *testing.T) {
 	var tree, svg bytes.Buffer
 	top, endpoints := lab()
-	require.NoError(t, draw.Tree(&tree, top))
+	require.NoError(t, draw.Tree(&tree, top, false))
 	readme, err := os.ReadFile("../../../README.md")
 	require.NoError(t, err)
 	require.Contains(t, string(readme), "```\n"+tree.String()+"```\n", "put this tree into the README")

@@ -21,10 +21,15 @@ type containerNames struct {
 	// byEndpoint are a container's name and its aliases in one network, by the
 	// engine's ID of the endpoint; nil before the engine has answered.
 	byEndpoint map[string][]string
-	// containers are the containers' own names, by the same.
-	containers map[string]string
-	// aliases never change while there is the endpoint.
-	aliases map[string][]string
+	// containers are the containers themselves, by the same, with what never changes
+	// while there is the endpoint.
+	containers map[string]container
+}
+
+// container is what the engine says of a container in one network.
+type container struct {
+	names.Container
+	aliases []string
 }
 
 // Called tells what the containers of this host are called, by the engine's ID
@@ -97,23 +102,25 @@ func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 	before := p.names
 	p.mu.Unlock()
 	next := containerNames{
-		byEndpoint: map[string][]string{}, containers: map[string]string{}, aliases: map[string][]string{},
+		byEndpoint: map[string][]string{}, containers: map[string]container{},
 	}
+	told := map[string]names.Container{}
 	for _, n := range known {
 		for id, c := range n.Containers {
 			if c.EndpointID == "" {
 				continue
 			}
-			aliases, ok := before.aliases[c.EndpointID]
+			is, ok := before.containers[c.EndpointID]
 			if !ok {
-				if aliases, err = p.engine.aliases(ctx, id, c.EndpointID); err != nil {
+				if is, err = p.engine.container(ctx, id, c.EndpointID); err != nil {
 					p.log.Debugf("Docker: container %s: %v", c.Name, err)
 					complete = false
 					continue
 				}
 			}
-			next.aliases[c.EndpointID], next.containers[c.EndpointID] = aliases, c.Name
-			all := append([]string{c.Name}, aliases...)
+			is.Name = c.Name
+			next.containers[c.EndpointID], told[c.EndpointID] = is, is.Container
+			all := append([]string{c.Name}, is.aliases...)
 			slices.Sort(all)
 			next.byEndpoint[c.EndpointID] = slices.Compact(all)
 		}
@@ -122,15 +129,25 @@ func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 	p.names = next
 	p.mu.Unlock()
 	if before.byEndpoint == nil || !maps.EqualFunc(before.byEndpoint, next.byEndpoint, slices.Equal) {
-		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Containers: next.containers, Known: true})
+		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Containers: told, Known: true})
 	}
 	return complete, nil
 }
 
-// aliases returns the aliases that a container has in the network of an
-// endpoint.
-func (e *engine) aliases(ctx context.Context, container, endpoint string) ([]string, error) {
+// Labels of containers that compose starts (docs.docker.com, "Compose file reference").
+const (
+	labelProject = "com.docker.compose.project"
+	labelService = "com.docker.compose.service"
+)
+
+// container returns what the engine says of a container, with the aliases that it has
+// in the network of an endpoint.
+func (e *engine) container(ctx context.Context, id, endpoint string) (container, error) {
 	var c struct {
+		Config struct {
+			Image  string
+			Labels map[string]string
+		}
 		NetworkSettings struct {
 			Networks map[string]struct {
 				EndpointID string
@@ -139,15 +156,20 @@ func (e *engine) aliases(ctx context.Context, container, endpoint string) ([]str
 			}
 		}
 	}
-	if err := e.get(ctx, "/containers/"+url.PathEscape(container)+"/json", &c); err != nil {
-		return nil, err
+	if err := e.get(ctx, "/containers/"+url.PathEscape(id)+"/json", &c); err != nil {
+		return container{}, err
+	}
+	is := container{Container: names.Container{Image: c.Config.Image}}
+	if s := c.Config.Labels[labelService]; s != "" {
+		is.Service = c.Config.Labels[labelProject] + "/" + s
 	}
 	for _, n := range c.NetworkSettings.Networks {
 		if n.EndpointID == endpoint {
-			return append(n.Aliases, n.DNSNames...), nil
+			is.aliases = slices.Concat(n.Aliases, n.DNSNames)
+			return is, nil
 		}
 	}
-	return nil, fmt.Errorf("it has left endpoint %.12s", endpoint)
+	return container{}, fmt.Errorf("it has left endpoint %.12s", endpoint)
 }
 
 // follow calls changed now and whenever the name of some container may have

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/agent/names"
 )
 
 // An engine that is too busy to tell of a container is asked again, although it
@@ -39,7 +41,8 @@ func TestNamesOfABusyEngine(t *testing.T) {
 					http.Error(w, "busy", http.StatusServiceUnavailable)
 					return
 				}
-				answer = `{"NetworkSettings":{"Networks":{"shop":{"EndpointID":"e1","Aliases":["store"]}}}}`
+				answer = `{"NetworkSettings":{"Networks":{"shop":{"EndpointID":"e1","Aliases":["store"]}}},` +
+					`"Config":{"Image":"nginx:1","Labels":{"com.docker.compose.project":"shop","com.docker.compose.service":"front"}}}`
 			}
 			_, _ = fmt.Fprint(w, answer)
 		})}}
@@ -56,6 +59,8 @@ func TestNamesOfABusyEngine(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool { return len(p.Called().Get().ByEndpoint["e1"]) > 0 }, 30*time.Second, 10*time.Millisecond)
 	require.Equal(t, []string{"store", "web"}, p.Called().Get().ByEndpoint["e1"])
+	require.Equal(t, names.Container{Name: "web", Service: "shop/front", Image: "nginx:1"},
+		p.Called().Get().Containers["e1"], "U13: what people call it")
 	cancel()
 	<-done
 }

@@ -85,10 +85,9 @@ func record(q dns.Question, a netip.Addr) dns.RR {
 }
 
 func forward(d Directory, networks []string, name string) (addrs []netip.Addr, found bool) {
-	name = topology.CanonicalName(name)
 	for _, n := range networks {
-		for _, short := range []string{name, strings.TrimSuffix(name, "."+topology.CanonicalName(n))} {
-			if list, ok := d.Lookup(n, short); ok {
+		for _, form := range topology.NameForms(n, name) {
+			if list, ok := d.Lookup(n, form); ok {
 				addrs, found = append(addrs, list...), true
 				break
 			}

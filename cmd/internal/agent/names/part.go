@@ -23,10 +23,19 @@ import (
 type Called struct {
 	// ByEndpoint are the names by the engine's ID of the endpoint.
 	ByEndpoint map[string][]string
-	// Containers are the containers' own names, by the same.
-	Containers map[string]string
+	// Containers are the containers themselves, by the same.
+	Containers map[string]Container
 	// Known: the engine has answered.
 	Known bool
+}
+
+// Container is what an engine says of a container. All of it stays on the host.
+type Container struct {
+	Name string
+	// Service is its service of compose behind the project, "shop/web"; empty where
+	// it has none.
+	Service string
+	Image   string
 }
 
 // Store is where names are published.

@@ -21,7 +21,9 @@ func (r *runner) nameCommand() *ucli.Command {
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the names, with the node that publishes each",
 				Description: `Nodes publish the names of their Docker containers a moment after the container
 has started. A name that several nodes publish is there several times; the answer
-to a container has the addresses of all of them.`,
+to a container has the addresses of all of them.
+
+  baize name list --network blue`,
 				Flags: names.flags(network(), sourceFlag()), Action: names.list(r, fromTopology(listNames)),
 			},
 			{

@@ -165,7 +165,7 @@ func (p *envParser) quoted(out *strings.Builder, quote string) {
 		default:
 			c = p.take(1)
 			switch {
-			case strings.Contains("\"\\`$", c):
+			case strings.ContainsAny(c, "\"\\`$"):
 				out.WriteString(c)
 			case c != "\n":
 				out.WriteString(`\` + c)

@@ -88,7 +88,10 @@ func ReadContexts(path string) (*Contexts, error) {
 		return nil, fmt.Errorf("contexts: %w", err)
 	}
 	c.mode = info.Mode().Perm()
-	return c, c.parse(b)
+	if err := c.parse(b); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Exposed reports whether others than the owner may read a password in the file.

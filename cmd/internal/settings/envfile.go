@@ -45,7 +45,9 @@ func ReadEnvironment(file string) ([]Variable, error) {
 // ParseEnvironment reads a file as systemd reads that of EnvironmentFile=
 // (systemd.exec(5)): nothing in it is executed or expanded. A line without "="
 // is passed over, as it is there; so is a name that no variable can have. The
-// last of several assignments to one name is the one that counts.
+// last of several assignments to one name is the one that counts. Before version
+// 254 a comment that ends with a backslash took the next line along; here it does
+// not.
 func ParseEnvironment(text string) []Variable {
 	p := envParser{left: text, line: 1}
 	var out []Variable
@@ -165,7 +167,7 @@ func (p *envParser) quoted(out *strings.Builder, quote string) {
 		default:
 			c = p.take(1)
 			switch {
-			case strings.Contains("\"\\`$", c):
+			case strings.ContainsAny(c, "\"\\`$"):
 				out.WriteString(c)
 			case c != "\n":
 				out.WriteString(`\` + c)

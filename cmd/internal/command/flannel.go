@@ -26,6 +26,8 @@ func flannelFlags() []ucli.Flag {
 	}
 }
 
+var flannelManFile = manFile{subnetenv.FlannelFile, "the node's subnet for flannel's plugins, with --flannel"}
+
 // sourceFlag says where flannel's keys are, which are no part of Baize's
 // own.
 func sourceFlag() ucli.Flag {

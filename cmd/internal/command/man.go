@@ -14,8 +14,10 @@ import (
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 )
 
+type manFile struct{ file, meaning string }
+
 // manFiles are the FILES of baize(8).
-var manFiles = []struct{ file, meaning string }{
+var manFiles = []manFile{
 	{"/etc/default/baize", "the agent's settings, as environment variables (systemd.exec(5), EnvironmentFile=)"},
 	{api.DefaultSocket, "the socket of this node's agent"},
 	{docker.DefaultSocket, "the socket of the plugin for Docker"},
@@ -23,7 +25,7 @@ var manFiles = []struct{ file, meaning string }{
 	{"/var/lib/baize/endpoints.json", "this node's endpoints: they are restored from it"},
 	{"/var/lib/baize/topology.json", "the last topology that was read from etcd: an agent starts with it while etcd is down"},
 	{subnetenv.BaizeFile, "docker0's subnet and MTU, with --docker-bridge"},
-	{subnetenv.FlannelFile, "the same for flannel's plugins, with --flannel"},
+	flannelManFile,
 }
 
 // manExamples are the EXAMPLES of baize(8). Those of its commands are in their descriptions.

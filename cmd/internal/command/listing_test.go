@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -218,16 +219,9 @@ func TestWatchOnATerminal(t *testing.T) {
 	wait := func(what string, parts ...string) {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			_, last, _ := strings.Cut(seen(), "\x1b[2J") // the first drawing
-			if i := strings.LastIndex(seen(), "\x1b[2J"); i >= 0 {
-				last = seen()[i:]
-			}
-			for _, p := range parts {
-				if !strings.Contains(last, p) {
-					return false
-				}
-			}
-			return true
+			drawings := strings.Split(seen(), "\x1b[2J")
+			last := drawings[len(drawings)-1]
+			return !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(last, p) })
 		}, 20*time.Second, 10*time.Millisecond, "%s: %q", what, seen())
 	}
 	wait("the first", "NAME", "blue", "red")

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/kernelfake"
 	"github.com/baize-net/baize/ovs"
@@ -145,6 +146,9 @@ func TestPlanDiff(t *testing.T) {
 			item, err := thisHost{f, fakeFlows{f}, &kernelfake.Host{}}.compare(t.Context(), view, opt, nil)
 			require.NoError(t, err)
 			assert.Equal(t, tc.same, item.Same)
+			var data bytes.Buffer
+			require.NoError(t, cli.Print(&data, cli.FormatJSON, cli.Table{}, item))
+			conforms(t, "plan-diff", data.String())
 			var b bytes.Buffer
 			require.NoError(t, item.write(&b))
 			for _, s := range tc.text {

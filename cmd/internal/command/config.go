@@ -18,7 +18,10 @@ variable, the context in use, the running agent of this node, its settings file,
 the default. What belongs to an etcd (prefix, certificates, user, password) is
 taken from a context, an agent or a file only together with that etcd's endpoints.
 The agent does not tell its password: it is read from the settings file. Secrets
-are shown as set or not set.`,
+are shown as set or not set.
+
+  baize config
+  baize config -o json`,
 		Flags:  []ucli.Flag{outputFlag(formatsItem...)},
 		Action: r.config,
 	}

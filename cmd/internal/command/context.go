@@ -25,7 +25,7 @@ cluster's etcd, and the prefix, certificates and user for it. They are kept in
 that only its owner can read. --context names the one to use; without it the
 current one is used.
 
-  baize context set prod --etcd-endpoints https://etcd1:2379,https://etcd2:2379
+  baize context set prod --etcd-endpoints https://etcd1:2379
   baize context use prod
   baize --context lab network list`,
 		Subcommands: []*ucli.Command{
@@ -47,7 +47,7 @@ current one is used.
 				Description: `The settings are the global flags of etcd. Those that are not given stay as they
 are; one that is given as "" is removed.
 
-  baize context set prod --etcd-endpoints https://etcd1:2379 --etcd-cafile ca.crt
+  baize context set prod --etcd-cafile ca.crt
   baize context set prod --etcd-username ops --password-stdin <password.txt
   baize context set prod --etcd-cafile ""`,
 				Flags: []ucli.Flag{

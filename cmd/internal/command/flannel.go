@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"context"
+	"sync"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -26,7 +27,7 @@ func flannelFlags() []ucli.Flag {
 	}
 }
 
-var flannelManFile = manFile{subnetenv.FlannelFile, "the node's subnet for flannel's plugins, with --flannel"}
+var foreignManFile = manFile{subnetenv.FlannelFile, "the node's subnet for flannel's plugins, with --flannel"}
 
 // sourceFlag says where flannel's keys are, which are no part of Baize's
 // own.
@@ -63,6 +64,64 @@ func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topolog
 		}
 		return f(withFlannel(snap, raw, self))
 	})
+}
+
+// followTopology calls deliver after every change of the topology, as withTopology
+// reads it, until the context ends or deliver fails. stale says why etcd cannot be
+// followed at the moment.
+func (r *runner) followTopology(c *ucli.Context, deliver func(s *topology.Snapshot, stale error) error) error {
+	return r.withStore(c, func(s *etcdstore.Store) error {
+		keys, err := r.flannelKeys(c)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = keys.Close() }()
+		var mu sync.Mutex
+		var own etcdstore.Update
+		var foreign *topology.Snapshot
+		changed := make(chan struct{}, 1)
+		set := func(f func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			f()
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+		ctx, cancel := context.WithCancel(c.Context)
+		var watching sync.WaitGroup
+		defer watching.Wait()
+		defer cancel()
+		watching.Go(func() { _ = s.Watch(ctx, func(u etcdstore.Update) { set(func() { own = u }) }) })
+		watching.Go(func() {
+			_ = keys.Watch(ctx, func(last *topology.Snapshot, _ error) { set(func() { foreign = last }) })
+		})
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-changed:
+			}
+			mu.Lock()
+			u, raw := own, foreign
+			mu.Unlock()
+			if u.Snapshot == nil {
+				continue // what was read before stays
+			}
+			if err := deliver(withFlannel(u.Snapshot, raw, ""), u.Err); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// withFlannel adds what flannel's keys have, where there are any.
+func withFlannel(s, keys *topology.Snapshot, self string) *topology.Snapshot {
+	if keys == nil || keys.Raw[flannel.ConfigKey].Key == "" {
+		return s
+	}
+	return flannel.Merge(s, keys, self)
 }
 
 // addFlannel makes flannel's keys a source of an agent's topology, where that

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
@@ -13,8 +12,6 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/etcdstore"
-	"github.com/baize-net/baize/topology/flannel"
 )
 
 // kind declares how items of one kind are listed. Their fields in JSON are those
@@ -252,64 +249,6 @@ func fromTopology[T any](items func(c *ucli.Context, s *topology.Snapshot) ([]T,
 		}
 		return r.followTopology(c, deliver)
 	}
-}
-
-// followTopology calls deliver after every change of the topology, as withTopology
-// reads it, until the context ends or deliver fails. stale says why etcd cannot be
-// followed at the moment.
-func (r *runner) followTopology(c *ucli.Context, deliver func(s *topology.Snapshot, stale error) error) error {
-	return r.withStore(c, func(s *etcdstore.Store) error {
-		keys, err := r.flannelKeys(c)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = keys.Close() }()
-		var mu sync.Mutex
-		var own etcdstore.Update
-		var foreign *topology.Snapshot
-		changed := make(chan struct{}, 1)
-		set := func(f func()) {
-			mu.Lock()
-			defer mu.Unlock()
-			f()
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		}
-		ctx, cancel := context.WithCancel(c.Context)
-		var watching sync.WaitGroup
-		defer watching.Wait()
-		defer cancel()
-		watching.Go(func() { _ = s.Watch(ctx, func(u etcdstore.Update) { set(func() { own = u }) }) })
-		watching.Go(func() {
-			_ = keys.Watch(ctx, func(last *topology.Snapshot, _ error) { set(func() { foreign = last }) })
-		})
-		for {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-changed:
-			}
-			mu.Lock()
-			u, raw := own, foreign
-			mu.Unlock()
-			if u.Snapshot == nil {
-				continue // what was read before stays
-			}
-			if err := deliver(withFlannel(u.Snapshot, raw, ""), u.Err); err != nil {
-				return err
-			}
-		}
-	})
-}
-
-// withFlannel adds what flannel's keys have, where there are any.
-func withFlannel(s, keys *topology.Snapshot, self string) *topology.Snapshot {
-	if keys == nil || keys.Raw[flannel.ConfigKey].Key == "" {
-		return s
-	}
-	return flannel.Merge(s, keys, self)
 }
 
 // watchEvery is how often --watch asks what it cannot follow.

@@ -23,9 +23,9 @@ var manFiles = []manFile{
 	{docker.DefaultSocket, "the socket of the plugin for Docker"},
 	{"/var/lib/baize/node-id", "this installation's identity, which its leases in etcd are bound to"},
 	{"/var/lib/baize/endpoints.json", "this node's endpoints: they are restored from it"},
-	{"/var/lib/baize/topology.json", "the last topology that was read from etcd: an agent starts with it while etcd is down"},
+	{"/var/lib/baize/topology.json", "the last topology that was read: an agent starts with it while etcd is down"},
 	{subnetenv.BaizeFile, "docker0's subnet and MTU, with --docker-bridge"},
-	flannelManFile,
+	foreignManFile,
 }
 
 // manExamples are the EXAMPLES of baize(8). Those of its commands are in their descriptions.
@@ -72,7 +72,7 @@ func manRoot(root *ucli.Command) string {
 		manItem(&b, "*"+manEscape(f.file)+"*", manEscape(f.meaning))
 	}
 	manExample(&b, manExamples)
-	b.WriteString("# SEE ALSO\n\n**ovs-vsctl**(8), **ovs-ofctl**(8), **ovs-appctl**(8), **docker**(1), **etcdctl**(1)\n\n" +
+	b.WriteString("# SEE ALSO\n\n**ovs-vsctl**(8), **ovs-ofctl**(8), **ovs-appctl**(8), **docker**(1),\n**etcdctl**(1)\n\n" +
 		"The documents in */usr/share/doc/baize*.\n")
 	return b.String()
 }

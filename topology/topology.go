@@ -64,6 +64,9 @@ type Network struct {
 	Router bool `json:"router,omitempty"`
 	// Deleting says that the network is on its way out, and how; empty: it is not.
 	Deleting Deletion `json:"deleting,omitempty"`
+	// CreatedBy is CreatedByDocker where a Docker engine asked for the network;
+	// empty: an operator did.
+	CreatedBy string `json:"createdBy,omitempty"`
 	// Layout names the topology source that the network comes from, unless it is
 	// in Baize's own keys.
 	Layout string `json:"-"`
@@ -71,6 +74,10 @@ type Network struct {
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`
 }
+
+// CreatedByDocker is Network.CreatedBy of a network that goes with the last part
+// that a node has of it.
+const CreatedByDocker = "docker"
 
 // Prefixes returns the network's prefixes, IPv4 first.
 func (n Network) Prefixes() []netip.Prefix {

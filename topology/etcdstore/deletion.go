@@ -211,7 +211,7 @@ func (s *Store) LetGo(ctx context.Context, network, node string) error {
 		if marked = there && n.Deleting != ""; !marked {
 			return true, nil
 		}
-		parts := s.partsOf(v, network, node)
+		parts := append(s.partsOf(v, network, node), s.reservationsOf(v, network, node)...)
 		if len(parts) == 0 {
 			return true, nil
 		}
@@ -237,19 +237,15 @@ type ownPart struct {
 	op       clientv3.Op
 }
 
+// partsOf are the node's leases, pins and names in a network, to be deleted.
 func (s *Store) partsOf(v view, network, node string) []ownPart {
 	var out []ownPart
 	remove := func(r topology.Record, m topology.Meta) {
 		out = append(out, ownPart{r.Key(), m.ModRevision, clientv3.OpDelete(s.key(r.Key()))})
 	}
 	for _, sub := range v.NodeSubnets(network, node) {
-		switch {
-		case !sub.Reserved:
+		if !sub.Reserved {
 			remove(sub, sub.Meta)
-		case !sub.LetGo:
-			next := sub
-			next.LetGo, next.UsedBy, next.UsedByMore = true, nil, 0
-			out = append(out, ownPart{sub.Key(), sub.ModRevision, s.put(next)})
 		}
 	}
 	for _, p := range v.SortedPins() {
@@ -259,6 +255,19 @@ func (s *Store) partsOf(v view, network, node string) []ownPart {
 	}
 	if n, there := v.Names[topology.NamesID{Network: network, Node: node}]; there {
 		remove(n, n.Meta)
+	}
+	return out
+}
+
+// reservationsOf are the node's reservations, to be marked as let go.
+func (s *Store) reservationsOf(v view, network, node string) []ownPart {
+	var out []ownPart
+	for _, sub := range v.NodeSubnets(network, node) {
+		if sub.Reserved && !sub.LetGo {
+			next := sub
+			next.LetGo, next.UsedBy, next.UsedByMore = true, nil, 0
+			out = append(out, ownPart{sub.Key(), sub.ModRevision, s.put(next)})
+		}
 	}
 	return out
 }

@@ -40,8 +40,10 @@ type Config struct {
 	// OVSDB is the database's address, OVSRunDir where ovs-vswitchd has its
 	// control sockets; empty: Open vSwitch's own defaults.
 	OVSDB, OVSRunDir string
-	// Networks are those the node carries; empty: all.
-	Networks []string
+	// Networks are those that the node leases subnets in before anything needs them,
+	// LeaseGrace is how long it keeps its subnets after the last need.
+	Networks   []string
+	LeaseGrace time.Duration
 	// StateDir keeps the node's identity, its endpoints and the last topology seen.
 	StateDir string
 	// Socket is where the local API is served.
@@ -61,7 +63,7 @@ type Config struct {
 	// DockerBridge is docker0 where that is to be a part of DockerNetwork; empty:
 	// it is not.
 	DockerBridge string
-	// DockerNetwork is empty where the node carries one network only.
+	// DockerNetwork is empty where there is one network only.
 	DockerNetwork string
 	// DockerEnv is the file that says what Docker must be started with.
 	DockerEnv string

@@ -43,8 +43,8 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	h := hub.New(w.Identity)
 	records := hub.NewRecords(h, w.Store, cfg.StateDir, a.log)
 	member := membership.New(membership.Config{
-		Networks: cfg.Networks, LivenessTTL: cfg.LivenessTTL, Datapath: w.Datapath, Version: cfg.Version,
-		EtcdEndpoints: cfg.Etcd.Endpoints,
+		Networks: cfg.Networks, Grace: cfg.LeaseGrace, LivenessTTL: cfg.LivenessTTL, Datapath: w.Datapath,
+		Version: cfg.Version, EtcdEndpoints: cfg.Etcd.Endpoints,
 	}, h, w.Store, w.Host, a.log)
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
 	in := openvswitch.NewInputs()
@@ -67,8 +67,8 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}
 	if cfg.DockerBridge != "" {
 		a.parts = append(a.parts, docker0.New(docker0.Config{
-			Network: cfg.DockerNetwork, EnvFile: cfg.DockerEnv, Every: cfg.AuditInterval, Userspace: userspace,
-			Carries: member.Carries,
+			Network: cfg.DockerNetwork, Networks: cfg.Networks, EnvFile: cfg.DockerEnv,
+			Every: cfg.AuditInterval, Userspace: userspace,
 		}, h, w.Store, w.Host, in, sw, a.log))
 	}
 	var called *part.Cell[names.Called]
@@ -95,7 +95,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 }
 
 // followUse tells the part that owns the node's leases what uses networks on this
-// host, so that it knows which of those that are being deleted it can let go of.
+// host: those it leases in, the others it lets go of.
 func (a *Agent) followUse(in openvswitch.Inputs) {
 	users := []membership.User{{
 		Uses: func(network string) (uses []string, known bool) {

@@ -216,7 +216,7 @@ func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Durati
 	cfg := Config{
 		Node: h.name, VTEP: vteps[i-1], Datapath: "system", OVSDB: sw.Endpoint(), OVSRunDir: sw.RunDir(),
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "agent.sock"), AuditInterval: audit,
-		Etcd: etcdstore.Config{Endpoints: []string{c.endpoint}}, Version: "test",
+		Etcd: etcdstore.Config{Endpoints: []string{c.endpoint}}, Version: "test", Networks: []string{blue},
 	}
 	h.api = api.NewClient(cfg.Socket)
 	config, err := json.Marshal(cfg)

@@ -23,9 +23,10 @@ import (
 func (r *runner) agentCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "agent", Usage: "run the agent of this node, or remove what it made",
-		Description: `The agent runs on every node, as root. It registers the node, leases its subnets
-and keeps Open vSwitch in the state that the topology asks for. When it stops,
-forwarding goes on. It tells systemd when the node forwards (Type=notify).`,
+		Description: `The agent runs on every node, as root. It registers the node, leases
+subnets in the networks that something on it needs, and keeps Open vSwitch in the
+state that the topology asks for. When it stops, forwarding goes on. It tells
+systemd when the node forwards (Type=notify).`,
 		Flags:  slices.Concat(agentFlags(), bgpFlags(), flannelFlags(), bridgeFlags()),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
@@ -58,8 +59,15 @@ func agentFlags() []ucli.Flag {
 			Value: "auto",
 		},
 		&ucli.StringSliceFlag{
-			Name: "network", Usage: "`NAME` of a network this node carries (default all)",
-			Action: areNames("network", "network"),
+			Name:    "network",
+			Usage:   "`NAME` of a network to lease a subnet in ahead: then its first endpoint here does not need etcd",
+			EnvVars: cli.Env("networks"),
+			Action:  areNames("network", "network"),
+		},
+		&ucli.DurationFlag{
+			Name:  "lease-grace",
+			Usage: "how long the subnets of a network are kept after the last endpoint, or other use, on this node",
+			Value: 10 * time.Minute,
 		},
 		&ucli.StringFlag{
 			Name: "docker-bridge",
@@ -138,7 +146,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 	cfg := agent.Config{
 		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
 		OVSDB: c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
-		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
+		LeaseGrace: c.Duration("lease-grace"),
+		StateDir:   c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),

@@ -22,7 +22,8 @@ func (r *runner) endpointCommand() *ucli.Command {
 				Name: "add", Usage: "attach a network namespace to a network", ArgsUsage: "[NAME]",
 				Description: `The agent of this node creates a veth pair: one end on the bridge, the other in
 the namespace, with an address of the node's subnet and the network's mask and MTU.
-It works while etcd is down. A static address outside the node's subnet becomes a
+It works while etcd is down, unless it is the node's first use of the network: then
+a subnet is leased ('baize agent --network' does that ahead). A static address outside the node's subnet becomes a
 pin; where another node leases it, that node's agent has to agree first.
 
   ip netns add c1

@@ -37,8 +37,9 @@ func (r *runner) networkCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			{
 				Name: "create", Usage: "create a network", ArgsUsage: "NAME",
-				Description: `A network is one Ethernet over all nodes that carry it. Every node leases a
-subnet of its prefix; containers have the mask of the whole network.
+				Description: `A network is one Ethernet over all nodes that carry it. A node
+leases a subnet of its prefix when something there needs the network, an endpoint
+for example; containers have the mask of the whole network.
 
   baize network create blue --subnet 10.1.0.0/16 --subnet fd00:10:1::/48
   baize network create red --subnet 10.2.0.0/16 --transport gre --vni 200`,
@@ -98,6 +99,8 @@ type networkItem struct {
 	// in etcd it is in, unless Baize's own.
 	Router bool   `json:"router,omitempty"`
 	Layout string `json:"layout,omitempty"`
+	// CreatedBy is "docker" where an engine asked for it.
+	CreatedBy string `json:"createdBy,omitempty"`
 	// Deleting says that it is being deleted, and how; Holders are the nodes that it
 	// waits for then.
 	Deleting       topology.Deletion `json:"deleting,omitempty"`
@@ -129,7 +132,8 @@ func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
 		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
-		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
+		CreatedBy: n.CreatedBy,
+		Gateways:  []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
 	if n.Deleting != "" {
@@ -231,6 +235,9 @@ func (n networkItem) describe() []field {
 	}
 	if n.Layout != "" {
 		out = append(out, field{"Layout", n.Layout + "'s keys, until 'baize migrate " + n.Layout + "'"})
+	}
+	if n.CreatedBy == topology.CreatedByDocker {
+		out = append(out, field{"Created by", "Docker; it goes with the last node that uses it"})
 	}
 	if n.LeasesIPv4 != nil {
 		out = append(out, field{"Leases IPv4", fmt.Sprintf("%s of /%d", n.LeasesIPv4, n.SubnetLenIPv4)})

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -104,4 +105,16 @@ func TestNetworkDeleteForce(t *testing.T) {
 	for _, h := range snap.Holders("red") {
 		assert.True(t, h.Alive)
 	}
+}
+
+// A network that goes by itself says so.
+func TestNetworkOfDockerIsShown(t *testing.T) {
+	s := cluster(t)
+	_, err := s.CreateNetwork(t.Context(), topology.Network{
+		Name: "shop", IPv4: netip.MustParsePrefix("10.77.0.0/16"), CreatedBy: topology.CreatedByDocker,
+	})
+	require.NoError(t, err)
+	assert.Contains(t, baize(t, "network", "show", "shop").out, "Docker; it goes with the last node that uses it")
+	assert.Contains(t, baize(t, "network", "show", "shop", "-o", "json").out, `"createdBy": "docker"`)
+	assert.NotContains(t, baize(t, "network", "show", "blue").out, "Docker")
 }

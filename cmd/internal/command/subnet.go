@@ -51,8 +51,8 @@ func (r *runner) subnetCommand() *ucli.Command {
 					networkFlag(true),
 					&ucli.BoolFlag{
 						Name: "force",
-						Usage: "release it even if its node is alive: the node leases another one, and its endpoints in this one " +
-							"lose their network",
+						Usage: "release it even if its node is alive: where it needs one, the node leases another, and its " +
+							"endpoints in this one lose their network",
 					},
 				},
 				Action: r.subnetRelease,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
@@ -45,6 +46,7 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		test func(plugin)
 	}{
 		{"the first engine creates, others join, a contradiction is refused", testDockerNetworks},
+		{"a network goes with the last engine that has it", testDockerLastNetwork},
 		{"addresses, masks and MTU", testDockerAddresses},
 		{"bulk TCP over three hosts", testDockerBulk},
 		{"addresses that people choose", testDockerChosen},
@@ -225,6 +227,55 @@ func testDockerNetworks(p plugin) {
 	)
 	p.container("host2", "guest", "--network", "blue")
 	p.reach("host2", "guest", p.Endpoint("host1/c1").IPs[0])
+}
+
+// testDockerLastNetwork is U3: what engines create leaves nothing, and what an operator
+// creates stays.
+func testDockerLastNetwork(p plugin) {
+	subnets := func() string { return p.Must("host1", "baize", "subnet", "list", "--network", "fleeting") }
+	records := func() string { return p.Must("host1", "baize", "network", "list") }
+	p.network("host1", "fleeting", "--subnet", "10.14.0.0/16")
+	p.network("host2", "fleeting")
+	p.container("host1", "short", "--network", "fleeting")
+	p.container("host2", "lived", "--network", "fleeting")
+	p.reach("host1", "short", p.addr("host2", "lived", "fleeting"))
+	require.NotContains(p.T, subnets(), "host3", "it does not use the network")
+	for host, name := range map[string]string{"host1": "short", "host2": "lived"} {
+		p.docker(host, "rm", "-f", name)
+	}
+	p.docker("host1", "network", "rm", "fleeting")
+	p.Await("host1 has given its subnet back", func() (bool, string) {
+		out := subnets()
+		return !strings.Contains(out, "host1") && strings.Contains(out, "host2"), out
+	})
+	p.docker("host2", "network", "rm", "fleeting")
+	p.Await("nothing is left of the network", func() (bool, string) {
+		out := records()
+		return !strings.Contains(out, "fleeting"), out
+	})
+	left := p.Must("host1", "baize", "backup")
+	require.NotContains(p.T, left, "fleeting")
+	require.NotContains(p.T, left, "10.14.")
+
+	// Two engines at once, and a network of an operator's.
+	p.Must("host1", "baize", "network", "create", "lasting", "--subnet", "10.15.0.0/16")
+	for _, host := range []string{"host1", "host2"} {
+		p.network(host, "fleeting", "--subnet", "10.14.0.0/16")
+		p.network(host, "lasting")
+	}
+	var both errgroup.Group
+	for _, host := range []string{"host1", "host2"} {
+		both.Go(func() error {
+			_, err := p.Host(host).Exec(p.T.Context(), dockerCLI, "network", "rm", "fleeting", "lasting")
+			return err
+		})
+	}
+	require.NoError(p.T, both.Wait())
+	p.Await("the engines' network is gone, and the operator's is there", func() (bool, string) {
+		out := records()
+		return !strings.Contains(out, "fleeting") && strings.Contains(out, "lasting"), out
+	})
+	p.Must("host1", "baize", "network", "delete", "lasting")
 }
 
 func testDockerAddresses(p plugin) {

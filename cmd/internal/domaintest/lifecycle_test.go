@@ -281,6 +281,12 @@ func testNetworkDeleted(d *domain) {
 	}
 	create := func() {
 		d.Must("host1", "baize", "network", "create", "junk", "--subnet", "10.7.0.0/16", "--subnet", "fd00:7::/48")
+		for _, host := range hosts {
+			d.Must(host, "ip", "netns", "add", "once")
+			d.AwaitRun("an endpoint leases a subnet", host, "baize", "endpoint", "add", "--network", "junk", "--netns", "once")
+			d.Must(host, "baize", "endpoint", "remove", "junk/once")
+			d.Must(host, "ip", "netns", "delete", "once")
+		}
 		d.Await("every host has a part of it", func() (bool, string) {
 			out := d.Must("host1", "baize", "topology", "--network", "junk")
 			return strings.Count(out, "10.7.") == 4 && strings.Count(out, "fd00:7:") == 4, out

@@ -14,6 +14,7 @@ import (
 
 	model "github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/route"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/topology"
 )
@@ -21,6 +22,10 @@ import (
 // rest is longer than agents take to look at a kernel that reports nothing, and
 // than the liveness key of an earlier life lasts that a backup brought back.
 const rest = time.Minute
+
+// shortGrace is a grace after which all that is not needed is gone while World.Settle
+// waits.
+const shortGrace = 20 * time.Second
 
 // mostPairs bounds the pairs of endpoints that are tried with packets.
 const mostPairs = 200
@@ -62,7 +67,59 @@ func (w *World) Check() []string {
 		}
 	}
 	w.checkPackets(all, bad)
+	for _, n := range w.Nodes {
+		if n.Runs() {
+			w.checkNeeds(s, n, bad)
+		}
+	}
+	w.checkFlooding(s, all, bad)
 	return found
+}
+
+// Needs reports whether the node's agent needs a network.
+func (n *Node) Needs(network string) bool {
+	known := n.Attach().Known().Get()
+	return slices.Contains(n.Ahead, network) || slices.ContainsFunc(known.All(), func(e ovs.Endpoint) bool {
+		return e.Network == network
+	})
+}
+
+// checkNeeds looks for networks that a node needs and has no subnets in, and, where
+// the grace is short, for those that it has a part of without a need.
+func (w *World) checkNeeds(s *topology.Snapshot, n *Node, bad func(string, ...any)) {
+	for _, net := range s.SortedNetworks() {
+		own := s.NodeSubnets(net.Name, n.Name)
+		switch {
+		case n.Needs(net.Name):
+			if net.Deleting == "" && len(own) < len(net.Families()) {
+				bad("%s: it needs network %s, and leases %v", n.Name, net.Name, own)
+			}
+		case w.LeaseGrace > shortGrace:
+		case slices.ContainsFunc(own, func(sub topology.Subnet) bool { return !sub.Reserved }):
+			bad("%s: nothing needs network %s, and it leases %v", n.Name, net.Name, own)
+		case len(own) == 0 && len(n.Traces(net.Name)) > 0:
+			bad("%s: nothing needs network %s, and there is %v", n.Name, net.Name, n.Traces(net.Name))
+		}
+	}
+}
+
+// checkFlooding looks for nodes that get the broadcasts of a network that they need
+// not.
+func (w *World) checkFlooding(s *topology.Snapshot, all []attached, bad func(string, ...any)) {
+	if w.LeaseGrace > shortGrace {
+		return
+	}
+	f := w.fabric()
+	for _, a := range all {
+		seen := map[*ovsfake.Switch]bool{}
+		f.Seen = func(s *ovsfake.Switch) { seen[s] = true }
+		f.Send(a.node.Switch, a.port, ovsfake.IP(a.mac, ovsfake.Broadcast, a.ips[0], netip.IPv4Unspecified()))
+		for _, n := range w.Nodes {
+			if n != a.node && seen[n.Switch] && n.Runs() && !n.Needs(a.net) && len(s.NodeSubnets(a.net, n.Name)) == 0 {
+				bad("%s: it does not need network %s, and gets the broadcasts of %s/%s", n.Name, a.net, a.node.Name, a.name)
+			}
+		}
+	}
 }
 
 // checkOwners looks for subnets of different nodes that overlap.

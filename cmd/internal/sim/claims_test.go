@@ -203,6 +203,7 @@ func TestOwnerIsDead(t *testing.T) {
 			require.Equal(t, still, away.HasFault(fault.AddressTaken), away.Faults())
 			if !still {
 				w.Settle()
+				w.Pass(15 * time.Minute) // what nothing needs any more is given back
 				require.Empty(t, w.CheckSilence(time.Hour))
 				return
 			}
@@ -213,6 +214,7 @@ func TestOwnerIsDead(t *testing.T) {
 			require.False(t, away.HasFault(fault.AddressTaken), away.Faults())
 			require.False(t, w.Snapshot().Pins[topology.PinID{Network: "blue", Addr: a}].Unconfirmed)
 			w.Settle()
+			w.Pass(15 * time.Minute)
 			require.Empty(t, w.CheckSilence(time.Hour))
 		})
 	}

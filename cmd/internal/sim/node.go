@@ -38,6 +38,8 @@ type Node struct {
 	Etcd *etcdfake.Host
 	// Hostname and Epoch tell machines apart that have one node name.
 	Hostname, Epoch, ID string
+	// Ahead are the networks that its next agent leases in before it needs them.
+	Ahead []string
 
 	world  *World
 	kernel *kernel
@@ -88,7 +90,8 @@ func (n *Node) Start() {
 	n.Etcd = n.world.Etcd.Host(life)
 	r := &run{store: n.world.store(n.Etcd, life), gate: newGate(), done: make(chan struct{})}
 	cfg, err := agent.Config{
-		Node: n.Name, StateDir: n.dir, Datapath: "netdev", DockerPlugin: "off", LivenessTTL: livenessTTL, Version: "sim",
+		Node: n.Name, StateDir: n.dir, Datapath: "netdev", DockerPlugin: "off", LivenessTTL: livenessTTL,
+		Networks: n.Ahead, LeaseGrace: n.world.LeaseGrace, Version: "sim",
 		Etcd: etcdstore.Config{Endpoints: []string{"fake"}},
 	}.Defaults()
 	require.NoError(n.world.t, err)

@@ -57,6 +57,8 @@ type World struct {
 	listings listings
 	Operator *etcdstore.Store
 	Nodes    []*Node
+	// LeaseGrace is that of the agents that are started from now on.
+	LeaseGrace time.Duration
 
 	mu sync.Mutex
 	// down are the pairs of underlay addresses between which no packet passes.
@@ -91,7 +93,7 @@ func New(t testing.TB, seed uint64, n int) *World {
 	w := &World{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dir: dir, Etcd: etcdfake.New(),
 		down: map[[2]netip.Addr]bool{}, transports: map[string]topology.Transport{}, records: map[string]string{},
-		over: make(chan struct{}),
+		over: make(chan struct{}), LeaseGrace: 10 * time.Minute,
 	}
 	w.Operator = w.store(w.Etcd.Host("operator"), "operator")
 	for i := range n {

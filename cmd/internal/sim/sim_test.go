@@ -44,6 +44,7 @@ func TestRandomHistories(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := sim.New(t, s, *agents)
+				w.LeaseGrace = 20 * time.Second
 				require.NoError(t, w.CreateNetwork("blue"))
 				w.StartAll()
 				for i := range *histories {

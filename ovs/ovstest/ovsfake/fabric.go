@@ -10,6 +10,8 @@ type Fabric struct {
 	Switches map[netip.Addr][]*Switch
 	// Down, unless nil, says that no packet passes from one address to another.
 	Down func(from, to netip.Addr) bool
+	// Seen, unless nil, is told of every switch that gets a packet.
+	Seen func(*Switch)
 }
 
 // Arrival is a packet that leaves the fabric by a port that is no tunnel.
@@ -32,6 +34,9 @@ func (f *Fabric) Send(s *Switch, port string, p Packet) (out []Arrival, lost int
 	for steps := 0; len(queue) > 0 && steps < 10_000; steps++ {
 		h := queue[0]
 		queue = queue[1:]
+		if f.Seen != nil {
+			f.Seen(h.s)
+		}
 		for _, o := range h.s.Receive(h.port, h.p).Outputs {
 			local, remote, kind, ok := h.s.tunnel(o.Port)
 			if !ok {

@@ -58,6 +58,9 @@ type Switch interface {
 
 // Leases is what the node owns in etcd.
 type Leases interface {
+	// Lease waits until the topology shows subnets of the node in a network that it
+	// has none in, and leases them where nobody else does.
+	Lease(ctx context.Context, network string) error
 	// More leases another subnet of a network.
 	More(ctx context.Context, network string, f topology.Family) (netip.Prefix, error)
 	// Within leases a subnet in a part of a network.
@@ -283,12 +286,34 @@ func (p *Part) view(t hub.Topology, network string) (topology.NetworkView, error
 	return topology.NetworkView{}, addresses.Unknown(t.Snapshot, network, p.hub.Self().Node, p.leases.Joined())
 }
 
-// viewOpen is view for what is new in the network.
-func (p *Part) viewOpen(t hub.Topology, network string) (topology.NetworkView, error) {
-	if err := t.Snapshot.Networks[network].CheckOpen(); err != nil {
-		return topology.NetworkView{}, err
+// enter begins a request for something new in a network: where the node has no
+// subnets in it, they are leased. They are not given back before leave is called,
+// which there is also with an error.
+func (p *Part) enter(
+	ctx context.Context, t hub.Topology, network string,
+) (n topology.NetworkView, _ hub.Topology, leave func(), err error) {
+	closed, leave := p.begin(network)
+	have, there := t.Snapshot.Networks[network]
+	if err := have.CheckOpen(); err != nil {
+		return n, t, leave, err
 	}
-	return p.view(t, network)
+	n, err = p.view(t, network)
+	if !there || have.Layout != "" || (err == nil && !closed && hasSubnets(n)) {
+		return n, t, leave, err
+	}
+	if leaseErr := p.leases.Lease(ctx, network); leaseErr != nil && len(n.Subnets) == 0 {
+		return n, t, leave, leaseErr
+	}
+	t = p.hub.Topology().Get()
+	n, err = p.view(t, network)
+	return n, t, leave, err
+}
+
+// hasSubnets reports whether the node has a subnet of each of a network's families.
+func hasSubnets(n topology.NetworkView) bool {
+	return !slices.ContainsFunc(n.Families(), func(f topology.Family) bool {
+		return !slices.ContainsFunc(n.Subnets, func(s netip.Prefix) bool { return topology.FamilyOf(s.Addr()) == f })
+	})
 }
 
 // limit bounds a request: by time, and by the life of the agent. An agent that

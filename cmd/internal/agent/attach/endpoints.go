@@ -34,8 +34,16 @@ func (p *Part) Endpoints() []ovs.Endpoint {
 func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, error) {
 	ctx, cancel := p.limit(ctx)
 	defer cancel()
-	t := p.hub.Records().Get()
-	n, e, err := p.plan(ctx, t, req)
+	e, t, err := p.requested(req)
+	if err != nil {
+		return e, err
+	}
+	n, t, leave, err := p.enter(ctx, t, e.Network)
+	defer leave()
+	if err != nil {
+		return e, err
+	}
+	e, err = p.plan(ctx, t, &n, e, req.IPs)
 	if err != nil {
 		return e, err
 	}
@@ -82,46 +90,43 @@ func (p *Part) Remove(ctx context.Context, name string) error {
 	}
 }
 
-// plan chooses name, addresses and MAC. The endpoint is pending then: they are
-// taken until it is put or forgotten.
-func (p *Part) plan(
-	ctx context.Context,
-	t hub.Topology,
-	req api.EndpointRequest,
-) (topology.NetworkView, ovs.Endpoint, error) {
+// requested reads a request, and the topology to answer it with.
+func (p *Part) requested(req api.EndpointRequest) (ovs.Endpoint, hub.Topology, error) {
 	_ = p.loadOnce() // a fault of the part
+	t := p.hub.Records().Get()
 	e, err := endpointOf(req)
-	if err != nil {
-		return topology.NetworkView{}, e, err
-	}
-	if !t.Known() {
-		return topology.NetworkView{}, e, &topology.Error{
+	if err == nil && !t.Known() {
+		err = &topology.Error{
 			Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "network " + req.Network,
 			What:   "etcd has not answered since the agent started, and no earlier topology is known",
 			Remedy: "check etcd; see 'baize status'",
 		}
 	}
-	n, err := p.viewOpen(t, req.Network)
-	if err != nil {
-		return n, e, err
+	return e, t, err
+}
+
+// plan chooses addresses and MAC. The endpoint is pending then: they are taken until
+// it is put or forgotten. n grows by the subnets that are leased for it.
+func (p *Part) plan(
+	ctx context.Context, t hub.Topology, n *topology.NetworkView, e ovs.Endpoint, static []netip.Addr,
+) (ovs.Endpoint, error) {
+	if err := p.checkBehindKernel(*n, static); err != nil {
+		return e, err
 	}
-	if err := p.checkBehindKernel(n, req.IPs); err != nil {
-		return n, e, err
-	}
-	for _, ip := range req.IPs {
+	for _, ip := range static {
 		if err := addresses.CheckSegment(t.Snapshot, n.Name, ip.Unmap()); err != nil {
-			return n, e, err
+			return e, err
 		}
 	}
 	for {
-		full, err := p.choose(n, &e, req.IPs)
+		full, err := p.choose(*n, &e, static)
 		if err == nil || full == 0 {
-			return n, e, err
+			return e, err
 		}
 		// Leasing another subnet takes a round trip to etcd: choose again after
 		// it, with what others chose meanwhile.
-		if n, err = p.grow(ctx, n, full, err); err != nil {
-			return n, e, err
+		if *n, err = p.grow(ctx, *n, full, err); err != nil {
+			return e, err
 		}
 	}
 }

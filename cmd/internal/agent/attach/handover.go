@@ -40,7 +40,8 @@ func (p *Part) Reserve(ctx context.Context, r Reservation) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	n, err := p.viewOpen(t, r.Network)
+	n, t, leave, err := p.enter(ctx, t, r.Network)
+	defer leave()
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -126,7 +127,8 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	n, err := p.viewOpen(t, e.Network)
+	n, t, leave, err := p.enter(ctx, t, e.Network)
+	defer leave()
 	if err != nil {
 		return err
 	}

@@ -31,23 +31,57 @@ func (p *Part) CloseUnused(n topology.Network, own []netip.Prefix, others []stri
 	uses = append(uses, others...)
 	p.records.mu.Lock()
 	defer p.records.mu.Unlock()
-	for _, m := range []map[string]ovs.Endpoint{p.endpoints, p.pending} {
-		for _, e := range m {
-			if e.Network == n.Name {
-				uses = append(uses, p.calledEndpoint(e))
-			}
-		}
-	}
-	for ip, by := range p.taken(n.Name) {
-		if _, promised := p.reserved[reservation{n.Name, ip}]; promised {
-			uses = append(uses, by)
-		}
-	}
+	uses = append(uses, p.usesOf(n.Name)...)
 	if len(uses) == 0 {
 		p.closed[n.Name] = true
 	}
 	slices.SortFunc(uses, topology.CompareNames)
 	return slices.Compact(uses), nil
+}
+
+// usesOf are the endpoints and promises of a network, in words. It needs r.mu.
+func (p *Part) usesOf(network string) (uses []string) {
+	for _, m := range []map[string]ovs.Endpoint{p.endpoints, p.pending} {
+		for _, e := range m {
+			if e.Network == network {
+				uses = append(uses, p.calledEndpoint(e))
+			}
+		}
+	}
+	for ip, by := range p.taken(network) {
+		if _, promised := p.reserved[reservation{network, ip}]; promised {
+			uses = append(uses, by)
+		}
+	}
+	return uses
+}
+
+// CloseIdle implements membership.Closer: until it is opened again, requests wait
+// for the network's subnets (enter).
+func (p *Part) CloseIdle(network string) bool {
+	_ = p.loadOnce() // a fault of the part
+	p.records.mu.Lock()
+	defer p.records.mu.Unlock()
+	idle := p.busy[network] == 0 && len(p.usesOf(network)) == 0
+	if idle {
+		p.closed[network] = true
+	}
+	return idle
+}
+
+// begin notes a request in a network, until end is called. closed: the node has let
+// go of the network, or is doing so.
+func (r *records) begin(network string) (closed bool, end func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.busy[network]++
+	return r.closed[network], func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.busy[network]--; r.busy[network] == 0 {
+			delete(r.busy, network)
+		}
+	}
 }
 
 func (p *Part) calledEndpoint(e ovs.Endpoint) string {

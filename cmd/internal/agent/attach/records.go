@@ -72,8 +72,10 @@ type records struct {
 	wake       part.Signal // there may be something to finish
 	reserved   map[reservation]promise
 	lent       map[reservation]loan
-	// closed are networks that this node has let go of (leave.go).
+	// closed are networks that this node has let go of (leave.go), busy those with
+	// requests at work, and how many.
 	closed   map[string]bool
+	busy     map[string]int
 	complete bool
 	version  int
 
@@ -89,7 +91,7 @@ func newRecords(file string) *records {
 		file: file, wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
 		leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
-		closed: map[string]bool{}, unfinished: map[string]bool{},
+		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{},
 	}
 }
 

@@ -289,20 +289,45 @@ func (p *Plugin) createNetwork(ctx context.Context, r networkCreation) error {
 	if err := p.checkUnnamed(w.network); err != nil {
 		return err
 	}
-	n, err := p.node.EnsureNetwork(ctx, w.Network, w.families(), w.accept)
+	forget := p.remember(r.NetworkID, w.network)
+	create := w.Network
+	create.CreatedBy = topology.CreatedByDocker
+	n, err := p.node.EnsureNetwork(ctx, create, w.families(), w.accept)
 	if err != nil {
+		forget()
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w.since = time.Now()
-	p.networks[r.NetworkID] = w.network
 	if err := p.save(); err != nil {
 		delete(p.networks, r.NetworkID)
+		p.tellUsed()
 		return err
 	}
 	p.log.Infof("Docker network %.12s is network %s (VNI %d, MTU %d)", r.NetworkID, n.Name, n.VNI, n.MTU)
 	return nil
+}
+
+// remember makes a network one that the node needs, before it is leased in: what was
+// leased for it is given back where forget is called.
+func (p *Plugin) remember(id string, n network) (forget func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before, known := p.networks[id] // by a request that is repeated
+	n.since = time.Now()
+	p.networks[id] = n
+	p.tellUsed()
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.networks, id)
+		if known {
+			p.networks[id] = before
+		}
+		if err := p.save(); err != nil {
+			p.log.Warn(err)
+		}
+	}
 }
 
 // claimPools takes what --ipam-opt said about a network's pools.
@@ -357,8 +382,8 @@ func (p *Plugin) checkUnnamed(n network) error {
 	return nil
 }
 
-// deleteNetwork forgets the engine's network. That of Baize stays: other
-// engines may use it.
+// deleteNetwork forgets the engine's network. The node then gives its subnets back;
+// that of Baize goes with the last node's, if it was created for Docker.
 func (p *Plugin) deleteNetwork(ctx context.Context, r networkDeletion) error {
 	for _, e := range p.ours(LabelNetwork, r.NetworkID) {
 		if err := p.node.Detach(ctx, e); err != nil {

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -29,6 +30,8 @@ type node struct {
 	pending   []ovs.Endpoint
 	reserved  map[netip.Addr]bool
 	pinned    []netip.Addr
+	// ensure, unless nil, is asked before a network is there.
+	ensure func() error
 }
 
 func (n *node) Networks(context.Context) ([]topology.Network, error) { return n.networks, nil }
@@ -39,6 +42,11 @@ func (n *node) EnsureNetwork(
 	_ []topology.Family,
 	accept func(topology.Network) error,
 ) (topology.Network, error) {
+	if n.ensure != nil {
+		if err := n.ensure(); err != nil {
+			return w, err
+		}
+	}
 	for _, o := range n.networks {
 		if o.Name == w.Name {
 			return o, accept(o)
@@ -174,6 +182,7 @@ func TestConversation(t *testing.T) {
 	require.Len(t, n.networks, 1)
 	assert.Equal(t, "blue", n.networks[0].Name)
 	assert.EqualValues(t, 42, n.networks[0].VNI)
+	assert.Equal(t, topology.CreatedByDocker, n.networks[0].CreatedBy)
 
 	answer, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+pool+`","Address":"","Options":{}}`)
 	require.Empty(t, refused)
@@ -222,8 +231,36 @@ func TestConversation(t *testing.T) {
 	assert.Empty(t, n.reserved)
 	_, refused = call(t, h, "NetworkDriver.DeleteNetwork", `{"NetworkID":"`+netID+`"}`)
 	require.Empty(t, refused)
-	assert.Len(t, n.networks, 1, "Baize's network stays: other engines use it")
+	assert.Len(t, n.networks, 1, "it is for the agent to say whether the last engine has removed it")
 	assert.Empty(t, again.Used().Get(), "this one does not use it any more")
+}
+
+// What an engine creates is needed before it is there: its subnets are leased for it. It
+// is not any more where it cannot be created, unless an earlier request has done it.
+func TestNetworkIsNeededWhileItIsCreated(t *testing.T) {
+	n := &node{}
+	p := newPlugin(t, n)
+	blue := map[string][]string{"blue": {"Docker network " + netID[:12]}}
+	var meanwhile map[string][]string
+	failing := errors.New("no subnet is free")
+	n.ensure = func() error { meanwhile = p.Used().Get(); return failing }
+	body := creation("10.1.0.0/16", `"baize.network":"blue"`)
+	create := func() string {
+		_, refused := call(t, p.Handler(), "NetworkDriver.CreateNetwork", body)
+		return refused
+	}
+	require.Contains(t, create(), "no subnet is free")
+	require.Equal(t, blue, meanwhile)
+	require.Empty(t, p.Used().Get())
+	failing = nil
+	require.Empty(t, create())
+	require.Equal(t, blue, p.Used().Get())
+	failing = errors.New("too late")
+	require.Contains(t, create(), "too late")
+	require.Equal(t, blue, p.Used().Get())
+	_, refused := call(t, p.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"`+netID+`"}`)
+	require.Empty(t, refused)
+	require.Empty(t, p.Used().Get())
 }
 
 func TestRefusals(t *testing.T) {

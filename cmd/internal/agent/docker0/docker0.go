@@ -63,9 +63,10 @@ type Host interface {
 
 // Config is what the part is started with.
 type Config struct {
-	// Network is the network that docker0 is a part of; empty where the node
-	// carries one only.
-	Network string
+	// Network is the network that docker0 is a part of. Where it is empty, it is the
+	// only one of Networks, or where that is empty as well, the only one that there is.
+	Network  string
+	Networks []string
 	// EnvFile is the file that says what Docker must be started with.
 	EnvFile string
 	// Every is how often all is looked at though nothing is reported: the host's
@@ -73,8 +74,6 @@ type Config struct {
 	Every time.Duration
 	// Userspace: the datapath reads frames from packet sockets.
 	Userspace bool
-	// Carries reports whether the node is to carry a network.
-	Carries func(network string) bool
 }
 
 // Part is the part of the agent.
@@ -203,7 +202,7 @@ func (p *Part) network(networks []topology.Network) (topology.Network, error) {
 		return bad(
 			topology.ErrNotFound,
 			fault.NetworkMissing,
-			fmt.Sprintf("its network %s does not exist, or this node does not carry it", p.cfg.Network),
+			fmt.Sprintf("its network %s does not exist", p.cfg.Network),
 			"create it with 'baize network create "+p.cfg.Network+"'",
 		)
 	case len(possible) == 0:
@@ -217,7 +216,7 @@ func (p *Part) network(networks []topology.Network) (topology.Network, error) {
 		return bad(
 			topology.ErrInvalid,
 			fault.SegmentMismatch,
-			"the node carries several networks: "+strings.Join(names, ", "),
+			"there are several networks: "+strings.Join(names, ", "),
 			"name one with --docker-network",
 		)
 	}
@@ -227,8 +226,9 @@ func (p *Part) network(networks []topology.Network) (topology.Network, error) {
 // lease gets docker0 a subnet of its own in each family: Docker assigns its
 // addresses without asking anybody.
 func (p *Part) lease(ctx context.Context, s *topology.Snapshot) error {
-	carried := slices.DeleteFunc(s.SortedNetworks(), func(n topology.Network) bool { return !p.cfg.Carries(n.Name) })
-	n, err := p.network(carried)
+	n, err := p.network(slices.DeleteFunc(s.SortedNetworks(), func(n topology.Network) bool {
+		return p.cfg.Network == "" && len(p.cfg.Networks) > 0 && !slices.Contains(p.cfg.Networks, n.Name)
+	}))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -31,6 +32,7 @@ type Records struct {
 	hub    *Hub
 	store  Watcher
 	cache  *Cache
+	kept   *topology.Snapshot // the last one
 	log    *logrus.Entry
 	faults part.Faults
 }
@@ -80,9 +82,32 @@ func (r *Records) Run(ctx context.Context) error {
 		fallback.Stop()
 		r.hub.SetOwn(u.Snapshot, false)
 		if t := r.hub.Topology().Get(); t.Own != nil && !t.Cached {
-			r.cache.Save(t.Own) // what is in force
+			r.keep(t.Own) // what is in force
 		}
 	})
+}
+
+// keep keeps a copy of a topology. Leases of this node are kept at once: endpoints get
+// addresses of them, and are cut off where the next agent, without the store, does not
+// know them.
+func (r *Records) keep(s *topology.Snapshot) {
+	r.cache.Save(s)
+	if r.kept != nil && samePointer(r.kept.Subnets, s.Subnets) {
+		return
+	}
+	own := func(s *topology.Snapshot) map[topology.SubnetID]bool {
+		out := map[topology.SubnetID]bool{}
+		for id, sub := range s.Subnets {
+			if sub.Node == r.hub.Self().Node {
+				out[id] = true
+			}
+		}
+		return out
+	}
+	if r.kept == nil || !maps.Equal(own(r.kept), own(s)) {
+		r.cache.Flush()
+	}
+	r.kept = s
 }
 
 // useCache takes what the agent saw before it was stopped.

@@ -19,6 +19,9 @@ type Closer interface {
 	CloseUnused(n topology.Network, own []netip.Prefix, others []string) ([]string, error)
 	// Evict closes a network and detaches what is in it.
 	Evict(ctx context.Context, network string) error
+	// CloseIdle closes a network that the node is about to give back, unless an
+	// endpoint, a promise or a request uses it.
+	CloseIdle(network string) bool
 	// Reopen undoes the closing.
 	Reopen(network string)
 }
@@ -39,15 +42,19 @@ func (p *Part) FollowUse(c Closer, users ...User) { p.closer, p.users = c, users
 // or says what keeps it, and comes back to those that stay after all.
 func (p *Part) followDeletions(ctx context.Context, s *topology.Snapshot) error {
 	var errs []error
-	maps.DeleteFunc(p.unheld, func(name string, _ time.Time) bool { return s.Networks[name].Deleting == "" })
+	maps.DeleteFunc(p.unheld, func(name string, _ time.Time) bool {
+		_, there := s.Networks[name]
+		return !there || len(s.Holders(name)) > 0
+	})
 	for _, n := range s.SortedNetworks() {
 		switch {
 		case n.Layout != "":
 		case n.Deleting != "":
 			errs = append(errs, p.leave(ctx, s, n))
+		case p.closing(n.Name):
 		default:
 			p.closer.Reopen(n.Name)
-			errs = append(errs, p.comeBack(ctx, s, n))
+			errs = append(errs, p.comeBack(ctx, s, n), p.removeOrphan(ctx, s, n))
 		}
 	}
 	return errors.Join(errs...)
@@ -130,11 +137,7 @@ func answered(own []topology.Subnet, uses []string) bool {
 // operator did. It is the first by name of those whose agents run, and any of
 // them where that one does not do it: it may be of a version that cannot.
 func (p *Part) mayFinish(s *topology.Snapshot, network string) bool {
-	now := time.Now()
-	if p.unheld[network].IsZero() {
-		p.unheld[network] = now
-	}
-	if now.Sub(p.unheld[network]) >= passEvery {
+	if p.sinceUnheld(network) >= passEvery {
 		return true
 	}
 	self := p.hub.Self().Node
@@ -144,4 +147,13 @@ func (p *Part) mayFinish(s *topology.Snapshot, network string) bool {
 		}
 	}
 	return true
+}
+
+// sinceUnheld is for how long it is known that nobody has a part of a network.
+func (p *Part) sinceUnheld(network string) time.Duration {
+	now := time.Now()
+	if p.unheld[network].IsZero() {
+		p.unheld[network] = now
+	}
+	return now.Sub(p.unheld[network])
 }

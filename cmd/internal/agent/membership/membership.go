@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +53,7 @@ type Store interface {
 	LetGo(ctx context.Context, network, node string) error
 	AnswerDeletion(ctx context.Context, network, node string, usedBy []string) error
 	FinishDeletion(ctx context.Context, network string) error
+	GiveBack(ctx context.Context, network, node string) error
 }
 
 // Host tells what of this host others have to know.
@@ -66,8 +66,10 @@ type Host interface {
 
 // Config is what the part is started with.
 type Config struct {
-	// Networks are those the node carries; empty: all.
+	// Networks are those that the node has subnets in before anything needs them.
 	Networks []string
+	// Grace is how long the node keeps its subnets after the last need of a network.
+	Grace time.Duration
 	// LivenessTTL is how long after its death peers see the agent as alive.
 	LivenessTTL time.Duration
 	// Datapath is "system" or "netdev"; Version is the program's.
@@ -86,9 +88,11 @@ type Part struct {
 	offers *part.Cell[[]string]
 	closer Closer
 	users  []User
-	// unheld are the networks that are being deleted and of which nobody has a
-	// part, since when. Only the passes use it.
-	unheld  map[string]time.Time
+	// unheld are the networks that are to go and of which nobody has a part, since
+	// when. Only the passes use it.
+	unheld map[string]time.Time
+	// leasing is held by who leases first subnets, or gives them back.
+	leasing chan struct{}
 	log     *logrus.Entry
 	wake    part.Signal
 	asked   part.Signal // other nodes ask for addresses
@@ -102,6 +106,14 @@ type Part struct {
 	held     bool  // it once was
 	aliveErr error // why it is not
 	joined   error // what keeps the node from having its subnets
+	// lastNeeds are what the last decision remembered, wanted are its networks; due
+	// wakes the part for the next.
+	lastNeeds map[string]lastNeed
+	wanted    []string
+	decided   bool
+	due       *time.Timer
+	// closings are networks that are being given back: closed to endpoints.
+	closings map[string]bool
 }
 
 // New returns the part. It starts nothing.
@@ -109,7 +121,8 @@ func New(cfg Config, h *hub.Hub, store Store, host Host, log *logrus.Entry) *Par
 	return &Part{
 		cfg: cfg, hub: h, store: store, host: host, log: log.WithField("part", "membership"), wake: part.NewSignal(),
 		asked: part.NewSignal(), asking: asking{}, joined: errNoAnswerYet, started: time.Now(),
-		unheld: map[string]time.Time{},
+		unheld: map[string]time.Time{}, leasing: make(chan struct{}, 1), closings: map[string]bool{},
+		lastNeeds: map[string]lastNeed{},
 	}
 }
 
@@ -213,26 +226,19 @@ func (p *Part) Joined() error {
 }
 
 // Ready implements part.Readier: the node is registered and has a subnet in
-// every network it carries, unless that is being deleted. A network that is full
-// must not keep the others from being used.
+// every network that something on it needs. A network that is full must not keep the
+// others from being used.
 func (p *Part) Ready() bool {
 	t := p.hub.Records().Get()
 	if !t.Known() {
 		return false
 	}
+	p.mu.Lock()
+	wanted, decided, joined := p.wanted, p.decided, p.joined
+	p.mu.Unlock()
 	v := t.View()
-	complete := true
-	for name, n := range t.Snapshot.Networks {
-		if _, has := v.Find(name); !has && n.Deleting == "" && p.Carries(name) {
-			complete = false
-		}
-	}
-	return v.Node.ID == p.hub.Self().ID && (complete || (p.Joined() != nil && len(v.Networks) > 0))
-}
-
-// Carries reports whether the node is to carry a network.
-func (p *Part) Carries(network string) bool {
-	return len(p.cfg.Networks) == 0 || slices.Contains(p.cfg.Networks, network)
+	lacks := slices.ContainsFunc(wanted, func(name string) bool { _, has := v.Find(name); return !has })
+	return decided && v.Node.ID == p.hub.Self().ID && (!lacks || (joined != nil && len(v.Networks) > 0))
 }
 
 func (p *Part) pass(ctx context.Context) error {
@@ -252,7 +258,11 @@ func (p *Part) pass(ctx context.Context) error {
 
 // ensure makes the node's records what they are to be.
 func (p *Part) ensure(ctx context.Context) error {
-	t := p.hub.Topology().Get()
+	t, known := p.hub.Topology().Get(), p.known.Get()
+	var d decision
+	if t.Known() {
+		d = p.decide(t.Writable(), known)
+	}
 	p.mu.Lock()
 	alive, aliveErr := p.alive, p.aliveErr
 	p.mu.Unlock()
@@ -271,13 +281,13 @@ func (p *Part) ensure(ctx context.Context) error {
 	if err := p.register(ctx, s); err != nil {
 		return err
 	}
-	known := p.known.Get()
 	if !known.Complete {
 		return nil // it wakes this part when it is
 	}
 	return errors.Join(
 		p.followDeletions(ctx, s),
-		p.leaseSubnets(ctx, s, known.Endpoints),
+		p.leaseLacking(ctx, s, d.lacking, known.Endpoints),
+		p.release(ctx, d.idle),
 		p.syncPins(ctx, s, known),
 	)
 }
@@ -316,41 +326,6 @@ func (p *Part) register(ctx context.Context, s *topology.Snapshot) error {
 	return err
 }
 
-// leaseSubnets gets a subnet in every network the node carries. A network
-// that is full costs only itself.
-func (p *Part) leaseSubnets(ctx context.Context, s *topology.Snapshot, endpoints []ovs.Endpoint) error {
-	var errs []error
-	for _, name := range p.cfg.Networks {
-		if _, ok := s.Networks[name]; !ok {
-			errs = append(errs, &topology.Error{
-				Kind: topology.ErrNotFound, Code: fault.NetworkMissing, Item: "network " + name,
-				What:   "does not exist, but --network names it",
-				Remedy: "create it with 'baize network create " + name + "'",
-			})
-		}
-	}
-	for _, n := range s.SortedNetworks() {
-		if !p.Carries(n.Name) || n.Layout != "" || n.Deleting != "" {
-			continue // its source leases subnets in it, or nobody does any more
-		}
-		own := s.NodeSubnets(n.Name, p.hub.Self().Node)
-		for _, f := range n.Families() {
-			if slices.ContainsFunc(own, func(sub topology.Subnet) bool {
-				return topology.FamilyOf(sub.Prefix.Addr()) == f && sub.Segment == ""
-			}) {
-				continue
-			}
-			sub, err := p.lease(ctx, n, f, endpoints)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			p.log.Infof("leased %s in network %s", sub.Prefix, n.Name)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // lease takes the subnet that local endpoints already have addresses of, so
 // that a lease lost is never a renumbering; else any.
 func (p *Part) lease(
@@ -375,70 +350,4 @@ func (p *Part) lease(
 		}
 	}
 	return p.store.LeaseSubnet(ctx, n.Name, p.hub.Self().Node, f, false)
-}
-
-// EnsureNetwork creates a network where there is none of that name, asks accept
-// whether the one that is there will do, and waits until this node has a subnet
-// in it in each of the families.
-func (p *Part) EnsureNetwork(
-	ctx context.Context,
-	n topology.Network,
-	families []topology.Family,
-	accept func(topology.Network) error,
-) (topology.Network, error) {
-	t, err := p.hub.Await(ctx)
-	if err != nil {
-		return n, err
-	}
-	if !p.Carries(n.Name) {
-		return n, &topology.Error{
-			Kind: topology.ErrConflict, Item: "network " + n.Name,
-			What: fmt.Sprintf("this node carries %v only", p.cfg.Networks), Remedy: "add it to the agent's --network",
-		}
-	}
-	if _, ok := t.Snapshot.Networks[n.Name]; !ok {
-		if _, err := p.store.CreateNetwork(ctx, n); err != nil && !errors.Is(err, topology.ErrExists) {
-			return n, err
-		}
-		p.log.Infof("network %s created", n.Name)
-	}
-	wake := part.NewSignal()
-	p.hub.Records().Wakes(wake)
-	defer p.hub.Records().Forget(wake)
-	for {
-		t := p.hub.Records().Get()
-		if have, ok := t.Snapshot.Networks[n.Name]; ok {
-			if err := have.CheckOpen(); err != nil {
-				return have, err
-			}
-			if err := accept(have); err != nil {
-				return have, err
-			}
-			if v, _ := t.View().Find(n.Name); hasFamilies(v, families) {
-				return have, nil
-			}
-			p.wake.Wake()
-		}
-		select {
-		case <-wake:
-			continue
-		case <-ctx.Done():
-		}
-		what := "this node has no subnet in it yet"
-		if joined := p.Joined(); joined != nil {
-			what += ": " + joined.Error()
-		}
-		return n, &topology.Error{
-			Kind:   topology.ErrUnavailable,
-			Item:   "network " + n.Name,
-			What:   what,
-			Remedy: "see 'baize status'",
-		}
-	}
-}
-
-func hasFamilies(v topology.NetworkView, families []topology.Family) bool {
-	return !slices.ContainsFunc(families, func(f topology.Family) bool {
-		return !slices.ContainsFunc(v.Subnets, func(p netip.Prefix) bool { return topology.FamilyOf(p.Addr()) == f })
-	})
 }

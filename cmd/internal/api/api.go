@@ -59,6 +59,8 @@ type EndpointRequest struct {
 	IPs []netip.Addr `json:"ips,omitempty"`
 	// MAC is the link address; empty: derived from the address.
 	MAC string `json:"mac,omitempty"`
+	// Allow are prefixes that the endpoint may send from beside its own addresses.
+	Allow []netip.Prefix `json:"allow,omitempty"`
 }
 
 // Endpoint is an attachment of this node.
@@ -68,8 +70,10 @@ type Endpoint struct {
 	Network string       `json:"network"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
-	Netns   string       `json:"netns,omitempty"`
-	Ifname  string       `json:"ifname,omitempty"`
+	// Allow are prefixes that it may send from beside its own addresses.
+	Allow  []netip.Prefix `json:"allow,omitempty"`
+	Netns  string         `json:"netns,omitempty"`
+	Ifname string         `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
 }
@@ -81,7 +85,7 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 		ips = []netip.Addr{}
 	}
 	return Endpoint{
-		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(),
+		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
 		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
 	}
 }

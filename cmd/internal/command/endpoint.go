@@ -25,9 +25,15 @@ the namespace, with an address of the node's subnet and the network's mask and M
 It works while etcd is down. A static address outside the node's subnet becomes a
 pin; where another node leases it, that node's agent has to agree first.
 
+An endpoint sends from its own addresses only, unless --allow gives it more: those
+behind a router, or one that moves between endpoints. 0.0.0.0/0 lets a router
+forward everything. Other nodes find an allowed address only in this node's
+subnets; what lies behind a router is reached by those who have a route to it.
+
   ip netns add c1
   baize endpoint add c1 --network blue --netns c1
-  baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9`,
+  baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9
+  baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0 --allow ::/0`,
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
 					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
@@ -35,6 +41,9 @@ pin; where another node leases it, that node's agent has to agree first.
 						Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)",
 					},
 					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
+					&ucli.StringSliceFlag{
+						Name: "allow", Usage: "`PREFIX` or address that it may send from as well",
+					},
 					&ucli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)"},
 					outputFlag(formatsItem...),
 				},
@@ -63,6 +72,7 @@ var endpointColumns = []column[api.Endpoint]{
 	{"IPS", false, func(e api.Endpoint) any { return e.IPs }},
 	{"MAC", false, func(e api.Endpoint) any { return e.MAC }},
 	{"PORT", true, func(e api.Endpoint) any { return e.Port }},
+	{"ALLOW", true, func(e api.Endpoint) any { return e.Allow }},
 	{"IFNAME", true, func(e api.Endpoint) any { return e.Ifname }},
 	{"NETNS", true, func(e api.Endpoint) any { return e.Netns }},
 }
@@ -94,6 +104,10 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 		}
 		families[f] = true
 		req.IPs = append(req.IPs, a.Unmap())
+	}
+	var err error
+	if req.Allow, err = topology.ParseAllowed("--allow", c.StringSlice("allow")); err != nil {
+		return usagef(command, "%v", err)
 	}
 	if s := c.String("mac"); s != "" {
 		m, err := topology.ParseMAC(s)

@@ -139,6 +139,14 @@ func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
 		return e, err
 	}
 	e.Port = portOf(e)
+	allow := make([]string, len(req.Allow))
+	for i, p := range req.Allow {
+		allow[i] = p.String()
+	}
+	var err error
+	if e.Allow, err = topology.ParseAllowed("--allow", allow); err != nil {
+		return e, err
+	}
 	if req.MAC != "" {
 		mac, err := topology.ParseMAC(req.MAC)
 		if err != nil {

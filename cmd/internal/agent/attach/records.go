@@ -220,6 +220,7 @@ type record struct {
 	Network string            `json:"network"`
 	IPs     []netip.Addr      `json:"ips"`
 	MAC     string            `json:"mac,omitempty"`
+	Allow   []netip.Prefix    `json:"allow,omitempty"`
 	Netns   string            `json:"netns,omitempty"`
 	Ifname  string            `json:"ifname,omitempty"`
 	Port    string            `json:"port"`
@@ -227,7 +228,7 @@ type record struct {
 }
 
 func recordOf(e ovs.Endpoint) record {
-	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Netns, e.Ifname, e.Port, e.Labels}
+	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Allow, e.Netns, e.Ifname, e.Port, e.Labels}
 }
 
 // endpoint reads a record back. ok is false where it makes no sense.
@@ -236,6 +237,7 @@ func (r record) endpoint() (e ovs.Endpoint, ok bool) {
 		Name:    r.Name,
 		Network: r.Network,
 		IPs:     r.IPs,
+		Allow:   r.Allow,
 		Netns:   r.Netns,
 		Ifname:  r.Ifname,
 		Port:    r.Port,
@@ -381,6 +383,12 @@ func (r *records) taken(network string) map[netip.Addr]string {
 		for _, e := range m {
 			if e.Network != network {
 				continue
+			}
+			// A wider prefix is what the endpoint forwards for, not what it has.
+			for _, a := range e.Allow {
+				if a.IsSingleIP() && taken[a.Addr()] == "" {
+					taken[a.Addr()] = "endpoint " + e.Name + ", which is allowed it"
+				}
 			}
 			for _, ip := range e.IPs {
 				taken[ip] = "endpoint " + e.Name

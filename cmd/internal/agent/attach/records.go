@@ -145,11 +145,14 @@ func (r *records) has(port string) bool {
 	return ok
 }
 
-// await makes an endpoint one on its way, which has no port.
-func (r *records) await(e ovs.Endpoint) (err error) {
+// await makes an endpoint one on its way, which has no port, unless one of the checks
+// refuses it.
+func (r *records) await(e ovs.Endpoint, checks ...func() error) (err error) {
 	r.change(func() {
-		if err = r.checkOpen(e.Network); err != nil {
-			return
+		for _, check := range append(checks, func() error { return r.checkOpen(e.Network) }) {
+			if err = check(); err != nil {
+				return
+			}
 		}
 		if _, had := r.endpoints[e.Port]; had {
 			delete(r.endpoints, e.Port)
@@ -383,6 +386,10 @@ func (r *records) taken(network string) map[netip.Addr]string {
 		for _, e := range m {
 			if e.Network != network {
 				continue
+			}
+			// An endpoint with that address would have its MAC.
+			if a, ok := topology.AddrOfMAC(e.MAC.String()); ok && taken[a] == "" {
+				taken[a] = "endpoint " + e.Name + ", whose MAC is made of it"
 			}
 			// A wider prefix is what the endpoint forwards for, not what it has.
 			for _, a := range e.Allow {

@@ -21,7 +21,8 @@ func networkSettings() []ucli.Flag {
 			Name: "transport", Usage: "`TRANSPORT` between nodes: " + transportNames() + " (default vxlan)",
 		},
 		&ucli.IntFlag{
-			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default for an underlay of 1500)",
+			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default what all nodes carry, with an " +
+				"underlay of 1500 at most)",
 		},
 		&ucli.StringSliceFlag{
 			Name: "gateway", Usage: "`ADDRESS` of the endpoints' default route, one for each family",
@@ -60,9 +61,10 @@ subnet of its prefix; containers have the mask of the whole network.
 			},
 			{
 				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
-				Description: `Only the settings that are given change. Running containers keep their MTU and
-default route until they are restarted; a new transport takes effect on all nodes
-at once. Prefixes and the VNI cannot change.
+				Description: `Only the settings that are given change. Running containers keep their default
+route until they are restarted; a new transport, and a smaller MTU, take effect on
+all nodes at once. '--mtu 0' is the default again. Prefixes and the VNI cannot
+change.
 
   baize network update blue --mtu 1400
   baize network update blue --no-gateway`,
@@ -92,15 +94,19 @@ type networkItem struct {
 	Layout string `json:"layout,omitempty"`
 	// Deleting says that it is being deleted, and how; Holders are the nodes that it
 	// waits for then.
-	Deleting       topology.Deletion `json:"deleting,omitempty"`
-	Holders        []topology.Holder `json:"holders,omitempty"`
-	MTU            int               `json:"mtu"`
-	Gateways       []netip.Addr      `json:"gateways"`
-	LeasesIPv4     *leases           `json:"leasesIPv4,omitempty"`
-	LeasesIPv6     *leases           `json:"leasesIPv6,omitempty"`
-	Nodes          []networkNode     `json:"nodes"`
-	CreateRevision int64             `json:"createRevision,omitempty"`
-	ModRevision    int64             `json:"modRevision,omitempty"`
+	Deleting topology.Deletion `json:"deleting,omitempty"`
+	Holders  []topology.Holder `json:"holders,omitempty"`
+	MTU      int               `json:"mtu"`
+	// MTUDefault says that nobody chose the MTU, MTUNode which node's link makes it
+	// smaller then.
+	MTUDefault     bool          `json:"mtuDefault,omitempty"`
+	MTUNode        string        `json:"mtuNode,omitempty"`
+	Gateways       []netip.Addr  `json:"gateways"`
+	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
+	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
+	Nodes          []networkNode `json:"nodes"`
+	CreateRevision int64         `json:"createRevision,omitempty"`
+	ModRevision    int64         `json:"modRevision,omitempty"`
 }
 
 // leases counts the subnets of a network that are leased or reserved, out of
@@ -118,9 +124,11 @@ type networkNode struct {
 }
 
 func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
+	n, least := n.WithMTU(s.Underlay())
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
 		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
+		MTUDefault: n.MTUDefault, MTUNode: least,
 		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
@@ -199,10 +207,22 @@ var networkColumns = []column[networkItem]{
 	{"NODES", true, func(n networkItem) any { return len(n.Nodes) }},
 }
 
+// mtuText says where the MTU is from.
+func (n networkItem) mtuText() string {
+	out := strconv.Itoa(n.MTU)
+	switch {
+	case n.MTUNode != "":
+		out += ", which is what the link of node " + n.MTUNode + " carries"
+	case n.MTUDefault:
+		out += ", the default"
+	}
+	return out
+}
+
 func (n networkItem) describe() []field {
 	out := []field{
 		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
-		{"Transport", string(n.Transport)}, {"MTU", strconv.Itoa(n.MTU)}, {"Gateway", joined(n.Gateways)},
+		{"Transport", string(n.Transport)}, {"MTU", n.mtuText()}, {"Gateway", joined(n.Gateways)},
 	}
 	if n.Deleting != "" {
 		out = append(out, field{"Status", "being deleted; it waits for " + counted(len(n.Holders), "node")})
@@ -399,8 +419,9 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 				n.Transport = t
 			}
 			if c.IsSet("mtu") {
-				n.MTU = c.Int("mtu")
+				n.MTU, n.MTUDefault = c.Int("mtu"), c.Int("mtu") == 0
 			}
+			*n, _ = n.WithMTU(snap.Underlay())
 			if c.Bool("no-gateway") {
 				n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
 			}

@@ -1,10 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 
+	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/api"
-	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -27,13 +28,17 @@ func (a *Agent) RemoveEndpoint(ctx context.Context, name string) error {
 
 // Endpoints implements api.Service.
 func (a *Agent) Endpoints(context.Context) ([]api.Endpoint, error) {
-	return apiEndpoints(a.rooms.attach.Endpoints()), nil
+	return a.apiEndpoints(), nil
 }
 
-func apiEndpoints(endpoints []ovs.Endpoint) []api.Endpoint {
+func (a *Agent) apiEndpoints() []api.Endpoint {
+	endpoints := a.rooms.attach.Endpoints()
 	out := make([]api.Endpoint, len(endpoints))
 	for i, e := range endpoints {
 		out[i] = api.EndpointOf(e)
+		if e.Labels[docker.LabelEndpoint] != "" {
+			out[i].Container = cmp.Or(a.rooms.attach.Called(e), "a container of Docker's")
+		}
 	}
 	return out
 }

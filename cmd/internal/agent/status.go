@@ -27,7 +27,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 		DatapathReason: a.world.DatapathReason,
 		Uptime:         api.Duration(time.Since(a.started).Round(time.Second)),
 		Etcd:           api.Etcd{Connected: t.Err == nil && t.Known(), Endpoints: a.cfg.Etcd.Endpoints},
-		Problems:       a.Faults(), Endpoints: apiEndpoints(a.rooms.attach.Endpoints()),
+		Problems:       a.Faults(), Endpoints: a.apiEndpoints(),
 	}
 	if t.Err != nil {
 		st.Etcd.Error = t.Err.Error()

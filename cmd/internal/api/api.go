@@ -76,6 +76,8 @@ type Endpoint struct {
 	Ifname string         `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
+	// Container says in words which container of an engine has it: "container web".
+	Container string `json:"container,omitempty"`
 }
 
 // EndpointOf turns what the bridge's port says into what clients see.

@@ -32,9 +32,12 @@ type Progress struct {
 func NewProgress(w io.Writer) *Progress {
 	f, ok := w.(*os.File)
 	return &Progress{
-		w: w, terminal: ok && cwriter.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb", delay: progressDelay,
+		w: w, terminal: ok && IsTerminal(f) && os.Getenv("TERM") != "dumb", delay: progressDelay,
 	}
 }
+
+// IsTerminal reports whether a person is at the other end of a file.
+func IsTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
 
 // Step runs f and shows title while that takes long. It returns f's error.
 func (p *Progress) Step(ctx context.Context, title string, f func(context.Context) error) error {

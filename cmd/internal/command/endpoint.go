@@ -51,6 +51,9 @@ subnets; what lies behind a router is reached by those who have a route to it.
 			},
 			{
 				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
+				Description: `A container loses this interface without its engine knowing: 'docker network
+disconnect', or 'docker rm', is what removes it. So that is asked first.`,
+				Flags:  []ucli.Flag{yesFlag()},
 				Action: r.endpointRemove,
 			},
 			{
@@ -128,6 +131,9 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 
 func (r *runner) endpointRemove(c *ucli.Context) error {
 	name := c.Args().First()
+	if ok, err := r.mayDetach(c, name); err != nil || !ok {
+		return err
+	}
 	_, err := waiting(r, c, "detaching the namespace", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, r.agentClient(c).RemoveEndpoint(ctx, name)
 	})
@@ -144,6 +150,27 @@ func (r *runner) endpointRemove(c *ucli.Context) error {
 		return err
 	}
 	return r.say("endpoint %s removed", name)
+}
+
+// mayDetach asks where an endpoint is that of a container.
+func (r *runner) mayDetach(c *ucli.Context, name string) (bool, error) {
+	if c.Bool(flagYes) {
+		return true, nil
+	}
+	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Endpoint, error) {
+		return r.agentClient(c).Endpoints(ctx)
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, e := range list {
+		if e.Container == "" || (e.Name != name && e.Network+"/"+e.Name != name) {
+			continue
+		}
+		return r.agreed(c, fmt.Sprintf("Endpoint %s is that of %s, which loses %s in network %s; its engine goes on to "+
+			"think that it has them. Detach it?", e.Name, e.Container, joined(e.IPs), e.Network))
+	}
+	return true, nil
 }
 
 func (r *runner) endpointList(c *ucli.Context) error {

@@ -48,7 +48,7 @@ subnet of its prefix; containers have the mask of the whole network.
 					&ucli.UintFlag{Name: "vni", Usage: "`NUMBER` of the network on the wire, 1 to 16777215 (default a free one)"},
 					&ucli.IntFlag{Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)"},
 					&ucli.IntFlag{Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)"},
-				}, append(networkSettings(), outputFlag(formatsItem...))...),
+				}, append(networkSettings(), dryRunFlag(), outputFlag(formatsItem...))...),
 				Action: r.networkCreate,
 			},
 			{
@@ -70,7 +70,7 @@ change.
   baize network update blue --no-gateway`,
 				Flags: append(networkSettings(),
 					&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
-					outputFlag(formatsItem...)),
+					dryRunFlag(), outputFlag(formatsItem...)),
 				Action: r.networkUpdate,
 			},
 			r.networkDeleteCommand(),
@@ -349,7 +349,7 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 			return usagef(command, "--%s is given but no %s --subnet", flag, f)
 		}
 	}
-	return r.withStore(c, func(s *etcdstore.Store) error {
+	return r.writing(c, func(s *etcdstore.Store, _ *topology.Snapshot) error {
 		made, err := waiting(r, c, "creating the network", func(ctx context.Context) (topology.Network, error) {
 			return s.CreateNetwork(ctx, n)
 		})
@@ -410,7 +410,7 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 	if err := setGateways(new(topology.Network), command, gateways); err != nil {
 		return err
 	}
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		if _, err := findNetwork(snap, name); err != nil {
 			return err
 		}

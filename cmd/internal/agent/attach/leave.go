@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -50,13 +51,16 @@ func (p *Part) CloseUnused(n topology.Network, own []netip.Prefix, others []stri
 	return slices.Compact(uses), nil
 }
 
-func (p *Part) calledEndpoint(e ovs.Endpoint) string {
-	if p.called != nil {
-		if name := p.called(e); name != "" {
-			return name
-		}
+// Called is what people call an endpoint; "" where they do not.
+func (p *Part) Called(e ovs.Endpoint) string {
+	if p.called == nil {
+		return ""
 	}
-	return "endpoint " + e.Name
+	return p.called(e)
+}
+
+func (p *Part) calledEndpoint(e ovs.Endpoint) string {
+	return cmp.Or(p.Called(e), "endpoint "+e.Name)
 }
 
 // behindKernel are the devices of this host that have a subnet of the node, and

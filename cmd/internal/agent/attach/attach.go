@@ -249,7 +249,7 @@ func (p *Part) lowerMTUs(v topology.View, endpoints []ovs.Endpoint) (faults []fa
 			continue
 		}
 		if known, ok := before[e.Port]; ok && known <= n.MTU {
-			p.mtus[e.Port] = known
+			p.mtus[e.Port] = n.MTU // one that is made anew has it
 			continue
 		}
 		was, err := p.host.LowerMTU(e.Port, e.Netns, e.MAC, n.MTU)

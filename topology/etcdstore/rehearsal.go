@@ -72,7 +72,8 @@ func (r *Rehearsal) seen(kvs []topology.KV) []topology.KV {
 
 // rehearse takes a transaction for done. ok is false of one that only reads.
 func (s *Store) rehearse(ctx context.Context, t txn) (resp answer, ok bool, err error) {
-	if s.rehearsal == nil || !slices.ContainsFunc(t.then, func(op clientv3.Op) bool { return op.IsPut() || op.IsDelete() }) {
+	writes := func(op clientv3.Op) bool { return op.IsPut() || op.IsDelete() }
+	if s.rehearsal == nil || !slices.ContainsFunc(t.then, writes) {
 		return answer{}, false, nil
 	}
 	var revision int64

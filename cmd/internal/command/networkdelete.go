@@ -107,8 +107,8 @@ func (r *runner) mayForce(c *ucli.Context, snap *topology.Snapshot, name string)
 			down++
 		}
 	}
-	return r.agreed(c, fmt.Sprintf("Endpoints in network %s are detached, and containers lose this interface, on all nodes "+
-		"that carry it: %d, of which %d without an agent that runs. Delete it?", name, len(holders), down))
+	return r.agreed(c, fmt.Sprintf("Endpoints in network %s are detached, and containers lose this interface, on all "+
+		"nodes that carry it: %d, of which %d without an agent that runs. Delete it?", name, len(holders), down))
 }
 
 // awaitDeletion waits until a network that is marked is gone, or says who has it.

@@ -31,7 +31,10 @@ type kernel struct {
 
 func newKernel(sw *ovsfake.Switch, vtep netip.Addr) *kernel {
 	sw.Devices = map[string]bool{}
-	k := &kernel{sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, mtus: map[string]int{}, link: 1500, changed: make(chan struct{})}
+	k := &kernel{
+		sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, mtus: map[string]int{}, link: 1500,
+		changed: make(chan struct{}),
+	}
 	k.fake.AddDevice("eth0", netip.PrefixFrom(vtep, 16))
 	// The fake's devices filter strictly, which agents warn of.
 	loose := model.SetSysctl{Sysctl: model.Sysctl{Key: "net/ipv4/conf/eth0/rp_filter", Value: "2"}}
@@ -129,7 +132,8 @@ func (h host) Underlay() (hostnet.Underlay, error) {
 	h.k.mu.Lock()
 	defer h.k.mu.Unlock()
 	return hostnet.Underlay{
-		Addrs: []netip.Addr{h.vtep}, Interface: "eth0", MTU: h.k.link, MAC: net.HardwareAddr{0x52, 0x54, b[0], b[1], b[2], b[3]},
+		Addrs: []netip.Addr{h.vtep}, Interface: "eth0", MTU: h.k.link,
+		MAC: net.HardwareAddr{0x52, 0x54, b[0], b[1], b[2], b[3]},
 	}, nil
 }
 

@@ -61,6 +61,14 @@ install: build ## install bin/baize under PREFIX (DESTDIR is honoured); SYSTEMD=
 packages: check-go ## .deb and .rpm for amd64 and arm64, SBOM and checksums, into dist/
 	@scripts/packages.sh dist
 
+.PHONY: release
+release: check-go ## packages, image, notes, checksums, all of it signed (SIGN_KEY=FILE), into dist/
+	@scripts/release.sh dist
+
+.PHONY: apt-repo
+apt-repo: ## an apt repository of the packages in dist/, into dist/apt (SIGN_KEY=FILE APT_URL=https://…)
+	@scripts/apt-repo.sh dist
+
 .PHONY: image
 image: check-go ## a container image of the agent, into dist/: needs no engine, no registry
 	@scripts/image.sh dist
@@ -97,6 +105,10 @@ test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
 .PHONY: test-system
 test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (root)
 	@scripts/test.sh system
+
+.PHONY: test-race
+test-race: check-go deps-test ## the system tests with the race detector in every agent of every lab (40 minutes)
+	@BAIZE_TEST_RACE=1 scripts/test.sh system
 
 .PHONY: test-kernel
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel

@@ -65,6 +65,10 @@ if [ "${1:-lab}" = test ]; then
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck
+	need apt-utils apt-ftparchive
+	need dpkg-dev dpkg-scanpackages
+	need gnupg gpg
+	need groff-base groff
 	need debootstrap debootstrap # the clean root that packages are tried in
 	need qemu-system-x86 qemu-system-x86_64 # the machine of the kernel tests
 	need xz-utils xz

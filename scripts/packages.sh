@@ -5,23 +5,16 @@
 #       bytes: times are the commit's, paths are trimmed.
 # Use:  scripts/packages.sh [DIRECTORY]        (default dist)
 #       ARCHES='amd64' FORMATS='deb' VERSION=1.2.3 for others than all of this commit.
+#       SIGN_KEY=FILE signs .deb and .rpm; see sign.sh.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$here/.."
 out=${1:-dist}
-# Packages' versions begin with a digit; a commit without a tag is before all.
-version=${VERSION:-$(scripts/version.sh)}
-case $version in
-v[0-9]*) version=${version#v} ;;
-[0-9]*.[0-9]*) ;;
-*) version=0.0.0~$version ;;
-esac
-# 1.2.0-rc1 comes before 1.2.0, 1.2.0-3-gabc after it.
-version=$(printf '%s' "$version" | sed 's/-\(alpha\|beta\|rc\)/~\1/; s/-/+/; s/-/./g')
+version=$(scripts/version.sh package ${VERSION:+"$VERSION"})
 commit=$(scripts/version.sh commit)
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
-export SOURCE_DATE_EPOCH="$epoch"
+export SOURCE_DATE_EPOCH="$epoch" NFPM_PASSPHRASE="${SIGN_PASSPHRASE-}"
 mtime=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -39,14 +32,16 @@ mkdir -p "$out" "$work/stage"
 rm -f "$out"/baize[_-]* "$out"/SHA256SUMS
 CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$work/baize" ./cmd/baize
 "$work/baize" docs default >"$work/stage/default"
-"$work/baize" docs man | gzip -n -9 >"$work/stage/baize.8.gz"
+"$work/baize" docs man "$work/stage/man"
+gzip -n -9 "$work/stage/man"/*.8
 for shell in bash zsh fish; do "$work/baize" completion $shell >"$work/stage/$shell"; done
 for arch in ${ARCHES:-amd64 arm64}; do
 	binary=$out/baize_${version}_linux_$arch
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -X $stamp.Version=$version -X $stamp.Commit=$commit" -o "$binary" ./cmd/baize
 	cp "$binary" "$work/stage/baize"
-	sed "s|[$]{STAGE}|$work/stage|; s|[$]{ARCH}|$arch|; s|[$]{VERSION}|$version|; s|[$]{mtime}|$mtime|" scripts/packages/nfpm.yaml >"$work/nfpm.yaml"
+	sed "s|[$]{STAGE}|$work/stage|; s|[$]{ARCH}|$arch|; s|[$]{VERSION}|$version|; s|[$]{mtime}|$mtime|
+		s|[$]{SIGN_KEY}|${SIGN_KEY-}|" scripts/packages/nfpm.yaml >"$work/nfpm.yaml"
 	for format in ${FORMATS:-deb rpm}; do
 		tool nfpm package --config "$work/nfpm.yaml" --packager "$format" --target "$out/"
 	done

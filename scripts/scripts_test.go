@@ -179,7 +179,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends frr gcc shellcheck debootstrap qemu-system-x86 xz-utils systemd " +
+			want: []string{"--no-install-recommends frr gcc shellcheck apt-utils dpkg-dev gnupg groff-base debootstrap qemu-system-x86 xz-utils systemd " +
 				"etcd-client etcd-server openssl vagrant\n"}, lines: 3,
 		},
 		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},
@@ -320,5 +320,28 @@ func TestVersion(t *testing.T) {
 
 		require.NoError(t, os.WriteFile(filepath.Join(dir, ".gitattributes"), append(attributes, '\n'), 0o644))
 		assert.Equal(t, "v0.3.0-dirty", version(t, dir))
+	})
+	t.Run("packages sort as people do (U15)", func(t *testing.T) {
+		dir := tree(t, string(script))
+		git(t, dir, "init", "-q")
+		commit := func(when string) {
+			cmd := exec.CommandContext(t.Context(), "git", "-C", dir, "-c", "user.name=t", "-c", "user.email=t@example.org",
+				"commit", "-q", "--allow-empty", "-m", when)
+			cmd.Env = append(outsideGit(), "GIT_COMMITTER_DATE="+when, "GIT_CONFIG_GLOBAL=/dev/null")
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, string(out))
+		}
+		commit("2026-01-02T03:04:05Z")
+		sorted := []string{version(t, dir, "package")}
+		require.Regexp(t, `^0\.0\.0~git20260102030405\.[0-9a-f]{7,}$`, sorted[0])
+		commit("2026-01-02T03:05:00Z")
+		sorted = append(sorted, version(t, dir, "package"))
+		for _, v := range []string{"v0.1.0-rc1", "v0.1.0", "v0.1.0-3-gabc1234", "v0.1.0-12-g0bc1234-dirty", "v0.2.0", "0.10.0"} {
+			sorted = append(sorted, version(t, dir, "package", v))
+		}
+		for i, v := range sorted[1:] {
+			out, err := exec.CommandContext(t.Context(), "dpkg", "--compare-versions", sorted[i], "lt", v).CombinedOutput()
+			assert.NoError(t, err, "%s before %s: %s", sorted[i], v, out)
+		}
 	})
 }

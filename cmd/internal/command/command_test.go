@@ -7,12 +7,14 @@ import (
 	"flag"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -608,13 +610,38 @@ func TestDefaultFile(t *testing.T) {
 	}
 }
 
-func TestManPage(t *testing.T) {
-	res := baize(t, "docs", "man")
+// Every page has the sections that readers of manuals look for, and fits a terminal
+// of 80 columns, as man(1) shows it (U15).
+func TestManPages(t *testing.T) {
+	dir := t.TempDir()
+	res := baize(t, "docs", "man", dir)
 	require.Equal(t, 0, res.code, res.err)
-	for _, want := range []string{".TH", "BAIZE", "baize agent", "BAIZE_ETCD_ENDPOINTS"} {
-		assert.Contains(t, res.out, want)
+	pages, err := filepath.Glob(filepath.Join(dir, "*.8"))
+	require.NoError(t, err)
+	require.Greater(t, len(pages), 15)
+	for _, page := range pages {
+		name := strings.TrimSuffix(filepath.Base(page), ".8")
+		cmd := exec.CommandContext(t.Context(), "groff", "-K", "utf8", "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=80n", page)
+		var warnings strings.Builder
+		cmd.Stderr = &warnings
+		out, err := cmd.Output()
+		require.NoError(t, err, "apt-get install groff-base: %s", warnings.String())
+		assert.Empty(t, warnings.String(), name)
+		text := string(out)
+		for line := range strings.Lines(text) {
+			assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), 80, "%s: %s", name, line)
+		}
+		for _, want := range []string{
+			`\nNAME\n +` + name + ` +- `, `\nSYNOPSIS\n +baize `, `\nDESCRIPTION\n`, `\nEXAMPLES\n +[a-z]`, `\nEXIT STATUS\n`,
+		} {
+			assert.True(t, regexp.MustCompile(want).MatchString(text), "%s has %q", name, want)
+		}
 	}
-	assert.NotContains(t, res.out, "](#")
+	overview, err := os.ReadFile(filepath.Join(dir, "baize.8"))
+	require.NoError(t, err)
+	for _, want := range []string{".SH FILES", ".SH ENVIRONMENT", "/etc/default/baize", "BAIZE_ETCD_ENDPOINTS"} {
+		assert.True(t, strings.Contains(string(overview), want), "baize has %q", want)
+	}
 }
 
 func TestDocsAreCurrent(t *testing.T) {

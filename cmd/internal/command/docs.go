@@ -3,11 +3,9 @@ package command
 import (
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/cpuguy83/go-md2man/v2/md2man"
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
@@ -19,8 +17,8 @@ func (r *runner) docsCommand() *ucli.Command {
 		Action: func(*ucli.Context) error { return writeDocs(r.Out, r.root) },
 		Subcommands: []*ucli.Command{
 			{
-				Name: "man", Usage: "write baize(8)", Hidden: true,
-				Action: func(*ucli.Context) error { return writeMan(r.Out, r.root) },
+				Name: "man", Usage: "write baize(8) and the pages of its commands", ArgsUsage: "DIRECTORY", Hidden: true,
+				Action: func(c *ucli.Context) error { return writeMan(c.Args().First(), r.root) },
 			},
 			{
 				Name: "default", Usage: "write /etc/default/baize", Hidden: true,
@@ -28,20 +26,6 @@ func (r *runner) docsCommand() *ucli.Command {
 			},
 		},
 	}
-}
-
-// writeMan writes the same manual as docs/cli.md, for man(1).
-func writeMan(w io.Writer, root *ucli.Command) error {
-	var b strings.Builder
-	if err := writeDocs(&b, root); err != nil {
-		return err
-	}
-	_, text, _ := strings.Cut(b.String(), "-->\n")
-	// Commands that link to their sections there have them below here.
-	text = regexp.MustCompile(`\[(`+"`"+`[^]]+)\]\(#[^)]+\)`).ReplaceAllString(text, "$1")
-	const head = "% BAIZE 8\n# NAME\n\nbaize - one Ethernet over many hosts\n\n# DESCRIPTION\n"
-	_, err := w.Write(md2man.Render([]byte(head + text)))
-	return err
 }
 
 const defaultIntro = `# Settings of baize.service (systemd.exec(5), EnvironmentFile=): every flag of
@@ -105,20 +89,11 @@ func writeDocs(w io.Writer, root *ucli.Command) error {
 	var b strings.Builder
 	b.WriteString(docsIntro)
 	b.WriteString("\n## Commands\n\n| command | what it does |\n|---|---|\n")
-	var walk func(path []*ucli.Command, leaf func(path []*ucli.Command))
-	walk = func(path []*ucli.Command, leaf func([]*ucli.Command)) {
-		c := path[len(path)-1]
-		if c.Action != nil {
-			leaf(path)
-		}
-		for _, s := range visible(c.Subcommands) {
-			walk(append(path[:len(path):len(path)], s), leaf)
-		}
-	}
-	walk([]*ucli.Command{root}, func(path []*ucli.Command) {
+	leaves := leavesOf([]*ucli.Command{root})
+	for _, path := range leaves {
 		n := name(path)
 		fmt.Fprintf(&b, "| [`%s`](#%s) | %s |\n", n, strings.ReplaceAll(n, " ", "-"), cellText(path[len(path)-1].Usage))
-	})
+	}
 	b.WriteString("\n## Exit codes\n\n| code | meaning |\n|---|---|\n")
 	for _, e := range exitCodes {
 		fmt.Fprintf(&b, "| %d | %s |\n", e.code, cellText(e.meaning))
@@ -126,7 +101,7 @@ func writeDocs(w io.Writer, root *ucli.Command) error {
 	b.WriteString("\n## Global flags\n\nThey work with every command.\n\n")
 	writeFlagTable(&b, root.Flags)
 	b.WriteString(docsFields)
-	walk([]*ucli.Command{root}, func(path []*ucli.Command) {
+	for _, path := range leaves {
 		c := path[len(path)-1]
 		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n```\n%s\n```\n", name(path), capital(c.Usage), usageLine(path))
 		if len(c.Aliases) > 0 {
@@ -139,7 +114,7 @@ func writeDocs(w io.Writer, root *ucli.Command) error {
 			b.WriteString("\n")
 			writeFlagTable(&b, flags)
 		}
-	})
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

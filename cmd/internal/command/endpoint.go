@@ -33,7 +33,7 @@ subnets; what lies behind a router is reached by those who have a route to it.
   ip netns add c1
   baize endpoint add c1 --network blue --netns c1
   baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9
-  baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0 --allow ::/0`,
+  baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0,::/0`,
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
 					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},

@@ -20,7 +20,7 @@ use a cluster of three or five members instead. With --log-level debug it writes
 its log.
 
   baize etcd --data-dir ./etcd
-  baize etcd --listen-client-urls http://192.168.77.1:2379,unix:///run/baize/etcd.sock`,
+  baize etcd --listen-client-urls http://192.0.2.1:2379`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "data-dir", Usage: "`DIRECTORY` of the database", Value: "/var/lib/baize/etcd"},
 			&ucli.StringFlag{Name: "name", Usage: "`NAME` of this member", Value: "baize"},

@@ -19,7 +19,10 @@ func (r *runner) migrateCommand() *ucli.Command {
 			Name: "flannel", Usage: "move flannel's leases into Baize's own layout, when no host runs flannel any more",
 			Description: `Every node keeps its subnet, every container its address, and no packet is lost.
 It says what it will do, and does it unless --dry-run is given. As long as a
-host runs flannel it refuses and names the host.`,
+host runs flannel it refuses and names the host.
+
+  baize migrate flannel --dry-run
+  baize migrate flannel`,
 			Flags:  []ucli.Flag{sourceFlag(), &ucli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"}},
 			Action: r.migrateFlannel,
 		}},

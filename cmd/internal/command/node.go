@@ -36,7 +36,9 @@ program's name.`,
 				Description: `For a machine that was set up anew, or replaced by another: a node's name, its
 subnets and its pins are its installation's, also while its agent does not run.
 Afterwards the next agent that starts under the name has them. It is refused
-while the node's agent runs.`,
+while the node's agent runs.
+
+  baize node hand-over host3`,
 				Flags:  []ucli.Flag{dryRunFlag()},
 				Action: r.nodeHandOver,
 			},
@@ -45,7 +47,9 @@ while the node's agent runs.`,
 				Usage: "remove a node for good and release its subnets",
 				Description: `For a node that will not come back: a reboot or an outage needs no removal. Its
 leases become free for others; subnets reserved for it stay reserved. A node whose
-agent runs registers again at once: stop the agent first.`,
+agent runs registers again at once: stop the agent first.
+
+  baize node remove host3`,
 				Flags: []ucli.Flag{
 					&ucli.BoolFlag{Name: "force", Usage: "remove it even if its agent runs; asks first"},
 					yesFlag(), dryRunFlag(),

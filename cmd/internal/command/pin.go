@@ -16,7 +16,9 @@ func (r *runner) pinCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{{
 			Name: "list", Aliases: []string{"ls"}, Usage: "list the pins",
 			Description: `A pin is created with an endpoint whose static address is outside its node's
-subnets, and removed with it.`,
+subnets, and removed with it.
+
+  baize pin list --network blue`,
 			Flags: []ucli.Flag{
 				&ucli.StringFlag{Name: "network", Usage: "only those of the network with this `NAME`"},
 				// BAIZE_NODE says which node this is.

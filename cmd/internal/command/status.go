@@ -22,7 +22,10 @@ func (r *runner) statusCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "status", Usage: "show how this node and the cluster are, and what to do about problems",
 		Description: `On a node, its agent is asked; the rest comes from etcd. The exit code is 7 when
-there are problems, 5 when neither the agent nor etcd answers.`,
+there are problems, 5 when neither the agent nor etcd answers.
+
+  baize status
+  baize status -o json`,
 		Flags:  []ucli.Flag{outputFlag(formatsItem...)},
 		Action: r.status,
 	}

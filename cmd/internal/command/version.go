@@ -74,6 +74,9 @@ func versionOf(info *debug.BuildInfo, v versionItem) versionItem {
 func (r *runner) versionCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "version", Usage: "show the version of baize",
+		Description: `The version, the commit and the Go release that it was built of and with.
+
+  baize version -o json`,
 		Flags: []ucli.Flag{outputFlag("text", "json", "yaml")},
 		Action: func(c *ucli.Context) error {
 			format, err := outputOf(c)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/testkit"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -32,7 +33,9 @@ func TestDockerPlugin(t *testing.T) {
 }
 
 func testDockerPlugin(t *testing.T, engines map[string]string) {
-	d := up(t, topology.VXLAN, lab.Config{Docker: true, Engines: engines, AgentArgs: []string{"--audit-interval", "2s"}})
+	d := up(t, topology.VXLAN, labkit.Race(t, lab.Config{
+		Docker: true, Engines: engines, AgentArgs: []string{"--audit-interval", "2s"},
+	}))
 	p := plugin{d}
 	for i := 1; i <= 3; i++ {
 		p.network(fmt.Sprintf("host%d", i), "shop", "--ipv6", "--subnet", "10.7.0.0/16", "--subnet", "fd00:10:7::/48")

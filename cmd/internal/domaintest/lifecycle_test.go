@@ -16,12 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
 )
 
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
-	d := up(t, topology.VXLAN, lab.Config{})
+	d := up(t, topology.VXLAN, labkit.Race(t, lab.Config{}))
 	for _, c := range []struct {
 		name string
 		test func(*domain)

@@ -26,13 +26,13 @@ func run(t *testing.T, env []string, argv ...string) string {
 }
 
 // build makes the packages of this machine's architecture.
-func build(t *testing.T, version string) (dir string) {
+func build(t *testing.T, version string, env ...string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	arch := strings.TrimSpace(run(t, nil, "dpkg", "--print-architecture"))
 	run(
 		t,
-		[]string{"VERSION=" + version, "ARCHES=" + arch, "SOURCE_DATE_EPOCH=1700000000"},
+		append(env, "VERSION="+version, "ARCHES="+arch, "SOURCE_DATE_EPOCH=1700000000"),
 		"../../../scripts/packages.sh",
 		dir,
 	)
@@ -96,12 +96,14 @@ func unpack(t *testing.T, archive string) string {
 // package is installed, upgraded, removed and purged: see inside.sh.
 func TestPackages(t *testing.T) {
 	t.Parallel()
-	first, next, archive := build(t, "0.0.1"), build(t, "0.0.2"), cacheRoot(t)
+	key := secretKey(t)
+	first, next, archive := build(t, "0.0.1"), build(t, "0.0.2", "SIGN_KEY="+key), cacheRoot(t)
 	for name, test := range map[string]func(*testing.T){
 		"reproducible": func(t *testing.T) { reproducible(t, first) },
 		"image":        func(t *testing.T) { image(t, only(t, first, "*_linux_???64")) },
 		"deb":          func(t *testing.T) { life(t, archive, "deb", first, next) },
 		"rpm":          func(t *testing.T) { life(t, archive, "rpm", first, next) },
+		"repository":   func(t *testing.T) { repository(t, archive, key, first, next) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -191,23 +193,18 @@ func life(t *testing.T, archive, kind, old, next string) {
 	} {
 		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, "tmp", to))
 	}
-	// Everything that is started ends with process 1 of the namespace.
-	out := run(
-		t,
-		nil,
-		"unshare",
-		"--net",
-		"--mount",
-		"--pid",
-		"--fork",
-		"--kill-child",
-		"sh",
-		"-ec",
+	assert.Contains(t, inside(t, dir, "/tmp/inside.sh", kind, "/tmp/old", "/tmp/new"), "ok: nothing is left")
+}
+
+// inside runs a command in a root, in namespaces of its own, and returns what it
+// printed. Everything that is started ends with process 1 of the namespace.
+func inside(t *testing.T, root string, argv ...string) string {
+	t.Helper()
+	out := run(t, nil, append([]string{
+		"unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
 		`mount -t proc proc "$0/proc"; mount -t sysfs sys "$0/sys"; mount --rbind /dev "$0/dev"; mount -t tmpfs run "$0/run"; mkdir -p "$0/run/netns"
-exec chroot "$0" /tmp/inside.sh "$1" /tmp/old /tmp/new`,
-		dir,
-		kind,
-	)
+exec chroot "$0" "$@"`, root,
+	}, argv...)...)
 	t.Log(out)
-	assert.Contains(t, out, "ok: nothing is left")
+	return out
 }

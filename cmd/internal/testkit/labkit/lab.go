@@ -75,16 +75,13 @@ func removeAbandoned(baseDirs string) error {
 // own, and the executable.
 func Config(t *testing.T, config lab.Config) lab.Config {
 	t.Helper()
-	exe, err := binary()
+	exe, err := os.Executable()
 	require.NoError(t, err)
 	config.Name = fmt.Sprintf("t%d-%d", os.Getpid(), labs.Add(1))
 	config.BaseDir = baseDirs + strconv.Itoa(os.Getpid())
 	config.Binary = exe
-	if race {
-		self, err := os.Executable()
-		require.NoError(t, err)
-		// Ending, a program with the race detector waits for a second by default.
-		config.Env = append(config.Env, "BAIZE_TEST_AGENT="+self, "GORACE=atexit_sleep_ms=100")
+	if raceAll && !slices.ContainsFunc(config.Env, isAgentVar) {
+		config = Race(t, config)
 	}
 	return config
 }

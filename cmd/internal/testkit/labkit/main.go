@@ -17,7 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/baize-net/baize/cmd/internal/command"
+	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/testkit"
 )
 
@@ -26,6 +29,11 @@ import (
 // say what else is missing before any test runs.
 func Main(m *testing.M, checks ...func() error) int {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		if agent := os.Getenv(agentVar); agent != "" && isAgent(os.Args[1:]) {
+			// Where it fails there is no agent, and so no test that passes.
+			fmt.Fprintln(os.Stderr, syscall.Exec(agent, os.Args, os.Environ()))
+			return 127
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		return command.Run(ctx, os.Args[1:], command.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
@@ -71,12 +79,40 @@ func Build(name, from, pkg string, env ...string) (file string, err error) {
 	return file, nil
 }
 
-// binary is the executable for labs: the test's own, unless that has the race
-// detector. Then it is testkit/baize, and of a lab's processes the agents alone
-// are the test's executable.
-var binary = sync.OnceValues(func() (string, error) {
-	if !race {
-		return os.Executable()
+// agentVar names the program that is the agent of a lab's hosts, instead of the
+// lab's own executable.
+const agentVar = "BAIZE_TEST_AGENT"
+
+// raceAll gives every agent the race detector, not only those of labs that ask for it.
+var raceAll = os.Getenv("BAIZE_TEST_RACE") != ""
+
+// raceAgent builds the agent with the race detector. It does so as the unit tests
+// are built: of that kind Go's cache has every package after them.
+var raceAgent = sync.OnceValues(func() (string, error) {
+	file := filepath.Join(dir, "baize-race")
+	out, err := testkit.Try(10*time.Minute, []string{"CGO_ENABLED=1"},
+		"go", "build", "-race", "-buildvcs=false", "-o", file, "github.com/baize-net/baize/cmd/baize")
+	if err != nil {
+		return "", fmt.Errorf("build the agent with the race detector: %w\n%s", err, out)
 	}
-	return Build("baize", ".", "github.com/baize-net/baize/cmd/internal/testkit/baize")
+	return file, nil
 })
+
+// Race gives the agents of a lab the race detector: what it finds in their logs
+// fails the test. An agent then costs twice the processor time or more, so it is
+// for the labs whose agents do most at a time.
+func Race(t *testing.T, config lab.Config) lab.Config {
+	t.Helper()
+	exe, err := raceAgent()
+	require.NoError(t, err)
+	// Ending, a program with the race detector waits for a second by default.
+	config.Env = append(config.Env, agentVar+"="+exe, "GORACE=atexit_sleep_ms=100")
+	return config
+}
+
+func isAgentVar(v string) bool { return strings.HasPrefix(v, agentVar+"=") }
+
+// isAgent says that a command line starts an agent; 'agent cleanup' starts none.
+func isAgent(args []string) bool {
+	return args[0] == "agent" && (len(args) == 1 || strings.HasPrefix(args[1], "-"))
+}

@@ -1,5 +1,0 @@
-//go:build !race
-
-package labkit
-
-const race = false

@@ -24,6 +24,11 @@ func (e Endpoint) AsPort() Port {
 		KeyOwner: Owner, KeyRole: RoleEndpoint, KeyEndpoint: e.Name, KeyNetwork: e.Network,
 		KeyNetns: e.Netns, KeyIfname: e.Ifname, KeyIPs: strings.Join(ips, ","), KeyMAC: e.MAC.String(),
 	}
+	allow := make([]string, len(e.Allow))
+	for i, p := range e.Allow {
+		allow[i] = p.String()
+	}
+	ids[KeyAllow] = strings.Join(allow, ",")
 	for k, v := range e.Labels {
 		ids[KeyLabel+k] = v
 	}
@@ -70,6 +75,13 @@ func EndpointOf(p Port) (Endpoint, error) {
 			return bad("%s: %v", KeyMAC, err)
 		}
 		e.MAC = m
+	}
+	if s := id[KeyAllow]; s != "" {
+		allow, err := topology.ParseAllowed(KeyAllow, strings.Split(s, ","))
+		if err != nil {
+			return bad("%v", err)
+		}
+		e.Allow = allow
 	}
 	return e, nil
 }

@@ -199,6 +199,7 @@ func TestEndpointSurvivesItsPort(t *testing.T) {
 		Port:    "bz1",
 		IPs:     []netip.Addr{ip, netip.MustParseAddr("fd00::2")},
 		MAC:     topology.MACOf(ip),
+		Allow:   []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("fd00:2::/64")},
 		Labels:  map[string]string{"docker-endpoint": "4f2a"},
 	}
 	back, err := ovs.EndpointOf(e.AsPort())
@@ -211,7 +212,7 @@ func TestEndpointSurvivesItsPort(t *testing.T) {
 	require.Equal(t, segment, back)
 
 	for key, bad := range map[string]string{
-		ovs.KeyIPs: "10.1.5.2,x", ovs.KeyMAC: "ff:ff:ff:ff:ff:ff", ovs.KeyNetwork: "",
+		ovs.KeyIPs: "10.1.5.2,x", ovs.KeyMAC: "ff:ff:ff:ff:ff:ff", ovs.KeyNetwork: "", ovs.KeyAllow: "10.2.0.1/16",
 	} {
 		p := e.AsPort()
 		p.ExternalIDs[key] = bad

@@ -23,6 +23,7 @@ const (
 	KeyNetwork  = "baize-network"  // endpoint: its network
 	KeyIPs      = "baize-ips"      // endpoint: its addresses, comma separated; empty: not known
 	KeyMAC      = "baize-mac"      // endpoint: its link address
+	KeyAllow    = "baize-allow"    // endpoint: prefixes that it may send from as well, comma separated
 	KeyEndpoint = "baize-endpoint" // endpoint: its name
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
@@ -246,8 +247,12 @@ type Endpoint struct {
 	Network string           `json:"network"`
 	IPs     []netip.Addr     `json:"ips"`
 	MAC     net.HardwareAddr `json:"mac"`
-	Netns   string           `json:"netns,omitempty"`
-	Ifname  string           `json:"ifname,omitempty"`
+	// Allow are prefixes that it may send from beside its own addresses, as
+	// topology.ParseAllowed returns them: those behind a router, further addresses
+	// that it carries.
+	Allow  []netip.Prefix `json:"allow,omitempty"`
+	Netns  string         `json:"netns,omitempty"`
+	Ifname string         `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
 	// Labels are what the one who asked for the endpoint wants to know of it

@@ -54,6 +54,9 @@ type Network struct {
 	Transport Transport `json:"transport"`
 	// MTU is that of the containers' interfaces, in bytes of IP packet.
 	MTU int `json:"mtu"`
+	// MTUDefault says that nobody chose MTU: it is what all nodes carried when the
+	// record was written, and what they carry now is in force (WithMTU).
+	MTUDefault bool `json:"mtuDefault,omitempty"`
 	// GatewayIPv4 and GatewayIPv6 are the endpoints' default routes. Unset
 	// means: no default route.
 	GatewayIPv4 netip.Addr `json:"gatewayIPv4,omitzero"`

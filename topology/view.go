@@ -106,12 +106,14 @@ func (s *Snapshot) View(node string) View {
 		v.Node.Name = node
 		return v
 	}
+	underlay := s.Underlay()
 	for _, name := range slices.Sorted(maps.Keys(r.networks)) {
 		c := r.networks[name]
 		own, carries := c.members[node]
 		if !carries {
 			continue
 		}
+		c.Network, _ = c.WithMTU(underlay)
 		nv := NetworkView{Network: c.Network, Pins: c.pins, Peers: make([]Peer, 0, len(c.members))}
 		if c.Router {
 			nv.RouterMAC = RouterMAC(v.Node)
@@ -142,7 +144,7 @@ func (s *Snapshot) View(node string) View {
 			}
 			nv.Peers = append(nv.Peers, peer)
 		}
-		if p := checkMTU(v.Node, c.Network); p != nil {
+		if p := c.checkMTU(); p != nil {
 			v.Problems = append(v.Problems, *p)
 		}
 		v.Networks = append(v.Networks, nv)
@@ -216,26 +218,34 @@ func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 	}
 }
 
-// checkMTU finds a node whose link is too small for the network's packets.
-func checkMTU(self Node, n Network) *fault.Fault {
-	f := IPv4
-	if _, ok := self.VTEP(IPv4); !ok {
-		f = IPv6
+// checkMTU finds the node whose link is the least of those that are too small for
+// the network's packets. All nodes of the network report it: whoever sends to it
+// loses packets.
+func (c *carried) checkMTU() *fault.Fault {
+	nodes := func(yield func(Node) bool) {
+		for _, m := range c.members {
+			if !yield(m.node) {
+				return
+			}
+		}
 	}
-	if self.UnderlayMTU == 0 || MTU(n.Transport, f, self.UnderlayMTU) >= n.MTU {
+	mtu, node, f := UnderlayOf(nodes, 0).Carries(c.Transport)
+	if mtu >= c.MTU {
 		return nil
+	}
+	overhead := Overhead(c.Transport, f)
+	remedy := "raise the link's MTU"
+	if mtu >= c.MinMTU() {
+		remedy += fmt.Sprintf(", or 'baize network update %s --mtu %d'", c.Name, mtu)
 	}
 	return &fault.Fault{
 		Code: fault.UnderlayMTU,
-		Item: fmt.Sprintf("node %s, network %s", self.Name, n.Name),
+		Item: fmt.Sprintf("node %s, network %s", node, c.Name),
 		What: fmt.Sprintf(
-			"packets of the network's MTU %d need an underlay MTU of %d, its link has %d: larger packets vanish",
-			n.MTU,
-			n.MTU+Overhead(n.Transport, f),
-			self.UnderlayMTU,
+			"packets of the network's MTU %d need an underlay MTU of %d over %s, its link has %d: larger packets vanish",
+			c.MTU, c.MTU+overhead, f, mtu+overhead,
 		),
-		Remedy: fmt.Sprintf("raise the link's MTU, or 'baize network update %s --mtu %d' and restart the containers", n.Name,
-			MTU(n.Transport, f, self.UnderlayMTU)),
+		Remedy: remedy,
 	}
 }
 

@@ -34,6 +34,8 @@ func everything(t testing.TB) map[string]ovs.State {
 		)
 	}
 	segment := threeHosts(topology.VXLAN).put(segmentSubnet("10.1.11.0/24", 1), segmentSubnet("fd00:10:1:b::/64", 1))
+	out["allow"] = pipeline.Build(segment.s.View("host1"), []ovs.Endpoint{allowed(c1, "0.0.0.0/0", "10.1.5.99")},
+		pipeline.Options{})
 	out["segment"] = pipeline.Build(
 		segment.s.View("host1"),
 		[]ovs.Endpoint{c1},

@@ -39,6 +39,7 @@ const (
 	classEnter     = "a frame enters its network"
 	classTunnel    = "a frame comes out of a tunnel"
 	classGuard     = "an endpoint's own addresses"
+	classAllowed   = "addresses that an endpoint is allowed beside its own"
 	classDirect    = "a packet that needs no tunnel"
 	classKeep      = "a packet that stays in the tunnel"
 	classSubnet    = "to the node of a subnet"

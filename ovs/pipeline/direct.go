@@ -20,7 +20,7 @@ const hopsTaken = 2
 // RFC 5082), and those with link-local addresses. A mark, reg0, keeps them
 // there.
 func (n *network) hops() {
-	mark := "set_field:1->reg0," + goTo(TableSteer)
+	mark := n.tunnelled()
 	for _, proto := range []string{"ip", "ipv6"} {
 		for _, ttl := range append(make([]int, 0, hopsTaken+2), 0, 1, hopsTaken, 255) {
 			n.flow(classKeep, TableDirect, prioHops, fmt.Sprintf("%s,nw_ttl=%d", proto, ttl), mark)
@@ -28,6 +28,14 @@ func (n *network) hops() {
 	}
 	n.flow(classKeep, TableDirect, prioHops, "ipv6,ipv6_src=fe80::/10", mark)
 	n.flow(classElsewhere, TableDirect, prioDefault, "", goTo(TableSteer))
+}
+
+// tunnelled is the way of a packet that stays in the tunnel.
+func (n *network) tunnelled() string {
+	if n.first() != TableDirect {
+		return goTo(n.first())
+	}
+	return actions(set(1, "reg0"), goTo(TableSteer))
 }
 
 // direct reports whether the kernel routes a prefix of another node.

@@ -23,6 +23,7 @@ func (n *network) endpoint(e ovs.Endpoint) {
 	n.b.flow(classEnter, TableClassify, prioPort, in, enter+","+goTo(TableGuard))
 	n.b.guard(in, e, goTo(n.first()))
 	n.find(e, classEndpoint)
+	n.allow(e)
 }
 
 // guard lets pass what an endpoint may send and counts the rest.
@@ -36,7 +37,7 @@ func (b *builder) guard(in string, e ovs.Endpoint, pass string) {
 			allow("arp,arp_spa=" + a.String() + ",arp_sha=" + mac)
 			continue
 		}
-		b.guardIPv6(from, mac, a, pass)
+		b.guardIPv6(from, mac, a.String(), pass)
 	}
 	if len(e.IPs) > 0 {
 		// An ARP probe has no sender address yet (RFC 5227).
@@ -44,7 +45,7 @@ func (b *builder) guard(in string, e ovs.Endpoint, pass string) {
 	}
 	// Every Ethernet has IPv6 link-local addresses, whatever the network's own
 	// prefixes are.
-	b.guardIPv6(from, mac, ovs.LinkLocal(e.MAC), pass)
+	b.guardIPv6(from, mac, ovs.LinkLocal(e.MAC).String(), pass)
 	// Before it has an address, a host reports its multicast groups from the
 	// unspecified one (RFC 3810 section 5.2.13).
 	allow("icmp6,ipv6_src=::,icmp_type=143")
@@ -73,10 +74,16 @@ const (
 	neighbourAdvertisement = 136
 )
 
-func (b *builder) guardIPv6(from, mac string, a netip.Addr, pass string) {
-	b.flow(classGuard, TableGuard, prioAddress, from+",ipv6,ipv6_src="+a.String(), pass)
+func (b *builder) guardIPv6(from, mac, addr, pass string) {
+	b.flow(classGuard, TableGuard, prioAddress, from+",ipv6,ipv6_src="+addr, pass)
+	b.guardNeighbour(classGuard, from, mac, addr, pass)
+}
+
+// guardNeighbour lets pass the neighbour discovery of who has an address, or a
+// whole prefix of them.
+func (b *builder) guardNeighbour(class, from, mac, a, pass string) {
 	neighbour := func(format string, args ...any) {
-		b.flow(classGuard, TableGuard, prioNeighbour, from+fmt.Sprintf(format, args...), pass)
+		b.flow(class, TableGuard, prioNeighbour, from+fmt.Sprintf(format, args...), pass)
 	}
 	// The link address option may be left out, and is in the answer to a
 	// unicast solicitation (RFC 4861 section 7.2.4); OVS then sees zeros.

@@ -133,8 +133,20 @@ func withRouter(c *cluster, t topology.Transport, dual bool) *cluster {
 	return c
 }
 
+// allowed lets an endpoint send from prefixes, too.
+func allowed(e ovs.Endpoint, prefixes ...string) ovs.Endpoint {
+	var err error
+	if e.Allow, err = topology.ParseAllowed("test", prefixes); err != nil {
+		panic(err)
+	}
+	return e
+}
+
 func TestGolden(t *testing.T) {
 	c1 := endpoint("c1", "blue", "10.1.5.2", "fd00:10:1:5::2")
+	// A router for everything, which has addresses for one service besides: in this
+	// node's lease, in no node's.
+	router := allowed(c1, "0.0.0.0/0", "::/0", "10.1.5.2", "10.1.5.99", "10.1.0.99", "fd00:10:1:5::99")
 	cases := map[string]struct {
 		cluster   *cluster
 		endpoints []ovs.Endpoint
@@ -182,6 +194,15 @@ func TestGolden(t *testing.T) {
 			[]ovs.Endpoint{
 				c1,
 			}, pipeline.Options{Datapath: "system", Direct: direct("blue", "10.1.7.0/24", "fd00:10:1:7::/64", "10.1.5.77/32")},
+		},
+		"allow": { // c2 shares one of them
+			threeHosts(topology.VXLAN),
+			[]ovs.Endpoint{router, allowed(endpoint("c2", "blue", "10.1.5.3"), "10.1.5.99", "10.1.4.0/22", "172.16.0.0/12")},
+			pipeline.Options{Datapath: "system"},
+		},
+		"allow-auto": {
+			threeHosts(topology.Auto),
+			[]ovs.Endpoint{router}, pipeline.Options{Datapath: "system", Direct: direct("blue", "10.1.7.0/24")},
 		},
 		"open-port": {
 			threeHosts(topology.Geneve),

@@ -137,6 +137,7 @@ const (
 	prioNeighbourBad = 110 // ND messages with others
 	prioNeighbourOdd = 109 // and those with a code, which are none
 	prioAddress      = 100 // packets from a known address
+	prioAllowed      = 95  // packets from an address that the endpoint is allowed as well
 	prioAddressBad   = 90  // IP and ARP from any other
 	prioOther        = 80  // other EtherTypes from the right MAC
 	prioMACBad       = 70  // anything else of the port
@@ -150,7 +151,9 @@ const (
 	prioAddrKnown = 200 // of one endpoint
 	prioInside    = 196 // between two addresses of one segment
 	prioToAll     = 195 // gratuitous ARP of a segment
+	prioMayHave   = 193 // that endpoints of this node are allowed to have
 	prioTarget    = 190 // of a subnet
+	prioUnleased  = 185 // that endpoints of this node are allowed to have, and nobody leases
 	prioUnowned   = 180 // of the network, but nobody leases it
 	// local, steer and exact: by destination
 	prioBUM        = 150 // multicast, before ranges of unicast addresses

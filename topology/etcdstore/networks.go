@@ -17,8 +17,8 @@ import (
 const firstVNI = 100
 
 // CreateNetwork stores a new network and returns it as stored. A VNI of 0
-// asks for the lowest free one from 100 on. What else is left open is filled
-// in by Network.Defaults.
+// asks for the lowest free one from 100 on, an MTU of 0 for what all nodes carry.
+// What else is left open is filled in by Network.Defaults.
 //
 // Two networks never get one VNI, however many are created at once: the
 // transaction requires that no key below networks/ is newer than the listing
@@ -28,6 +28,7 @@ const firstVNI = 100
 // VNI is, or an address of a network that is routed, naming the network that
 // has it.
 func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology.Network, error) {
+	n.MTUDefault = n.MTU == 0
 	n = n.Defaults()
 	chosen := n.VNI != 0
 	if !chosen {
@@ -38,10 +39,11 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 	}
 	var out topology.Network
 	err := s.attempts(ctx, "network "+n.Name, func() (bool, error) {
-		v, err := s.read(ctx, topology.DirNetworks)
+		v, err := s.read(ctx, topology.DirNetworks, topology.DirNodes)
 		if err != nil {
 			return false, err
 		}
+		n, _ = n.WithMTU(v.Underlay())
 		if _, there := v.meta[n.Key()]; there {
 			if err := v.malformed(n.Key()); err != nil {
 				return false, err

@@ -81,7 +81,7 @@ func (s *Store) kvs(in []*mvccpb.KeyValue) []topology.KV {
 	for i, kv := range in {
 		out[i] = s.kv(kv)
 	}
-	return out
+	return s.rehearsal.seen(out)
 }
 
 // view is part of the topology: what one decision needs.

@@ -48,6 +48,8 @@ type Store struct {
 	sem    chan struct{}
 	client Client
 	closed bool
+
+	rehearsal *Rehearsal // nil in a store that writes
 }
 
 // Open checks the configuration (errors of kind ErrInvalid naming the
@@ -167,6 +169,9 @@ type answer struct {
 }
 
 func (s *Store) commit(ctx context.Context, t txn) (answer, error) {
+	if resp, rehearsed, err := s.rehearse(ctx, t); rehearsed {
+		return resp, err
+	}
 	sent := 0
 	resp, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.TxnResponse, error) {
 		sent++

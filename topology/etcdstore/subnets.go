@@ -165,8 +165,9 @@ func (v view) owned(network, node, segment string, f topology.Family) []topology
 
 // ReserveSubnet keeps a part of a network free of leases, or, with a node,
 // for that node. It must lie inside the network's prefix and overlap no other
-// subnet; what the node leases already may become its reservation, and an
-// existing reservation may change its node and comment.
+// subnet; what the node leases already may become its reservation. A reservation that is
+// there changes its node and comment only for who has seen it: sub has its
+// ModRevision then.
 //
 // The transaction requires that no subnet of the network is newer than what
 // was read, and touches the network's key, unchanged, so that a lease decided
@@ -204,6 +205,9 @@ func (s *Store) ReserveSubnet(ctx context.Context, sub topology.Subnet) (topolog
 		if old.ModRevision != 0 && sameRecord(old, next) {
 			out = old
 			return true, nil
+		}
+		if old.Reserved && old.ModRevision != sub.ModRevision {
+			return false, reservedAlready(old)
 		}
 		resp, err := s.commit(ctx, txn{
 			cmps: []clientv3.Cmp{
@@ -269,6 +273,21 @@ func inTheWay(item string, o topology.Subnet, v view) error {
 		what += fmt.Sprintf("%s, which node %s leases", o.Prefix, o.Node)
 	}
 	return &topology.Error{Kind: topology.ErrConflict, Code: fault.RecordConflict, Item: item, What: what, Remedy: remedy}
+}
+
+// reservedAlready refuses to write over a reservation.
+func reservedAlready(o topology.Subnet) error {
+	what := "it is reserved already"
+	if o.Node != "" {
+		what += " for node " + o.Node
+	}
+	if o.Comment != "" {
+		what += fmt.Sprintf(" (%q)", o.Comment)
+	}
+	return &topology.Error{
+		Kind: topology.ErrExists, Item: "subnet " + o.Prefix.String() + " of network " + o.Network, What: what,
+		Remedy: "release it first, or say --force",
+	}
 }
 
 func joinPrefixes(ps []netip.Prefix) string {

@@ -124,6 +124,8 @@ const (
 	// AddressUnconfirmed: an endpoint's address is in the subnet of another node,
 	// which has not agreed.
 	AddressUnconfirmed Code = "BZ0606"
+	// EndpointMTU: an endpoint's interface has a larger MTU than its network.
+	EndpointMTU Code = "BZ0607"
 
 	// 07: BGP.
 

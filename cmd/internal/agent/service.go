@@ -48,6 +48,9 @@ func apiEndpoints(endpoints []ovs.Endpoint, containers map[string]names.Containe
 	for i, e := range endpoints {
 		c := containers[e.Labels[docker.LabelEndpoint]]
 		out[i] = api.EndpointOf(e)
+		if e.Labels[docker.LabelEndpoint] != "" {
+			out[i].Engine = api.EngineDocker
+		}
 		out[i].Container, out[i].Service, out[i].Image = c.Name, c.Service, c.Image
 	}
 	return out

@@ -149,6 +149,10 @@ func (host) Abandoned(port string) (bool, error) { return hostnet.Abandoned(port
 
 func (host) LinkExists(name string) bool { return hostnet.LinkExists(name) }
 
+func (host) LowerMTU(port, netns string, mac net.HardwareAddr, mtu int) (int, error) {
+	return hostnet.LowerMTU(port, netns, mac, mtu)
+}
+
 func (host) DeviceOf(p netip.Prefix, but string) (string, error) { return hostnet.DeviceOf(p, but) }
 
 func (host) Veths() ([]string, error) { return hostnet.Veths(hostnet.HostPrefix) }

@@ -63,6 +63,8 @@ type EndpointRequest struct {
 	IPs []netip.Addr `json:"ips,omitempty"`
 	// MAC is the link address; empty: derived from the address.
 	MAC string `json:"mac,omitempty"`
+	// Allow are prefixes that the endpoint may send from beside its own addresses.
+	Allow []netip.Prefix `json:"allow,omitempty"`
 }
 
 // Endpoint is an attachment of this node.
@@ -72,10 +74,14 @@ type Endpoint struct {
 	Network string       `json:"network"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
-	Netns   string       `json:"netns,omitempty"`
-	Ifname  string       `json:"ifname,omitempty"`
+	// Allow are prefixes that it may send from beside its own addresses.
+	Allow  []netip.Prefix `json:"allow,omitempty"`
+	Netns  string         `json:"netns,omitempty"`
+	Ifname string         `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
+	// Engine is EngineDocker where the endpoint is that of a container of Docker's.
+	Engine string `json:"engine,omitempty"`
 	// Container, Service and Image are what this host's engine calls the container;
 	// empty where there is none, and until the engine has answered. They are known
 	// on the node alone. Service is that of compose, behind its project: "shop/web".
@@ -84,6 +90,9 @@ type Endpoint struct {
 	Image     string `json:"image,omitempty"`
 }
 
+// EngineDocker is the Engine of a container's endpoint.
+const EngineDocker = "docker"
+
 // EndpointOf turns what the bridge's port says into what clients see.
 func EndpointOf(e ovs.Endpoint) Endpoint {
 	ips := e.IPs
@@ -91,7 +100,7 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 		ips = []netip.Addr{}
 	}
 	return Endpoint{
-		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(),
+		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
 		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
 	}
 }

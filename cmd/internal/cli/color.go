@@ -43,11 +43,14 @@ func UseColor(w io.Writer, choice string) (bool, error) {
 // terminal returns the terminal that w is, or nil where it is none or knows no escape
 // sequences.
 func terminal(w io.Writer) *os.File {
-	if f, ok := w.(*os.File); ok && cwriter.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+	if f, ok := w.(*os.File); ok && IsTerminal(f) && os.Getenv("TERM") != "dumb" {
 		return f
 	}
 	return nil
 }
+
+// IsTerminal reports whether a person is at the other end of a file.
+func IsTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
 
 // colors are those of states; what is not here has none.
 var colors = map[string]text.Color{

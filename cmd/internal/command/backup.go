@@ -37,8 +37,8 @@ takes it down elsewhere, and may register its node anew.
   baize restore --dry-run /var/backups/baize.json
   baize restore /var/backups/baize.json`,
 		Flags: []ucli.Flag{
-			&ucli.BoolFlag{Name: "dry-run", Usage: "only show what would be done"},
-			&ucli.BoolFlag{Name: "yes", Usage: "do not ask, and restore even while agents run"},
+			dryRunFlag(),
+			&ucli.BoolFlag{Name: flagYes, Usage: "do not ask, and restore even while agents run"},
 		},
 		Action: r.restore,
 	}
@@ -105,10 +105,10 @@ func (r *runner) restore(c *ucli.Context) error {
 		if plan.Empty() {
 			return r.say("nothing to do: all %s are as in the backup", counted(plan.Same, "key"))
 		}
-		if c.Bool("dry-run") {
-			return r.say("nothing was changed (--dry-run); %s stay", counted(plan.Same, "key"))
+		if c.Bool(flagDryRun) {
+			return r.rehearsed(c, s, func() error { return s.Restore(c.Context, plan) })
 		}
-		if !c.Bool("yes") {
+		if !c.Bool(flagYes) {
 			if ok, err := r.mayRestore(plan, raw); err != nil || !ok {
 				return err
 			}

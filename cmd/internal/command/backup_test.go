@@ -51,6 +51,7 @@ func TestBackupAndRestore(t *testing.T) {
 	require.Equal(t, 0, res.code, res.err)
 	for _, want := range []string{
 		"remove  networks/green", "create  pins/blue/10.1.240.7", "change  networks/red", "nothing was changed",
+		"networks/green\n  before  {", "  after   none\n", "pins/blue/10.1.240.7\n  before  none\n  after   {",
 	} {
 		assert.Contains(t, res.out, want)
 	}

@@ -26,9 +26,15 @@ It works while etcd is down, unless it is the node's first use of the network: t
 a subnet is leased ('baize agent --network' does that ahead). A static address outside the node's subnet becomes a
 pin; where another node leases it, that node's agent has to agree first.
 
+An endpoint sends from its own addresses only, unless --allow gives it more: those
+behind a router, or one that moves between endpoints. 0.0.0.0/0 lets a router
+forward everything. Other nodes find an allowed address only in this node's
+subnets; what lies behind a router is reached by those who have a route to it.
+
   ip netns add c1
   baize endpoint add c1 --network blue --netns c1
-  baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9`,
+  baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9
+  baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0,::/0`,
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
 					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
@@ -36,6 +42,9 @@ pin; where another node leases it, that node's agent has to agree first.
 						Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)",
 					},
 					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
+					&ucli.StringSliceFlag{
+						Name: "allow", Usage: "`PREFIX` or address that it may send from as well",
+					},
 					&ucli.StringFlag{
 						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)", Action: isDevice("ifname"),
 					},
@@ -45,6 +54,9 @@ pin; where another node leases it, that node's agent has to agree first.
 			},
 			{
 				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
+				Description: `A container loses this interface without its engine knowing: 'docker network
+disconnect', or 'docker rm', is what removes it. So that is asked first.`,
+				Flags:  []ucli.Flag{yesFlag()},
 				Action: r.endpointRemove,
 			},
 			{
@@ -72,6 +84,7 @@ var endpoints = kind[api.Endpoint]{
 		{"SERVICE", optional, func(e api.Endpoint) any { return e.Service }},
 		{"IMAGE", optional, func(e api.Endpoint) any { return e.Image }},
 		{"PORT", wide, func(e api.Endpoint) any { return e.Port }},
+		{"ALLOW", wide, func(e api.Endpoint) any { return e.Allow }},
 		{"IFNAME", wide, func(e api.Endpoint) any { return e.Ifname }},
 		{"NETNS", wide, func(e api.Endpoint) any { return e.Netns }},
 	},
@@ -102,6 +115,10 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 		families[f] = true
 		req.IPs = append(req.IPs, a.Unmap())
 	}
+	var err error
+	if req.Allow, err = topology.ParseAllowed("--allow", c.StringSlice("allow")); err != nil {
+		return usagef(command, "%v", err)
+	}
 	if s := c.String("mac"); s != "" {
 		m, err := topology.ParseMAC(s)
 		if err != nil {
@@ -121,6 +138,9 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 
 func (r *runner) endpointRemove(c *ucli.Context) error {
 	name := c.Args().First()
+	if ok, err := r.mayDetach(c, name); err != nil || !ok {
+		return err
+	}
 	_, err := waiting(r, c, "detaching the namespace", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, r.agentClient(c).RemoveEndpoint(ctx, name)
 	})
@@ -142,4 +162,33 @@ func (r *runner) endpointRemove(c *ucli.Context) error {
 func listEndpoints(ctx context.Context, c *ucli.Context, agent *api.Client) ([]api.Endpoint, error) {
 	list, err := agent.Endpoints(ctx)
 	return ofNetwork(c, list, func(e api.Endpoint) string { return e.Network }), err
+}
+
+// mayDetach asks where an endpoint is that of a container.
+func (r *runner) mayDetach(c *ucli.Context, name string) (bool, error) {
+	if c.Bool(flagYes) {
+		return true, nil
+	}
+	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Endpoint, error) {
+		return r.agentClient(c).Endpoints(ctx)
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, e := range list {
+		if e.Engine == "" || (e.Name != name && e.Network+"/"+e.Name != name) {
+			continue
+		}
+		return r.agreed(c, fmt.Sprintf("Endpoint %s is that of %s, which loses %s in network %s; its engine goes on to "+
+			"think that it has them. Detach it?", e.Name, containerOf(e), joined(e.IPs), e.Network))
+	}
+	return true, nil
+}
+
+// containerOf says which container has an endpoint that an engine made.
+func containerOf(e api.Endpoint) string {
+	if e.Container == "" {
+		return "a container of Docker's"
+	}
+	return "container " + e.Container
 }

@@ -225,7 +225,10 @@ func TestWatchOnATerminal(t *testing.T) {
 		}, 20*time.Second, 10*time.Millisecond, "%s: %q", what, seen())
 	}
 	wait("the first", "NAME", "blue", "red")
-	_, err := s.UpdateNetwork(t.Context(), "red", func(n *topology.Network) error { n.MTU = 1234; return nil })
+	_, err := s.UpdateNetwork(t.Context(), "red", func(n *topology.Network) error {
+		n.MTU, n.MTUDefault = 1234, false
+		return nil
+	})
 	require.NoError(t, err)
 	wait("after a change", "blue", "1234")
 	for _, name := range []string{"green", "grey", "beige"} {

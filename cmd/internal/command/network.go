@@ -22,7 +22,8 @@ func networkSettings() []ucli.Flag {
 			Name: "transport", Usage: "`TRANSPORT` between nodes: " + transportNames() + " (default vxlan)",
 		},
 		&ucli.IntFlag{
-			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default for an underlay of 1500)",
+			Name: "mtu", Usage: "`BYTES` of the largest IP packet of a container (default what all nodes carry, with an " +
+				"underlay of 1500 at most)",
 			Action: between("mtu", 1, math.MaxUint16),
 		},
 		&ucli.StringSliceFlag{
@@ -56,7 +57,7 @@ for example; containers have the mask of the whole network.
 						Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)",
 						Action: between("subnet-len-v6", 1, 126),
 					},
-				}, append(networkSettings(), outputFlag(formatsItem...))...),
+				}, append(networkSettings(), dryRunFlag(), outputFlag(formatsItem...))...),
 				Action: r.networkCreate,
 			},
 			{
@@ -69,15 +70,16 @@ for example; containers have the mask of the whole network.
 			},
 			{
 				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
-				Description: `Only the settings that are given change. Running containers keep their MTU and
-default route until they are restarted; a new transport takes effect on all nodes
-at once. Prefixes and the VNI cannot change.
+				Description: `Only the settings that are given change. Running containers keep their default
+route until they are restarted; a new transport, and a smaller MTU, take effect on
+all nodes at once. '--mtu 0' is the default again. Prefixes and the VNI cannot
+change.
 
   baize network update blue --mtu 1400
   baize network update blue --no-gateway`,
 				Flags: append(networkSettings(),
 					&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
-					outputFlag(formatsItem...)),
+					dryRunFlag(), outputFlag(formatsItem...)),
 				Action: r.networkUpdate,
 			},
 			r.networkDeleteCommand(),
@@ -103,15 +105,19 @@ type networkItem struct {
 	CreatedBy string `json:"createdBy,omitempty"`
 	// Deleting says that it is being deleted, and how; Holders are the nodes that it
 	// waits for then.
-	Deleting       topology.Deletion `json:"deleting,omitempty"`
-	Holders        []topology.Holder `json:"holders,omitempty"`
-	MTU            int               `json:"mtu"`
-	Gateways       []netip.Addr      `json:"gateways"`
-	LeasesIPv4     *leases           `json:"leasesIPv4,omitempty"`
-	LeasesIPv6     *leases           `json:"leasesIPv6,omitempty"`
-	Nodes          []networkNode     `json:"nodes"`
-	CreateRevision int64             `json:"createRevision,omitempty"`
-	ModRevision    int64             `json:"modRevision,omitempty"`
+	Deleting topology.Deletion `json:"deleting,omitempty"`
+	Holders  []topology.Holder `json:"holders,omitempty"`
+	MTU      int               `json:"mtu"`
+	// MTUDefault says that nobody chose the MTU, MTUNode which node's link makes it
+	// smaller then.
+	MTUDefault     bool          `json:"mtuDefault,omitempty"`
+	MTUNode        string        `json:"mtuNode,omitempty"`
+	Gateways       []netip.Addr  `json:"gateways"`
+	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
+	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
+	Nodes          []networkNode `json:"nodes"`
+	CreateRevision int64         `json:"createRevision,omitempty"`
+	ModRevision    int64         `json:"modRevision,omitempty"`
 }
 
 // leases counts the subnets of a network that are leased or reserved, out of
@@ -129,11 +135,12 @@ type networkNode struct {
 }
 
 func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
+	n, least := n.WithMTU(s.Underlay())
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
 		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
-		CreatedBy: n.CreatedBy,
-		Gateways:  []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
+		CreatedBy: n.CreatedBy, MTUDefault: n.MTUDefault, MTUNode: least,
+		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
 	if n.Deleting != "" {
@@ -216,10 +223,22 @@ var networks = kind[networkItem]{
 	},
 }
 
+// mtuText says where the MTU is from.
+func (n networkItem) mtuText() string {
+	out := strconv.Itoa(n.MTU)
+	switch {
+	case n.MTUNode != "":
+		out += ", which is what the link of node " + n.MTUNode + " carries"
+	case n.MTUDefault:
+		out += ", the default"
+	}
+	return out
+}
+
 func (n networkItem) describe() []field {
 	out := []field{
 		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
-		{"Transport", string(n.Transport)}, {"MTU", strconv.Itoa(n.MTU)}, {"Gateway", joined(n.Gateways)},
+		{"Transport", string(n.Transport)}, {"MTU", n.mtuText()}, {"Gateway", joined(n.Gateways)},
 	}
 	if n.Deleting != "" {
 		out = append(out, field{"Status", "being deleted; it waits for " + counted(len(n.Holders), "node")})
@@ -350,17 +369,21 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 		}
 	}
 	return r.withStore(c, func(s *etcdstore.Store) error {
-		made, err := waiting(r, c, "creating the network", func(ctx context.Context) (topology.Network, error) {
-			return s.CreateNetwork(ctx, n)
-		})
-		if err != nil {
-			return err
-		}
-		item := newNetworkItem(topology.NewSnapshot(0, nil), made)
-		sentence := fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d",
-			made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU)
-		return r.item(c, item, func() []field { return nil }, withLimits(sentence, item))
+		return r.rehearsed(c, s, func() error { return r.createNetwork(c, s, n) })
 	})
+}
+
+func (r *runner) createNetwork(c *ucli.Context, s *etcdstore.Store, n topology.Network) error {
+	made, err := waiting(r, c, "creating the network", func(ctx context.Context) (topology.Network, error) {
+		return s.CreateNetwork(ctx, n)
+	})
+	if err != nil {
+		return err
+	}
+	item := newNetworkItem(topology.NewSnapshot(0, nil), made)
+	sentence := fmt.Sprintf("network %s created: %s, VNI %d, %s, MTU %d",
+		made.Name, joined(item.Subnets), made.VNI, made.Transport, made.MTU)
+	return r.item(c, item, func() []field { return nil }, withLimits(sentence, item))
 }
 
 // withLimits adds to a message what the network cannot carry.
@@ -407,7 +430,7 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 	if err := setGateways(new(topology.Network), command, gateways); err != nil {
 		return err
 	}
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		if _, err := findNetwork(snap, name); err != nil {
 			return err
 		}
@@ -416,8 +439,9 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 				n.Transport = t
 			}
 			if c.IsSet("mtu") {
-				n.MTU = c.Int("mtu")
+				n.MTU, n.MTUDefault = c.Int("mtu"), c.Int("mtu") == 0
 			}
+			*n, _ = n.WithMTU(snap.Underlay())
 			if c.Bool("no-gateway") {
 				n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
 			}

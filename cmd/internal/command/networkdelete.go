@@ -43,7 +43,7 @@ nobody, and are reported by it (BZ0107).
 				Name: "wait", Value: deletionWait, Usage: "the longest to wait until it is gone; 0: only mark it",
 			},
 			&ucli.BoolFlag{Name: "force", Usage: "take it from those who use it; asks first"},
-			&ucli.BoolFlag{Name: "yes", Usage: "do not ask"},
+			yesFlag(), dryRunFlag(),
 			&ucli.BoolFlag{Name: "cancel", Usage: "keep a network that is being deleted"},
 		},
 		Action: r.networkDelete,
@@ -55,7 +55,7 @@ func (r *runner) networkDelete(c *ucli.Context) error {
 		return usagef("baize network delete", "--cancel stands alone")
 	}
 	name := c.Args().First()
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		n, err := findNetwork(snap, name)
 		_, malformed := snap.Malformed[topology.NetworkKey(name)]
 		switch {
@@ -81,6 +81,9 @@ func (r *runner) networkDelete(c *ucli.Context) error {
 			return err
 		}
 		d := deletion{store: s, network: n, force: c.Bool("force"), taken: map[string]bool{}, err: errNotYet(name)}
+		if c.Bool(flagDryRun) {
+			return d.rehearse(c.Context, snap.Holders(name))
+		}
 		return r.awaitDeletion(c, &d)
 	})
 }
@@ -97,9 +100,6 @@ func (r *runner) cancelDeletion(c *ucli.Context, s *etcdstore.Store, n topology.
 
 // mayForce says what --force does, and asks.
 func (r *runner) mayForce(c *ucli.Context, snap *topology.Snapshot, name string) (bool, error) {
-	if c.Bool("yes") {
-		return true, nil
-	}
 	down := 0
 	holders := snap.Holders(name)
 	for _, h := range holders {
@@ -107,8 +107,8 @@ func (r *runner) mayForce(c *ucli.Context, snap *topology.Snapshot, name string)
 			down++
 		}
 	}
-	return r.confirm(fmt.Sprintf("Endpoints in network %s are detached, and containers lose this interface, on all nodes "+
-		"that carry it: %d, of which %d without an agent that runs. Delete it?", name, len(holders), down))
+	return r.agreed(c, fmt.Sprintf("Endpoints in network %s are detached, and containers lose this interface, on all "+
+		"nodes that carry it: %d, of which %d without an agent that runs. Delete it?", name, len(holders), down))
 }
 
 // awaitDeletion waits until a network that is marked is gone, or says who has it.
@@ -248,6 +248,21 @@ func (d *deletion) step(ctx context.Context, snap *topology.Snapshot) (gone bool
 		}
 	}
 	return false, nil
+}
+
+// rehearse goes through what a deletion writes, where nobody answers. Without force
+// that is the mark where nodes have a part of the network.
+func (d *deletion) rehearse(ctx context.Context, holders []topology.Holder) error {
+	if len(holders) > 0 && !d.force {
+		return nil
+	}
+	for _, h := range holders {
+		if err := d.take(ctx, h.Node); err != nil {
+			return err
+		}
+	}
+	_, err := d.finish(ctx)
+	return err
 }
 
 // end is the last attempt: with force, what agents did not give is taken.

@@ -39,17 +39,20 @@ Afterwards the next agent that starts under the name has them. It is refused
 while the node's agent runs.
 
   baize node hand-over host3`,
+				Flags:  []ucli.Flag{dryRunFlag()},
 				Action: r.nodeHandOver,
 			},
 			{
 				Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",
 				Usage: "remove a node for good and release its subnets",
 				Description: `For a node that will not come back: a reboot or an outage needs no removal. Its
-leases become free for others; subnets reserved for it stay reserved.
+leases become free for others; subnets reserved for it stay reserved. A node whose
+agent runs registers again at once: stop the agent first.
 
   baize node remove host3`,
 				Flags: []ucli.Flag{
-					&ucli.BoolFlag{Name: "force", Usage: "remove it even if its agent runs"},
+					&ucli.BoolFlag{Name: "force", Usage: "remove it even if its agent runs; asks first"},
+					yesFlag(), dryRunFlag(),
 				},
 				Action: r.nodeRemove,
 			},
@@ -198,7 +201,7 @@ func findNode(snap *topology.Snapshot, name string) (nodeItem, error) {
 
 func (r *runner) nodeHandOver(c *ucli.Context) error {
 	name := c.Args().First()
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		if _, err := findNode(snap, name); err != nil {
 			return err
 		}
@@ -214,7 +217,13 @@ func (r *runner) nodeHandOver(c *ucli.Context) error {
 
 func (r *runner) nodeRemove(c *ucli.Context) error {
 	name := c.Args().First()
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		alive, runs := snap.Alive[name]
+		if runs && c.Bool("force") {
+			if ok, err := r.agreed(c, removalQuestion(snap, alive)); err != nil || !ok {
+				return err
+			}
+		}
 		freed, err := waiting(r, c, "removing the node", func(ctx context.Context) ([]string, error) {
 			return s.RemoveNode(ctx, name, c.Bool("force"))
 		})
@@ -234,6 +243,27 @@ func (r *runner) nodeRemove(c *ucli.Context) error {
 				return err
 			}
 		}
+		if runs {
+			return r.say("its agent runs on host %s, and registers it again: to remove it for good, stop the agent there first",
+				alive.Hostname)
+		}
 		return nil
 	})
+}
+
+// removalQuestion says what becomes of a node whose agent runs.
+func removalQuestion(snap *topology.Snapshot, l topology.Liveness) string {
+	var leased []string
+	for _, sub := range snap.SortedSubnets() {
+		if sub.Node == l.Node && !sub.Reserved {
+			leased = append(leased, sub.Prefix.String())
+		}
+	}
+	what := "It has no subnet."
+	if len(leased) > 0 {
+		what = "Its endpoints in " + joined(leased) + " are cut off until it has leased these again, and for good where " +
+			"another node is faster."
+	}
+	return fmt.Sprintf("The agent of node %s runs on host %s: the node comes back at once. %s Remove it?",
+		l.Node, l.Hostname, what)
 }

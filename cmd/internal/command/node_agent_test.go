@@ -1,11 +1,13 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -169,6 +171,47 @@ func TestEndpointCommands(t *testing.T) {
 	assert.Equal(t, cli.ExitNotFound, res.code)
 	assert.Contains(t, res.err, "did you mean c1?")
 	assert.Equal(t, result{0, "endpoint c1 removed\n", ""}, baize(t, "endpoint", "rm", "c1"))
+}
+
+// Row U8: a container is cut off only by who says so.
+func TestEndpointRemoveOfAContainer(t *testing.T) {
+	f := &fakeAgent{endpoints: []api.Endpoint{{
+		Name: "docker-0123456789ab", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, Engine: api.EngineDocker,
+		Container: "web",
+	}}}
+	f.serve(t)
+	for _, name := range []string{"docker-0123456789ab", "blue/docker-0123456789ab"} {
+		res := baize(t, "endpoint", "remove", name)
+		assert.Equal(t, cli.ExitOK, res.code, res.err)
+		assert.Contains(t, res.out, "that of container web, which loses 10.1.5.2 in network blue")
+		assert.Contains(t, res.out, "nothing was changed")
+		assert.Len(t, f.endpoints, 1)
+	}
+	var out, errOut bytes.Buffer
+	code := Run(t.Context(), []string{"endpoint", "remove", "docker-0123456789ab"}, Streams{strings.NewReader("yes\n"), &out, &errOut})
+	assert.Equal(t, cli.ExitOK, code, errOut.String())
+	assert.Empty(t, f.endpoints)
+	f.endpoints = []api.Endpoint{{Name: "docker-1", Network: "blue", Container: "container web"}}
+	assert.Equal(t, result{0, "endpoint docker-1 removed\n", ""}, baize(t, "endpoint", "remove", "docker-1", "--yes"))
+}
+
+// Row B7: what is allowed gets to the agent, and is shown.
+func TestEndpointAddAllow(t *testing.T) {
+	f := &fakeAgent{}
+	f.serve(t)
+	add := []string{"endpoint", "add", "gw", "--network", "blue", "--netns", "gw"}
+	res := baize(t, append(add, "--allow", "::/0", "--allow", "0.0.0.0/0,10.1.5.9")...)
+	require.Equal(t, 0, res.code, res.err)
+	var want []netip.Prefix
+	for _, s := range []string{"0.0.0.0/0", "10.1.5.9/32", "::/0"} {
+		want = append(want, netip.MustParsePrefix(s))
+	}
+	assert.Equal(t, want, f.last.Allow)
+	f.endpoints = []api.Endpoint{{Name: "gw", Network: "blue", Allow: want}}
+	assert.Contains(t, baize(t, "endpoint", "list", "-o", "wide").out, "0.0.0.0/0,10.1.5.9/32,::/0")
+	res = baize(t, append(add, "--allow", "10.2.0.1/16")...)
+	assert.Equal(t, cli.ExitUsage, res.code)
+	assert.Contains(t, res.err, "--allow: 10.2.0.1/16 has bits set beyond its length (write 10.2.0.0/16)")
 }
 
 func TestStatusOfANode(t *testing.T) {

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"fmt"
 	"net/netip"
 
 	ucli "github.com/urfave/cli/v2"
@@ -42,6 +43,7 @@ func (r *runner) subnetCommand() *ucli.Command {
 				Flags: []ucli.Flag{
 					networkFlag(true), nodeFlag("`NAME` of the node it is for (default none: no node leases it)"),
 					&ucli.StringFlag{Name: "comment", Usage: "a `NOTE` on what it is for"},
+					&ucli.BoolFlag{Name: "force", Usage: "write over a reservation that is there already"}, dryRunFlag(),
 				},
 				Action: r.subnetReserve,
 			},
@@ -52,8 +54,9 @@ func (r *runner) subnetCommand() *ucli.Command {
 					&ucli.BoolFlag{
 						Name: "force",
 						Usage: "release it even if its node is alive: where it needs one, the node leases another, and its " +
-							"endpoints in this one lose their network",
+							"endpoints in this one lose their network; asks first",
 					},
+					yesFlag(), dryRunFlag(),
 				},
 				Action: r.subnetRelease,
 			},
@@ -133,9 +136,12 @@ func (r *runner) subnetReserve(c *ucli.Context) error {
 	sub := topology.Subnet{
 		Network: c.String("network"), Prefix: p, Node: c.String("node"), Reserved: true, Comment: c.String("comment"),
 	}
-	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		if _, err := findNetwork(snap, sub.Network); err != nil {
 			return err
+		}
+		if c.Bool("force") {
+			sub.Meta = snap.Subnets[topology.SubnetID{Network: sub.Network, Prefix: p}].Meta
 		}
 		if _, err := s.ReserveSubnet(c.Context, sub); err != nil {
 			return err
@@ -153,7 +159,14 @@ func (r *runner) subnetRelease(c *ucli.Context) error {
 		return err
 	}
 	network := c.String("network")
-	return r.withStore(c, func(s *etcdstore.Store) error {
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		owner := snap.Subnets[topology.SubnetID{Network: network, Prefix: p.Masked()}].Node
+		if l, runs := snap.Alive[owner]; runs && c.Bool("force") {
+			if ok, err := r.agreed(c, fmt.Sprintf("The agent of node %s runs on host %s: endpoints with addresses of %s lose "+
+				"network %s. Release it?", owner, l.Hostname, p, network)); err != nil || !ok {
+				return err
+			}
+		}
 		if err := s.ReleaseSubnet(c.Context, network, p, c.Bool("force")); err != nil {
 			return err
 		}

@@ -339,10 +339,29 @@ func testDockerChosen(p plugin) {
 	p.container("host3", "mac", "--network", "shop", "--mac-address", "02:00:00:00:77:01")
 	assert.Contains(p.T, p.within("host3", "mac", "ip", "link", "show", "eth0"), "02:00:00:00:77:01")
 	p.reach("host1", "peer", p.addr("host3", "mac", "shop"))
+	p.allowed()
 	// Docker's own resolver, on one engine.
 	p.container("host1", "friend", "--network", "shop")
 	p.within("host1", "friend", "ping", "-c", "1", "-W", "5", "colleague")
 	p.within("host1", "friend", "ping", "-c", "1", "-W", "5", "peer")
+}
+
+// allowed gives a container an address beside its own (row B7).
+func (p plugin) allowed() {
+	p.refused("host3", []string{"option baize.allow", "10.7.0.1/16"}, "run", "--rm",
+		"--network", "name=shop,driver-opt=baize.allow=10.7.0.1/16", lab.DockerImage, "true")
+	p.container("host3", "plain", "--network", "shop")
+	float := last(p.addr("host3", "plain", "shop"))
+	p.container("host3", "floats", "--cap-add", "NET_ADMIN", "--network", "name=shop,driver-opt=baize.allow="+float.String())
+	p.within("host3", "floats", "ip", "addr", "add", float.String()+"/32", "dev", "eth0")
+	p.reach("host1", "peer", float)
+	p.reach("host3", "plain", float)
+	// Row U8: a running container is not cut off by the command line without a word.
+	id := p.docker("host3", "inspect", "-f", "{{with index .NetworkSettings.Networks \"shop\"}}{{slice .EndpointID 0 12}}{{end}}", "floats")
+	out, err := p.Run("host3", "baize", "endpoint", "remove", "docker-"+id)
+	require.ErrorContains(p.T, err, "--yes", out)
+	require.ErrorContains(p.T, err, "is that of container floats")
+	p.reach("host1", "peer", float)
 }
 
 // theft tries to start a container on host2 with the address of one on host1, whose

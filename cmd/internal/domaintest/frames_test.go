@@ -33,6 +33,7 @@ func TestDomain(t *testing.T) {
 				"networks are apart": testApart,
 				"spoofing":           testSpoofing,
 				"exactly the MTU":    testMTU,
+				"a router":           testRouter,
 			} {
 				t.Run(name, func(t *testing.T) { test(d.in(t)) })
 			}

@@ -138,7 +138,9 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 			m.Pins = append(m.Pins, Pin{Address: p.Addr, MAC: p.MAC})
 		}
 	}
+	underlay := s.Underlay()
 	for _, n := range s.SortedNetworks() {
+		n, _ = n.WithMTU(underlay)
 		net := Network{
 			Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), Transport: n.Transport, MTU: n.MTU, Members: []Member{},
 			Deleting: n.Deleting,

@@ -150,7 +150,7 @@ func (c *cluster) leaves(host string) {
 	c.T.Helper()
 	require.NoError(c.T, c.Host(host).StopService(c.T.Context(), lab.ServiceAgent))
 	c.Must(host, "baize", "agent", "cleanup")
-	c.Must("host1", "baize", "node", "remove", host, "--force")
+	c.Must("host1", "baize", "node", "remove", host, "--force", "--yes")
 }
 
 // key returns the key of a host's lease.

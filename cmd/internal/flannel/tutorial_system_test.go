@@ -58,7 +58,7 @@ func TestTutorial(t *testing.T) {
 	}
 	// host3 is not known to Baize.
 	c.Must("host3", "baize", "agent", "cleanup")
-	c.Must("host3", "baize", "node", "remove", "host3", "--force")
+	c.Must("host3", "baize", "node", "remove", "host3", "--force", "--yes")
 
 	try("host1", "config")
 	for _, h := range hosts[:2] {

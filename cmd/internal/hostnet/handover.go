@@ -127,9 +127,9 @@ func readyLink(pathOrName string, mac net.HardwareAddr, addrs []netip.Addr) (str
 		return "", err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return "", failed("interfaces of "+pathOrName, "listing them", err)
+	links, err := listLinks(h, pathOrName)
+	if err != nil {
+		return "", err
 	}
 	for _, l := range links {
 		if at := l.Attrs(); !bytes.Equal(at.HardwareAddr, mac) || at.Flags&net.FlagUp == 0 ||

@@ -4,6 +4,7 @@ package hostnet
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -58,7 +59,30 @@ func TestPairIsHandedOver(t *testing.T) {
 	assert.Equal(t, "eth1", name)
 	assert.Contains(t, output(t, ns, "ethtool -k eth1"), "tx-checksumming: off", "it stays off on the way")
 	require.NoError(t, Announce(t.Context(), ns, name, s.MAC, addrs))
+	testLowerMTU(t, s, ns)
+}
 
+// Row B9: the network's MTU became smaller while the endpoint runs. It is never raised,
+// and IPv6 is not lost.
+func testLowerMTU(t *testing.T, s PairSpec, ns string) {
+	for _, c := range []struct{ mtu, was, now int }{{1450, 0, 1450}, {1350, 1450, 1350}, {1350, 0, 1350}, {1450, 0, 1350}} {
+		was, err := LowerMTU(s.HostIfname, ns, s.MAC, c.mtu)
+		require.NoError(t, err)
+		assert.Equal(t, c.was, was)
+		for _, show := range []string{output(t, ns, "ip link show eth1"), output(t, "", "ip link show "+s.HostIfname)} {
+			assert.Contains(t, show, fmt.Sprintf("mtu %d ", c.now))
+		}
+	}
+	assert.Contains(t, output(t, ns, "ip addr show eth1"), "fd00:1:5::2")
+	was, err := LowerMTU(s.HostIfname, ns, s.MAC, 1279)
+	require.ErrorContains(t, err, "IPv6")
+	assert.Equal(t, 1350, was)
+	_, err = LowerMTU(s.HostIfname, ns, mac(t, "02:42:0a:01:05:03"), 1300)
+	require.ErrorContains(t, err, "no interface")
+	assert.Contains(t, output(t, ns, "ip link show eth1"), "mtu 1350 ")
+	was, err = LowerMTU("bznothing", ns, s.MAC, 1300)
+	require.NoError(t, err)
+	assert.Zero(t, was)
 }
 
 func TestPairOfNobody(t *testing.T) {

@@ -51,7 +51,9 @@ func endpointRemoveArgs(network, name string) []string {
 
 func agentCleanupArgs(bgp []string) []string { return append(agentArgs(bgp), "cleanup") }
 
-func nodeRemoveArgs(node string) []string { return []string{"node", "remove", node, "--force"} }
+func nodeRemoveArgs(node string) []string {
+	return []string{"node", "remove", node, "--force", "--yes"}
+}
 
 // memberEnv is what makes baize inside a member work without flags.
 func (s state) memberEnv(name string) []string {

@@ -28,7 +28,7 @@ func TestCommandLines(t *testing.T) {
 		"endpoint remove blue/c1":                endpointRemoveArgs("blue", "c1"),
 		"agent cleanup":                          agentCleanupArgs(nil),
 		"agent --bgp 65001 cleanup":              agentCleanupArgs([]string{"--bgp", "65001"}),
-		"node remove host3 --force":              nodeRemoveArgs("host3"),
+		"node remove host3 --force --yes":        nodeRemoveArgs("host3"),
 	} {
 		assert.Equal(t, want, strings.Join(got, " "))
 	}

@@ -81,6 +81,6 @@ func TestANodeThatIsNotThereIsRemoved(t *testing.T) {
 		l, ran := inFabricRuns(t, "'node remove') echo 'etcd: host not found' >&2; exit "+code+" ;;")
 		err := l.removeNode(t.Context(), member.Member{}, "host9")
 		assert.Equal(t, fails, err != nil, "exit code %s: %v", code, err)
-		assert.Equal(t, []string{"node remove host9 --force"}, ran())
+		assert.Equal(t, []string{"node remove host9 --force --yes"}, ran())
 	}
 }

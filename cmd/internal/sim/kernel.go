@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
@@ -23,12 +24,17 @@ type kernel struct {
 
 	mu      sync.Mutex
 	devices map[string]bool
+	mtus    map[string]int // of endpoints' devices
+	link    int            // the underlay's MTU
 	changed chan struct{}
 }
 
 func newKernel(sw *ovsfake.Switch, vtep netip.Addr) *kernel {
 	sw.Devices = map[string]bool{}
-	k := &kernel{sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, changed: make(chan struct{})}
+	k := &kernel{
+		sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, mtus: map[string]int{}, link: 1500,
+		changed: make(chan struct{}),
+	}
 	k.fake.AddDevice("eth0", netip.PrefixFrom(vtep, 16))
 	// The fake's devices filter strictly, which agents warn of.
 	loose := model.SetSysctl{Sysctl: model.Sysctl{Key: "net/ipv4/conf/eth0/rp_filter", Value: "2"}}
@@ -49,6 +55,18 @@ func (k *kernel) set(device string, exists bool) {
 	k.changed = make(chan struct{})
 	k.mu.Unlock()
 	k.sw.SetDevice(device, exists)
+}
+
+func (k *kernel) setMTU(device string, mtu int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mtus[device] = mtu
+}
+
+func (k *kernel) mtu(device string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mtus[device]
 }
 
 func (k *kernel) has(device string) bool {
@@ -111,17 +129,22 @@ var _ agent.Host = host{}
 func (h host) Underlay() (hostnet.Underlay, error) {
 	h.gate.bug(MembershipDoor)
 	b := h.vtep.As4()
+	h.k.mu.Lock()
+	defer h.k.mu.Unlock()
 	return hostnet.Underlay{
-		Addrs: []netip.Addr{h.vtep}, Interface: "eth0", MTU: 1500, MAC: net.HardwareAddr{0x52, 0x54, b[0], b[1], b[2], b[3]},
+		Addrs: []netip.Addr{h.vtep}, Interface: "eth0", MTU: h.k.link,
+		MAC: net.HardwareAddr{0x52, 0x54, b[0], b[1], b[2], b[3]},
 	}, nil
 }
 
 func (h host) Attach(_ context.Context, s hostnet.AttachSpec) error {
+	h.k.setMTU(s.HostIfname, s.MTU)
 	h.k.set(s.HostIfname, true)
 	return nil
 }
 
 func (h host) MakePair(_ context.Context, s hostnet.PairSpec) error {
+	h.k.setMTU(s.HostIfname, s.MTU)
 	h.k.set(s.HostIfname, true)
 	return nil
 }
@@ -129,6 +152,19 @@ func (h host) MakePair(_ context.Context, s hostnet.PairSpec) error {
 func (h host) Detach(_ context.Context, port string) error {
 	h.k.set(port, false)
 	return nil
+}
+
+// LowerMTU refuses as the kernel's does.
+func (h host) LowerMTU(port, _ string, _ net.HardwareAddr, mtu int) (int, error) {
+	was := h.k.mtu(port)
+	switch {
+	case was <= mtu:
+		return 0, nil
+	case mtu < 1280:
+		return was, errors.New("an interface with less than 1280 loses IPv6")
+	}
+	h.k.setMTU(port, mtu)
+	return was, nil
 }
 
 func (h host) LinkExists(name string) bool {

@@ -351,6 +351,17 @@ func (n *Node) SetBug(d Door, has bool) {
 // TouchLinks has the kernel report a change of its links.
 func (n *Node) TouchLinks() { n.kernel.set("dummy0", true) }
 
+// SetUnderlayMTU changes the MTU of the host's underlay.
+func (n *Node) SetUnderlayMTU(mtu int) {
+	n.kernel.mu.Lock()
+	n.kernel.link = mtu
+	n.kernel.mu.Unlock()
+	n.TouchLinks()
+}
+
+// MTU is that of an endpoint's device.
+func (n *Node) MTU(e api.Endpoint) int { return n.kernel.mtu(e.Port) }
+
 // AddNode adds a host, which does not run yet.
 func (w *World) AddNode(name string) *Node {
 	n := w.newNode(name, len(w.Nodes)+1)

@@ -30,18 +30,28 @@ func (t Taken) Add(network string, endpoints []ovs.Endpoint) {
 	}
 }
 
-// AddPins enters the addresses that are pinned to other nodes.
-func (t Taken) AddPins(s *topology.Snapshot, network, self string) {
+// AddPins enters the addresses that are pinned to other nodes. Of those that are
+// wanted it says by what name people know their containers: there may be thousands
+// of pins.
+func (t Taken) AddPins(s *topology.Snapshot, network, self string, wanted ...netip.Addr) {
 	for id, p := range s.Pins {
 		if id.Network != network || p.Node == self {
 			continue
 		}
-		by := "an endpoint of node " + p.Node
-		if p.Endpoint != "" {
-			by = "endpoint " + p.Endpoint + ", of node " + p.Node
+		var names []string
+		if slices.Contains(wanted, id.Addr) {
+			names = s.LookupAddr(network, id.Addr)
 		}
-		t[id.Addr] = by
+		t[id.Addr] = owner(topology.DescribeEndpoint(p.Endpoint, names), p.Node)
 	}
+}
+
+// owner names what has an address or a MAC on another node; what may be empty.
+func owner(what, node string) string {
+	if what == "" {
+		return "an endpoint of node " + node
+	}
+	return what + ", of node " + node
 }
 
 // AddClaims enters the addresses that this node has agreed to give to others, and
@@ -161,18 +171,37 @@ func ChooseAll(
 	return ips, 0, nil
 }
 
-// CheckMAC refuses a link address that another endpoint of the network has.
-func CheckMAC(e ovs.Endpoint, others []ovs.Endpoint) error {
-	for _, o := range others {
-		if o.Network == e.Network && o.Port != e.Port && slices.Equal(o.MAC, e.MAC) {
-			return &topology.Error{
-				Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: "MAC " + e.MAC.String(),
-				What:   "that of endpoint " + o.Name,
-				Remedy: "choose another with --mac",
-			}
+// CheckMAC refuses a link address whose frames would go to somebody else: that of
+// another endpoint of the network, as far as this node knows it (its own, and the
+// pins of s), or one that is made of an address elsewhere.
+func CheckMAC(n topology.NetworkView, s *topology.Snapshot, self string, e ovs.Endpoint, others []ovs.Endpoint) error {
+	refuse := func(what string) error {
+		return &topology.Error{
+			Kind: topology.ErrConflict, Code: fault.AddressTaken, Item: "MAC " + e.MAC.String(), What: what,
+			Remedy: "choose another MAC, or leave it out",
 		}
 	}
-	return nil
+	for _, o := range others {
+		if o.Network == e.Network && o.Port != e.Port && slices.Equal(o.MAC, e.MAC) {
+			return refuse("that of endpoint " + o.Name)
+		}
+	}
+	for _, p := range n.Pins {
+		if p.Node != self && p.MAC == e.MAC.String() && !slices.Contains(e.IPs, p.Addr) {
+			names := s.LookupAddr(n.Name, p.Addr)
+			return refuse("that of " + owner(topology.DescribeEndpoint(p.Endpoint, names), p.Node))
+		}
+	}
+	a, derived := topology.AddrOfMAC(e.MAC.String())
+	if !derived || !n.IPv4.IsValid() || !n.IPv4.Contains(a) || slices.Contains(e.IPs, a) ||
+		slices.ContainsFunc(n.OwnSubnets(), func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return nil
+	}
+	if home, ok := s.Home(n.Name, a); ok {
+		return refuse(fmt.Sprintf("made of %s, in subnet %s of node %s: its frames go there", a, home.Prefix, home.Node))
+	}
+	return refuse(fmt.Sprintf("made of %s of network %s, in a subnet that a node may lease: its frames would go there",
+		a, n.Name))
 }
 
 // CheckSegment refuses an address of a subnet that a segment, such as docker0,

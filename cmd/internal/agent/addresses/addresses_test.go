@@ -116,4 +116,64 @@ func TestPinsAndClaims(t *testing.T) {
 	require.Equal(t, addresses.Taken{
 		ip("10.1.5.2"): "endpoint db, of node other", ip("10.1.5.4"): "an endpoint to come of node other",
 	}, taken)
+
+	// Row B11: who wants one of them hears what people call its container.
+	names := topology.Names{Network: "blue", Node: "other", Names: map[string][]netip.Addr{"store": {ip("10.1.5.2")}}}
+	s = s.With(2, []topology.KV{{Key: names.Key(), Value: topology.Encode(names)}}, nil)
+	taken = addresses.Taken{}
+	taken.AddPins(s, "blue", "self", ip("10.1.5.2"))
+	require.Equal(t, "endpoint db, container store, of node other", taken[ip("10.1.5.2")])
+}
+
+// Row B11: a MAC whose frames would go to somebody else is refused, and who has it is
+// named.
+func TestCheckMAC(t *testing.T) {
+	ip := netip.MustParseAddr
+	var kvs []topology.KV
+	for _, r := range []topology.Record{
+		topology.Subnet{Network: "blue", Prefix: netip.MustParsePrefix("10.1.7.0/24"), Node: "host2"},
+		topology.Names{Network: "blue", Node: "host2", Names: map[string][]netip.Addr{"web": {ip("10.1.200.1")}}},
+	} {
+		kvs = append(kvs, topology.KV{Key: r.Key(), Value: topology.Encode(r)})
+	}
+	s := topology.NewSnapshot(1, kvs)
+	n := view()
+	n.Pins = []topology.Pin{
+		{Network: "blue", Addr: ip("10.1.200.1"), Node: "host2", MAC: "02:00:00:00:00:01", Endpoint: "docker-1"},
+		{Network: "blue", Addr: ip("10.1.200.2"), Node: "host2", MAC: "02:00:00:00:00:02"},
+		{Network: "blue", Addr: ip("10.1.200.3"), Node: "self", MAC: "02:00:00:00:00:03"},
+		{Network: "blue", Addr: ip("10.1.5.2"), Node: "host2", MAC: "02:00:00:00:00:05"},
+	}
+	other := func(name, network, mac string) ovs.Endpoint {
+		m, err := topology.ParseMAC(mac)
+		require.NoError(t, err)
+		return ovs.Endpoint{Name: name, Network: network, Port: "bz" + name, MAC: m}
+	}
+	others := []ovs.Endpoint{other("db", "blue", "02:00:00:00:00:04"), other("db", "red", "02:00:00:00:00:06")}
+	for mac, want := range map[string]string{
+		"02:00:00:00:00:01": "that of endpoint docker-1, container web, of node host2",
+		"02:00:00:00:00:02": "that of an endpoint of node host2",
+		"02:00:00:00:00:03": "", // of this node: its endpoint tells
+		"02:00:00:00:00:04": "that of endpoint db",
+		"02:00:00:00:00:05": "", // the address moves here
+		"02:00:00:00:00:06": "",
+		"52:54:00:00:00:01": "",
+		"02:42:0a:01:05:02": "", // its own address
+		"02:42:0a:01:05:03": "", // of this node's subnet
+		"02:42:0a:02:07:09": "", // of no address of the network
+		"02:42:0a:01:07:09": "made of 10.1.7.9, in subnet 10.1.7.0/24 of node host2",
+		"02:42:0a:01:09:09": "made of 10.1.9.9 of network blue, in a subnet that a node may lease",
+	} {
+		t.Run(mac, func(t *testing.T) {
+			e := other("c", "blue", mac)
+			e.IPs = []netip.Addr{ip("10.1.5.2")}
+			err := addresses.CheckMAC(n, s, "self", e, others)
+			if want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, topology.ErrConflict)
+			require.ErrorContains(t, err, "MAC "+mac+": "+want)
+		})
+	}
 }

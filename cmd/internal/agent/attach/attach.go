@@ -88,6 +88,9 @@ type Host interface {
 	// LinkExists reports whether there is a device of that name; when in doubt it
 	// says yes.
 	LinkExists(name string) bool
+	// LowerMTU makes the MTU of an endpoint's device mtu where it is larger. was is
+	// what it was; 0 where nothing had to be done.
+	LowerMTU(port, netns string, mac net.HardwareAddr, mtu int) (was int, err error)
 	DeviceOf(p netip.Prefix, but string) (string, error)
 	// WatchLinks calls fire whenever links or addresses change, until ctx ends.
 	WatchLinks(ctx context.Context, fire func()) error
@@ -107,6 +110,9 @@ type Part struct {
 	userspace bool
 	called    func(ovs.Endpoint) string
 	faults    part.Faults
+	// mtus are those that the endpoints' devices are known to have at the most, by
+	// port: the kernel is asked when a network's changes. Only look has them.
+	mtus map[string]int
 
 	// background is what goes on after a request was answered, until lifetime
 	// ends; Run sets it.
@@ -180,7 +186,8 @@ func (p *Part) look() {
 	}
 	var faults []fault.Fault
 	if t := p.hub.Records().Get(); t.Known() {
-		faults = endpointFaults(t.View(), p.known.Get().Endpoints)
+		endpoints := p.known.Get().Endpoints
+		faults = append(endpointFaults(t.View(), endpoints), p.lowerMTUs(t.View(), endpoints)...)
 	}
 	if err := p.save(); err != nil {
 		faults = fault.Add(faults, err)
@@ -231,6 +238,40 @@ func endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
 		}
 	}
 	return out
+}
+
+// lowerMTUs makes the MTU of endpoints that of their networks, where it became
+// smaller: a node with a smaller link has joined, for example. Larger packets
+// vanish, in whatever the endpoint sends.
+func (p *Part) lowerMTUs(v topology.View, endpoints []ovs.Endpoint) (faults []fault.Fault) {
+	before := p.mtus
+	p.mtus = make(map[string]int, len(endpoints))
+	for _, e := range endpoints {
+		n, ok := v.Find(e.Network)
+		if !ok || e.MAC == nil {
+			continue
+		}
+		if known, ok := before[e.Port]; ok && known <= n.MTU {
+			p.mtus[e.Port] = n.MTU // one that is made anew has it
+			continue
+		}
+		was, err := p.host.LowerMTU(e.Port, e.Netns, e.MAC, n.MTU)
+		switch {
+		case err != nil:
+			faults = append(faults, fault.Fault{
+				Code: fault.EndpointMTU, Severity: fault.Warning, Item: "endpoint " + e.Name,
+				What: fmt.Sprintf("its MTU is %d, packets of network %s have %d at most, larger ones vanish; it cannot be "+
+					"lowered while the endpoint runs: %v", was, e.Network, n.MTU, err),
+				Remedy: "restart the container, or add the endpoint again",
+			})
+		case was != 0:
+			p.log.Infof("endpoint %s: MTU lowered from %d to %d, as network %s has it now", e.Name, was, n.MTU, e.Network)
+		}
+		if err == nil {
+			p.mtus[e.Port] = n.MTU
+		}
+	}
+	return faults
 }
 
 // connect makes an endpoint known and waits until the switch forwards for it.

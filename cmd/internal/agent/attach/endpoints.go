@@ -144,6 +144,14 @@ func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
 		return e, err
 	}
 	e.Port = portOf(e)
+	allow := make([]string, len(req.Allow))
+	for i, p := range req.Allow {
+		allow[i] = p.String()
+	}
+	var err error
+	if e.Allow, err = topology.ParseAllowed("--allow", allow); err != nil {
+		return e, err
+	}
 	if req.MAC != "" {
 		mac, err := topology.ParseMAC(req.MAC)
 		if err != nil {
@@ -176,23 +184,28 @@ func (p *Part) choose(
 			}
 			return
 		}
-		if e.IPs, full, err = addresses.ChooseAll(n, static, p.occupied(n.Name)); err != nil {
+		if e.IPs, full, err = addresses.ChooseAll(n, static, p.occupied(n.Name, static...)); err != nil {
 			return
 		}
 		if e.MAC == nil {
 			e.MAC = topology.MACOf(e.IPs[0])
 		}
-		for _, m := range []map[string]ovs.Endpoint{p.endpoints, p.pending} {
-			for _, o := range m {
-				err = errors.Join(err, addresses.CheckMAC(*e, []ovs.Endpoint{o}))
-			}
-		}
-		if err == nil {
+		if err = p.checkMAC(n, *e); err == nil {
 			p.pending[e.Port] = *e
 			delete(p.unfinished, e.Port)
 		}
 	})
 	return full, err
+}
+
+// checkMAC refuses the link address of an endpoint to come where somebody else has
+// it. It needs p.mu.
+func (p *Part) checkMAC(n topology.NetworkView, e ovs.Endpoint) error {
+	s := p.hub.Topology().Get().Snapshot
+	if s == nil {
+		s = topology.NewSnapshot(0, nil)
+	}
+	return addresses.CheckMAC(n, s, p.hub.Self().Node, e, p.known.Get().All())
 }
 
 // grow leases another subnet of a family that is full, for the reason given.

@@ -98,7 +98,7 @@ func (p *Part) reserve(n topology.NetworkView, r Reservation) (addr netip.Addr, 
 		if err = p.checkOpen(n.Name); err != nil {
 			return
 		}
-		taken := p.occupied(n.Name)
+		taken := p.occupied(n.Name, r.Addr)
 		for _, x := range r.Excluded {
 			taken[x] = "kept for another use"
 		}
@@ -133,7 +133,7 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 		return err
 	}
 	e.Port = portOf(e)
-	if err := p.await(e); err != nil { // this keeps its pins
+	if err := p.await(e, func() error { return p.checkMAC(n, e) }); err != nil { // this keeps its pins
 		return err
 	}
 	// Before the engine hears of it: another agent must know what it made.

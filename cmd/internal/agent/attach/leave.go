@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -84,13 +85,16 @@ func (r *records) begin(network string) (closed bool, end func()) {
 	}
 }
 
-func (p *Part) calledEndpoint(e ovs.Endpoint) string {
-	if p.called != nil {
-		if name := p.called(e); name != "" {
-			return name
-		}
+// Called is what people call an endpoint; "" where they do not.
+func (p *Part) Called(e ovs.Endpoint) string {
+	if p.called == nil {
+		return ""
 	}
-	return "endpoint " + e.Name
+	return p.called(e)
+}
+
+func (p *Part) calledEndpoint(e ovs.Endpoint) string {
+	return cmp.Or(p.Called(e), "endpoint "+e.Name)
 }
 
 // behindKernel are the devices of this host that have a subnet of the node, and

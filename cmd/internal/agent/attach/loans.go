@@ -84,8 +84,9 @@ func (p *Part) Lent() []netip.Addr {
 }
 
 // occupied returns the addresses of a network that nobody may be given, and why. It
-// needs p.mu: what was lent is not forgotten before the topology has the pin.
-func (p *Part) occupied(network string) addresses.Taken {
+// needs p.mu: what was lent is not forgotten before the topology has the pin. Of the
+// addresses that are wanted it says exactly who has them.
+func (p *Part) occupied(network string, wanted ...netip.Addr) addresses.Taken {
 	taken := addresses.Taken{}
 	for x, l := range p.lent {
 		if x.network == network {
@@ -95,7 +96,7 @@ func (p *Part) occupied(network string) addresses.Taken {
 	if s := p.hub.Topology().Get().Snapshot; s != nil {
 		self := p.hub.Self().Node
 		taken.AddClaims(s, network, self)
-		taken.AddPins(s, network, self)
+		taken.AddPins(s, network, self, wanted...)
 	}
 	for a, by := range p.taken(network) {
 		taken[a] = by

@@ -147,11 +147,14 @@ func (r *records) has(port string) bool {
 	return ok
 }
 
-// await makes an endpoint one on its way, which has no port.
-func (r *records) await(e ovs.Endpoint) (err error) {
+// await makes an endpoint one on its way, which has no port, unless one of the checks
+// refuses it.
+func (r *records) await(e ovs.Endpoint, checks ...func() error) (err error) {
 	r.change(func() {
-		if err = r.checkOpen(e.Network); err != nil {
-			return
+		for _, check := range append(checks, func() error { return r.checkOpen(e.Network) }) {
+			if err = check(); err != nil {
+				return
+			}
 		}
 		if _, had := r.endpoints[e.Port]; had {
 			delete(r.endpoints, e.Port)
@@ -222,6 +225,7 @@ type record struct {
 	Network string            `json:"network"`
 	IPs     []netip.Addr      `json:"ips"`
 	MAC     string            `json:"mac,omitempty"`
+	Allow   []netip.Prefix    `json:"allow,omitempty"`
 	Netns   string            `json:"netns,omitempty"`
 	Ifname  string            `json:"ifname,omitempty"`
 	Port    string            `json:"port"`
@@ -229,7 +233,7 @@ type record struct {
 }
 
 func recordOf(e ovs.Endpoint) record {
-	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Netns, e.Ifname, e.Port, e.Labels}
+	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Allow, e.Netns, e.Ifname, e.Port, e.Labels}
 }
 
 // endpoint reads a record back. ok is false where it makes no sense.
@@ -238,6 +242,7 @@ func (r record) endpoint() (e ovs.Endpoint, ok bool) {
 		Name:    r.Name,
 		Network: r.Network,
 		IPs:     r.IPs,
+		Allow:   r.Allow,
 		Netns:   r.Netns,
 		Ifname:  r.Ifname,
 		Port:    r.Port,
@@ -383,6 +388,16 @@ func (r *records) taken(network string) map[netip.Addr]string {
 		for _, e := range m {
 			if e.Network != network {
 				continue
+			}
+			// An endpoint with that address would have its MAC.
+			if a, ok := topology.AddrOfMAC(e.MAC.String()); ok && taken[a] == "" {
+				taken[a] = "endpoint " + e.Name + ", whose MAC is made of it"
+			}
+			// A wider prefix is what the endpoint forwards for, not what it has.
+			for _, a := range e.Allow {
+				if a.IsSingleIP() && taken[a.Addr()] == "" {
+					taken[a.Addr()] = "endpoint " + e.Name + ", which is allowed it"
+				}
 			}
 			for _, ip := range e.IPs {
 				taken[ip] = "endpoint " + e.Name

@@ -22,7 +22,7 @@ func TestPromisesOutliveTheAgent(t *testing.T) {
 	addr := netip.MustParseAddr("10.1.5.2")
 	e := ovs.Endpoint{
 		Name: "docker-1", Network: "blue", IPs: []netip.Addr{addr}, MAC: topology.MACOf(addr), Port: "bz0000000001",
-		Labels: map[string]string{"docker-endpoint": "1"},
+		Allow: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, Labels: map[string]string{"docker-endpoint": "1"},
 	}
 	r.change(func() { r.reserved[reservation{"blue", addr}] = promise{time.Now(), "relay-7"} })
 	require.NoError(t, r.await(e))

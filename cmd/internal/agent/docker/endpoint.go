@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/baize-net/baize/ovs"
@@ -19,35 +21,16 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointCreation) (endpoi
 		return endpointAnswer{}, err
 	}
 	item := fmt.Sprintf("Docker endpoint %.12s", r.EndpointID)
-	if len(r.EndpointID) < 12 || r.Interface == nil {
-		return endpointAnswer{}, &topology.Error{
-			Kind:   topology.ErrInvalid,
-			Item:   item,
-			What:   "the engine gives it no address",
-			Remedy: "create the network with '--ipam-driver " + DriverName + "'",
-		}
+	ips, err := r.addresses(item)
+	if err != nil {
+		return endpointAnswer{}, err
 	}
 	e := ovs.Endpoint{
-		Name: "docker-" + r.EndpointID[:12], Network: n.Network,
+		Name: "docker-" + r.EndpointID[:12], Network: n.Network, IPs: ips,
 		Labels: map[string]string{LabelEndpoint: r.EndpointID, LabelNetwork: r.NetworkID},
 	}
-	for _, s := range []string{r.Interface.Address, r.Interface.AddressIPv6} {
-		if s == "" {
-			continue
-		}
-		a, err := netip.ParsePrefix(s)
-		if err != nil {
-			return endpointAnswer{}, &topology.Error{Kind: topology.ErrInvalid, Item: item, What: err.Error()}
-		}
-		e.IPs = append(e.IPs, a.Addr().Unmap())
-	}
-	if len(e.IPs) == 0 {
-		return endpointAnswer{}, &topology.Error{
-			Kind:   topology.ErrInvalid,
-			Item:   item,
-			What:   "the engine gives it no address",
-			Remedy: "create the network with '--ipam-driver " + DriverName + "'",
-		}
+	if e.Allow, err = allowed(n, r.Options); err != nil {
+		return endpointAnswer{}, err
 	}
 	if ports, _ := r.Options[keyPortMap].([]any); len(ports) > 0 && n.Gateway == gatewayNetwork {
 		return endpointAnswer{}, &topology.Error{
@@ -72,6 +55,49 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointCreation) (endpoi
 		return endpointAnswer{}, err
 	}
 	return endpointAnswer{out}, nil
+}
+
+// addresses returns those that the engine gives an endpoint. item names it in
+// messages.
+func (r endpointCreation) addresses(item string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	if len(r.EndpointID) >= 12 && r.Interface != nil {
+		for _, s := range []string{r.Interface.Address, r.Interface.AddressIPv6} {
+			if s == "" {
+				continue
+			}
+			a, err := netip.ParsePrefix(s)
+			if err != nil {
+				return nil, invalid(item, "", "%v", err)
+			}
+			out = append(out, a.Addr().Unmap())
+		}
+	}
+	if len(out) == 0 {
+		remedy := "create the network with '--ipam-driver " + DriverName + "'"
+		return nil, invalid(item, remedy, "the engine gives it no address")
+	}
+	return out, nil
+}
+
+// allowed returns the prefixes that a container may send from: those of the
+// network's option and those of its own. Engines hand over the options of an
+// endpoint (--network name=…,driver-opt=…) among their own.
+func allowed(n network, options map[string]any) ([]netip.Prefix, error) {
+	given := map[string]string{}
+	for k, v := range options {
+		if strings.HasPrefix(k, optionPrefix) {
+			given[k] = fmt.Sprint(v)
+		}
+	}
+	if unknown := unknownOptions(given, OptionAllow); len(unknown) > 0 {
+		return nil, invalid("option "+unknown[0], "known is "+OptionAllow, "an endpoint has none of that name")
+	}
+	own, err := parseAllow(given[OptionAllow])
+	if err != nil {
+		return nil, err
+	}
+	return topology.SortAllowed(slices.Concat(n.Allow, own)), nil
 }
 
 func (p *Plugin) forget(endpoint string) {

@@ -23,6 +23,10 @@ const (
 	// OptionGateway is "docker" (Docker's own way out, docker_gwbridge, where
 	// -p works; the default) or "network" (the network's gateway).
 	OptionGateway = "baize.gateway"
+	// OptionAllow are prefixes that containers may send from beside their own
+	// addresses, separated by commas. It is also an option of one endpoint
+	// (driver-opt).
+	OptionAllow = "baize.allow"
 )
 
 const (
@@ -42,6 +46,8 @@ type network struct {
 	Internal bool `json:"internal,omitempty"`
 	// Gateway is that of OptionGateway.
 	Gateway string `json:"gateway,omitempty"`
+	// Allow is that of OptionAllow.
+	Allow []netip.Prefix `json:"allow,omitempty"`
 	// Unnamed: its pools' IDs do not name it (no --ipam-opt).
 	Unnamed bool `json:"unnamed,omitempty"`
 
@@ -55,7 +61,7 @@ type wanted struct {
 }
 
 // knownOptions are the options of ours, as messages list them.
-var knownOptions = []string{OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway}
+var knownOptions = []string{OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway, OptionAllow}
 
 func invalid(item, remedy, what string, args ...any) error {
 	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
@@ -152,7 +158,19 @@ func (w *wanted) setOptions(opts map[string]string) error {
 			w.network.Gateway,
 		)
 	}
+	var err error
+	if w.Allow, err = parseAllow(opts[OptionAllow]); err != nil {
+		return err
+	}
 	return w.setMTU(opts)
+}
+
+// parseAllow reads a list of prefixes; an empty one has none.
+func parseAllow(list string) ([]netip.Prefix, error) {
+	if list == "" {
+		return nil, nil
+	}
+	return topology.ParseAllowed("option "+OptionAllow, strings.Split(list, ","))
 }
 
 // setMTU takes the MTU by either of its two names.

@@ -263,6 +263,55 @@ func TestNetworkIsNeededWhileItIsCreated(t *testing.T) {
 	require.Empty(t, p.Used().Get())
 }
 
+// Row B7: what a network's option and a container's own allow, together.
+func TestAllowedPrefixes(t *testing.T) {
+	prefixes := func(list ...string) (out []netip.Prefix) {
+		for _, s := range list {
+			out = append(out, netip.MustParsePrefix(s))
+		}
+		return out
+	}
+	for _, x := range []struct {
+		name, network, endpoint string
+		want                    []netip.Prefix
+		refused                 string
+	}{
+		{"none", ``, `"com.docker.network.portmap":[]`, nil, ""},
+		{
+			"the container's", ``, `"baize.allow":"fd00:2::/64, 10.2.0.0/16,10.1.5.9"`,
+			prefixes("10.1.5.9/32", "10.2.0.0/16", "fd00:2::/64"), "",
+		},
+		{"the network's", `"baize.allow":"0.0.0.0/0"`, ``, prefixes("0.0.0.0/0"), ""},
+		{
+			"both", `"baize.allow":"0.0.0.0/0"`, `"baize.allow":"10.1.5.9,0.0.0.0/0"`,
+			prefixes("0.0.0.0/0", "10.1.5.9/32"), "",
+		},
+		{"bits beyond the length", ``, `"baize.allow":"10.2.0.1/16"`, nil, "option baize.allow: 10.2.0.1/16 has bits set"},
+		{"misspelt", ``, `"baize.alow":"10.2.0.0/16"`, nil, "option baize.alow"},
+		{"an option of networks", ``, `"baize.mtu":"1400"`, nil, "known is baize.allow"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			n := &node{}
+			p := newPlugin(t, n)
+			_, refused := call(t, p.Handler(), "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", x.network))
+			require.Empty(t, refused)
+			// What the network allows is known to the next agent.
+			again := New(n, p.file, filepath.Join(t.TempDir(), "no-engine.sock"), quiet())
+			again.load()
+			_, refused = call(t, again.Handler(), "NetworkDriver.CreateEndpoint", `{"NetworkID":"`+netID+`","EndpointID":"`+
+				epID+`","Interface":{"Address":"10.1.5.2/16"},"Options":{`+x.endpoint+`}}`)
+			if x.refused != "" {
+				require.Contains(t, refused, x.refused)
+				require.Empty(t, n.pending)
+				return
+			}
+			require.Empty(t, refused)
+			require.Len(t, n.pending, 1)
+			require.Equal(t, x.want, n.pending[0].Allow)
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	twin := blue
 	twin.Name = "twin"
@@ -307,6 +356,10 @@ func TestRefusals(t *testing.T) {
 		{
 			"two MTUs", "NetworkDriver.CreateNetwork",
 			creation("10.1.0.0/16", `"baize.mtu":"1400","com.docker.network.driver.mtu":"1300"`), nil, []string{"1400", "1300"},
+		},
+		{
+			"an allowed prefix that is none", "NetworkDriver.CreateNetwork",
+			creation("10.1.0.0/16", `"baize.allow":"10.2.0.0/16,web"`), nil, []string{"option baize.allow", `"web"`},
 		},
 		{
 			"a gateway that is none", "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", `"baize.gateway":"mine"`), nil,

@@ -1,0 +1,52 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// ParseAllowed reads the prefixes that an endpoint may send from beside its own
+// addresses: "10.2.0.0/16", "fd00:2::/64", "0.0.0.0/0" of a router, or a single
+// address without a length. It returns them sorted, each once. item names in
+// messages where the text is from. Errors are *Error of kind ErrInvalid.
+func ParseAllowed(item string, texts []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range texts {
+		p, err := parseAllowed(item, strings.TrimSpace(s))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return SortAllowed(out), nil
+}
+
+// SortAllowed sorts prefixes, and leaves out those that are there twice.
+func SortAllowed(list []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return slices.Compact(list)
+}
+
+func parseAllowed(item, s string) (netip.Prefix, error) {
+	bad := func(remedy, what string, args ...any) (netip.Prefix, error) {
+		return netip.Prefix{}, &Error{Kind: ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
+	}
+	p, err := netip.ParsePrefix(s)
+	if a, aerr := netip.ParseAddr(s); aerr == nil && a.Zone() == "" {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	switch {
+	case err != nil:
+		return bad("write it like 10.2.0.0/16, fd00:2::/64 or 10.1.5.9; 0.0.0.0/0 and ::/0 are for routers",
+			"%q is not a prefix", s)
+	case p.Addr().Is4In6():
+		return bad("write the IPv4 prefix itself", "%s is an IPv4 prefix within IPv6", p)
+	case p != p.Masked():
+		return bad("write "+p.Masked().String(), "%s has bits set beyond its length", p)
+	case p.Addr().IsMulticast():
+		return bad("", "nobody sends from a multicast address, such as those of %s", p)
+	}
+	return p, nil
+}

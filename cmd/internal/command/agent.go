@@ -27,7 +27,7 @@ func (r *runner) agentCommand() *ucli.Command {
 subnets in the networks that something on it needs, and keeps Open vSwitch in the
 state that the topology asks for. When it stops, forwarding goes on. It tells
 systemd when the node forwards (Type=notify).`,
-		Flags:  slices.Concat(agentFlags(), bgpFlags(), flannelFlags(), bridgeFlags()),
+		Flags:  slices.Concat(agentFlags(), dockerFlags(), bgpFlags(), flannelFlags(), bridgeFlags()),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
 			{
@@ -65,10 +65,35 @@ func agentFlags() []ucli.Flag {
 			Action:  areNames("network", "network"),
 		},
 		&ucli.DurationFlag{
-			Name:  "lease-grace",
-			Usage: "how long the subnets of a network are kept after the last endpoint, or other use, on this node",
-			Value: 10 * time.Minute,
+			Name:   "lease-grace",
+			Usage:  "how long the subnets of a network are kept after the last endpoint, or other use, on this node",
+			Value:  10 * time.Minute,
+			Action: atLeast("lease-grace", 0),
 		},
+		&ucli.StringFlag{
+			Name:  "state-dir",
+			Usage: "`DIRECTORY` with the node's identity and its copy of the topology",
+			Value: "/var/lib/baize",
+		},
+		&ucli.DurationFlag{
+			Name:  "liveness-ttl",
+			Usage: "how long after its death others see the agent as alive",
+			Value: 10 * time.Second,
+			// A lease of etcd has whole seconds.
+			Action: atLeast("liveness-ttl", time.Second),
+		},
+		&ucli.DurationFlag{
+			Name:   "audit-interval",
+			Usage:  "how often every flow is compared in full",
+			Value:  30 * time.Second,
+			Action: atLeast("audit-interval", time.Second),
+		},
+	}
+}
+
+// dockerFlags are those of its parts for Docker.
+func dockerFlags() []ucli.Flag {
+	return []ucli.Flag{
 		&ucli.StringFlag{
 			Name: "docker-bridge",
 			Usage: "`NAME` of Docker's own bridge (docker0), which becomes a part of the network: " +
@@ -85,28 +110,10 @@ func agentFlags() []ucli.Flag {
 			Value: subnetenv.BaizeFile,
 		},
 		&ucli.StringFlag{
-			Name:  "state-dir",
-			Usage: "`DIRECTORY` with the node's identity and its copy of the topology",
-			Value: "/var/lib/baize",
-		},
-		&ucli.StringFlag{
 			Name: "docker-plugin",
 			Usage: "serve Docker's network and IPAM driver 'baize': `MODE` auto, on or off; " +
 				"auto is on where Docker is installed",
 			Value: "auto",
-		},
-		&ucli.DurationFlag{
-			Name:  "liveness-ttl",
-			Usage: "how long after its death others see the agent as alive",
-			Value: 10 * time.Second,
-			// A lease of etcd has whole seconds.
-			Action: atLeast("liveness-ttl", time.Second),
-		},
-		&ucli.DurationFlag{
-			Name:   "audit-interval",
-			Usage:  "how often every flow is compared in full",
-			Value:  30 * time.Second,
-			Action: atLeast("audit-interval", time.Second),
 		},
 	}
 }

@@ -72,7 +72,8 @@ func manRoot(root *ucli.Command) string {
 		manItem(&b, "*"+manEscape(f.file)+"*", manEscape(f.meaning))
 	}
 	manExample(&b, manExamples)
-	b.WriteString("# SEE ALSO\n\n**ovs-vsctl**(8), **ovs-ofctl**(8), **ovs-appctl**(8), **docker**(1),\n**etcdctl**(1)\n\n" +
+	b.WriteString("# SEE ALSO\n\n" +
+		"**ovs-vsctl**(8), **ovs-ofctl**(8), **ovs-appctl**(8), **docker**(1), **etcdctl**(1)\n\n" +
 		"The documents in */usr/share/doc/baize*.\n")
 	return b.String()
 }

@@ -16,5 +16,5 @@ purge=
 [ "$1" = 0 ] || purge=", or a purge of the package,"
 cat <<END
 baize: this host's bridge, tunnels and routes stay as they are, and traffic goes on. This$purge removes them:
-baize:   sh -ac '. /var/lib/baize/.last-default; /var/lib/baize/.last-baize agent cleanup' && rm -r /var/lib/baize
+baize:   /var/lib/baize/.last-baize with-settings /var/lib/baize/.last-default agent cleanup && rm -r /var/lib/baize
 END

@@ -104,6 +104,7 @@ func (r *runner) app() *ucli.App {
 			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
 			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),
 			r.versionCommand(), r.schemaCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
+			r.withSettingsCommand(),
 		},
 		HideHelp: true, HideHelpCommand: true, HideVersion: true,
 		Reader: r.In, Writer: r.Out, ErrWriter: r.Err,

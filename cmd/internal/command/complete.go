@@ -2,10 +2,12 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -39,7 +42,7 @@ func (r *runner) complete(ctx context.Context, words []string) int {
 
 // candidates lists what a word may become that comes after others.
 func (r *runner) candidates(ctx context.Context, before []string, word string) []candidate {
-	cur := cursor{path: []*ucli.Command{r.root}}
+	cur := cursor{path: []*ucli.Command{r.root}, values: map[string]string{}}
 	for _, w := range before {
 		if !cur.pass(w) {
 			return nil
@@ -55,6 +58,8 @@ type cursor struct {
 	path []*ucli.Command
 	// global are the flags that say where etcd and the agent are.
 	global []string
+	// values are those of the other flags so far, by name.
+	values map[string]string
 	// args counts the command's arguments so far.
 	args int
 	// onlyArgs is set after "--".
@@ -72,6 +77,8 @@ func (cur *cursor) pass(word string) bool {
 		flagName := cur.pending.Names()[0]
 		if level, _ := findFlag(cur.path, flagName); level == 0 {
 			cur.global = append(cur.global, "--"+flagName+"="+word)
+		} else {
+			cur.values[flagName] = word
 		}
 		cur.pending = nil
 	case cur.onlyArgs:
@@ -93,7 +100,7 @@ func (cur *cursor) pass(word string) bool {
 }
 
 func (cur *cursor) passFlag(word string) {
-	flagName, _, hasValue := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	flagName, value, hasValue := strings.Cut(strings.TrimLeft(word, "-"), "=")
 	level, f := findFlag(cur.path, flagName)
 	switch {
 	case f == nil:
@@ -101,14 +108,19 @@ func (cur *cursor) passFlag(word string) {
 		cur.pending = f
 	case level == 0:
 		cur.global = append(cur.global, word)
+	default:
+		cur.values[f.Names()[0]] = value
 	}
 }
 
 func (cur *cursor) candidates(word string, ask asker) []candidate {
 	switch {
 	case cur.pending != nil:
-		return flagValues(cur.pending, ask)
+		return cur.flagValues(cur.pending, ask)
 	case !cur.onlyArgs && strings.HasPrefix(word, "-"):
+		if flagName, _, ok := strings.Cut(word, "="); ok {
+			return cur.valuesAfter(flagName, ask)
+		}
 		return cur.flags(word)
 	case isGroup(cur.command()):
 		var out []candidate
@@ -117,9 +129,25 @@ func (cur *cursor) candidates(word string, ask asker) []candidate {
 		}
 		return out
 	case cur.args == 0:
-		return firstArgument(name(cur.path[1:]), ask)
+		if command := name(cur.path[1:]); command != "lab exec" {
+			return firstArgument(command, ask)
+		}
+		return labTargets(cur.values["name"], word)
 	}
 	return nil
+}
+
+// valuesAfter lists what may come after "--flag=", with that before it.
+func (cur *cursor) valuesAfter(flagName string, ask asker) []candidate {
+	_, f := findFlag(cur.path, strings.TrimLeft(flagName, "-"))
+	if f == nil || !takesValue(f) {
+		return nil
+	}
+	out := cur.flagValues(f, ask)
+	for i := range out {
+		out[i].word = flagName + "=" + out[i].word
+	}
+	return out
 }
 
 // flags lists the flags that the command and those above it know.
@@ -147,7 +175,7 @@ func words(ws ...string) []candidate {
 	return out
 }
 
-func flagValues(f ucli.Flag, ask asker) []candidate {
+func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 	if formats, ok := formatsOf(f); ok {
 		return words(formats...)
 	}
@@ -162,6 +190,12 @@ func flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("network", "list")
 	case "node":
 		return ask("node", "list")
+	case "netns":
+		return entries("/run/netns")
+	case "name":
+		if len(cur.path) > 1 && cur.path[1].Name == "lab" {
+			return labs()
+		}
 	case flagContext:
 		return ask("context", "list")
 	case "datapath":
@@ -174,6 +208,42 @@ func flagValues(f ucli.Flag, ask asker) []candidate {
 		return words("text", "json")
 	}
 	return nil
+}
+
+// entries are the names in a directory.
+func entries(dir string) (out []candidate) {
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		out = append(out, candidate{word: f.Name()})
+	}
+	return out
+}
+
+func labs() []candidate {
+	names, _ := lab.List("")
+	return words(names...)
+}
+
+// labTargets are the hosts of a lab and, once a host is named, its endpoints.
+func labTargets(labName, word string) (out []candidate) {
+	l, err := lab.Open(lab.Config{Name: cmp.Or(labName, lab.DefaultName)})
+	if err != nil {
+		return nil
+	}
+	if !strings.Contains(word, "/") {
+		for _, h := range l.Hosts() {
+			out = append(out, candidate{word: h.Name()})
+		}
+		return out
+	}
+	status, err := l.Status()
+	if err != nil {
+		return nil
+	}
+	for _, e := range status.Endpoints {
+		out = append(out, candidate{e.Node + "/" + e.Name, e.Network})
+	}
+	return out
 }
 
 func firstArgument(command string, ask asker) []candidate {
@@ -229,11 +299,29 @@ var completionScripts = map[string]string{
 	"bash": `# bash completion for baize: put this in /etc/bash_completion.d/baize, or
 #   source <(baize completion bash)
 _baize() {
-    local IFS=$'\n' line
+    local IFS=$'\n' line word words=() rest=${COMP_LINE:0:COMP_POINT} breaks= before= i
+    # Bash takes --flag=value, 10.1.0.0:80 and fd00::1 for several words each: what
+    # no blank separates is one.
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if ((i == 0)) || [[ $rest == [[:blank:]]* ]]; then
+            words+=("")
+        fi
+        rest=${rest#"${rest%%[![:blank:]]*}"}
+        ((i < COMP_CWORD)) || word=$rest
+        words[${#words[@]}-1]+=$word
+        rest=${rest#"$word"}
+    done
+    # It replaces what comes after the last of its own separators.
+    [[ $COMP_WORDBREAKS != *:* ]] || breaks+=:
+    [[ $COMP_WORDBREAKS != *=* ]] || breaks+==
+    word=${words[${#words[@]}-1]}
+    [[ -z $breaks || $word != *[$breaks]* ]] || before=${word%"${word##*[$breaks]}"}
     COMPREPLY=()
     while read -r line; do
-        COMPREPLY+=("${line%%$'\t'*}")
-    done < <("${COMP_WORDS[0]}" __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+        line=${line%%$'\t'*}
+        COMPREPLY+=("${line#"$before"}")
+    done < <("${COMP_WORDS[0]}" __complete "${words[@]:1}" 2>/dev/null)
 }
 complete -o default -F _baize baize
 `,

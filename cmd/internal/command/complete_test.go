@@ -1,13 +1,15 @@
 package command
 
 import (
-	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/creack/pty"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -43,6 +45,9 @@ func TestComplete(t *testing.T) {
 		{"network s", []string{"show"}},
 		{"network create --sub", []string{"--subnet", "--subnet-len", "--subnet-len-v6"}},
 		{"network create x --transport ", []string{"vxlan", "gre", "geneve", "route", "auto", "auto-gre", "auto-geneve"}},
+		{"network list --output=js", []string{"--output=json", "--output=jsonpath="}},
+		{"network update blue --transport=gen", []string{"--transport=geneve"}},
+		{"subnet list --network=r", []string{"--network=red"}},
 		{"network list -o j", []string{"json", "jsonpath="}},
 		{"topology --output ", []string{"tree", "wide", "json", "yaml", "jsonpath=", "dot", "svg"}},
 		{"network show ", []string{"blue", "red"}},
@@ -83,32 +88,50 @@ func program(t *testing.T) string {
 	return path
 }
 
-// The script must work in the shell that everybody has; the program it calls
-// is this test.
+// The script must work in the shell that everybody has, as it is typed (U10); the
+// program it calls is this test.
 func TestBashCompletion(t *testing.T) {
 	cluster(t)
 	bash, err := exec.LookPath("bash")
 	require.NoError(t, err, "install bash")
-	dir := filepath.Dir(program(t))
-	for line, want := range map[string]string{
-		"network sh":    "show",
-		"network show ": "blue red",
-		"node ls -o ya": "yaml",
-	} {
-		t.Run(line, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", `
-source <(baize completion bash)
-IFS=' ' read -ra COMP_WORDS <<< "baize $1"
-[[ $1 == *' ' ]] && COMP_WORDS+=("")
-COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
-_baize
-echo "${COMPREPLY[@]}"`, "bash", line)
-			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-			var errOut bytes.Buffer
-			cmd.Stderr = &errOut
-			out, err := cmd.Output()
-			require.NoError(t, err, errOut.String())
-			assert.Equal(t, want, strings.TrimSpace(string(out)))
-		})
+	cmd := exec.CommandContext(t.Context(), bash, "--norc", "--noprofile", "-i")
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(program(t))+":"+os.Getenv("PATH"), "TERM=dumb", "PS1=$ ", "HISTFILE=")
+	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 250})
+	require.NoError(t, err)
+	var out changing
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(&out, tty) // until nobody has the terminal any more
+	}()
+	var lines strings.Builder
+	lines.WriteString("source <(baize completion bash)\n")
+	typed := map[string]string{
+		"network upd":                                  "<network><update>",
+		"network show b":                               "<network><show><blue>",
+		"node ls -o ya":                                "<node><ls><-o><yaml>",
+		"network update blue --transport=gen":          "<network><update><blue><--transport=geneve>",
+		"network list --color=nev":                     "<network><list><--color=never>",
+		"subnet release fd00:10:1:e":                   "<subnet><release><fd00:10:1:e::/64>",
+		"--etcd-prefix=/baize/v1 network show r":       "<--etcd-prefix=/baize/v1><network><show><red>",
+		"network create x --subnet fd00:9::/48 --dry-": "<network><create><x><--subnet><fd00:9::/48><--dry-run>",
+	}
+	etcd := "--etcd-endpoints " + os.Getenv("BAIZE_ETCD_ENDPOINTS")
+	typed[etcd+" network show r"] = "<" + strings.Replace(etcd, " ", "><", 1) + "><network><show><red>"
+	for line := range typed {
+		// Home, and what was completed is the arguments of another command.
+		lines.WriteString("baize " + line + "\t\x01said() { shift; printf '<%s>' \"$@\"; echo .; }; said \n")
+	}
+	lines.WriteString("exit\n")
+	_, err = io.WriteString(tty, lines.String())
+	require.NoError(t, err)
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		_ = cmd.Process.Kill()
+	}
+	_ = cmd.Wait()
+	for line, want := range typed {
+		assert.Contains(t, out.String(), "\n"+want+".", line)
 	}
 }

@@ -66,13 +66,12 @@ sed -i 's|^#BAIZE_VTEP=.*|BAIZE_VTEP=192.0.2.1|' /etc/default/baize
 baize etcd --data-dir /tmp/etcd >/tmp/etcd.log 2>&1 &
 etcd=$!
 await "etcd runs" baize network create blue --subnet 10.1.0.0/16
+# Nothing in the settings is executed (S8).
+cat >>/etc/default/baize <<'SETTINGS'
+TEST_SETTING="$(touch /tmp/executed) `touch /tmp/executed` a b;touch /tmp/executed"
+SETTINGS
 # As baize.service does it.
-(
-	set -a
-	# shellcheck disable=SC1091 # inside the root
-	. /etc/default/baize
-	exec baize agent
-) >/tmp/agent.log 2>&1 &
+baize with-settings /etc/default/baize agent >/tmp/agent.log 2>&1 &
 agent=$!
 await "the agent runs with the settings of /etc/default/baize" baize status
 await "the bridge is there" there
@@ -108,7 +107,7 @@ deb)
 	;;
 rpm)
 	# What a removal says: there is no purge.
-	sh -ac '. /var/lib/baize/.last-default; /var/lib/baize/.last-baize agent cleanup' || no "the program that was kept cleans up"
+	/var/lib/baize/.last-baize with-settings /var/lib/baize/.last-default agent cleanup || no "the program that was kept cleans up"
 	;;
 esac
 if there; then no "the bridge is removed"; fi
@@ -116,5 +115,6 @@ for f in $left; do
 	[ ! -e "$f" ] || no "$f is left"
 done
 if ip -o link show type veth | grep -v underlay; then no "devices are left"; fi
+[ ! -e /tmp/executed ] || no "a setting was executed"
 said "nothing is left"
 kill $etcd

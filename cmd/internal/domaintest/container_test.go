@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/topology"
 )
@@ -124,8 +126,8 @@ func TestContainer(t *testing.T) {
 	healthy()
 	d.Must("host1", "ip", "netns", "del", "late")
 	d.Await("the namespace, of which the container has a mount, is gone with its endpoint", func() (bool, string) {
-		names := fmt.Sprint(d.AgentStatus("host1").Endpoints)
-		return !strings.Contains(names, "late"), names
+		there := d.AgentStatus("host1").Endpoints
+		return !slices.ContainsFunc(there, func(e api.Endpoint) bool { return e.Name == "late" }), fmt.Sprint(there)
 	})
 	d.docker("host1", "rm", "-f", "near")
 	p.nothingLeft("host1")

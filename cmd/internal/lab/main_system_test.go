@@ -75,6 +75,7 @@ func fakeBaize(args []string) error {
 	dir, urls := f.String("data-dir", "", ""), f.String("listen-client-urls", "", "")
 	f.Bool("unsafe-no-fsync", false, "")
 	f.Bool("force", false, "")
+	f.Bool("yes", false, "")
 	f.String("vni", "", "")
 	f.String("mtu", "", "")
 	f.String("o", "", "")

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
@@ -15,7 +14,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -416,99 +414,6 @@ func TestSubnetReserveRelease(t *testing.T) {
 	assert.Equal(t, result{0, "subnet 10.1.5.0/24 of network blue released\n", ""}, res)
 }
 
-// A lease of a node whose agent runs is released only for who says so twice.
-func TestSubnetReleaseAsks(t *testing.T) {
-	s := cluster(t)
-	snap, err := s.Snapshot(t.Context())
-	require.NoError(t, err)
-	p := snap.NodeSubnets("blue", "host1")[0].Prefix.String()
-	release := []string{"subnet", "release", p, "--network", "blue", "--force"}
-	res := baize(t, release...)
-	assert.Contains(t, res.out, "endpoints with addresses of "+p+" lose network blue")
-	assert.Contains(t, baize(t, "subnet", "list").out, p)
-	require.Equal(t, 0, baize(t, append(release, "--yes")...).code)
-	assert.NotContains(t, baize(t, "subnet", "list").out, p)
-}
-
-// Who is not at a terminal is not asked.
-func TestScriptsSayYes(t *testing.T) {
-	cluster(t)
-	in, err := os.Open(os.DevNull)
-	require.NoError(t, err)
-	defer in.Close()
-	var out, errOut bytes.Buffer
-	code := Run(t.Context(), []string{"node", "remove", "--force", "host1"}, Streams{in, &out, &errOut})
-	assert.Equal(t, cli.ExitUsage, code)
-	assert.Contains(t, errOut.String(), "comes back at once")
-	assert.Contains(t, errOut.String(), "say --yes")
-}
-
-// Every command that writes to etcd shows with --dry-run what it would write, and
-// writes nothing.
-func TestDryRun(t *testing.T) {
-	s := cluster(t)
-	before, err := s.Snapshot(t.Context())
-	require.NoError(t, err)
-	lease := before.NodeSubnets("blue", "host3")[0]
-	for name, c := range map[string]struct {
-		args []string
-		want []string
-	}{
-		"network create": {
-			[]string{"network", "create", "new", "--subnet", "10.77.0.0/16"},
-			[]string{"networks/new\n  before  none\n  after   {", `"ipv4":"10.77.0.0/16"`},
-		},
-		"network update": {
-			[]string{"network", "update", "blue", "--mtu", "1400"},
-			[]string{"networks/blue\n  before  {", `"mtu":1450`, "  after   {", `"mtu":1400`},
-		},
-		"network delete": {
-			[]string{"network", "delete", "blue"},
-			[]string{"networks/blue\n", `"deleting":"when-unused"`},
-		},
-		"network delete, by force": {
-			[]string{"network", "delete", "blue", "--force"},
-			[]string{"networks/blue\n", "  after   none", lease.Key() + "\n"},
-		},
-		"network delete, not any more": {
-			[]string{"network", "delete", "--cancel", "blue"}, nil,
-		},
-		"node hand-over": {
-			[]string{"node", "hand-over", "host3"}, []string{"nodes/host3\n  before  {", "  after   {"},
-		},
-		"node remove": {
-			[]string{"node", "remove", "host3"},
-			[]string{"nodes/host3\n  before  {", "  after   none\n", lease.Key() + "\n  before  {"},
-		},
-		"node remove, by force": {
-			[]string{"node", "remove", "host1", "--force"}, []string{"nodes/host1\n  before  {", "  after   none\n"},
-		},
-		"subnet reserve": {
-			[]string{"subnet", "reserve", "10.1.9.0/24", "--network", "blue", "--comment", "VMs"},
-			[]string{"subnets/blue/10.1.9.0-24\n  before  none\n  after   {", `"comment":"VMs"`},
-		},
-		"subnet release": {
-			[]string{"subnet", "release", lease.Prefix.String(), "--network", "blue"},
-			[]string{lease.Key() + "\n  before  {", "  after   none\n"},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			res := baize(t, append(c.args, "--dry-run")...)
-			require.Equal(t, 0, res.code, res.err)
-			for _, want := range c.want {
-				assert.Contains(t, res.out, want)
-			}
-			assert.True(t, strings.HasSuffix(res.out, "nothing was changed (--dry-run)\n"), res.out)
-			after, err := s.Snapshot(t.Context())
-			require.NoError(t, err)
-			assert.Equal(t, before.Revision, after.Revision, "nothing was written")
-		})
-	}
-	res := baize(t, "network", "update", "blue", "--mtu", "1400", "--dry-run", "-o", "json")
-	assert.Contains(t, res.out, `"key": "networks/blue"`)
-	assert.Equal(t, cli.ExitNotFound, baize(t, "subnet", "release", "10.1.77.0/24", "--network", "blue", "--dry-run").code)
-}
-
 // In the environment of a node BAIZE_NODE is set: it must not leak into
 // commands about other nodes.
 func TestNodeVariableIsThisNode(t *testing.T) {
@@ -605,75 +510,4 @@ func TestVersion(t *testing.T) {
 	assert.Equal(t, []string{"v2.0.0", "def"}, []string{v.Version, v.Commit}, "what was stamped wins")
 	v = versionOf(nil, versionItem{})
 	assert.Equal(t, []string{"devel", "unknown"}, []string{v.Version, v.Commit})
-}
-
-// The package's settings: every flag of the agent, none of them set.
-func TestDefaultFile(t *testing.T) {
-	res := baize(t, "docs", "default")
-	require.Equal(t, 0, res.code, res.err)
-	for _, want := range []string{
-		"\n#BAIZE_ETCD_ENDPOINTS=", "\n#BAIZE_VTEP=\n", "\n#BAIZE_DOCKER_BRIDGE=\n", "\n#BAIZE_AUDIT_INTERVAL=30s\n",
-	} {
-		assert.Contains(t, res.out, want)
-	}
-	for line := range strings.Lines(res.out) {
-		assert.True(t, line == "\n" || strings.HasPrefix(line, "#"), line)
-	}
-}
-
-// Every page has the sections that readers of manuals look for, and fits a terminal
-// of 80 columns, as man(1) shows it (U15).
-func TestManPages(t *testing.T) {
-	dir := t.TempDir()
-	res := baize(t, "docs", "man", dir)
-	require.Equal(t, 0, res.code, res.err)
-	pages, err := filepath.Glob(filepath.Join(dir, "*.8"))
-	require.NoError(t, err)
-	require.Greater(t, len(pages), 15)
-	for _, page := range pages {
-		name := strings.TrimSuffix(filepath.Base(page), ".8")
-		cmd := exec.CommandContext(t.Context(), "groff", "-K", "utf8", "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=80n", page)
-		var warnings strings.Builder
-		cmd.Stderr = &warnings
-		out, err := cmd.Output()
-		require.NoError(t, err, "apt-get install groff-base: %s", warnings.String())
-		assert.Empty(t, warnings.String(), name)
-		text := string(out)
-		for line := range strings.Lines(text) {
-			assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), 80, "%s: %s", name, line)
-		}
-		for _, want := range []string{
-			`\nNAME\n +` + name + ` +- `, `\nSYNOPSIS\n +baize `, `\nDESCRIPTION\n`, `\nEXAMPLES\n +[a-z]`, `\nEXIT STATUS\n`,
-		} {
-			assert.True(t, regexp.MustCompile(want).MatchString(text), "%s has %q", name, want)
-		}
-	}
-	overview, err := os.ReadFile(filepath.Join(dir, "baize.8"))
-	require.NoError(t, err)
-	for _, want := range []string{".SH FILES", ".SH ENVIRONMENT", "/etc/default/baize", "BAIZE_ETCD_ENDPOINTS"} {
-		assert.True(t, strings.Contains(string(overview), want), "baize has %q", want)
-	}
-}
-
-func TestDocsAreCurrent(t *testing.T) {
-	path := filepath.Join("..", "..", "..", "docs", "cli.md")
-	res := baize(t, "docs")
-	require.Equal(t, 0, res.code, res.err)
-	if *update {
-		require.NoError(t, os.WriteFile(path, []byte(res.out), 0o644))
-		return
-	}
-	have, err := os.ReadFile(path)
-	require.NoError(t, err)
-	if string(have) == res.out {
-		return
-	}
-	old, now := strings.Split(string(have), "\n"), strings.Split(res.out, "\n")
-	for i := range min(len(old), len(now)) {
-		if old[i] != now[i] {
-			t.Logf("line %d:\n- %s\n+ %s", i+1, old[i], now[i])
-			break
-		}
-	}
-	t.Error("docs/cli.md is out of date: run 'go run ./cmd/baize docs > docs/cli.md'")
 }

@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -134,7 +135,8 @@ func sameRecord(a, b topology.Record) bool {
 // unknown to this version are kept.
 //
 // Prefixes, subnet lengths and the VNI cannot change while a node leases a
-// subnet or has an address pinned: ErrInUse, naming the nodes.
+// subnet or has an address pinned: ErrInUse, naming the nodes. A prefix of a family
+// that the network lacks can be added at any time: its nodes lease subnets of it.
 func (s *Store) UpdateNetwork(
 	ctx context.Context, name string, change func(*topology.Network) error,
 ) (topology.Network, error) {
@@ -198,14 +200,91 @@ func (s *Store) mayUpdate(v view, old, n topology.Network) ([]clientv3.Cmp, erro
 	if what == "" {
 		return cmps, nil
 	}
+	cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
+	if onlyAdds(old, n) {
+		return cmps, nil
+	}
 	if err := v.inUse(n.Name, what+" cannot change"); err != nil {
+		var e *topology.Error
+		if errors.As(err, &e) {
+			e.Remedy += "; or create another network and move its endpoints there"
+		}
 		return nil, err
 	}
 	if len(v.Subnets) > 0 && what != vniOf {
-		return nil, v.reservationsOutside(n)
+		return nil, v.reserved(n, "its division")
 	}
-	cmps = append(cmps, s.nothingNewer(topology.DirNetworks, v.Revision))
 	return append(cmps, s.stillUnused(n.Name, v.Revision)...), nil
+}
+
+// onlyAdds reports whether what leases are built on is as it was in the families that
+// the network had.
+func onlyAdds(old, n topology.Network) bool {
+	for _, f := range old.Families() {
+		if old.Prefix(f) != n.Prefix(f) || old.SubnetLen(f) != n.SubnetLen(f) {
+			return false
+		}
+	}
+	return old.VNI == n.VNI
+}
+
+// RenameNetwork gives a network that no node has a part of another name, its
+// reservations included. Names are parts of keys, and engines and endpoints refer to
+// them: a network in use keeps its own.
+//
+// Errors: ErrInUse, naming the nodes; ErrExists when the new name is taken; ErrNotFound.
+func (s *Store) RenameNetwork(ctx context.Context, from, to string) (topology.Network, error) {
+	if err := topology.CheckName("network", to); err != nil {
+		return topology.Network{}, err
+	}
+	var out topology.Network
+	err := s.attempts(ctx, "network "+from, func() (bool, error) {
+		v, err := s.readNetwork(ctx, from, topology.DirNetworks, subnetDir(to), pinDir(to))
+		if err != nil {
+			return false, err
+		}
+		n, err := v.network(from)
+		if err != nil {
+			return false, err
+		}
+		if other, taken := v.Networks[to]; taken {
+			return false, exists(other)
+		}
+		for _, name := range []string{from, to} {
+			if err := v.inUse(name, "its name cannot change"); err != nil {
+				return false, err
+			}
+		}
+		if len(v.Subnets) > mostReservations/2 {
+			return false, v.reserved(n, "its name")
+		}
+		t := txn{cmps: []clientv3.Cmp{
+			s.unchanged(n.Key(), n.ModRevision), s.unchanged(topology.NetworkKey(to), 0),
+			s.nothingNewer(topology.DirNetworks, v.Revision),
+		}}
+		t.cmps = append(append(t.cmps, s.stillUnused(from, v.Revision)...), s.stillUnused(to, v.Revision)...)
+		old := n
+		n.Name = to
+		t.then = append(t.then, s.move(old, n)...)
+		for _, sub := range v.SortedSubnets() {
+			moved := sub
+			moved.Network = to
+			t.then = append(t.then, s.move(sub, moved)...)
+		}
+		resp, err := s.commit(ctx, t)
+		if err != nil || !resp.Succeeded {
+			return false, err
+		}
+		out = n
+		out.Meta = written(topology.Meta{}, resp)
+		return true, nil
+	})
+	return out, err
+}
+
+// move puts a record under another key.
+func (s *Store) move(from, to topology.Record) []clientv3.Op {
+	return []clientv3.Op{clientv3.OpDelete(s.key(from.Key())), s.put(to)}
 }
 
 const vniOf = "the VNI"
@@ -280,16 +359,15 @@ func (v view) inUse(name, what string) error {
 	return nil
 }
 
-// reservationsOutside refuses a change of prefix or length under
-// reservations.
-func (v view) reservationsOutside(n topology.Network) error {
+// reserved refuses a change under reservations; what says of what.
+func (v view) reserved(n topology.Network, what string) error {
 	var list []string
 	for _, sub := range v.SortedSubnets() {
 		list = append(list, sub.Prefix.String())
 	}
 	return &topology.Error{
 		Kind: topology.ErrInUse, Item: "network " + n.Name,
-		What:   "its division cannot change while subnets are reserved: " + few(list),
+		What:   what + " cannot change while subnets are reserved: " + few(list),
 		Remedy: "release them with 'baize subnet release'",
 	}
 }

@@ -88,6 +88,68 @@ func TestNetworks(t *testing.T) {
 	require.Len(t, snap.Networks, 3)
 }
 
+// A family can be added under leases; what leases are built on cannot change.
+func TestFamilyIsAdded(t *testing.T) {
+	t.Parallel()
+	s := openAt(t, etcdtest.Start(t))
+	ctx := t.Context()
+	four := blue()
+	four.IPv6 = netip.Prefix{}
+	mustCreate(t, s, four)
+	_, err := s.LeaseSubnet(ctx, "blue", "a", topology.IPv4, false)
+	require.NoError(t, err)
+	add := func(n *topology.Network) error {
+		n.IPv6, n.SubnetLenIPv6 = prefix("fd00:1::/48"), 64
+		return nil
+	}
+	_, err = s.UpdateNetwork(ctx, "blue", func(n *topology.Network) error { n.IPv4 = prefix("10.0.0.0/8"); return add(n) })
+	refused(t, err, topology.ErrInUse, "the prefix", "leased by a", "create another network")
+	_, err = s.UpdateNetwork(ctx, "blue", func(n *topology.Network) error { n.VNI = 7; return add(n) })
+	refused(t, err, topology.ErrInUse, "leased by a")
+	up, err := s.UpdateNetwork(ctx, "blue", add)
+	require.NoError(t, err)
+	require.Equal(t, prefix("fd00:1::/48"), up.IPv6)
+	_, err = s.LeaseSubnet(ctx, "blue", "a", topology.IPv6, false)
+	require.NoError(t, err)
+	_, err = s.UpdateNetwork(ctx, "blue", func(n *topology.Network) error { n.IPv6 = netip.Prefix{}; return nil })
+	refused(t, err, topology.ErrInUse, "leased by a")
+}
+
+func TestRenameNetwork(t *testing.T) {
+	t.Parallel()
+	s := openAt(t, etcdtest.Start(t))
+	ctx := t.Context()
+	was := mustCreate(t, s, blue())
+	red := blue()
+	red.Name = "red"
+	mustCreate(t, s, red)
+	_, err := s.ReserveSubnet(ctx, topology.Subnet{Network: "blue", Prefix: prefix("10.1.9.0/24"), Comment: "VMs"})
+	require.NoError(t, err)
+	sub, err := s.LeaseSubnet(ctx, "blue", "a", topology.IPv4, false)
+	require.NoError(t, err)
+
+	_, err = s.RenameNetwork(ctx, "blue", "red")
+	refused(t, err, topology.ErrExists, "network red")
+	_, err = s.RenameNetwork(ctx, "nope", "azure")
+	refused(t, err, topology.ErrNotFound, "network nope")
+	_, err = s.RenameNetwork(ctx, "blue", "a/b")
+	refused(t, err, topology.ErrInvalid, "a/b")
+	_, err = s.RenameNetwork(ctx, "blue", "azure")
+	refused(t, err, topology.ErrInUse, "its name", "leased by a")
+	require.NoError(t, s.ReleaseSubnet(ctx, "blue", sub.Prefix, false))
+
+	now, err := s.RenameNetwork(ctx, "blue", "azure")
+	require.NoError(t, err)
+	require.Equal(t, was.VNI, now.VNI)
+	snap, err := s.Snapshot(ctx)
+	require.NoError(t, err)
+	require.Len(t, snap.Networks, 2)
+	require.Equal(t, now, snap.Networks["azure"])
+	require.Len(t, snap.Subnets, 1)
+	require.Equal(t, "azure", snap.SortedSubnets()[0].Network)
+	require.Equal(t, "VMs", snap.SortedSubnets()[0].Comment)
+}
+
 // Created at once: no VNI twice; and of one name, exactly one.
 func TestCreateNetworksAtOnce(t *testing.T) {
 	t.Parallel()

@@ -41,7 +41,7 @@ func TestComplete(t *testing.T) {
 		want []string
 	}{
 		{"net", []string{"network"}},
-		{"network ", []string{"create", "list", "show", "update", "delete"}},
+		{"network ", []string{"create", "list", "show", "update", "rename", "delete"}},
 		{"network s", []string{"show"}},
 		{"network create --sub", []string{"--subnet", "--subnet-len", "--subnet-len-v6"}},
 		{"network create x --transport ", []string{"vxlan", "gre", "geneve", "route", "auto", "auto-gre", "auto-geneve"}},

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/topology"
 )
 
 // A lease of a node whose agent runs is released only for who says so twice.
@@ -43,6 +45,8 @@ func TestScriptsSayYes(t *testing.T) {
 // writes nothing.
 func TestDryRun(t *testing.T) {
 	s := cluster(t)
+	_, err := s.CreateNetwork(t.Context(), topology.Network{Name: "spare", IPv4: netip.MustParsePrefix("10.66.0.0/16")})
+	require.NoError(t, err)
 	before, err := s.Snapshot(t.Context())
 	require.NoError(t, err)
 	lease := before.NodeSubnets("blue", "host3")[0]
@@ -57,6 +61,14 @@ func TestDryRun(t *testing.T) {
 		"network update": {
 			[]string{"network", "update", "blue", "--mtu", "1400"},
 			[]string{"networks/blue\n  before  {", `"mtu":1450`, "  after   {", `"mtu":1400`},
+		},
+		"network update, by a family": {
+			[]string{"network", "update", "red", "--subnet", "fd00:10:2::/48"},
+			[]string{"networks/red\n  before  {", `"ipv6":"fd00:10:2::/48"`, `"subnetLenIPv6":64`},
+		},
+		"network rename": {
+			[]string{"network", "rename", "spare", "pink"},
+			[]string{"networks/pink\n  before  none\n  after   {", "networks/spare\n  before  {", "  after   none\n"},
 		},
 		"network delete": {
 			[]string{"network", "delete", "blue"},

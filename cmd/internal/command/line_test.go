@@ -91,7 +91,7 @@ func TestParseLineErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		"netwrok list":                   `baize: unknown command "netwrok": did you mean network?`,
 		"network creat blue":             `baize network: unknown command "creat": did you mean create?`,
-		"network":                        `baize network: needs a command: create, list, show, update, delete`,
+		"network":                        `baize network: needs a command: create, list, show, update, rename, delete`,
 		"frobnicate":                     `baize: unknown command "frobnicate"`,
 		"network create blue --subent x": `baize network create: unknown flag --subent: did you mean --subnet?`,
 		"network list --etcd-endpoint x": "baize network list: unknown flag --etcd-endpoint: " +

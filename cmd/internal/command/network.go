@@ -32,6 +32,20 @@ func networkSettings() []ucli.Flag {
 	}
 }
 
+// divisionFlags are the lengths of the subnets that nodes lease.
+func divisionFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.IntFlag{
+			Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)",
+			Action: between("subnet-len", 1, 30),
+		},
+		&ucli.IntFlag{
+			Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)",
+			Action: between("subnet-len-v6", 1, 126),
+		},
+	}
+}
+
 func (r *runner) networkCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "network", Aliases: []string{"net"}, Usage: "create, list, change and delete networks",
@@ -49,15 +63,7 @@ for example; containers have the mask of the whole network.
 						Name: "subnet", Usage: "`PREFIX` of the network; once for IPv4, once for IPv6, or both", Required: true,
 					},
 					&ucli.UintFlag{Name: "vni", Usage: "`NUMBER` of the network on the wire, 1 to 16777215 (default a free one)"},
-					&ucli.IntFlag{
-						Name: "subnet-len", Usage: "prefix `LENGTH` of the IPv4 subnets nodes lease (default 24)",
-						Action: between("subnet-len", 1, 30),
-					},
-					&ucli.IntFlag{
-						Name: "subnet-len-v6", Usage: "prefix `LENGTH` of the IPv6 subnets nodes lease (default 64)",
-						Action: between("subnet-len-v6", 1, 126),
-					},
-				}, append(networkSettings(), dryRunFlag(), outputFlag(formatsItem...))...),
+				}, append(append(divisionFlags(), networkSettings()...), dryRunFlag(), outputFlag(formatsItem...))...),
 				Action: r.networkCreate,
 			},
 			{
@@ -72,15 +78,31 @@ for example; containers have the mask of the whole network.
 				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
 				Description: `Only the settings that are given change. Running containers keep their default
 route until they are restarted; a new transport, and a smaller MTU, take effect on
-all nodes at once. '--mtu 0' is the default again. Prefixes and the VNI cannot
-change.
+all nodes at once. '--mtu 0' is the default again.
+
+A prefix of the other family can be added while the network is in use: its nodes
+lease subnets of it, and endpoints attached from then on have addresses of both. The
+prefix of a family that is there, the length of its subnets and the VNI change only
+while no node uses the network.
 
   baize network update blue --mtu 1400
+  baize network update blue --subnet fd00:10:1::/48
   baize network update blue --no-gateway`,
-				Flags: append(networkSettings(),
+				Flags: append(append([]ucli.Flag{
+					&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of its family, once for IPv4, once for IPv6, or both"},
+				}, append(divisionFlags(), networkSettings()...)...),
 					&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
 					dryRunFlag(), outputFlag(formatsItem...)),
 				Action: r.networkUpdate,
+			},
+			{
+				Name: "rename", Usage: "give a network that no node uses another name", ArgsUsage: "NAME NEWNAME",
+				Description: `Endpoints, engines and keys in etcd refer to a network by its name: one that is in
+use keeps it, and the error names the nodes. Reservations go along.
+
+  baize network rename blue azure`,
+				Flags:  []ucli.Flag{dryRunFlag(), outputFlag(formatsItem...)},
+				Action: r.networkRename,
 			},
 			r.networkDeleteCommand(),
 		},
@@ -315,6 +337,13 @@ func setGateways(n *topology.Network, command string, raw []string) error {
 	return nil
 }
 
+func divisionFlag(f topology.Family) string {
+	if f == topology.IPv6 {
+		return "subnet-len-v6"
+	}
+	return "subnet-len"
+}
+
 // transportNames lists all transports in one sentence.
 func transportNames() string {
 	all := topology.Transports()
@@ -363,7 +392,7 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 		return err
 	}
 	for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
-		flag := map[topology.Family]string{topology.IPv4: "subnet-len", topology.IPv6: "subnet-len-v6"}[f]
+		flag := divisionFlag(f)
 		if c.IsSet(flag) && !n.Prefix(f).IsValid() {
 			return usagef(command, "--%s is given but no %s --subnet", flag, f)
 		}
@@ -413,21 +442,21 @@ func (r *runner) networkShow(c *ucli.Context) error {
 	})
 }
 
+// networkChange is what 'network update' is to change; its zero values leave a
+// setting as it is.
+type networkChange struct {
+	prefixes  topology.Network
+	transport topology.Transport
+	mtu       *int
+	gateways  []string
+	noGateway bool
+}
+
 func (r *runner) networkUpdate(c *ucli.Context) error {
 	const command = "baize network update"
 	name := c.Args().First()
-	t, err := transportOf(c, command)
+	change, err := readNetworkChange(c, command)
 	if err != nil {
-		return err
-	}
-	gateways := c.StringSlice("gateway")
-	if len(gateways) > 0 && c.Bool("no-gateway") {
-		return usagef(command, "--gateway and --no-gateway contradict each other")
-	}
-	if t == "" && !c.IsSet("mtu") && len(gateways) == 0 && !c.Bool("no-gateway") {
-		return usagef(command, "nothing to change: give --transport, --mtu, --gateway or --no-gateway")
-	}
-	if err := setGateways(new(topology.Network), command, gateways); err != nil {
 		return err
 	}
 	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
@@ -435,24 +464,88 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 			return err
 		}
 		changed, err := s.UpdateNetwork(c.Context, name, func(n *topology.Network) error {
-			if t != "" {
-				n.Transport = t
-			}
-			if c.IsSet("mtu") {
-				n.MTU, n.MTUDefault = c.Int("mtu"), c.Int("mtu") == 0
-			}
-			*n, _ = n.WithMTU(snap.Underlay())
-			if c.Bool("no-gateway") {
-				n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
-			}
-			return setGateways(n, command, gateways)
+			return change.apply(n, command, snap)
 		})
 		if err != nil {
 			return err
 		}
 		item := newNetworkItem(snap, changed)
 		sentence := fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU)
+		if len(c.StringSlice("subnet")) > 0 {
+			sentence = fmt.Sprintf("network %s updated: %s", changed.Name, joined(item.Subnets))
+		}
 		return r.item(c, item, nil, withLimits(sentence, item))
+	})
+}
+
+// readNetworkChange checks flags before anything is read from etcd.
+func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
+	out := networkChange{gateways: c.StringSlice("gateway"), noGateway: c.Bool("no-gateway")}
+	var err error
+	if out.transport, err = transportOf(c, command); err != nil {
+		return out, err
+	}
+	if len(out.gateways) > 0 && out.noGateway {
+		return out, usagef(command, "--gateway and --no-gateway contradict each other")
+	}
+	if c.IsSet("mtu") {
+		mtu := c.Int("mtu")
+		out.mtu = &mtu
+	}
+	settings := []string{"subnet", "subnet-len", "subnet-len-v6", "transport", "mtu", "gateway", "no-gateway"}
+	if !slices.ContainsFunc(settings, c.IsSet) {
+		return out, usagef(command, "nothing to change: give --subnet, --subnet-len, --subnet-len-v6, --transport, --mtu, "+
+			"--gateway or --no-gateway")
+	}
+	if err := setPrefixes(&out.prefixes, command, c.StringSlice("subnet")); err != nil {
+		return out, err
+	}
+	out.prefixes.SubnetLenIPv4, out.prefixes.SubnetLenIPv6 = c.Int("subnet-len"), c.Int("subnet-len-v6")
+	return out, setGateways(new(topology.Network), command, out.gateways)
+}
+
+func (x networkChange) apply(n *topology.Network, command string, snap *topology.Snapshot) error {
+	if p := x.prefixes.IPv4; p.IsValid() {
+		n.IPv4 = p
+	}
+	if p := x.prefixes.IPv6; p.IsValid() {
+		n.IPv6 = p
+	}
+	if l := x.prefixes.SubnetLenIPv4; l != 0 {
+		n.SubnetLenIPv4 = l
+	}
+	if l := x.prefixes.SubnetLenIPv6; l != 0 {
+		n.SubnetLenIPv6 = l
+	}
+	for _, f := range []topology.Family{topology.IPv4, topology.IPv6} {
+		if flag := divisionFlag(f); n.SubnetLen(f) != 0 && !n.Prefix(f).IsValid() {
+			return usagef(command, "--%s is given but the network has no %s prefix", flag, f)
+		}
+	}
+	if x.transport != "" {
+		n.Transport = x.transport
+	}
+	if x.mtu != nil {
+		n.MTU, n.MTUDefault = *x.mtu, *x.mtu == 0
+	}
+	*n, _ = n.Defaults().WithMTU(snap.Underlay())
+	if x.noGateway {
+		n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
+	}
+	return setGateways(n, command, x.gateways)
+}
+
+func (r *runner) networkRename(c *ucli.Context) error {
+	from, to := c.Args().Get(0), c.Args().Get(1)
+	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		if _, err := findNetwork(snap, from); err != nil {
+			return err
+		}
+		renamed, err := s.RenameNetwork(c.Context, from, to)
+		if err != nil {
+			return err
+		}
+		return r.item(c, newNetworkItem(snap, renamed), nil, fmt.Sprintf("network %s is now %s", from, to))
 	})
 }
 

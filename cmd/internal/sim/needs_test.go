@@ -106,6 +106,37 @@ func TestLeaseFollowsUse(t *testing.T) {
 	})
 }
 
+// A network gets a prefix of the other family while endpoints run in it: its nodes
+// lease subnets of that as well, and endpoints that come have addresses of both.
+func TestFamilyIsAdded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := sim.New(t, 1, 3)
+		require.NoError(t, w.CreateNetworkOf("blue", topology.VXLAN))
+		require.NoError(t, w.CreateNetworkOf("red", topology.VXLAN))
+		w.StartAll()
+		for _, n := range w.Nodes {
+			require.NoError(t, n.Add("red", "c"))
+		}
+		w.Settle()
+		n := w.Nodes[0]
+		require.Len(t, n.Wanted["red/c"].IPs, 1)
+		_, err := w.Operator.UpdateNetwork(t.Context(), "red", func(n *topology.Network) error {
+			n.IPv6, n.SubnetLenIPv6 = netip.MustParsePrefix("fd00:2::/48"), 64
+			return nil
+		})
+		require.NoError(t, err)
+		w.Settle()
+		for _, n := range w.Nodes {
+			require.Len(t, w.Snapshot().NodeSubnets("red", n.Name), 2)
+			require.NoError(t, n.Add("red", "both"))
+			require.Len(t, n.Wanted["red/both"].IPs, 2)
+		}
+		w.Settle()
+		require.Len(t, n.Wanted["red/c"].IPs, 1)
+		require.Empty(t, w.CheckSilence(time.Hour))
+	})
+}
+
 // What is reserved for a node, promised to an engine or pinned elsewhere is a use.
 func TestOtherUses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -37,9 +37,15 @@ func (l *Lab) Hints(s *Status) []Hint {
 			Hint{first, "docker run --rm busybox ip addr show eth0"})
 	default:
 		const create = "docker network create -d baize --ipam-driver baize " +
-			"-o baize.network=NET --ipam-opt baize.network=NET NET"
+			"-o baize.network=NET --ipam-opt baize.network=NETSUBNET NET"
+		subnet := ""
+		for _, p := range l.state.Networks[0].Prefixes {
+			if p.Addr().Is4() {
+				subnet = " --subnet " + p.String()
+			}
+		}
 		for _, h := range hosts {
-			hints = append(hints, Hint{h.Name(), strings.ReplaceAll(create, "NET", network)})
+			hints = append(hints, Hint{h.Name(), strings.NewReplacer("SUBNET", subnet, "NET", network).Replace(create)})
 		}
 		hints = append(hints,
 			Hint{last, "docker run -d --init --name web --network " + network + " busybox sleep 1000"},

@@ -295,21 +295,32 @@ func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (addressA
 	return answer(got), nil
 }
 
+// proposedGateway is in the part of a network that no node leases.
+func proposedGateway(prefix netip.Prefix) netip.Addr { return prefix.Masked().Addr().Next() }
+
 // gateway answers what an engine asks of every network: an address of the
 // gateway. Containers get it only with OptionGateway.
 func (p *Plugin) gateway(ctx context.Context, name string, prefix netip.Prefix, want netip.Addr) (netip.Addr, error) {
-	custom := prefix.Addr().Next() // in the part that no node leases
+	custom := proposedGateway(prefix)
 	f := topology.FamilyOf(custom)
+	there := false
 	if name != "" {
 		all, err := p.node.Networks(ctx)
 		if err != nil {
 			return custom, err
 		}
 		for _, n := range all {
-			if n.Name == name && n.Gateway(f).IsValid() {
-				custom = n.Gateway(f)
+			if n.Name != name {
+				continue
+			}
+			there = true
+			if g := n.Gateway(f); g.IsValid() {
+				custom = g
 			}
 		}
+	}
+	if want.IsValid() && !there {
+		return want, nil // of a network to come, which gets it
 	}
 	if want.IsValid() && want != custom {
 		return want, &topology.Error{

@@ -58,6 +58,8 @@ type network struct {
 type wanted struct {
 	topology.Network
 	network
+	// gateways are those the engine names, one a prefix.
+	gateways []netip.Addr
 }
 
 // knownOptions are the options of ours, as messages list them.
@@ -112,6 +114,9 @@ func (w *wanted) addPool(d ipamData) error {
 		w.IPv4 = pool
 	}
 	w.Pools = append(w.Pools, pool)
+	if err := w.setGateway(d, f); err != nil {
+		return err
+	}
 	for name, aux := range d.AuxAddresses {
 		a, err := parseAddr(aux)
 		if err != nil {
@@ -120,6 +125,33 @@ func (w *wanted) addPool(d ipamData) error {
 		w.Aux = append(w.Aux, a)
 	}
 	return nil
+}
+
+// setGateway takes the gateway of a prefix. The engine always names one: the address
+// that Plugin.gateway proposes says nothing, unless the network's gateway is asked for
+// (setOptions).
+func (w *wanted) setGateway(d ipamData, f topology.Family) error {
+	if d.Gateway == "" {
+		return nil
+	}
+	a, err := parseAddr(d.Gateway)
+	if err != nil {
+		return invalid("gateway "+d.Gateway, "", "%v", err)
+	}
+	w.gateways = append(w.gateways, a)
+	if a == proposedGateway(w.Prefix(f)) {
+		return nil
+	}
+	w.takeGateway(a)
+	return nil
+}
+
+func (w *wanted) takeGateway(a netip.Addr) {
+	if topology.FamilyOf(a) == topology.IPv6 {
+		w.GatewayIPv6 = a
+	} else {
+		w.GatewayIPv4 = a
+	}
 }
 
 // setOptions takes what was given with -o.
@@ -149,7 +181,11 @@ func (w *wanted) setOptions(opts map[string]string) error {
 		w.VNI = uint32(n)
 	}
 	switch w.network.Gateway = opts[OptionGateway]; w.network.Gateway {
-	case "", gatewayDocker, gatewayNetwork:
+	case "", gatewayDocker:
+	case gatewayNetwork:
+		for _, a := range w.gateways {
+			w.takeGateway(a)
+		}
 	default:
 		return invalid(
 			"option "+OptionGateway,
@@ -254,10 +290,23 @@ func (w *wanted) differences(n topology.Network) []string {
 	if w.MTU != 0 && w.MTU != n.MTU {
 		differ("MTU", w.MTU, n.MTU)
 	}
+	for _, f := range w.Families() {
+		want := w.Network.Gateway(f)
+		if have := n.Gateway(f); want.IsValid() && want != proposedGateway(w.Prefix(f)) && want != have {
+			differ("gateway", want, gatewayText(have))
+		}
+	}
 	if w.network.Gateway == gatewayNetwork && !n.GatewayIPv4.IsValid() && !n.GatewayIPv6.IsValid() {
 		differ("gateway", "the network's", "none")
 	}
 	return out
+}
+
+func gatewayText(a netip.Addr) any {
+	if !a.IsValid() {
+		return "none"
+	}
+	return a
 }
 
 // accept refuses a network that contradicts what the engine asks for.

@@ -312,6 +312,48 @@ func TestAllowedPrefixes(t *testing.T) {
 	}
 }
 
+// Row U5: what is asked of a network to come, its gateway included, is part of it from
+// the beginning, so that nothing is made and then refused.
+func TestGatewayOfANewNetwork(t *testing.T) {
+	other := blue
+	other.GatewayIPv4 = netip.MustParseAddr("10.1.0.9")
+	for _, x := range []struct {
+		name, asked, options string
+		there                []topology.Network
+		want                 string
+		refused              string
+	}{
+		{"none", "", ``, nil, "invalid IP", ""},
+		{"the first address, which every engine names", "10.1.0.1", ``, nil, "invalid IP", ""},
+		{"another", "10.1.0.254", ``, nil, "10.1.0.254", ""},
+		{"the network's", "10.1.0.1", `"baize.gateway":"network"`, nil, "10.1.0.1", ""},
+		{"the network's, proposed", "", `"baize.gateway":"network"`, nil, "10.1.0.1", ""},
+		{"one that is there", "", `"baize.gateway":"network"`, []topology.Network{other}, "10.1.0.9", ""},
+		{"of one that has none", "", `"baize.network":"blue","baize.gateway":"network"`, []topology.Network{blue}, "", "it has none"},
+		{"of one that has another", "10.1.0.254", `"baize.network":"blue"`, []topology.Network{other}, "", "it has 10.1.0.9"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			n := &node{networks: x.there}
+			h := newPlugin(t, n).Handler()
+			answer, refused := call(t, h, "IpamDriver.RequestPool", `{"AddressSpace":"baize","Pool":"10.1.0.0/16"}`)
+			require.Empty(t, refused)
+			answer, refused = call(t, h, "IpamDriver.RequestAddress", `{"PoolID":"`+answer["PoolID"].(string)+`","Address":"`+
+				x.asked+`","Options":{"RequestAddressType":"com.docker.network.gateway"}}`)
+			require.Empty(t, refused)
+			body := strings.ReplaceAll(creation("10.1.0.0/16", x.options), "10.1.0.1/16", answer["Address"].(string))
+			_, refused = call(t, h, "NetworkDriver.CreateNetwork", body)
+			if x.refused != "" {
+				require.Contains(t, refused, x.refused)
+				require.Equal(t, x.there, n.networks)
+				return
+			}
+			require.Empty(t, refused)
+			require.Len(t, n.networks, 1)
+			require.Equal(t, x.want, n.networks[0].GatewayIPv4.String())
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	twin := blue
 	twin.Name = "twin"
@@ -406,7 +448,7 @@ func TestRefusals(t *testing.T) {
 		{
 			"another gateway", "IpamDriver.RequestAddress",
 			`{"PoolID":"blue|10.1.0.0/16|","Address":"10.1.9.9","Options":{"RequestAddressType":"com.docker.network.gateway"}}`,
-			nil, []string{"10.1.9.9", "10.1.0.1"},
+			[]topology.Network{blue}, []string{"10.1.9.9", "10.1.0.1"},
 		},
 		{
 			"a network that is not known", "NetworkDriver.CreateEndpoint",

@@ -64,9 +64,7 @@ type outcome struct {
 	Observed ovs.Observed
 	Want     ovs.State
 	// Bound are the wanted flows as they were installed.
-	Bound []ovs.BoundFlow
-	// Flows are the flow tables as they were before.
-	Flows    openflow.Observed
+	Bound    []ovs.BoundFlow
 	Changes  int
 	Problems []fault.Fault
 }
@@ -75,6 +73,9 @@ type outcome struct {
 type converger struct {
 	db    ports
 	flows tables
+	watch *flowWatch
+	// installed are the flows that the last pass left in the tables.
+	installed installed
 	// refused are the flows that Open vSwitch would not take. They are tried again
 	// at audits only.
 	refused map[ovs.FlowID]fault.Fault
@@ -97,8 +98,14 @@ type bound struct {
 	bound   []ovs.BoundFlow
 }
 
-func newConverger(db ports, flows tables) converger {
-	return converger{db: db, flows: flows, refused: map[ovs.FlowID]fault.Fault{}}
+// installed are flows, and the view of the flow watch at which they were.
+type installed struct {
+	flows []ovs.BoundFlow
+	view  flowView
+}
+
+func newConverger(db ports, flows tables, watch *flowWatch) converger {
+	return converger{db: db, flows: flows, watch: watch, refused: map[ovs.FlowID]fault.Fault{}}
 }
 
 // converge makes before it breaks: first the bridge and the ports, then all
@@ -141,15 +148,16 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 // convergeFlows makes the flow tables what they are to be, in one bundle.
 func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome) error {
 	bound := c.bind(out.Want, out.Observed.OFPorts())
-	var err error
-	if out.Flows, err = c.flows.Observe(ctx); err != nil {
+	view := c.watch.view()
+	have, err := c.have(ctx, view, audit)
+	if err != nil {
 		return fmt.Errorf("read the flows: %w", err)
 	}
 	if audit {
 		clear(c.refused)
 	}
 	out.Bound = c.withoutRefused(bound)
-	add, del := c.diff(out.Bound, out.Flows.IDs())
+	add, del := c.diff(out.Bound, have)
 	if audit && len(add)+len(del) == 0 {
 		a, err := c.flows.Audit(ctx, out.Bound)
 		if err != nil {
@@ -158,16 +166,33 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 		add, del = a.Add, a.Del
 	}
 	if len(add)+len(del) > 0 {
+		c.installed = installed{}
 		if err := c.applyFlows(ctx, add, del); err != nil {
 			return fmt.Errorf("install %d and delete %d flows: %w", len(add), len(del), err)
 		}
 		out.Changes += len(add) + len(del)
 		out.Bound = c.withoutRefused(out.Bound)
 	}
+	c.installed = installed{out.Bound, view}
 	for _, f := range c.refused {
 		out.Problems = append(out.Problems, f)
 	}
 	return nil
+}
+
+// have are our flows in the tables. They are not read where the last pass left them so
+// and the watch has seen nobody else change one since: to read them costs in proportion
+// to all endpoints and peers.
+func (c *converger) have(ctx context.Context, view flowView, audit bool) ([]ovs.FlowID, error) {
+	if !audit && view.watched && view == c.installed.view && len(c.installed.flows) > 0 {
+		out := make([]ovs.FlowID, len(c.installed.flows))
+		for i, f := range c.installed.flows {
+			out[i] = f.ID()
+		}
+		return out, nil
+	}
+	observed, err := c.flows.Observe(ctx)
+	return observed.IDs(), err
 }
 
 // bind returns the wanted flows as a switch takes them: those of the pass before

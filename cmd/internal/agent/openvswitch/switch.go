@@ -109,6 +109,7 @@ type Part struct {
 	db        Database
 	flows     FlowTables
 	converger converger
+	watch     *flowWatch
 	hub       *hub.Hub
 	endpoints Endpoints
 	inputs    Inputs
@@ -158,8 +159,9 @@ func New(
 	in Inputs,
 	log *logrus.Entry,
 ) *Part {
+	watch := &flowWatch{}
 	return &Part{
-		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in,
+		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows, watch), watch: watch, hub: h, endpoints: endpoints, inputs: in,
 		host: host, log: log.WithField("part", "switch"), wake: part.NewSignal(), restore: newRestoreWait(), audit: true,
 		outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]),
 		live:   part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
@@ -229,6 +231,7 @@ func (p *Part) watchFlows(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := p.flows.Monitor(ctx, func(e openflow.Event) {
 			backoff = first
+			p.watch.event()
 			switch e.Kind {
 			case openflow.Changed:
 				p.requestAudit()
@@ -237,6 +240,7 @@ func (p *Part) watchFlows(ctx context.Context) error {
 			}
 			p.wake.Wake()
 		})
+		p.watch.lost()
 		if ctx.Err() != nil {
 			return nil
 		}

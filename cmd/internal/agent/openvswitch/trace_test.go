@@ -68,7 +68,7 @@ func newTraced(t *testing.T) traced {
 	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir()})
 	observed, err := db.Observe(t.Context())
 	require.NoError(t, err)
-	c := newConverger(db, flows)
+	c := newConverger(db, flows, &flowWatch{})
 	out, err := c.converge(t.Context(), want, observed, false)
 	require.NoError(t, err)
 	require.Empty(t, out.Problems)

@@ -72,12 +72,12 @@ func TestUnmadePortsAreLookedForAgain(t *testing.T) {
 		return out
 	}
 	f := ovsfake.New()
-	first := newConverger(f.Database(), f.Flows())
+	first := newConverger(f.Database(), f.Flows(), &flowWatch{})
 	pass(&first, false)
 	require.NotEmpty(t, name)
 
 	db := &blind{ports: f.Database(), unmade: map[string]bool{name: true}, heals: true}
-	next := newConverger(db, f.Flows())
+	next := newConverger(db, f.Flows(), &flowWatch{})
 	out := pass(&next, false)
 	require.Equal(t, 1, db.looks)
 	require.True(t, out.Observed.Ports[name].Live())

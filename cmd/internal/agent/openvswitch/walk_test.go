@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
@@ -110,7 +111,7 @@ func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
 	t.Helper()
 	observed, err := f.Database().Observe(context.Background())
 	require.NoError(t, err)
-	c := newConverger(f.Database(), f.Flows())
+	c := newConverger(f.Database(), f.Flows(), &flowWatch{})
 	out, err := c.converge(context.Background(), want, observed, false)
 	require.NoError(t, err)
 	require.Empty(t, out.Problems)
@@ -186,7 +187,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			changed := []topology.KV{node(2, 193)}
 			fake := ovsfake.New()
 			observed, _ := fake.Database().Observe(b.Context())
-			c := newConverger(fake.Database(), fake.Flows())
+			c := newConverger(fake.Database(), fake.Flows(), &flowWatch{})
 			if _, err := c.converge(b.Context(), pipeline.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
 				b.Fatal(err)
 			}
@@ -204,5 +205,60 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// counting counts how often the tables are read.
+type counting struct {
+	tables
+	reads int
+}
+
+func (c *counting) Observe(ctx context.Context) (openflow.Observed, error) {
+	c.reads++
+	return c.tables.Observe(ctx)
+}
+
+// While the watch stands, tables that nobody else changes are read once, whatever the
+// agent changes in them; what others change is put right, and a lost watch is no
+// knowledge.
+func TestWatchedFlowsAreReadOnce(t *testing.T) {
+	for seed := range uint64(10) {
+		w := &world{rng: rand.New(rand.NewPCG(seed, 2)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
+		w.put(topology.Node{
+			Name: "host1", ID: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")},
+			Encapsulations: topology.Encapsulations(),
+		})
+		walked := ovsfake.New()
+		flows := &counting{tables: walked.Flows()}
+		watch := &flowWatch{}
+		c := newConverger(walked.Database(), flows, watch)
+		pass := func() {
+			observed, err := walked.Database().Observe(t.Context())
+			require.NoError(t, err)
+			want := w.want()
+			_, err = c.converge(t.Context(), want, observed, false)
+			require.NoError(t, err)
+			fresh := ovsfake.New()
+			step(t, fresh, want)
+			require.True(t, slices.Equal(fresh.FlowTexts(), walked.FlowTexts()), "seed %d", seed)
+		}
+		watch.event() // the connection stands
+		for range 30 {
+			w.step()
+			pass()
+		}
+		require.Equal(t, 1, flows.reads)
+		walked.DelFlow(0)
+		watch.event()
+		pass()
+		require.Equal(t, 2, flows.reads)
+		pass()
+		require.Equal(t, 2, flows.reads)
+		watch.lost()
+		walked.DelFlow(0)
+		pass()
+		pass()
+		require.Equal(t, 4, flows.reads)
 	}
 }

@@ -147,7 +147,7 @@ func (host) Announce(ctx context.Context, netns, ifname string, mac net.Hardware
 
 func (host) Abandoned(port string) (bool, error) { return hostnet.Abandoned(port) }
 
-func (host) LinkExists(name string) bool { return hostnet.LinkExists(name) }
+func (host) Devices() (map[string]bool, error) { return hostnet.Devices() }
 
 func (host) LowerMTU(port, netns string, mac net.HardwareAddr, mtu int) (int, error) {
 	return hostnet.LowerMTU(port, netns, mac, mtu)

@@ -7,12 +7,23 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// LinkExists reports whether this host has a device of that name. When the
-// kernel does not answer it says yes: nothing may be cleaned up on a guess.
-func LinkExists(name string) bool {
-	_, err := netlink.LinkByName(name)
-	var notFound netlink.LinkNotFoundError
-	return !errors.As(err, &notFound)
+// Devices returns the names of all devices of this host. A list that changed while it
+// was read is an error: one may be missing in it.
+func Devices() (map[string]bool, error) {
+	h, err := hostHandle()
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, failed("devices of this host", "listing them", err)
+	}
+	out := make(map[string]bool, len(links))
+	for _, l := range links {
+		out[l.Attrs().Name] = true
+	}
+	return out, nil
 }
 
 // DeviceOf returns a device of this host that has an address of a prefix, not

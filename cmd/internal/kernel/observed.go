@@ -29,6 +29,9 @@ type Query struct {
 	// Lookups are addresses to ask the kernel the way to. The next hops of
 	// Baize's own routes are asked for in any case.
 	Lookups []netip.Addr
+	// Forwards asks for what has to change where the host becomes a router: the
+	// devices that heed router advertisements.
+	Forwards bool
 	// SkipFirewall leaves out the firewall, which takes several commands.
 	SkipFirewall bool
 }
@@ -182,6 +185,9 @@ func Ask(v topology.View, learned map[netip.Prefix]Learned) Query {
 		}
 	}
 	for _, n := range v.Networks {
+		if _, forwarded := n.Host(); forwarded {
+			q.Forwards = true
+		}
 		if !n.Transport.Routed() {
 			continue
 		}

@@ -69,12 +69,6 @@ func (k *kernel) mtu(device string) int {
 	return k.mtus[device]
 }
 
-func (k *kernel) has(device string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.devices[device]
-}
-
 // follow makes the devices of the switch's internal ports those of the kernel,
 // until stop is closed.
 func (k *kernel) follow(stop <-chan struct{}) {
@@ -167,9 +161,13 @@ func (h host) LowerMTU(port, _ string, _ net.HardwareAddr, mtu int) (int, error)
 	return was, nil
 }
 
-func (h host) LinkExists(name string) bool {
+func (h host) Devices() (map[string]bool, error) {
 	h.gate.bug(AttachDoor)
-	return h.k.has(name)
+	h.k.mu.Lock()
+	defer h.k.mu.Unlock()
+	out := maps.Clone(h.k.devices)
+	maps.DeleteFunc(out, func(_ string, there bool) bool { return !there })
+	return out, nil
 }
 
 func (h host) Veths() ([]string, error) {

@@ -85,9 +85,9 @@ type Host interface {
 	AwaitLink(ctx context.Context, netns string, mac net.HardwareAddr, addrs []netip.Addr) (string, error)
 	Announce(ctx context.Context, netns, ifname string, mac net.HardwareAddr, addrs []netip.Addr) error
 	Abandoned(port string) (bool, error)
-	// LinkExists reports whether there is a device of that name; when in doubt it
-	// says yes.
-	LinkExists(name string) bool
+	// Devices are the names of all devices, or an error: nothing is cleaned up on a
+	// guess.
+	Devices() (map[string]bool, error)
 	// LowerMTU makes the MTU of an endpoint's device mtu where it is larger. was is
 	// what it was; 0 where nothing had to be done.
 	LowerMTU(port, netns string, mac net.HardwareAddr, mtu int) (was int, err error)
@@ -174,8 +174,12 @@ func (p *Part) Run(ctx context.Context) error {
 func (p *Part) look() {
 	p.tellInUse()
 	known := p.known.Get()
+	devices, err := p.host.Devices()
+	if err != nil {
+		p.log.Debugf("devices of this host: %v", err)
+	}
 	for _, e := range known.Endpoints {
-		if p.host.LinkExists(e.Port) {
+		if err != nil || devices[e.Port] {
 			continue
 		}
 		p.log.Infof("endpoint %s of network %s: its namespace is gone, the port is removed", e.Name, e.Network)

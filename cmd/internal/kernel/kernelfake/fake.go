@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -180,7 +181,15 @@ func (h *Host) Observe(ctx context.Context, q kernel.Query) (kernel.Observed, er
 	read(kernel.Neighbours, func() { o.Neighbours = slices.Clone(h.neighbours) })
 	read(kernel.Routes, func() { o.Routes = route.Observed{Own: slices.Clone(h.own), Foreign: slices.Clone(h.foreign)} })
 	read(kernel.Rules, func() { o.Rules = slices.Clone(h.rules) })
-	read(kernel.Sysctls, func() { o.Sysctls = maps.Clone(h.sysctls) })
+	read(kernel.Sysctls, func() {
+		o.Sysctls = maps.Clone(h.sysctls)
+		if !q.Forwards {
+			maps.DeleteFunc(o.Sysctls, func(key, _ string) bool {
+				dev := path.Base(path.Dir(key))
+				return path.Base(key) == "accept_ra" && !strings.HasPrefix(dev, kernel.PortPrefix)
+			})
+		}
+	})
 	read(kernel.NFTables, func() { o.NAT, o.Drops = h.nat, slices.Clone(h.drops) })
 	read(kernel.Chains, func() { o.IPTables = slices.Clone(h.tables) })
 	for _, r := range o.Routes.Own {

@@ -65,7 +65,7 @@ func settle(t *testing.T, want kernel.State) kernel.Change {
 
 func observe(t *testing.T) kernel.Observed {
 	t.Helper()
-	have, err := Host{}.Observe(t.Context(), kernel.Query{})
+	have, err := Host{}.Observe(t.Context(), kernel.Query{Forwards: true})
 	require.NoError(t, err)
 	require.Empty(t, have.Failed)
 	return have

@@ -36,7 +36,7 @@ func (Host) Observe(ctx context.Context, q kernel.Query) (kernel.Observed, error
 		read    func() error
 	}{
 		{kernel.Addresses, r.addresses}, {kernel.Neighbours, r.neighbours}, {kernel.Routes, r.routes},
-		{kernel.Rules, r.rules}, {kernel.Sysctls, r.sysctls},
+		{kernel.Rules, r.rules}, {kernel.Sysctls, func() error { return r.sysctls(q.Forwards) }},
 	}
 	if r.o.Skipped = q.SkipFirewall; !r.o.Skipped {
 		steps = append(steps, struct {
@@ -147,8 +147,8 @@ const sysctlDir = "/proc/sys"
 
 // sysctls reads what Wanted and Diff ask about: forwarding; everything of the
 // host's own ports; who heeds router advertisements, while the host does not
-// forward IPv6; rp_filter of devices that have addresses.
-func (r *reader) sysctls() error {
+// forward IPv6 and is to; rp_filter of devices that have addresses.
+func (r *reader) sysctls(forwards bool) error {
 	r.o.Sysctls = map[string]string{}
 	keys := []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/rp_filter"}
 	for _, l := range r.o.Links {
@@ -166,7 +166,7 @@ func (r *reader) sysctls() error {
 			return err
 		}
 	}
-	if r.o.Sysctls["net/ipv6/conf/all/forwarding"] != "0" {
+	if !forwards || r.o.Sysctls["net/ipv6/conf/all/forwarding"] != "0" {
 		return nil
 	}
 	for dev := range r.o.Devices {

@@ -42,6 +42,14 @@ type Member struct {
 	Subnets   []netip.Prefix `json:"subnets"`
 	Endpoints []Endpoint     `json:"endpoints,omitempty"`
 	Pins      []Pin          `json:"pins,omitempty"`
+	// Segments are the node's own Ethernets in the network, docker0 for example.
+	Segments []Segment `json:"segments,omitempty"`
+}
+
+// Segment is an Ethernet of a node that has subnets of its own in a network.
+type Segment struct {
+	Name    string         `json:"name"`
+	Subnets []netip.Prefix `json:"subnets"`
 }
 
 // Endpoint is a local attachment. Only a node's own agent knows them: in a
@@ -125,7 +133,11 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 		})
 		views[n.Name] = s.View(n.Name)
 		for _, nv := range views[n.Name].Networks {
-			members[[2]string{nv.Name, n.Name}] = &Member{Node: n.Name, Subnets: nv.OwnSubnets()}
+			m := &Member{Node: n.Name, Subnets: nv.OwnSubnets()}
+			for _, s := range nv.Segments {
+				m.Segments = append(m.Segments, Segment{Name: s.Name, Subnets: s.Subnets})
+			}
+			members[[2]string{nv.Name, n.Name}] = m
 		}
 	}
 	for _, e := range endpoints {

@@ -1,6 +1,7 @@
 package draw
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"io"
@@ -12,8 +13,8 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// The most hosts a picture shows in a row and around a ring. A larger
-// cluster's picture says how many it leaves out.
+// The most hosts a picture shows in a row and around a ring. A larger cluster is
+// drawn by segments of the underlay (map.go).
 const (
 	maxRow  = 6
 	maxRing = 14
@@ -40,7 +41,7 @@ const svgStyle = `text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sa
 .pill{fill:#ffffff;stroke:#9fb3c8}.under{stroke:#627d98;stroke-width:3;fill:none}` +
 	`.drop{stroke:#627d98;fill:#627d98;stroke-width:1.5}
 .t{fill:none;stroke:#486581;stroke-width:1.8}.t-gre{stroke-dasharray:8 4}.t-geneve{stroke-dasharray:2 4}
-.ready{fill:#27ae60}.down{fill:#cf3a3a}.unknown{fill:#9aa5b1}
+.ready{fill:#27ae60}.down{fill:#cf3a3a}.unknown{fill:#9aa5b1}.other{fill:#b7791f}
 .n0{fill:#dcebfd;stroke:#2f7de1}.n1{fill:#fde2e2;stroke:#d64545}.n2{fill:#dff6e6;stroke:#2f9e5b}
 .n3{fill:#fdf0d5;stroke:#d48806}.n4{fill:#ece3fc;stroke:#7c4dd6}.n5{fill:#d9f5f5;stroke:#14919b}
 @media (prefers-color-scheme:dark){text{fill:#e4e7eb}.q{fill:#9aa5b1}
@@ -62,8 +63,10 @@ func (p *picture) el(format string, args ...any) {
 	p.WriteByte('\n')
 }
 
+func escape(s string) string { return html.EscapeString(s) }
+
 func (p *picture) text(x, y float64, class, s string) {
-	p.el(`<text x="%s" y="%s"%s>%s</text>`, num(x), num(y), classAttr(class), html.EscapeString(s))
+	p.el(`<text x="%s" y="%s"%s>%s</text>`, num(x), num(y), classAttr(class), escape(s))
 }
 
 func (p *picture) rect(x, y, w, h, r float64, class string) {
@@ -152,7 +155,7 @@ func (t Topology) cards(nodes []Node, compact bool) []card {
 func newCell(net Network, m Member, class string, compact bool) cell {
 	c := cell{class: class}
 	for i, p := range m.Subnets {
-		l := cellLine{right: p.String()}
+		l := cellLine{right: m.subnetText(p)}
 		if i == 0 {
 			l.left = net.Name
 		}
@@ -175,7 +178,7 @@ func newCell(net Network, m Member, class string, compact bool) cell {
 		for k, a := range e.IPs {
 			l := cellLine{right: a.String()}
 			if k == 0 {
-				l.left = "• " + e.Name
+				l.left = "• " + e.shown()
 			}
 			c.lines = append(c.lines, l)
 		}
@@ -186,6 +189,28 @@ func newCell(net Network, m Member, class string, compact bool) cell {
 		}
 	}
 	return c
+}
+
+// subnetText names the segment that has the subnet's addresses, if one has.
+func (m Member) subnetText(p netip.Prefix) string {
+	for _, s := range m.Segments {
+		if slices.Contains(s.Subnets, p) {
+			return s.Name + " " + p.String()
+		}
+	}
+	return p.String()
+}
+
+// shown is what people call an endpoint.
+func (e Endpoint) shown() string { return cmp.Or(e.Container, e.Name) }
+
+// class is that of a state's dot; a host that does not run Baize has none of ours.
+func (s Status) class() string {
+	switch s {
+	case Ready, Down, Unknown:
+		return string(s)
+	}
+	return "other"
 }
 
 const cardHead = 34.0
@@ -203,7 +228,7 @@ func (c card) height() float64 {
 
 func (p *picture) card(c card) {
 	p.rect(c.x, c.y, c.w, c.h, 10, "card")
-	p.dot(c.x+18, c.y+18, 5, string(c.Status))
+	p.dot(c.x+18, c.y+18, 5, c.Status.class())
 	p.text(c.x+30, c.y+23, "h", c.Name)
 	if c.Status != Ready {
 		p.el(`<text x="%s" y="%s" class="q" text-anchor="end">%s</text>`, num(c.x+c.w-12), num(c.y+22), c.Status)
@@ -257,8 +282,10 @@ func SVG(w io.Writer, t Topology) error {
 		width, bottom = 560, top+30
 	case len(t.Nodes) <= maxRow:
 		width, bottom = t.drawRow(p, top)
-	default:
+	case len(t.Nodes) <= maxRing:
 		width, bottom = t.drawRing(p, top)
+	default:
+		width, bottom = t.drawMap(p, top)
 	}
 	width = max(width, t.legendWidth())
 	height := bottom + margin
@@ -332,6 +359,11 @@ func (t Topology) drawLegend(p *picture) {
 	p.el(`<line x1="%s" y1="%s" x2="%s" y2="%s" class="under"/>`, num(x), num(y-4), num(x+30), num(y-4))
 	p.text(x+38, y, "q", "underlay")
 	x += 38 + 8*sansWidth + 22
+	if slices.ContainsFunc(t.Networks, routed) {
+		p.dot(x+5, y-4, 4, t.classes()[t.Networks[slices.IndexFunc(t.Networks, routed)].Name])
+		p.text(x+16, y, "q", routedText)
+		x += 16 + float64(len(routedText))*sansWidth + 22
+	}
 	for _, s := range []Status{Ready, Down} {
 		p.dot(x+5, y-4, 5, string(s))
 		p.text(x+16, y, "q", string(s))
@@ -384,10 +416,29 @@ func (t Topology) drawRow(p *picture, top float64) (width, bottom float64) {
 			p.text(mid+8, c.y+c.h+18+float64(i)*14, "m", a.String())
 		}
 		p.dot(mid, under, 4, "drop")
+		t.routedDots(p, c, mid, under)
 		p.card(c)
 	}
 	p.text(margin, under+20, "q", "underlay: any IP network")
 	return width, under + 20
+}
+
+// routed reports whether packets of a network travel on the underlay as they are,
+// where it can be.
+func routed(n Network) bool { return n.Transport.Routed() }
+
+const routedText = "routed, without a tunnel where possible"
+
+// routedDots marks at a host's place on the underlay the networks that are routed there.
+func (t Topology) routedDots(p *picture, c card, x, y float64) {
+	class := t.classes()
+	at := x + 14
+	for _, n := range t.Networks {
+		if routed(n) && slices.ContainsFunc(n.Members, func(m Member) bool { return m.Node == c.Name }) {
+			p.dot(at, y, 5, class[n.Name])
+			at += 13
+		}
+	}
 }
 
 // drawArches draws the tunnels over a row of cards. height says how high the
@@ -447,8 +498,7 @@ func (t Topology) drawArches(p *picture, cards []card, index map[string]int, hei
 
 // drawRing places the hosts around the underlay, tunnels as chords.
 func (t Topology) drawRing(p *picture, top float64) (width, bottom float64) {
-	nodes := t.Nodes[:min(len(t.Nodes), maxRing)]
-	cards := t.cards(nodes, true)
+	cards := t.cards(t.Nodes, true)
 	w, h := cards[0].w, 0.0
 	for _, c := range cards {
 		h = max(h, c.h)
@@ -486,10 +536,6 @@ func (t Topology) drawRing(p *picture, top float64) (width, bottom float64) {
 	}
 	for _, c := range cards {
 		bottom = max(bottom, c.y+c.h)
-	}
-	if more := len(t.Nodes) - len(nodes); more > 0 {
-		bottom += 26
-		p.text(margin, bottom, "q", fmt.Sprintf("and %d more hosts", more))
 	}
 	return width, bottom
 }

@@ -83,3 +83,66 @@ func TestDocsAreCurrent(t *testing.T) {
 	}
 	t.Error("docs/cli.md is out of date: run 'go run ./cmd/baize docs > docs/cli.md'")
 }
+
+// inlineCommand is a command within a sentence.
+var inlineCommand = regexp.MustCompile("`((?:sudo )?(?:bin/)?baize [^`]+)`")
+
+// Every command of ours that a page shows exists, with its flags and as many arguments.
+// What is within a sentence may be a part of one.
+func TestCommandsInPagesExist(t *testing.T) {
+	pages, err := filepath.Glob("../../../docs/*.md")
+	require.NoError(t, err)
+	found := 0
+	for _, page := range append(pages, "../../../README.md", "../../../CONTRIBUTING.md") {
+		if filepath.Base(page) == "cli.md" {
+			continue // made of the commands themselves
+		}
+		check := func(text string, whole bool) {
+			words, ok := commandOf(text)
+			if !ok {
+				return
+			}
+			found++
+			_, err := parseLine(testRoot(), words)
+			if err != nil && (whole || !strings.Contains(err.Error(), " needs ")) {
+				assert.NoError(t, err, "%s: %s", filepath.Base(page), text)
+			}
+		}
+		b, err := os.ReadFile(page)
+		require.NoError(t, err)
+		fenced := false
+		for l := range strings.Lines(string(b)) {
+			if strings.HasPrefix(l, "```") {
+				fenced = !fenced
+			} else if fenced || strings.HasPrefix(l, "    ") {
+				check(l, true)
+			}
+		}
+		for _, m := range inlineCommand.FindAllStringSubmatch(string(b), -1) {
+			check(strings.ReplaceAll(m[1], "\n", " "), false)
+		}
+	}
+	require.Greater(t, found, 100)
+}
+
+// commandOf returns the words after "baize" of a line that a shell is to run, up to a
+// comment, a pipe or the next command. Lines with "…" leave something out.
+func commandOf(text string) (words []string, ok bool) {
+	text = strings.TrimPrefix(strings.TrimSpace(text), "$ ")
+	if host, rest, found := strings.Cut(text, "# "); found && !strings.Contains(host, " ") {
+		text = rest // a prompt: host1#
+	}
+	text = strings.TrimPrefix(strings.TrimPrefix(text, "sudo "), "bin/")
+	text, ok = strings.CutPrefix(text, "baize ")
+	if !ok || strings.Contains(text, "…") || strings.Contains(text, "...") {
+		return nil, false
+	}
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case word == "#", word == "|", word == "&&", word == "&", word == `\`, strings.HasPrefix(word, ">"), strings.HasPrefix(word, "<"):
+			return words, true
+		}
+		words = append(words, strings.Trim(word, `"'`))
+	}
+	return words, true
+}

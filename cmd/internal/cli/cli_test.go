@@ -319,11 +319,10 @@ func TestLogger(t *testing.T) {
 
 func TestFlags(t *testing.T) {
 	assert.Equal(t, []string{"BAIZE_ETCD_ENDPOINTS"}, Env("etcd-endpoints"))
-	var format Format
 	var level string
 	run := func(args ...string) error {
 		app := &urfave.App{
-			Name: "baize", Flags: append(LogFlags(), OutputFlag()), OnUsageError: OnUsageError,
+			Name: "baize", Flags: LogFlags(), OnUsageError: OnUsageError,
 			Writer: &bytes.Buffer{}, ErrWriter: &bytes.Buffer{},
 			Action: func(c *urfave.Context) error {
 				l, err := Logger(c, &bytes.Buffer{})
@@ -331,23 +330,20 @@ func TestFlags(t *testing.T) {
 					return err
 				}
 				level = l.GetLevel().String()
-				format, err = OutputFormat(c)
-				return err
+				return nil
 			},
 		}
 		return app.Run(append([]string{"baize"}, args...))
 	}
 	require.NoError(t, run())
-	assert.Equal(t, FormatTable, format)
 	assert.Equal(t, "info", level)
-	require.NoError(t, run("-o", "yaml", "--log-level", "debug"))
-	assert.Equal(t, FormatYAML, format)
+	require.NoError(t, run("--log-level", "debug"))
 	assert.Equal(t, "debug", level)
-	t.Setenv("BAIZE_OUTPUT", "wide")
+	t.Setenv("BAIZE_LOG_LEVEL", "warn")
 	require.NoError(t, run())
-	assert.Equal(t, FormatWide, format)
+	assert.Equal(t, "warning", level)
 	err := run("--no-such-flag")
 	assert.Equal(t, ExitUsage, ExitCode(err))
 	assert.True(t, strings.Contains(err.Error(), "no-such-flag") && strings.Contains(err.Error(), "--help"), "%v", err)
-	assert.Equal(t, ExitUsage, ExitCode(run("-o", "xml")))
+	assert.Equal(t, ExitUsage, ExitCode(run("--log-level", "loud")))
 }

@@ -26,17 +26,6 @@ func Env(flag string) []string {
 	return []string{"BAIZE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 }
 
-// OutputFlag returns --output, -o.
-func OutputFlag() urfave.Flag {
-	return &urfave.StringFlag{
-		Name: FlagOutput, Aliases: []string{"o"}, Value: string(FormatTable), EnvVars: Env(FlagOutput),
-		Usage: "print as `FORMAT`: table, wide, json or yaml",
-	}
-}
-
-// OutputFormat reads --output.
-func OutputFormat(c *urfave.Context) (Format, error) { return ParseFormat(c.String(FlagOutput)) }
-
 // LogFlags returns --log-level and --log-format.
 func LogFlags() []urfave.Flag {
 	return []urfave.Flag{

@@ -74,9 +74,17 @@ for example; containers have the mask of the whole network.
 				Name: "show", Usage: "show a network with its nodes", ArgsUsage: "NAME",
 				Flags: []ucli.Flag{sourceFlag(), outputFlag(formatsItem...)}, Action: r.networkShow,
 			},
-			{
-				Name: "update", Usage: "change a network", ArgsUsage: "NAME",
-				Description: `Only the settings that are given change. Running containers keep their default
+			r.networkUpdateCommand(),
+			r.networkRenameCommand(),
+			r.networkDeleteCommand(),
+		},
+	}
+}
+
+func (r *runner) networkUpdateCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "update", Usage: "change a network", ArgsUsage: "NAME",
+		Description: `Only the settings that are given change. Running containers keep their default
 route until they are restarted; a new transport, and a smaller MTU, take effect on
 all nodes at once. '--mtu 0' is the default again.
 
@@ -88,24 +96,24 @@ while no node uses the network.
   baize network update blue --mtu 1400
   baize network update blue --subnet fd00:10:1::/48
   baize network update blue --no-gateway`,
-				Flags: append(append([]ucli.Flag{
-					&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of its family, once for IPv4, once for IPv6, or both"},
-				}, append(divisionFlags(), networkSettings()...)...),
-					&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
-					dryRunFlag(), outputFlag(formatsItem...)),
-				Action: r.networkUpdate,
-			},
-			{
-				Name: "rename", Usage: "give a network that no node uses another name", ArgsUsage: "NAME NEWNAME",
-				Description: `Endpoints, engines and keys in etcd refer to a network by its name: one that is in
+		Flags: append(append([]ucli.Flag{
+			&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of its family, once for IPv4, once for IPv6, or both"},
+		}, append(divisionFlags(), networkSettings()...)...),
+			&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
+			dryRunFlag(), outputFlag(formatsItem...)),
+		Action: r.networkUpdate,
+	}
+}
+
+func (r *runner) networkRenameCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "rename", Usage: "give a network that no node uses another name", ArgsUsage: "NAME NEWNAME",
+		Description: `Endpoints, engines and keys in etcd refer to a network by its name: one that is in
 use keeps it, and the error names the nodes. Reservations go along.
 
   baize network rename blue azure`,
-				Flags:  []ucli.Flag{dryRunFlag(), outputFlag(formatsItem...)},
-				Action: r.networkRename,
-			},
-			r.networkDeleteCommand(),
-		},
+		Flags:  []ucli.Flag{dryRunFlag(), outputFlag(formatsItem...)},
+		Action: r.networkRename,
 	}
 }
 

@@ -10,6 +10,7 @@ package openvswitch
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -300,7 +301,9 @@ func (p *Part) pass(ctx context.Context) error {
 		p.restore.restored(token)
 	}
 	p.restore.atWork(false)
-	p.report(before, o)
+	if !errors.Is(ctx.Err(), context.Canceled) { // an agent that stops is no fault of the switch
+		p.report(before, o)
+	}
 	p.publish(o)
 	p.answer(waiters, o)
 	return o.Err

@@ -133,11 +133,7 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 		})
 		views[n.Name] = s.View(n.Name)
 		for _, nv := range views[n.Name].Networks {
-			m := &Member{Node: n.Name, Subnets: nv.OwnSubnets()}
-			for _, s := range nv.Segments {
-				m.Segments = append(m.Segments, Segment{Name: s.Name, Subnets: s.Subnets})
-			}
-			members[[2]string{nv.Name, n.Name}] = m
+			members[[2]string{nv.Name, n.Name}] = newMember(n.Name, nv)
 		}
 	}
 	for _, e := range endpoints {
@@ -180,6 +176,14 @@ func New(s *topology.Snapshot, endpoints []Endpoint) Topology {
 	}
 	t.Tunnels = append(t.Tunnels, tunnels(t.Nodes, views)...)
 	return t
+}
+
+func newMember(node string, v topology.NetworkView) *Member {
+	m := &Member{Node: node, Subnets: v.OwnSubnets()}
+	for _, s := range v.Segments {
+		m.Segments = append(m.Segments, Segment{Name: s.Name, Subnets: s.Subnets})
+	}
+	return m
 }
 
 // tunnels collects the peers of every node's view, each pair once.

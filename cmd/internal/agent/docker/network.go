@@ -290,6 +290,11 @@ func (w *wanted) differences(n topology.Network) []string {
 	if w.MTU != 0 && w.MTU != n.MTU {
 		differ("MTU", w.MTU, n.MTU)
 	}
+	w.gatewayDifferences(n, differ)
+	return out
+}
+
+func (w *wanted) gatewayDifferences(n topology.Network, differ func(what string, want, have any)) {
 	for _, f := range w.Families() {
 		want := w.Network.Gateway(f)
 		if have := n.Gateway(f); want.IsValid() && want != proposedGateway(w.Prefix(f)) && want != have {
@@ -299,7 +304,6 @@ func (w *wanted) differences(n topology.Network) []string {
 	if w.network.Gateway == gatewayNetwork && !n.GatewayIPv4.IsValid() && !n.GatewayIPv6.IsValid() {
 		differ("gateway", "the network's", "none")
 	}
-	return out
 }
 
 func gatewayText(a netip.Addr) any {

@@ -381,6 +381,16 @@ func (r *runner) labTables(c *ucli.Context, l *lab.Lab, s *lab.Status) error {
 	return nil
 }
 
+// inWorkingDirectory makes a command start in the directory that we are in, where a host
+// has that: files next to the user are named as they are outside.
+func inWorkingDirectory(argv []string) []string {
+	wd, err := os.Getwd()
+	if err != nil || len(argv) == 0 {
+		return argv
+	}
+	return append([]string{"sh", "-c", `cd "$0" 2>/dev/null; exec "$@"`, wd}, argv...)
+}
+
 // labExec becomes the command: it gets this process's terminal and signals,
 // and its exit code is ours.
 func (r *runner) labExec(c *ucli.Context) error {
@@ -388,7 +398,7 @@ func (r *runner) labExec(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	argv, env, err := l.ExecCommand(c.Args().First(), c.Args().Tail())
+	argv, env, err := l.ExecCommand(c.Args().First(), inWorkingDirectory(c.Args().Tail()))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package command
 import (
 	"bytes"
 	"net/netip"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -91,4 +93,23 @@ func TestLabStatusConformsToItsSchema(t *testing.T) {
 		Problems: []fault.Fault{{Code: fault.NodeDown, Since: time.Now()}},
 	}))
 	conforms(t, "lab-status", b.String())
+}
+
+// U11: a command in a host finds the files that are next to the user; where the host does
+// not have the directory, the command runs all the same.
+func TestExecKeepsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	argv := inWorkingDirectory([]string{"sh", "-c", `pwd; echo "$1"`, "-", "a  b"})
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	require.NoError(t, err)
+	require.Equal(t, dir+"\na  b\n", string(out))
+
+	require.NoError(t, os.Remove(dir))
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	out, err = cmd.CombinedOutput()
+	require.NoError(t, err)
+	require.Equal(t, "/\na  b\n", string(out))
+	require.Equal(t, []string{}, inWorkingDirectory([]string{}))
 }

@@ -142,16 +142,19 @@ func allowed(e ovs.Endpoint, prefixes ...string) ovs.Endpoint {
 	return e
 }
 
-func TestGolden(t *testing.T) {
+// goldenCase is a node whose flows are in testdata.
+type goldenCase struct {
+	cluster   *cluster
+	endpoints []ovs.Endpoint
+	opt       pipeline.Options
+}
+
+func goldenCases() map[string]goldenCase {
 	c1 := endpoint("c1", "blue", "10.1.5.2", "fd00:10:1:5::2")
 	// A router for everything, which has addresses for one service besides: in this
 	// node's lease, in no node's.
 	router := allowed(c1, "0.0.0.0/0", "::/0", "10.1.5.2", "10.1.5.99", "10.1.0.99", "fd00:10:1:5::99")
-	cases := map[string]struct {
-		cluster   *cluster
-		endpoints []ovs.Endpoint
-		opt       pipeline.Options
-	}{
+	return map[string]goldenCase{
 		"empty":       {newCluster().put(node(1)), nil, pipeline.Options{Datapath: "system"}},
 		"three-hosts": {threeHosts(topology.VXLAN), []ovs.Endpoint{c1}, pipeline.Options{Datapath: "netdev"}},
 		"two-networks": {
@@ -253,7 +256,10 @@ func TestGolden(t *testing.T) {
 			[]ovs.Endpoint{endpoint("c1", "blue", "fd00:10:1:5::2")}, pipeline.Options{Datapath: "system"},
 		},
 	}
-	for name, c := range cases {
+}
+
+func TestGolden(t *testing.T) {
+	for name, c := range goldenCases() {
 		t.Run(name, func(t *testing.T) {
 			view := c.cluster.s.View("host1")
 			require.Empty(t, view.Problems)

@@ -155,3 +155,13 @@ func (t Trace) Flows() []ovs.BoundFlow {
 	}
 	return out
 }
+
+// Lookup returns the rule of one table that a packet matches; nil where none does.
+func (t Tables) Lookup(table int, p Packet) *Rule {
+	for _, r := range t.byTable[table] {
+		if r.unknownMatch == "" && p.matches(r.match) {
+			return r
+		}
+	}
+	return nil
+}

@@ -28,11 +28,12 @@ type Options struct {
 
 // Build returns the wanted state of the node whose view is given. Endpoints
 // of a network that the node does not carry keep their port, and nothing is
-// forwarded for them.
+// forwarded for them. The order in which they are given does not matter.
 func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	if opt.Bridge == "" {
 		opt.Bridge = ovs.DefaultBridge
 	}
+	endpoints = slices.SortedFunc(slices.Values(endpoints), ovs.CompareEndpoints)
 	peers := 0
 	for _, n := range v.Networks {
 		peers += len(n.Peers)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -133,6 +134,8 @@ func (cur *cursor) candidates(word string, ask asker) []candidate {
 			return firstArgument(command, ask)
 		}
 		return labTargets(cur.values["name"], word)
+	case cur.args == 1 && name(cur.path[1:]) == "trace":
+		return parties(ask)
 	}
 	return nil
 }
@@ -200,6 +203,8 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("context", "list")
 	case "datapath":
 		return words("auto", "system", "netdev")
+	case "proto":
+		return words(trace.ICMP, trace.TCP, trace.UDP)
 	case flagColor:
 		return words(cli.Colors()...)
 	case cli.FlagLogLevel:
@@ -246,8 +251,21 @@ func labTargets(labName, word string) (out []candidate) {
 	return out
 }
 
+// parties are who a trace may be from or to.
+func parties(ask asker) []candidate {
+	out := ask("endpoint", "list")
+	for _, c := range ask("name", "list") {
+		if !slices.ContainsFunc(out, func(x candidate) bool { return x.word == c.word }) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 func firstArgument(command string, ask asker) []candidate {
 	switch command {
+	case "trace":
+		return parties(ask)
 	case "network show", "network update", "network delete":
 		return ask("network", "list")
 	case "node show", "node remove":

@@ -70,7 +70,7 @@ var exitCodes = []struct {
 	{cli.ExitConflict, "it exists already, is in use, or contradicts another item"},
 	{cli.ExitUnavailable, "etcd, the agent or Open vSwitch does not answer, or privileges are missing"},
 	{cli.ExitFull, "nothing is left to allocate"},
-	{exitProblems, "`status` found problems; `plan --diff` found differences"},
+	{exitProblems, "`status` found problems; `plan --diff` found differences; `trace`: the packet does not arrive"},
 	{cli.ExitInterrupted, "interrupted; `lab exec` ends with the code of its command"},
 }
 

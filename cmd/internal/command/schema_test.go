@@ -19,6 +19,8 @@ import (
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/ovs/forward"
 )
 
 // kindTypes are the types that -o json prints.
@@ -34,6 +36,7 @@ var kindTypes = map[string]reflect.Type{
 	"topology":   reflect.TypeFor[draw.Topology](),
 	"plan":       reflect.TypeFor[planItem](),
 	"plan-diff":  reflect.TypeFor[diffItem](),
+	"trace":      reflect.TypeFor[trace.Result](),
 	"lab-status": reflect.TypeFor[lab.Status](),
 	"version":    reflect.TypeFor[versionItem](),
 	"config":     reflect.TypeFor[configItem](),
@@ -45,11 +48,12 @@ var kindTypes = map[string]reflect.Type{
 func typeSchema(t *testing.T, typ reflect.Type) *jsonschema.Schema {
 	t.Helper()
 	s, err := jsonschema.ForType(typ, &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
-		reflect.TypeFor[netip.Addr]():   {Type: "string"},
-		reflect.TypeFor[netip.Prefix](): {Type: "string"},
-		reflect.TypeFor[api.Duration](): {Type: "string"},
-		reflect.TypeFor[time.Time]():    {Type: "string", Format: "date-time"},
-		reflect.TypeFor[kernel.State](): {Type: "object"}, // it follows the kernel's own, and is not promised
+		reflect.TypeFor[netip.Addr]():     {Type: "string"},
+		reflect.TypeFor[netip.Prefix]():   {Type: "string"},
+		reflect.TypeFor[api.Duration]():   {Type: "string"},
+		reflect.TypeFor[forward.Packet](): {Type: "string"},
+		reflect.TypeFor[time.Time]():      {Type: "string", Format: "date-time"},
+		reflect.TypeFor[kernel.State]():   {Type: "object"}, // it follows the kernel's own, and is not promised
 	}})
 	require.NoError(t, err)
 	var mend func(s *jsonschema.Schema)

@@ -15,6 +15,7 @@ import (
 	model "github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/route"
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/forward"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/topology"
 )
@@ -113,7 +114,7 @@ func (w *World) checkFlooding(s *topology.Snapshot, all []attached, bad func(str
 	for _, a := range all {
 		seen := map[*ovsfake.Switch]bool{}
 		f.Seen = func(s *ovsfake.Switch) { seen[s] = true }
-		f.Send(a.node.Switch, a.port, ovsfake.IP(a.mac, ovsfake.Broadcast, a.ips[0], netip.IPv4Unspecified()))
+		f.Send(a.node.Switch, a.port, forward.IP(a.mac, forward.Broadcast, a.ips[0], netip.IPv4Unspecified()))
 		for _, n := range w.Nodes {
 			if n != a.node && seen[n.Switch] && n.Runs() && !n.Needs(a.net) && len(s.NodeSubnets(a.net, n.Name)) == 0 {
 				bad("%s: it does not need network %s, and gets the broadcasts of %s/%s", n.Name, a.net, a.node.Name, a.name)
@@ -209,14 +210,14 @@ func (w *World) checkPacket(f *ovsfake.Fabric, a, b attached, i int, bad func(st
 	if routed {
 		who = a // its own switch answers
 	}
-	out, lost := f.Send(a.node.Switch, a.port, ovsfake.Who(a.mac, a.ips[i], b.ips[i]))
+	out, lost := f.Send(a.node.Switch, a.port, forward.Who(a.mac, a.ips[i], b.ips[i]))
 	if !try("question", who, out, lost) {
 		return
 	}
 	if routed {
-		mac = out[0].Packet.FromMAC()
+		mac = out[0].Packet.MAC(forward.EthSrc)
 	}
-	out, lost = f.Send(a.node.Switch, a.port, ovsfake.IP(a.mac, mac, a.ips[i], b.ips[i]))
+	out, lost = f.Send(a.node.Switch, a.port, forward.IP(a.mac, mac, a.ips[i], b.ips[i]))
 	if len(out) == 1 && lost == 0 && out[0].Switch == a.node.Switch && out[0].Port == model.PortPrefix+a.net {
 		out, lost = w.route(f, a, b, i)
 	}
@@ -242,7 +243,7 @@ func (w *World) route(f *ovsfake.Fabric, a, b attached, i int) (out []ovsfake.Ar
 			mac, err := net.ParseMAC(o.Links[l].MAC)
 			require.NoError(w.t, err)
 			// The kernel asks for who has it, unless it has been told.
-			return f.Send(n.Switch, r.Dev, ovsfake.IP(mac, b.mac, from, to))
+			return f.Send(n.Switch, r.Dev, forward.IP(mac, b.mac, from, to))
 		}
 		w.mu.Lock()
 		down := w.down[[2]netip.Addr{n.VTEP, r.Via}]

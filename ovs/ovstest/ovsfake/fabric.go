@@ -1,6 +1,10 @@
 package ovsfake
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/baize-net/baize/ovs/forward"
+)
 
 // Fabric joins the tunnels of several switches: a packet that leaves one by a
 // tunnel port arrives at the tunnel port of the switch that has the other end's
@@ -18,17 +22,17 @@ type Fabric struct {
 type Arrival struct {
 	Switch *Switch
 	Port   string
-	Packet Packet
+	Packet forward.Packet
 }
 
 // Send lets a packet into a switch by a port and returns where it comes out,
 // on whatever switch. Lost are packets that went into a tunnel with nobody at
 // its end.
-func (f *Fabric) Send(s *Switch, port string, p Packet) (out []Arrival, lost int) {
+func (f *Fabric) Send(s *Switch, port string, p forward.Packet) (out []Arrival, lost int) {
 	type hop struct {
 		s    *Switch
 		port string
-		p    Packet
+		p    forward.Packet
 	}
 	queue := []hop{{s, port, p}}
 	for steps := 0; len(queue) > 0 && steps < 10_000; steps++ {
@@ -52,7 +56,7 @@ func (f *Fabric) Send(s *Switch, port string, p Packet) (out []Arrival, lost int
 					continue
 				}
 				arrived = true
-				queue = append(queue, hop{peer, name, o.Packet.decapsulated()})
+				queue = append(queue, hop{peer, name, o.Packet.Decapsulated()})
 			}
 			if !arrived {
 				lost++
@@ -60,15 +64,6 @@ func (f *Fabric) Send(s *Switch, port string, p Packet) (out []Arrival, lost int
 		}
 	}
 	return out, lost
-}
-
-// decapsulated keeps of a switch's own fields the tunnel's key only.
-func (p Packet) decapsulated() Packet {
-	p.fields[metadata] = value{}
-	for i := range 16 {
-		p.fields[reg0+field(i)] = value{}
-	}
-	return p
 }
 
 func (f *Switch) tunnel(port string) (local, remote netip.Addr, kind string, ok bool) {

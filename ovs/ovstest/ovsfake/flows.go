@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/forward"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -66,9 +67,9 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 		return err
 	}
 	defer t.f.mu.Unlock()
-	rules := make([]*rule, len(add))
+	rules := make([]*forward.Rule, len(add))
 	for i, flow := range add {
-		r, err := parseRule(flow)
+		r, err := forward.Parse(flow)
 		if err != nil {
 			return &topology.Error{
 				Kind: topology.ErrInvalid, Code: fault.FlowRefused, Item: "flow " + r.String(),

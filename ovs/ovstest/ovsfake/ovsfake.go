@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/forward"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -51,22 +52,22 @@ type Switch struct {
 	restore    struct{ set, owned bool }
 	changes    int
 	changed    chan struct{} // closed at the next change
-	rules      map[ovs.FlowID]*rule
-	// byTable are the rules by priority, ids those of the flows; nil: to be made.
-	byTable map[int][]*rule
-	ids     []openflow.FlowStats
+	rules      map[ovs.FlowID]*forward.Rule
+	// tables are the rules as packets pass them, ids those of the flows; nil: to be made.
+	tables *forward.Tables
+	ids    []openflow.FlowStats
 }
 
 // New returns an Open vSwitch that runs, without a bridge.
 func New() *Switch {
 	return &Switch{
 		Ports: map[string]ovs.ObservedPort{}, Table: map[ovs.FlowID]ovs.BoundFlow{}, Foreign: map[string]string{},
-		vswitchd: true, ovsdb: true, changed: make(chan struct{}), rules: map[ovs.FlowID]*rule{},
+		vswitchd: true, ovsdb: true, changed: make(chan struct{}), rules: map[ovs.FlowID]*forward.Rule{},
 	}
 }
 
 // touched is called when the flows have changed.
-func (f *Switch) touched() { f.byTable, f.ids = nil, nil }
+func (f *Switch) touched() { f.tables, f.ids = nil, nil }
 
 // Database returns its OVSDB side.
 func (f *Switch) Database() Database { return Database{f} }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/forward"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -210,8 +211,8 @@ func TestFabric(t *testing.T) {
 					if i == j {
 						continue
 					}
-					for _, p := range []ovsfake.Packet{
-						ovsfake.IP(from.MAC, to.MAC, from.IPs[k], to.IPs[k]), ovsfake.Who(from.MAC, from.IPs[k], to.IPs[k]),
+					for _, p := range []forward.Packet{
+						forward.IP(from.MAC, to.MAC, from.IPs[k], to.IPs[k]), forward.Who(from.MAC, from.IPs[k], to.IPs[k]),
 					} {
 						out, lost := fabric.Send(switches[i], from.Port, p)
 						require.Zero(t, lost)
@@ -223,7 +224,7 @@ func TestFabric(t *testing.T) {
 			}
 			// Somebody else's address as the sender's goes nowhere.
 			other := endpoints[(i+1)%nodes]
-			out, _ := fabric.Send(switches[i], from.Port, ovsfake.IP(other.MAC, other.MAC, other.IPs[0], other.IPs[0]))
+			out, _ := fabric.Send(switches[i], from.Port, forward.IP(other.MAC, other.MAC, other.IPs[0], other.IPs[0]))
 			require.Empty(t, out)
 		}
 	}

@@ -1,4 +1,4 @@
-package ovsfake
+package forward
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ type action struct {
 
 // part is a field, or some of its bits.
 type part struct {
-	field       field
+	field       Field
 	first, bits int
 }
 
@@ -80,6 +80,10 @@ func parseAction(text string) (action, error) {
 	switch name {
 	case "in_port", "dec_ttl":
 		return action{kind: name}, nil
+	case "IN_PORT": // as ovs-ofctl prints it
+		return action{kind: "in_port"}, nil
+	case "LOCAL":
+		return action{kind: "output", port: localPort}, nil
 	case "output":
 		return parseOutput(rest)
 	case "goto_table":

@@ -1,0 +1,276 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/kernel/linux"
+	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/vswitch"
+	"github.com/baize-net/baize/topology"
+)
+
+func (r *runner) traceCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "trace", Usage: "follow a packet from one endpoint to another, hop by hop, and say where it ends and why",
+		ArgsUsage: "SOURCE [DESTINATION]",
+		Description: `SOURCE and DESTINATION are endpoints or containers of this node, published names, or
+addresses; host1/c1 is an endpoint of a node. Each step says which table of which
+switch decides, and which key in etcd, at which revision, put that flow there. First
+the sender asks for the link address of the receiver, and the answer comes back.
+
+On this host, as root, the trace goes by what Open vSwitch and the kernel really
+have, and says where that is not what it should be. What other hosts do is computed
+from etcd, and marked so. No packet is sent. docs/trace.md tells how to read it.
+
+The exit code is 0 where the packet is delivered, and 7 where it is not, or where
+nobody can say.
+
+  baize trace c1 10.1.65.2
+  baize trace web 10.1.65.2 --proto tcp --port 443
+  baize trace c1 10.1.65.2 --arp
+  baize trace c1 --broadcast`,
+		Flags: append([]ucli.Flag{
+			&ucli.StringFlag{
+				Name: "proto", Usage: "`PROTOCOL` of the packet: icmp, tcp or udp", Value: trace.ICMP, EnvVars: cli.Env("trace-proto"),
+			},
+			&ucli.IntFlag{
+				Name: "port", Usage: "`PORT` that a packet of TCP or UDP is for", EnvVars: cli.Env("trace-port"), Action: isPort("port"),
+			},
+			&ucli.IntFlag{
+				Name: "ttl", Usage: "`NUMBER` that the packet's TTL or hop limit begins with", Value: 64, EnvVars: cli.Env("trace-ttl"),
+				Action: between("ttl", 1, 255),
+			},
+			&ucli.BoolFlag{Name: "arp", Usage: "an ARP request and its answer only", EnvVars: cli.Env("trace-arp")},
+			&ucli.BoolFlag{
+				Name: "nd", Usage: "a neighbour solicitation and its answer only", EnvVars: cli.Env("trace-nd"),
+			},
+			&ucli.BoolFlag{Name: "broadcast", Usage: "a broadcast; without DESTINATION, to everybody", EnvVars: cli.Env("trace-broadcast")},
+			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network, where an address is in several"},
+			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
+			&ucli.BoolFlag{
+				Name: "verbose", Aliases: []string{"v"}, Usage: "show the flows, and all steps of question and answer",
+				EnvVars: cli.Env("trace-verbose"),
+			},
+			sourceFlag(), outputFlag("text", "json", "yaml", "jsonpath="),
+		}, bridgeFlags()...),
+		Action: r.trace,
+	}
+}
+
+// traceHopCommand answers one question about a packet for this host, JSON to JSON.
+func (r *runner) traceHopCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "trace-hop", Usage: "read a question about a packet, and say what becomes of it on this host", Hidden: true,
+		Flags: append([]ucli.Flag{
+			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"}, sourceFlag(),
+		}, bridgeFlags()...),
+		Action: r.traceHop,
+	}
+}
+
+// traceFlags are those that this node's agent knows as well.
+var traceFlags = []string{"node", "bridge", "ovsdb", "ovs-rundir", "vxlan-port", "geneve-port"}
+
+func (r *runner) trace(c *ucli.Context) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	protocol, err := traceProtocol(c)
+	if err != nil {
+		return err
+	}
+	asker, err := r.newAsker(c)
+	if err != nil {
+		return err
+	}
+	return r.withTopology(c, asker.self, func(snap *topology.Snapshot) error {
+		asker.snap = snap
+		asker.withoutAgent(c.Context)
+		req, err := asker.request(c, protocol)
+		if err != nil {
+			return err
+		}
+		result, err := waiting(r, c, "following the packet", func(ctx context.Context) (trace.Result, error) {
+			return trace.Walk(ctx, req, asker)
+		})
+		if err != nil {
+			return err
+		}
+		if format == "text" {
+			err = traceText(r.Out, result, c.Bool("verbose"))
+		} else {
+			err = r.data(format, result)
+		}
+		if err == nil && result.Verdict.Outcome != trace.Delivered {
+			err = &cli.ExitStatus{Code: exitProblems}
+		}
+		return err
+	})
+}
+
+// traceProtocol says what the trace is of.
+func traceProtocol(c *ucli.Context) (string, error) {
+	const command = "baize trace"
+	chosen := []string{}
+	for _, flag := range []string{trace.ARP, trace.ND, trace.Broadcast} {
+		if c.Bool(flag) {
+			chosen = append(chosen, flag)
+		}
+	}
+	if c.IsSet("proto") || c.IsSet("port") {
+		chosen = append(chosen, c.String("proto"))
+	}
+	switch {
+	case len(chosen) > 1:
+		return "", usagef(command, "only one of --proto, --arp, --nd and --broadcast says what the packet is")
+	case len(chosen) == 0:
+		return trace.ICMP, nil
+	}
+	switch p := chosen[0]; {
+	case p == trace.TCP || p == trace.UDP:
+		return p, nil
+	case p == trace.ICMP && c.IsSet("port"):
+		return "", usagef(command, "--port needs --proto tcp or udp")
+	case p == trace.ICMP || c.Bool(p):
+		return p, nil
+	default:
+		return "", checkOneOf(command, "proto", p, []string{trace.ICMP, trace.TCP, trace.UDP})
+	}
+}
+
+// traceAsker answers for this host from what it has, and for other nodes from etcd.
+type traceAsker struct {
+	r    *runner
+	c    *ucli.Context
+	snap *topology.Snapshot
+	// self is this node.
+	self string
+	// endpoints are those of this node that its agent knows, unless agentErr.
+	endpoints []api.Endpoint
+	agentErr  error
+	facts     *trace.Facts
+}
+
+func (r *runner) newAsker(c *ucli.Context) (*traceAsker, error) {
+	if err := r.nodeFlags(c, traceFlags...); err != nil {
+		return nil, err
+	}
+	a := &traceAsker{r: r, c: c, self: c.String("node")}
+	if a.self == "" {
+		var err error
+		if a.self, err = hostName(); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := os.Stat(r.socket(c).Value); err != nil {
+		a.agentErr = err
+		return a, nil
+	}
+	a.endpoints, a.agentErr = waiting(r, c, "asking the agent", r.agentClient(c).Endpoints)
+	return a, nil
+}
+
+// withoutAgent takes this node's endpoints from the ports where no agent answers.
+func (a *traceAsker) withoutAgent(ctx context.Context) {
+	if a.agentErr == nil || a.snap.Nodes[a.self].Name == "" {
+		return
+	}
+	f, err := a.observed(ctx, a.snap.View(a.self))
+	if err != nil {
+		return // then there are none, and who needs one is told
+	}
+	for _, e := range f.Endpoints {
+		a.endpoints = append(a.endpoints, api.EndpointOf(e))
+	}
+}
+
+// Ask implements trace.Asker.
+func (a *traceAsker) Ask(ctx context.Context, q trace.Question) (trace.Hop, error) {
+	view := a.snap.View(q.Node)
+	note := "not asked"
+	if q.Node == a.self {
+		f, err := a.observed(ctx, view)
+		if err == nil {
+			return f.Hop(q), nil
+		}
+		note = strings.TrimSpace(err.Error())
+	}
+	return trace.Computed(view, planOptions(a.c, a.snap.Nodes[q.Node]), note, q.Assume).Hop(q), nil
+}
+
+// observed reads this host, once.
+func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Facts, error) {
+	if a.facts != nil {
+		return *a.facts, nil
+	}
+	if os.Geteuid() != 0 {
+		return trace.Facts{}, errors.New("reading Open vSwitch needs root")
+	}
+	opt := planOptions(a.c, a.snap.Nodes[a.self])
+	db, err := vswitch.New(vswitch.Config{Endpoint: a.c.String("ovsdb"), Bridge: opt.Bridge})
+	if err != nil {
+		return trace.Facts{}, err
+	}
+	defer db.Close()
+	if a.agentErr == nil { // else the kernel's routes say it
+		if _, err := a.r.agentRoutes(a.c, view, &opt); err != nil {
+			opt.Direct = nil
+		}
+	}
+	host := trace.Host{
+		DB:     db,
+		Flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(a.c.String("ovs-rundir"), a.c.String("ovsdb"))}),
+		Kernel: linux.Host{},
+	}
+	f, err := host.Read(ctx, view, opt, agentEndpoints(a.endpoints))
+	if err == nil {
+		a.facts = &f
+	}
+	return f, err
+}
+
+// agentEndpoints are the agent's, as the pipeline takes them.
+func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
+	for _, e := range list {
+		mac, _ := net.ParseMAC(e.MAC) // there may be none
+		out = append(out, ovs.Endpoint{
+			Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: mac, Allow: e.Allow, Netns: e.Netns,
+			Ifname: e.Ifname, Port: e.Port,
+		})
+	}
+	return out
+}
+
+func (r *runner) traceHop(c *ucli.Context) error {
+	var q trace.Question
+	if err := json.NewDecoder(r.In).Decode(&q); err != nil {
+		return fmt.Errorf("question: %w", err)
+	}
+	a, err := r.newAsker(c)
+	if err != nil {
+		return err
+	}
+	return r.withTopology(c, a.self, func(snap *topology.Snapshot) error {
+		a.snap = snap
+		f, err := a.observed(c.Context, snap.View(a.self))
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(r.Out).Encode(f.Hop(q))
+	})
+}
+
+var _ trace.Asker = (*traceAsker)(nil)

@@ -1,0 +1,214 @@
+package command
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/topology"
+)
+
+// request reads the arguments of a trace.
+func (a *traceAsker) request(c *ucli.Context, protocol string) (req trace.Request, err error) {
+	const command = "baize trace"
+	args := c.Args().Slice()
+	if n := len(args); n == 0 || n > 2 || n == 1 && protocol != trace.Broadcast {
+		return req, usagef(command, "needs SOURCE and DESTINATION, or SOURCE and --broadcast")
+	}
+	req = trace.Request{Protocol: protocol, Port: c.Int("port"), TTL: c.Int("ttl")}
+	network := c.String("network")
+	if network != "" {
+		if _, err := findNetwork(a.snap, network); err != nil {
+			return req, err
+		}
+	}
+	sources, err := a.parties(args[0], network)
+	if err != nil {
+		return req, err
+	}
+	destinations := sources
+	if len(args) == 2 {
+		if destinations, err = a.parties(args[1], network); err != nil {
+			return req, err
+		}
+	}
+	family := topology.Family(0)
+	switch protocol {
+	case trace.ARP:
+		family = topology.IPv4
+	case trace.ND:
+		family = topology.IPv6
+	}
+	for _, src := range sources {
+		for _, dst := range destinations {
+			fits := src.Address.Is4() == dst.Address.Is4() && (family == 0 || topology.FamilyOf(src.Address) == family)
+			if src.Network == dst.Network && fits {
+				req.Source, req.Destination = src, dst
+				if len(args) == 1 {
+					req.Destination = trace.Party{Network: src.Network}
+				}
+				return req, a.sends(src)
+			}
+		}
+	}
+	return req, apart(args, sources, destinations)
+}
+
+// apart says why two parties never meet.
+func apart(args []string, sources, destinations []trace.Party) error {
+	e := &topology.Error{Kind: topology.ErrConflict, Item: strings.Join(args, " and ")}
+	for _, s := range sources {
+		if slices.ContainsFunc(destinations, func(d trace.Party) bool { return d.Network == s.Network }) {
+			e.What, e.Remedy = "they have no addresses of the same family", "give an address of each: 'baize endpoint list'"
+			return e
+		}
+	}
+	e.What = fmt.Sprintf("they are in different networks (%s, %s), which never see each other", sources[0].Network, destinations[0].Network)
+	e.Remedy = "attach both to one network, or say which is meant with --network"
+	return e
+}
+
+// sends checks that a party can be the source.
+func (a *traceAsker) sends(p trace.Party) error {
+	if p.Node != "" {
+		return nil
+	}
+	return &topology.Error{
+		Kind: topology.ErrNotFound, Item: "source " + p.Address.String(), What: "no node leases this address in network " + p.Network,
+		Remedy: "'baize subnet list --network " + p.Network + "' shows what is leased",
+	}
+}
+
+// parties are what an argument may mean: one for each address.
+func (a *traceAsker) parties(arg, network string) (out []trace.Party, err error) {
+	if addr, err := netip.ParseAddr(arg); err == nil {
+		out = a.byAddress(addr.Unmap(), network)
+		if len(out) == 0 {
+			return nil, &topology.Error{
+				Kind: topology.ErrNotFound, Item: "address " + arg, What: "no network has it",
+				Remedy: "'baize network list' shows their prefixes",
+			}
+		}
+		return out, nil
+	}
+	node, name, named := strings.Cut(arg, "/")
+	if !named {
+		node, name = "", arg
+	} else if _, err := findNode(a.snap, node); err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, e := range a.endpoints {
+		known = append(known, e.Name, e.Container)
+		if (name == e.Name || name == e.Container) && (node == "" || node == a.self) && (network == "" || network == e.Network) {
+			for _, ip := range e.IPs {
+				out = append(out, trace.Party{
+					Node: a.self, Network: e.Network, Endpoint: e.Name, Address: ip, MAC: e.MAC, Known: true,
+				})
+			}
+		}
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	out, published := a.byName(name, node, network)
+	if len(out) == 0 {
+		err = notFound("endpoint", arg, append(known, published...), a.whereKnown(node))
+	}
+	return out, err
+}
+
+// whereKnown says where the endpoint may be found.
+func (a *traceAsker) whereKnown(node string) string {
+	switch {
+	case node != "" && node != a.self:
+		return "endpoints of " + node + " are known there only: give its address, or run this there"
+	case a.agentErr != nil:
+		return "no agent answers here, which knows the endpoints of this node: give addresses"
+	}
+	return "'baize endpoint list' and 'baize name list' show what there is; an address does as well"
+}
+
+// byName finds published names.
+func (a *traceAsker) byName(name, node, network string) (out []trace.Party, known []string) {
+	for _, n := range a.snap.SortedNetworks() {
+		if network != "" && n.Name != network {
+			continue
+		}
+		for _, p := range a.snap.Published(n.Name) {
+			known = append(known, p.Name)
+			if !slices.Contains(topology.NameForms(n.Name, name), p.Name) || (node != "" && p.Node != node) {
+				continue
+			}
+			for _, addr := range p.Addrs {
+				q := a.at(n, addr)
+				q.Node, q.Endpoint = p.Node, p.Name
+				out = append(out, q)
+			}
+		}
+	}
+	return out, known
+}
+
+// byAddress finds who has an address: an endpoint of this node, a pin, or the node
+// that leases it.
+func (a *traceAsker) byAddress(addr netip.Addr, network string) (out []trace.Party) {
+	for _, e := range a.endpoints {
+		if slices.Contains(e.IPs, addr) && (network == "" || e.Network == network) {
+			out = append(out, trace.Party{
+				Node: a.self, Network: e.Network, Endpoint: e.Name, Address: addr, MAC: e.MAC, Known: true,
+			})
+		}
+	}
+	for _, n := range a.snap.SortedNetworks() {
+		mine := slices.ContainsFunc(out, func(p trace.Party) bool { return p.Network == n.Name })
+		contains := slices.ContainsFunc(n.Prefixes(), func(p netip.Prefix) bool { return p.Contains(addr) })
+		if contains && !mine && (network == "" || n.Name == network) {
+			out = append(out, a.at(n, addr))
+		}
+	}
+	return out
+}
+
+// at is whoever would have an address that etcd alone knows.
+func (a *traceAsker) at(n topology.Network, addr netip.Addr) trace.Party {
+	p := trace.Party{Network: n.Name, Address: addr, Endpoint: addr.String()}
+	if pin, ok := a.snap.Pins[topology.PinID{Network: n.Name, Addr: addr}]; ok {
+		p.Node, p.MAC = pin.Node, pin.MAC
+		return p
+	}
+	home, ok := a.snap.Home(n.Name, addr)
+	if !ok {
+		p.MAC = topology.MACOf(n.Prefixes()[0].Addr()).String()
+		return p
+	}
+	p.Node = home.Node
+	if home.Segment != "" {
+		p.Endpoint = home.Segment
+	}
+	p.MAC = a.likelyMAC(n.Name, home.Node, addr).String()
+	return p
+}
+
+// likelyMAC is the link address that an endpoint with this address has, unless it
+// was given another: it is made of the IPv4 address. Of an IPv6 address that is not
+// known; then it is one of its node's.
+func (a *traceAsker) likelyMAC(network, node string, addr netip.Addr) net.HardwareAddr {
+	if addr.Is4() {
+		return topology.MACOf(addr)
+	}
+	for _, s := range a.snap.NodeSubnets(network, node) {
+		if s.Prefix.Addr().Is4() {
+			host := addr.As16()
+			b := s.Prefix.Addr().As4()
+			b[3] |= host[15]
+			return topology.MACOf(netip.AddrFrom4(b))
+		}
+	}
+	return topology.MACOf(addr)
+}

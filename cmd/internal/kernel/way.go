@@ -1,0 +1,14 @@
+package kernel
+
+import "net/netip"
+
+// Way is how the kernel sends packets to an address (ip route get).
+type Way struct {
+	Dev string
+	// Via is the router; zero where the address is on-link.
+	Via netip.Addr
+	// Local: the address is the host's own.
+	Local bool
+	// Err: there is no way, or no answer.
+	Err error
+}

@@ -1,0 +1,43 @@
+package openflow_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+)
+
+// A line of dump-flows as people paste it: with counters or without, with names.
+func TestParseFlow(t *testing.T) {
+	for line, want := range map[string]openflow.Installed{
+		" cookie=0xba12c198c8ac0956, duration=7.5s, table=20, n_packets=3, n_bytes=126, idle_age=2, " +
+			"priority=190,arp,metadata=0x64,arp_tpa=10.1.7.0/24 actions=output:2": {
+			BoundFlow: ovs.BoundFlow{
+				Cookie: 0xba12c198c8ac0956,
+				Flow:   ovs.Flow{Table: 20, Priority: 190, Match: "arp,metadata=0x64,arp_tpa=10.1.7.0/24", Actions: "output:2"},
+			}, Packets: 3, Bytes: 126,
+		},
+		"table=30, priority=0 actions=drop": {BoundFlow: ovs.BoundFlow{Flow: ovs.Flow{Table: 30, Actions: "drop"}}},
+		"ip,nw_dst=10.0.0.1 actions=NORMAL": {
+			BoundFlow: ovs.BoundFlow{Flow: ovs.Flow{Priority: 32768, Match: "ip,nw_dst=10.0.0.1", Actions: "NORMAL"}},
+		},
+		` cookie=0x7, table=1, send_flow_rem priority=5,in_port="bzc1" actions=resubmit(,2),output:"vx-a"`: {
+			BoundFlow: ovs.BoundFlow{
+				Cookie: 7,
+				Flow:   ovs.Flow{Table: 1, Priority: 5, Match: `in_port="bzc1"`, Actions: `resubmit(,2),output:"vx-a"`},
+			},
+		},
+	} {
+		got, ok := openflow.ParseFlow(line)
+		require.True(t, ok, line)
+		require.NotEmpty(t, got.Line)
+		got.Line = ""
+		require.Equal(t, want, got)
+	}
+	for _, line := range []string{"", "OFPST_FLOW reply (OF1.4) (xid=0x2):", "actions=", "bzc1"} {
+		_, ok := openflow.ParseFlow(line)
+		require.False(t, ok, line)
+	}
+}

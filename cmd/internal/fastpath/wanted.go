@@ -30,6 +30,9 @@ type Input struct {
 	Devices map[string]Device
 	// Off says why nothing of this host takes the fast path; empty: it may.
 	Off string
+	// Switch says why Open vSwitch has to have what endpoints send: the other direction
+	// alone takes the fast path then. Empty: both do.
+	Switch string
 	// Kept says of networks why their packets have to go the plain way, by name.
 	Kept map[string]string
 }
@@ -111,12 +114,18 @@ func (s State) network(in Input, n topology.NetworkView, port string, taken map[
 				s.Locals[a] = Local{Network: n.VNI, Dev: e.Port, MAC: p.MAC, Src: MACOf(host.MAC), Peer: dev.Away}
 			}
 		}
-		s.Ports[e.Port] = p
+		if in.Switch == "" {
+			s.Ports[e.Port] = p
+		}
 	}
 	if endpoints == 0 {
 		return false, "no endpoint whose addresses are known"
 	}
-	return true, fmt.Sprintf("prefixes of other nodes: %d, endpoints: %d", hops, endpoints)
+	why = fmt.Sprintf("prefixes of other nodes: %d, endpoints: %d", hops, endpoints)
+	if in.Switch != "" {
+		why = "only what endpoints receive: " + in.Switch + "; " + why
+	}
+	return true, why
 }
 
 // lives reports whether the kernels route an address to this node: it is in the

@@ -386,23 +386,14 @@ func (x *applying) addPort(dev string, p fastpath.Port) error {
 	return attach(x.h, i, versioned(progFrom), x.progs[progFrom].FD())
 }
 
-// Direction is which way packets went.
-type Direction string
-
-// The directions.
-const (
-	Sent     Direction = "sent"
-	Received Direction = "received"
-	Inside   Direction = "inside"
-)
-
 // Counter are the packets of one endpoint and node that took the fast path.
 type Counter struct {
 	// Dev is the host's end of the endpoint, Node fastpath.NodeID of the other node;
-	// 0 for another endpoint of this one.
-	Dev       string
-	Node      uint64
-	Direction Direction
+	// 0 for another endpoint of this one, which counts at the sender.
+	Dev  string
+	Node uint64
+	// Direction is "sent" or "received".
+	Direction string
 	// Packets counts those of the wire, Bytes with their Ethernet headers, once for
 	// packets that are cut into several.
 	Packets, Bytes uint64
@@ -430,12 +421,9 @@ func (b *Host) Counters() ([]Counter, error) {
 	}
 	var out []Counter
 	err = each(b.maps[mapCounters], func(k countKey, all []countValue) {
-		c := Counter{Dev: name[k.Ifindex], Node: k.Node, Direction: Sent}
-		switch k.Direction {
-		case dirReceived:
-			c.Direction = Received
-		case dirInside:
-			c.Direction = Inside
+		c := Counter{Dev: name[k.Ifindex], Node: k.Node, Direction: "sent"}
+		if k.Direction == dirReceived {
+			c.Direction = "received"
 		}
 		for _, v := range all {
 			c.Packets, c.Bytes = c.Packets+v.Packets, c.Bytes+v.Bytes
@@ -451,5 +439,5 @@ func (b *Host) Counters() ([]Counter, error) {
 }
 
 func (c Counter) sortKey() []byte {
-	return binary.BigEndian.AppendUint64([]byte(c.Dev+"\x00"+string(c.Direction)+"\x00"), c.Node)
+	return binary.BigEndian.AppendUint64([]byte(c.Dev+"\x00"+c.Direction+"\x00"), c.Node)
 }

@@ -98,7 +98,6 @@ const (
 const (
 	dirSent     = 0 // to another node
 	dirReceived = 1 // from another node
-	dirInside   = 2 // to another endpoint of this node
 )
 
 const hopsTaken = 2 // as the pipeline has it
@@ -596,7 +595,7 @@ func (c *code) inside(f family) {
 		asm.JNE.Imm(asm.R0, 0, "pass"),
 	)
 	var x code
-	x.count(func() { x.add(asm.LoadMem(asm.R0, asm.R6, skbIfindex, asm.Word)) }, dirInside, false)
+	x.count(func() { x.add(asm.LoadMem(asm.R0, asm.R6, skbIfindex, asm.Word)) }, dirSent, false)
 	x.deliver()
 	c.inner(x, ".inside")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -20,7 +21,7 @@ var ipTables = []string{"raw", "mangle", "nat", "filter", "security"}
 // Netfilter reads what looks at packets that this host forwards. A kernel without
 // nftables or IPsec has none of them.
 func (Host) Netfilter(ctx context.Context) (kernel.Netfilter, error) {
-	var out kernel.Netfilter
+	out := kernel.Netfilter{Ingress: map[string]string{}}
 	h, err := handle()
 	if err != nil {
 		return out, err
@@ -53,11 +54,10 @@ func (Host) Netfilter(ctx context.Context) (kernel.Netfilter, error) {
 	}
 	for _, c := range chains {
 		switch {
-		case c.dev != "":
-			if out.Ingress == nil {
-				out.Ingress = map[string]string{}
+		case len(c.devs) > 0:
+			for _, d := range c.devs {
+				out.Ingress[d] = "table " + c.table + ", chain " + c.name
 			}
-			out.Ingress[c.dev] = "table " + c.table + ", chain " + c.name
 		case c.busy && !known[c.table]:
 			out.Chains = append(out.Chains, "table "+c.table+", chain "+c.name)
 		default: // it is empty, or read as iptables'
@@ -103,8 +103,8 @@ func ipTablesOf(ctx context.Context, f topology.Family, t iptablesTool, chains [
 type baseChain struct {
 	// table is with its family: "inet filter".
 	table, name string
-	// dev is that of an ingress chain.
-	dev string
+	// devs are those of an ingress chain.
+	devs []string
 	// busy: it has rules, or a policy.
 	busy bool
 }
@@ -122,6 +122,10 @@ func forwardChains() ([]baseChain, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the chains of nftables: %w", err)
 	}
+	devices, err := ingressDevices()
+	if err != nil {
+		return nil, err
+	}
 	var out []baseChain
 	for _, x := range chains {
 		family, ip := map[nftables.TableFamily]string{
@@ -132,7 +136,7 @@ func forwardChains() ([]baseChain, error) {
 		if !ip || x.Hooknum == nil || x.Table.Name == kernel.Table || !netdev && !passed(*x.Hooknum) {
 			continue
 		}
-		b := baseChain{table: family + " " + x.Table.Name, name: x.Name, dev: x.Device}
+		b := baseChain{table: family + " " + x.Table.Name, name: x.Name, devs: devices[family+" "+x.Table.Name+" "+x.Name]}
 		b.busy = x.Policy != nil && *x.Policy != nftables.ChainPolicyAccept
 		if !b.busy {
 			rules, err := c.GetRules(x.Table, x)
@@ -148,4 +152,43 @@ func forwardChains() ([]baseChain, error) {
 
 func passed(h nftables.ChainHook) bool {
 	return h == *nftables.ChainHookPrerouting || h == *nftables.ChainHookForward || h == *nftables.ChainHookPostrouting
+}
+
+// Attributes of chains (nf_tables.h).
+const (
+	nftaChainTable = 1
+	nftaChainHook  = 4
+	nftaHookDev    = 3
+	nftaHookDevs   = 4
+)
+
+// ingressDevices reads the devices of ingress chains, by family, table and chain:
+// google/nftables leaves them out of its listing.
+func ingressDevices() (map[string][]string, error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_NETDEV})
+	messages, err := dump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_NETFILTER, 0) })
+	if err != nil {
+		return nil, fmt.Errorf("listing the devices of nftables: %w", err)
+	}
+	out := map[string][]string{}
+	for _, m := range messages {
+		chain, ok := attributes(m, nl.SizeofNfgenmsg)
+		hook, hooked := attributes(chain[nftaChainHook], 0)
+		if !ok || !hooked {
+			continue
+		}
+		key := "netdev " + text(chain[nftaChainTable]) + " " + text(chain[nftaChainName])
+		if d := text(hook[nftaHookDev]); d != "" {
+			out[key] = append(out[key], d)
+		}
+		list, err := nl.ParseRouteAttr(hook[nftaHookDevs])
+		if err != nil {
+			continue
+		}
+		for _, d := range list {
+			out[key] = append(out[key], text(d.Value))
+		}
+	}
+	return out, nil
 }

@@ -164,7 +164,7 @@ func fastInside(t *testing.T, l *labkit.Lab) {
 		after, _ := fast(l, "auto", "host1", "sent")
 		return err == nil && after >= before+6, out // both directions
 	})
-	l.Must("host1", "baize", "endpoint", "remove", "near", "--network", "auto")
+	l.Must("host1", "baize", "endpoint", "remove", "near")
 	l.Await("nothing of it is left", func() (bool, string) {
 		for _, c := range fastPath(l, "host1", "auto").Counters {
 			if c.Endpoint == "near" {

@@ -337,7 +337,7 @@ func devices(t *testing.T) {
 		"10.1.3.88 via 192.168.9.2", "10.1.1.99 via 192.168.9.2", "10.1.2.50 dev bn-blue",
 		"unreachable 10.2.0.0/16", "10.2.1.0/24 dev bn-red", "10.2.2.0/24 via 192.168.9.2",
 	} {
-		testkit.IP(t, "route add "+r)
+		testkit.IP(t, "route replace "+r)
 	}
 	testkit.IP(t, "-6 route add fd00:10:1::/48 dev bn-blue")
 	testkit.IP(t, "-6 route add fd00:10:1:2::/64 via fd77::2")
@@ -421,4 +421,74 @@ func lowered(frame []byte) []byte {
 	b[24], b[25] = 0, 0
 	binary.BigEndian.PutUint16(b[24:], ^sum(b[14:34]))
 	return b
+}
+
+// received are packets that the underlay brings, by eth0 unless dev says otherwise;
+// mac is eth0's unless it is given, and fast the endpoint's port.
+var received = []struct {
+	packet
+	dev string
+}{
+	{packet: packet{name: "from a node on the link", src: "10.1.2.5", dst: "10.1.1.2", fast: "c1"}},
+	{packet: packet{name: "TTL 2", src: "10.1.2.5", dst: "10.1.1.2", ttl: 2, fast: "c1"}},
+	{packet: packet{name: "TTL 1", src: "10.1.2.5", dst: "10.1.1.2", ttl: 1}},
+	{packet: packet{name: "TTL 255", src: "10.1.2.5", dst: "10.1.1.2", ttl: 255}},
+	{packet: packet{name: "a fragment", src: "10.1.2.5", dst: "10.1.1.2", fragment: true, fast: "c1"}},
+	{packet: packet{name: "options", src: "10.1.2.5", dst: "10.1.1.2", options: true}},
+	{packet: packet{name: "too large for the endpoint", src: "10.1.2.5", dst: "10.1.1.2", size: 1501}},
+	{packet: packet{name: "a VLAN", src: "10.1.2.5", dst: "10.1.1.2", vlan: true}},
+	{packet: packet{name: "for another MAC", src: "10.1.2.5", dst: "10.1.1.2", mac: "02:00:00:00:00:01"}},
+	{packet: packet{name: "to a pin here", src: "10.1.2.5", dst: "10.1.2.50", fast: "c3"}},
+	{packet: packet{name: "from a pin", src: "10.1.3.88", dst: "10.1.1.2", fast: "c1"}},
+	{packet: packet{name: "from a node behind a router", src: "10.1.3.5", dst: "10.1.1.2"}},
+	{packet: packet{name: "from an address that is pinned behind it", src: "10.1.2.77", dst: "10.1.1.2"}},
+	{packet: packet{name: "from outside", src: "192.0.2.9", dst: "10.1.1.2"}},
+	{packet: packet{name: "from an endpoint here", src: "10.1.1.3", dst: "10.1.1.2"}},
+	{packet: packet{name: "from another network", src: "10.2.2.5", dst: "10.1.1.2"}},
+	{packet: packet{name: "to an address without an endpoint", src: "10.1.2.5", dst: "10.1.1.9"}},
+	{packet: packet{name: "to the host", src: "10.1.2.5", dst: "192.168.9.1"}},
+	{packet: packet{name: "to another node", src: "10.1.2.5", dst: "10.1.3.5"}},
+	{packet: packet{name: "by a device that does not lead there", src: "10.1.2.5", dst: "10.1.1.2"}, dev: "bn-red"},
+	{packet: packet{name: "IPv6", src: "fd00:10:1:2::5", dst: "fd00:10:1:1::2", fast: "c1"}},
+	{packet: packet{name: "IPv6, echo", src: "fd00:10:1:2::5", dst: "fd00:10:1:1::2", proto: 58, icmp: 129, fast: "c1"}},
+	{packet: packet{name: "IPv6, neighbour discovery", src: "fd00:10:1:2::5", dst: "fd00:10:1:1::2", proto: 58, icmp: 136}},
+	{packet: packet{name: "IPv6, hop limit 1", src: "fd00:10:1:2::5", dst: "fd00:10:1:1::2", ttl: 1}},
+	{packet: packet{name: "IPv6, outside", src: "fd00:99::5", dst: "fd00:10:1:1::2"}},
+	{packet: packet{name: "route", src: "10.2.2.5", dst: "10.2.1.2", fast: "r1"}},
+	{packet: packet{name: "route, from a node without a way", src: "10.2.3.5", dst: "10.2.1.2"}},
+}
+
+// What the programs give to an endpoint, the flows give to the same one where the
+// kernel sends it by its own port; and the other way round, nothing else does.
+func TestSameEndpoint(t *testing.T) {
+	r := newRig(t)
+	for _, p := range received {
+		t.Run(p.name, func(t *testing.T) {
+			dev := p.dev
+			if dev == "" {
+				dev = "eth0"
+			}
+			l, err := net.InterfaceByName(dev)
+			require.NoError(t, err)
+			if p.mac == "" {
+				p.mac = l.HardwareAddr.String()
+			}
+			p.sender = "02:00:00:00:09:02" // the other node's
+			frame := p.bytes(t, r.endpoints)
+			taken, after := r.run(t, progTo, dev, frame)
+			require.Equal(t, p.fast != "", taken)
+			if !taken {
+				assert.Equal(t, frame, after, "it goes on as it was")
+				return
+			}
+			local := r.state.Locals[netip.MustParseAddr(p.dst)]
+			assert.Equal(t, lowered(frame)[12:], after[12:])
+			assert.Equal(t, append(local.MAC[:], local.Src[:]...), after[:12])
+			port := "bn-blue"
+			if p.fast == "r1" {
+				port = "bn-red"
+			}
+			assert.Equal(t, []string{p.fast}, r.trace(t, port, after))
+		})
+	}
 }

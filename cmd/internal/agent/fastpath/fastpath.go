@@ -8,8 +8,10 @@ package fastpath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -92,6 +94,17 @@ type Part struct {
 	log      *logrus.Entry
 	wake     part.Signal
 	faults   part.Faults
+
+	// seers is the last look at what has to see packets, and when it was; stale: it
+	// has changed since. The former is of Run alone.
+	seers struct {
+		netfilter hostkernel.Netfilter
+		at        time.Time
+	}
+	stale atomic.Bool
+	// begun: the host's own ports were all there once. Before that nothing is taken
+	// away: what an earlier run of the agent made is in use.
+	begun bool
 }
 
 // New returns the part. It starts nothing.
@@ -124,7 +137,8 @@ func (p *Part) Run(ctx context.Context) error {
 	g := part.NewGroup(ctx)
 	g.Watch("what sees this host's packets", p.log, func(ctx context.Context) error {
 		return p.filter.Watch(ctx, hostkernel.Watcher{
-			Interest: func() hostkernel.Interest { return hostkernel.Interest{Firewall: true} }, Fire: p.wake.Wake,
+			Interest: func() hostkernel.Interest { return hostkernel.Interest{Firewall: true} },
+			Fire:     func() { p.stale.Store(true); p.wake.Wake() },
 		})
 	})
 	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}, p.pass)
@@ -133,14 +147,17 @@ func (p *Part) Run(ctx context.Context) error {
 
 // pass brings the programs to what the kernel's part has in place.
 func (p *Part) pass(ctx context.Context) error {
-	if !p.kernel.Known() || !p.known.Get().Complete {
-		return nil // what an agent before this one has made is in use
+	p.begun = p.begun || p.kernel.Known() && p.kernel.Get().Complete && p.known.Get().Complete
+	if !p.begun {
+		return nil
 	}
 	seen, err := p.programs.Observe(ctx)
 	if err != nil {
 		return p.report(fault.Add(nil, err), err)
 	}
-	want, networks := model.Wanted(p.input(ctx, seen))
+	in := p.input(seen)
+	unread := p.kept(ctx, &in)
+	want, networks := model.Wanted(in)
 	change := model.Diff(want, seen.State)
 	if !change.Empty() {
 		p.log.Debugf("the fast path changes:\n%s", change)
@@ -154,6 +171,7 @@ func (p *Part) pass(ctx context.Context) error {
 		}
 	}
 	p.state.Set(State{Networks: networks})
+	err = errors.Join(err, unread)
 	return p.report(fault.Add(nil, err), err)
 }
 
@@ -165,7 +183,7 @@ func (p *Part) report(faults []fault.Fault, err error) error {
 }
 
 // input is what the wanted state is computed from.
-func (p *Part) input(ctx context.Context, seen bpf.Seen) model.Input {
+func (p *Part) input(seen bpf.Seen) model.Input {
 	k := p.kernel.Get()
 	in := model.Input{
 		View: k.View, Endpoints: p.known.Get().Endpoints, Direct: k.Direct, OnLink: k.OnLink, NextHops: k.NextHops,
@@ -186,9 +204,6 @@ func (p *Part) input(ctx context.Context, seen bpf.Seen) model.Input {
 	case p.cfg.Userspace:
 		// By packet sockets, which have their copy before any program.
 		in.Switch = "the userspace datapath reads by itself what they send"
-		fallthrough
-	default:
-		p.kept(ctx, &in)
 	}
 	return in
 }
@@ -198,13 +213,16 @@ func hasDevice(seen bpf.Seen, name string) bool {
 	return ok
 }
 
-// kept finds what has to see the packets of networks. Where the kernel does not
-// say, something may.
-func (p *Part) kept(ctx context.Context, in *model.Input) {
-	have, err := p.filter.Netfilter(ctx)
-	if err != nil {
-		in.Off = "this host does not say what has to see its packets: " + err.Error()
-		return
+// kept finds what has to see the packets of networks. Where the host does not say,
+// what it said last counts, and at first everything has to.
+func (p *Part) kept(ctx context.Context, in *model.Input) error {
+	if in.Off != "" {
+		return nil
+	}
+	have, err := p.netfilter(ctx)
+	if p.seers.at.IsZero() {
+		in.Off = "it is not known what has to see this host's packets"
+		return err
 	}
 	for _, n := range in.View.Networks {
 		if !n.Transport.Routed() {
@@ -220,6 +238,25 @@ func (p *Part) kept(ctx context.Context, in *model.Input) {
 			in.Kept[n.Name] = "its packets have to be seen: " + why
 		}
 	}
+	return err
+}
+
+// netfilter is what has to see packets: read when it has changed, and now and then,
+// since iptables of the legacy kind reports nothing. It takes several commands.
+func (p *Part) netfilter(ctx context.Context) (hostkernel.Netfilter, error) {
+	if !p.stale.Swap(false) && !p.seers.at.IsZero() && time.Since(p.seers.at) < p.cfg.Every-p.cfg.Every/10 {
+		return p.seers.netfilter, nil
+	}
+	have, err := p.filter.Netfilter(ctx)
+	if err != nil {
+		p.stale.Store(true)
+		return p.seers.netfilter, &topology.Error{
+			Kind: topology.ErrUnavailable, Code: fault.KernelUnavailable, Item: "what has to see this host's packets",
+			What: err.Error() + ": what was known is kept", Remedy: "it is asked again; 'dmesg' may say more",
+		}
+	}
+	p.seers.netfilter, p.seers.at = have, time.Now()
+	return have, nil
 }
 
 // Counters are the packets that took the fast path, by endpoint's port and node.

@@ -108,6 +108,8 @@ const (
 	NetworkCoversUnderlay Code = "BZ0505"
 	// KernelUnavailable: the kernel does not say what it has, or what changes.
 	KernelUnavailable Code = "BZ0506"
+	// FastPathRefused: the kernel refuses a part of the fast path.
+	FastPathRefused Code = "BZ0507"
 
 	// 06: endpoints and engines.
 

@@ -7,6 +7,7 @@
 //	addresses    which address an endpoint gets (pure)
 //	openvswitch  the switch: bridge, ports, flows; nothing else can stop it
 //	kernel       the host's own ports, routes, sysctls, firewall
+//	fastpath     what goes past Open vSwitch and the kernel's IP stack
 //	docker0      Docker's own bridge as a part of a network
 //	docker       Docker's network and IPAM plugin
 //	names        names of containers, published and answered

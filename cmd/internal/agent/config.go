@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -40,6 +41,8 @@ type Config struct {
 	// OVSDB is the database's address, OVSRunDir where ovs-vswitchd has its
 	// control sockets; empty: Open vSwitch's own defaults.
 	OVSDB, OVSRunDir string
+	// FastPath is "auto" or "off" (fastpath.Config).
+	FastPath string
 	// Networks are those that the node leases subnets in before anything needs them,
 	// LeaseGrace is how long it keeps its subnets after the last need.
 	Networks   []string
@@ -116,6 +119,7 @@ func (c Config) Defaults() (Config, error) {
 	}
 	set(&c.Bridge, ovs.DefaultBridge)
 	set(&c.Datapath, "auto")
+	set(&c.FastPath, fastpath.ModeAuto)
 	set(&c.OVSDB, vswitch.DefaultEndpoint)
 	set(&c.StateDir, "/var/lib/baize")
 	set(&c.Socket, api.DefaultSocket)
@@ -142,6 +146,9 @@ func (c Config) Defaults() (Config, error) {
 			What:   "dockerd takes an address (--bip) for docker0 only",
 			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'",
 		}
+	}
+	if err := fastpath.CheckMode(c.FastPath); err != nil {
+		return c, err
 	}
 	if err := docker.CheckMode(c.DockerPlugin); err != nil {
 		return c, err

@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/kernel"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
@@ -30,6 +31,7 @@ type rooms struct {
 	attach     *attach.Part
 	sw         *openvswitch.Part
 	kernel     *kernel.Part
+	fastpath   *fastpath.Part
 	docker     *docker.Part
 	bgp        *bgp.Part
 }
@@ -61,7 +63,12 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)
 	a.rooms = rooms{hub: h, membership: member, attach: endpoints, sw: sw, kernel: routes}
 	a.parts = []part.Part{records, member, endpoints, sw, routes}
-
+	if w.Programs != nil {
+		a.rooms.fastpath = fastpath.New(fastpath.Config{
+			Mode: cfg.FastPath, Userspace: userspace, Every: cfg.AuditInterval,
+		}, w.Programs, w.Netfilter, routes.State(), endpoints.Known(), sw.Outcome(), a.log)
+		a.parts = append(a.parts, a.rooms.fastpath)
+	}
 	if err := a.addSources(); err != nil {
 		return nil, err
 	}

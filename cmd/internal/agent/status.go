@@ -9,6 +9,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/fastpath"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
@@ -40,6 +41,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	st.Ready = ready && err == nil && sw.Outcome.Err == nil
 	switchStatus(&st, sw)
 	a.bgpStatus(&st)
+	st.Problems = fault.Add(st.Problems, a.fastPathStatus(&st, sw.Outcome.View))
 	a.networkStatus(&st, t, sw)
 	return st, nil
 }
@@ -68,6 +70,38 @@ func (a *Agent) bgpStatus(st *api.Status) {
 			api.BGPSession{Neighbor: s.Neighbor.Addr, AS: s.Neighbor.AS, Up: s.Up, State: s.State, Since: s.Since, Last: s.Last},
 		)
 	}
+}
+
+// fastPathStatus adds what takes the fast path, and its counters.
+func (a *Agent) fastPathStatus(st *api.Status, v topology.View) error {
+	if a.rooms.fastpath == nil {
+		return nil
+	}
+	counters, err := a.rooms.fastpath.Counters()
+	nodes := map[uint64]string{0: a.cfg.Node}
+	for _, n := range v.Networks {
+		for i := range n.Peers {
+			nodes[fastpath.NodeID(n.Peers[i].Node)] = n.Peers[i].Node
+		}
+	}
+	endpoints := map[string]api.Endpoint{}
+	for _, e := range st.Endpoints {
+		endpoints[e.Port] = e
+	}
+	for _, n := range a.rooms.fastpath.State().Get().Networks {
+		x := api.FastPath{Network: n.Name, Used: n.Used, Why: n.Why}
+		for _, c := range counters {
+			e, known := endpoints[c.Dev]
+			if !known || e.Network != n.Name || nodes[c.Node] == "" {
+				continue
+			}
+			x.Counters = append(x.Counters, api.FastPathCounter{
+				Endpoint: e.Name, Node: nodes[c.Node], Direction: c.Direction, Packets: c.Packets, Bytes: c.Bytes,
+			})
+		}
+		st.FastPath = append(st.FastPath, x)
+	}
+	return err
 }
 
 func apiSegments(observed ovs.Observed, v topology.View) []api.Segment {

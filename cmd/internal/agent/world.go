@@ -9,10 +9,12 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
+	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
@@ -45,6 +47,10 @@ type World struct {
 	Flows    openvswitch.FlowTables
 	Host     Host
 	Kernel   kernel.Host
+	// Programs are those of the fast path, Netfilter what they must not pass by; nil:
+	// there is no fast path.
+	Programs  fastpath.Programs
+	Netfilter fastpath.Netfilter
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
@@ -90,6 +96,7 @@ func (w *World) connect(ctx context.Context, cfg Config) error {
 func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 	w := World{
 		Identity: hub.Identity{Node: cfg.Node}, Host: host{vtep: cfg.VTEP, etcd: cfg.etcdAddrs()}, Kernel: linux.Host{},
+		Programs: &bpf.Host{}, Netfilter: linux.Host{},
 	}
 	var err error
 	if w.Identity.Hostname, err = hostnet.Hostname(); err != nil {

@@ -123,6 +123,9 @@ type Status struct {
 	Endpoints []Endpoint `json:"endpoints"`
 	// Segments are local Ethernets that are a part of a network, such as docker0.
 	Segments []Segment `json:"segments,omitempty"`
+	// FastPath says of networks that the kernel forwards whether their packets go past
+	// Open vSwitch, and why.
+	FastPath []FastPath `json:"fastPath,omitempty"`
 	// BGP are the sessions with the fabric's routers, where the agent has any.
 	BGP []BGPSession `json:"bgp,omitempty"`
 	// Flows and Ports count Baize's own on the bridge.
@@ -143,6 +146,30 @@ type Status struct {
 // the socket, a container for example, has no need of it and would keep it.
 type Config struct {
 	Settings []settings.Setting `json:"settings"`
+}
+
+// FastPath is what takes the fast path in one network.
+type FastPath struct {
+	Network string `json:"network"`
+	// Used: what can takes it. Why says what that is, or why nothing does.
+	Used bool   `json:"used"`
+	Why  string `json:"why"`
+	// Counters are by endpoint and node, since the endpoint is attached.
+	Counters []FastPathCounter `json:"counters,omitempty"`
+}
+
+// FastPathCounter counts packets of an endpoint of this node that took the fast
+// path.
+type FastPathCounter struct {
+	Endpoint string `json:"endpoint"`
+	// Node is where the other end is: this node itself for another endpoint of it.
+	Node string `json:"node"`
+	// Direction is "sent" or "received", seen from the endpoint.
+	Direction string `json:"direction"`
+	Packets   uint64 `json:"packets"`
+	// Bytes are with Ethernet headers; of packets that the kernel holds together and
+	// cuts later, the headers count once.
+	Bytes uint64 `json:"bytes"`
 }
 
 // BGPSession is a session with a router.

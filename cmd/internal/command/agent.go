@@ -58,6 +58,12 @@ func agentFlags() []ucli.Flag {
 			Usage: "`TYPE` of the datapath: auto, system (kernel) or netdev (userspace)",
 			Value: "auto",
 		},
+		&ucli.StringFlag{
+			Name: "fastpath",
+			Usage: "forward routed packets past Open vSwitch by eBPF: `MODE` auto (wherever it is possible) or off; " +
+				"see docs/routing.md",
+			Value: "auto",
+		},
 		&ucli.StringSliceFlag{
 			Name:    "network",
 			Usage:   "`NAME` of a network to lease a subnet in ahead: then its first endpoint here does not need etcd",
@@ -152,7 +158,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 	}
 	cfg := agent.Config{
 		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
-		OVSDB: c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
+		FastPath: c.String("fastpath"),
+		OVSDB:    c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
 		LeaseGrace: c.Duration("lease-grace"),
 		StateDir:   c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),

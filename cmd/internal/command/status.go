@@ -270,6 +270,9 @@ func agentText(b *strings.Builder, a api.Status) {
 	for _, s := range a.Segments {
 		rows = append(rows, []string{s.Name + ":", fmt.Sprintf("a part of %s, %s", s.Network, orDash(joined(s.Subnets)))})
 	}
+	for _, x := range a.FastPath {
+		rows = append(rows, []string{"fast path of " + x.Network + ":", fastPathText(x)})
+	}
 	for _, x := range a.BGP {
 		rows = append(
 			rows,
@@ -298,6 +301,18 @@ func agentText(b *strings.Builder, a api.Status) {
 	table(b, []string{"ENDPOINT", "NETWORK", "IPS", "MAC", "CONTAINER"}, a.Endpoints, func(e api.Endpoint) []string {
 		return []string{e.Name, e.Network, orDash(joined(e.IPs)), orDash(e.MAC), orDash(e.Container)}
 	})
+}
+
+// fastPathText says what takes the fast path, and how much has.
+func fastPathText(x api.FastPath) string {
+	if !x.Used {
+		return "not used: " + x.Why
+	}
+	packets := map[string]uint64{}
+	for _, c := range x.Counters {
+		packets[c.Direction] += c.Packets
+	}
+	return fmt.Sprintf("%s; packets sent: %d, received: %d", x.Why, packets["sent"], packets["received"])
 }
 
 func peerRow(p api.Peer) []string {

@@ -26,8 +26,8 @@ type Watcher struct {
 // Interest is what of a host's kernel matters. All others may change as often as
 // they like: a routing daemon with a full table wakes nobody.
 type Interest struct {
-	// All: everything matters.
-	All bool
+	// All: everything matters; Firewall: every chain of nftables does.
+	All, Firewall bool
 	// Networks are the prefixes that Baize has routes and addresses in.
 	Networks []netip.Prefix
 	// Addrs are addresses whose way matters: those of peers, and of next hops.
@@ -94,6 +94,9 @@ func (i Interest) Device(name string) bool {
 // Chain reports whether a chain of nftables matters, those of iptables-nft
 // included; empty: the whole table has changed.
 func (i Interest) Chain(table, chain string) bool {
+	if i.Firewall {
+		return true
+	}
 	switch table {
 	case Table:
 		return true

@@ -119,6 +119,8 @@ type Part struct {
 	mu         sync.Mutex
 	lifetime   context.Context
 	background sync.WaitGroup
+
+	order order
 }
 
 // New returns the part. It starts nothing. SetSwitch comes before Run.

@@ -18,6 +18,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding"
 	"fmt"
@@ -124,9 +125,12 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
 		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
 		Engine: e.Labels[LabelEngine], EngineNetwork: e.Labels[LabelNetwork], ContainerID: e.Labels[LabelID],
-		Container: e.Labels[LabelContainer],
+		Container: cmp.Or(e.Labels[LabelContainer], shortID(e.Labels[LabelID])),
 	}
 }
+
+// shortID is a container's ID as engines show it.
+func shortID(id string) string { return id[:min(12, len(id))] }
 
 // Status is how a node is.
 type Status struct {

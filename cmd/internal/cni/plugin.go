@@ -19,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/baize-net/baize/cmd/internal/api"
@@ -46,11 +47,35 @@ func Main(about string) int {
 	if os.Getenv("CNI_COMMAND") == "VERSION" {
 		return printVersion(os.Stdin, os.Stdout)
 	}
+	if err := checkVariables(); err != nil {
+		return printError(err, os.Stdout)
+	}
 	funcs := skel.CNIFuncs{Add: verb(add), Del: verb(del), Check: verb(check), GC: verb(gc), Status: verb(status)}
 	if err := skel.PluginMainFuncsWithError(funcs, Versions, about); err != nil {
 		return printError(err, os.Stdout)
 	}
 	return 0
+}
+
+// checkVariables is for errors that name the variable (section 5, error 4), which those
+// of the library do not. What is missing is the library's business.
+func checkVariables() *types.Error {
+	switch verb := os.Getenv("CNI_COMMAND"); verb {
+	case "ADD", "DEL", "CHECK":
+	case "", "GC", "STATUS":
+		return nil
+	default:
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND: "+verb+" is not known", "")
+	}
+	for name, check := range map[string]func(string) *types.Error{
+		"CNI_CONTAINERID": utils.ValidateContainerID, "CNI_IFNAME": utils.ValidateInterfaceName,
+	} {
+		value := os.Getenv(name)
+		if err := check(value); value != "" && err != nil {
+			return types.NewError(types.ErrInvalidEnvironmentVariables, name+": "+err.Msg, err.Details)
+		}
+	}
+	return nil
 }
 
 // verb gives a function of CNI errors of CNI.
@@ -95,9 +120,13 @@ func printError(e *types.Error, out io.Writer) int {
 }
 
 func add(ctx context.Context, args *skel.CmdArgs) (err error) {
-	// Before anything else: what began later than this is newer.
-	began := hostnet.SinceBoot()
 	c, err := parse(args, true)
+	if err != nil {
+		return err
+	}
+	// A DEL that was started after this process is newer, whichever comes first to the
+	// agent.
+	began, err := hostnet.ProcessStart()
 	if err != nil {
 		return err
 	}
@@ -185,6 +214,7 @@ func finish(
 // DEL may remove.
 func del(ctx context.Context, args *skel.CmdArgs) error {
 	began := hostnet.SinceBoot()
+	defer afterTick(began)
 	c, err := parse(args, false)
 	if err != nil {
 		return err
@@ -200,6 +230,15 @@ func del(ctx context.Context, args *skel.CmdArgs) error {
 		err = hostnet.Detach(ctx, hostnet.HostIfname(c.Network+"/"+a.EndpointName()))
 	}
 	return errors.Join(errorOf(err), ipam)
+}
+
+// afterTick returns in another tick of the kernel's than the one that a request began in:
+// the start of an ADD that follows is rounded down to a tick.
+func afterTick(began int64) {
+	tick := int64(hostnet.StartTick)
+	if rest := (began/tick+1)*tick - hostnet.SinceBoot(); rest > 0 {
+		time.Sleep(time.Duration(rest))
+	}
 }
 
 func check(ctx context.Context, args *skel.CmdArgs) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -199,14 +198,4 @@ func HostMAC(ifname string) (net.HardwareAddr, error) {
 		return nil, failed("interface "+ifname+" of this host", "reading it", err)
 	}
 	return l.Attrs().HardwareAddr, nil
-}
-
-// SinceBoot is CLOCK_BOOTTIME (clock_gettime(2)) in nanoseconds: all processes of the
-// host share it, and nobody sets it.
-func SinceBoot() int64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(os.NewSyscallError("clock_gettime", err)) // it is there since Linux 2.6.39
-	}
-	return t.Nano()
 }

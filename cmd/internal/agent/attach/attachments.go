@@ -72,6 +72,12 @@ func (p *Part) addAttachment(ctx context.Context, req api.EndpointRequest) (ovs.
 	if err := p.clearStale(ctx, a, wanted); err != nil {
 		return wanted, err
 	}
+	if p.has(wanted.Port) {
+		return wanted, &topology.Error{
+			Kind: topology.ErrExists, Item: itemOf(a), What: "it is attached already, as endpoint " + wanted.Name,
+			Remedy: "remove it first",
+		}
+	}
 	e, err := p.add(ctx, req)
 	// Whatever it failed at, the reason is that the engine changed its mind.
 	if overtaken := p.checkOrder(a, began); err != nil && overtaken != nil {
@@ -180,7 +186,7 @@ func (p *Part) CheckAttachment(ctx context.Context, a api.Attachment) (ovs.Endpo
 			return e, &topology.Error{Kind: topology.ErrUnavailable, Code: f.Code, Item: f.Item, What: f.What, Remedy: f.Remedy}
 		}
 	}
-	return e, p.sw.Attached(ctx, e)
+	return e, p.sw.Attached(ctx, e, nil)
 }
 
 // Retain removes the endpoints of an engine's network that are not among those given.

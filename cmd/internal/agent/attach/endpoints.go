@@ -63,7 +63,9 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err := p.connect(ctx, e, p.disconnect); err != nil {
 		return e, err
 	}
-	if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
+	if req.Attachment != nil { // its container is not to wait for those who remember another MAC
+		p.later(func(ctx context.Context) { p.announce(ctx, e) })
+	} else if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
 		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)

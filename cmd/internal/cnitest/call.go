@@ -133,6 +133,7 @@ type process struct {
 	stdout, stderr bytes.Buffer
 }
 
+// start starts the plugin. It has begun when the function returns.
 func (c *call) start(verb string, stdin []byte, vars map[string]string) *process {
 	c.Helper()
 	vars = maps.Clone(vars)
@@ -149,13 +150,17 @@ func (c *call) start(verb string, stdin []byte, vars map[string]string) *process
 			argv = append(argv, k+"="+vars[k])
 		}
 	}
-	argv = append(argv, c.plugin())
+	begun := filepath.Join(c.TempDir(), fmt.Sprint("begun", serial.Add(1)))
+	argv = append(argv, "sh", "-c", `: >"$0"; exec "$1"`, begun, c.plugin())
 	p := &process{}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	whole := c.suite.command(c.T, argv)
 	p.cmd, p.cancel = exec.CommandContext(ctx, whole.Path, whole.Args[1:]...), cancel
 	p.cmd.Env, p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = whole.Env, bytes.NewReader(stdin), &p.stdout, &p.stderr
 	require.NoError(c, p.cmd.Start())
+	for !fileExists(begun) && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 	return p
 }
 

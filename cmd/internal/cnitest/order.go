@@ -44,7 +44,7 @@ var orderRules = []rule{
 		section: "Lifecycle", says: "an ADD that was killed leaves nothing after DEL", once: true,
 		test: func(c *call) {
 			random := rand.New(rand.NewPCG(1, 2))
-			for range 12 {
+			for range 8 {
 				a := c.container()
 				p := c.start("ADD", c.marshal(c.config(a)), c.vars(a))
 				// Wherever it is at work by then; the pause is what is tested.
@@ -61,7 +61,7 @@ var orderRules = []rule{
 		section: "Lifecycle", says: "a DEL during ADD leaves nothing", once: true, needs: strict,
 		test: func(c *call) {
 			random := rand.New(rand.NewPCG(3, 4))
-			for range 12 {
+			for range 8 {
 				a := c.container()
 				p := c.start("ADD", c.marshal(c.config(a)), c.vars(a))
 				time.Sleep(time.Duration(random.IntN(120)) * time.Millisecond)

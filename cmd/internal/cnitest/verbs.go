@@ -286,7 +286,7 @@ var addRules = []rule{
 		},
 	},
 	{
-		section: "ADD", says: "containers of a network reach each other", once: true,
+		section: "ADD", says: "containers of a network reach each other", once: true, needs: strict,
 		test: func(c *call) {
 			a, b := c.container(), c.container()
 			c.add(a)

@@ -57,6 +57,10 @@ func (p *Part) addAttachment(ctx context.Context, req api.EndpointRequest) (ovs.
 		return ovs.Endpoint{}, err
 	}
 	_ = p.loadOnce() // a fault of the part
+	// Of an agent that has only started nobody is to notice.
+	if _, err := p.hub.Await(ctx); err != nil {
+		return ovs.Endpoint{}, err
+	}
 	ctx, leave, err := p.order.enter(ctx, a, true, began)
 	defer leave()
 	if err != nil {
@@ -142,8 +146,21 @@ func (p *Part) DetachAttachment(ctx context.Context, d api.Detachment) error {
 		}
 		p.log.Infof("endpoint %s detached from network %s", e.Name, e.Network)
 	}
-	port := portOf(ovs.Endpoint{Network: d.Baize, Name: a.EndpointName()})
-	if len(found) == 0 && p.host.LinkExists(port) {
+	if len(found) > 0 {
+		return nil
+	}
+	return p.detachRest(ctx, portOf(ovs.Endpoint{Network: d.Baize, Name: a.EndpointName()}))
+}
+
+// detachRest removes what is left of an endpoint that has no record: the port of one
+// whose device is gone, the device of an agent that was killed.
+func (p *Part) detachRest(ctx context.Context, port string) error {
+	if p.isLeaving(port) {
+		if err := p.sw.Detached(ctx, port); err != nil {
+			return err
+		}
+	}
+	if p.host.LinkExists(port) {
 		return p.host.Detach(ctx, port)
 	}
 	return nil

@@ -151,6 +151,13 @@ func (r *records) has(port string) bool {
 	return ok
 }
 
+// isLeaving reports whether the port of a removed endpoint may be there still.
+func (r *records) isLeaving(port string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leaving[port]
+}
+
 // await makes an endpoint one on its way, which has no port, unless one of the checks
 // refuses it.
 func (r *records) await(e ovs.Endpoint, checks ...func() error) (err error) {

@@ -28,6 +28,44 @@ func (a *Agent) RemoveEndpoint(ctx context.Context, name string) error {
 	return a.rooms.attach.Remove(ctx, name)
 }
 
+// Availability implements api.Attachments.
+func (a *Agent) Availability(_ context.Context, network string) (api.Availability, error) {
+	a.mu.Lock()
+	ready := a.ready
+	a.mu.Unlock()
+	why := a.rooms.attach.Available(network)
+	forwards := a.rooms.sw.Outcome().Get().Err
+	out := api.Availability{Attach: why == nil && ready && forwards == nil, Forward: ready && forwards == nil}
+	switch {
+	case !ready:
+		out.Why = "the agent has only started"
+	case forwards != nil:
+		out.Why = forwards.Error()
+	case why != nil:
+		out.Why = why.Error()
+	}
+	return out, nil
+}
+
+// CheckAttachment implements api.Attachments.
+func (a *Agent) CheckAttachment(ctx context.Context, x api.Attachment) (api.Endpoint, error) {
+	e, err := a.rooms.attach.CheckAttachment(ctx, x)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	return api.EndpointOf(e), nil
+}
+
+// Detach implements api.Attachments.
+func (a *Agent) Detach(ctx context.Context, d api.Detachment) error {
+	return a.rooms.attach.DetachAttachment(ctx, d)
+}
+
+// Retain implements api.Attachments.
+func (a *Agent) Retain(ctx context.Context, r api.Retention) error {
+	return a.rooms.attach.Retain(ctx, r)
+}
+
 // Endpoints implements api.Service.
 func (a *Agent) Endpoints(context.Context) ([]api.Endpoint, error) {
 	return apiEndpoints(a.rooms.attach.Endpoints(), a.containers()), nil
@@ -50,8 +88,8 @@ func apiEndpoints(endpoints []ovs.Endpoint, containers map[string]names.Containe
 		out[i] = api.EndpointOf(e)
 		if e.Labels[docker.LabelEndpoint] != "" {
 			out[i].Engine = api.EngineDocker
+			out[i].Container, out[i].Service, out[i].Image = c.Name, c.Service, c.Image
 		}
-		out[i].Container, out[i].Service, out[i].Image = c.Name, c.Service, c.Image
 	}
 	return out
 }

@@ -8,12 +8,17 @@
 //	POST   /v1/endpoints           EndpointRequest → Endpoint
 //	DELETE /v1/endpoints?name=NAME
 //	POST   /v1/reconcile?audit=true
+//	GET    /v1/attachments/availability?network=NAME  Availability
+//	POST   /v1/attachments/check   Attachment → Endpoint
+//	POST   /v1/attachments/detach  Detachment
+//	POST   /v1/attachments/retain  Retention
 //
 // A refusal keeps its kind over the wire: errors.Is(err, topology.ErrNotFound)
 // holds for the client as it does in the agent.
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding"
 	"fmt"
@@ -47,6 +52,7 @@ type Service interface {
 	// Reconcile brings OVS into the wanted state now; with audit it reads
 	// everything back first. It returns when that is done.
 	Reconcile(ctx context.Context, audit bool) error
+	Attachments
 }
 
 // EndpointRequest asks for an attachment. Only Network and Netns are required.
@@ -65,6 +71,17 @@ type EndpointRequest struct {
 	MAC string `json:"mac,omitempty"`
 	// Allow are prefixes that the endpoint may send from beside its own addresses.
 	Allow []netip.Prefix `json:"allow,omitempty"`
+	// Attachment is what the endpoint is of where an engine's plugin asks for it: Name
+	// and Ifname are empty then.
+	Attachment *Attachment `json:"attachment,omitempty"`
+	// Began is when the engine's request began: nanoseconds of the host's CLOCK_BOOTTIME
+	// (clock_gettime(2)). A request that began before one for the end of the same
+	// attachment, but comes after it, is refused.
+	Began int64 `json:"began,omitempty"`
+	// Container is what people call the container, Aliases are further names, which are
+	// published where there are any.
+	Container string   `json:"container,omitempty"`
+	Aliases   []string `json:"aliases,omitempty"`
 }
 
 // Endpoint is an attachment of this node.
@@ -80,8 +97,13 @@ type Endpoint struct {
 	Ifname string         `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
-	// Engine is EngineDocker where the endpoint is that of a container of Docker's.
+	// Engine is EngineDocker, EngineCNI or EngineNetavark where the endpoint is that of a
+	// container.
 	Engine string `json:"engine,omitempty"`
+	// EngineNetwork and ContainerID are what CNI or netavark call the network and the
+	// container.
+	EngineNetwork string `json:"engineNetwork,omitempty"`
+	ContainerID   string `json:"containerID,omitempty"`
 	// Container, Service and Image are what this host's engine calls the container;
 	// empty where there is none, and until the engine has answered. They are known
 	// on the node alone. Service is that of compose, behind its project: "shop/web".
@@ -102,8 +124,13 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 	return Endpoint{
 		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
 		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
+		Engine: e.Labels[LabelEngine], EngineNetwork: e.Labels[LabelNetwork], ContainerID: e.Labels[LabelID],
+		Container: cmp.Or(e.Labels[LabelContainer], shortID(e.Labels[LabelID])),
 	}
 }
+
+// shortID is a container's ID as engines show it.
+func shortID(id string) string { return id[:min(12, len(id))] }
 
 // Status is how a node is.
 type Status struct {

@@ -71,6 +71,22 @@ func (f *fake) Config(context.Context) (Config, error) {
 	return Config{Settings: []settings.Setting{{Name: "bridge", Value: "br0", Set: true}}}, f.note("config")
 }
 
+func (f *fake) Availability(_ context.Context, network string) (Availability, error) {
+	return Availability{Attach: true, Why: network}, f.note("availability %s", network)
+}
+
+func (f *fake) CheckAttachment(_ context.Context, a Attachment) (Endpoint, error) {
+	return Endpoint{Name: a.EndpointName()}, f.note("check %s", a.Container)
+}
+
+func (f *fake) Detach(_ context.Context, d Detachment) error {
+	return f.note("detach %s %d", d.Attachment.Container, d.Began)
+}
+
+func (f *fake) Retain(_ context.Context, r Retention) error {
+	return f.note("retain %s %d", r.Network, len(r.Attachments))
+}
+
 func (f *fake) Reconcile(_ context.Context, audit bool) error { return f.note("reconcile %t", audit) }
 
 // start serves svc for the length of a test.
@@ -143,6 +159,29 @@ func TestMethods(t *testing.T) {
 		},
 		f.asked,
 	)
+}
+
+func TestAttachments(t *testing.T) {
+	f := &fake{}
+	c, _ := start(t, f)
+	ctx := t.Context()
+	a := Attachment{Engine: EngineCNI, Network: "net", Container: "c1", Ifname: "eth0"}
+	got, err := c.Availability(ctx, "a&b")
+	require.NoError(t, err)
+	assert.Equal(t, Availability{Attach: true, Why: "a&b"}, got)
+	e, err := c.CheckAttachment(ctx, a)
+	require.NoError(t, err)
+	assert.Equal(t, a.EndpointName(), e.Name)
+	require.NoError(t, c.Detach(ctx, Detachment{Attachment: a, Baize: "blue", Began: 7}))
+	require.NoError(t, c.Retain(ctx, Retention{Engine: EngineCNI, Network: "net", Attachments: []Attachment{a}}))
+	require.ErrorIs(t, c.Detach(ctx, Detachment{Attachment: Attachment{Engine: EngineCNI}}), topology.ErrInvalid)
+	require.ErrorIs(t, c.Retain(ctx, Retention{Engine: EngineCNI}), topology.ErrInvalid)
+	assert.Equal(t, []string{"availability a&b", "check c1", "detach c1 7", "retain net 1"}, f.asked)
+
+	other := a
+	other.Ifname = "eth1"
+	require.NotEqual(t, a.EndpointName(), other.EndpointName())
+	require.NoError(t, topology.CheckName("endpoint", a.EndpointName()))
 }
 
 func TestErrorsKeepTheirKind(t *testing.T) {

@@ -34,6 +34,10 @@ const readTimeout = 15 * time.Second
 
 var _ Service = (*Client)(nil)
 
+// ErrNoAgent is the kind of error, beside ErrUnavailable, where nothing listens at the
+// agent's socket.
+var ErrNoAgent = errors.New("no agent")
+
 // NewClient returns the client of an agent's socket.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -160,10 +164,10 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return unavailable(
-			"nothing listens there",
-			"is the agent running? 'systemctl start baize' or 'baize agent'; another socket is named with --socket",
-		)
+		return &topology.Error{
+			Kind: errors.Join(topology.ErrUnavailable, ErrNoAgent), Item: item, What: "nothing listens there",
+			Remedy: "is the agent running? 'systemctl start baize' or 'baize agent'; another socket is named with --socket",
+		}
 	case errors.Is(err, os.ErrPermission):
 		return &topology.Error{
 			Kind: errors.Join(topology.ErrUnavailable, os.ErrPermission),

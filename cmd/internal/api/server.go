@@ -71,7 +71,7 @@ func ServeHandler(ctx context.Context, l net.Listener, h http.Handler, what stri
 // Handler returns the API's routes.
 func Handler(svc Service) http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, f func(r *http.Request) (any, error)) {
+	handle := func(pattern string, f handler) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), RequestTimeout)
 			defer cancel()
@@ -115,6 +115,7 @@ func Handler(svc Service) http.Handler {
 		}
 		return struct{}{}, svc.Reconcile(r.Context(), audit)
 	})
+	attachmentRoutes(svc, handle)
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, &topology.Error{
 			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",

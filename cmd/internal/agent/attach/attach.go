@@ -47,8 +47,9 @@ const (
 
 // Switch makes ports and flows of the endpoints.
 type Switch interface {
-	// Attached waits until the switch forwards for an endpoint.
-	Attached(ctx context.Context, e ovs.Endpoint) error
+	// Attached waits until the switch forwards for an endpoint, which put, where it is
+	// not nil, makes known.
+	Attached(ctx context.Context, e ovs.Endpoint, put func() error) error
 	// Detached waits until a port is gone.
 	Detached(ctx context.Context, port string) error
 	// Elsewhere are the ports of other bridges: those of another agent on this
@@ -119,6 +120,8 @@ type Part struct {
 	mu         sync.Mutex
 	lifetime   context.Context
 	background sync.WaitGroup
+
+	order order
 }
 
 // New returns the part. It starts nothing. SetSwitch comes before Run.
@@ -283,13 +286,15 @@ func (p *Part) lowerMTUs(v topology.View, endpoints []ovs.Endpoint) (faults []fa
 func (p *Part) connect(
 	ctx context.Context, e ovs.Endpoint, undo func(context.Context, ovs.Endpoint) error,
 ) error {
-	err := p.put(e)
-	if err == nil {
+	err := p.sw.Attached(ctx, e, func() error {
+		if err := p.put(e); err != nil {
+			return err
+		}
 		if err := p.save(); err != nil {
 			p.log.Warn(err) // its port has the record as well
 		}
-		err = p.sw.Attached(ctx, e)
-	}
+		return nil
+	})
 	if err == nil {
 		return nil
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
-	"github.com/baize-net/baize/topology/fault"
 )
 
 // Endpoints lists the node's endpoints, by network and name.
@@ -34,6 +33,13 @@ func (p *Part) Endpoints() []ovs.Endpoint {
 func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, error) {
 	ctx, cancel := p.limit(ctx)
 	defer cancel()
+	if req.Attachment != nil {
+		return p.addAttachment(ctx, req)
+	}
+	return p.add(ctx, req)
+}
+
+func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, error) {
 	e, t, err := p.requested(req)
 	if err != nil {
 		return e, err
@@ -57,7 +63,9 @@ func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err := p.connect(ctx, e, p.disconnect); err != nil {
 		return e, err
 	}
-	if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
+	if req.Attachment != nil { // its container is not to wait for those who remember another MAC
+		p.later(func(ctx context.Context) { p.announce(ctx, e) })
+	} else if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
 		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
@@ -96,11 +104,7 @@ func (p *Part) requested(req api.EndpointRequest) (ovs.Endpoint, hub.Topology, e
 	t := p.hub.Records().Get()
 	e, err := endpointOf(req)
 	if err == nil && !t.Known() {
-		err = &topology.Error{
-			Kind: topology.ErrUnavailable, Code: fault.StoreUnavailable, Item: "network " + req.Network,
-			What:   "etcd has not answered since the agent started, and no earlier topology is known",
-			Remedy: "check etcd; see 'baize status'",
-		}
+		err = unknownTopology(req.Network)
 	}
 	return e, t, err
 }
@@ -134,6 +138,9 @@ func (p *Part) plan(
 // endpointOf reads what was asked for, but for addresses.
 func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
 	e := ovs.Endpoint{Name: req.Name, Network: req.Network, Netns: hostnet.NetnsPath(req.Netns), Ifname: req.Ifname}
+	if req.Attachment != nil {
+		e.Name, e.Ifname, e.Labels = req.Attachment.EndpointName(), req.Attachment.Ifname, labelsOf(req)
+	}
 	if e.Ifname == "" {
 		e.Ifname = "eth0"
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -74,8 +75,10 @@ type records struct {
 	lent       map[reservation]loan
 	// closed are networks that this node has let go of (leave.go), busy those with
 	// requests at work, and how many.
-	closed   map[string]bool
-	busy     map[string]int
+	closed map[string]bool
+	busy   map[string]int
+	// removals is when the last request for the end of an attachment began (order.go).
+	removals map[api.Attachment]moment
 	complete bool
 	version  int
 
@@ -92,6 +95,7 @@ func newRecords(file string) *records {
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
 		leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
 		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{},
+		removals: map[api.Attachment]moment{},
 	}
 }
 
@@ -145,6 +149,13 @@ func (r *records) has(port string) bool {
 	defer r.mu.Unlock()
 	_, ok := r.endpoints[port]
 	return ok
+}
+
+// isLeaving reports whether the port of a removed endpoint may be there still.
+func (r *records) isLeaving(port string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leaving[port]
 }
 
 // await makes an endpoint one on its way, which has no port, unless one of the checks
@@ -217,6 +228,8 @@ type contents struct {
 	Lent []lentAddr `json:"lent,omitempty"`
 	// Leaving are ports that are being removed.
 	Leaving []string `json:"leaving,omitempty"`
+	// Removals are the last requests for the end of attachments.
+	Removals []removal `json:"removals,omitempty"`
 }
 
 // record is an endpoint in the file: what its port has in external_ids.
@@ -311,6 +324,7 @@ func (r *records) load() error {
 				}
 			}
 		}
+		r.loadRemovals(c.Removals)
 		for _, x := range c.Lent {
 			r.lent[reservation{x.Network, x.Addr}] = loan{x.Node, x.Revision, x.At}
 		}
@@ -345,6 +359,7 @@ func (r *records) save() error {
 		}
 	}
 	slices.Sort(c.Leaving)
+	c.Removals = r.recentRemovals()
 	for x, l := range r.lent {
 		c.Lent = append(c.Lent, lentAddr{x.network, x.addr, l.node, l.revision, l.at})
 	}

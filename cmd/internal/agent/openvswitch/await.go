@@ -23,21 +23,28 @@ type waiter struct {
 // the call. When ctx, or the part, ends first the error says what the last pass
 // failed at.
 func (p *Part) Await(ctx context.Context, done func(Outcome) (bool, error)) error {
+	return p.awaitAfter(ctx, func() error { p.wake.Wake(); return nil }, done)
+}
+
+// awaitAfter is Await for whoever has a change to make that wakes the part itself: the
+// pass that this begins is not missed, and no other is needed. An error of change ends it.
+func (p *Part) awaitAfter(ctx context.Context, change func() error, done func(Outcome) (bool, error)) error {
 	w := &waiter{done: done, answer: make(chan error, 1)}
 	p.mu.Lock()
 	p.waiters = append(p.waiters, w)
 	ended := p.ended
 	p.mu.Unlock()
-	p.wake.Wake()
+	if err := change(); err != nil {
+		p.giveUp(w)
+		return err
+	}
 	select {
 	case err := <-w.answer:
 		return err
 	case <-ended:
 	case <-ctx.Done():
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
+	p.giveUp(w)
 	what := "did not take the change in time"
 	if w.last != nil {
 		what += ": " + w.last.Error()
@@ -49,6 +56,13 @@ func (p *Part) Await(ctx context.Context, done func(Outcome) (bool, error)) erro
 		What:   what,
 		Remedy: "see 'baize status'",
 	}
+}
+
+// giveUp ends a wait. A pass at work may still answer; nobody hears it.
+func (p *Part) giveUp(w *waiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
 }
 
 // answer gives an outcome to those who waited for it, and keeps the others.
@@ -67,9 +81,13 @@ func (p *Part) answer(waiters []*waiter, o Outcome) {
 }
 
 // Attached waits until the switch forwards for an endpoint: its port is there
-// and its flows are installed. Nothing else of the switch matters.
-func (p *Part) Attached(ctx context.Context, e ovs.Endpoint) error {
-	return p.Await(ctx, func(o Outcome) (bool, error) {
+// and its flows are installed. Nothing else of the switch matters. put, where it is not
+// nil, makes the endpoint one that is to have a port.
+func (p *Part) Attached(ctx context.Context, e ovs.Endpoint, put func() error) error {
+	if put == nil {
+		put = func() error { p.wake.Wake(); return nil }
+	}
+	return p.awaitAfter(ctx, put, func(o Outcome) (bool, error) {
 		port, there := o.Observed.Ports[e.Port]
 		switch {
 		case o.Err != nil || !o.Complete || !there:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
@@ -27,6 +28,7 @@ type Store interface {
 	membership.Store
 	docker0.Store
 	names.Store
+	answers.Store
 }
 
 // Host is this host's devices and namespaces.
@@ -47,6 +49,9 @@ type World struct {
 	Kernel   kernel.Host
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
+
+	// Kinds are the questions of other hosts that the agent answers.
+	Kinds answers.Kinds
 
 	closers []func()
 }

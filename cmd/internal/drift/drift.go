@@ -65,6 +65,8 @@ type Host struct {
 	DB     Database
 	Flows  FlowTables
 	Kernel Observer
+	// Endpoints are known although their ports may be gone.
+	Endpoints []ovs.Endpoint
 }
 
 // Compare reads the host and compares it with the plan. routes are the agent's
@@ -93,6 +95,12 @@ func (h Host) Compare(
 	}
 	endpoints, problems := have.Endpoints()
 	item.Problems = append(item.Problems, problems...)
+	for _, e := range h.Endpoints {
+		if !slices.ContainsFunc(endpoints, func(x ovs.Endpoint) bool { return x.Port == e.Port }) {
+			endpoints = append(endpoints, e)
+		}
+	}
+	slices.SortFunc(endpoints, ovs.CompareEndpoints)
 	opt.Segments = have.Segments()
 	want := pipeline.Build(view, endpoints, opt)
 	change, stale, problems := ovs.DiffDB(want, have)

@@ -93,7 +93,7 @@ func CheckName(kind, s string) error {
 }
 
 // Record is one decoded key: exactly one of Network, Node, Liveness, Subnet,
-// Pin, Names, Claim.
+// Pin, Names, Claim, Question, NodeAnswer. The last two are no part of a topology.
 type Record interface {
 	Key() string
 }
@@ -148,6 +148,10 @@ func extraOf(r Record) Extra {
 		return r.Extra
 	case Claim:
 		return r.Extra
+	case Question:
+		return r.Extra
+	case NodeAnswer:
+		return r.Extra
 	}
 	return nil
 }
@@ -162,6 +166,9 @@ var decoders = map[string]func(rest string, kv KV) (Record, error){
 	DirPins:     decodePin,
 	DirNames:    decodeNames,
 	DirClaims:   decodeClaim,
+
+	DirQuestions: decodeQuestion,
+	DirAnswers:   decodeAnswer,
 }
 
 // Decode reads one key. The error is an *Error of kind ErrInvalid that names

@@ -26,6 +26,9 @@ var docRecords = map[string]topology.Record{
 	topology.DirPins:     topology.Pin{},
 	topology.DirNames:    topology.Names{},
 	topology.DirClaims:   topology.Claim{},
+
+	topology.DirQuestions: topology.Question{},
+	topology.DirAnswers:   topology.NodeAnswer{},
 }
 
 // keyspaceDoc is what a test can check of docs/keyspace.md.
@@ -40,7 +43,7 @@ type keyspaceDoc struct {
 }
 
 var (
-	docHeading = regexp.MustCompile("^## `([a-z]+/)")
+	docHeading = regexp.MustCompile("^## `(~?[a-z]+/)")
 	docField   = regexp.MustCompile("^\\| `([A-Za-z0-9]+)` \\| (yes|no) \\|")
 )
 

@@ -27,6 +27,12 @@ func (c *Client) Trace(ctx context.Context, flow string) (string, error) {
 	return c.appctl(ctx, "ofproto/trace", c.cfg.Bridge, flow)
 }
 
+// AppCtl asks the ovs-vswitchd of RunDir something, with a command of ovs-appctl(8) that
+// only reads: "upcall/show".
+func (c *Client) AppCtl(ctx context.Context, command string) (string, error) {
+	return c.appctl(ctx, command)
+}
+
 // appctl runs ovs-appctl against the ovs-vswitchd of RunDir.
 func (c *Client) appctl(ctx context.Context, args ...string) (string, error) {
 	return c.run(ctx, nil, "ovs-appctl", append([]string{"--target=ovs-vswitchd"}, args...)...)

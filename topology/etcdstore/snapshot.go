@@ -43,8 +43,7 @@ func (s *Store) list(ctx context.Context) (*topology.Snapshot, uint64, error) {
 var errOtherCluster = errors.New("another etcd cluster answers")
 
 func (s *Store) listOnce(ctx context.Context) (*topology.Snapshot, uint64, error) {
-	from := s.cfg.Prefix + "/"
-	end := clientv3.GetPrefixRangeEnd(from)
+	from, end := s.span()
 	var kvs []topology.KV
 	var revision int64
 	var cluster uint64
@@ -67,6 +66,16 @@ func (s *Store) listOnce(ctx context.Context) (*topology.Snapshot, uint64, error
 		// The next key after the last one.
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
+}
+
+// span is the range of the keys of a topology: questions and answers, which are
+// behind it, are for those who take part in them.
+func (s *Store) span() (from, end string) {
+	from = s.cfg.Prefix + "/"
+	if s.cfg.Raw {
+		return from, clientv3.GetPrefixRangeEnd(from)
+	}
+	return from, from + topology.TopologyEnd
 }
 
 func (s *Store) kv(kv *mvccpb.KeyValue) topology.KV {

@@ -116,7 +116,8 @@ func (w *watcher) listAndFollow(ctx context.Context) error {
 	// Not from the next revision: etcd from 3.6 on gives no sign of life to a
 	// watch that begins in the future, as long as nobody writes. What was listed
 	// already is left out by apply.
-	events := c.Watch(wctx, w.s.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(snap.Revision))
+	from, end := w.s.span()
+	events := c.Watch(wctx, from, clientv3.WithRange(end), clientv3.WithRev(snap.Revision))
 	if !limit.Stop() {
 		return w.s.stalled(ctx)
 	}

@@ -38,6 +38,16 @@ const (
 	// CertificateUnusable: a certificate for etcd was replaced by one that cannot be
 	// used, and the one that was read before stays in use.
 	CertificateUnusable Code = "BZ0108"
+	// StoreSlow: etcd answers, but slowly.
+	StoreSlow Code = "BZ0120"
+	// StoreMemberDown: a member of the etcd cluster does not answer, or has no leader.
+	StoreMemberDown Code = "BZ0121"
+	// StoreNearlyFull: etcd's database is nearly as large as it may become.
+	StoreNearlyFull Code = "BZ0122"
+	// CertificateExpires: a certificate for etcd has expired, or does so soon.
+	CertificateExpires Code = "BZ0123"
+	// ClockSkew: the clocks of two hosts differ.
+	ClockSkew Code = "BZ0124"
 
 	// 02: membership.
 
@@ -57,6 +67,10 @@ const (
 	// NetworkDeleting: a network is being deleted; nothing new is leased or attached
 	// in it, and it goes when no node uses it any more.
 	NetworkDeleting Code = "BZ0207"
+	// NetworkNearlyFull: few subnets of a network are left.
+	NetworkNearlyFull Code = "BZ0220"
+	// SettingsDiffer: nodes have different settings where all must have the same.
+	SettingsDiffer Code = "BZ0221"
 
 	// 03: the switch.
 
@@ -80,6 +94,24 @@ const (
 	ChangeRefused Code = "BZ0309"
 	// PortMalformed: the external_ids of one of Baize's ports cannot be read.
 	PortMalformed Code = "BZ0310"
+	// SwitchVersion: this version of Open vSwitch has a known fault that shows here.
+	SwitchVersion Code = "BZ0320"
+	// FlowMissing: flows of Baize's are missing, or were changed.
+	FlowMissing Code = "BZ0321"
+	// FlowForeign: a flow of another program is in Baize's bridge.
+	FlowForeign Code = "BZ0322"
+	// PortUnknown: a port of another program is on Baize's bridge.
+	PortUnknown Code = "BZ0323"
+	// TunnelForeign: another bridge has a tunnel with the ends of one of Baize's.
+	TunnelForeign Code = "BZ0324"
+	// PortMissing: a port of Baize's is missing, or was changed.
+	PortMissing Code = "BZ0325"
+	// SwitchStarved: ovs-vswitchd gets too little processor time, or too few threads.
+	SwitchStarved Code = "BZ0326"
+	// UpcallsLost: the datapath loses packets on their way to ovs-vswitchd.
+	UpcallsLost Code = "BZ0327"
+	// BridgeAltered: the settings of Baize's bridge were changed.
+	BridgeAltered Code = "BZ0328"
 
 	// 04: the underlay.
 
@@ -92,6 +124,21 @@ const (
 	EgressForeign Code = "BZ0403"
 	// Unreachable: no packet reaches a prefix of another node.
 	Unreachable Code = "BZ0404"
+	// UnderlayDown: the device of this node's VTEP is down, or has lost the address.
+	UnderlayDown Code = "BZ0420"
+	// PeerUnreachable: the VTEP of another node does not answer, or there is no route to it.
+	PeerUnreachable Code = "BZ0421"
+	// TunnelPortTaken: another program or device has the UDP port of a tunnel.
+	TunnelPortTaken Code = "BZ0422"
+	// TunnelFiltered: a rule of this host's firewall drops the packets of tunnels.
+	TunnelFiltered Code = "BZ0423"
+	// UnderlayShaped: this host drops, delays or limits packets of the underlay on purpose.
+	UnderlayShaped Code = "BZ0424"
+	// NeighbourTableFull: the kernel's table of neighbours is full, or nearly so.
+	NeighbourTableFull Code = "BZ0425"
+	// ReversePathDrops: rp_filter drops packets of a peer, because they come by another
+	// device than answers leave by.
+	ReversePathDrops Code = "BZ0426"
 
 	// 05: the kernel.
 
@@ -110,6 +157,10 @@ const (
 	KernelUnavailable Code = "BZ0506"
 	// FastPathRefused: the kernel refuses a part of the fast path.
 	FastPathRefused Code = "BZ0507"
+	// KernelDiffers: a route, an address, a sysctl or a rule of Baize's is missing or was changed.
+	KernelDiffers Code = "BZ0520"
+	// ConntrackFull: the kernel's table of connections is full, or nearly so.
+	ConntrackFull Code = "BZ0521"
 
 	// 06: endpoints and engines.
 
@@ -128,6 +179,16 @@ const (
 	AddressUnconfirmed Code = "BZ0606"
 	// EndpointMTU: an endpoint's interface has a larger MTU than its network.
 	EndpointMTU Code = "BZ0607"
+	// EndpointAddress: an endpoint's interface lacks its address, or has one of its own making.
+	EndpointAddress Code = "BZ0620"
+	// EndpointMAC: an endpoint's interface has another MAC than it was given.
+	EndpointMAC Code = "BZ0621"
+	// EndpointDown: an endpoint's interface, or its end on the host, is down.
+	EndpointDown Code = "BZ0622"
+	// PluginSocketStale: Docker finds the socket of a plugin that nobody serves.
+	PluginSocketStale Code = "BZ0623"
+	// Leftover: a device or a port of Baize's belongs to nothing any more.
+	Leftover Code = "BZ0624"
 
 	// 07: BGP.
 
@@ -156,4 +217,8 @@ const (
 	StateUnwritable Code = "BZ0002"
 	// SettingInvalid: a setting cannot be used.
 	SettingInvalid Code = "BZ0003"
+	// AgentDown: no agent runs on a host that is a node.
+	AgentDown Code = "BZ0020"
+	// AgentHangs: the agent of a node does not answer.
+	AgentHangs Code = "BZ0021"
 )

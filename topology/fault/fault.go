@@ -88,7 +88,9 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 func (c Code) Severity() Severity {
 	switch c {
 	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
-		SessionDown, AddressUnconfirmed:
+		SessionDown, AddressUnconfirmed, StoreSlow, StoreMemberDown, StoreNearlyFull, CertificateExpires, ClockSkew,
+		NetworkNearlyFull, FlowForeign, PortUnknown, SwitchStarved, UpcallsLost, UnderlayShaped, NeighbourTableFull,
+		ConntrackFull, Leftover, AgentDown:
 		return Warning
 	}
 	return Error

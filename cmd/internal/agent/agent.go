@@ -11,6 +11,7 @@
 //	docker0      Docker's own bridge as a part of a network
 //	docker       Docker's network and IPAM plugin
 //	names        names of containers, published and answered
+//	answers      what other hosts ask this one, by way of etcd
 //	bgp          the routers of the fabric
 //	part         what a part is, and what parts hand to each other
 //

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
@@ -86,6 +87,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}
 	a.followUse(in)
 	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, a.log))
+	a.parts = append(a.parts, answers.New(cfg.Node, w.Store, w.Kinds, a.log))
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, h, a.log)
 		if err != nil {

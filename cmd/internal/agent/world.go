@@ -7,6 +7,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
@@ -29,6 +30,7 @@ type Store interface {
 	membership.Store
 	docker0.Store
 	names.Store
+	answers.Store
 }
 
 // Host is this host's devices and namespaces.
@@ -53,6 +55,9 @@ type World struct {
 	Netfilter fastpath.Netfilter
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
+
+	// Kinds are the questions of other hosts that the agent answers.
+	Kinds answers.Kinds
 
 	closers []func()
 }
@@ -154,6 +159,7 @@ func (host) Announce(ctx context.Context, netns, ifname string, mac net.Hardware
 
 func (host) Abandoned(port string) (bool, error) { return hostnet.Abandoned(port) }
 
+func (host) LinkExists(name string) bool       { return hostnet.LinkExists(name) }
 func (host) Devices() (map[string]bool, error) { return hostnet.Devices() }
 
 func (host) LowerMTU(port, netns string, mac net.HardwareAddr, mtu int) (int, error) {

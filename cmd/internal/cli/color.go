@@ -60,13 +60,16 @@ var colors = map[string]text.Color{
 }
 
 // Paint gives a state its colour.
-func Paint(state string) string {
+func Paint(state string) string { return PaintAs(state, state) }
+
+// PaintAs gives a text the colour of a state.
+func PaintAs(state, s string) string {
 	c, ok := colors[state]
 	if !ok {
-		return state
+		return s
 	}
 	// Not c.Sprint, which asks the library's own idea of a terminal.
-	return c.EscapeSeq() + state + text.Reset.EscapeSeq()
+	return c.EscapeSeq() + s + text.Reset.EscapeSeq()
 }
 
 // Ago writes how long ago something was, in its largest unit: "3m ago".

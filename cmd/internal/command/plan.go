@@ -9,6 +9,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -234,19 +235,8 @@ func (r *runner) agentRoutes(c *ucli.Context, v topology.View, opt *pipeline.Opt
 		return nil, nil
 	}
 	routes, err := waiting(r, c, "asking the agent for its routes", r.agentClient(c).Routes)
-	opt.Direct = directOf(routes)
+	opt.Direct = drift.DirectOf(routes)
 	return routes, err
-}
-
-// directOf returns the subnets that the kernel routes.
-func directOf(routes []api.Route) map[topology.SubnetID]bool {
-	out := map[topology.SubnetID]bool{}
-	for _, x := range routes {
-		if x.Kind == string(topology.PathRoute) {
-			out[topology.SubnetID{Network: x.Network, Prefix: x.Prefix}] = true
-		}
-	}
-	return out
 }
 
 // problems lists what is wrong on the error stream, where it does not disturb

@@ -12,6 +12,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/kernelfake"
 	"github.com/baize-net/baize/ovs"
@@ -143,14 +144,14 @@ func TestPlanDiff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := asWanted(t, view, opt)
 			tc.change(f)
-			item, err := thisHost{f, fakeFlows{f}, &kernelfake.Host{}}.compare(t.Context(), view, opt, nil)
+			item, err := drift.Host{DB: f, Flows: fakeFlows{f}, Kernel: &kernelfake.Host{}}.Compare(t.Context(), view, opt, nil)
 			require.NoError(t, err)
 			assert.Equal(t, tc.same, item.Same)
 			var data bytes.Buffer
 			require.NoError(t, cli.Print(&data, cli.FormatJSON, cli.Table{}, item))
 			conforms(t, "plan-diff", data.String())
 			var b bytes.Buffer
-			require.NoError(t, item.write(&b))
+			require.NoError(t, writeDiff(&b, item))
 			for _, s := range tc.text {
 				assert.Contains(t, b.String(), s)
 			}
@@ -163,9 +164,9 @@ func TestPlanDiff(t *testing.T) {
 }
 
 func TestRunDir(t *testing.T) {
-	assert.Equal(t, "/x", runDir("/x", "unix:/var/run/openvswitch/db.sock"))
-	assert.Equal(t, "/var/run/openvswitch", runDir("", "unix:/var/run/openvswitch/db.sock"))
-	assert.Equal(t, "", runDir("", "tcp:127.0.0.1:6640"))
+	assert.Equal(t, "/x", drift.RunDir("/x", "unix:/var/run/openvswitch/db.sock"))
+	assert.Equal(t, "/var/run/openvswitch", drift.RunDir("", "unix:/var/run/openvswitch/db.sock"))
+	assert.Equal(t, "", drift.RunDir("", "tcp:127.0.0.1:6640"))
 }
 
 // The kernel is compared as the switch is, and what differs is a command.
@@ -184,11 +185,11 @@ func TestPlanDiffKernel(t *testing.T) {
 	host.AddDevice("eth0", netip.MustParsePrefix("192.168.77.11/24"))
 	host.AddDevice("bn-blue")
 	host.AddDevice("bz-c1")
-	compare := func() (diffItem, string) {
-		item, err := thisHost{f, fakeFlows{f}, host}.compare(t.Context(), view, opt, nil)
+	compare := func() (drift.Drift, string) {
+		item, err := drift.Host{DB: f, Flows: fakeFlows{f}, Kernel: host}.Compare(t.Context(), view, opt, nil)
 		require.NoError(t, err)
 		var b bytes.Buffer
-		require.NoError(t, item.write(&b))
+		require.NoError(t, writeDiff(&b, item))
 		return item, b.String()
 	}
 	item, text := compare()
@@ -211,7 +212,7 @@ func TestPlanDiffKernel(t *testing.T) {
 // settle does what the agent does with the kernel.
 func settle(t *testing.T, host kernel.Host, view topology.View, f *fakeOVS, opt pipeline.Options) error {
 	t.Helper()
-	in := kernelInput(view, f.seen, opt)
+	in := drift.KernelInput(view, f.seen, opt)
 	have, err := host.Observe(t.Context(), kernel.Ask(view, nil))
 	require.NoError(t, err)
 	in.OnLink = have.OnLink()
@@ -255,7 +256,7 @@ func TestPlanKernel(t *testing.T) {
 // routes it.
 func TestDirectOf(t *testing.T) {
 	p := netip.MustParsePrefix("10.1.6.0/24")
-	assert.Equal(t, map[topology.SubnetID]bool{{Network: "blue", Prefix: p}: true}, directOf([]api.Route{
+	assert.Equal(t, map[topology.SubnetID]bool{{Network: "blue", Prefix: p}: true}, drift.DirectOf([]api.Route{
 		{
 			Network: "blue",
 			Prefix:  p,

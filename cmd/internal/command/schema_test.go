@@ -17,6 +17,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/trace"
@@ -35,8 +36,8 @@ var kindTypes = map[string]reflect.Type{
 	"status":     reflect.TypeFor[statusItem](),
 	"topology":   reflect.TypeFor[draw.Topology](),
 	"plan":       reflect.TypeFor[planItem](),
-	"plan-diff":  reflect.TypeFor[diffItem](),
 	"trace":      reflect.TypeFor[trace.Result](),
+	"plan-diff":  reflect.TypeFor[drift.Drift](),
 	"lab-status": reflect.TypeFor[lab.Status](),
 	"version":    reflect.TypeFor[versionItem](),
 	"config":     reflect.TypeFor[configItem](),

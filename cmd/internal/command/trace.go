@@ -13,6 +13,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/ovs"
@@ -232,7 +233,7 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 	}
 	host := trace.Host{
 		DB:     db,
-		Flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(a.c.String("ovs-rundir"), a.c.String("ovsdb"))}),
+		Flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: drift.RunDir(a.c.String("ovs-rundir"), a.c.String("ovsdb"))}),
 		Kernel: linux.Host{},
 	}
 	f, err := host.Read(ctx, view, opt, agentEndpoints(a.endpoints))

@@ -7,6 +7,14 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
+// LinkExists reports whether this host has a device of that name. When the
+// kernel does not answer it says yes: nothing may be cleaned up on a guess.
+func LinkExists(name string) bool {
+	_, err := netlink.LinkByName(name)
+	var notFound netlink.LinkNotFoundError
+	return !errors.As(err, &notFound)
+}
+
 // Devices returns the names of all devices of this host. A list that changed while it
 // was read is an error: one may be missing in it.
 func Devices() (map[string]bool, error) {

@@ -161,6 +161,13 @@ func (h host) LowerMTU(port, _ string, _ net.HardwareAddr, mtu int) (int, error)
 	return was, nil
 }
 
+func (h host) LinkExists(name string) bool {
+	h.gate.bug(AttachDoor)
+	h.k.mu.Lock()
+	defer h.k.mu.Unlock()
+	return h.k.devices[name]
+}
+
 func (h host) Devices() (map[string]bool, error) {
 	h.gate.bug(AttachDoor)
 	h.k.mu.Lock()

@@ -86,6 +86,9 @@ type Host interface {
 	AwaitLink(ctx context.Context, netns string, mac net.HardwareAddr, addrs []netip.Addr) (string, error)
 	Announce(ctx context.Context, netns, ifname string, mac net.HardwareAddr, addrs []netip.Addr) error
 	Abandoned(port string) (bool, error)
+	// LinkExists reports whether there is a device of that name; when in doubt it
+	// says yes.
+	LinkExists(name string) bool
 	// Devices are the names of all devices, or an error: nothing is cleaned up on a
 	// guess.
 	Devices() (map[string]bool, error)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -269,6 +270,26 @@ func (r record) endpoint() (e ovs.Endpoint, ok bool) {
 		e.MAC = mac
 	}
 	return e, e.Name != "" && e.Network != "" && e.Port != ""
+}
+
+// ReadFile returns the endpoints that the file of a state directory has; none where
+// there is no file. It is for those who look at a host whose agent may not run.
+func ReadFile(stateDir string) ([]ovs.Endpoint, error) {
+	b, err := os.ReadFile(filepath.Join(stateDir, recordsFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var c contents
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	var out []ovs.Endpoint
+	for _, r := range c.Endpoints {
+		if e, ok := r.endpoint(); ok {
+			out = append(out, e)
+		}
+	}
+	return out, err
 }
 
 type reservedAddr struct {

@@ -23,8 +23,8 @@ type Watcher interface {
 	Faults() []fault.Fault
 }
 
-// cacheFile, in the state directory, has the topology seen last.
-const cacheFile = "topology.json"
+// CacheFile, in the state directory, has the topology seen last.
+const CacheFile = "topology.json"
 
 // Records is the part of the agent that follows Baize's own records: it gives
 // them to the hub, and keeps a copy on disk for a start without the store.
@@ -40,7 +40,7 @@ type Records struct {
 // NewRecords returns the part.
 func NewRecords(h *Hub, store Watcher, stateDir string, log *logrus.Entry) *Records {
 	log = log.WithField("part", "topology")
-	cache := NewCache(filepath.Join(stateDir, cacheFile), topology.NewSnapshot, func(err error) { log.Warn(err) })
+	cache := NewCache(filepath.Join(stateDir, CacheFile), topology.NewSnapshot, func(err error) { log.Warn(err) })
 	return &Records{hub: h, store: store, cache: cache, log: log}
 }
 

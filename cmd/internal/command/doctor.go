@@ -1,0 +1,129 @@
+package command
+
+import (
+	"context"
+	"fmt"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/agent/docker"
+	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/doctor"
+	"github.com/baize-net/baize/cmd/internal/doctor/gather"
+	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/topology"
+)
+
+func (r *runner) doctorCommand() *ucli.Command {
+	flags := append([]ucli.Flag{
+		&ucli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a line for each check, and not for each section"},
+		&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the agent's, or the name of this host)"},
+		&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` of the agent's files", Value: "/var/lib/baize"},
+		colorFlag(), outputFlag(formatsItem...),
+	}, bridgeFlags()...)
+	return &ucli.Command{
+		Name: "doctor", Usage: "find what is wrong with this host, and what mends it",
+		Description: `It asks the agent, Open vSwitch, etcd and the kernel of this host, looks into the
+containers' namespaces, and compares what is with what should be. It needs root,
+and neither an agent nor etcd: what does not answer is a finding, or is not
+checked, with the reason. It changes nothing. Every finding has a code, which
+docs/troubleshooting.md explains. The exit code is 7 where something was found,
+5 where nobody answered.
+
+  baize doctor
+  baize doctor -o json`,
+		Flags:  flags,
+		Action: r.doctor,
+	}
+}
+
+func (r *runner) doctor(c *ucli.Context) error {
+	format, err := outputOf(c)
+	if err != nil {
+		return err
+	}
+	style, err := r.doctorStyle(c)
+	if err != nil {
+		return err
+	}
+	facts, err := r.facts(c)
+	if err != nil {
+		return err
+	}
+	report := doctor.Examine(facts)
+	if isTable(format) {
+		_, err = fmt.Fprint(r.Out, report.Text(style))
+	} else {
+		err = r.data(format, report)
+	}
+	switch {
+	case err != nil:
+		return err
+	case facts.Silent():
+		return &cli.ExitStatus{Code: cli.ExitUnavailable}
+	case len(report.Findings()) > 0:
+		return &cli.ExitStatus{Code: exitProblems}
+	}
+	return nil
+}
+
+// doctorStyle is how a report is to be written.
+func (r *runner) doctorStyle(c *ucli.Context) (doctor.Style, error) {
+	s := doctor.Style{Verbose: c.Bool("verbose")}
+	color, err := colorOf(r, c)
+	if color {
+		s.Paint = func(state doctor.State, mark string) string { return cli.PaintAs(string(state), mark) }
+	}
+	return s, err
+}
+
+// facts gathers those of this host.
+func (r *runner) facts(c *ucli.Context) (doctor.Facts, error) {
+	cfg, err := r.gatherConfig(c)
+	if err != nil {
+		return doctor.Facts{}, err
+	}
+	return waiting(r, c, "looking at this host", func(ctx context.Context) (doctor.Facts, error) {
+		return gather.Facts(ctx, cfg)
+	})
+}
+
+// gatherConfig says where this host's agent, Open vSwitch and etcd are.
+func (r *runner) gatherConfig(c *ucli.Context) (gather.Config, error) {
+	err := r.nodeFlags(c, "node", "state-dir", "bridge", "ovsdb", "ovs-rundir", "vxlan-port", "geneve-port")
+	if err != nil {
+		return gather.Config{}, err
+	}
+	etcd, err := r.storeConfig(c)
+	if err != nil {
+		return gather.Config{}, err
+	}
+	node := c.String("node")
+	if node == "" {
+		if node, err = hostName(); err != nil {
+			return gather.Config{}, err
+		}
+	}
+	return gather.Config{
+		Node: node, Bridge: c.String("bridge"), OVSDB: c.String("ovsdb"),
+		RunDir:    drift.RunDir(c.String("ovs-rundir"), c.String("ovsdb")),
+		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
+		StateDir: c.String("state-dir"), Socket: r.socket(c).Value, PluginSocket: docker.DefaultSocket,
+		Etcd: etcd, Version: currentVersion().Version,
+		Merge: func(ctx context.Context, own *topology.Snapshot) *topology.Snapshot { return r.merged(c, own, node) },
+	}, nil
+}
+
+// merged adds flannel's records to Baize's own, as withTopology does.
+func (r *runner) merged(c *ucli.Context, own *topology.Snapshot, node string) *topology.Snapshot {
+	keys, err := r.flannelKeys(c)
+	if err != nil {
+		return own
+	}
+	defer func() { _ = keys.Close() }()
+	raw, err := keys.Snapshot(c.Context)
+	if err != nil {
+		raw = nil
+	}
+	return withFlannel(own, raw, node)
+}

@@ -1,0 +1,306 @@
+package doctor
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Facts are what was seen on one host at one moment: plain values, so that checks are
+// functions of them, and a file of them can be looked at elsewhere. They have no
+// secrets: neither passwords nor keys.
+type Facts struct {
+	// At is by the clock of the host. Took is how long gathering took.
+	At   time.Time     `json:"at"`
+	Took time.Duration `json:"tookNanoseconds"`
+	// Version is that of the program that gathered them.
+	Version  string `json:"version"`
+	Node     string `json:"node"`
+	Hostname string `json:"hostname"`
+
+	Agent     Agent      `json:"agent"`
+	Store     Store      `json:"store"`
+	Switch    Switch     `json:"switch"`
+	Underlay  Underlay   `json:"underlay"`
+	Host      Host       `json:"host"`
+	Endpoints []Endpoint `json:"endpoints"`
+	Engine    Engine     `json:"engine"`
+}
+
+// Read says whether something could be read. Its zero value says that it was.
+type Read struct {
+	// Why it could not be read; nil where it was.
+	Why *fault.Fault `json:"why,omitempty"`
+	// Skipped says why nobody tried.
+	Skipped string `json:"skipped,omitempty"`
+}
+
+// OK reports whether it was read.
+func (r Read) OK() bool { return r.Why == nil && r.Skipped == "" }
+
+// Reason says why it was not read; empty where it was.
+func (r Read) Reason() string {
+	if r.Why != nil {
+		return r.Why.Item + ": " + r.Why.What
+	}
+	return r.Skipped
+}
+
+// Agent is the agent of this host.
+type Agent struct {
+	Read
+	// Socket is where it was asked.
+	Socket string `json:"socket"`
+	// Traces are signs that this host is a node although no agent may run.
+	Traces []string `json:"traces,omitempty"`
+	// Status is nil where it does not answer.
+	Status *api.Status `json:"status,omitempty"`
+	// StateDir has its files. Free is in bytes, FreeFiles in inodes, of all its file
+	// system has: Size and Files, which are 0 where that cannot be told.
+	StateDir  string `json:"stateDir"`
+	Free      uint64 `json:"free"`
+	Size      uint64 `json:"size"`
+	FreeFiles uint64 `json:"freeFiles"`
+	Files     uint64 `json:"files"`
+}
+
+// Store is etcd, and the topology in it.
+type Store struct {
+	Read
+	Endpoints []string `json:"endpoints"`
+	Prefix    string   `json:"prefix"`
+	// Took is how long the topology took to be read.
+	Took time.Duration `json:"tookNanoseconds"`
+	// Write is why writing would be refused, nil where it would not.
+	Write *fault.Fault `json:"write,omitempty"`
+	// Members are the endpoints that were asked one by one.
+	Members      []Member      `json:"members,omitempty"`
+	Certificates []Certificate `json:"certificates,omitempty"`
+	// Topology is what is wrong in the records.
+	Topology []fault.Fault `json:"topology,omitempty"`
+	Networks []NetworkUse  `json:"networks,omitempty"`
+	Nodes    []Node        `json:"nodes,omitempty"`
+	Revision int64         `json:"revision"`
+}
+
+// Member is a member of the etcd cluster, by one of its endpoints.
+type Member struct {
+	Endpoint string        `json:"endpoint"`
+	Error    string        `json:"error,omitempty"`
+	Version  string        `json:"version,omitempty"`
+	Took     time.Duration `json:"tookNanoseconds"`
+	Leader   bool          `json:"leader"` // it knows of one
+	// Size and Quota of the database are in bytes; Quota is 0 where it is not told.
+	Size   int64    `json:"size"`
+	Quota  int64    `json:"quota"`
+	Alarms []string `json:"alarms,omitempty"`
+}
+
+// Certificate is one of a PEM file that this host uses for etcd.
+type Certificate struct {
+	File     string    `json:"file"`
+	Subject  string    `json:"subject,omitempty"`
+	NotAfter time.Time `json:"notAfter,omitzero"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// NetworkUse is how many subnets of a network are leased or reserved.
+type NetworkUse struct {
+	Network string `json:"network"`
+	Family  string `json:"family"`
+	Total   uint64 `json:"total"`
+	Used    uint64 `json:"used"`
+	// Dead are the nodes without a living agent that hold subnets.
+	Dead []string `json:"dead,omitempty"`
+}
+
+// Node is a registered node.
+type Node struct {
+	Name    string       `json:"name"`
+	VTEPs   []netip.Addr `json:"vteps"`
+	Alive   bool         `json:"alive"`
+	Version string       `json:"version,omitempty"`
+}
+
+// Switch is Open vSwitch.
+type Switch struct {
+	// Database and Daemon: ovsdb-server and ovs-vswitchd answer.
+	Database Read   `json:"database"`
+	Daemon   Read   `json:"daemon"`
+	Version  string `json:"version,omitempty"`
+	Bridge   string `json:"bridge"`
+	// Datapath is that of the bridge, "system" or "netdev"; empty: there is no bridge.
+	Datapath string `json:"datapath,omitempty"`
+	// RestoreWait: somebody set flow-restore-wait.
+	RestoreWait bool `json:"restoreWait"`
+	// Drift is what differs from the plan, as far as it was seen more than once;
+	// Compared says why it is nil.
+	Compared Read         `json:"compared"`
+	Drift    *drift.Drift `json:"drift,omitempty"`
+	Flows    int          `json:"flows"`
+	// Tunnels are those of all bridges.
+	Tunnels []Tunnel `json:"tunnels,omitempty"`
+	// Up is how long ovs-vswitchd runs, AfterBoot how long after the boot it started.
+	Up        time.Duration `json:"upNanoseconds"`
+	AfterBoot time.Duration `json:"afterBootNanoseconds"`
+	// Handlers is how many threads take new packets.
+	Handlers int `json:"handlers"`
+	// LongPolls are the long poll intervals in the last minute.
+	LongPolls int `json:"longPolls"`
+	// FlowLimit is how many flows the datapath may hold now, FlowsNow how many it does.
+	FlowLimit int `json:"flowLimit"`
+	FlowsNow  int `json:"flowsNow"`
+	// Lost are the packets that the datapath lost on their way, when gathering began
+	// and when it ended.
+	LostBefore uint64 `json:"lostBefore"`
+	LostAfter  uint64 `json:"lostAfter"`
+}
+
+// Tunnel is a tunnel port of a bridge.
+type Tunnel struct {
+	Bridge string `json:"bridge"`
+	Port   string `json:"port"`
+	Type   string `json:"type"`
+	Local  string `json:"local,omitempty"`
+	Remote string `json:"remote"`
+	Key    string `json:"key,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
+// Underlay is what tunnels go by.
+type Underlay struct {
+	Read
+	// Device has the node's VTEPs. Below are the devices that its packets pass as well:
+	// the ports of a bridge, what a VLAN is on, the members of a bond.
+	Device string       `json:"device"`
+	Below  []string     `json:"below,omitempty"`
+	VTEPs  []netip.Addr `json:"vteps"`
+	// Lacking are those of VTEPs that no device has.
+	Lacking []netip.Addr `json:"lacking,omitempty"`
+	// Down are the devices of Device and Below that are down or have no carrier.
+	Down []string `json:"down,omitempty"`
+	MTU  int      `json:"mtu"`
+	// VXLANPort and GenevePort are this node's.
+	VXLANPort  int `json:"vxlanPort"`
+	GenevePort int `json:"genevePort"`
+	// Encaps are the encapsulations that its networks use.
+	Encaps []string `json:"encaps,omitempty"`
+	// Takers are other programs and devices on these ports.
+	Takers []Taker `json:"takers,omitempty"`
+	Peers  []Peer  `json:"peers,omitempty"`
+	// Shaping are the lines of tc(8) for Device and Below that drop, delay or limit.
+	Shaping []Shaping `json:"shaping,omitempty"`
+	// ReversePath are values of rp_filter by device; that of "all" counts where it is
+	// the larger one.
+	ReversePath map[string]int `json:"reversePath,omitempty"`
+	// Neighbours are the entries of the kernel's table, NeighbourMax is how many it may
+	// have; 0: it does not say.
+	Neighbours   int `json:"neighbours"`
+	NeighbourMax int `json:"neighbourMax"`
+}
+
+// Taker has a UDP port that a tunnel needs.
+type Taker struct {
+	Port int `json:"port"`
+	// Process is a program with a socket, PID its number. Device is a VXLAN or Geneve
+	// device.
+	Process string `json:"process,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Device  string `json:"device,omitempty"`
+}
+
+// Shaping is a queueing discipline or a filter that takes packets away.
+type Shaping struct {
+	Device string `json:"device"`
+	// Line is what tc(8) prints, Undo the command that removes it.
+	Line string `json:"line"`
+	Undo string `json:"undo"`
+}
+
+// Peer is the way to the VTEP of another node.
+type Peer struct {
+	Node  string     `json:"node"`
+	Addr  netip.Addr `json:"addr"`
+	Alive bool       `json:"alive"`
+	// Dev and Via are the kernel's route; RouteError is why there is none.
+	Dev        string `json:"dev,omitempty"`
+	Via        string `json:"via,omitempty"`
+	RouteError string `json:"routeError,omitempty"`
+	// Blocked is the route that refuses it, as ip(8) prints it.
+	Blocked string `json:"blocked,omitempty"`
+	// Sent and Answered are ICMP echoes.
+	Sent     int `json:"sent"`
+	Answered int `json:"answered"`
+}
+
+// Host is the host's kernel.
+type Host struct {
+	// Conntrack is how many connections it tracks, ConntrackMax how many it may; 0: it
+	// tracks none.
+	Conntrack    int `json:"conntrack"`
+	ConntrackMax int `json:"conntrackMax"`
+	// NFTables is what 'nft -a list ruleset' prints, Legacy what iptables-legacy-save and
+	// ip6tables-legacy-save do.
+	Netfilter Read   `json:"netfilter"`
+	NFTables  string `json:"nftables,omitempty"`
+	Legacy    string `json:"legacy,omitempty"`
+	Legacy6   string `json:"legacy6,omitempty"`
+	// Forwards are ways that the kernel forwards packets of routed networks on.
+	Forwards []Forward `json:"forwards,omitempty"`
+	// Leftovers are devices named as those of endpoints that belong to none.
+	Leftovers []string `json:"leftovers,omitempty"`
+}
+
+// Forward is the way of packets from another node to this one's endpoints in a network
+// that is routed.
+type Forward struct {
+	Network string     `json:"network"`
+	Node    string     `json:"node"`
+	From    netip.Addr `json:"from"`
+	To      netip.Addr `json:"to"`
+	In      string     `json:"in"`
+	Out     string     `json:"out"`
+}
+
+// Endpoint is an endpoint of this node, as it should be and as it is.
+type Endpoint struct {
+	Name    string       `json:"name"`
+	Network string       `json:"network"`
+	Port    string       `json:"port"`
+	Netns   string       `json:"netns"`
+	Ifname  string       `json:"ifname"`
+	IPs     []netip.Addr `json:"ips"`
+	MAC     string       `json:"mac"`
+	// MTU is the network's, and Prefixes are.
+	MTU      int            `json:"mtu"`
+	Prefixes []netip.Prefix `json:"prefixes"`
+	// Host is its end on the host, Inside the interface in its namespace.
+	Host   Interface `json:"host"`
+	Inside Interface `json:"inside"`
+	// Engine is "docker" where a container's engine moves the interface.
+	Engine string `json:"engine,omitempty"`
+}
+
+// Interface is a network device.
+type Interface struct {
+	// Read says why nothing is known of it: its namespace is gone, for example.
+	Read
+	// There: it exists.
+	There bool           `json:"there"`
+	Name  string         `json:"name,omitempty"`
+	Up    bool           `json:"up"`
+	MTU   int            `json:"mtu"`
+	MAC   string         `json:"mac,omitempty"`
+	Addrs []netip.Prefix `json:"addrs,omitempty"`
+}
+
+// Engine is Docker.
+type Engine struct {
+	// Socket is where Docker finds the plugin. Stale: it is there, and nobody listens.
+	Socket string `json:"socket"`
+	There  bool   `json:"there"`
+	Stale  bool   `json:"stale"`
+}

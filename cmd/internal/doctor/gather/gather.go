@@ -1,0 +1,199 @@
+// Package gather gathers the facts that the doctor looks at on this host: from the
+// agent, Open vSwitch, etcd, the kernel, and the namespaces of endpoints. It only reads.
+// Whatever does not answer costs itself alone, and its own time.
+package gather
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/doctor"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/vswitch"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Config says where to look.
+type Config struct {
+	// Node is this host's name as a node.
+	Node string
+	// Bridge, OVSDB and RunDir are those of Open vSwitch, as the agent's.
+	Bridge, OVSDB, RunDir string
+	VXLANPort, GenevePort int
+	// StateDir and Socket are the agent's, PluginSocket is where Docker finds its plugin.
+	StateDir, Socket, PluginSocket string
+	Etcd                           etcdstore.Config
+	// Merge adds the topology's other sources to Baize's own records; nil: there are none.
+	Merge func(context.Context, *topology.Snapshot) *topology.Snapshot
+	// Version is this program's.
+	Version string
+}
+
+// Limits of what may take long.
+const (
+	agentTimeout = 5 * time.Second
+	toolTimeout  = 5 * time.Second
+)
+
+// gatherer is one gathering.
+type gatherer struct {
+	cfg   Config
+	facts doctor.Facts
+	// snap is the topology, own the endpoints that the agent's file has.
+	snap *topology.Snapshot
+	own  []ovs.Endpoint
+	// observed is Open vSwitch's database.
+	observed *ovs.Observed
+	db       *vswitch.Client
+	flows    *openflow.Client
+	// devices are those of this host, by name.
+	devices []hostnet.Interface
+}
+
+// Facts gathers the facts of this host.
+func Facts(ctx context.Context, cfg Config) (doctor.Facts, error) {
+	began := time.Now()
+	g := gatherer{cfg: cfg}
+	f := &g.facts
+	f.At, f.Version, f.Node = began, cfg.Version, cfg.Node
+	f.Hostname, _ = hostnet.Hostname()
+	f.Endpoints = []doctor.Endpoint{}
+	db, err := vswitch.New(vswitch.Config{Endpoint: cfg.OVSDB, Bridge: cfg.Bridge})
+	if err != nil {
+		return *f, err
+	}
+	defer db.Close()
+	g.db, g.flows = db, openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.RunDir, Timeout: toolTimeout})
+	store, err := etcdstore.Open(ctx, cfg.Etcd)
+	if err != nil {
+		return *f, err
+	}
+	defer func() { _ = store.Close() }()
+	g.own, _ = attach.ReadFile(cfg.StateDir)
+	g.devices, _ = hostnet.Interfaces("")
+	var wg sync.WaitGroup
+	for _, part := range []func(context.Context){
+		g.agent, func(ctx context.Context) { g.store(ctx, store) }, g.ovs, g.netfilter,
+	} {
+		wg.Go(func() { part(ctx) })
+	}
+	wg.Wait()
+	// These need what the ones above have found.
+	g.compare(ctx)
+	for _, part := range []func(context.Context){g.underlay, g.endpoints, g.host} {
+		wg.Go(func() { part(ctx) })
+	}
+	wg.Wait()
+	g.lostNow(ctx)
+	f.Took = time.Since(began)
+	return *f, ctx.Err()
+}
+
+// agent asks the agent.
+func (g *gatherer) agent(ctx context.Context) {
+	a := &g.facts.Agent
+	a.Socket, a.StateDir = g.cfg.Socket, g.cfg.StateDir
+	var st unix.Statfs_t
+	if err := unix.Statfs(g.cfg.StateDir, &st); err == nil {
+		a.Free, a.Size = st.Bavail*uint64(st.Bsize), st.Blocks*uint64(st.Bsize)
+		a.FreeFiles, a.Files = st.Ffree, st.Files
+	}
+	if _, err := os.Stat(filepath.Join(g.cfg.StateDir, "node-id")); err == nil {
+		a.Traces = append(a.Traces, "it has run here: "+filepath.Join(g.cfg.StateDir, "node-id"))
+	}
+	if _, err := os.Stat(g.cfg.Socket); errors.Is(err, os.ErrNotExist) {
+		a.Skipped = "there is no socket " + g.cfg.Socket
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	defer cancel()
+	s, err := api.NewClient(g.cfg.Socket).Status(ctx)
+	switch {
+	case err == nil:
+		a.Status = &s
+		g.facts.Node = s.Node
+	case errors.Is(err, unix.ECONNREFUSED), strings.Contains(err.Error(), "nothing listens there"):
+		a.Skipped = "nothing listens at " + g.cfg.Socket
+	case errors.Is(err, context.DeadlineExceeded):
+		x := fault.Fault{
+			Code: fault.AgentHangs, Item: "agent at " + g.cfg.Socket,
+			What: "no answer within " + agentTimeout.String() + ": it is stopped, or hangs",
+		}
+		a.Why = &x
+	default:
+		x := fault.Of(err)
+		a.Why = &x
+	}
+}
+
+// store reads the topology, and asks how etcd is.
+func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
+	f := &g.facts.Store
+	f.Endpoints, f.Prefix = g.cfg.Etcd.Endpoints, s.Prefix()
+	if len(f.Endpoints) == 0 {
+		f.Endpoints = []string{etcdstore.DefaultEndpoint}
+	}
+	f.Certificates = certificates(g.cfg.Etcd)
+	began := time.Now()
+	if err := s.Check(ctx); err != nil {
+		x := fault.Of(err)
+		f.Why = &x
+		g.snap = g.cached()
+	} else if snap, err := s.Snapshot(ctx); err != nil {
+		x := fault.Of(err)
+		f.Why = &x
+	} else {
+		f.Took = time.Since(began)
+		if g.cfg.Merge != nil {
+			snap = g.cfg.Merge(ctx, snap)
+		}
+		g.snap = snap
+		f.LookAt(snap)
+		if err := s.MayWrite(ctx); err != nil {
+			x := fault.Of(err)
+			f.Write = &x
+		}
+	}
+	for _, m := range s.Members(ctx) {
+		x := doctor.Member{
+			Endpoint: m.Endpoint, Version: m.Version, Took: m.Took, Leader: m.Leader, Size: m.Size, Quota: m.Quota, Alarms: m.Alarms,
+		}
+		if m.Err != nil {
+			x.Error = m.Err.Error()
+		}
+		f.Members = append(f.Members, x)
+	}
+}
+
+// run runs a program and returns what it printed, both streams together where it failed.
+func run(ctx context.Context, argv ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.WaitDelay = time.Second
+	var out, bad bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &bad
+	if err := cmd.Run(); err != nil {
+		if text := strings.TrimSpace(bad.String()); text != "" {
+			err = errors.New(text)
+		}
+		return out.String(), err
+	}
+	return out.String(), nil
+}

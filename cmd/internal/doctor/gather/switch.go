@@ -1,0 +1,319 @@
+package gather
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/doctor"
+	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/cmd/internal/kernel/linux"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// ovs looks at Open vSwitch itself.
+func (g *gatherer) ovs(ctx context.Context) {
+	s := &g.facts.Switch
+	s.Bridge = g.cfg.Bridge
+	have, err := g.db.Observe(ctx)
+	if err != nil {
+		x := fault.Of(err)
+		s.Database.Why = &x
+		s.Daemon.Skipped = "its database does not answer"
+		return
+	}
+	g.observed = &have
+	s.Version, s.RestoreWait = have.Version, have.RestoreWait
+	if have.Bridge != nil {
+		s.Datapath = have.Bridge.Datapath
+		if s.Datapath == "" {
+			s.Datapath = "system"
+		}
+	}
+	out, err := g.flows.AppCtl(ctx, "upcall/show")
+	if err != nil {
+		x := fault.Of(err)
+		s.Daemon.Why = &x
+		return
+	}
+	s.FlowsNow, s.FlowLimit = upcalls(out)
+	g.daemon(s)
+	if out, err := g.flows.AppCtl(ctx, "coverage/show"); err == nil {
+		s.LongPolls = longPolls(out)
+	}
+	if out, err := g.flows.AppCtl(ctx, "dpctl/show"); err == nil {
+		s.LostBefore = lost(out)
+		s.LostAfter = s.LostBefore
+	}
+	s.Tunnels = g.tunnels(ctx)
+}
+
+var (
+	upcallLine = regexp.MustCompile(`flows\s+: \(current (\d+)\).*\(limit (\d+)\)`)
+	lostCount  = regexp.MustCompile(`lookups:.* lost:(\d+)`)
+	pollRates  = regexp.MustCompile(`long_poll_interval\s+\S+/sec\s+([0-9.]+)/sec`)
+)
+
+// upcalls reads how many flows the datapaths hold and may hold (ovs-appctl upcall/show).
+func upcalls(out string) (now, limit int) {
+	for _, m := range upcallLine.FindAllStringSubmatch(out, -1) {
+		n, _ := strconv.Atoi(m[1])
+		l, _ := strconv.Atoi(m[2])
+		now, limit = now+n, l
+	}
+	return now, limit
+}
+
+// lost reads how many packets the datapaths lost on their way (ovs-appctl dpctl/show).
+func lost(out string) (n uint64) {
+	for _, m := range lostCount.FindAllStringSubmatch(out, -1) {
+		x, _ := strconv.ParseUint(m[1], 10, 64)
+		n += x
+	}
+	return n
+}
+
+// longPolls reads how many long poll intervals were in the last minute (ovs-appctl
+// coverage/show: rates of five seconds, a minute, an hour, and all).
+func longPolls(out string) int {
+	m := pollRates.FindStringSubmatch(out)
+	if m == nil {
+		return 0
+	}
+	rate, _ := strconv.ParseFloat(m[1], 64)
+	return int(rate*60 + 0.5)
+}
+
+func (g *gatherer) lostNow(ctx context.Context) {
+	s := &g.facts.Switch
+	if !s.Daemon.OK() || !s.Database.OK() {
+		return
+	}
+	if out, err := g.flows.AppCtl(ctx, "dpctl/show"); err == nil {
+		s.LostAfter = lost(out)
+	}
+}
+
+// daemon looks at the process of ovs-vswitchd.
+func (g *gatherer) daemon(s *doctor.Switch) {
+	dir := g.cfg.RunDir
+	if dir == "" {
+		dir = openflow.DefaultRunDir
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "ovs-vswitchd.pid"))
+	if err != nil {
+		return
+	}
+	pid := strings.TrimSpace(string(b))
+	threads, _ := filepath.Glob("/proc/" + pid + "/task/*/comm")
+	for _, t := range threads {
+		if name, err := os.ReadFile(t); err == nil && strings.HasPrefix(string(name), "handler") {
+			s.Handlers++
+		}
+	}
+	s.AfterBoot, s.Up = started(pid)
+}
+
+// started returns how long after the boot a process started, and how long it runs
+// (proc(5), /proc/PID/stat field 22, /proc/uptime). A tick is a hundredth of a second on
+// every Linux that Go runs on.
+func started(pid string) (afterBoot, up time.Duration) {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	uptime, err2 := os.ReadFile("/proc/uptime")
+	if err != nil || err2 != nil {
+		return 0, 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // the name may have spaces
+	fields, seconds := strings.Fields(rest), strings.Fields(string(uptime))
+	if len(fields) < 20 || len(seconds) == 0 {
+		return 0, 0
+	}
+	ticks, _ := strconv.ParseInt(fields[19], 10, 64)
+	now, _ := strconv.ParseFloat(seconds[0], 64)
+	afterBoot = time.Duration(ticks) * 10 * time.Millisecond
+	return afterBoot, time.Duration(now*float64(time.Second)) - afterBoot
+}
+
+// tunnels lists the tunnel ports of all bridges. The database's monitor has only what
+// concerns Baize's own.
+func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
+	db := g.cfg.OVSDB
+	list := func(table, columns string, each func(row map[string]any)) {
+		out, err := run(ctx, "ovs-vsctl", "--db="+db, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns, "list", table)
+		if err != nil {
+			return
+		}
+		var t struct {
+			Headings []string `json:"headings"`
+			Data     [][]any  `json:"data"`
+		}
+		if json.Unmarshal([]byte(out), &t) != nil {
+			return
+		}
+		for _, d := range t.Data {
+			row := map[string]any{}
+			for i, h := range t.Headings {
+				row[h] = d[i]
+			}
+			each(row)
+		}
+	}
+	var found []doctor.Tunnel
+	list("Interface", "name,type,options,error", func(row map[string]any) {
+		options := ovsMap(row["options"])
+		kind, _ := row["type"].(string)
+		if options["remote_ip"] == "" {
+			return
+		}
+		name, _ := row["name"].(string)
+		failure, _ := row["error"].(string)
+		found = append(found, doctor.Tunnel{
+			Port: name, Type: kind, Local: options["local_ip"], Remote: options["remote_ip"], Key: options["key"], Error: failure,
+		})
+	})
+	for i := range found {
+		found[i].Bridge = g.observed.Foreign[found[i].Port]
+		if _, own := g.observed.Ports[found[i].Port]; own {
+			found[i].Bridge = g.cfg.Bridge
+		}
+	}
+	return slices.DeleteFunc(found, func(t doctor.Tunnel) bool { return t.Bridge == "" })
+}
+
+// ovsMap reads a map as OVSDB writes it (RFC 7047, section 5.1): ["map", [[k, v], …]].
+func ovsMap(v any) map[string]string {
+	out := map[string]string{}
+	pair, _ := v.([]any)
+	if len(pair) != 2 {
+		return out
+	}
+	list, _ := pair[1].([]any)
+	for _, e := range list {
+		kv, _ := e.([]any)
+		if len(kv) == 2 {
+			k, _ := kv[0].(string)
+			out[k], _ = kv[1].(string)
+		}
+	}
+	return out
+}
+
+const (
+	// looks is how often what differs is looked at: the agent may be at work.
+	looks = 3
+	// between is the pause; an agent needs less for a pass.
+	between = 700 * time.Millisecond
+)
+
+// compare compares the host with its plan. What differs counts when it does so each time.
+func (g *gatherer) compare(ctx context.Context) {
+	s := &g.facts.Switch
+	why := g.comparable()
+	if why != "" {
+		s.Compared.Skipped = why
+		return
+	}
+	var last *drift.Drift
+	for i := range looks {
+		d, err := g.drift(ctx)
+		if err != nil {
+			x := fault.Of(err)
+			s.Compared.Why = &x
+			return
+		}
+		if last != nil {
+			d = both(*last, d)
+		}
+		last = &d
+		if quiet(d) || i == looks-1 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(between):
+		}
+	}
+	s.Drift = last
+	if seen, err := g.flows.Observe(ctx); err == nil {
+		s.Flows = len(seen.Flows)
+	}
+}
+
+// comparable says why the host cannot be compared with its plan; empty where it can.
+func (g *gatherer) comparable() string {
+	switch {
+	case !g.facts.Switch.Database.OK() || !g.facts.Switch.Daemon.OK():
+		return "Open vSwitch does not answer"
+	case g.snap == nil:
+		return "the topology is not known: etcd does not answer, and the agent has kept no copy"
+	}
+	if _, known := g.snap.Nodes[g.facts.Node]; !known {
+		return "node " + g.facts.Node + " is not registered"
+	}
+	routed := slices.ContainsFunc(g.snap.View(g.facts.Node).Networks, func(n topology.NetworkView) bool {
+		return n.Transport.Routed()
+	})
+	if routed && g.facts.Agent.Status == nil {
+		return "which routes a node has in networks with the transports route and auto is known to its agent alone, " +
+			"and that does not answer"
+	}
+	return ""
+}
+
+func (g *gatherer) drift(ctx context.Context) (drift.Drift, error) {
+	node := g.snap.Nodes[g.facts.Node]
+	view := g.snap.View(g.facts.Node)
+	opt := pipeline.Options{
+		Bridge: g.cfg.Bridge, Datapath: node.Datapath,
+		Ports: map[topology.Transport]int{topology.VXLAN: g.cfg.VXLANPort, topology.Geneve: g.cfg.GenevePort},
+	}
+	if opt.Datapath == "" {
+		opt.Datapath = "system"
+	}
+	var routes []api.Route
+	if g.facts.Agent.Status != nil {
+		var err error
+		if routes, err = api.NewClient(g.cfg.Socket).Routes(ctx); err != nil {
+			return drift.Drift{}, err
+		}
+		opt.Direct = drift.DirectOf(routes)
+	}
+	host := drift.Host{DB: g.db, Flows: g.flows, Kernel: linux.Host{}, Endpoints: g.own}
+	return host.Compare(ctx, view, opt, routes)
+}
+
+// quiet reports whether there is nothing to tell.
+func quiet(d drift.Drift) bool {
+	return d.Same && len(d.ForeignFlows)+len(d.ForeignPorts) == 0 && len(d.Problems) == 0
+}
+
+// both is what two observations have in common.
+func both(a, b drift.Drift) drift.Drift {
+	keep := func(x *[]string, y []string) {
+		*x = slices.DeleteFunc(*x, func(s string) bool { return !slices.Contains(y, s) })
+	}
+	keep(&b.AddPorts, a.AddPorts)
+	keep(&b.UpdatePorts, a.UpdatePorts)
+	keep(&b.RemovePorts, a.RemovePorts)
+	keep(&b.MissingFlows, a.MissingFlows)
+	keep(&b.UnwantedFlows, a.UnwantedFlows)
+	keep(&b.Kernel, a.Kernel)
+	keep(&b.ForeignPorts, a.ForeignPorts)
+	b.CreateBridge = b.CreateBridge && a.CreateBridge
+	b.UpdateBridge = b.UpdateBridge && a.UpdateBridge
+	b.Problems = slices.DeleteFunc(b.Problems, func(f fault.Fault) bool { return !slices.ContainsFunc(a.Problems, f.Same) })
+	b.Same = !b.CreateBridge && !b.UpdateBridge && len(b.AddPorts)+len(b.UpdatePorts)+len(b.RemovePorts)+
+		len(b.MissingFlows)+len(b.UnwantedFlows)+len(b.Kernel) == 0
+	return b
+}

@@ -1,0 +1,369 @@
+package gather
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/doctor"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/probe"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/topology"
+)
+
+// device returns a device of this host.
+func (g *gatherer) device(name string) (hostnet.Interface, bool) {
+	i := slices.IndexFunc(g.devices, func(d hostnet.Interface) bool { return d.Name == name })
+	if i < 0 {
+		return hostnet.Interface{}, false
+	}
+	return g.devices[i], true
+}
+
+// underlay looks at what tunnels go by.
+func (g *gatherer) underlay(ctx context.Context) {
+	u := &g.facts.Underlay
+	u.VXLANPort, u.GenevePort = g.cfg.VXLANPort, g.cfg.GenevePort
+	if g.snap == nil {
+		u.Skipped = "the topology is not known, and so is who the other nodes are"
+		return
+	}
+	self, registered := g.snap.Nodes[g.facts.Node]
+	if !registered {
+		u.Skipped = "node " + g.facts.Node + " is not registered"
+		return
+	}
+	u.VTEPs = self.VTEPs
+	for _, a := range self.VTEPs {
+		i := slices.IndexFunc(g.devices, func(d hostnet.Interface) bool {
+			return slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr() == a })
+		})
+		if i < 0 {
+			u.Lacking = append(u.Lacking, a)
+		} else if u.Device == "" {
+			u.Device, u.MTU = g.devices[i].Name, g.devices[i].MTU
+		}
+	}
+	if u.Device == "" {
+		return
+	}
+	u.Below = g.below(u.Device)
+	for _, name := range append([]string{u.Device}, u.Below...) {
+		// Open vSwitch's own devices never have a carrier.
+		if d, there := g.device(name); there && (!d.Up || (name != u.Device && !d.Carrier)) {
+			u.Down = append(u.Down, name)
+		}
+	}
+	u.Takers = g.takers()
+	u.ReversePath = reversePaths()
+	u.Neighbours, u.NeighbourMax = neighbours()
+	view := g.snap.View(g.facts.Node)
+	g.encaps(view)
+	g.forwards(view)
+	u.Shaping = g.shaping(ctx)
+	g.peers(ctx, view)
+}
+
+// below returns the devices that the packets of a device pass as well.
+func (g *gatherer) below(dev string) []string {
+	out := map[string]bool{}
+	if g.observed != nil {
+		for port, bridge := range g.observed.Foreign {
+			if bridge == dev && port != dev {
+				out[port] = true
+			}
+		}
+	}
+	for _, d := range g.devices {
+		if d.Master == dev {
+			out[d.Name] = true
+		}
+	}
+	if d, ok := g.device(dev); ok && d.Parent != "" {
+		out[d.Parent] = true
+	}
+	for name := range out {
+		if _, there := g.device(name); !there {
+			delete(out, name) // a tunnel's port, a patch
+		}
+	}
+	return slices.Sorted(maps.Keys(out))
+}
+
+func (g *gatherer) encaps(view topology.View) {
+	seen := map[string]bool{}
+	for _, n := range view.Networks {
+		for _, p := range n.Peers {
+			if p.Encap != "" {
+				seen[string(p.Encap)] = true
+			}
+		}
+	}
+	g.facts.Underlay.Encaps = slices.Sorted(maps.Keys(seen))
+}
+
+// forwards are the ways of packets from other nodes that this host's kernel forwards.
+func (g *gatherer) forwards(view topology.View) {
+	names := pipeline.NamesOf(view)
+	for _, n := range view.Networks {
+		if !n.Transport.Routed() || len(n.Subnets) == 0 {
+			continue
+		}
+		for _, p := range n.Peers {
+			for _, theirs := range p.Subnets {
+				i := slices.IndexFunc(n.Subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == theirs.Addr().Is4() })
+				if i < 0 {
+					continue
+				}
+				g.facts.Host.Forwards = append(g.facts.Host.Forwards, doctor.Forward{
+					Network: n.Name, Node: p.Node, From: third(theirs), To: third(n.Subnets[i]),
+					In: g.facts.Underlay.Device, Out: names.Host(n.Name),
+				})
+			}
+		}
+	}
+}
+
+// third is an address of a subnet that an endpoint may have.
+func third(p netip.Prefix) netip.Addr { return p.Addr().Next().Next() }
+
+// takers finds who else has the UDP ports of the tunnels.
+func (g *gatherer) takers() []doctor.Taker {
+	ports := []int{g.cfg.VXLANPort, g.cfg.GenevePort}
+	var out []doctor.Taker
+	for _, d := range g.devices {
+		own := strings.HasPrefix(d.Name, "vxlan_sys_") || strings.HasPrefix(d.Name, "genev_sys_")
+		if slices.Contains(ports, d.UDPPort) && d.UDPPort != 0 && !own {
+			out = append(out, doctor.Taker{Port: d.UDPPort, Device: d.Name})
+		}
+	}
+	inodes := map[string]int{}
+	for _, file := range []string{"/proc/self/net/udp", "/proc/self/net/udp6"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) < 10 {
+				continue
+			}
+			_, hex, _ := strings.Cut(f[1], ":")
+			port, err := strconv.ParseInt(hex, 16, 32)
+			// Sockets of the kernel's own have no inode.
+			if err == nil && slices.Contains(ports, int(port)) && f[9] != "0" {
+				inodes["socket:["+f[9]+"]"] = int(port)
+			}
+		}
+	}
+	return append(out, owners(inodes)...)
+}
+
+// owners finds the processes of sockets.
+func owners(inodes map[string]int) []doctor.Taker {
+	if len(inodes) == 0 {
+		return nil
+	}
+	var out []doctor.Taker
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	seen := map[string]bool{}
+	for _, l := range links {
+		to, err := os.Readlink(l)
+		port, ok := inodes[to]
+		if err != nil || !ok {
+			continue
+		}
+		pid := strings.Split(l, "/")[2]
+		if seen[pid+to] {
+			continue
+		}
+		seen[pid+to] = true
+		name, _ := os.ReadFile("/proc/" + pid + "/comm")
+		n, _ := strconv.Atoi(pid)
+		out = append(out, doctor.Taker{Port: port, Process: strings.TrimSpace(string(name)), PID: n})
+	}
+	return out
+}
+
+func number(file string) int {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n
+}
+
+func reversePaths() map[string]int {
+	out := map[string]int{}
+	files, _ := filepath.Glob("/proc/sys/net/ipv4/conf/*/rp_filter")
+	for _, f := range files {
+		out[filepath.Base(filepath.Dir(f))] = number(f)
+	}
+	return out
+}
+
+// neighbours counts the kernel's neighbours. How many there may be is told in the first
+// network namespace alone.
+func neighbours() (n, most int) {
+	most = number("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
+	if most == 0 {
+		return 0, 0
+	}
+	list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+	if err != nil {
+		return 0, 0
+	}
+	for _, x := range list {
+		if x.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) == 0 {
+			n++
+		}
+	}
+	return n, most
+}
+
+// shaping lists what tc(8) does to the packets of the underlay.
+func (g *gatherer) shaping(ctx context.Context) []doctor.Shaping {
+	var out []doctor.Shaping
+	for _, dev := range append([]string{g.facts.Underlay.Device}, g.facts.Underlay.Below...) {
+		text, err := run(ctx, "tc", "qdisc", "show", "dev", dev)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(text) {
+			line = strings.TrimSpace(line)
+			f := strings.Fields(line)
+			if len(f) < 2 {
+				continue
+			}
+			switch f[1] {
+			case "netem", "tbf":
+				out = append(out, doctor.Shaping{Device: dev, Line: line, Undo: "tc qdisc del dev " + dev + " root"})
+			case "clsact", "ingress":
+				out = append(out, filters(ctx, dev, f[1])...)
+			}
+		}
+	}
+	return out
+}
+
+// filters lists the filters of a device that drop.
+func filters(ctx context.Context, dev, kind string) []doctor.Shaping {
+	var out []doctor.Shaping
+	for _, side := range []string{"ingress", "egress"} {
+		if side == "egress" && kind == "ingress" {
+			continue
+		}
+		text, err := run(ctx, "tc", "filter", "show", "dev", dev, side)
+		if err != nil || !strings.Contains(text, "action drop") {
+			continue
+		}
+		out = append(out, doctor.Shaping{
+			Device: dev, Line: strings.Join(strings.Fields(side+" "+text), " "),
+			Undo: fmt.Sprintf("tc filter del dev %s %s", dev, side),
+		})
+	}
+	return out
+}
+
+const (
+	// echoes is how many are sent to each peer, echoWait is how long one is waited for.
+	echoes   = 3
+	echoWait = time.Second
+	// atATime is how many peers are asked at the same time, mostPeers how many at all.
+	atATime   = 16
+	mostPeers = 128
+)
+
+// peers finds the way to each other node of this node's networks, and asks it.
+func (g *gatherer) peers(ctx context.Context, view topology.View) {
+	seen := map[netip.Addr]bool{}
+	var all []doctor.Peer
+	for _, n := range view.Networks {
+		for _, p := range n.Peers {
+			for _, a := range p.VTEPs {
+				_, alive := g.snap.Alive[p.Node]
+				reachable := slices.ContainsFunc(g.facts.Underlay.VTEPs, func(own netip.Addr) bool { return own.Is4() == a.Is4() })
+				if !seen[a] && reachable {
+					seen[a] = true
+					all = append(all, doctor.Peer{Node: p.Node, Addr: a, Alive: alive})
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b doctor.Peer) int { return a.Addr.Compare(b.Addr) })
+	slots := make(chan struct{}, atATime)
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			way(ctx, &all[i])
+			if i < mostPeers && all[i].RouteError == "" {
+				ask(ctx, &all[i])
+			}
+		})
+	}
+	wg.Wait()
+	g.facts.Underlay.Peers = all
+}
+
+// way asks the kernel how a peer is reached.
+func way(ctx context.Context, p *doctor.Peer) {
+	routes, err := netlink.RouteGet(p.Addr.AsSlice())
+	if err == nil && len(routes) > 0 {
+		if l, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
+			p.Dev = l.Attrs().Name
+		}
+		if len(routes[0].Gw) > 0 {
+			p.Via = routes[0].Gw.String()
+		}
+		return
+	}
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		p.RouteError = "a blackhole takes its packets"
+	case errors.Is(err, unix.EACCES):
+		p.RouteError = "a route prohibits it"
+	case errors.Is(err, unix.EHOSTUNREACH):
+		p.RouteError = "a route says unreachable"
+	case err != nil:
+		p.RouteError = err.Error()
+		return
+	}
+	family := "-4"
+	if p.Addr.Is6() {
+		family = "-6"
+	}
+	for _, kind := range []string{"blackhole", "unreachable", "prohibit"} {
+		out, err := run(ctx, "ip", family, "route", "show", "type", kind, "match", p.Addr.String())
+		if line, _, _ := strings.Cut(strings.TrimSpace(out), "\n"); err == nil && line != "" {
+			p.Blocked = strings.TrimSpace(line)
+			return
+		}
+	}
+}
+
+// ask sends ICMP echoes.
+func ask(ctx context.Context, p *doctor.Peer) {
+	conn, err := probe.ListenICMP(p.Addr)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	e, _ := probe.Ping(ctx, conn, p.Addr, echoes, echoWait)
+	p.Sent, p.Answered = e.Sent, e.Received
+}

@@ -1,0 +1,50 @@
+package doctor
+
+import (
+	"strings"
+
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// remedied adds the commands that mend a fault of the agent's or of the records, where
+// there are some.
+func remedied(f Finding) Finding {
+	if len(f.Commands) > 0 {
+		return f
+	}
+	switch f.Code {
+	case fault.RestoreWaitForeign:
+		f.Commands = []string{"ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-restore-wait"}
+		f.Remedy = "remove it, unless somebody is restoring flows at this moment"
+	case fault.StoreFull:
+		f.Remedy = "make room in etcd, then clear the alarm (docs/production.md)"
+		f.Commands = []string{"etcdctl defrag --cluster", "etcdctl alarm disarm"}
+	case fault.StoreUnavailable:
+		f.Commands = []string{"systemctl start etcd"}
+	case fault.RecordMalformed:
+		if key := strings.TrimPrefix(f.Item, "key "); strings.Contains(key, "/") && !strings.Contains(key, " ") {
+			f.Commands = []string{"etcdctl del " + keyPrefix + key}
+		}
+	case fault.NodeDown:
+		if f.Remedy == "" {
+			f.Remedy = "look at the host and its agent"
+		}
+	}
+	return f
+}
+
+// keyPrefix stands for the cluster's prefix in commands, until complete puts it in.
+const keyPrefix = "PREFIX/"
+
+// complete puts in where etcd is and where the cluster's keys are.
+func (s Store) complete(commands []string) {
+	for i, c := range commands {
+		if !strings.HasPrefix(c, "etcdctl ") {
+			continue
+		}
+		if len(s.Endpoints) > 0 {
+			c = strings.Replace(c, "etcdctl ", "etcdctl --endpoints="+strings.Join(s.Endpoints, ",")+" ", 1)
+		}
+		commands[i] = strings.ReplaceAll(c, keyPrefix, s.Prefix+"/")
+	}
+}

@@ -1,0 +1,282 @@
+package doctor
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/baize-net/baize/topology/fault"
+)
+
+var switchChecks = []check{
+	{"open vswitch", switchRuns}, {"version", switchVersion}, {"bridge", switchBridge}, {"ports", switchPorts},
+	{"flows", switchFlows}, {"foreign", switchForeign}, {"tunnel ends", switchTunnels}, {"load", switchLoad},
+}
+
+func switchRuns(f *Facts, r *result) {
+	s := f.Switch
+	for _, part := range []Read{s.Database, s.Daemon} {
+		switch {
+		case part.Why != nil:
+			x := of(*part.Why)
+			x.Commands, x.Safe = []string{"systemctl start openvswitch-switch"}, true
+			if strings.HasPrefix(x.Remedy, "run as root") {
+				x.Commands, x.Safe = nil, false
+			}
+			r.found(x)
+			return // one follows from the other
+		case part.Skipped != "":
+			r.unchecked(part.Skipped)
+			return
+		}
+	}
+	r.ok(fmt.Sprintf("Open vSwitch %s answers, up %s", s.Version, s.Up.Round(time.Second)))
+}
+
+// answers reports whether the switch can be looked at, and says why not.
+func (f *Facts) answers(r *result) bool {
+	if !f.Switch.Database.OK() || !f.Switch.Daemon.OK() {
+		r.unchecked("Open vSwitch does not answer")
+		return false
+	}
+	return true
+}
+
+// earlyAfterBoot is how soon after the boot ovs-vswitchd 3.1.0 must not start.
+const earlyAfterBoot = 10 * time.Second
+
+func switchVersion(f *Facts, r *result) {
+	if !f.answers(r) {
+		return
+	}
+	s := f.Switch
+	early := s.Version == "3.1.0" && s.Datapath == "system" && s.Handlers == 0
+	if early {
+		r.found(Finding{
+			Code: fault.SwitchVersion, Item: "ovs-vswitchd",
+			What: "version 3.1.0 loses every new packet: it runs without handler threads",
+			Evidence: fmt.Sprintf("it started %s after the boot, and within %s it takes the machine for one without processors",
+				s.AfterBoot.Round(time.Second), earlyAfterBoot),
+			Remedy: "restart it, and update Open vSwitch", Commands: []string{"systemctl restart openvswitch-switch"},
+		})
+		return
+	}
+	r.ok("version " + s.Version + ", no known fault shows")
+}
+
+// compared reports whether the switch was compared with the plan.
+func (f *Facts) compared(r *result) bool {
+	if !f.answers(r) {
+		return false
+	}
+	if f.Switch.Drift == nil {
+		r.unchecked("not compared with the plan: " + f.Switch.Compared.Reason())
+		return false
+	}
+	return true
+}
+
+// mendSwitch is what puts the switch right: the agent, which looks again when it is told to, or starts.
+func (f *Facts) mendSwitch() (remedy string, commands []string) {
+	if f.Agent.Status == nil {
+		return "the agent puts it right when it runs", []string{"systemctl start baize"}
+	}
+	return "the agent puts it right within a pass; if it does not, 'journalctl -u baize' says why", []string{restartAgent}
+}
+
+func switchBridge(f *Facts, r *result) {
+	if !f.compared(r) {
+		return
+	}
+	d := f.Switch.Drift
+	remedy, commands := f.mendSwitch()
+	x := Finding{Item: "bridge " + f.Switch.Bridge, Remedy: remedy, Commands: commands, Safe: true}
+	switch {
+	case d.CreateBridge:
+		x.Code, x.What = fault.BridgeMissing, "is not there: nothing of this node's networks is forwarded"
+		r.found(x)
+	case d.UpdateBridge:
+		x.Code, x.What = fault.BridgeAltered, "its settings are not those that Baize gave it"
+		r.found(x)
+	}
+	if f.Switch.RestoreWait && f.Switch.Up > time.Minute {
+		r.found(of(fault.Fault{
+			Code: fault.RestoreWaitForeign, Item: "other_config:flow-restore-wait",
+			What: "is set: Open vSwitch forwards nothing new, on any bridge",
+		}))
+	}
+	r.ok(fmt.Sprintf("bridge %s is as planned, datapath %s", f.Switch.Bridge, f.Switch.Datapath))
+}
+
+func switchPorts(f *Facts, r *result) {
+	if !f.compared(r) || f.Switch.Drift.CreateBridge {
+		if r.State == "" {
+			r.unchecked("there is no bridge")
+		}
+		return
+	}
+	d := f.Switch.Drift
+	remedy, commands := f.mendSwitch()
+	for _, list := range []struct {
+		ports []string
+		what  string
+	}{
+		{d.AddPorts, "is missing"}, {d.UpdatePorts, "was changed"}, {d.RemovePorts, "is not wanted any more"},
+	} {
+		for _, p := range list.ports {
+			r.found(Finding{
+				Code: fault.PortMissing, Item: "port " + p, What: list.what, Remedy: remedy, Commands: commands, Safe: true,
+			})
+		}
+	}
+	for _, p := range d.Problems {
+		if p.Code == fault.PortDead || p.Code == fault.PortForeign || p.Code == fault.PortMalformed {
+			r.found(of(p))
+		}
+	}
+	r.ok("every port is as planned")
+}
+
+// shown is how many lines of a long list are shown as evidence.
+const shown = 3
+
+func evidence(lines []string) string {
+	out := strings.Join(lines[:min(shown, len(lines))], "\n")
+	if len(lines) > shown {
+		out += fmt.Sprintf("\n… and %d more", len(lines)-shown)
+	}
+	return out
+}
+
+func switchFlows(f *Facts, r *result) {
+	if !f.compared(r) || f.Switch.Drift.CreateBridge {
+		if r.State == "" {
+			r.unchecked("there is no bridge")
+		}
+		return
+	}
+	d := f.Switch.Drift
+	remedy, commands := f.mendSwitch()
+	x := Finding{Code: fault.FlowMissing, Item: "flows of bridge " + f.Switch.Bridge, Remedy: remedy, Commands: commands, Safe: true}
+	switch missing, extra := len(d.MissingFlows), len(d.UnwantedFlows); {
+	case missing > 0 && extra > 0:
+		x.What = fmt.Sprintf("%d are missing and %d are altered or not wanted any more", missing, extra)
+		x.Evidence = evidence(append(d.MissingFlows[:min(2, missing):min(2, missing)], d.UnwantedFlows...))
+		r.found(x)
+	case missing > 0:
+		x.What, x.Evidence = fmt.Sprintf("%d are missing", missing), evidence(d.MissingFlows)
+		r.found(x)
+	case extra > 0:
+		x.What, x.Evidence = fmt.Sprintf("%d are altered or not wanted any more", extra), evidence(d.UnwantedFlows)
+		r.found(x)
+	}
+	r.ok(fmt.Sprintf("%d flows as planned", f.Switch.Flows))
+}
+
+// flowParts are table, priority and match of a flow as ovs-ofctl(8) prints it.
+var flowParts = regexp.MustCompile(`(?:^|, )table=(\d+), .*?priority=(\d+)(?:,(\S+))? actions=(.*)$`)
+
+// deleteFlow returns the command that removes one flow of another program.
+func deleteFlow(bridge, line string) []string {
+	m := flowParts.FindStringSubmatch(line)
+	if m == nil {
+		return nil
+	}
+	match := fmt.Sprintf("table=%s,priority=%s", m[1], m[2])
+	if m[3] != "" {
+		match += "," + m[3]
+	}
+	return []string{fmt.Sprintf("ovs-ofctl -O OpenFlow14 --strict del-flows %s '%s'", bridge, match)}
+}
+
+func switchForeign(f *Facts, r *result) {
+	if !f.compared(r) {
+		return
+	}
+	d := f.Switch.Drift
+	for _, line := range d.ForeignFlows {
+		x := Finding{
+			Code: fault.FlowForeign, Item: "flow of another program in bridge " + f.Switch.Bridge, Evidence: line,
+			What:   "is none of Baize's, and may take packets before they come to the right flow",
+			Remedy: "find out who added it; without it, Baize's flows decide", Commands: deleteFlow(f.Switch.Bridge, line),
+		}
+		if strings.HasSuffix(line, "actions=drop") {
+			x.Severity, x.What = fault.Error, "is none of Baize's, and drops what it matches before Baize's flows see it"
+		}
+		r.found(x)
+	}
+	for _, p := range d.ForeignPorts {
+		r.found(Finding{
+			Code: fault.PortUnknown, Item: "port " + p,
+			What:     "is on Baize's bridge and is none of its own: what comes in by it is dropped",
+			Remedy:   "whoever made it should use a bridge of their own",
+			Commands: []string{"ovs-vsctl del-port " + f.Switch.Bridge + " " + p},
+		})
+	}
+	r.ok("nothing of other programs is in the bridge")
+}
+
+func switchTunnels(f *Facts, r *result) {
+	if !f.answers(r) {
+		return
+	}
+	for _, own := range f.Switch.Tunnels {
+		if own.Bridge != f.Switch.Bridge {
+			continue
+		}
+		for _, other := range f.Switch.Tunnels {
+			if other.Bridge == own.Bridge || other.Type != own.Type || other.Remote != own.Remote || other.Key != own.Key ||
+				(other.Local != "" && other.Local != own.Local) {
+				continue
+			}
+			x := Finding{
+				Code: fault.TunnelForeign, Item: "port " + own.Port, Severity: fault.Warning,
+				What: fmt.Sprintf("port %s of bridge %s is a %s tunnel with the same ends: Open vSwitch makes one of them",
+					other.Port, other.Bridge, other.Type),
+				Evidence: strings.TrimSpace("to " + own.Remote + " key " + own.Key + " " + own.Error),
+				Remedy:   "remove the other one, or give it a key of its own",
+				Commands: []string{fmt.Sprintf("ovs-vsctl del-port %s %s", other.Bridge, other.Port)},
+			}
+			if own.Error != "" {
+				x.Severity = fault.Error
+			}
+			r.found(x)
+		}
+	}
+	r.ok("no other bridge has a tunnel with the ends of one of Baize's")
+}
+
+// busyPolls is how many long poll intervals in a minute are too many.
+const busyPolls = 12
+
+func switchLoad(f *Facts, r *result) {
+	if !f.answers(r) {
+		return
+	}
+	s := f.Switch
+	starved := func(what, evidence, remedy string) {
+		r.found(Finding{Code: fault.SwitchStarved, Item: "ovs-vswitchd", What: what, Evidence: evidence, Remedy: remedy})
+	}
+	if s.LongPolls > busyPolls {
+		starved(fmt.Sprintf("did not get to its work in time %d times in the last minute", s.LongPolls),
+			"coverage/show: long_poll_interval", "give it more processor time: what else runs here?")
+	}
+	if s.Datapath == "system" && s.Handlers == 0 && s.Version != "3.1.0" {
+		starved("has no handler threads: new packets are lost", "threads named handler: 0",
+			"remove other_config:n-handler-threads, or restart it")
+	}
+	if s.FlowLimit > 0 && s.FlowsNow*10 >= s.FlowLimit*9 {
+		starved(fmt.Sprintf("its datapath holds %d flows of %d: new ones are made slowly", s.FlowsNow, s.FlowLimit),
+			"upcall/show: current, limit", "who sends to so many addresses? A scan shows like this")
+	}
+	if lost := s.LostAfter - s.LostBefore; s.LostAfter > s.LostBefore {
+		r.found(Finding{
+			Code: fault.UpcallsLost, Item: "datapath of bridge " + s.Bridge,
+			What:     fmt.Sprintf("lost %d packets on their way to ovs-vswitchd while this was gathered", lost),
+			Evidence: fmt.Sprintf("dpctl/show: lost %d, before %d", s.LostAfter, s.LostBefore),
+			Remedy:   "new flows come faster than ovs-vswitchd takes them: give it processor time",
+		})
+	}
+	r.ok(fmt.Sprintf("%d datapath flows of %d, %d handlers, nothing lost", s.FlowsNow, s.FlowLimit, s.Handlers))
+}

@@ -1,0 +1,308 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/baize-net/baize/cmd/internal/doctor/netfilter"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+var underlayChecks = []check{
+	{"device", underlayDevice}, {"ports", underlayPorts}, {"firewall", underlayFirewall}, {"shaping", underlayShaping},
+	{"peers", underlayPeers}, {"reverse path", underlayReverse}, {"neighbours", underlayNeighbours},
+}
+
+// underlayKnown reports whether the underlay could be looked at.
+func (f *Facts) underlayKnown(r *result) bool {
+	if !f.Underlay.OK() {
+		r.unchecked(f.Underlay.Reason())
+	}
+	return f.Underlay.OK()
+}
+
+func underlayDevice(f *Facts, r *result) {
+	if !f.underlayKnown(r) {
+		return
+	}
+	u := f.Underlay
+	for _, d := range u.Down {
+		r.found(Finding{
+			Code: fault.UnderlayDown, Item: "device " + d, What: "is down: no packet of a tunnel passes it",
+			Evidence: "the VTEPs are on " + u.Device, Remedy: "set it up; if it has no carrier, look at its cable",
+			Commands: []string{"ip link set dev " + d + " up"}, Safe: true,
+		})
+	}
+	for _, a := range u.Lacking {
+		bits := 24
+		if a.Is6() {
+			bits = 64
+		}
+		r.found(Finding{
+			Code: fault.UnderlayDown, Item: "VTEP " + a.String(), What: "no device of this host has the address that peers send to",
+			Remedy: fmt.Sprintf("give it back to its device, with its prefix: 'ip addr add %s/%d dev …'; or restart the agent, "+
+				"which takes the address that etcd is reached from", a, bits),
+			Commands: []string{restartAgent},
+		})
+	}
+	r.ok(fmt.Sprintf("%s on %s, MTU %d", joined(u.VTEPs), u.Device, u.MTU))
+}
+
+func joined(addrs []netip.Addr) string {
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return strings.Join(out, ", ")
+}
+
+// userspace reports whether this node's tunnels go past the kernel's own IP stack.
+func (f *Facts) userspace() bool { return f.Switch.Datapath == "netdev" }
+
+func underlayPorts(f *Facts, r *result) {
+	if !f.underlayKnown(r) {
+		return
+	}
+	for _, t := range f.Underlay.Takers {
+		x := Finding{Code: fault.TunnelPortTaken, Item: fmt.Sprintf("UDP port %d", t.Port)}
+		switch {
+		case t.Device != "":
+			x.What = "device " + t.Device + " of another program has it"
+			x.Remedy = "remove the device, or give one of the two another port (--vxlan-port, on all nodes)"
+			x.Commands = []string{"ip link del dev " + t.Device}
+		default:
+			x.What = fmt.Sprintf("program %s (process %d) has it", t.Process, t.PID)
+			x.Remedy = "stop it, or give one of the two another port (--vxlan-port, on all nodes)"
+			x.Commands = []string{fmt.Sprintf("kill %d", t.PID)}
+		}
+		if f.userspace() {
+			x.Severity = fault.Warning
+			x.Evidence = "the userspace datapath takes packets before a socket does; the kernel's could not make its tunnels"
+		}
+		r.found(x)
+	}
+	r.ok(fmt.Sprintf("nobody else has UDP %d or %d", f.Underlay.VXLANPort, f.Underlay.GenevePort))
+}
+
+// ownTables are the tables of nftables that Baize, or its lab, has made.
+var ownTables = []string{"baize", "baize-lab"}
+
+// Rules are the packet filter's.
+func (h Host) rules() netfilter.Ruleset {
+	return netfilter.Join(netfilter.ParseNFT(h.NFTables),
+		netfilter.ParseSave(h.Legacy, "iptables-legacy", "ip"), netfilter.ParseSave(h.Legacy6, "ip6tables-legacy", "ip6"))
+}
+
+// tunnelPackets are the packets of a node's tunnels, one for each peer, encapsulation
+// and hook that they pass.
+func (f *Facts) tunnelPackets() []netfilter.Packet {
+	var out []netfilter.Packet
+	for _, encap := range f.Underlay.Encaps {
+		p := netfilter.Packet{Proto: "udp"}
+		switch encap {
+		case "vxlan":
+			p.Port = f.Underlay.VXLANPort
+		case "geneve":
+			p.Port = f.Underlay.GenevePort
+		case "gre":
+			p.Proto = "gre"
+		default:
+			continue
+		}
+		for _, peer := range f.Underlay.Peers {
+			i := slices.IndexFunc(f.Underlay.VTEPs, func(a netip.Addr) bool { return a.Is4() == peer.Addr.Is4() })
+			if i < 0 {
+				continue
+			}
+			own := f.Underlay.VTEPs[i]
+			for _, dev := range append([]string{f.Underlay.Device}, f.Underlay.Below...) {
+				for _, hook := range []string{"ingress", "prerouting", "input"} {
+					q := p
+					q.Hook, q.Src, q.Dst, q.In = hook, peer.Addr, own, dev
+					out = append(out, q)
+				}
+				for _, hook := range []string{"output", "postrouting", "egress"} {
+					q := p
+					q.Hook, q.Src, q.Dst, q.Out = hook, own, peer.Addr, dev
+					out = append(out, q)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func underlayFirewall(f *Facts, r *result) {
+	switch {
+	case !f.underlayKnown(r):
+		return
+	case !f.Host.Netfilter.OK():
+		r.unchecked(f.Host.Netfilter.Reason())
+		return
+	case len(f.Underlay.Peers) == 0:
+		r.ok("no other node is in its networks")
+		return
+	}
+	rules, seen := f.Host.rules(), map[string]bool{}
+	for _, p := range f.tunnelPackets() {
+		for _, d := range rules.Drops(p, ownTables...) {
+			if d.Policy && f.userspace() || seen[d.Undo] {
+				continue // a userspace datapath needs it so: what it takes, the kernel must not
+			}
+			seen[d.Undo] = true
+			what, direction := fmt.Sprintf("%s to UDP port %d", f.encapOf(p), p.Port), "from node "
+			if p.Proto == "gre" {
+				what = "GRE"
+			}
+			other := p.Src
+			if p.Out != "" {
+				direction, other = "to node ", p.Dst
+			}
+			x := Finding{
+				Code: fault.TunnelFiltered, Item: "firewall, " + d.Where, Evidence: d.Rule,
+				What:   "drops " + what + " " + direction + f.nodeOf(other),
+				Remedy: "let it pass: docs/production.md lists what nodes must let through", Commands: []string{d.Undo},
+			}
+			if f.userspace() && p.Hook != "egress" {
+				x.Severity = fault.Warning
+				x.What += "; the userspace datapath goes past it, the kernel's would not"
+			}
+			r.found(x)
+		}
+	}
+	r.ok("no rule drops packets of tunnels for certain")
+}
+
+func (f *Facts) encapOf(p netfilter.Packet) string {
+	if p.Port == f.Underlay.GenevePort {
+		return "Geneve"
+	}
+	return "VXLAN"
+}
+
+func (f *Facts) nodeOf(a netip.Addr) string {
+	for _, p := range f.Underlay.Peers {
+		if p.Addr == a {
+			return p.Node
+		}
+	}
+	return a.String()
+}
+
+func underlayShaping(f *Facts, r *result) {
+	if !f.underlayKnown(r) {
+		return
+	}
+	for _, s := range f.Underlay.Shaping {
+		x := Finding{
+			Code: fault.UnderlayShaped, Item: "traffic control of device " + s.Device, Evidence: s.Line,
+			What:   "delays or limits what tunnels send",
+			Remedy: "remove it, unless it is meant so", Commands: []string{s.Undo},
+		}
+		if strings.Contains(s.Line, "loss") || strings.Contains(s.Line, "drop") {
+			x.Severity, x.What = fault.Error, "drops packets of tunnels"
+		}
+		r.found(x)
+	}
+	r.ok("nothing is dropped, delayed or limited on purpose")
+}
+
+func underlayPeers(f *Facts, r *result) {
+	if !f.underlayKnown(r) {
+		return
+	}
+	if len(f.Underlay.Peers) == 0 {
+		r.ok("no other node is in its networks")
+		return
+	}
+	asked, silent := 0, 0
+	for _, p := range f.Underlay.Peers {
+		x := Finding{Code: fault.PeerUnreachable, Item: fmt.Sprintf("node %s, VTEP %s", p.Node, p.Addr)}
+		switch {
+		case p.RouteError != "":
+			x.What, x.Evidence = "this host has no route to it: "+p.RouteError, p.Blocked
+			x.Remedy = "add one, or remove the one that refuses it"
+			if p.Blocked != "" {
+				x.Commands = []string{"ip route del " + p.Blocked}
+			}
+		case p.Sent == 0:
+			continue
+		case p.Answered == 0:
+			asked++
+			silent++
+			x.What = fmt.Sprintf("does not answer: %d ICMP echoes by %s%s", p.Sent, p.Dev, via(p.Via))
+			x.Remedy = fmt.Sprintf("is the host up? 'baize doctor' there; 'tracepath -n %s' here", p.Addr)
+			x.Severity = fault.Warning // echoes alone may be filtered
+			if !p.Alive {
+				x.What += ", and its agent does not run"
+			}
+		case p.Answered < p.Sent:
+			asked++
+			x.What = fmt.Sprintf("answers %d of %d ICMP echoes: packets are lost on the way", p.Answered, p.Sent)
+			x.Remedy, x.Severity = "look at the links between: 'ip -s link' counts errors", fault.Warning
+		default:
+			asked++
+			continue
+		}
+		r.found(x)
+	}
+	r.ok(fmt.Sprintf("%d VTEPs answer", asked-silent))
+}
+
+func via(router string) string {
+	if router == "" {
+		return ""
+	}
+	return " via " + router
+}
+
+func underlayReverse(f *Facts, r *result) {
+	if !f.underlayKnown(r) {
+		return
+	}
+	u := f.Underlay
+	strict := max(u.ReversePath[u.Device], u.ReversePath["all"]) == 1
+	for _, p := range u.Peers {
+		if !strict || p.Dev == "" || p.Dev == u.Device || !p.Addr.Is4() {
+			continue
+		}
+		r.found(Finding{
+			Code: fault.ReversePathDrops, Item: fmt.Sprintf("node %s, VTEP %s", p.Node, p.Addr),
+			What: fmt.Sprintf("its packets come in by %s, answers leave by %s, and rp_filter of %s is strict: they are dropped",
+				u.Device, p.Dev, u.Device),
+			Evidence: fmt.Sprintf("net.ipv4.conf.%s.rp_filter=%d", u.Device, u.ReversePath[u.Device]),
+			Remedy:   "make it loose (RFC 3704 section 2.4)",
+			Commands: []string{
+				"sysctl -w net.ipv4.conf." + u.Device + ".rp_filter=2", "sysctl -w net.ipv4.conf.all.rp_filter=2",
+			},
+		})
+	}
+	r.ok("rp_filter drops nothing of peers")
+}
+
+func underlayNeighbours(f *Facts, r *result) {
+	if !f.underlayKnown(r) {
+		return
+	}
+	u := f.Underlay
+	if u.NeighbourMax == 0 {
+		r.unchecked("the kernel does not say in this network namespace how many neighbours it may have")
+		return
+	}
+	if u.Neighbours*10 >= u.NeighbourMax*9 {
+		x := Finding{
+			Code: fault.NeighbourTableFull, Item: "table of neighbours",
+			What:   fmt.Sprintf("has %d of %d entries: new addresses on the link are not resolved when it is full", u.Neighbours, u.NeighbourMax),
+			Remedy: "make it larger, and persistently so in /etc/sysctl.d",
+			Commands: []string{
+				fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh3=%d", 4*u.NeighbourMax),
+				fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh2=%d", 2*u.NeighbourMax),
+			},
+			Safe: true,
+		}
+		r.found(x)
+	}
+	r.ok(fmt.Sprintf("%d neighbours of %d", u.Neighbours, u.NeighbourMax))
+}

@@ -80,6 +80,8 @@ const (
 	ChangeRefused Code = "BZ0309"
 	// PortMalformed: the external_ids of one of Baize's ports cannot be read.
 	PortMalformed Code = "BZ0310"
+	// NoMeters: Open vSwitch refuses meters, so that nothing limits what endpoints flood.
+	NoMeters Code = "BZ0311"
 
 	// 04: the underlay.
 

@@ -63,8 +63,10 @@ type EndpointRequest struct {
 	IPs []netip.Addr `json:"ips,omitempty"`
 	// MAC is the link address; empty: derived from the address.
 	MAC string `json:"mac,omitempty"`
-	// Allow are prefixes that the endpoint may send from beside its own addresses.
-	Allow []netip.Prefix `json:"allow,omitempty"`
+	// Allow are prefixes that the endpoint may send from beside its own addresses,
+	// AllowTraffic kinds of traffic that it may send beside those its network allows.
+	Allow        []netip.Prefix     `json:"allow,omitempty"`
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
 }
 
 // Endpoint is an attachment of this node.
@@ -74,10 +76,12 @@ type Endpoint struct {
 	Network string       `json:"network"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
-	// Allow are prefixes that it may send from beside its own addresses.
-	Allow  []netip.Prefix `json:"allow,omitempty"`
-	Netns  string         `json:"netns,omitempty"`
-	Ifname string         `json:"ifname,omitempty"`
+	// Allow are prefixes that it may send from beside its own addresses, AllowTraffic
+	// kinds of traffic that it may send beside those its network allows.
+	Allow        []netip.Prefix     `json:"allow,omitempty"`
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
+	Netns        string             `json:"netns,omitempty"`
+	Ifname       string             `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
 	// Engine is EngineDocker where the endpoint is that of a container of Docker's.
@@ -101,7 +105,8 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 	}
 	return Endpoint{
 		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
-		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
+		AllowTraffic: e.AllowTraffic,
+		Netns:        e.Netns, Ifname: e.Ifname, Port: e.Port,
 	}
 }
 

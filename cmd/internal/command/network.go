@@ -29,6 +29,13 @@ func networkSettings() []ucli.Flag {
 		&ucli.StringSliceFlag{
 			Name: "gateway", Usage: "`ADDRESS` of the endpoints' default route, one for each family",
 		},
+		&ucli.StringSliceFlag{
+			Name: "allow", Usage: "kind of `TRAFFIC` that all its endpoints may send: " + trafficNames() + " (default none)",
+		},
+		&ucli.StringFlag{
+			Name: "bum", Usage: fmt.Sprintf("broadcast, multicast and unknown unicast `FRAMES` that an endpoint may send a "+
+				"second, or off (default %d)", topology.DefaultBUM),
+		},
 	}
 }
 
@@ -76,9 +83,11 @@ all nodes at once. '--mtu 0' is the default again. Prefixes and the VNI cannot
 change.
 
   baize network update blue --mtu 1400
-  baize network update blue --no-gateway`,
+  baize network update blue --no-gateway
+  baize network update blue --allow ra,dhcp-server --bum 5000`,
 				Flags: append(networkSettings(),
 					&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
+					&ucli.BoolFlag{Name: "no-allow", Usage: "allow the endpoints no kind of traffic"},
 					dryRunFlag(), outputFlag(formatsItem...)),
 				Action: r.networkUpdate,
 			},
@@ -110,9 +119,14 @@ type networkItem struct {
 	MTU      int               `json:"mtu"`
 	// MTUDefault says that nobody chose the MTU, MTUNode which node's link makes it
 	// smaller then.
-	MTUDefault     bool          `json:"mtuDefault,omitempty"`
-	MTUNode        string        `json:"mtuNode,omitempty"`
-	Gateways       []netip.Addr  `json:"gateways"`
+	MTUDefault bool         `json:"mtuDefault,omitempty"`
+	MTUNode    string       `json:"mtuNode,omitempty"`
+	Gateways   []netip.Addr `json:"gateways"`
+	// Allow are the kinds of traffic that all endpoints may send. BUM is how many
+	// broadcast, multicast and unknown unicast frames a second one may; 0: any number.
+	Allow []topology.Traffic `json:"allow,omitempty"`
+	BUM   int                `json:"bum"`
+
 	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
 	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
 	Nodes          []networkNode `json:"nodes"`
@@ -139,7 +153,7 @@ func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
 		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
-		CreatedBy: n.CreatedBy, MTUDefault: n.MTUDefault, MTUNode: least,
+		CreatedBy: n.CreatedBy, MTUDefault: n.MTUDefault, MTUNode: least, Allow: n.AllowTraffic, BUM: n.BUMRate(),
 		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
@@ -235,6 +249,14 @@ func (n networkItem) mtuText() string {
 	return out
 }
 
+// bumText says how much an endpoint may flood.
+func (n networkItem) bumText() string {
+	if n.BUM == 0 {
+		return "not limited"
+	}
+	return fmt.Sprintf("%d frames a second from an endpoint", n.BUM)
+}
+
 func (n networkItem) describe() []field {
 	out := []field{
 		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
@@ -249,6 +271,10 @@ func (n networkItem) describe() []field {
 	if n.Limits != "" {
 		out = append(out, field{"Limits", n.Limits})
 	}
+	if len(n.Allow) > 0 {
+		out = append(out, field{"Allowed", joined(n.Allow)})
+	}
+	out = append(out, field{"Flooding", n.bumText()})
 	if n.Router {
 		out = append(out, field{"Router", "the nodes' kernels; a docker0 with the node's subnet is reached through its host"})
 	}
@@ -315,9 +341,36 @@ func setGateways(n *topology.Network, command string, raw []string) error {
 	return nil
 }
 
+// setLimits reads --allow and --bum; what is not given stays as it is.
+func setLimits(n *topology.Network, command string, c *ucli.Context) error {
+	if c.IsSet("allow") {
+		kinds, err := topology.ParseTraffic("--allow", c.StringSlice("allow"))
+		if err != nil {
+			return usagef(command, "%v", err)
+		}
+		n.AllowTraffic = kinds
+	}
+	if c.IsSet("bum") {
+		rate, err := topology.ParseBUM("--bum", c.String("bum"))
+		if err != nil {
+			return usagef(command, "%v", err)
+		}
+		n.BUM = rate
+	}
+	return nil
+}
+
+// anySet reports whether one of several flags is given.
+func anySet(c *ucli.Context, names ...string) bool { return slices.ContainsFunc(names, c.IsSet) }
+
+// trafficNames lists all kinds of traffic in one sentence.
+func trafficNames() string { return sentence(topology.Traffics()) }
+
 // transportNames lists all transports in one sentence.
-func transportNames() string {
-	all := topology.Transports()
+func transportNames() string { return sentence(topology.Transports()) }
+
+// sentence lists alternatives.
+func sentence[T ~string](all []T) string {
 	out := ""
 	for i, t := range all {
 		switch {
@@ -367,6 +420,9 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 		if c.IsSet(flag) && !n.Prefix(f).IsValid() {
 			return usagef(command, "--%s is given but no %s --subnet", flag, f)
 		}
+	}
+	if err := setLimits(&n, command, c); err != nil {
+		return err
 	}
 	return r.withStore(c, func(s *etcdstore.Store) error {
 		return r.rehearsed(c, s, func() error { return r.createNetwork(c, s, n) })
@@ -424,8 +480,15 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 	if len(gateways) > 0 && c.Bool("no-gateway") {
 		return usagef(command, "--gateway and --no-gateway contradict each other")
 	}
-	if t == "" && !c.IsSet("mtu") && len(gateways) == 0 && !c.Bool("no-gateway") {
-		return usagef(command, "nothing to change: give --transport, --mtu, --gateway or --no-gateway")
+	if c.Bool("no-allow") && c.IsSet("allow") {
+		return usagef(command, "--allow and --no-allow contradict each other")
+	}
+	if t == "" && len(gateways) == 0 && !anySet(c, "mtu", "no-gateway", "allow", "no-allow", "bum") {
+		return usagef(command, "nothing to change: give --transport, --mtu, --gateway, --no-gateway, --allow, --no-allow "+
+			"or --bum")
+	}
+	if err := setLimits(new(topology.Network), command, c); err != nil {
+		return err
 	}
 	if err := setGateways(new(topology.Network), command, gateways); err != nil {
 		return err
@@ -444,6 +507,12 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 			*n, _ = n.WithMTU(snap.Underlay())
 			if c.Bool("no-gateway") {
 				n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
+			}
+			if c.Bool("no-allow") {
+				n.AllowTraffic = nil
+			}
+			if err := setLimits(n, command, c); err != nil {
+				return err
 			}
 			return setGateways(n, command, gateways)
 		})
@@ -488,10 +557,13 @@ func sortedNames[V any](m map[string]V) []string {
 }
 
 // joined writes values with commas between.
-func joined[T any](xs []T) string {
-	parts := make([]string, len(xs))
+func joined[T any](xs []T) string { return strings.Join(texts(xs), ", ") }
+
+// texts writes values.
+func texts[T any](xs []T) []string {
+	out := make([]string, len(xs))
 	for i, x := range xs {
-		parts[i] = fmt.Sprint(x)
+		out[i] = fmt.Sprint(x)
 	}
-	return strings.Join(parts, ", ")
+	return out
 }

@@ -39,6 +39,8 @@ type diffItem struct {
 	// Baize's mark and should not be, or were changed by hand.
 	MissingFlows  []string `json:"missingFlows"`
 	UnwantedFlows []string `json:"unwantedFlows"`
+	// Meters are the numbers of meters that are missing, wrong or not needed.
+	Meters []string `json:"meters"`
 	// Kernel are the commands that would put the kernel right.
 	Kernel []string `json:"kernel"`
 	// Foreign ports and flows are not Baize's: they are left alone and are no
@@ -108,6 +110,7 @@ type database interface {
 type flowTables interface {
 	Observe(ctx context.Context) (openflow.Observed, error)
 	Audit(ctx context.Context, wanted []ovs.BoundFlow) (openflow.Audit, error)
+	Meters(ctx context.Context) ([]ovs.BoundMeter, error)
 }
 
 // observer is the reading half of a kernel.Host.
@@ -137,6 +140,7 @@ func (h thisHost) compare(
 		RemovePorts:   []string{},
 		MissingFlows:  []string{},
 		UnwantedFlows: []string{},
+		Meters:        []string{},
 		Kernel:        []string{},
 		ForeignPorts:  []string{},
 		ForeignFlows:  []string{},
@@ -160,11 +164,14 @@ func (h thisHost) compare(
 		item.MissingFlows = append(item.MissingFlows, flowTexts(want.Flows)...)
 		return item, nil
 	}
+	if want, err = h.compareMeters(ctx, &item, want, have); err != nil {
+		return item, err
+	}
 	if err := h.compareFlows(ctx, &item, want, have); err != nil {
 		return item, err
 	}
 	item.Same = !item.UpdateBridge && len(item.AddPorts)+len(item.UpdatePorts)+len(item.RemovePorts)+
-		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Kernel) == 0
+		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Meters)+len(item.Kernel) == 0
 	return item, nil
 }
 
@@ -179,6 +186,31 @@ func (d *diffItem) ports(change, stale ovs.DBChange, have ovs.Observed) {
 	}
 	d.RemovePorts = append(d.RemovePorts, stale.RemovePorts...)
 	d.ForeignPorts = append(d.ForeignPorts, have.ForeignPorts()...)
+}
+
+// compareMeters returns the state as this switch can have it: one that has none of the
+// meters has flows without them.
+func (h thisHost) compareMeters(ctx context.Context, item *diffItem, want ovs.State, have ovs.Observed) (
+	ovs.State, error,
+) {
+	there, err := h.flows.Meters(ctx)
+	if errors.Is(err, topology.ErrNotFound) {
+		return want, nil // so are the flows
+	}
+	if err != nil {
+		return want, err
+	}
+	if !slices.ContainsFunc(there, func(m ovs.BoundMeter) bool { return ovs.OwnMeter(m.ID) }) {
+		return want.Unmetered(), nil
+	}
+	add, change, stale := ovs.DiffMeters(want.BindMeters(have.OFPorts()), there)
+	for _, m := range slices.Concat(add, change) {
+		item.Meters = append(item.Meters, fmt.Sprintf("%d: %d frames a second", m.ID, m.Rate))
+	}
+	for _, id := range stale {
+		item.Meters = append(item.Meters, fmt.Sprintf("%d: not needed", id))
+	}
+	return want, nil
 }
 
 func (h thisHost) compareFlows(ctx context.Context, item *diffItem, want ovs.State, have ovs.Observed) error {
@@ -316,6 +348,7 @@ func (d diffItem) write(w io.Writer) error {
 	section("-", "port", d.RemovePorts)
 	section("-", "flow", d.UnwantedFlows)
 	section("+", "flow", d.MissingFlows)
+	section("~", "meter", d.Meters)
 	section("~", "kernel", d.Kernel)
 	if d.Same {
 		fmt.Fprintf(&b, "Open vSwitch is as node %s should be, and so is the kernel\n", d.Node)

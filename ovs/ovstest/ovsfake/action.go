@@ -11,9 +11,10 @@ import (
 
 // action is one parsed action; do changes the packet or sends it.
 type action struct {
-	kind     string // output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
+	kind     string // meter, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
 	port     int
 	table    int
+	meter    uint32
 	set      constraint
 	from, to part
 }
@@ -82,6 +83,9 @@ func parseAction(text string) (action, error) {
 		return action{kind: name}, nil
 	case "output":
 		return parseOutput(rest)
+	case "meter":
+		n, err := strconv.ParseUint(rest, 10, 32)
+		return action{kind: "meter", meter: uint32(n)}, err
 	case "goto_table":
 		n, err := strconv.ParseUint(rest, 10, 8)
 		return action{kind: "goto", table: int(n)}, err

@@ -69,6 +69,9 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 	rules := make([]*rule, len(add))
 	for i, flow := range add {
 		r, err := parseRule(flow)
+		if err == nil {
+			err = t.f.meters(r)
+		}
 		if err != nil {
 			return &topology.Error{
 				Kind: topology.ErrInvalid, Code: fault.FlowRefused, Item: "flow " + r.String(),

@@ -95,6 +95,8 @@ type fieldType struct {
 	kind  fieldKind
 	// needs is what a packet must be for the field to be there.
 	needs []constraint
+	// or is what it may be instead; nil: there is nothing else.
+	or []constraint
 }
 
 type constraint struct {
@@ -115,6 +117,7 @@ var (
 	isIPv4   = []constraint{exactly(ethType, typeIPv4)}
 	isIPv6   = []constraint{exactly(ethType, typeIPv6)}
 	isICMP6  = []constraint{exactly(ethType, typeIPv6), exactly(ipProto, protoICMP6)}
+	isICMP4  = []constraint{exactly(ethType, typeIPv4), exactly(ipProto, 1)}
 	noneNeed []constraint
 )
 
@@ -124,7 +127,7 @@ var fieldTypes = func() map[string]fieldType {
 	out := map[string]fieldType{}
 	add := func(f field, width int, kind fieldKind, needs []constraint, names ...string) {
 		for _, n := range names {
-			out[n] = fieldType{f, width, kind, needs}
+			out[n] = fieldType{field: f, bits: width, kind: kind, needs: needs}
 		}
 	}
 	add(inPort, 16, number, noneNeed, "in_port")
@@ -154,6 +157,11 @@ var fieldTypes = func() map[string]fieldType {
 	add(tpDst, 16, number, noneNeed, "tp_dst", "udp_dst", "tcp_dst")
 	add(tunID, 64, number, noneNeed, "tun_id")
 	add(metadata, 64, number, noneNeed, "metadata")
+	for _, n := range []string{"icmp_type", "icmpv6_type", "icmp_code", "icmpv6_code"} {
+		t := out[n]
+		t.or = isICMP4
+		out[n] = t
+	}
 	for i := range 16 {
 		add(reg0+field(i), 32, number, noneNeed, fmt.Sprintf("reg%d", i), fmt.Sprintf("NXM_NX_REG%d", i))
 	}
@@ -163,7 +171,7 @@ var fieldTypes = func() map[string]fieldType {
 // shorthands are words that stand for several fields.
 var shorthands = map[string][]constraint{
 	"ip": isIPv4, "ipv6": isIPv6, "arp": isARP, "rarp": {exactly(ethType, typeRARP)}, "icmp6": isICMP6,
-	"icmp": {exactly(ethType, typeIPv4), exactly(ipProto, 1)},
+	"icmp": isICMP4,
 	"tcp":  {exactly(ethType, typeIPv4), exactly(ipProto, 6)}, "udp": {exactly(ethType, typeIPv4), exactly(ipProto, 17)},
 	"tcp6": {exactly(ethType, typeIPv6), exactly(ipProto, 6)}, "udp6": {exactly(ethType, typeIPv6), exactly(ipProto, 17)},
 }
@@ -200,7 +208,7 @@ func parseRule(f ovs.BoundFlow) (*rule, error) {
 	}
 	for _, c := range r.match {
 		for _, t := range fieldTypes {
-			if t.field == c.field && !implied(r.match, t.needs) {
+			if t.field == c.field && !implied(r.match, t.needs) && (t.or == nil || !implied(r.match, t.or)) {
 				return r, errors.New("actions are invalid with specified match (OFPBMC_BAD_PREREQ)")
 			}
 		}

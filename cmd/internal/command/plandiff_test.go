@@ -25,8 +25,8 @@ type fakeOVS struct {
 	seen   ovs.Observed
 	meters []ovs.BoundMeter
 	flows  openflow.Observed
-	audit openflow.Audit
-	bound []ovs.BoundFlow // what Audit was asked for
+	audit  openflow.Audit
+	bound  []ovs.BoundFlow // what Audit was asked for
 }
 
 func (f *fakeOVS) Observe(context.Context) (ovs.Observed, error) { return f.seen, nil }

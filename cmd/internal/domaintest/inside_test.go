@@ -189,6 +189,10 @@ func testStorm(d *domain) {
 	from, to := d.Endpoint("host1/c1"), d.Endpoint("host2/c1")
 	src := testkit.MAC(d.T, from.MAC)
 	a, b := d.Inside(from), d.Inside(to)
+	// What the flooder itself loses, whose own queue it fills, is its own affair.
+	d.Must("host1", "ip", "netns", "add", "quiet")
+	d.Must("host1", "baize", "endpoint", "add", "quiet", "--network", "blue", "--netns", "quiet")
+	d.T.Cleanup(func() { _, _ = d.Run("host1", "baize", "endpoint", "remove", "quiet") })
 	const rate = 200
 	d.Must("host1", "baize", "network", "update", "blue", "--bum", fmt.Sprint(rate))
 	d.Await("the meter has the network's rate", func() (bool, string) {
@@ -208,7 +212,7 @@ func testStorm(d *domain) {
 		}
 		before := d.AgentStatus("host1").Drops[pipeline.DropFlood]
 		pings := []struct{ from, to string }{
-			{"host2/c1", "host3/c1"}, {"host3/c1", "host1/c1"}, {"host1/red-c1", "host2/red-c1"},
+			{"host2/c1", "host3/c1"}, {"host3/c1", "host1/quiet"}, {"host1/red-c1", "host2/red-c1"},
 		}
 		var lost []string
 		storm := func() {

@@ -37,7 +37,8 @@ type rooms struct {
 // New puts an agent together. It starts nothing. cfg has its defaults.
 func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, world: w, log: log.WithField("node", cfg.Node), started: time.Now(), failed: map[string]*part.Faults{},
+		cfg: cfg, world: w, log: log.WithField("node", cfg.Node), started: time.Now(), pulse: part.NewPulse(),
+		failed: map[string]*part.Faults{},
 	}
 	userspace := w.Datapath != "system"
 	h := hub.New(w.Identity)

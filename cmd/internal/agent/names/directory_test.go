@@ -15,7 +15,7 @@ func TestIsPublic(t *testing.T) {
 	for name, want := range map[string]bool{
 		"example.com.": true, "WWW.Example.com": true, "a.b.co.uk": true, "github.io": true,
 		"web.blue": true, // a domain of the Internet; what it is in the network blue is looked up as web
-		"web": false, "web.nightly": false, "com": false, "db.internal.": false, "shop-web-1": false, "printer.local": false,
+		"web":      false, "web.nightly": false, "com": false, "db.internal.": false, "shop-web-1": false, "printer.local": false,
 		"": false, ".": false, "2.5.1.10.in-addr.arpa.": true,
 	} {
 		require.Equal(t, want, isPublic(name), name)

@@ -38,6 +38,11 @@ const (
 	// CertificateUnusable: a certificate for etcd was replaced by one that cannot be
 	// used, and the one that was read before stays in use.
 	CertificateUnusable Code = "BZ0108"
+	// CertificateExpires: a certificate that the connections to etcd need expires within
+	// 30 days, or has.
+	CertificateExpires Code = "BZ0109"
+	// SecretExposed: others than root can read a file with a secret.
+	SecretExposed Code = "BZ0110"
 
 	// 02: membership.
 

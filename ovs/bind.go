@@ -77,6 +77,12 @@ func (b *binder) number(text []byte, name string) ([]byte, bool) {
 	return strconv.AppendInt(text, int64(n), 10), true
 }
 
+// meter appends the number of a port's meter.
+func (b *binder) meter(text []byte, name string) ([]byte, bool) {
+	n, ok := b.ofports[name]
+	return strconv.AppendInt(text, int64(n)+MeterBase, 10), ok
+}
+
 // match binds the one port that a match may name; false where it is not there.
 func (b *binder) match(match string) (string, bool) {
 	begin, rest, quoted := strings.Cut(match, `"`)
@@ -105,7 +111,12 @@ func (b *binder) actions(actions string) boundActions {
 		if quoted {
 			name, end, _ := strings.Cut(rest, `"`)
 			var there bool
-			if text, there = b.number(text, name); !there {
+			if begin == meterBegin {
+				text, there = b.meter(text, name)
+			} else {
+				text, there = b.number(text, name)
+			}
+			if !there {
 				done.down = name
 				if end == EgressEnd {
 					sends, text = false, text[:0]

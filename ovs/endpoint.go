@@ -29,6 +29,11 @@ func (e Endpoint) AsPort() Port {
 		allow[i] = p.String()
 	}
 	ids[KeyAllow] = strings.Join(allow, ",")
+	kinds := make([]string, len(e.AllowTraffic))
+	for i, t := range e.AllowTraffic {
+		kinds[i] = string(t)
+	}
+	ids[KeyTraffic] = strings.Join(kinds, ",")
 	for k, v := range e.Labels {
 		ids[KeyLabel+k] = v
 	}
@@ -82,6 +87,12 @@ func EndpointOf(p Port) (Endpoint, error) {
 			return bad("%v", err)
 		}
 		e.Allow = allow
+	}
+	// A kind that this version does not know allows nothing here, and stays.
+	if s := id[KeyTraffic]; s != "" {
+		for _, t := range strings.Split(s, ",") {
+			e.AllowTraffic = append(e.AllowTraffic, topology.Traffic(t))
+		}
 	}
 	return e, nil
 }

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+
+	"github.com/baize-net/baize/topology"
 )
 
 // The names in external_ids by which Baize recognises what it made
@@ -24,6 +26,7 @@ const (
 	KeyIPs      = "baize-ips"      // endpoint: its addresses, comma separated; empty: not known
 	KeyMAC      = "baize-mac"      // endpoint: its link address
 	KeyAllow    = "baize-allow"    // endpoint: prefixes that it may send from as well, comma separated
+	KeyTraffic  = "baize-traffic"  // endpoint: kinds of traffic that it is allowed, comma separated
 	KeyEndpoint = "baize-endpoint" // endpoint: its name
 	KeyNetns    = "baize-netns"    // endpoint: path of its network namespace
 	KeyIfname   = "baize-ifname"   // endpoint: the interface's name inside it
@@ -60,6 +63,8 @@ type State struct {
 	Bridge Bridge
 	Ports  []Port
 	Flows  []Flow
+	// Meters are sorted by port, the node's own first.
+	Meters []Meter
 }
 
 // Bridge is the integration bridge.
@@ -160,6 +165,7 @@ func CompareFlows(a, b Flow) int {
 // Sort brings a state into its one order.
 func (s *State) Sort() {
 	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Meters, func(a, b Meter) int { return cmp.Compare(a.Port, b.Port) })
 	// Counted, not compared: comparing the texts of thousands of flows would
 	// be the most expensive part of a small change.
 	type place struct{ table, priority int }
@@ -250,9 +256,13 @@ type Endpoint struct {
 	// Allow are prefixes that it may send from beside its own addresses, as
 	// topology.ParseAllowed returns them: those behind a router, further addresses
 	// that it carries.
-	Allow  []netip.Prefix `json:"allow,omitempty"`
-	Netns  string         `json:"netns,omitempty"`
-	Ifname string         `json:"ifname,omitempty"`
+	Allow []netip.Prefix `json:"allow,omitempty"`
+	// AllowTraffic are the kinds of traffic that it may send beside those that its
+	// network allows.
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
+
+	Netns  string `json:"netns,omitempty"`
+	Ifname string `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
 	// Labels are what the one who asked for the endpoint wants to know of it

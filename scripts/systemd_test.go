@@ -1,11 +1,11 @@
 package scripts
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -109,16 +109,27 @@ func TestAgentUnit(t *testing.T) {
 	unit, err := os.ReadFile("systemd/baize.service")
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "baize.service")
-	require.NoError(t, os.WriteFile(file, bytes.ReplaceAll(unit, []byte("/usr/bin/baize"), []byte("/bin/true")), 0o644))
+	require.NoError(t, os.WriteFile(file, regexp.MustCompile(`(?m)^(Exec\w+=[-+]*)/\S+`).ReplaceAll(unit, []byte("${1}/bin/true")), 0o644))
 	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", file).CombinedOutput()
 	require.NoError(t, err, string(out))
 	assert.NotContains(t, string(out), "baize.service:", "nothing that systemd does not know")
 	for _, line := range []string{
 		"Type=notify", "Before=docker.service", "KillMode=process", "RuntimeDirectoryPreserve=yes",
 		"ExecStart=/usr/bin/baize agent",
+		// Findings S10, R10.
+		"TimeoutStartSec=infinity", "WatchdogSec=120", "MemoryMax=1G", "TasksMax=512", "UMask=0077", "RestrictNamespaces=net",
 	} {
 		assert.Contains(t, string(unit), "\n"+line+"\n")
 	}
+
+	// Finding S10: 7.6 it was. Options that it does not have are named with the reason.
+	out, err = exec.CommandContext(t.Context(), analyze, "security", "--no-pager", "--offline=true", file).CombinedOutput()
+	require.NoError(t, err, string(out))
+	m := regexp.MustCompile(`Overall exposure level for baize.service: ([0-9.]+)`).FindSubmatch(out)
+	require.NotNil(t, m, string(out))
+	exposure, err := strconv.ParseFloat(string(m[1]), 64)
+	require.NoError(t, err)
+	assert.LessOrEqual(t, exposure, 4.0, string(out))
 }
 
 // The agent's drop-in.

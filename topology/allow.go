@@ -7,6 +7,46 @@ import (
 	"strings"
 )
 
+// Allowance is what an endpoint may send beside what every endpoint may.
+type Allowance struct {
+	// Prefixes are those that it may send from beside its own addresses, as
+	// ParseAllowed returns them.
+	Prefixes []netip.Prefix
+	// Traffic are the kinds that otherwise only infrastructure sends, as
+	// ParseTraffic returns them.
+	Traffic []Traffic
+}
+
+// ParseAllowance reads prefixes and kinds of traffic from one list, such as
+// "0.0.0.0/0", "ra", "redirect". item names in messages where the text is from. Errors
+// are *Error of kind ErrInvalid.
+func ParseAllowance(item string, texts []string) (a Allowance, err error) {
+	var prefixes, kinds []string
+	for _, s := range texts {
+		// Every prefix has one of these.
+		if word := strings.TrimSpace(s); word != "" && !strings.ContainsAny(word, ".:/") {
+			kinds = append(kinds, word)
+		} else {
+			prefixes = append(prefixes, s)
+		}
+	}
+	for _, k := range kinds {
+		if !slices.Contains(Traffics(), Traffic(k)) {
+			return a, &Error{
+				Kind: ErrInvalid, Item: item, What: fmt.Sprintf("%q is neither a prefix nor a kind of traffic", k),
+				Remedy: fmt.Sprintf("write prefixes like 10.2.0.0/16, fd00:2::/64 or 10.1.5.9, kinds like %v", Traffics()),
+			}
+		}
+	}
+	if a.Traffic, err = ParseTraffic(item, kinds); err != nil {
+		return Allowance{}, err
+	}
+	if a.Prefixes, err = ParseAllowed(item, prefixes); err != nil {
+		return Allowance{}, err
+	}
+	return a, nil
+}
+
 // ParseAllowed reads the prefixes that an endpoint may send from beside its own
 // addresses: "10.2.0.0/16", "fd00:2::/64", "0.0.0.0/0" of a router, or a single
 // address without a length. It returns them sorted, each once. item names in

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 )
 
 // Defaults returns the network with what the user left open filled in:
@@ -33,6 +35,41 @@ func defaultSubnetLen(p netip.Prefix, usual, longest int) int {
 		return usual
 	}
 	return min(p.Bits()+4, max(longest, p.Bits()+1))
+}
+
+// DefaultBUM is Network.BUM where nobody chose it, in frames a second. ARP and
+// neighbour discovery are steered and not part of it.
+const DefaultBUM = 1000
+
+// MaxBUM is the highest rate that can be chosen, in frames a second.
+const MaxBUM = 10_000_000
+
+// BUMRate returns how many broadcast, multicast and unknown unicast frames a second
+// an endpoint may send; 0: any number.
+func (n Network) BUMRate() int {
+	switch {
+	case n.BUM == 0:
+		return DefaultBUM
+	case n.BUM < 0:
+		return 0
+	}
+	return min(n.BUM, MaxBUM)
+}
+
+// ParseBUM reads Network.BUM: frames a second, or "off". item names in messages where
+// the text is from. The error is an *Error of kind ErrInvalid.
+func ParseBUM(item, text string) (int, error) {
+	if text = strings.TrimSpace(text); text == "off" {
+		return -1, nil
+	}
+	rate, err := strconv.Atoi(text)
+	if err != nil || rate < 1 || rate > MaxBUM {
+		return 0, &Error{
+			Kind: ErrInvalid, Item: item, What: fmt.Sprintf("%q is no number of frames a second", text),
+			Remedy: fmt.Sprintf("use 1 to %d, or off; %d is the default", MaxBUM, DefaultBUM),
+		}
+	}
+	return rate, nil
 }
 
 // Check says whether the network makes sense by itself. The error is an

@@ -65,6 +65,12 @@ type Network struct {
 	// node's subnet that no endpoint has are reached through its
 	// kernel, on a docker0 that is no part of the Ethernet, for example.
 	Router bool `json:"router,omitempty"`
+	// AllowTraffic are the kinds of traffic that every endpoint of the network may
+	// send, and what is behind its segments; see Traffic.
+	AllowTraffic []Traffic `json:"allowTraffic,omitempty"`
+	// BUM is how many broadcast, multicast and unknown unicast frames an endpoint may
+	// send, a second. 0: DefaultBUM; less: any number.
+	BUM int `json:"bum,omitempty"`
 	// Deleting says that the network is on its way out, and how; empty: it is not.
 	Deleting Deletion `json:"deleting,omitempty"`
 	// CreatedBy is CreatedByDocker where a Docker engine asked for the network;

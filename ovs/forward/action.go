@@ -11,9 +11,10 @@ import (
 
 // action is one parsed action; do changes the packet or sends it.
 type action struct {
-	kind     string // output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
+	kind     string // meter, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
 	port     int
 	table    int
+	meter    uint32
 	set      constraint
 	from, to part
 }
@@ -42,6 +43,9 @@ func parseActions(f ovs.BoundFlow) ([]action, error) {
 			if text != lastOf(f.Actions) {
 				return nil, errors.New("instruction goto_table must be the last one")
 			}
+		}
+		if a.kind == "meter" && len(out) > 0 {
+			return nil, errors.New("instruction meter may be specified only once, first")
 		}
 		out = append(out, a)
 	}
@@ -86,6 +90,9 @@ func parseAction(text string) (action, error) {
 		return action{kind: "output", port: localPort}, nil
 	case "output":
 		return parseOutput(rest)
+	case "meter":
+		n, err := strconv.ParseUint(rest, 10, 32)
+		return action{kind: "meter", meter: uint32(n)}, err
 	case "goto_table":
 		n, err := strconv.ParseUint(rest, 10, 8)
 		return action{kind: "goto", table: int(n)}, err

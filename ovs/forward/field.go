@@ -98,6 +98,8 @@ type fieldType struct {
 	kind  fieldKind
 	// needs is what a packet must be for the field to be there.
 	needs []constraint
+	// or is what it may be instead; nil: there is nothing else.
+	or []constraint
 }
 
 type constraint struct {
@@ -129,7 +131,7 @@ var fieldTypes = func() map[string]fieldType {
 	out := map[string]fieldType{}
 	add := func(f Field, width int, kind fieldKind, needs []constraint, names ...string) {
 		for _, n := range names {
-			out[n] = fieldType{f, width, kind, needs}
+			out[n] = fieldType{field: f, bits: width, kind: kind, needs: needs}
 		}
 	}
 	add(InPort, 16, number, noneNeed, "in_port")
@@ -159,6 +161,11 @@ var fieldTypes = func() map[string]fieldType {
 	add(TPDst, 16, number, noneNeed, "tp_dst", "udp_dst", "tcp_dst")
 	add(TunID, 64, number, noneNeed, "tun_id")
 	add(Metadata, 64, number, noneNeed, "metadata")
+	for _, n := range []string{"icmp_type", "icmpv6_type", "icmp_code", "icmpv6_code"} {
+		t := out[n]
+		t.or = isICMP
+		out[n] = t
+	}
 	for i := range registers {
 		add(Reg0+Field(i), 32, number, noneNeed, fmt.Sprintf("reg%d", i), fmt.Sprintf("NXM_NX_REG%d", i))
 	}

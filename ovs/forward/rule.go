@@ -19,6 +19,14 @@ type Rule struct {
 	unknownMatch, unknownAction string
 }
 
+// Meter returns the number of the meter that limits the packets of the rule.
+func (r *Rule) Meter() (id uint32, metered bool) {
+	if len(r.actions) > 0 && r.actions[0].kind == "meter" {
+		return r.actions[0].meter, true
+	}
+	return 0, false
+}
+
 // String is the flow as ovs-ofctl(8) takes it, without its cookie.
 func (r *Rule) String() string {
 	match := ""
@@ -68,7 +76,7 @@ func Parse(f ovs.BoundFlow) (*Rule, error) {
 	}
 	for _, c := range r.match {
 		for _, t := range fieldTypes {
-			if t.field == c.field && !implied(r.match, t.needs) {
+			if t.field == c.field && !implied(r.match, t.needs) && (t.or == nil || !implied(r.match, t.or)) {
 				return r, errors.New("actions are invalid with specified match (OFPBMC_BAD_PREREQ)")
 			}
 		}

@@ -266,6 +266,68 @@ func TestMonitor(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// Meters are observed, added, changed and deleted as wanted; those of others stay.
+func TestMeters(t *testing.T) {
+	o, c := start(t)
+	want := ovs.State{Meters: []ovs.Meter{{Rate: 500}, {Port: "p1", Rate: 100}, {Port: "p2", Rate: 100}, {Port: "gone", Rate: 1}}}
+	bound := want.BindMeters(map[string]int{"p1": 1, "p2": 2})
+	require.Equal(t, []ovs.BoundMeter{{ID: 0x10001, Rate: 100}, {ID: 0x10002, Rate: 100}, {ID: ovs.NodeMeter, Rate: 500}}, bound)
+	have := func() []ovs.BoundMeter {
+		t.Helper()
+		m, err := c.Meters(t.Context())
+		require.NoError(t, err)
+		return m
+	}
+	require.Empty(t, have())
+	o.Ofctl("add-meter", "br-t", "meter=7,kbps,bands=type=drop,rate=9")
+	o.Ofctl("add-meter", "br-t", "meter=65538,pktps,bands=type=drop,rate=9")
+	add, change, stale := ovs.DiffMeters(bound, have())
+	require.Len(t, add, 2)
+	require.Len(t, change, 1, "one that is another kind of meter under our number")
+	require.Empty(t, stale)
+	require.NoError(t, c.SetMeters(t.Context(), add, change))
+	require.ElementsMatch(t, append(bound, ovs.BoundMeter{ID: 7, Other: true}), have())
+
+	f := flow(3, 9, "in_port=1", ovs.NodeMeterAction+",output:2")
+	require.NoError(t, c.Apply(t.Context(), []ovs.BoundFlow{f}, nil))
+	require.Empty(t, audit(t, c, []ovs.BoundFlow{f}))
+	drops, err := c.MeterDrops(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[uint32]uint64{7: 0, 0x10001: 0, 0x10002: 0, ovs.NodeMeter: 0}, drops)
+
+	// A flow with a meter that is not there is refused, and so is a meter twice.
+	missing := flow(3, 8, "in_port=1", "meter:77,output:2")
+	require.ErrorIs(t, c.Apply(t.Context(), []ovs.BoundFlow{missing}, nil), topology.ErrInvalid)
+	require.ErrorIs(t, c.SetMeters(t.Context(), bound[:1], nil), topology.ErrInvalid)
+
+	// Deleting a meter deletes its flows: it comes last.
+	add, change, stale = ovs.DiffMeters(bound[:2], have())
+	require.Empty(t, add)
+	require.Empty(t, change)
+	require.Equal(t, []uint32{ovs.NodeMeter}, stale)
+	require.NoError(t, c.DeleteMeters(t.Context(), append(stale, 0x10009)))
+	require.Empty(t, observe(t, c).Flows)
+	require.ElementsMatch(t, append(bound[:2:2], ovs.BoundMeter{ID: 7, Other: true}), have())
+
+	// A thousand at once.
+	var many []ovs.BoundMeter
+	for i := range 1000 {
+		many = append(many, ovs.BoundMeter{ID: uint32(0x11000 + i), Rate: 1})
+	}
+	require.NoError(t, c.SetMeters(t.Context(), many, nil))
+	require.Len(t, have(), 1003)
+	drops, err = c.MeterDrops(t.Context())
+	require.NoError(t, err)
+	require.Len(t, drops, 1003)
+
+	none := openflow.New(openflow.Config{Bridge: "br-none", RunDir: o.RunDir()})
+	_, err = none.Meters(t.Context())
+	require.ErrorIs(t, err, topology.ErrNotFound)
+	o.KillVswitchd()
+	_, err = c.Meters(t.Context())
+	require.ErrorIs(t, err, topology.ErrUnavailable)
+}
+
 func TestErrors(t *testing.T) {
 	o, c := start(t)
 	none := openflow.New(openflow.Config{Bridge: "br-none", RunDir: o.RunDir()})

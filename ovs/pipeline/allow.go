@@ -50,11 +50,11 @@ func (n *network) mayBeHere(p netip.Prefix) {
 	n.once(classAllowed, TableLocal, prioMayHave, target(p), deliverTo(egressAll))
 	if p.IsSingleIP() && p.Addr().Is4() { // as in find
 		n.once(classAnnounce, TableSteer, prioAnnounce, fmt.Sprintf("arp,arp_spa=%[1]s,arp_tpa=%[1]s", p.Addr()),
-			goTo(TableReplicate))
+			goTo(TableFlood))
 	}
 	inside := func(q netip.Prefix) bool { return q.Overlaps(p) && q.Bits() <= p.Bits() }
 	if slices.ContainsFunc(n.Prefixes(), inside) && !slices.ContainsFunc(n.OwnSubnets(), inside) {
-		n.once(classAllowed, TableSteer, prioUnleased, target(p), goTo(TableReplicate))
+		n.once(classAllowed, TableSteer, prioUnleased, target(p), goTo(TableFlood))
 	}
 }
 

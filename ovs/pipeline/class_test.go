@@ -140,6 +140,8 @@ func TestOnlyDeliverSends(t *testing.T) {
 					require.Equal(t, pipeline.TableDeliver, f.Table)
 				case a == "in_port":
 					require.Contains(t, []string{"steer", "answer", "local"}, pipeline.TableName(f.Table), "%s: %v", name, f)
+				case strings.HasPrefix(a, "meter:"):
+					require.Contains(t, []string{"flood", "replicate"}, pipeline.TableName(f.Table), "%s: %v", name, f)
 				case !quoted:
 				case end == ovs.EgressEnd:
 					require.False(t, tunnel, "%s: %v", name, f)

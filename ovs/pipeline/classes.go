@@ -8,6 +8,12 @@ const (
 	DropForeignPort   = "from a port that is not Baize's"
 	DropUnknownKey    = "unknown tunnel key"
 	DropRoutedHere    = "routed to this node, for an address without an endpoint"
+	DropNotMember     = "out of the tunnel of a node that has no part of the network"
+	DropRA            = "router advertisement, not allowed"
+	DropRedirect      = "redirect, not allowed"
+	DropDHCPServer    = "answer of a DHCP server, not allowed"
+	DropVLAN          = "tagged frame, not allowed"
+	DropBPDU          = "frame for bridges (STP, LLDP, PAUSE), not allowed"
 	DropUnguarded     = "from an endpoint without a rule"
 	DropMAC           = "spoofed MAC"
 	DropAddress       = "spoofed address"
@@ -25,10 +31,17 @@ const (
 	DropUndecided     = "nothing says where to"
 )
 
+// Classes of what meters drop, which no flow does.
+const (
+	DropFlood     = "broadcast, multicast or unknown unicast beyond the endpoint's limit"
+	DropNodeFlood = "broadcast, multicast or unknown unicast beyond the node's limit"
+)
+
 // DropClasses lists the classes of flows that drop by design.
 func DropClasses() []string {
 	return []string{
-		DropForeignPort, DropUnknownKey, DropRoutedHere, DropUnguarded, DropMAC, DropAddress, DropNeighbour, DropDocker0,
+		DropForeignPort, DropUnknownKey, DropNotMember, DropRoutedHere, DropRA, DropRedirect, DropDHCPServer, DropVLAN,
+		DropBPDU, DropUnguarded, DropMAC, DropAddress, DropNeighbour, DropDocker0,
 		DropUnleased, DropNotIP, DropNoRoute, DropProbe, DropNoEndpoint, DropKernelAsks, DropNoMAC, DropOtherNodesMAC,
 		DropNoPorts, DropUndecided,
 	}
@@ -40,6 +53,8 @@ const (
 	classTunnel    = "a frame comes out of a tunnel"
 	classGuard     = "an endpoint's own addresses"
 	classAllowed   = "addresses that an endpoint is allowed beside its own"
+	classTraffic   = "a kind of traffic that is allowed"
+	classGuarded   = "nothing that only a router, DHCP server or bridge sends"
 	classDirect    = "a packet that needs no tunnel"
 	classKeep      = "a packet that stays in the tunnel"
 	classSubnet    = "to the node of a subnet"
@@ -52,6 +67,7 @@ const (
 	classAnnounce  = "an announcement, for everybody"
 	classInside    = "between hosts of one local bridge"
 	classFlood     = "broadcast, multicast and unknown unicast"
+	classMetered   = "broadcast, multicast and unknown unicast, metered"
 	classUnknown   = "to ports whose addresses are not known"
 	classDeliver   = "out of the port that was decided on"
 	classElsewhere = "to be looked up one by one"

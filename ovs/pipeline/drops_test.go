@@ -86,11 +86,13 @@ func TestDropsOnARealSwitch(t *testing.T) {
 		}
 		bound = append(bound, ovs.BoundFlow{Flow: f, Cookie: ovs.CookieOf(f)})
 	}
+	require.NoError(t, flows.SetMeters(t.Context(), want.BindMeters(up), nil))
 	require.NoError(t, flows.Apply(t.Context(), bound, nil))
 
 	const c1 = "dl_src=02:42:0a:01:05:02,"
 	const f1 = "dl_src=02:42:0a:03:05:02,"
 	const bcast = "dl_dst=ff:ff:ff:ff:ff:ff,"
+	const allNodes = "dl_dst=33:33:00:00:00:01,"
 	toRouter := "dl_dst=" + topology.RouterMAC(view.Node).String() + ","
 	numbers["foreign"] = 999
 	host := pipeline.HostPortName("routed")
@@ -104,6 +106,34 @@ func TestDropsOnARealSwitch(t *testing.T) {
 		{pipeline.DropUndecided, "undecided", bcast + "dl_type=0x88b5"},
 		{pipeline.DropForeignPort, "foreign", "arp"},
 		{pipeline.DropUnknownKey, "vx-host2", "tun_id=999," + bcast + "dl_type=0x88b5"},
+		{pipeline.DropNotMember, "vx-host2", "tun_id=300," + bcast + "dl_type=0x88b5"},
+		{pipeline.DropRA, "bzc1", c1 + allNodes + "icmp6,ipv6_src=fe80::42:aff:fe01:502,icmpv6_type=134,icmpv6_code=0"},
+		{pipeline.DropRA, "bzdocker0", "dl_src=be:ef:00:00:00:01," + allNodes + "icmp6,ipv6_src=fe80::9,icmpv6_type=134"},
+		{pipeline.DropRA, "bzo1", "dl_src=be:ef:00:00:00:01," + allNodes + "icmp6,ipv6_src=fe80::9,icmpv6_type=134"},
+		{pipeline.DropRA, "bzc1", c1 + bcast + "icmp,nw_src=10.1.5.2,nw_dst=224.0.0.1,icmp_type=9"},
+		{pipeline.DropRedirect, "bzc1", c1 + "dl_dst=02:42:0a:01:07:09,icmp,nw_src=10.1.5.2,nw_dst=10.1.7.9,icmp_type=5"},
+		{
+			pipeline.DropRedirect, "bzc1",
+			c1 + "dl_dst=02:42:0a:01:07:09,icmp6,ipv6_src=fe80::42:aff:fe01:502,icmpv6_type=137,icmpv6_code=0",
+		},
+		{pipeline.DropDHCPServer, "bzc1", c1 + bcast + "udp,nw_src=10.1.5.2,nw_dst=255.255.255.255,udp_src=67,udp_dst=68"},
+		{pipeline.DropDHCPServer, "bzc1", c1 + allNodes + "udp6,ipv6_src=fe80::42:aff:fe01:502,udp_src=547,udp_dst=546"},
+		{pipeline.DropVLAN, "bzc1", c1 + bcast + "dl_vlan=7,dl_type=0x88b5"},
+		{pipeline.DropVLAN, "bzc1", c1 + bcast + "vlan_tci=0x1000,tcp,nw_src=10.1.5.2"},
+		{pipeline.DropVLAN, "bzc1", c1 + bcast + "dl_type=0x9100"},
+		{pipeline.DropBPDU, "bzc1", c1 + "dl_dst=01:80:c2:00:00:00,dl_type=0x05ff"},
+		{pipeline.DropBPDU, "bzc1", c1 + "dl_dst=01:80:c2:00:00:0e,dl_type=0x88cc"},
+		{pipeline.DropBPDU, "bzc1", c1 + "dl_dst=02:42:0a:01:07:09,dl_type=0x8808"},
+		// S6: the link-local address of an endpoint, taken from behind docker0.
+		{
+			pipeline.DropNeighbour, "bzdocker0",
+			"dl_src=be:ef:00:00:00:01," + allNodes +
+				"icmp6,ipv6_src=fe80::9,icmpv6_type=136,icmpv6_code=0,nd_target=fe80::42:aff:fe01:709",
+		},
+		{
+			pipeline.DropAddress, "bzdocker0",
+			"dl_src=be:ef:00:00:00:01,dl_dst=02:42:0a:01:07:08,tcp6,ipv6_src=fe80::42:aff:fe01:709",
+		},
 		{pipeline.DropRoutedHere, router, "tun_id=1," + toRouter + "tcp,nw_dst=192.0.2.9"},
 		{pipeline.DropMAC, "bzc1", "dl_src=02:42:0a:01:05:09," + bcast + "dl_type=0x88b5"},
 		{pipeline.DropMAC, "bzdocker0", "dl_src=02:42:0a:01:07:09," + bcast + "dl_type=0x88b5"},

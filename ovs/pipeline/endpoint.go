@@ -16,11 +16,14 @@ func (n *network) endpoint(e ovs.Endpoint) {
 	defer n.b.because(n.b.because(portReason(e.Port)))
 	in := inPort(e.Port)
 	enter := n.enterLocally()
+	n.b.flow(classEnter, TableClassify, prioPort, in, enter+","+goTo(TableFirstHop))
+	n.allowTraffic(e.Port, e.AllowTraffic)
+	n.meter(e.Port, 1)
 	if e.MAC == nil {
-		n.b.flow(classEnter, TableClassify, prioPort, in, enter+","+goTo(n.first()))
+		n.b.flow(classGuard, TableGuard, prioOther, in, goTo(n.first()))
 		return
 	}
-	n.b.flow(classEnter, TableClassify, prioPort, in, enter+","+goTo(TableGuard))
+	n.allowTags(e)
 	n.b.guard(in, e, goTo(n.first()))
 	n.find(e, classEndpoint)
 	n.allow(e)
@@ -103,7 +106,7 @@ func (n *network) find(e ovs.Endpoint, class string) {
 		if a.Is4() {
 			// Everybody's ARP cache is to hear an announcement (RFC 5227
 			// section 3), so it is not steered.
-			n.once(classAnnounce, TableSteer, prioAnnounce, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", a, a), goTo(TableReplicate))
+			n.once(classAnnounce, TableSteer, prioAnnounce, fmt.Sprintf("arp,arp_spa=%s,arp_tpa=%s", a, a), goTo(TableFlood))
 		}
 		if !slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
 			n.once(class, TableSteer, prioAddrKnown, target(single(a)), out)

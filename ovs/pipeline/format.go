@@ -29,6 +29,13 @@ func Format(w io.Writer, s ovs.State) error {
 		formatMap(&b, "        options", p.Options)
 		formatMap(&b, "        external_ids", p.ExternalIDs)
 	}
+	for _, m := range s.Meters {
+		of := "of the node"
+		if m.Port != "" {
+			of = "of port " + m.Port
+		}
+		fmt.Fprintf(&b, "    Meter %s: %d frames a second\n", of, m.Rate)
+	}
 	table := -1
 	for _, f := range s.Flows {
 		if f.Table != table {

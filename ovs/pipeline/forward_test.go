@@ -114,6 +114,7 @@ func install(t *testing.T, sw *ovstest.OVS, state ovs.State, endpoints []ovs.End
 	}
 	bound, missing := state.Bind(have.OFPorts())
 	require.Empty(t, missing)
+	require.NoError(t, r.flows.SetMeters(t.Context(), state.BindMeters(have.OFPorts()), nil))
 	require.NoError(t, r.flows.Apply(t.Context(), bound, nil))
 	var rules []*forward.Rule
 	for _, f := range bound {

@@ -44,7 +44,7 @@ func (b *builder) network(v topology.NetworkView, endpoints []ovs.Endpoint) {
 	defer b.because(b.because(ovs.Reason{Key: n.source(topology.NetworkKey(n.Name)), Revision: n.ModRevision}))
 	n.findExceptions()
 	n.host()
-	b.flow(classTunnel, TableTunnel, prioPort, fmt.Sprintf("tun_id=0x%x", n.VNI), actions(n.enter(), goTo(TableLocal)))
+	b.flow(DropNotMember, TableTunnel, prioStranger, fmt.Sprintf("tun_id=0x%x", n.VNI), drop)
 	n.localPorts()
 	n.arriveRouted()
 	n.lists()
@@ -153,7 +153,9 @@ func (n *network) peers() []string {
 			n.routed(peer)
 			continue
 		}
-		out := output(n.b.tunnel(peer))
+		port := n.b.tunnel(peer)
+		out := output(port)
+		n.arrive(peer, port)
 		if peer.Router != nil {
 			n.toRouterHost(peer, out)
 			continue
@@ -176,6 +178,30 @@ func (n *network) peers() []string {
 		}
 	}
 	return tunnels
+}
+
+// arrive takes frames out of the tunnel of a node that has a part of the network. Of
+// any other node's they are dropped: nobody there may send them.
+func (n *network) arrive(peer *topology.Peer, port string) {
+	if peer.Router != nil {
+		return // straight to table routed
+	}
+	before := n.b.because(n.peerReason(peer))
+	n.b.flow(classTunnel, TableTunnel, prioPort, fmt.Sprintf("%s,tun_id=0x%x", inPort(port), n.VNI),
+		actions(n.enter(), goTo(TableLocal)))
+	if n.Router {
+		n.b.flow(classTunnel, TableTunnel, prioPort+10, inPort(port)+","+n.asRouter(), goTo(TableRouted))
+	}
+	n.b.because(before)
+}
+
+// peerReason is the record that makes a node one of the network's: its first subnet
+// there.
+func (n *network) peerReason(peer *topology.Peer) ovs.Reason {
+	if len(peer.Subnets) == 0 {
+		return n.b.reason
+	}
+	return n.subnetReason(peer.Subnets[0], peer.Revisions[0])
 }
 
 // once writes a flow unless its match has one: two endpoints with one address

@@ -58,6 +58,9 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	for _, n := range v.Networks {
 		b.network(n, slices.DeleteFunc(slices.Clone(endpoints), func(e ovs.Endpoint) bool { return e.Network != n.Name }))
 	}
+	if b.nodeRate > 0 {
+		b.state.Meters = append(b.state.Meters, ovs.Meter{Rate: b.nodeRate})
+	}
 	b.state.Sort()
 	return b.state
 }
@@ -72,6 +75,9 @@ type builder struct {
 	// local is this node's VTEP, that nearly all tunnels share.
 	local     netip.Addr
 	localText string
+	// nodeRate is what the node may flood in all networks with a limit, in frames a
+	// second; 0: there is none.
+	nodeRate int
 }
 
 func (b *builder) flow(class string, table, priority int, match, actions string) {
@@ -92,12 +98,14 @@ func (b *builder) because(r ovs.Reason) (before ovs.Reason) {
 func (b *builder) defaults() {
 	b.flow(DropForeignPort, TableClassify, prioDefault, "", drop)
 	b.flow(DropUnknownKey, TableTunnel, prioDefault, "", drop)
+	b.firstHop()
 	b.flow(DropUnguarded, TableGuard, prioDefault, "", drop)
 	b.flow(classFlood, TableLocal, prioBUM, multicast, deliverTo(egressAll))
 	b.flow(DropNoMAC, TableLocal, prioDefault, "", drop)
-	b.flow(classFlood, TableSteer, prioBUM, multicast, goTo(TableReplicate))
+	b.flow(classFlood, TableSteer, prioBUM, multicast, goTo(TableFlood))
 	b.flow(classElsewhere, TableSteer, prioDefault, "", goTo(TableExact))
-	b.flow(classFlood, TableExact, prioDefault, "", goTo(TableReplicate))
+	b.flow(classFlood, TableExact, prioDefault, "", goTo(TableFlood))
+	b.flow(classFlood, TableFlood, prioDefault, "", goTo(TableReplicate))
 	b.flow(classFlood, TableReplicate, prioDefault, "", deliverTo(egressAll))
 	b.flow(DropNoPorts, TableDeliver, prioNoList, ovs.Egress+"=0x10000/0x10000", drop)
 	b.flow(DropUndecided, TableDeliver, prioNothing, ovs.Egress+"=0", drop)

@@ -82,6 +82,9 @@ func (n *network) behindKernel(p netip.Prefix) {
 	n.flow(DropKernelAsks, TableLocal, prioTarget+1, inPort(n.hostPort)+","+target(p), drop)
 }
 
+// asRouter matches, in a tunnel, what is sent to this node as a router.
+func (n *network) asRouter() string { return fmt.Sprintf("tun_id=0x%x,dl_dst=%s", n.VNI, n.RouterMAC) }
+
 // arriveRouted brings packets that were sent to this node as a router to local
 // endpoints, and the rest to its kernel. The former go no further than table
 // local: the split horizon holds for them, too.
@@ -91,8 +94,7 @@ func (n *network) arriveRouted() {
 	}
 	b := n.b
 	b.flow(DropRoutedHere, TableRouted, prioDefault, "", drop) // there is one such network at most
-	ours := fmt.Sprintf("tun_id=0x%x,dl_dst=%s", n.VNI, n.RouterMAC)
-	b.flow(classTunnel, TableTunnel, prioPort+10, ours, goTo(TableRouted))
+	ours := n.asRouter()
 	n.flow(DropNoRoute, TableExact, prioNoRoute, "dl_dst="+topology.AnyRouterMAC().String(), drop)
 	arrive := func(class string, priority int, p netip.Prefix, to string) {
 		b.flow(class, TableRouted, priority, ours+","+destination(p), actions(n.enter(), to))

@@ -68,14 +68,18 @@ func (n *network) pins(tunnels []string) {
 
 // replicate chains tables where one flow would carry too many outputs.
 func (n *network) replicate(tunnels []string) {
-	table := TableReplicate
+	table, meter := TableReplicate, n.nodeMeter()
+	if len(tunnels) == 0 && meter != "" {
+		n.flow(classFlood, table, prioPort, "", meter+deliverTo(egressAll))
+	}
 	for chunk := range slices.Chunk(tunnels, maxOutputs) {
 		last := table == TableReplicate+maxReplicateTables-1 || len(chunk)+maxOutputs*(table-TableReplicate) == len(tunnels)
 		next := goTo(table + 1)
 		if last {
 			next = deliverTo(egressAll)
 		}
-		n.flow(classFlood, table, prioPort, "", strings.Join(chunk, ",")+","+next)
+		n.flow(classFlood, table, prioPort, "", meter+strings.Join(chunk, ",")+","+next)
+		meter = ""
 		if last {
 			return
 		}

@@ -11,6 +11,7 @@ const (
 	TableClassify  = 0
 	TableTunnel    = 5
 	TableRouted    = 7
+	TableFirstHop  = 8
 	TableGuard     = 10
 	TableIngress   = 12 // reserved
 	TableDirect    = 15
@@ -18,6 +19,7 @@ const (
 	TableExact     = 25
 	TableAnswer    = 27
 	TableLocal     = 30
+	TableFlood     = 35
 	TableReplicate = 40 // to 59: a long replication list continues in the next table
 	TableEgress    = 65 // reserved
 	TableDeliver   = 70
@@ -46,6 +48,10 @@ func Tables() []Table {
 			TableRouted, "routed",
 			"packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel",
 		},
+		{
+			TableFirstHop, "first-hop",
+			"may the endpoint send what only routers, DHCP servers and bridges send, or a tagged frame?",
+		},
 		{TableGuard, "guard", "anti-spoofing: an endpoint sends from its own MAC and addresses only"},
 		{TableIngress, "ingress", "reserved for policies on what endpoints send: no flows, no way leads here yet"},
 		{
@@ -64,6 +70,10 @@ func Tables() []Table {
 		{
 			TableLocal, "local",
 			"which local port: by ARP or ND target, then by MAC; the only way for frames out of tunnels",
+		},
+		{
+			TableFlood, "flood",
+			"broadcast, multicast and unknown unicast of local ports: how much of it, and for a group that bridges keep?",
 		},
 		{
 			TableReplicate, "replicate",
@@ -128,19 +138,34 @@ const (
 
 	// classify, tunnel
 	prioPort     = 100
+	prioStranger = 90  // of a node that is not in the network
 	prioOwnMACs  = 120 // of a segment: its own range of derived MACs
 	prioMACTheft = 110 // and those of the rest of the network
 
+	// first-hop
+	prioPriorityTagged = 70 // VLAN 0 is no VLAN
+	prioAllowedTraffic = 60
+	prioTraffic        = 50
+
 	// guard
-	prioNeighbourOwn = 130 // what every docker0 has, and only for its own link
-	prioNeighbour    = 120 // ND messages with the sender's own addresses
-	prioNeighbourBad = 110 // ND messages with others
-	prioNeighbourOdd = 109 // and those with a code, which are none
-	prioAddress      = 100 // packets from a known address
-	prioAllowed      = 95  // packets from an address that the endpoint is allowed as well
-	prioAddressBad   = 90  // IP and ARP from any other
-	prioOther        = 80  // other EtherTypes from the right MAC
-	prioMACBad       = 70  // anything else of the port
+	prioNeighbourOwn    = 130 // what every docker0 has, and only for its own link
+	prioOwnNeighbour    = 126 // of a segment: link-local addresses made of its own MACs
+	prioOthersNeighbour = 124 // and those made of MACs of endpoints
+	prioNeighbour       = 120 // ND messages with the sender's own addresses
+	prioNeighbourBad    = 110 // ND messages with others
+	prioNeighbourOdd    = 109 // and those with a code, which are none
+	prioOwnLinkLocal    = 104 // the same two of IPv6 packets
+	prioOthersLinkLocal = 102
+	prioAddress         = 100 // packets from a known address
+	prioAllowed         = 95  // packets from an address that the endpoint is allowed as well
+	prioAddressBad      = 90  // IP and ARP from any other
+	prioOther           = 80  // other EtherTypes from the right MAC
+	prioMACBad          = 70  // anything else of the port
+
+	// flood
+	prioReservedAllowed = 120 // to a group that bridges keep for themselves
+	prioReserved        = 110
+	prioMetered         = 100
 
 	// direct
 	prioHops   = 120 // packets that routers would change too much

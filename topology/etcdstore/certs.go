@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 
@@ -24,6 +25,8 @@ type certificates struct {
 	files Config
 	mu    sync.Mutex
 	last  *tls.Config
+	// servers are the certificates that members showed last, by address.
+	servers map[string]*x509.Certificate
 }
 
 // loadCertificates reads the files; nil when none are named.
@@ -56,24 +59,33 @@ func (c *certificates) read() (*tls.Config, error) {
 // be used, where the one read before still is.
 func (s *Store) Faults() []fault.Fault {
 	n, ok := s.backend.(*network)
-	if !ok || n.certs == nil {
+	if !ok {
 		return nil
 	}
-	_, err := n.certs.read()
+	out := exposed(n.cfg.KeyFile, n.cfg.PasswordFile)
+	if n.certs == nil {
+		return out
+	}
+	conf, err := n.certs.read()
+	out = append(out, n.certs.expiring(conf, time.Now())...)
 	if err == nil {
-		return nil
+		return out
 	}
 	f := fault.Of(err)
 	f.Code, f.Severity = fault.CertificateUnusable, fault.Warning
 	f.What += ": the one that was read before stays in use"
-	return []fault.Fault{f}
+	return append(out, f)
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (c *certificates) ClientHandshake(
 	ctx context.Context, authority string, conn net.Conn,
 ) (net.Conn, credentials.AuthInfo, error) {
-	return credentials.NewTLS(c.config()).ClientHandshake(ctx, authority, conn)
+	secure, info, err := credentials.NewTLS(c.config()).ClientHandshake(ctx, authority, conn)
+	if t, ok := info.(credentials.TLSInfo); ok && err == nil {
+		c.saw(authority, t.State.PeerCertificates)
+	}
+	return secure, info, err
 }
 
 // ServerHandshake implements credentials.TransportCredentials.

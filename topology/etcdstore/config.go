@@ -45,8 +45,12 @@ type Config struct {
 	// empty. CertFile and KeyFile are the client's own certificate. All PEM, and
 	// read again for every connection, so they may be replaced at any time.
 	CAFile, CertFile, KeyFile string
-	// Username and Password are for etcd's own authentication.
-	Username, Password string
+	// Username and Password are for etcd's own authentication. PasswordFile has the
+	// password in its one line, in the place of Password.
+	Username, Password, PasswordFile string
+	// PlainPassword sends the password over connections without TLS to other machines,
+	// too, which is refused otherwise.
+	PlainPassword bool
 	// Timeout bounds every single request; [DefaultTimeout] when zero.
 	Timeout time.Duration
 	// ProbeInterval is how often a silent watch is asked for a sign of life;
@@ -118,6 +122,9 @@ func (c Config) resolve() (Config, error) {
 		c.Jitter = func(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 	}
 	c.Decode = c.decoder()
+	if err := c.readPassword(); err != nil {
+		return c, err
+	}
 	switch {
 	case c.Username != "" && c.Password == "":
 		return c, invalid("etcd user "+c.Username, "give the password too", "no password")
@@ -143,6 +150,9 @@ func (c Config) network() (*network, error) {
 	}
 	first := n.endpoints[0]
 	for _, e := range n.endpoints {
+		if err := c.checkPlain(e); err != nil {
+			return nil, err
+		}
 		if e.tls != first.tls {
 			return nil, invalid("etcd endpoints"+c.origin(), "use https:// for all of them or for none",
 				"%s and %s: TLS cannot be mixed with plain connections", first.raw, e.raw)

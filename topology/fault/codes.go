@@ -38,14 +38,17 @@ const (
 	// CertificateUnusable: a certificate for etcd was replaced by one that cannot be
 	// used, and the one that was read before stays in use.
 	CertificateUnusable Code = "BZ0108"
+	// CertificateExpires: a certificate that the connections to etcd need expires within
+	// 30 days, or has.
+	CertificateExpires Code = "BZ0109"
+	// SecretExposed: others than root can read a file with a secret.
+	SecretExposed Code = "BZ0110"
 	// StoreSlow: etcd answers, but slowly.
 	StoreSlow Code = "BZ0120"
 	// StoreMemberDown: a member of the etcd cluster does not answer, or has no leader.
 	StoreMemberDown Code = "BZ0121"
 	// StoreNearlyFull: etcd's database is nearly as large as it may become.
 	StoreNearlyFull Code = "BZ0122"
-	// CertificateExpires: a certificate for etcd has expired, or does so soon.
-	CertificateExpires Code = "BZ0123"
 	// ClockSkew: the clocks of two hosts differ.
 	ClockSkew Code = "BZ0124"
 
@@ -94,6 +97,8 @@ const (
 	ChangeRefused Code = "BZ0309"
 	// PortMalformed: the external_ids of one of Baize's ports cannot be read.
 	PortMalformed Code = "BZ0310"
+	// NoMeters: Open vSwitch refuses meters, so that nothing limits what endpoints flood.
+	NoMeters Code = "BZ0311"
 	// SwitchVersion: this version of Open vSwitch has a known fault that shows here.
 	SwitchVersion Code = "BZ0320"
 	// FlowMissing: flows of Baize's are missing, or were changed.

@@ -30,7 +30,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
@@ -49,6 +48,8 @@ type Agent struct {
 	started time.Time
 	parts   []part.Part
 	rooms   rooms
+	// pulse knows whether the parts still turn.
+	pulse *part.Pulse
 	// failed are the parts that had to be started again, by name.
 	failed map[string]*part.Faults
 
@@ -116,6 +117,7 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 		g.Go(func() error { return api.Serve(ctx, l, a) })
 	}
 	g.Go(func() error { a.awaitReady(ctx); return nil })
+	g.Go(func() error { a.serveWatchdog(ctx); return nil })
 	err := g.Wait()
 	a.log.Info("agent stops; forwarding goes on")
 	return err
@@ -142,7 +144,7 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 		began := time.Now()
 		// Profiles then say which part a goroutine is of.
 		pprof.Do(ctx, pprof.Labels("part", p.Name()), func(ctx context.Context) {
-			err = fault.Protect(func() error { return p.Run(ctx) })
+			err = fault.Protect(func() error { return p.Run(part.WithPulse(ctx, a.pulse, p.Name())) })
 		})
 		switch {
 		case ctx.Err() != nil:
@@ -170,28 +172,6 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 		}
 		backoff = min(2*backoff, restartLast)
 		mended.Reset(mendedAfter)
-	}
-}
-
-// readyEvery is how often it is looked whether the node is ready, until it is.
-const readyEvery = 50 * time.Millisecond
-
-// awaitReady tells systemd, once, that the node forwards: every part that the
-// node must wait for is ready, and Open vSwitch is as they ask for.
-func (a *Agent) awaitReady(ctx context.Context) {
-	for !a.allReady() {
-		if !part.Sleep(ctx, readyEvery) {
-			return
-		}
-	}
-	a.mu.Lock()
-	a.ready = true
-	a.mu.Unlock()
-	o := a.rooms.sw.Outcome().Get()
-	a.log.Infof("ready after %s: %d networks, %d ports, %d flows", time.Since(a.started).Round(time.Millisecond),
-		len(o.View.Networks), len(o.Want.Ports), len(o.Bound))
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=forwarding"); err != nil {
-		a.log.Warnf("tell systemd that the node is ready: %v", err)
 	}
 }
 

@@ -57,6 +57,9 @@ type Config struct {
 	// DockerRelay is the command line of what stands between Docker and the agent
 	// (docker.Settings); empty: nothing does.
 	DockerRelay []string
+	// PublicNames: containers are answered names of the Internet, too, where a
+	// container elsewhere has one.
+	PublicNames bool
 	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
 	VXLANPort, GenevePort int
 	// LivenessTTL is how long after its death peers see the agent as alive.

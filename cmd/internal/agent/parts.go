@@ -40,7 +40,8 @@ type rooms struct {
 // New puts an agent together. It starts nothing. cfg has its defaults.
 func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, world: w, log: log.WithField("node", cfg.Node), started: time.Now(), failed: map[string]*part.Faults{},
+		cfg: cfg, world: w, log: log.WithField("node", cfg.Node), started: time.Now(), pulse: part.NewPulse(),
+		failed: map[string]*part.Faults{},
 	}
 	userspace := w.Datapath != "system"
 	h := hub.New(w.Identity)
@@ -86,7 +87,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		called = a.rooms.docker.Called()
 	}
 	a.followUse(in)
-	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, a.log))
+	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
 	a.parts = append(a.parts, answers.New(cfg.Node, w.Store, w.Kinds, a.log))
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, h, a.log)

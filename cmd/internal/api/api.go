@@ -69,8 +69,10 @@ type EndpointRequest struct {
 	IPs []netip.Addr `json:"ips,omitempty"`
 	// MAC is the link address; empty: derived from the address.
 	MAC string `json:"mac,omitempty"`
-	// Allow are prefixes that the endpoint may send from beside its own addresses.
-	Allow []netip.Prefix `json:"allow,omitempty"`
+	// Allow are prefixes that the endpoint may send from beside its own addresses,
+	// AllowTraffic kinds of traffic that it may send beside those its network allows.
+	Allow        []netip.Prefix     `json:"allow,omitempty"`
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
 	// Attachment is what the endpoint is of where an engine's plugin asks for it: Name
 	// and Ifname are empty then.
 	Attachment *Attachment `json:"attachment,omitempty"`
@@ -91,10 +93,12 @@ type Endpoint struct {
 	Network string       `json:"network"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
-	// Allow are prefixes that it may send from beside its own addresses.
-	Allow  []netip.Prefix `json:"allow,omitempty"`
-	Netns  string         `json:"netns,omitempty"`
-	Ifname string         `json:"ifname,omitempty"`
+	// Allow are prefixes that it may send from beside its own addresses, AllowTraffic
+	// kinds of traffic that it may send beside those its network allows.
+	Allow        []netip.Prefix     `json:"allow,omitempty"`
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
+	Netns        string             `json:"netns,omitempty"`
+	Ifname       string             `json:"ifname,omitempty"`
 	// Port is the port's name on the bridge.
 	Port string `json:"port,omitempty"`
 	// Engine is EngineDocker, EngineCNI or EngineNetavark where the endpoint is that of a
@@ -123,6 +127,7 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 	}
 	return Endpoint{
 		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
+		AllowTraffic: e.AllowTraffic,
 		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
 		Engine: e.Labels[LabelEngine], EngineNetwork: e.Labels[LabelNetwork], ContainerID: e.Labels[LabelID],
 		Container: cmp.Or(e.Labels[LabelContainer], shortID(e.Labels[LabelID])),

@@ -121,6 +121,11 @@ func dockerFlags() []ucli.Flag {
 				"auto is on where Docker is installed",
 			Value: "auto",
 		},
+		&ucli.BoolFlag{
+			Name: "public-names",
+			Usage: "answer names of the Internet, such as example.com, where a container of another host has one: " +
+				"see docs/names.md",
+		},
 	}
 }
 
@@ -162,7 +167,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		OVSDB:    c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
 		LeaseGrace: c.Duration("lease-grace"),
 		StateDir:   c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
-		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
+		PublicNames: c.Bool("public-names"),
+		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		BGP:  speak,

@@ -244,6 +244,13 @@ func globalFlags() []ucli.Flag {
 			Name:  settings.EtcdPassword,
 			Usage: "etcd user's `PASSWORD`; other users of the machine can read flags, not variables",
 		},
+		&ucli.StringFlag{
+			Name: settings.EtcdPasswordFile, Usage: "`FILE` with one line, the etcd user's password",
+		},
+		&ucli.BoolFlag{
+			Name:  settings.EtcdPlainPassword,
+			Usage: "send the password over http:// as well, where anybody on the way can read it",
+		},
 		&ucli.DurationFlag{
 			Name: settings.EtcdTimeout, Usage: "the longest a single request to etcd may take", Value: etcdstore.DefaultTimeout,
 		},

@@ -264,7 +264,7 @@ func checkContext(c *ucli.Context, n settings.NamedContext) error {
 			Remedy: "give --etcd-username, too",
 		}
 	}
-	cfg.Username, cfg.Password, cfg.Origin = "", "", ""
+	cfg.Username, cfg.Password, cfg.PasswordFile, cfg.Origin = "", "", "", ""
 	s, err := etcdstore.Open(c.Context, cfg)
 	if err != nil {
 		return fmt.Errorf("context %s: %w", n.Name, err)

@@ -34,7 +34,10 @@ subnets; what lies behind a router is reached by those who have a route to it.
   ip netns add c1
   baize endpoint add c1 --network blue --netns c1
   baize endpoint add --network blue --netns /proc/4711/ns/net --ip 10.1.9.9
-  baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0,::/0`,
+  baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0,::/0,ra
+
+Router advertisements and redirects, answers of DHCP servers, frames of bridges and
+tagged frames are dropped unless the network or the endpoint is allowed them.`,
 				Flags: []ucli.Flag{
 					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
 					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
@@ -43,7 +46,8 @@ subnets; what lies behind a router is reached by those who have a route to it.
 					},
 					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
 					&ucli.StringSliceFlag{
-						Name: "allow", Usage: "`PREFIX` or address that it may send from as well",
+						Name: "allow", Usage: "`PREFIX` or address that it may send from as well, or a kind of traffic: " +
+							trafficNames(),
 					},
 					&ucli.StringFlag{
 						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)", Action: isDevice("ifname"),
@@ -84,7 +88,7 @@ var endpoints = kind[api.Endpoint]{
 		{"SERVICE", optional, func(e api.Endpoint) any { return e.Service }},
 		{"IMAGE", optional, func(e api.Endpoint) any { return e.Image }},
 		{"PORT", wide, func(e api.Endpoint) any { return e.Port }},
-		{"ALLOW", wide, func(e api.Endpoint) any { return e.Allow }},
+		{"ALLOW", wide, func(e api.Endpoint) any { return append(texts(e.Allow), texts(e.AllowTraffic)...) }},
 		{"IFNAME", wide, func(e api.Endpoint) any { return e.Ifname }},
 		{"NETNS", wide, func(e api.Endpoint) any { return e.Netns }},
 	},
@@ -115,10 +119,11 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 		families[f] = true
 		req.IPs = append(req.IPs, a.Unmap())
 	}
-	var err error
-	if req.Allow, err = topology.ParseAllowed("--allow", c.StringSlice("allow")); err != nil {
+	may, err := topology.ParseAllowance("--allow", c.StringSlice("allow"))
+	if err != nil {
 		return usagef(command, "%v", err)
 	}
+	req.Allow, req.AllowTraffic = may.Prefixes, may.Traffic
 	if s := c.String("mac"); s != "" {
 		m, err := topology.ParseMAC(s)
 		if err != nil {

@@ -29,6 +29,13 @@ func networkSettings() []ucli.Flag {
 		&ucli.StringSliceFlag{
 			Name: "gateway", Usage: "`ADDRESS` of the endpoints' default route, one for each family",
 		},
+		&ucli.StringSliceFlag{
+			Name: "allow", Usage: "kind of `TRAFFIC` that all its endpoints may send: " + trafficNames() + " (default none)",
+		},
+		&ucli.StringFlag{
+			Name: "bum", Usage: fmt.Sprintf("broadcast, multicast and unknown unicast `FRAMES` that an endpoint may send a "+
+				"second, or off (default %d)", topology.DefaultBUM),
+		},
 	}
 }
 
@@ -95,11 +102,13 @@ while no node uses the network.
 
   baize network update blue --mtu 1400
   baize network update blue --subnet fd00:10:1::/48
-  baize network update blue --no-gateway`,
+  baize network update blue --no-gateway
+  baize network update blue --allow ra,dhcp-server --bum 5000`,
 		Flags: append(append([]ucli.Flag{
 			&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of its family, once for IPv4, once for IPv6, or both"},
 		}, append(divisionFlags(), networkSettings()...)...),
 			&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
+			&ucli.BoolFlag{Name: "no-allow", Usage: "allow the endpoints no kind of traffic"},
 			dryRunFlag(), outputFlag(formatsItem...)),
 		Action: r.networkUpdate,
 	}
@@ -140,9 +149,14 @@ type networkItem struct {
 	MTU      int               `json:"mtu"`
 	// MTUDefault says that nobody chose the MTU, MTUNode which node's link makes it
 	// smaller then.
-	MTUDefault     bool          `json:"mtuDefault,omitempty"`
-	MTUNode        string        `json:"mtuNode,omitempty"`
-	Gateways       []netip.Addr  `json:"gateways"`
+	MTUDefault bool         `json:"mtuDefault,omitempty"`
+	MTUNode    string       `json:"mtuNode,omitempty"`
+	Gateways   []netip.Addr `json:"gateways"`
+	// Allow are the kinds of traffic that all endpoints may send. BUM is how many
+	// broadcast, multicast and unknown unicast frames a second one may; 0: any number.
+	Allow []topology.Traffic `json:"allow,omitempty"`
+	BUM   int                `json:"bum"`
+
 	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
 	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
 	Nodes          []networkNode `json:"nodes"`
@@ -169,7 +183,7 @@ func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 	item := networkItem{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Prefixes(), SubnetLenIPv4: n.SubnetLenIPv4, SubnetLenIPv6: n.SubnetLenIPv6,
 		Transport: n.Transport, Limits: n.Transport.Limits(), Router: n.Router, Layout: n.Layout, MTU: n.MTU,
-		CreatedBy: n.CreatedBy, MTUDefault: n.MTUDefault, MTUNode: least,
+		CreatedBy: n.CreatedBy, MTUDefault: n.MTUDefault, MTUNode: least, Allow: n.AllowTraffic, BUM: n.BUMRate(),
 		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
 	}
@@ -265,6 +279,14 @@ func (n networkItem) mtuText() string {
 	return out
 }
 
+// bumText says how much an endpoint may flood.
+func (n networkItem) bumText() string {
+	if n.BUM == 0 {
+		return "not limited"
+	}
+	return fmt.Sprintf("%d frames a second from an endpoint", n.BUM)
+}
+
 func (n networkItem) describe() []field {
 	out := []field{
 		{"Name", n.Name}, {"VNI", strconv.FormatUint(uint64(n.VNI), 10)}, {"Subnets", joined(n.Subnets)},
@@ -279,6 +301,10 @@ func (n networkItem) describe() []field {
 	if n.Limits != "" {
 		out = append(out, field{"Limits", n.Limits})
 	}
+	if len(n.Allow) > 0 {
+		out = append(out, field{"Allowed", joined(n.Allow)})
+	}
+	out = append(out, field{"Flooding", n.bumText()})
 	if n.Router {
 		out = append(out, field{"Router", "the nodes' kernels; a docker0 with the node's subnet is reached through its host"})
 	}
@@ -352,9 +378,36 @@ func divisionFlag(f topology.Family) string {
 	return "subnet-len"
 }
 
+// setLimits reads --allow and --bum; what is not given stays as it is.
+func setLimits(n *topology.Network, command string, c *ucli.Context) error {
+	if c.IsSet("allow") {
+		kinds, err := topology.ParseTraffic("--allow", c.StringSlice("allow"))
+		if err != nil {
+			return usagef(command, "%v", err)
+		}
+		n.AllowTraffic = kinds
+	}
+	if c.IsSet("bum") {
+		rate, err := topology.ParseBUM("--bum", c.String("bum"))
+		if err != nil {
+			return usagef(command, "%v", err)
+		}
+		n.BUM = rate
+	}
+	return nil
+}
+
+// anySet reports whether one of several flags is given.
+func anySet(c *ucli.Context, names ...string) bool { return slices.ContainsFunc(names, c.IsSet) }
+
+// trafficNames lists all kinds of traffic in one sentence.
+func trafficNames() string { return sentence(topology.Traffics()) }
+
 // transportNames lists all transports in one sentence.
-func transportNames() string {
-	all := topology.Transports()
+func transportNames() string { return sentence(topology.Transports()) }
+
+// sentence lists alternatives.
+func sentence[T ~string](all []T) string {
 	out := ""
 	for i, t := range all {
 		switch {
@@ -404,6 +457,9 @@ func (r *runner) networkCreate(c *ucli.Context) error {
 		if c.IsSet(flag) && !n.Prefix(f).IsValid() {
 			return usagef(command, "--%s is given but no %s --subnet", flag, f)
 		}
+	}
+	if err := setLimits(&n, command, c); err != nil {
+		return err
 	}
 	return r.withStore(c, func(s *etcdstore.Store) error {
 		return r.rehearsed(c, s, func() error { return r.createNetwork(c, s, n) })
@@ -458,6 +514,9 @@ type networkChange struct {
 	mtu       *int
 	gateways  []string
 	noGateway bool
+	// limits are --allow and --bum, as setLimits reads them.
+	limits  func(n *topology.Network) error
+	noAllow bool
 }
 
 func (r *runner) networkUpdate(c *ucli.Context) error {
@@ -488,7 +547,7 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 
 // readNetworkChange checks flags before anything is read from etcd.
 func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
-	out := networkChange{gateways: c.StringSlice("gateway"), noGateway: c.Bool("no-gateway")}
+	out := networkChange{gateways: c.StringSlice("gateway"), noGateway: c.Bool("no-gateway"), noAllow: c.Bool("no-allow")}
 	var err error
 	if out.transport, err = transportOf(c, command); err != nil {
 		return out, err
@@ -496,14 +555,21 @@ func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
 	if len(out.gateways) > 0 && out.noGateway {
 		return out, usagef(command, "--gateway and --no-gateway contradict each other")
 	}
+	if out.noAllow && c.IsSet("allow") {
+		return out, usagef(command, "--allow and --no-allow contradict each other")
+	}
+	out.limits = func(n *topology.Network) error { return setLimits(n, command, c) }
+	if err := out.limits(new(topology.Network)); err != nil {
+		return out, err
+	}
 	if c.IsSet("mtu") {
 		mtu := c.Int("mtu")
 		out.mtu = &mtu
 	}
-	settings := []string{"subnet", "subnet-len", "subnet-len-v6", "transport", "mtu", "gateway", "no-gateway"}
-	if !slices.ContainsFunc(settings, c.IsSet) {
+	if !anySet(c, "subnet", "subnet-len", "subnet-len-v6", "transport", "mtu", "gateway", "no-gateway", "allow", "no-allow",
+		"bum") {
 		return out, usagef(command, "nothing to change: give --subnet, --subnet-len, --subnet-len-v6, --transport, --mtu, "+
-			"--gateway or --no-gateway")
+			"--gateway, --no-gateway, --allow, --no-allow or --bum")
 	}
 	if err := setPrefixes(&out.prefixes, command, c.StringSlice("subnet")); err != nil {
 		return out, err
@@ -539,6 +605,12 @@ func (x networkChange) apply(n *topology.Network, command string, snap *topology
 	*n, _ = n.Defaults().WithMTU(snap.Underlay())
 	if x.noGateway {
 		n.GatewayIPv4, n.GatewayIPv6 = netip.Addr{}, netip.Addr{}
+	}
+	if x.noAllow {
+		n.AllowTraffic = nil
+	}
+	if err := x.limits(n); err != nil {
+		return err
 	}
 	return setGateways(n, command, x.gateways)
 }
@@ -589,10 +661,13 @@ func sortedNames[V any](m map[string]V) []string {
 }
 
 // joined writes values with commas between.
-func joined[T any](xs []T) string {
-	parts := make([]string, len(xs))
+func joined[T any](xs []T) string { return strings.Join(texts(xs), ", ") }
+
+// texts writes values.
+func texts[T any](xs []T) []string {
+	out := make([]string, len(xs))
 	for i, x := range xs {
-		parts[i] = fmt.Sprint(x)
+		out[i] = fmt.Sprint(x)
 	}
-	return strings.Join(parts, ", ")
+	return out
 }

@@ -66,6 +66,7 @@ type planItem struct {
 	Node     string        `json:"node"`
 	Bridge   planBridge    `json:"bridge"`
 	Ports    []planPort    `json:"ports"`
+	Meters   []planMeter   `json:"meters"`
 	Flows    []planFlow    `json:"flows"`
 	Kernel   kernel.State  `json:"kernel"`
 	Problems []fault.Fault `json:"problems"`
@@ -87,6 +88,12 @@ type planPort struct {
 	ExternalIDs map[string]string `json:"externalIDs,omitempty"`
 }
 
+// planMeter bounds what a port floods, or, without one, what the node does.
+type planMeter struct {
+	Port string `json:"port,omitempty"`
+	Rate int    `json:"rate"`
+}
+
 type planFlow struct {
 	Table     int    `json:"table"`
 	TableName string `json:"tableName"`
@@ -102,10 +109,13 @@ func newPlanItem(v topology.View, s ovs.State, k kernel.State, problems []fault.
 			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
 			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
 		},
-		Ports: []planPort{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
+		Ports: []planPort{}, Meters: []planMeter{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
 	}
 	for _, p := range s.Ports {
 		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})
+	}
+	for _, m := range s.Meters {
+		item.Meters = append(item.Meters, planMeter{m.Port, m.Rate})
 	}
 	for _, f := range s.Flows {
 		item.Flows = append(item.Flows, newPlanFlow(f))

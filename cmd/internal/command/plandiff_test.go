@@ -23,10 +23,11 @@ import (
 
 // fakeOVS is an Open vSwitch that holds what it is given.
 type fakeOVS struct {
-	seen  ovs.Observed
-	flows openflow.Observed
-	audit openflow.Audit
-	bound []ovs.BoundFlow // what Audit was asked for
+	seen   ovs.Observed
+	meters []ovs.BoundMeter
+	flows  openflow.Observed
+	audit  openflow.Audit
+	bound  []ovs.BoundFlow // what Audit was asked for
 }
 
 func (f *fakeOVS) Observe(context.Context) (ovs.Observed, error) { return f.seen, nil }
@@ -34,6 +35,8 @@ func (f *fakeOVS) Observe(context.Context) (ovs.Observed, error) { return f.seen
 type fakeFlows struct{ *fakeOVS }
 
 func (f fakeFlows) Observe(context.Context) (openflow.Observed, error) { return f.flows, nil }
+
+func (f fakeFlows) Meters(context.Context) ([]ovs.BoundMeter, error) { return f.meters, nil }
 
 func (f fakeFlows) Audit(_ context.Context, wanted []ovs.BoundFlow) (openflow.Audit, error) {
 	f.fakeOVS.bound = wanted
@@ -90,6 +93,7 @@ func asWanted(t *testing.T, view topology.View, opt pipeline.Options) *fakeOVS {
 	for i, p := range want.Ports {
 		f.seen.Ports[p.Name] = ovs.ObservedPort{Port: p, OFPort: i + 1, Up: true}
 	}
+	f.meters = want.BindMeters(f.seen.OFPorts())
 	return f
 }
 
@@ -135,6 +139,14 @@ func TestPlanDiff(t *testing.T) {
 				"-table=20 priority=100 cookie=0x1 actions=drop", "+table=30 priority=5 cookie=0x2 actions=NORMAL",
 			}
 		}, false, []string{"+ flow table=20 priority=100", "- flow table=30 priority=5"}},
+		"meters": {func(f *fakeOVS) {
+			f.meters = []ovs.BoundMeter{
+				{ID: 3, Other: true}, {ID: ovs.NodeMeter, Rate: 7}, {ID: ovs.MeterBase + 99, Rate: 1},
+			}
+		}, false, []string{
+			"~ meter 65537: 1000 frames a second\n", "~ meter 131071: 10000 frames a second\n", "~ meter 65635: not needed\n",
+		}},
+		"a switch without meters": {func(f *fakeOVS) { f.meters = nil }, true, nil},
 		"broken port": {func(f *fakeOVS) {
 			p := f.seen.Ports["vx-host2"]
 			p.OFPort, p.Error = -1, "could not add network device"

@@ -33,6 +33,8 @@ func clusterSpecs() []settings.Spec {
 		{Name: settings.EtcdKeyFile, With: append(etcd, settings.EtcdCertFile)},
 		{Name: settings.EtcdUsername, With: etcd},
 		{Name: settings.EtcdPassword, Secret: true, With: append(etcd, settings.EtcdUsername)},
+		{Name: settings.EtcdPasswordFile, With: append(etcd, settings.EtcdUsername)},
+		{Name: settings.EtcdPlainPassword, With: append(etcd, settings.EtcdUsername)},
 		{Name: settings.EtcdTimeout, Default: etcdstore.DefaultTimeout.String(), With: etcd},
 		{Name: flagSocket, Default: api.DefaultSocket},
 	}
@@ -299,7 +301,8 @@ func (w *whereabouts) agentPlace(c *ucli.Context) settings.Place {
 // nobody else tells either.
 func (w *whereabouts) withheld() error {
 	user := w.Resolved[settings.EtcdUsername]
-	if user.Source != settings.Agent || !user.Set || w.Resolved[settings.EtcdPassword].Set {
+	told := w.Resolved[settings.EtcdPassword].Set || w.Resolved[settings.EtcdPasswordFile].Set
+	if user.Source != settings.Agent || !user.Set || told {
 		return nil
 	}
 	return &topology.Error{
@@ -340,6 +343,9 @@ func etcdConfig(s settings.Resolved) (etcdstore.Config, error) {
 		KeyFile:   s[settings.EtcdKeyFile].Value,
 		Username:  s[settings.EtcdUsername].Value,
 		Password:  s[settings.EtcdPassword].Value,
+
+		PasswordFile:  s[settings.EtcdPasswordFile].Value,
+		PlainPassword: s[settings.EtcdPlainPassword].Value == "true",
 	}
 	var err error
 	if cfg.Timeout, err = time.ParseDuration(timeout.Value); err != nil || cfg.Timeout <= 0 {

@@ -34,8 +34,12 @@ func TestDomain(t *testing.T) {
 				"spoofing":           testSpoofing,
 				"exactly the MTU":    testMTU,
 				"a router":           testRouter,
+				"only if allowed":    testFirstHop,
 			} {
 				t.Run(name, func(t *testing.T) { test(d.in(t)) })
+			}
+			if transport == topology.VXLAN { // which tunnel carries it makes no difference
+				t.Run("a storm", func(t *testing.T) { testStorm(d.in(t)) })
 			}
 		})
 	}

@@ -35,6 +35,8 @@ type Drift struct {
 	// Baize's mark and should not be, or were changed by hand.
 	MissingFlows  []string `json:"missingFlows"`
 	UnwantedFlows []string `json:"unwantedFlows"`
+	// Meters are the numbers of meters that are missing, wrong or not needed.
+	Meters []string `json:"meters"`
 	// Kernel are the commands that would put the kernel right.
 	Kernel []string `json:"kernel"`
 	// Foreign ports and flows are not Baize's: they are left alone and are no
@@ -53,6 +55,7 @@ type Database interface {
 type FlowTables interface {
 	Observe(ctx context.Context) (openflow.Observed, error)
 	Audit(ctx context.Context, wanted []ovs.BoundFlow) (openflow.Audit, error)
+	Meters(ctx context.Context) ([]ovs.BoundMeter, error)
 }
 
 // Observer is the reading half of a kernel.Host.
@@ -84,6 +87,7 @@ func (h Host) Compare(
 		RemovePorts:   []string{},
 		MissingFlows:  []string{},
 		UnwantedFlows: []string{},
+		Meters:        []string{},
 		Kernel:        []string{},
 		ForeignPorts:  []string{},
 		ForeignFlows:  []string{},
@@ -113,11 +117,14 @@ func (h Host) Compare(
 		item.MissingFlows = append(item.MissingFlows, flowTexts(want.Flows)...)
 		return item, nil
 	}
+	if want, err = h.compareMeters(ctx, &item, want, have); err != nil {
+		return item, err
+	}
 	if err := h.compareFlows(ctx, &item, want, have); err != nil {
 		return item, err
 	}
 	item.Same = !item.UpdateBridge && len(item.AddPorts)+len(item.UpdatePorts)+len(item.RemovePorts)+
-		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Kernel) == 0
+		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Meters)+len(item.Kernel) == 0
 	return item, nil
 }
 
@@ -132,6 +139,29 @@ func (d *Drift) ports(change, stale ovs.DBChange, have ovs.Observed) {
 	}
 	d.RemovePorts = append(d.RemovePorts, stale.RemovePorts...)
 	d.ForeignPorts = append(d.ForeignPorts, have.ForeignPorts()...)
+}
+
+// compareMeters returns the state as this switch can have it: one that has none of the
+// meters has flows without them.
+func (h Host) compareMeters(ctx context.Context, item *Drift, want ovs.State, have ovs.Observed) (ovs.State, error) {
+	there, err := h.Flows.Meters(ctx)
+	if errors.Is(err, topology.ErrNotFound) {
+		return want, nil // so are the flows
+	}
+	if err != nil {
+		return want, err
+	}
+	if !slices.ContainsFunc(there, func(m ovs.BoundMeter) bool { return ovs.OwnMeter(m.ID) }) {
+		return want.Unmetered(), nil
+	}
+	add, change, stale := ovs.DiffMeters(want.BindMeters(have.OFPorts()), there)
+	for _, m := range slices.Concat(add, change) {
+		item.Meters = append(item.Meters, fmt.Sprintf("%d: %d frames a second", m.ID, m.Rate))
+	}
+	for _, id := range stale {
+		item.Meters = append(item.Meters, fmt.Sprintf("%d: not needed", id))
+	}
+	return want, nil
 }
 
 func (h Host) compareFlows(ctx context.Context, item *Drift, want ovs.State, have ovs.Observed) error {

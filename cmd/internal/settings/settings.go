@@ -21,19 +21,24 @@ const (
 	EtcdUser     = "etcd-user"
 	EtcdUsername = "etcd-username"
 	EtcdPassword = "etcd-password"
-	EtcdTimeout  = "etcd-timeout"
+	// EtcdPasswordFile is a file with the password, EtcdPlainPassword, true, sends it
+	// over a connection that is not encrypted.
+	EtcdPasswordFile  = "etcd-password-file"
+	EtcdPlainPassword = "etcd-plain-password"
+	EtcdTimeout       = "etcd-timeout"
 )
 
 // Cluster lists them, in the order in which they are shown.
 func Cluster() []string {
 	return []string{
-		EtcdEndpoints, EtcdPrefix, EtcdCAFile, EtcdCertFile, EtcdKeyFile, EtcdUsername, EtcdPassword, EtcdTimeout,
+		EtcdEndpoints, EtcdPrefix, EtcdCAFile, EtcdCertFile, EtcdKeyFile, EtcdUsername, EtcdPassword,
+		EtcdPasswordFile, EtcdPlainPassword, EtcdTimeout,
 	}
 }
 
 // IsFile reports whether a setting is the path of a file.
 func IsFile(name string) bool {
-	return name == EtcdCAFile || name == EtcdCertFile || name == EtcdKeyFile
+	return name == EtcdCAFile || name == EtcdCertFile || name == EtcdKeyFile || name == EtcdPasswordFile
 }
 
 // Source is the kind of place that a setting comes from.

@@ -46,9 +46,18 @@ func ARPRequest(src, sha net.HardwareAddr, spa, tpa netip.Addr) []byte {
 // IPv4 is a UDP datagram, without a checksum of its own, with a payload that can
 // be found again.
 func IPv4(dst, src net.HardwareAddr, from, to netip.Addr, payload string) []byte {
-	udp := append([]byte{0x30, 0x39, 0x30, 0x39, 0, byte(8 + len(payload)), 0, 0}, payload...)
-	h := []byte{0x45, 0, 0, byte(20 + len(udp)), 0, 0, 0, 0, 64, 17, 0, 0}
-	h = append(append(h, from.AsSlice()...), to.AsSlice()...)
+	return IPv4Of(dst, src, from.AsSlice(), to.AsSlice(), 17, UDP(0x3039, 0x3039, []byte(payload)))
+}
+
+// UDP is a datagram without a checksum (RFC 768).
+func UDP(from, to uint16, payload []byte) []byte {
+	return append([]byte{byte(from >> 8), byte(from), byte(to >> 8), byte(to), 0, byte(8 + len(payload)), 0, 0}, payload...)
+}
+
+// IPv4Of is a packet of some protocol, 200 bytes at the most.
+func IPv4Of(dst, src net.HardwareAddr, from, to []byte, protocol byte, payload []byte) []byte {
+	h := []byte{0x45, 0, 0, byte(20 + len(payload)), 0, 0, 0, 0, 64, protocol, 0, 0}
+	h = append(append(h, from...), to...)
 	var sum uint32
 	for i := 0; i < 20; i += 2 {
 		sum += uint32(h[i])<<8 | uint32(h[i+1])
@@ -56,5 +65,11 @@ func IPv4(dst, src net.HardwareAddr, from, to netip.Addr, payload string) []byte
 	sum = sum>>16 + sum&0xffff
 	sum = ^(sum>>16 + sum)
 	h[10], h[11] = byte(sum>>8), byte(sum)
-	return Frame(dst, src, 0x0800, append(h, udp...))
+	return Frame(dst, src, 0x0800, append(h, payload...))
+}
+
+// IPv6 is a packet of some protocol (RFC 8200), 200 bytes at the most, hop limit 255.
+func IPv6(dst, src net.HardwareAddr, from, to []byte, protocol byte, payload []byte) []byte {
+	h := []byte{0x60, 0, 0, 0, 0, byte(len(payload)), protocol, 255}
+	return Frame(dst, src, 0x86dd, append(append(append(h, from...), to...), payload...))
 }

@@ -70,6 +70,9 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 	rules := make([]*forward.Rule, len(add))
 	for i, flow := range add {
 		r, err := forward.Parse(flow)
+		if err == nil {
+			err = t.f.meters(r)
+		}
 		if err != nil {
 			return &topology.Error{
 				Kind: topology.ErrInvalid, Code: fault.FlowRefused, Item: "flow " + r.String(),

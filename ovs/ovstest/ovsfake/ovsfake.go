@@ -36,6 +36,8 @@ type Switch struct {
 	Ports   map[string]ovs.ObservedPort
 	Table   map[ovs.FlowID]ovs.BoundFlow
 	Foreign map[string]string
+	// Meters are by number.
+	Meters map[uint32]ovs.BoundMeter
 	// Devices are the network devices that exist; nil: every one does.
 	Devices map[string]bool
 	// Latency is what every call takes.
@@ -63,6 +65,7 @@ func New() *Switch {
 	return &Switch{
 		Ports: map[string]ovs.ObservedPort{}, Table: map[ovs.FlowID]ovs.BoundFlow{}, Foreign: map[string]string{},
 		vswitchd: true, ovsdb: true, changed: make(chan struct{}), rules: map[ovs.FlowID]*forward.Rule{},
+		Meters: map[uint32]ovs.BoundMeter{},
 	}
 }
 
@@ -179,6 +182,7 @@ func (f *Switch) deleteBridge() {
 func (f *Switch) clearFlows() {
 	clear(f.Table)
 	clear(f.rules)
+	clear(f.Meters)
 	f.touched()
 }
 

@@ -151,14 +151,18 @@ func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
 		return e, err
 	}
 	e.Port = portOf(e)
-	allow := make([]string, len(req.Allow))
+	allow := make([]string, len(req.Allow), len(req.Allow)+len(req.AllowTraffic))
 	for i, p := range req.Allow {
 		allow[i] = p.String()
 	}
-	var err error
-	if e.Allow, err = topology.ParseAllowed("--allow", allow); err != nil {
+	for _, t := range req.AllowTraffic {
+		allow = append(allow, string(t))
+	}
+	may, err := topology.ParseAllowance("--allow", allow)
+	if err != nil {
 		return e, err
 	}
+	e.Allow, e.AllowTraffic = may.Prefixes, may.Traffic
 	if req.MAC != "" {
 		mac, err := topology.ParseMAC(req.MAC)
 		if err != nil {

@@ -235,19 +235,22 @@ type contents struct {
 
 // record is an endpoint in the file: what its port has in external_ids.
 type record struct {
-	Name    string            `json:"name"`
-	Network string            `json:"network"`
-	IPs     []netip.Addr      `json:"ips"`
-	MAC     string            `json:"mac,omitempty"`
-	Allow   []netip.Prefix    `json:"allow,omitempty"`
-	Netns   string            `json:"netns,omitempty"`
-	Ifname  string            `json:"ifname,omitempty"`
-	Port    string            `json:"port"`
-	Labels  map[string]string `json:"labels,omitempty"`
+	Name    string         `json:"name"`
+	Network string         `json:"network"`
+	IPs     []netip.Addr   `json:"ips"`
+	MAC     string         `json:"mac,omitempty"`
+	Allow   []netip.Prefix `json:"allow,omitempty"`
+	// AllowTraffic are kinds of traffic.
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
+
+	Netns  string            `json:"netns,omitempty"`
+	Ifname string            `json:"ifname,omitempty"`
+	Port   string            `json:"port"`
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 func recordOf(e ovs.Endpoint) record {
-	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Allow, e.Netns, e.Ifname, e.Port, e.Labels}
+	return record{e.Name, e.Network, e.IPs, e.MAC.String(), e.Allow, e.AllowTraffic, e.Netns, e.Ifname, e.Port, e.Labels}
 }
 
 // endpoint reads a record back. ok is false where it makes no sense.
@@ -257,10 +260,13 @@ func (r record) endpoint() (e ovs.Endpoint, ok bool) {
 		Network: r.Network,
 		IPs:     r.IPs,
 		Allow:   r.Allow,
-		Netns:   r.Netns,
-		Ifname:  r.Ifname,
-		Port:    r.Port,
-		Labels:  r.Labels,
+
+		AllowTraffic: r.AllowTraffic,
+
+		Netns:  r.Netns,
+		Ifname: r.Ifname,
+		Port:   r.Port,
+		Labels: r.Labels,
 	}
 	if r.MAC != "" {
 		mac, err := topology.ParseMAC(r.MAC)

@@ -29,9 +29,11 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointCreation) (endpoi
 		Name: "docker-" + r.EndpointID[:12], Network: n.Network, IPs: ips,
 		Labels: map[string]string{LabelEndpoint: r.EndpointID, LabelNetwork: r.NetworkID},
 	}
-	if e.Allow, err = allowed(n, r.Options); err != nil {
+	may, err := allowed(n, r.Options)
+	if err != nil {
 		return endpointAnswer{}, err
 	}
+	e.Allow, e.AllowTraffic = may.Prefixes, may.Traffic
 	if ports, _ := r.Options[keyPortMap].([]any); len(ports) > 0 && n.Gateway == gatewayNetwork {
 		return endpointAnswer{}, &topology.Error{
 			Kind: topology.ErrInvalid, Item: item,
@@ -80,10 +82,10 @@ func (r endpointCreation) addresses(item string) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// allowed returns the prefixes that a container may send from: those of the
-// network's option and those of its own. Engines hand over the options of an
+// allowed returns what a container is allowed: that of the network's option and that
+// of its own. Engines hand over the options of an
 // endpoint (--network name=…,driver-opt=…) among their own.
-func allowed(n network, options map[string]any) ([]netip.Prefix, error) {
+func allowed(n network, options map[string]any) (topology.Allowance, error) {
 	given := map[string]string{}
 	for k, v := range options {
 		if strings.HasPrefix(k, optionPrefix) {
@@ -91,13 +93,16 @@ func allowed(n network, options map[string]any) ([]netip.Prefix, error) {
 		}
 	}
 	if unknown := unknownOptions(given, OptionAllow); len(unknown) > 0 {
-		return nil, invalid("option "+unknown[0], "known is "+OptionAllow, "an endpoint has none of that name")
+		return topology.Allowance{}, invalid("option "+unknown[0], "known is "+OptionAllow, "an endpoint has none of that name")
 	}
 	own, err := parseAllow(given[OptionAllow])
 	if err != nil {
-		return nil, err
+		return own, err
 	}
-	return topology.SortAllowed(slices.Concat(n.Allow, own)), nil
+	return topology.Allowance{
+		Prefixes: topology.SortAllowed(slices.Concat(n.Allow, own.Prefixes)),
+		Traffic:  topology.SortTraffic(slices.Concat(n.AllowTraffic, own.Traffic)),
+	}, nil
 }
 
 func (p *Plugin) forget(endpoint string) {

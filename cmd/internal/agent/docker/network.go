@@ -24,9 +24,12 @@ const (
 	// -p works; the default) or "network" (the network's gateway).
 	OptionGateway = "baize.gateway"
 	// OptionAllow are prefixes that containers may send from beside their own
-	// addresses, separated by commas. It is also an option of one endpoint
-	// (driver-opt).
+	// addresses, and kinds of traffic (topology.Traffics), separated by commas. It is
+	// also an option of one endpoint (driver-opt).
 	OptionAllow = "baize.allow"
+	// OptionBUM is how many broadcast, multicast and unknown unicast frames a second
+	// a container may send, or off.
+	OptionBUM = "baize.bum"
 )
 
 const (
@@ -46,8 +49,9 @@ type network struct {
 	Internal bool `json:"internal,omitempty"`
 	// Gateway is that of OptionGateway.
 	Gateway string `json:"gateway,omitempty"`
-	// Allow is that of OptionAllow.
-	Allow []netip.Prefix `json:"allow,omitempty"`
+	// Allow and AllowTraffic are those of OptionAllow.
+	Allow        []netip.Prefix     `json:"allow,omitempty"`
+	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
 	// Unnamed: its pools' IDs do not name it (no --ipam-opt).
 	Unnamed bool `json:"unnamed,omitempty"`
 
@@ -63,7 +67,7 @@ type wanted struct {
 }
 
 // knownOptions are the options of ours, as messages list them.
-var knownOptions = []string{OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway, OptionAllow}
+var knownOptions = []string{OptionNetwork, OptionTransport, OptionVNI, OptionMTU, OptionGateway, OptionAllow, OptionBUM}
 
 func invalid(item, remedy, what string, args ...any) error {
 	return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: fmt.Sprintf(what, args...), Remedy: remedy}
@@ -194,19 +198,25 @@ func (w *wanted) setOptions(opts map[string]string) error {
 			w.network.Gateway,
 		)
 	}
-	var err error
-	if w.Allow, err = parseAllow(opts[OptionAllow]); err != nil {
+	may, err := parseAllow(opts[OptionAllow])
+	if err != nil {
 		return err
+	}
+	w.Allow, w.network.AllowTraffic = may.Prefixes, may.Traffic
+	if s := opts[OptionBUM]; s != "" {
+		if w.BUM, err = topology.ParseBUM("option "+OptionBUM, s); err != nil {
+			return err
+		}
 	}
 	return w.setMTU(opts)
 }
 
-// parseAllow reads a list of prefixes; an empty one has none.
-func parseAllow(list string) ([]netip.Prefix, error) {
+// parseAllow reads a list of prefixes and kinds of traffic; an empty one has none.
+func parseAllow(list string) (topology.Allowance, error) {
 	if list == "" {
-		return nil, nil
+		return topology.Allowance{}, nil
 	}
-	return topology.ParseAllowed("option "+OptionAllow, strings.Split(list, ","))
+	return topology.ParseAllowance("option "+OptionAllow, strings.Split(list, ","))
 }
 
 // setMTU takes the MTU by either of its two names.
@@ -289,6 +299,9 @@ func (w *wanted) differences(n topology.Network) []string {
 	}
 	if w.MTU != 0 && w.MTU != n.MTU {
 		differ("MTU", w.MTU, n.MTU)
+	}
+	if w.BUM != 0 && w.BUMRate() != n.BUMRate() {
+		differ(OptionBUM, w.BUMRate(), n.BUMRate())
 	}
 	w.gatewayDifferences(n, differ)
 	return out

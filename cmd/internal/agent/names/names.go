@@ -16,6 +16,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/net/netutil"
+	"golang.org/x/time/rate"
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/topology"
@@ -198,6 +200,7 @@ func (s *Servers) start(path string) (*server, error) {
 		return nil, err
 	}
 	sv := &server{sockets: sockets}
+	limit := rate.NewLimiter(queriesPerSecond, queriesAtOnce)
 	h := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		err := fault.Protect(func() error {
 			sv.mu.Lock()
@@ -205,7 +208,9 @@ func (s *Servers) start(path string) (*server, error) {
 			sv.mu.Unlock()
 			m := Answer(s.directory, networks, q)
 			if w.RemoteAddr().Network() == "udp" {
-				m.Truncate(limit(q))
+				m.Truncate(size(q))
+			} else if !limit.Allow() {
+				return w.Close()
 			}
 			return w.WriteMsg(m)
 		})
@@ -213,8 +218,12 @@ func (s *Servers) start(path string) (*server, error) {
 			s.log.Debugf("names: answer a query: %v", err)
 		}
 	})
-	sv.udp = &dns.Server{PacketConn: sockets.UDP, Handler: h}
-	sv.tcp = &dns.Server{Listener: sockets.TCP, Handler: h, ReadTimeout: queryTimeout, WriteTimeout: queryTimeout}
+	sv.udp = &dns.Server{
+		PacketConn: sockets.UDP, Handler: h,
+		DecorateReader: func(r dns.Reader) dns.Reader { return limitedReader{r, limit} },
+	}
+	tcp := netutil.LimitListener(sockets.TCP, connections)
+	sv.tcp = &dns.Server{Listener: tcp, Handler: h, ReadTimeout: queryTimeout, WriteTimeout: queryTimeout}
 	var started sync.WaitGroup
 	for _, d := range []*dns.Server{sv.udp, sv.tcp} {
 		started.Add(1)
@@ -231,9 +240,9 @@ func (s *Servers) start(path string) (*server, error) {
 	return sv, nil
 }
 
-// limit is the size of an answer that fits in a datagram (RFC 1035 section
+// size is that of an answer that fits in a datagram (RFC 1035 section
 // 2.3.4; RFC 6891).
-func limit(q *dns.Msg) int {
+func size(q *dns.Msg) int {
 	if o := q.IsEdns0(); o != nil {
 		return max(int(o.UDPSize()), dns.MinMsgSize)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 )
 
 // container makes a network namespace with a loopback device and returns its
@@ -41,8 +43,13 @@ func container(t *testing.T) string {
 // ask sends a query from inside a namespace, as Docker's resolver does.
 func ask(t *testing.T, netns, protocol, name string) (m *dns.Msg, err error) {
 	t.Helper()
+	return askFor(t, 5*time.Second, netns, protocol, name)
+}
+
+func askFor(t *testing.T, patience time.Duration, netns, protocol, name string) (m *dns.Msg, err error) {
+	t.Helper()
 	require.NoError(t, hostnet.InNetns(netns, func() error {
-		c := &dns.Client{Net: protocol, Timeout: 5 * time.Second}
+		c := &dns.Client{Net: protocol, Timeout: patience}
 		m, _, err = c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), net.JoinHostPort(Address.String(), "53"))
 		return nil
 	}))
@@ -108,4 +115,53 @@ func TestServers(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ECONNREFUSED, "no waiting for a server that has ended")
 
 	require.Len(t, next.Sync(map[string][]string{netns + "-gone": {"blue"}}), 1)
+}
+
+// Finding S3: a container that asks as fast as it can is answered at the limit's rate,
+// and no goroutine waits for the rest.
+func TestFloodOfQueries(t *testing.T) {
+	netns := container(t)
+	s := New(directory{"blue/web": known["blue/web"]}, logrus.New())
+	t.Cleanup(s.Close)
+	require.Empty(t, s.Sync(map[string][]string{netns: {"blue"}}))
+	var conn net.Conn
+	require.NoError(t, hostnet.InNetns(netns, func() (err error) {
+		conn, err = net.Dial("udp", net.JoinHostPort(Address.String(), "53"))
+		return err
+	}))
+	defer conn.Close()
+	query, err := new(dns.Msg).SetQuestion("web.", dns.TypeA).Pack()
+	require.NoError(t, err)
+	before, most := runtime.NumGoroutine(), 0
+	answers := make(chan int)
+	go func() {
+		n, buf := 0, make([]byte, 512)
+		for {
+			if _, err := conn.Read(buf); err != nil {
+				answers <- n
+				return
+			}
+			n++
+		}
+	}()
+	begin, sent := time.Now(), 0
+	for ; time.Since(begin) < time.Second; sent++ {
+		_, _ = conn.Write(query)
+		most = max(most, runtime.NumGoroutine())
+	}
+	took := time.Since(begin)
+	require.NoError(t, conn.SetReadDeadline(time.Now()))
+	n := <-answers
+	t.Logf("%d queries, %d answered in %v; %d goroutines more at most", sent, n, took, most-before)
+	require.Positive(t, n)
+	require.LessOrEqual(t, float64(n), queriesAtOnce+queriesPerSecond*time.Since(begin).Seconds())
+	require.Greater(t, sent, 2*n)
+	require.Less(t, most-before, 2*queriesAtOnce)
+	// It goes on: the one over TCP, too.
+	for _, protocol := range []string{"udp", "tcp"} {
+		testkit.Await(t, "an answer over "+protocol, func() (bool, string) {
+			m, err := askFor(t, time.Second/2, netns, protocol, "web.")
+			return err == nil && len(m.Answer) > 0, fmt.Sprint(err)
+		})
+	}
 }

@@ -61,6 +61,8 @@ type Part struct {
 	called  *part.Cell[Called]
 	label   Label
 	serve   bool
+	public  bool
+	reverse reverseIndex
 	servers *Servers
 	log     *logrus.Entry
 	wake    part.Signal
@@ -68,17 +70,19 @@ type Part struct {
 }
 
 // NewPart returns the part. It starts nothing. called is nil where this host
-// has no engine: then names that an engine had published are taken back.
+// has no engine: then names that an engine had published are taken back. public says
+// that names of the Internet are answered where a container has them.
 func NewPart(
 	h *hub.Hub,
 	store Store,
 	known *part.Cell[attach.Known],
 	called *part.Cell[Called],
 	label Label,
+	public bool,
 	log *logrus.Entry,
 ) *Part {
 	p := &Part{
-		hub: h, store: store, known: known, called: called, label: label, serve: called != nil,
+		hub: h, store: store, known: known, called: called, label: label, serve: called != nil, public: public,
 		log: log.WithField("part", "names"), wake: part.NewSignal(),
 	}
 	if p.called == nil {
@@ -172,22 +176,6 @@ func (p *Part) publish(ctx context.Context, endpoints []ovs.Endpoint) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Lookup implements Directory.
-func (p *Part) Lookup(network, name string) ([]netip.Addr, bool) {
-	if t := p.hub.Topology().Get(); t.Known() {
-		return t.Snapshot.Lookup(network, name)
-	}
-	return nil, false
-}
-
-// LookupAddr implements Directory.
-func (p *Part) LookupAddr(network string, addr netip.Addr) []string {
-	if t := p.hub.Topology().Get(); t.Known() {
-		return t.Snapshot.LookupAddr(network, addr)
-	}
-	return nil
 }
 
 // namesOf returns, by network, the addresses of containers by what they are

@@ -37,6 +37,8 @@ type ports interface {
 // them.
 type FlowTables interface {
 	tables
+	// MeterDrops returns how many frames each meter has dropped, by its number.
+	MeterDrops(ctx context.Context) (map[uint32]uint64, error)
 	// Monitor holds a connection and reports what happens to it and to the
 	// flows. It returns when the connection ends.
 	Monitor(ctx context.Context, report func(openflow.Event)) error
@@ -51,6 +53,11 @@ type tables interface {
 	Observe(ctx context.Context) (openflow.Observed, error)
 	// Apply does all or nothing.
 	Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.FlowID) error
+	// Meters reads the meters; SetMeters and DeleteMeters change them. No bundle has
+	// them.
+	Meters(ctx context.Context) ([]ovs.BoundMeter, error)
+	SetMeters(ctx context.Context, add, change []ovs.BoundMeter) error
+	DeleteMeters(ctx context.Context, ids []uint32) error
 	// Audit compares whole texts, not cookies alone.
 	Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.Audit, error)
 }
@@ -82,6 +89,8 @@ type converger struct {
 	// unmade are the ports that Open vSwitch did not make at the last look either.
 	// They are looked for again at audits only.
 	unmade []string
+	// meters are what Open vSwitch has, or refuses, of them.
+	meters meters
 	// bound are the flows that were bound last.
 	bound bound
 	// inPlace are flows that were found to be what is wanted.
@@ -147,8 +156,13 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 
 // convergeFlows makes the flow tables what they are to be, in one bundle.
 func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome) error {
-	bound := c.bind(out.Want, out.Observed.OFPorts())
+	ofports := out.Observed.OFPorts()
 	view := c.watch.view()
+	want, stale, err := c.setMeters(ctx, out.Want, ofports, view, audit)
+	if err != nil {
+		return fmt.Errorf("set the meters: %w", err)
+	}
+	bound := c.bind(want, ofports)
 	have, err := c.have(ctx, view, audit)
 	if err != nil {
 		return fmt.Errorf("read the flows: %w", err)
@@ -176,6 +190,15 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 	c.installed = installed{out.Bound, view}
 	for _, f := range c.refused {
 		out.Problems = append(out.Problems, f)
+	}
+	if c.meters.refused != nil {
+		out.Problems = append(out.Problems, *c.meters.refused)
+	}
+	if len(stale) > 0 {
+		if err := c.flows.DeleteMeters(ctx, stale); err != nil {
+			return fmt.Errorf("delete meters: %w", err)
+		}
+		out.Changes += len(stale)
 	}
 	return nil
 }

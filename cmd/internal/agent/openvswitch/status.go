@@ -45,6 +45,15 @@ func (p *Part) Status(ctx context.Context) (Status, error) {
 		st.Foreign = append(st.Foreign, "flow "+f)
 	}
 	st.Drops = drops(st.Outcome.Bound, flows)
+	limited, err := p.flows.MeterDrops(ctx)
+	if err != nil {
+		return st, err
+	}
+	for id, n := range limited {
+		if class := pipeline.MeterClass(id); class != "" && n > 0 {
+			st.Drops[class] += n
+		}
+	}
 	return st, nil
 }
 

@@ -166,6 +166,7 @@ func (l Loop) Run(ctx context.Context, pass func(context.Context) error) {
 }
 
 func (l Loop) once(ctx context.Context, pass func(context.Context) error) error {
+	defer begin(ctx, l.Timeout)()
 	if l.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, l.Timeout)

@@ -1,0 +1,290 @@
+package openflow
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// Meters are not part of bundles, and ovs-ofctl changes one at a time: a command for
+// each endpoint would hold up the flows of a whole node after a restart of
+// ovs-vswitchd. So these few messages are sent here. All that they have is in the
+// OpenFlow Switch Specification 1.4.0, sections 7.1, 7.3.4.4, 7.3.5.13 and 7.3.5.14.
+
+const (
+	version14  = 5
+	headerSize = 8
+
+	typeHello            = 0
+	typeError            = 1
+	typeMultipartRequest = 18
+	typeMultipartReply   = 19
+	typeBarrierRequest   = 20
+	typeBarrierReply     = 21
+	typeMeterMod         = 29
+
+	meterAdd, meterModify, meterDelete = 0, 1, 2
+
+	// Flags of meters: rate in packets, burst size given, counted.
+	meterFlags = 1<<1 | 1<<2 | 1<<3
+	bandDrop   = 1
+	bandSize   = 16
+
+	multipartMeter       = 9
+	multipartMeterConfig = 10
+	multipartMore        = 1
+	allMeters            = 0xffffffff
+
+	unknownMeter = 4 // of meter mod failed: one to delete that is gone
+	errMeterMod  = 12
+)
+
+// session is a connection for a few messages.
+type session struct {
+	net.Conn
+	bridge string
+}
+
+func (c *Client) session(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(c.cfg.RunDir, c.cfg.Bridge+".mgmt"))
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	s := &session{conn, c.cfg.Bridge}
+	if err := s.send(typeHello, nil); err != nil {
+		_ = conn.Close()
+		return nil, c.unreachable(err)
+	}
+	return s, nil
+}
+
+// unreachable says for people why there is no connection.
+func (c *Client) unreachable(err error) error {
+	kind, code := topology.ErrUnavailable, fault.SwitchUnavailable
+	if errors.Is(err, os.ErrNotExist) {
+		kind, code = topology.ErrNotFound, fault.BridgeMissing
+	}
+	return &topology.Error{
+		Kind: kind, Code: code, Item: "bridge " + c.cfg.Bridge,
+		What: "no OpenFlow connection: " + err.Error(), Remedy: "systemctl start openvswitch-switch",
+	}
+}
+
+func (s *session) send(kind byte, body []byte) error {
+	m := []byte{version14, kind, 0, 0, 0, 0, 0, 1}
+	binary.BigEndian.PutUint16(m[2:], uint16(headerSize+len(body)))
+	_, err := s.Write(append(m, body...))
+	return err
+}
+
+// receive returns the next message that is no greeting.
+func (s *session) receive() (kind byte, body []byte, err error) {
+	for {
+		var h [headerSize]byte
+		if _, err := io.ReadFull(s, h[:]); err != nil {
+			return 0, nil, err
+		}
+		size := int(binary.BigEndian.Uint16(h[2:]))
+		if size < headerSize {
+			return 0, nil, fmt.Errorf("a message of %d bytes", size)
+		}
+		body := make([]byte, size-headerSize)
+		if _, err := io.ReadFull(s, body); err != nil {
+			return 0, nil, err
+		}
+		switch h[1] {
+		case typeError, typeMultipartReply, typeBarrierReply:
+			return h[1], body, nil
+		}
+	}
+}
+
+// Meters reads the bridge's meters, those of others included.
+func (c *Client) Meters(ctx context.Context) ([]ovs.BoundMeter, error) {
+	var out []ovs.BoundMeter
+	return out, c.multipart(ctx, multipartMeterConfig, func(body []byte) int {
+		m, size := parseMeter(body)
+		if size > 0 {
+			out = append(out, m)
+		}
+		return size
+	})
+}
+
+// MeterDrops returns how many frames each meter has dropped, by its number.
+func (c *Client) MeterDrops(ctx context.Context) (map[uint32]uint64, error) {
+	out := map[uint32]uint64{}
+	return out, c.multipart(ctx, multipartMeter, func(body []byte) int {
+		id, drops, size := parseMeterStats(body)
+		if size > 0 {
+			out[id] = drops
+		}
+		return size
+	})
+}
+
+// multipart asks for something of all meters. one takes an entry from the front of
+// an answer and returns its size, 0 where it is none.
+func (c *Client) multipart(ctx context.Context, what uint16, one func([]byte) int) error {
+	s, err := c.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	request := make([]byte, 16)
+	binary.BigEndian.PutUint16(request, what)
+	binary.BigEndian.PutUint32(request[8:], allMeters)
+	if err := s.send(typeMultipartRequest, request); err != nil {
+		return c.unreachable(err)
+	}
+	for {
+		kind, body, err := s.receive()
+		if err != nil {
+			return c.unreachable(err)
+		}
+		if kind == typeError || len(body) < 8 {
+			return c.meterRefusal(fmt.Sprintf("% x", body))
+		}
+		for rest := body[8:]; len(rest) > 0; {
+			size := one(rest)
+			if size == 0 {
+				return c.meterRefusal(fmt.Sprintf("an answer that nobody understands: % x", rest))
+			}
+			rest = rest[size:]
+		}
+		if binary.BigEndian.Uint16(body[2:])&multipartMore == 0 {
+			return nil
+		}
+	}
+}
+
+// parseMeter reads ofp_meter_config.
+func parseMeter(b []byte) (m ovs.BoundMeter, size int) {
+	if len(b) < 8 {
+		return m, 0
+	}
+	if size = int(binary.BigEndian.Uint16(b)); size < 8 || size > len(b) {
+		return m, 0
+	}
+	m.ID = binary.BigEndian.Uint32(b[4:])
+	m.Other = binary.BigEndian.Uint16(b[2:]) != meterFlags || size != 8+bandSize
+	if !m.Other {
+		band := b[8:]
+		m.Rate = int(binary.BigEndian.Uint32(band[4:]))
+		m.Other = binary.BigEndian.Uint16(band) != bandDrop || m.Rate != int(binary.BigEndian.Uint32(band[8:]))
+	}
+	return m, size
+}
+
+// parseMeterStats reads ofp_meter_stats: 40 bytes, and for each band packets and
+// bytes.
+func parseMeterStats(b []byte) (id uint32, drops uint64, size int) {
+	const head, band = 40, 16
+	if len(b) < head {
+		return 0, 0, 0
+	}
+	if size = int(binary.BigEndian.Uint16(b[4:])); size < head || size > len(b) {
+		return 0, 0, 0
+	}
+	for i := head; i+band <= size; i += band {
+		drops += binary.BigEndian.Uint64(b[i:])
+	}
+	return binary.BigEndian.Uint32(b), drops, size
+}
+
+// SetMeters adds and changes meters, in one connection. A refusal is a
+// *topology.Error of kind ErrInvalid; those before it are set then.
+func (c *Client) SetMeters(ctx context.Context, add, change []ovs.BoundMeter) error {
+	mods := make([][]byte, 0, len(add)+len(change))
+	for _, m := range add {
+		mods = append(mods, meterMod(meterAdd, m.ID, m.Rate))
+	}
+	for _, m := range change {
+		mods = append(mods, meterMod(meterModify, m.ID, m.Rate))
+	}
+	return c.modMeters(ctx, mods)
+}
+
+// DeleteMeters deletes meters, and with them the flows that use them. One that is not
+// there is no error.
+func (c *Client) DeleteMeters(ctx context.Context, ids []uint32) error {
+	mods := make([][]byte, 0, len(ids))
+	for _, id := range ids {
+		mods = append(mods, meterMod(meterDelete, id, 0))
+	}
+	return c.modMeters(ctx, mods)
+}
+
+// meterMod is ofp_meter_mod without its header.
+func meterMod(command uint16, id uint32, rate int) []byte {
+	m := binary.BigEndian.AppendUint16(nil, command)
+	m = binary.BigEndian.AppendUint16(m, meterFlags)
+	m = binary.BigEndian.AppendUint32(m, id)
+	if command == meterDelete {
+		return m
+	}
+	m = binary.BigEndian.AppendUint16(m, bandDrop)
+	m = binary.BigEndian.AppendUint16(m, bandSize)
+	m = binary.BigEndian.AppendUint32(m, uint32(rate))
+	m = binary.BigEndian.AppendUint32(m, uint32(rate)) // as many at once as in a second
+	return append(m, 0, 0, 0, 0)
+}
+
+func (c *Client) modMeters(ctx context.Context, mods [][]byte) error {
+	if len(mods) == 0 {
+		return nil
+	}
+	s, err := c.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for _, m := range mods {
+		if err := s.send(typeMeterMod, m); err != nil {
+			return c.unreachable(err)
+		}
+	}
+	if err := s.send(typeBarrierRequest, nil); err != nil {
+		return c.unreachable(err)
+	}
+	var refused error
+	for {
+		kind, body, err := s.receive()
+		switch {
+		case err != nil:
+			return c.unreachable(err)
+		case kind == typeBarrierReply:
+			return refused
+		case kind == typeError && len(body) >= 4:
+			class, code := binary.BigEndian.Uint16(body), binary.BigEndian.Uint16(body[2:])
+			if class != errMeterMod || code != unknownMeter {
+				refused = c.meterRefusal(fmt.Sprintf("error type %d, code %d (OpenFlow 1.4 section 7.4.4)", class, code))
+			}
+		}
+	}
+}
+
+func (c *Client) meterRefusal(what string) error {
+	return &topology.Error{
+		Kind: topology.ErrInvalid, Code: fault.NoMeters, Item: "bridge " + c.cfg.Bridge,
+		What: "a meter is refused: " + strings.TrimSpace(what),
+	}
+}

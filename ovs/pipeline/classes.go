@@ -38,6 +38,7 @@ func DropClasses() []string {
 const (
 	classEnter     = "a frame enters its network"
 	classTunnel    = "a frame comes out of a tunnel"
+	classProbe     = "a probe of another node's agent"
 	classGuard     = "an endpoint's own addresses"
 	classAllowed   = "addresses that an endpoint is allowed beside its own"
 	classDirect    = "a packet that needs no tunnel"

@@ -91,6 +91,7 @@ func (b *builder) because(r ovs.Reason) (before ovs.Reason) {
 func (b *builder) defaults() {
 	b.flow(DropForeignPort, TableClassify, prioDefault, "", drop)
 	b.flow(DropUnknownKey, TableTunnel, prioDefault, "", drop)
+	b.probes()
 	b.flow(DropUnguarded, TableGuard, prioDefault, "", drop)
 	b.flow(classFlood, TableLocal, prioBUM, multicast, deliverTo(egressAll))
 	b.flow(DropNoMAC, TableLocal, prioDefault, "", drop)

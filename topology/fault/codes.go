@@ -92,6 +92,18 @@ const (
 	EgressForeign Code = "BZ0403"
 	// Unreachable: no packet reaches a prefix of another node.
 	Unreachable Code = "BZ0404"
+	// PeerSilent: no frame arrives from a peer.
+	PeerSilent Code = "BZ0405"
+	// PeerDeaf: frames to a peer do not arrive there, though its own arrive here.
+	PeerDeaf Code = "BZ0406"
+	// PeerLossy: a part of the frames from or to a peer is lost.
+	PeerLossy Code = "BZ0407"
+	// PathMTU: frames to a peer are lost above a size that is smaller than a network's.
+	PathMTU Code = "BZ0408"
+	// PeerSlow: even the fastest answers of a peer take long.
+	PeerSlow Code = "BZ0409"
+	// PeerMisled: frames of another node come out of a peer's tunnel.
+	PeerMisled Code = "BZ0410"
 
 	// 05: the kernel.
 

@@ -88,7 +88,7 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 func (c Code) Severity() Severity {
 	switch c {
 	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
-		SessionDown, AddressUnconfirmed:
+		SessionDown, AddressUnconfirmed, PeerSlow:
 		return Warning
 	}
 	return Error

@@ -11,6 +11,7 @@
 //	docker       Docker's network and IPAM plugin
 //	names        names of containers, published and answered
 //	bgp          the routers of the fabric
+//	mesh         probes of the ways to all peers
 //	part         what a part is, and what parts hand to each other
 //
 // A part that fails is reported and started again; the others go on. Forwarding

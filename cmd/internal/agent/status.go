@@ -41,6 +41,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	switchStatus(&st, sw)
 	a.bgpStatus(&st)
 	a.networkStatus(&st, t, sw)
+	a.addProbed(st.Peers)
 	return st, nil
 }
 

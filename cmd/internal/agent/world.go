@@ -11,12 +11,14 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
+	"github.com/baize-net/baize/cmd/internal/agent/mesh"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -45,6 +47,8 @@ type World struct {
 	Flows    openvswitch.FlowTables
 	Host     Host
 	Kernel   kernel.Host
+	// Probes is how probes go out of the switch and come from it; nil: there are none.
+	Probes mesh.Wire
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
@@ -103,7 +107,11 @@ func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 		return w, err
 	}
 	w.Database = db
-	w.Flows = openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
+	flows := openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
+	w.Flows = flows
+	w.Probes = flows.Packets(openflow.PacketsConfig{
+		ID: pipeline.ProbeController, Rate: mesh.MostPackets, Burst: mesh.MostBurst,
+	})
 	w.closers = append(w.closers, db.Close)
 	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
 	return w, nil

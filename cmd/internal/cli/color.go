@@ -56,17 +56,22 @@ func IsTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
 var colors = map[string]text.Color{
 	"ready": text.FgGreen, "up": text.FgGreen, "ok": text.FgGreen, "established": text.FgGreen,
 	"down": text.FgRed, "not ready": text.FgRed, "failed": text.FgRed, "error": text.FgRed, "none": text.FgRed,
+	"no answer": text.FgRed, "one way only": text.FgRed, "another node answers": text.FgRed,
+	"lossy": text.FgYellow, "small frames only": text.FgYellow, "slow": text.FgYellow,
 	"unknown": text.FgYellow, "stale": text.FgYellow, "deleting": text.FgYellow, "warning": text.FgYellow,
 }
 
 // Paint gives a state its colour.
-func Paint(state string) string {
+func Paint(state string) string { return PaintLike(state, state) }
+
+// PaintLike gives words the colour of a state; none where that has none.
+func PaintLike(words, state string) string {
 	c, ok := colors[state]
 	if !ok {
-		return state
+		return words
 	}
 	// Not c.Sprint, which asks the library's own idea of a terminal.
-	return c.EscapeSeq() + state + text.Reset.EscapeSeq()
+	return c.EscapeSeq() + words + text.Reset.EscapeSeq()
 }
 
 // Ago writes how long ago something was, in its largest unit: "3m ago".

@@ -59,6 +59,8 @@ type engine struct {
 	// planned is when the next turn was to be; hurry until when somebody looks.
 	planned, hurry time.Time
 	fast           int
+	// news: a verdict was passed since it was looked at last.
+	news bool
 }
 
 // newEngine returns the engine of a node. life tells its runs apart, and is not 0.
@@ -94,7 +96,7 @@ func (e *engine) aim(targets []Target, now time.Time) {
 			e.byPort[t.Port] = p
 		}
 	}
-	e.planned = now
+	e.planned, e.news = now, true
 }
 
 // connect says whether frames can be sent. What is not sent is not missed.
@@ -105,6 +107,7 @@ func (e *engine) connect(connected bool, now time.Time) {
 		p.touched = true
 		if !connected {
 			p.verdict, p.since, p.detail = Unknown, now, ""
+			e.news = true
 		}
 	}
 }
@@ -164,6 +167,8 @@ func (e *engine) turn(now time.Time) (out []outgoing, next time.Time) {
 		if p.touched {
 			p.touched = false
 			p.review(e.patience(), now)
+			e.news = e.news || p.passed
+			p.passed = false
 		}
 	}
 	e.planned = next
@@ -262,6 +267,30 @@ func entryOf(r Result, hash uint64) entry {
 		peer: hash, encap: r.Encap, verdict: r.Verdict, lossOut: percent(r.LossOut), lossIn: percent(r.LossIn),
 		rtt: uint32(min(r.RTT.Microseconds(), 1<<32-1)), passes: uint16(min(r.Passes, maxFrame)),
 	}
+}
+
+// ways returns a way to each node that may answer, of several a good one.
+func (e *engine) ways() map[string]*peer {
+	out := map[string]*peer{}
+	for _, p := range e.order {
+		mute := p.verdict == Silent || p.verdict == Deaf || p.verdict == Down
+		if e.connected && p.probed() && !mute && (out[p.Node] == nil || p.verdict == Good) {
+			out[p.Node] = p
+		}
+	}
+	return out
+}
+
+// quicken makes the pace of all ways faster for a while.
+func (e *engine) quicken(now time.Time) {
+	if !now.Before(e.hurry) {
+		each := min(e.interval, max(hurryLeast, time.Duration(len(e.order))*hurryEach))
+		for i, p := range e.order {
+			p.due = earliest(p.due, now.Add(each*time.Duration(i)/time.Duration(len(e.order))))
+		}
+		e.planned = now
+	}
+	e.hurry = now.Add(hurryFor)
 }
 
 // results are what is known of all ways, by node and encapsulation.

@@ -155,7 +155,7 @@ func (l *links) becomes(i, j int, want Verdict, limit time.Duration) {
 	l.t.Helper()
 	for end := l.now.Add(limit); l.way(i, j).Verdict != want; l.pass(100 * time.Millisecond) {
 		if l.now.After(end) {
-			require.Equal(l.t, want.String(), l.way(i, j).Verdict.String(), "%s of %s after %s: %+v",
+			require.Equal(l.t, want, l.way(i, j).Verdict, "%s of %s after %s: %+v",
 				nodeName(i), nodeName(j), limit, l.way(i, j))
 		}
 	}
@@ -167,7 +167,7 @@ func (l *links) healthy(but ...[2]int) {
 	for i := range l.engines {
 		for j := range l.engines {
 			if i != j && !l.stopped[i] && !slices.Contains(but, [2]int{i, j}) {
-				require.Equal(l.t, Good.String(), l.way(i, j).Verdict.String(), "%s of %s", nodeName(i), nodeName(j))
+				require.Equal(l.t, Good, l.way(i, j).Verdict, "%s of %s", nodeName(i), nodeName(j))
 			}
 		}
 	}

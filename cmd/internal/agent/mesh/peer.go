@@ -3,6 +3,7 @@ package mesh
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -12,6 +13,8 @@ type Target struct {
 	Key
 	// Port is the tunnel's OpenFlow number; 0 while it has none.
 	Port int
+	// Local and Remote are the ends of the tunnel in the underlay.
+	Local, Remote netip.Addr
 	// Size is the largest frame that endpoints send there, in bytes with the Ethernet
 	// header; Network is a network that has it.
 	Size    int
@@ -94,6 +97,8 @@ type peer struct {
 	verdict Verdict
 	since   time.Time
 	detail  string
+	// passed: the verdict is another than when it was looked at last.
+	passed bool
 }
 
 // aim takes what the topology says of the way now.
@@ -286,12 +291,13 @@ func (p *peer) token(now time.Time) bool {
 func (p *peer) review(patience time.Duration, now time.Time) {
 	v, detail := p.reviewed(patience, now)
 	if v == p.verdict {
-		if v == Narrow {
-			p.detail = detail // the size may have changed
+		if v == Narrow && p.detail != detail {
+			p.detail, p.passed = detail, true
 		}
 		return
 	}
 	p.verdict, p.since, p.detail = v, now, detail
+	p.passed = true
 	if v.Wrong() {
 		p.doubt()
 	}
@@ -381,7 +387,7 @@ func (p *peer) slow(patience time.Duration, now time.Time) bool {
 // result is what is known of the way.
 func (p *peer) result(now time.Time) Result {
 	r := Result{
-		Key: p.Key, Verdict: p.verdict, Since: p.since, LossOut: -1, LossIn: -1, Needed: p.Size - ethernet,
+		Key: p.Key, Local: p.Local, Remote: p.Remote, Verdict: p.verdict, Since: p.since, LossOut: -1, LossIn: -1, Needed: p.Size - ethernet,
 		Network: p.Network, Detail: p.detail,
 	}
 	percent := func(c counted) int {

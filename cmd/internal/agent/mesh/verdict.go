@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/baize-net/baize/topology"
@@ -37,19 +38,6 @@ const (
 	verdictLast = Misled
 )
 
-var verdictTexts = [...]string{
-	Unknown: "not known yet", Good: "ok", Silent: "no answer", Deaf: "one way only", Lossy: "lossy",
-	Narrow: "small frames only", Slow: "slow", Unasked: "not probed", Down: "agent down", Misled: "another node answers",
-}
-
-// String says it in a few words.
-func (v Verdict) String() string {
-	if int(v) < len(verdictTexts) {
-		return verdictTexts[v]
-	}
-	return verdictTexts[Unknown]
-}
-
 // Wrong reports whether something is wrong.
 func (v Verdict) Wrong() bool {
 	return v == Silent || v == Deaf || v == Lossy || v == Narrow || v == Slow || v == Misled
@@ -64,7 +52,9 @@ type Key struct {
 // Result is what is known of the way to a peer. It is immutable.
 type Result struct {
 	Key
-	Verdict Verdict
+	// Local and Remote are the ends of the tunnel in the underlay.
+	Local, Remote netip.Addr
+	Verdict       Verdict
 	// Since is when the verdict became what it is.
 	Since time.Time
 	// LossOut and LossIn are the percentages of small frames that were lost on the way

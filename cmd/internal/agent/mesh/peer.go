@@ -146,6 +146,13 @@ func (p *peer) plan(wait time.Duration, now time.Time) {
 	}
 }
 
+// notice doubts a way on which a frame was lost, unless that is known.
+func (p *peer) notice() {
+	if !p.verdict.Wrong() {
+		p.doubt()
+	}
+}
+
 // next returns the frame of a stream, with a number of its own.
 func (p *peer) next(k kind, s stream, size int, now time.Time) frame {
 	f := frame{kind: k, stream: s, length: size, to: p.hash, heardLife: p.life}
@@ -178,7 +185,7 @@ func (p *peer) take(f frame, life uint64, now time.Time) (answer frame, due bool
 	p.heardAt, p.sent = now, 0
 	if p.rx[f.stream].take(f.seq, f.length, now) > 0 && f.stream == small {
 		p.inRow = 0
-		p.doubt()
+		p.notice()
 	} else {
 		p.inRow++
 	}
@@ -204,8 +211,11 @@ func (p *peer) judge(f frame, now time.Time) {
 		f.heard = [streams]heard{}
 	}
 	p.tx[small].judge(f.heard[small], p.lifeAt, grace, now, func(r record) {
-		if r.fate == lost {
+		switch {
+		case r.fate == lost:
 			p.inRow = 0
+			p.notice()
+		case p.verdict == Deaf:
 			p.doubt()
 		}
 	})

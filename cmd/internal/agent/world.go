@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/sirupsen/logrus"
 
@@ -49,6 +50,8 @@ type World struct {
 	Kernel   kernel.Host
 	// Probes is how probes go out of the switch and come from it; nil: there are none.
 	Probes mesh.Wire
+	// Echo sends echo requests to other hosts; nil: none are sent.
+	Echo mesh.Echo
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
@@ -112,6 +115,7 @@ func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 	w.Probes = flows.Packets(openflow.PacketsConfig{
 		ID: pipeline.ProbeController, Rate: mesh.MostPackets, Burst: mesh.MostBurst,
 	})
+	w.Echo = hostnet.NewEcho(uint16(os.Getpid()))
 	w.closers = append(w.closers, db.Close)
 	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
 	return w, nil

@@ -274,7 +274,7 @@ func (e *engine) ways() map[string]*peer {
 	out := map[string]*peer{}
 	for _, p := range e.order {
 		mute := p.verdict == Silent || p.verdict == Deaf || p.verdict == Down
-		if e.connected && p.probed() && !mute && (out[p.Node] == nil || p.verdict == Good) {
+		if e.connected && p.probed() && !p.Echo && !mute && (out[p.Node] == nil || p.verdict == Good) {
 			out[p.Node] = p
 		}
 	}

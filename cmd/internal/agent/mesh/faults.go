@@ -23,8 +23,11 @@ type kindOfFault struct {
 // ports are the UDP ports of encapsulations; 0: the usual one.
 type ports map[topology.Transport]int
 
-// packets says what the tunnel's packets are to a firewall.
+// packets says what the packets are to a firewall.
 func (p ports) packets(t topology.Transport) string {
+	if t == topology.Route {
+		return "packets"
+	}
 	port := p[t]
 	if port == 0 {
 		port = topology.DefaultPort(t)

@@ -58,6 +58,7 @@ type Part struct {
 	hub     *hub.Hub
 	outcome *part.Cell[openvswitch.Outcome]
 	wire    Wire
+	echo    Echo // nil: paths without encapsulation are not probed
 	log     *logrus.Entry
 	wake    part.Signal // there may be other ways
 	turn    part.Signal // something is due
@@ -69,6 +70,11 @@ type Part struct {
 	engine *engine
 	// waiting are those who wait for an answer or a part of a row.
 	waiting map[awaited]chan arrival
+	// paths are the ways without encapsulation, lastPath the last number of one.
+	paths       map[Key]*path
+	pathsByAddr map[netip.Addr]*path
+	pathsByPort map[int]*path
+	lastPath    int
 }
 
 // awaited is a frame that somebody waits for.
@@ -80,9 +86,11 @@ type awaited struct {
 }
 
 // New returns the part. It starts nothing.
-func New(cfg Config, h *hub.Hub, outcome *part.Cell[openvswitch.Outcome], w Wire, log *logrus.Entry) *Part {
+func New(
+	cfg Config, h *hub.Hub, outcome *part.Cell[openvswitch.Outcome], w Wire, e Echo, log *logrus.Entry,
+) *Part {
 	return &Part{
-		cfg: cfg, hub: h, outcome: outcome, wire: w, log: log.WithField("part", "mesh"),
+		cfg: cfg, hub: h, outcome: outcome, wire: w, echo: e, log: log.WithField("part", "mesh"),
 		wake: part.NewSignal(), turn: part.NewSignal(), waiting: map[awaited]chan arrival{},
 		engine: newEngine(h.Self().Node, newLife(), cfg.Interval),
 	}
@@ -122,6 +130,9 @@ func (p *Part) Run(ctx context.Context) error {
 	g := part.NewGroup(ctx)
 	g.Go(p.connect)
 	g.Go(p.turns)
+	if p.echo != nil {
+		g.Watch("replies to echo requests", p.log, p.listenEchoes)
+	}
 	return g.Wait()
 }
 
@@ -157,15 +168,21 @@ func (p *Part) received(packet openflow.Packet) {
 	if packet.Key != pipeline.ProbeKey {
 		return
 	}
+	p.take(packet.Port, packet.Frame, time.Now())
+}
+
+// take gives a frame to the engine, sends what that answers, and hands the frame to
+// who waits for it.
+func (p *Part) take(port int, b []byte, now time.Time) {
 	p.mu.Lock()
-	out, got, woken, err := p.engine.receive(packet.Port, packet.Frame, time.Now())
+	out, got, woken, err := p.engine.receive(port, b, now)
 	var waits chan arrival
 	if err == nil {
 		waits = p.answered(got)
 	}
 	p.mu.Unlock()
 	if err != nil {
-		p.log.Debugf("from port %d: %v", packet.Port, err)
+		p.log.Debugf("from port %d: %v", port, err)
 		return
 	}
 	p.send(out)
@@ -195,6 +212,10 @@ func (p *Part) answered(got arrival) chan arrival {
 
 func (p *Part) send(out []outgoing) {
 	for _, o := range out {
+		if o.port >= firstPath {
+			p.sendEcho(o)
+			continue
+		}
 		if err := p.wire.Send(o.port, pipeline.ProbeKey, o.frame); err != nil {
 			p.log.Debugf("send a probe: %v", err)
 			return
@@ -252,45 +273,51 @@ func (p *Part) aim() {
 	if !t.Known() {
 		return
 	}
-	targets := targetsOf(p.last.View, p.last.Observed, t.Snapshot.Alive)
+	targets := targetsOf(p.last.View, p.last.Observed, t.Snapshot.Alive, p.echo != nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.aimPaths(targets)
 	p.engine.aim(targets, time.Now())
 }
 
-// targetsOf returns the ways of a view: one for each peer and encapsulation. Hosts
-// that do not run Baize answer no probes.
-func targetsOf(v topology.View, observed ovs.Observed, alive map[string]topology.Liveness) []Target {
+// targetsOf returns the ways of a view: one for each peer and encapsulation, and,
+// with paths, one to each peer that packets go to without any. Hosts that do not run
+// Baize answer no probes.
+func targetsOf(v topology.View, observed ovs.Observed, alive map[string]topology.Liveness, paths bool) []Target {
 	at := map[Key]int{}
 	var out []Target
 	tunnels := observed.Tunnels()
-	for _, n := range v.Networks {
-		for i := range n.Peers {
-			peer := &n.Peers[i]
-			if peer.Encap == "" || peer.Router != nil {
+	add := func(n *topology.NetworkView, peer *topology.Peer, t Target) {
+		j, there := at[t.Key]
+		if !there {
+			j, at[t.Key] = len(out), len(out)
+			var l topology.Liveness
+			l, t.Alive = alive[peer.Node]
+			t.Answers, t.Local, t.Remote = l.Probes || t.Echo, peer.Local, peer.Remote
+			out = append(out, t)
+		}
+		if size := n.MTU + ethernet; size > out[j].Size {
+			out[j].Size, out[j].Network = size, n.Name
+		}
+	}
+	for i := range v.Networks {
+		n := &v.Networks[i]
+		for j := range n.Peers {
+			peer := &n.Peers[j]
+			if peer.Router != nil {
 				continue
 			}
-			k := Key{peer.Node, peer.Encap}
-			j, there := at[k]
-			if !there {
-				j, at[k] = len(out), len(out)
-				l, running := alive[peer.Node]
-				out = append(out, target(k, peer.Local, peer.Remote, tunnels, running, l.Probes))
+			if peer.Encap != "" {
+				t := Target{Key: Key{peer.Node, peer.Encap}}
+				if port := tunnels[ovs.TunnelID{Node: t.Node, Encap: t.Encap}]; port.Live() {
+					t.Port = port.OFPort
+				}
+				add(n, peer, t)
 			}
-			if size := n.MTU + ethernet; size > out[j].Size {
-				out[j].Size, out[j].Network = size, n.Name
+			if paths && n.Transport.Routed() {
+				add(n, peer, Target{Key: Key{peer.Node, topology.Route}, Echo: true})
 			}
 		}
 	}
 	return out
-}
-
-func target(
-	k Key, local, remote netip.Addr, tunnels map[ovs.TunnelID]ovs.ObservedPort, alive, answers bool,
-) Target {
-	t := Target{Key: k, Local: local, Remote: remote, Alive: alive, Answers: answers}
-	if port := tunnels[ovs.TunnelID{Node: k.Node, Encap: k.Encap}]; port.Live() {
-		t.Port = port.OFPort
-	}
-	return t
 }

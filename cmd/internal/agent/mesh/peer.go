@@ -21,6 +21,9 @@ type Target struct {
 	Network string
 	// Alive: the peer's agent runs, as far as etcd tells. Answers: it answers probes.
 	Alive, Answers bool
+	// Echo: it is a path without encapsulation. Many networks let no echo request
+	// pass: one that was never answered says nothing.
+	Echo bool
 }
 
 // The limits of what is held against a way. A busy machine must not reach one: what
@@ -103,7 +106,7 @@ type peer struct {
 
 // aim takes what the topology says of the way now.
 func (p *peer) aim(t Target, now time.Time) {
-	if !t.Alive {
+	if !t.Alive && !t.Echo {
 		t.Answers = p.Answers // what the agent was able to do it still is, if only etcd lost it
 	}
 	if t.Alive && t.Answers && t.Port > 0 && !(p.Alive && p.Answers && p.Port > 0) {
@@ -319,6 +322,8 @@ func (p *peer) reviewed(patience time.Duration, now time.Time) (Verdict, string)
 		return Unasked, ""
 	case p.Port <= 0:
 		return Unknown, ""
+	case p.Echo && p.heardAt.IsZero():
+		return Unasked, ""
 	case p.silent(patience, now):
 		if !p.Alive {
 			return Down, ""

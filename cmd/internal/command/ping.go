@@ -132,7 +132,7 @@ func (r *runner) pingNode(c *ucli.Context) error {
 	}
 	answered := slices.DeleteFunc(slices.Clone(list), func(p pongItem) bool { return p.RTT == nil })
 	if lines {
-		err = r.say("%d probes, %d answered%s", len(list), len(answered), rttRange(answered))
+		err = r.say("%s, %d answered%s", counted(len(list), "probe"), len(answered), rttRange(answered))
 	} else {
 		err = pongs.print(r, f, list)
 	}

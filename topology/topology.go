@@ -224,6 +224,8 @@ type Liveness struct {
 	ID       string `json:"id"`
 	Hostname string `json:"hostname,omitempty"`
 	Epoch    string `json:"epoch,omitempty"`
+	// Probes: the agent answers the probes of other nodes' agents.
+	Probes bool `json:"probes,omitempty"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

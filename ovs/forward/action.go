@@ -11,7 +11,7 @@ import (
 
 // action is one parsed action; do changes the packet or sends it.
 type action struct {
-	kind     string // meter, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
+	kind     string // meter, controller, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
 	port     int
 	table    int
 	meter    uint32
@@ -79,6 +79,9 @@ func parseAction(text string) (action, error) {
 	if table, ok := strings.CutPrefix(text, "resubmit(,"); ok {
 		n, err := strconv.ParseUint(strings.TrimSuffix(table, ")"), 10, 8)
 		return action{kind: "resubmit", table: int(n)}, err
+	}
+	if strings.HasPrefix(text, "controller(") {
+		return action{kind: "controller"}, nil // nobody listens
 	}
 	name, rest, _ := strings.Cut(text, ":")
 	switch name {

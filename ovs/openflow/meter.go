@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,27 +17,17 @@ import (
 
 // Meters are not part of bundles, and ovs-ofctl changes one at a time: a command for
 // each endpoint would hold up the flows of a whole node after a restart of
-// ovs-vswitchd. So these few messages are sent here. All that they have is in the
-// OpenFlow Switch Specification 1.4.0, sections 7.1, 7.3.4.4, 7.3.5.13 and 7.3.5.14.
+// ovs-vswitchd. So these few messages are sent here. What they have is in the OpenFlow
+// Switch Specification 1.4.0, sections 7.3.4.4, 7.3.5.13 and 7.3.5.14.
 
 const (
-	version14  = 5
-	headerSize = 8
-
-	typeHello            = 0
-	typeError            = 1
-	typeMultipartRequest = 18
-	typeMultipartReply   = 19
-	typeBarrierRequest   = 20
-	typeBarrierReply     = 21
-	typeMeterMod         = 29
-
 	meterAdd, meterModify, meterDelete = 0, 1, 2
 
 	// Flags of meters: rate in packets, burst size given, counted.
-	meterFlags = 1<<1 | 1<<2 | 1<<3
-	bandDrop   = 1
-	bandSize   = 16
+	meterRate, meterBurst, meterStats = 1 << 1, 1 << 2, 1 << 3
+	meterFlags                        = meterRate | meterBurst | meterStats
+	bandDrop                          = 1
+	bandSize                          = 16
 
 	multipartMeter       = 9
 	multipartMeterConfig = 10
@@ -69,7 +58,7 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s := &session{conn, c.cfg.Bridge}
-	if err := s.send(typeHello, nil); err != nil {
+	if err := s.send(hello()); err != nil {
 		_ = conn.Close()
 		return nil, c.unreachable(err)
 	}
@@ -88,31 +77,21 @@ func (c *Client) unreachable(err error) error {
 	}
 }
 
-func (s *session) send(kind byte, body []byte) error {
-	m := []byte{version14, kind, 0, 0, 0, 0, 0, 1}
-	binary.BigEndian.PutUint16(m[2:], uint16(headerSize+len(body)))
-	_, err := s.Write(append(m, body...))
+func (s *session) send(m message) error {
+	_, err := s.Write(m.bytes())
 	return err
 }
 
 // receive returns the next message that is no greeting.
-func (s *session) receive() (kind byte, body []byte, err error) {
+func (s *session) receive() (message, error) {
 	for {
-		var h [headerSize]byte
-		if _, err := io.ReadFull(s, h[:]); err != nil {
-			return 0, nil, err
+		m, err := readMessage(s)
+		if err != nil {
+			return m, err
 		}
-		size := int(binary.BigEndian.Uint16(h[2:]))
-		if size < headerSize {
-			return 0, nil, fmt.Errorf("a message of %d bytes", size)
-		}
-		body := make([]byte, size-headerSize)
-		if _, err := io.ReadFull(s, body); err != nil {
-			return 0, nil, err
-		}
-		switch h[1] {
+		switch m.kind {
 		case typeError, typeMultipartReply, typeBarrierReply:
-			return h[1], body, nil
+			return m, nil
 		}
 	}
 }
@@ -152,25 +131,25 @@ func (c *Client) multipart(ctx context.Context, what uint16, one func([]byte) in
 	request := make([]byte, 16)
 	binary.BigEndian.PutUint16(request, what)
 	binary.BigEndian.PutUint32(request[8:], allMeters)
-	if err := s.send(typeMultipartRequest, request); err != nil {
+	if err := s.send(message{kind: typeMultipartRequest, body: request}); err != nil {
 		return c.unreachable(err)
 	}
 	for {
-		kind, body, err := s.receive()
+		m, err := s.receive()
 		if err != nil {
 			return c.unreachable(err)
 		}
-		if kind == typeError || len(body) < 8 {
-			return c.meterRefusal(fmt.Sprintf("% x", body))
+		if m.kind == typeError || len(m.body) < 8 {
+			return c.meterRefusal(fmt.Sprintf("% x", m.body))
 		}
-		for rest := body[8:]; len(rest) > 0; {
+		for rest := m.body[8:]; len(rest) > 0; {
 			size := one(rest)
 			if size == 0 {
 				return c.meterRefusal(fmt.Sprintf("an answer that nobody understands: % x", rest))
 			}
 			rest = rest[size:]
 		}
-		if binary.BigEndian.Uint16(body[2:])&multipartMore == 0 {
+		if binary.BigEndian.Uint16(m.body[2:])&multipartMore == 0 {
 			return nil
 		}
 	}
@@ -213,12 +192,12 @@ func parseMeterStats(b []byte) (id uint32, drops uint64, size int) {
 // SetMeters adds and changes meters, in one connection. A refusal is a
 // *topology.Error of kind ErrInvalid; those before it are set then.
 func (c *Client) SetMeters(ctx context.Context, add, change []ovs.BoundMeter) error {
-	mods := make([][]byte, 0, len(add)+len(change))
+	mods := make([]message, 0, len(add)+len(change))
 	for _, m := range add {
-		mods = append(mods, meterMod(meterAdd, m.ID, m.Rate))
+		mods = append(mods, meterMod(meterAdd, meterFlags, m.ID, uint32(m.Rate), uint32(m.Rate)))
 	}
 	for _, m := range change {
-		mods = append(mods, meterMod(meterModify, m.ID, m.Rate))
+		mods = append(mods, meterMod(meterModify, meterFlags, m.ID, uint32(m.Rate), uint32(m.Rate)))
 	}
 	return c.modMeters(ctx, mods)
 }
@@ -226,29 +205,30 @@ func (c *Client) SetMeters(ctx context.Context, add, change []ovs.BoundMeter) er
 // DeleteMeters deletes meters, and with them the flows that use them. One that is not
 // there is no error.
 func (c *Client) DeleteMeters(ctx context.Context, ids []uint32) error {
-	mods := make([][]byte, 0, len(ids))
+	mods := make([]message, 0, len(ids))
 	for _, id := range ids {
-		mods = append(mods, meterMod(meterDelete, id, 0))
+		mods = append(mods, meterMod(meterDelete, meterFlags, id, 0, 0))
 	}
 	return c.modMeters(ctx, mods)
 }
 
-// meterMod is ofp_meter_mod without its header.
-func meterMod(command uint16, id uint32, rate int) []byte {
-	m := binary.BigEndian.AppendUint16(nil, command)
-	m = binary.BigEndian.AppendUint16(m, meterFlags)
-	m = binary.BigEndian.AppendUint32(m, id)
-	if command == meterDelete {
-		return m
+// meterMod is ofp_meter_mod: what is above rate packets a second, and burst at once, is
+// dropped.
+func meterMod(command, flags uint16, id, rate, burst uint32) message {
+	b := binary.BigEndian.AppendUint16(nil, command)
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint32(b, id)
+	if command != meterDelete {
+		b = binary.BigEndian.AppendUint16(b, bandDrop)
+		b = binary.BigEndian.AppendUint16(b, bandSize)
+		b = binary.BigEndian.AppendUint32(b, rate)
+		b = binary.BigEndian.AppendUint32(b, burst)
+		b = append(b, 0, 0, 0, 0)
 	}
-	m = binary.BigEndian.AppendUint16(m, bandDrop)
-	m = binary.BigEndian.AppendUint16(m, bandSize)
-	m = binary.BigEndian.AppendUint32(m, uint32(rate))
-	m = binary.BigEndian.AppendUint32(m, uint32(rate)) // as many at once as in a second
-	return append(m, 0, 0, 0, 0)
+	return message{kind: typeMeterMod, body: b}
 }
 
-func (c *Client) modMeters(ctx context.Context, mods [][]byte) error {
+func (c *Client) modMeters(ctx context.Context, mods []message) error {
 	if len(mods) == 0 {
 		return nil
 	}
@@ -258,23 +238,23 @@ func (c *Client) modMeters(ctx context.Context, mods [][]byte) error {
 	}
 	defer s.Close()
 	for _, m := range mods {
-		if err := s.send(typeMeterMod, m); err != nil {
+		if err := s.send(m); err != nil {
 			return c.unreachable(err)
 		}
 	}
-	if err := s.send(typeBarrierRequest, nil); err != nil {
+	if err := s.send(message{kind: typeBarrierRequest}); err != nil {
 		return c.unreachable(err)
 	}
 	var refused error
 	for {
-		kind, body, err := s.receive()
+		m, err := s.receive()
 		switch {
 		case err != nil:
 			return c.unreachable(err)
-		case kind == typeBarrierReply:
+		case m.kind == typeBarrierReply:
 			return refused
-		case kind == typeError && len(body) >= 4:
-			class, code := binary.BigEndian.Uint16(body), binary.BigEndian.Uint16(body[2:])
+		case m.kind == typeError && len(m.body) >= 4:
+			class, code := binary.BigEndian.Uint16(m.body), binary.BigEndian.Uint16(m.body[2:])
 			if class != errMeterMod || code != unknownMeter {
 				refused = c.meterRefusal(fmt.Sprintf("error type %d, code %d (OpenFlow 1.4 section 7.4.4)", class, code))
 			}

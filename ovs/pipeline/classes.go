@@ -51,6 +51,7 @@ func DropClasses() []string {
 const (
 	classEnter     = "a frame enters its network"
 	classTunnel    = "a frame comes out of a tunnel"
+	classProbe     = "a probe of another node's agent"
 	classGuard     = "an endpoint's own addresses"
 	classAllowed   = "addresses that an endpoint is allowed beside its own"
 	classTraffic   = "a kind of traffic that is allowed"

@@ -99,6 +99,7 @@ func (b *builder) defaults() {
 	b.flow(DropForeignPort, TableClassify, prioDefault, "", drop)
 	b.flow(DropUnknownKey, TableTunnel, prioDefault, "", drop)
 	b.firstHop()
+	b.probes()
 	b.flow(DropUnguarded, TableGuard, prioDefault, "", drop)
 	b.flow(classFlood, TableLocal, prioBUM, multicast, deliverTo(egressAll))
 	b.flow(DropNoMAC, TableLocal, prioDefault, "", drop)

@@ -43,7 +43,10 @@ type Table struct {
 func Tables() []Table {
 	return []Table{
 		{TableClassify, "classify", "which network does the frame belong to, or is it out of a tunnel?"},
-		{TableTunnel, "tunnel", "frames out of tunnels: tunnel key → network; unknown keys are dropped"},
+		{
+			TableTunnel, "tunnel",
+			"frames out of tunnels: tunnel key → network; probes go to the agent; unknown keys are dropped",
+		},
 		{
 			TableRouted, "routed",
 			"packets that other hosts routed to this node: to the MAC of the endpoint, or to its kernel",
@@ -108,7 +111,7 @@ type Field struct {
 func Fields() []Field {
 	return []Field{
 		{"metadata", "the frame's network: its VNI"},
-		{"tun_id", "the tunnel key, a VNI as well; of a local frame set once, when it enters"},
+		{"tun_id", "the tunnel key, a VNI as well; of a local frame set once, when it enters; 0 is that of the agents' probes"},
 		{"reg0", "1: the packet stays in the tunnel, whatever the kernel has routes to (set in direct, looked at in exact)"},
 		{"reg1", "scratch within one table, never looked at in another (used in answer)"},
 		{"reg2", "egress: what deliver does. 1 to 0xffff is the OpenFlow number of a local port; " +
@@ -138,6 +141,7 @@ const (
 
 	// classify, tunnel
 	prioPort     = 100
+	prioProbe    = 110
 	prioStranger = 90  // of a node that is not in the network
 	prioOwnMACs  = 120 // of a segment: its own range of derived MACs
 	prioMACTheft = 110 // and those of the rest of the network

@@ -144,6 +144,18 @@ const (
 	// ReversePathDrops: rp_filter drops packets of a peer, because they come by another
 	// device than answers leave by.
 	ReversePathDrops Code = "BZ0426"
+	// PeerSilent: no frame arrives from a peer.
+	PeerSilent Code = "BZ0405"
+	// PeerDeaf: frames to a peer do not arrive there, though its own arrive here.
+	PeerDeaf Code = "BZ0406"
+	// PeerLossy: a part of the frames from or to a peer is lost.
+	PeerLossy Code = "BZ0407"
+	// PathMTU: frames to a peer are lost above a size that is smaller than a network's.
+	PathMTU Code = "BZ0408"
+	// PeerSlow: even the fastest answers of a peer take long.
+	PeerSlow Code = "BZ0409"
+	// PeerMisled: frames of another node come out of a peer's tunnel.
+	PeerMisled Code = "BZ0410"
 
 	// 05: the kernel.
 

@@ -90,7 +90,7 @@ func (c Code) Severity() Severity {
 	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
 		SessionDown, AddressUnconfirmed, StoreSlow, StoreMemberDown, StoreNearlyFull, CertificateExpires, ClockSkew,
 		NetworkNearlyFull, FlowForeign, PortUnknown, SwitchStarved, UpcallsLost, UnderlayShaped, NeighbourTableFull,
-		ConntrackFull, Leftover, AgentDown:
+		ConntrackFull, Leftover, AgentDown, PeerSlow:
 		return Warning
 	}
 	return Error

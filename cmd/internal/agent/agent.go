@@ -13,6 +13,7 @@
 //	names        names of containers, published and answered
 //	answers      what other hosts ask this one, by way of etcd
 //	bgp          the routers of the fabric
+//	mesh         probes of the ways to all peers
 //	part         what a part is, and what parts hand to each other
 //
 // A part that fails is reported and started again; the others go on. Forwarding

@@ -66,6 +66,9 @@ type Config struct {
 	LivenessTTL time.Duration
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
+	// ProbeInterval is how long a round of probes to all peers takes; 0: none are sent
+	// or answered.
+	ProbeInterval time.Duration
 	// DockerBridge is docker0 where that is to be a part of DockerNetwork; empty:
 	// it is not.
 	DockerBridge string

@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/kernel"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
+	"github.com/baize-net/baize/cmd/internal/agent/mesh"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
@@ -35,6 +36,7 @@ type rooms struct {
 	fastpath   *fastpath.Part
 	docker     *docker.Part
 	bgp        *bgp.Part
+	mesh       *mesh.Part
 }
 
 // New puts an agent together. It starts nothing. cfg has its defaults.
@@ -44,19 +46,19 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		failed: map[string]*part.Faults{},
 	}
 	userspace := w.Datapath != "system"
+	probes := w.Probes != nil && cfg.ProbeInterval > 0
+	ports := map[topology.Transport]int{topology.VXLAN: cfg.VXLANPort, topology.Geneve: cfg.GenevePort}
 	h := hub.New(w.Identity)
 	records := hub.NewRecords(h, w.Store, cfg.StateDir, a.log)
 	member := membership.New(membership.Config{
 		Networks: cfg.Networks, Grace: cfg.LeaseGrace, LivenessTTL: cfg.LivenessTTL, Datapath: w.Datapath,
-		Version: cfg.Version, EtcdEndpoints: cfg.Etcd.Endpoints,
+		Version: cfg.Version, Probes: probes, EtcdEndpoints: cfg.Etcd.Endpoints,
 	}, h, w.Store, w.Host, a.log)
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
 	in := openvswitch.NewInputs()
 	in.HasSegments = cfg.DockerBridge != ""
 	sw := openvswitch.New(openvswitch.Config{
-		Bridge: cfg.Bridge, Datapath: w.Datapath,
-		Ports:         map[topology.Transport]int{topology.VXLAN: cfg.VXLANPort, topology.Geneve: cfg.GenevePort},
-		AuditInterval: cfg.AuditInterval,
+		Bridge: cfg.Bridge, Datapath: w.Datapath, Ports: ports, AuditInterval: cfg.AuditInterval,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), endpoints, sw.Offers())
@@ -97,6 +99,10 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		speaker.Follow(routes.State(), routes.Learned())
 		a.rooms.bgp = speaker
 		a.parts = append(a.parts, speaker)
+	}
+	if probes {
+		a.rooms.mesh = mesh.New(mesh.Config{Interval: cfg.ProbeInterval, Ports: ports}, h, sw.Outcome(), w.Probes, w.Echo, a.log)
+		a.parts = append(a.parts, a.rooms.mesh)
 	}
 	for _, p := range a.parts {
 		a.failed[p.Name()] = &part.Faults{}

@@ -43,6 +43,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	a.bgpStatus(&st)
 	st.Problems = fault.Add(st.Problems, a.fastPathStatus(&st, sw.Outcome.View))
 	a.networkStatus(&st, t, sw)
+	a.addProbed(st.Peers)
 	return st, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/sirupsen/logrus"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
+	"github.com/baize-net/baize/cmd/internal/agent/mesh"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
@@ -20,6 +22,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -53,6 +56,10 @@ type World struct {
 	// there is no fast path.
 	Programs  fastpath.Programs
 	Netfilter fastpath.Netfilter
+	// Probes is how probes go out of the switch and come from it; nil: there are none.
+	Probes mesh.Wire
+	// Echo sends echo requests to other hosts; nil: none are sent.
+	Echo mesh.Echo
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
@@ -115,7 +122,12 @@ func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 		return w, err
 	}
 	w.Database = db
-	w.Flows = openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
+	flows := openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
+	w.Flows = flows
+	w.Probes = flows.Packets(openflow.PacketsConfig{
+		ID: pipeline.ProbeController, Rate: mesh.MostPackets, Burst: mesh.MostBurst,
+	})
+	w.Echo = hostnet.NewEcho(uint16(os.Getpid()))
 	w.closers = append(w.closers, db.Close)
 	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
 	return w, nil

@@ -12,6 +12,8 @@
 //	POST   /v1/attachments/check   Attachment → Endpoint
 //	POST   /v1/attachments/detach  Detachment
 //	POST   /v1/attachments/retain  Retention
+//	GET    /v1/mesh                []Way
+//	POST   /v1/ping                PingRequest → Pong
 //
 // A refusal keeps its kind over the wire: errors.Is(err, topology.ErrNotFound)
 // holds for the client as it does in the agent.
@@ -53,6 +55,11 @@ type Service interface {
 	// everything back first. It returns when that is done.
 	Reconcile(ctx context.Context, audit bool) error
 	Attachments
+	// Mesh lists what probes told of the ways between nodes: those from this node, and
+	// those from the nodes that answer in time. Probes go faster for a while.
+	Mesh(ctx context.Context) ([]Way, error)
+	// Ping sends one probe to another node and waits for its answer.
+	Ping(ctx context.Context, req PingRequest) (Pong, error)
 }
 
 // EndpointRequest asks for an attachment. Only Network and Netns are required.
@@ -128,7 +135,7 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 	return Endpoint{
 		Name: e.Name, Node: e.Node, Network: e.Network, IPs: ips, MAC: e.MAC.String(), Allow: e.Allow,
 		AllowTraffic: e.AllowTraffic,
-		Netns: e.Netns, Ifname: e.Ifname, Port: e.Port,
+		Netns:        e.Netns, Ifname: e.Ifname, Port: e.Port,
 		Engine: e.Labels[LabelEngine], EngineNetwork: e.Labels[LabelNetwork], ContainerID: e.Labels[LabelID],
 		Container: cmp.Or(e.Labels[LabelContainer], shortID(e.Labels[LabelID])),
 	}
@@ -260,6 +267,85 @@ type Peer struct {
 	// Alive: its agent says so in etcd. Forwarding does not depend on it.
 	Alive bool   `json:"alive"`
 	Error string `json:"error,omitempty"`
+	// Probed is what probes tell of the tunnel; null where there are none.
+	Probed *Probed `json:"probed,omitempty"`
+}
+
+// The states of a way (Probed.State).
+const (
+	// StateOK: frames of all sizes arrive in both directions.
+	StateOK = "ok"
+	// StateSilent: nothing arrives from there.
+	StateSilent = "no answer"
+	// StateDeaf: what is sent there does not arrive, though frames from there do.
+	StateDeaf = "one way only"
+	// StateLossy: a part of the frames is lost.
+	StateLossy = "lossy"
+	// StateNarrow: frames of the size that networks need do not arrive there.
+	StateNarrow = "small frames only"
+	// StateSlow: even the fastest answers take long.
+	StateSlow = "slow"
+	// StateMisled: frames of another node come out of the tunnel.
+	StateMisled = "another node answers"
+	// StateUnknown: nothing has been counted yet.
+	StateUnknown = "not known yet"
+	// StateUnasked: the agent there does not answer probes.
+	StateUnasked = "not probed"
+	// StateDown: the agent there does not run, and nobody answers.
+	StateDown = "agent down"
+)
+
+// StatesUnknown are the states of a way that say nothing about it.
+func StatesUnknown() []string { return []string{StateUnknown, StateUnasked, StateDown} }
+
+// Probed is what probes tell of the way to another node.
+type Probed struct {
+	// State is one of the states above.
+	State string `json:"state"`
+	// Since is when the state became what it is.
+	Since time.Time `json:"since,omitzero"`
+	// LossOut and LossIn are the percentages of small frames that were lost on the way
+	// there and on the way back, of those of the last minutes; null: not known.
+	LossOut *int `json:"lossOut,omitempty"`
+	LossIn  *int `json:"lossIn,omitempty"`
+	// RTT is the median of the last answers' times, RTTMax the longest; 0: not known.
+	RTT    Duration `json:"rtt,omitempty"`
+	RTTMax Duration `json:"rttMax,omitempty"`
+	// Passes is the largest IP packet of an endpoint that was proven to pass, in
+	// bytes, Needed the largest MTU of the networks on this way; 0: not known.
+	Passes int `json:"passes,omitempty"`
+	Needed int `json:"needed,omitempty"`
+}
+
+// Way is what probes tell of the way from one node to another.
+type Way struct {
+	From  string             `json:"from"`
+	To    string             `json:"to"`
+	Encap topology.Transport `json:"encap"`
+	Probed
+}
+
+// PingRequest asks for a probe.
+type PingRequest struct {
+	Node string `json:"node"`
+	// Encap says by which tunnel, where the node has several.
+	Encap topology.Transport `json:"encap,omitempty"`
+	// Size is that of an endpoint's IP packet, in bytes; 0 for the least.
+	Size int `json:"size,omitempty"`
+	// Timeout is how long the answer is waited for; 0: a second.
+	Timeout Duration `json:"timeout,omitempty"`
+}
+
+// Pong is what became of a probe.
+type Pong struct {
+	Node  string             `json:"node"`
+	Encap topology.Transport `json:"encap"`
+	// Size is the IP packet's that an endpoint would have sent, in bytes.
+	Size int `json:"size"`
+	// RTT is the time of the answer; 0: none came in time.
+	RTT Duration `json:"rtt,omitempty"`
+	// There says of a probe without an answer whether it arrived: yes, no or unknown.
+	There string `json:"there,omitempty"`
 }
 
 // Route is how a prefix of another node is reached.

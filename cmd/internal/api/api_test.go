@@ -87,6 +87,14 @@ func (f *fake) Retain(_ context.Context, r Retention) error {
 	return f.note("retain %s %d", r.Network, len(r.Attachments))
 }
 
+func (f *fake) Mesh(context.Context) ([]Way, error) {
+	return []Way{{From: "host1", To: "host2", Encap: topology.VXLAN, Probed: Probed{State: StateOK}}}, f.note("mesh")
+}
+
+func (f *fake) Ping(_ context.Context, req PingRequest) (Pong, error) {
+	return Pong{Node: req.Node, Encap: topology.VXLAN, Size: req.Size, RTT: 5}, f.note("ping %s", req.Node)
+}
+
 func (f *fake) Reconcile(_ context.Context, audit bool) error { return f.note("reconcile %t", audit) }
 
 // start serves svc for the length of a test.
@@ -151,11 +159,17 @@ func TestMethods(t *testing.T) {
 	assert.Equal(t, []settings.Setting{{Name: "bridge", Value: "br0", Set: true}}, cfg.Settings)
 	require.NoError(t, c.Reconcile(ctx, true))
 	require.NoError(t, c.Reconcile(ctx, false))
+	ways, err := c.Mesh(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, []Way{{From: "host1", To: "host2", Encap: topology.VXLAN, Probed: Probed{State: StateOK}}}, ways)
+	pong, err := c.Ping(ctx, PingRequest{Node: "host2", Size: 1450, Timeout: Duration(time.Second)})
+	require.NoError(t, err)
+	assert.Equal(t, Pong{Node: "host2", Encap: topology.VXLAN, Size: 1450, RTT: 5}, pong)
 	assert.Equal(
 		t,
 		[]string{
 			"add c1", "list", "remove c1", "remove a/b c?&", "remove ..", "status", "config", "reconcile true",
-			"reconcile false",
+			"reconcile false", "mesh", "ping host2",
 		},
 		f.asked,
 	)

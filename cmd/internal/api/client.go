@@ -106,6 +106,20 @@ func (c *Client) Reconcile(ctx context.Context, audit bool) error {
 	return c.do(ctx, http.MethodPost, "/v1/reconcile?audit="+strconv.FormatBool(audit), nil, nil)
 }
 
+// Mesh implements Service.
+func (c *Client) Mesh(ctx context.Context) ([]Way, error) {
+	var list []Way
+	err := c.do(ctx, http.MethodGet, "/v1/mesh", nil, &list)
+	return list, err
+}
+
+// Ping implements Service.
+func (c *Client) Ping(ctx context.Context, req PingRequest) (Pong, error) {
+	var out Pong
+	err := c.do(ctx, http.MethodPost, "/v1/ping", req, &out)
+	return out, err
+}
+
 // do sends in as JSON, if any, and decodes the answer into out, if any.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader

@@ -116,6 +116,14 @@ func Handler(svc Service) http.Handler {
 		return struct{}{}, svc.Reconcile(r.Context(), audit)
 	})
 	attachmentRoutes(svc, handle)
+	handle("GET /v1/mesh", func(r *http.Request) (any, error) { return svc.Mesh(r.Context()) })
+	handle("POST /v1/ping", func(r *http.Request) (any, error) {
+		var req PingRequest
+		if err := decode(r, &req); err != nil {
+			return nil, err
+		}
+		return svc.Ping(r.Context(), req)
+	})
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, &topology.Error{
 			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",

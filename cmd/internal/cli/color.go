@@ -56,6 +56,8 @@ func IsTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
 var colors = map[string]text.Color{
 	"ready": text.FgGreen, "up": text.FgGreen, "ok": text.FgGreen, "established": text.FgGreen,
 	"down": text.FgRed, "not ready": text.FgRed, "failed": text.FgRed, "error": text.FgRed, "none": text.FgRed,
+	"no answer": text.FgRed, "one way only": text.FgRed, "another node answers": text.FgRed,
+	"lossy": text.FgYellow, "small frames only": text.FgYellow, "slow": text.FgYellow,
 	"unknown": text.FgYellow, "stale": text.FgYellow, "deleting": text.FgYellow, "warning": text.FgYellow,
 }
 

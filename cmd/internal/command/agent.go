@@ -94,7 +94,21 @@ func agentFlags() []ucli.Flag {
 			Value:  30 * time.Second,
 			Action: atLeast("audit-interval", time.Second),
 		},
+		&ucli.DurationFlag{
+			Name:   "probe-interval",
+			Usage:  "how long a round of probes to all peers takes, see docs/mesh.md; 0 turns probes off, there and back",
+			Value:  time.Minute,
+			Action: probeInterval,
+		},
 	}
+}
+
+// probeInterval refuses rounds that would take less than a second.
+func probeInterval(c *ucli.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	return atLeast("probe-interval", time.Second)(c, d)
 }
 
 // dockerFlags are those of its parts for Docker.
@@ -170,7 +184,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		PublicNames: c.Bool("public-names"),
 		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
-		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
+		ProbeInterval: c.Duration("probe-interval"),
+		DockerBridge:  c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		BGP:  speak,
 		Etcd: etcd, Version: currentVersion().Version, Settings: all,
 	}

@@ -23,6 +23,8 @@ type kind[T any] struct {
 	key func(T) string
 	// none is said where there is nothing to list.
 	none string
+	// draw, unless nil, is how people see the items: in place of a table.
+	draw func(out *bytes.Buffer, items []T, color bool)
 }
 
 // column is one column of a table.
@@ -158,6 +160,12 @@ func (k kind[T]) write(out *bytes.Buffer, f form, items []T) (empty string, err 
 		return "", err
 	} else if len(items) == 0 {
 		empty = "nothing matches --filter"
+	}
+	if k.draw != nil && f.format == cli.FormatTable {
+		if len(items) > 0 {
+			k.draw(out, items, f.color)
+		}
+		return empty, nil
 	}
 	t := cli.Table{NoHeaders: f.noHeaders, Color: f.color}
 	for _, col := range k.columns {

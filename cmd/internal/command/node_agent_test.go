@@ -29,6 +29,8 @@ type fakeAgent struct {
 	endpoints []api.Endpoint
 	last      api.EndpointRequest
 	routes    []api.Route
+	ways      []api.Way
+	ping      func(api.PingRequest) (api.Pong, error)
 }
 
 func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {
@@ -71,6 +73,10 @@ func (f *fakeAgent) Status(context.Context) (api.Status, error)  { return f.stat
 func (f *fakeAgent) Config(context.Context) (api.Config, error)  { return f.config, nil }
 func (f *fakeAgent) Routes(context.Context) ([]api.Route, error) { return f.routes, nil }
 func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error   { return nil }
+func (f *fakeAgent) Mesh(context.Context) ([]api.Way, error)     { return f.ways, nil }
+func (f *fakeAgent) Ping(_ context.Context, req api.PingRequest) (api.Pong, error) {
+	return f.ping(req)
+}
 
 // serve makes the command line talk to f.
 func (f *fakeAgent) serve(t *testing.T) {

@@ -41,7 +41,7 @@ func (r *runner) probeCommand() *ucli.Command {
 						Name: "size", Usage: "`BYTES` of a datagram", Value: 1000, EnvVars: cli.Env("probe-size"),
 						Action: between("size", 1, 65507), // what UDP over IPv4 carries
 					},
-					&ucli.DurationFlag{Name: "interval", Usage: "pause between datagrams", EnvVars: cli.Env("probe-interval")},
+					&ucli.DurationFlag{Name: "interval", Usage: "pause between datagrams", EnvVars: cli.Env("interval")},
 					&ucli.DurationFlag{
 						Name: "timeout", Usage: "the longest it may take", Value: time.Minute, EnvVars: cli.Env("probe-timeout"),
 						Action: atLeast("timeout", time.Millisecond),

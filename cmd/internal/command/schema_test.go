@@ -32,6 +32,8 @@ var kindTypes = map[string]reflect.Type{
 	"pin":        reflect.TypeFor[pinItem](),
 	"endpoint":   reflect.TypeFor[api.Endpoint](),
 	"route":      reflect.TypeFor[api.Route](),
+	"way":        reflect.TypeFor[api.Way](),
+	"pong":       reflect.TypeFor[pongItem](),
 	"name":       reflect.TypeFor[nameItem](),
 	"status":     reflect.TypeFor[statusItem](),
 	"topology":   reflect.TypeFor[draw.Topology](),

@@ -301,7 +301,7 @@ func fastPathText(x api.FastPath) string {
 }
 
 func peerRow(p api.Peer) []string {
-	alive, tunnel := "down", "ok"
+	alive, tunnel := "down", "up" // a port that can forward says nothing of what arrives
 	if p.Alive {
 		alive = "ready"
 	}
@@ -309,8 +309,21 @@ func peerRow(p api.Peer) []string {
 		tunnel = p.Error
 	} else if p.OFPort < 1 {
 		tunnel = "no port yet"
+	} else if p.Probed != nil {
+		tunnel = probedText(*p.Probed)
 	}
 	return []string{p.Node, orDash(string(p.Encap)), orDash(joined(p.VTEPs)), orDash(p.Port), alive, tunnel}
+}
+
+// probedText says how a tunnel is that has a port.
+func probedText(p api.Probed) string {
+	switch {
+	case p.State == api.StateOK && p.RTT > 0:
+		return "ok, " + roundRTT(p.RTT)
+	case slices.Contains(api.StatesUnknown(), p.State):
+		return "up, " + p.State
+	}
+	return p.State
 }
 
 // table writes an indented table after an empty line; nothing without rows.

@@ -74,6 +74,8 @@ type Config struct {
 	LivenessTTL time.Duration
 	// Datapath is "system" or "netdev"; Version is the program's.
 	Datapath, Version string
+	// Probes: the agent answers the probes of others.
+	Probes bool
 	// EtcdEndpoints are for messages.
 	EtcdEndpoints []string
 }
@@ -187,7 +189,9 @@ func (p *Part) Run(ctx context.Context) error {
 // is refused here, before it touches anything.
 func (p *Part) keepAlive(ctx context.Context) error {
 	self := p.hub.Self()
-	l := topology.Liveness{Node: self.Node, ID: self.ID, Hostname: self.Hostname, Epoch: self.Epoch}
+	l := topology.Liveness{
+		Node: self.Node, ID: self.ID, Hostname: self.Hostname, Epoch: self.Epoch, Probes: p.cfg.Probes,
+	}
 	for {
 		err := p.store.KeepAlive(ctx, l, p.cfg.LivenessTTL, p.aliveChanged)
 		if ctx.Err() != nil {

@@ -1,0 +1,135 @@
+package mesh
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"time"
+)
+
+// Where packets go without encapsulation, the way is the path from host to host.
+// It is probed with echo requests, which the other host's kernel answers: nothing
+// need listen there, and hosts whose agents do not run answer as well. To the engine
+// a host that answers is a peer like others: what its agent would say of what came
+// there is made up of what came back. So a loss counts as one on the way there,
+// wherever it was.
+
+// Echo sends echo requests and receives their replies; hostnet.Echo is one.
+type Echo interface {
+	Run(ctx context.Context, received func(from netip.Addr, payload []byte)) error
+	Send(to netip.Addr, payload []byte) error
+}
+
+// firstPath is the least number that stands for a path in the place of a port: no
+// OpenFlow port has as large a one.
+const firstPath = 1 << 20
+
+// path is the way to a host without encapsulation.
+type path struct {
+	Key
+	port int
+	to   netip.Addr
+	// rx is what came back, by stream; seq counts the answers.
+	rx  [streams]receiver
+	seq uint32
+}
+
+// overheadEcho are the bytes of an IP packet with an echo request that are not its
+// payload.
+func overheadEcho(to netip.Addr) int {
+	const header = 8
+	if to.Is6() {
+		return 40 + header
+	}
+	return 20 + header
+}
+
+// The payload: life of this agent, number, stream; then zeros.
+const echoSize = 13
+
+func (p *path) payload(f frame, life uint64) []byte {
+	b := make([]byte, 0, max(echoSize, f.length-ethernet-overheadEcho(p.to)))
+	b = binary.BigEndian.AppendUint64(b, life)
+	b = binary.BigEndian.AppendUint32(b, f.seq)
+	b = append(b, byte(f.stream))
+	return b[:cap(b)]
+}
+
+// reflected is the answer that an agent would have sent.
+func (p *path) reflected(payload []byte, self, life uint64, now time.Time) (frame, bool) {
+	if len(payload) < echoSize || binary.BigEndian.Uint64(payload) != life || payload[12] >= streams {
+		return frame{}, false
+	}
+	seq, s := binary.BigEndian.Uint32(payload[8:]), stream(payload[12])
+	p.rx[s].take(seq, len(payload), now)
+	p.seq++
+	f := frame{
+		kind: kindAnswer, length: headerSize, from: hashOf(p.Node), to: self, life: 1, seq: p.seq,
+		answers: seq, answersStream: s, heardLife: life,
+	}
+	for i := range p.rx {
+		f.heard[i] = p.rx[i].heard()
+	}
+	return f, true
+}
+
+// aimPaths gives paths the numbers that stand for their ports. It needs p.mu.
+func (p *Part) aimPaths(targets []Target) {
+	before := p.paths
+	p.paths, p.pathsByAddr, p.pathsByPort = map[Key]*path{}, map[netip.Addr]*path{}, map[int]*path{}
+	for i := range targets {
+		t := &targets[i]
+		if !t.Echo {
+			continue
+		}
+		x := before[t.Key]
+		if x == nil || x.to != t.Remote {
+			p.lastPath++
+			x = &path{Key: t.Key, port: firstPath + p.lastPath, to: t.Remote}
+		}
+		t.Port = x.port
+		p.paths[t.Key], p.pathsByAddr[x.to], p.pathsByPort[x.port] = x, x, x
+	}
+}
+
+// sendEcho sends a probe of a path.
+func (p *Part) sendEcho(o outgoing) {
+	f, err := decode(o.frame)
+	if err != nil || f.kind != kindProbe {
+		return
+	}
+	p.mu.Lock()
+	var to netip.Addr
+	var payload []byte
+	if x := p.pathsByPort[o.port]; x != nil {
+		to, payload = x.to, x.payload(f, p.engine.life)
+	}
+	p.mu.Unlock()
+	if payload == nil {
+		return
+	}
+	// One that is too large for the link is lost like one on the way.
+	if err := p.echo.Send(to, payload); err != nil {
+		p.log.Debugf("echo request to %s: %v", to, err)
+	}
+}
+
+// echoed takes a reply.
+func (p *Part) echoed(from netip.Addr, payload []byte) {
+	now := time.Now()
+	p.mu.Lock()
+	x := p.pathsByAddr[from]
+	if x == nil {
+		p.mu.Unlock()
+		return
+	}
+	f, ok := x.reflected(payload, p.engine.self, p.engine.life, now)
+	port := x.port
+	p.mu.Unlock()
+	if ok {
+		p.take(port, f.encode(), now)
+	}
+}
+
+// listenEchoes holds the sockets.
+func (p *Part) listenEchoes(ctx context.Context) error { return p.echo.Run(ctx, p.echoed) }

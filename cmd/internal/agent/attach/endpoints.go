@@ -61,6 +61,7 @@ func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
+	p.note(e, Attached, byRequest)
 	e.Node = p.hub.Self().Node
 	return e, nil
 }
@@ -82,6 +83,7 @@ func (p *Part) Remove(ctx context.Context, name string) error {
 			Remedy: "see 'baize endpoint list'",
 		}
 	case 1:
+		p.note(found[0], Detached, byRequest)
 		return p.disconnect(ctx, found[0])
 	}
 	return &topology.Error{

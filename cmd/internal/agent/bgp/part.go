@@ -60,6 +60,9 @@ func (p *Part) Name() string { return "bgp" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return fault.Merge(p.faults.Get(), p.speaker.Problems()...) }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
 // Sessions are those with the routers.
 func (p *Part) Sessions() []Session { return p.speaker.Sessions() }
 

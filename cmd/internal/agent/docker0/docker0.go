@@ -117,6 +117,9 @@ func (p *Part) Name() string { return "docker0" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
 // Ready implements part.Readier: Docker is started after this, with what the
 // file says.
 func (p *Part) Ready() bool {

@@ -138,6 +138,9 @@ func (p *Part) Name() string { return "membership" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
 // Cleanup implements part.Part: this installation ends, and the next one of the
 // name may have its subnets. Etcd need not answer for that.
 func (p *Part) Cleanup(ctx context.Context) ([]string, error) {

@@ -95,6 +95,9 @@ func (p *Part) Name() string { return "names" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
 // Cleanup implements part.Part: name servers end with the agent.
 func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
 

@@ -68,6 +68,7 @@ type outcome struct {
 	// Flows are the flow tables as they were before.
 	Flows    openflow.Observed
 	Changes  int
+	Did      Changes
 	Problems []fault.Fault
 }
 
@@ -83,6 +84,8 @@ type converger struct {
 	unmade []string
 	// bound are the flows that were bound last.
 	bound bound
+	// placed is what the last pass that succeeded left.
+	placed placed
 	// inPlace are flows that were found to be what is wanted.
 	inPlace struct {
 		want []ovs.BoundFlow
@@ -105,7 +108,7 @@ func newConverger(db ports, flows tables) converger {
 // flows in one bundle, at last the ports that no flow uses any more. It reads
 // what is, every time.
 func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.Observed, audit bool) (outcome, error) {
-	out := outcome{Observed: observed, Want: want}
+	out := outcome{Observed: observed, Want: want, Did: Changes{First: c.placed.bridge.Name == "", Own: true}}
 	change, stale, problems := ovs.DiffDB(want, observed)
 	out.Problems = problems
 	if foreignBridge(observed) {
@@ -130,11 +133,13 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 			return out, fmt.Errorf("remove ports %v: %w", names, err)
 		}
 		out.Changes += len(names)
+		out.Did.removedPorts(names, observed)
 		out.Observed.Ports = maps.Clone(out.Observed.Ports)
 		for _, name := range names {
 			delete(out.Observed.Ports, name)
 		}
 	}
+	c.placed = placed{want.Bridge, want.Ports, out.Bound}
 	return out, nil
 }
 
@@ -162,6 +167,7 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 			return fmt.Errorf("install %d and delete %d flows: %w", len(add), len(del), err)
 		}
 		out.Changes += len(add) + len(del)
+		out.Did.flowChanges(add, del, c.placed, len(out.Flows.Flows))
 		out.Bound = c.withoutRefused(out.Bound)
 	}
 	for _, f := range c.refused {
@@ -264,6 +270,7 @@ func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *ou
 		}
 	}
 	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts) + len(change.RemovePorts)
+	out.Did.portChanges(change, c.placed, out.Observed)
 	return c.settle(ctx, out)
 }
 

@@ -101,6 +101,9 @@ type Outcome struct {
 	Complete bool
 
 	faults []fault.Fault
+	// did says what the changes were, revision which topology they were made for.
+	did      Changes
+	revision int64
 }
 
 // Part is the part of the agent.
@@ -131,6 +134,8 @@ type Part struct {
 	patience time.Time
 	// built is the wanted state of the last pass. Only the passes use it.
 	built built
+	// deeds are told to whoever keeps a journal.
+	deeds *part.Queue[Deed]
 	// ended is closed when the part stops: nobody need wait for a pass then.
 	ended chan struct{}
 
@@ -139,6 +144,7 @@ type Part struct {
 	waiters []*waiter
 	// forwarded: there was a pass that put all flows in place.
 	forwarded bool
+	totals    Totals
 }
 
 // Host is what the userspace datapath has to know of the host's kernel.
@@ -161,7 +167,7 @@ func New(
 	return &Part{
 		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in,
 		host: host, log: log.WithField("part", "switch"), wake: part.NewSignal(), restore: newRestoreWait(), audit: true,
-		outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]),
+		deeds: part.NewQueue[Deed](maxDeeds), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]),
 		live:   part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
 		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]),
 	}
@@ -172,6 +178,9 @@ func (p *Part) Name() string { return "switch" }
 
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 
 // Outcome is that of the last pass.
 func (p *Part) Outcome() *part.Cell[Outcome] { return p.outcome }
@@ -227,6 +236,7 @@ func (p *Part) watchFlows(ctx context.Context) error {
 	const first, last = 50 * time.Millisecond, 250 * time.Millisecond
 	backoff := first
 	for ctx.Err() == nil {
+		connected := false
 		err := p.flows.Monitor(ctx, func(e openflow.Event) {
 			backoff = first
 			switch e.Kind {
@@ -234,6 +244,8 @@ func (p *Part) watchFlows(ctx context.Context) error {
 				p.requestAudit()
 			case openflow.Connected:
 				p.restore.back()
+				connected = true
+				p.deeds.Put(Deed{At: time.Now(), What: Back})
 			}
 			p.wake.Wake()
 		})
@@ -241,6 +253,9 @@ func (p *Part) watchFlows(ctx context.Context) error {
 			return nil
 		}
 		p.lostVswitchd() // first of all: see restore.go
+		if connected {
+			p.lostConnection(err)
+		}
 		p.log.Debugf("OpenFlow connection: %v", err)
 		if !part.Sleep(ctx, backoff) {
 			return nil
@@ -248,6 +263,14 @@ func (p *Part) watchFlows(ctx context.Context) error {
 		backoff = min(2*backoff, last)
 	}
 	return nil
+}
+
+// lostConnection counts an end of ovs-vswitchd, and tells of it.
+func (p *Part) lostConnection(err error) {
+	p.mu.Lock()
+	p.totals.Lost++
+	p.mu.Unlock()
+	p.deeds.Put(Deed{At: time.Now(), What: Lost, Err: err})
 }
 
 // lostVswitchd is called when the OpenFlow connection ends.
@@ -297,6 +320,7 @@ func (p *Part) pass(ctx context.Context) error {
 	}
 	p.restore.atWork(false)
 	p.report(before, o)
+	p.note(o)
 	p.publish(o)
 	p.answer(waiters, o)
 	return o.Err
@@ -344,7 +368,8 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 	o.Direct = p.inputs.Direct.Get()
 	o.Want = p.want(t, endpoints, p.inputs.Segments.Get(), o.Direct)
 	out, err := p.converger.converge(ctx, o.Want, observed, audit)
-	o.Observed, o.Bound, o.Changes = out.Observed, out.Bound, out.Changes
+	o.Observed, o.Bound, o.Changes, o.did = out.Observed, out.Bound, out.Changes, out.Did
+	o.revision = t.Snapshot.Revision
 	o.faults = slices.Concat(faults, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed))
 	if err != nil {
 		return err

@@ -35,6 +35,13 @@ type Part interface {
 	Cleanup(ctx context.Context) ([]string, error)
 }
 
+// FaultTeller is a part that says when its faults change. Those of others are
+// looked at now and then.
+type FaultTeller interface {
+	// FaultsWake wakes a signal whenever Faults has changed.
+	FaultsWake(s Signal)
+}
+
 // Readier is a part that the node must wait for: until it is ready, systemd
 // holds back what comes after the agent, Docker for example.
 type Readier interface {
@@ -209,8 +216,18 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 
 // Faults keeps what a part sees wrong, and since when.
 type Faults struct {
-	mu   sync.Mutex
-	list []fault.Fault
+	mu      sync.Mutex
+	list    []fault.Fault
+	signals []Signal
+}
+
+// Wakes subscribes a signal, which is woken when the faults change.
+func (f *Faults) Wakes(s Signal) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Contains(f.signals, s) {
+		f.signals = append(f.signals, s)
+	}
 }
 
 // Set replaces all faults. It returns those that are new.
@@ -222,6 +239,11 @@ func (f *Faults) Set(now []fault.Fault) (fresh []fault.Fault) {
 	for _, x := range now {
 		if x.Since.Equal(at) {
 			fresh = append(fresh, x)
+		}
+	}
+	if len(fresh) > 0 || len(now) != len(f.list) {
+		for _, s := range f.signals {
+			s.Wake()
 		}
 	}
 	f.list = now

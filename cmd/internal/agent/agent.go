@@ -11,6 +11,7 @@
 //	docker       Docker's network and IPAM plugin
 //	names        names of containers, published and answered
 //	bgp          the routers of the fabric
+//	events       the journal of what happened, and why
 //	part         what a part is, and what parts hand to each other
 //
 // A part that fails is reported and started again; the others go on. Forwarding
@@ -210,6 +211,16 @@ func (a *Agent) Faults() []fault.Fault {
 		out = fault.Merge(out, a.failed[p.Name()].Get()...)
 	}
 	return out
+}
+
+// faultsWake wakes a signal whenever Faults may have changed, as far as parts tell.
+func (a *Agent) faultsWake(s part.Signal) {
+	for _, p := range a.parts {
+		if t, tells := p.(part.FaultTeller); tells {
+			t.FaultsWake(s)
+		}
+		a.failed[p.Name()].Wakes(s)
+	}
 }
 
 // Parts are the agent's parts in the order in which they are started.

@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/events"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/kernel"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
@@ -32,6 +33,7 @@ type rooms struct {
 	kernel     *kernel.Part
 	docker     *docker.Part
 	bgp        *bgp.Part
+	events     *events.Part
 }
 
 // New puts an agent together. It starts nothing. cfg has its defaults.
@@ -88,6 +90,11 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.rooms.bgp = speaker
 		a.parts = append(a.parts, speaker)
 	}
+	a.rooms.events = events.New(events.Sources{
+		Hub: h, Faults: a.Faults, FaultsWake: a.faultsWake, Endpoints: endpoints.Deeds(), Known: endpoints.Known(),
+		Switch: sw.Deeds(), Called: called, Label: docker.LabelEndpoint, Version: cfg.Version,
+	}, cfg.StateDir, a.log)
+	a.parts = append(a.parts, a.rooms.events)
 	for _, p := range a.parts {
 		a.failed[p.Name()] = &part.Faults{}
 	}

@@ -8,6 +8,7 @@
 //	POST   /v1/endpoints           EndpointRequest → Endpoint
 //	DELETE /v1/endpoints?name=NAME
 //	POST   /v1/reconcile?audit=true
+//	GET    /v1/events?follow=true  event.Query → a Streamed a line
 //
 // A refusal keeps its kind over the wire: errors.Is(err, topology.ErrNotFound)
 // holds for the client as it does in the agent.
@@ -20,6 +21,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -47,6 +49,10 @@ type Service interface {
 	// Reconcile brings OVS into the wanted state now; with audit it reads
 	// everything back first. It returns when that is done.
 	Reconcile(ctx context.Context, audit bool) error
+	// Events calls show with the events of the node that q chooses, the oldest first.
+	// With follow it goes on with those that come, until ctx ends or the agent does,
+	// which is an error of kind ErrUnavailable. An error of show ends it.
+	Events(ctx context.Context, q event.Query, follow bool, show func(event.Event) error) error
 }
 
 // EndpointRequest asks for an attachment. Only Network and Netns are required.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -29,6 +30,9 @@ type fakeAgent struct {
 	endpoints []api.Endpoint
 	last      api.EndpointRequest
 	routes    []api.Route
+	events    []event.Event
+	// follow has what comes while somebody follows; closed: the agent stops.
+	follow chan event.Event
 }
 
 func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {
@@ -71,6 +75,31 @@ func (f *fakeAgent) Status(context.Context) (api.Status, error)  { return f.stat
 func (f *fakeAgent) Config(context.Context) (api.Config, error)  { return f.config, nil }
 func (f *fakeAgent) Routes(context.Context) ([]api.Route, error) { return f.routes, nil }
 func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error   { return nil }
+
+func (f *fakeAgent) Events(ctx context.Context, q event.Query, follow bool, show func(event.Event) error) error {
+	for _, e := range q.Choose(f.events) {
+		if err := show(e); err != nil {
+			return err
+		}
+	}
+	for choose := q.Chooser(); follow; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-f.follow:
+			if !ok {
+				return &topology.Error{Kind: topology.ErrUnavailable, Item: "agent", What: "it stops"}
+			}
+			if !choose.Chooses(e) {
+				continue
+			}
+			if err := show(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // serve makes the command line talk to f.
 func (f *fakeAgent) serve(t *testing.T) {

@@ -169,7 +169,7 @@ func (c *Chooser) Chooses(e Event) bool {
 	case !q.Since.IsZero() && e.Time.Before(q.Since),
 		!q.Until.IsZero() && e.Time.After(q.Until),
 		e.ID != 0 && e.ID <= q.After,
-		len(q.Kinds) > 0 && !slices.ContainsFunc(q.Kinds, e.Kind.matches),
+		len(q.Kinds) > 0 && !slices.ContainsFunc(q.Kinds, e.Kind.Matches),
 		q.Subject != "" && !strings.Contains(strings.ToLower(e.Subject), strings.ToLower(q.Subject)),
 		q.Network != "" && e.Network != q.Network:
 		return false
@@ -180,7 +180,8 @@ func (c *Chooser) Chooses(e Event) bool {
 // endpointKey is what is the same in all events of one endpoint.
 func endpointKey(e Event) string { return e.Network + " " + e.Subject }
 
-func (k Kind) matches(pattern string) bool {
+// Matches reports whether the kind is the one that is named, or begins as "fault-*" does.
+func (k Kind) Matches(pattern string) bool {
 	if begin, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(string(k), begin)
 	}

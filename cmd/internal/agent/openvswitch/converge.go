@@ -108,7 +108,7 @@ func newConverger(db ports, flows tables) converger {
 // flows in one bundle, at last the ports that no flow uses any more. It reads
 // what is, every time.
 func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.Observed, audit bool) (outcome, error) {
-	out := outcome{Observed: observed, Want: want, Did: Changes{First: c.placed.bridge.Name == "", Own: true}}
+	out := outcome{Observed: observed, Want: want, Did: Changes{First: c.placed.bridge.Name == ""}}
 	change, stale, problems := ovs.DiffDB(want, observed)
 	out.Problems = problems
 	if foreignBridge(observed) {
@@ -133,13 +133,14 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 			return out, fmt.Errorf("remove ports %v: %w", names, err)
 		}
 		out.Changes += len(names)
-		out.Did.removedPorts(names, observed)
+		out.Did.RemovedPorts = append(out.Did.RemovedPorts, names...)
 		out.Observed.Ports = maps.Clone(out.Observed.Ports)
 		for _, name := range names {
 			delete(out.Observed.Ports, name)
 		}
 	}
-	c.placed = placed{want.Bridge, want.Ports, out.Bound}
+	out.Did.Own = out.Did.forEndpoints(want, observed)
+	c.placed = placed{want.Bridge, want.Ports, want.Flows, out.Bound}
 	return out, nil
 }
 
@@ -167,7 +168,7 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 			return fmt.Errorf("install %d and delete %d flows: %w", len(add), len(del), err)
 		}
 		out.Changes += len(add) + len(del)
-		out.Did.flowChanges(add, del, c.placed, len(out.Flows.Flows))
+		out.Did.flowChanges(out.Want.Flows, add, del, c.placed, len(out.Flows.Flows))
 		out.Bound = c.withoutRefused(out.Bound)
 	}
 	for _, f := range c.refused {
@@ -270,7 +271,7 @@ func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *ou
 		}
 	}
 	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts) + len(change.RemovePorts)
-	out.Did.portChanges(change, c.placed, out.Observed)
+	out.Did.portChanges(change, c.placed)
 	return c.settle(ctx, out)
 }
 

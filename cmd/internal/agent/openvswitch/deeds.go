@@ -2,6 +2,7 @@ package openvswitch
 
 import (
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/agent/part"
@@ -48,10 +49,10 @@ type Changes struct {
 	Example ovs.Flow
 	// Wiped: none of the flows that were in place was left.
 	Wiped bool
-	// Cause is the newest record that an added flow stems from, Own says that all
-	// changes stem from the node's endpoints.
+	// Cause is the newest record that an added flow stems from.
 	Cause ovs.Reason
-	Own   bool
+	// Own: it was done for endpoints of the node that came or went.
+	Own bool
 }
 
 // Planned reports whether there are changes beside repairs.
@@ -112,11 +113,12 @@ func (p *Part) note(o Outcome) {
 type placed struct {
 	bridge ovs.Bridge
 	ports  []ovs.Port
-	flows  []ovs.BoundFlow
+	flows  []ovs.Flow
+	bound  []ovs.BoundFlow
 }
 
 // portChanges enters what was changed in the database.
-func (c *Changes) portChanges(change ovs.DBChange, before placed, observed ovs.Observed) {
+func (c *Changes) portChanges(change ovs.DBChange, before placed) {
 	c.Bridge = change.SetBridge != nil
 	c.BridgeRepaired = c.Bridge && before.bridge.Name != "" && reflect.DeepEqual(before.bridge, *change.SetBridge)
 	had := make(map[string]ovs.Port, len(before.ports))
@@ -125,16 +127,13 @@ func (c *Changes) portChanges(change ovs.DBChange, before placed, observed ovs.O
 	}
 	for _, p := range change.AddPorts {
 		c.AddedPorts = append(c.AddedPorts, p.Name)
-		c.Own = c.Own && p.Role() == ovs.RoleEndpoint
 		c.repairedPort(p, had)
 	}
 	for _, p := range change.UpdatePorts {
 		c.UpdatedPorts = append(c.UpdatedPorts, p.Name)
-		c.Own = false
 		c.repairedPort(p, had)
 	}
-	c.removedPorts(change.RemovePorts, observed)
-	c.Own = c.Own && !c.Bridge
+	c.RemovedPorts = append(c.RemovedPorts, change.RemovePorts...)
 }
 
 func (c *Changes) repairedPort(p ovs.Port, had map[string]ovs.Port) {
@@ -143,38 +142,50 @@ func (c *Changes) repairedPort(p ovs.Port, had map[string]ovs.Port) {
 	}
 }
 
-func (c *Changes) removedPorts(names []string, observed ovs.Observed) {
-	for _, name := range names {
-		c.RemovedPorts = append(c.RemovedPorts, name)
-		c.Own = c.Own && observed.Ports[name].Role() == ovs.RoleEndpoint
+// forEndpoints reports whether all that changed in the database are ports of endpoints.
+func (c *Changes) forEndpoints(want ovs.State, had ovs.Observed) bool {
+	if c.Bridge || len(c.UpdatedPorts) > 0 || len(c.AddedPorts)+len(c.RemovedPorts) == 0 {
+		return false
 	}
+	endpoint := func(p ovs.Port) bool { return p.Role() == ovs.RoleEndpoint }
+	for _, p := range want.Ports {
+		if slices.Contains(c.AddedPorts, p.Name) && !endpoint(p) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(c.RemovedPorts, func(name string) bool { return !endpoint(had.Ports[name].Port) })
 }
 
-// flowChanges enters what was changed in the flow tables, which had have.
-func (c *Changes) flowChanges(add []ovs.BoundFlow, del []ovs.FlowID, before placed, have int) {
+// flowChanges enters what was changed in the flow tables, which had have, to come to
+// what is wanted.
+func (c *Changes) flowChanges(want []ovs.Flow, add []ovs.BoundFlow, del []ovs.FlowID, before placed, have int) {
 	adding := make(map[ovs.FlowID]bool, len(add))
 	for _, f := range add {
 		adding[f.ID()] = true
 		if f.Reason.Revision > c.Cause.Revision || c.Cause.Key == "" {
 			c.Cause = f.Reason
 		}
-		c.Own = c.Own && f.Reason.Revision == 0 && f.Reason.Key != ""
 	}
 	deleting := make(map[ovs.FlowID]bool, len(del))
 	for _, id := range del {
-		deleting[id] = true
-	}
-	for _, f := range before.flows {
-		id := f.ID()
-		if deleting[id] && !adding[id] {
-			c.Own = c.Own && f.Reason.Revision == 0 && f.Reason.Key != ""
+		if !adding[id] { // else it was there, but not as it is to be
+			deleting[id] = true
 		}
-		if adding[id] {
+	}
+	c.Wiped = len(before.bound) > 0 && have == 0
+	if slices.Equal(want, before.flows) {
+		// Nothing else is wanted, though ports may have other numbers now.
+		if c.RepairedFlows = max(len(add), len(deleting)); len(add) > 0 {
+			c.Example = add[0].Flow
+		}
+		c.AddedFlows = c.RepairedFlows
+		return
+	}
+	for _, f := range before.bound {
+		if adding[f.ID()] {
 			c.RepairedFlows++
 			c.Example = f.Flow
-			delete(deleting, id) // it was there, but not as it is to be
 		}
 	}
 	c.AddedFlows, c.RemovedFlows = len(add), len(deleting)
-	c.Wiped = len(before.flows) > 0 && have == 0
 }

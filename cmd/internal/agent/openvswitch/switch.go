@@ -366,9 +366,11 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 		return nil
 	}
 	o.Direct = p.inputs.Direct.Get()
+	sameTopology := p.built.topology.Known() && p.built.topology.SameView(t)
 	o.Want = p.want(t, endpoints, p.inputs.Segments.Get(), o.Direct)
 	out, err := p.converger.converge(ctx, o.Want, observed, audit)
 	o.Observed, o.Bound, o.Changes, o.did = out.Observed, out.Bound, out.Changes, out.Did
+	o.did.Own = o.did.Own && sameTopology
 	o.revision = t.Snapshot.Revision
 	o.faults = slices.Concat(faults, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed))
 	if err != nil {

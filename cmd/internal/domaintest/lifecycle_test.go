@@ -34,6 +34,7 @@ func TestLifecycle(t *testing.T) {
 		{"a restart of the agent loses no packet", testAgentRestart},
 		{"a restart of ovs-vswitchd is healed", testVswitchdRestart},
 		{"without etcd everything goes on", testWithoutEtcd},
+		{"the journal has what happened", testEvents},
 		{"an address away from home", testPin},
 		{"a namespace that goes takes its endpoint along", testNamespaceGone},
 		{"a network is deleted while agents run", testNetworkDeleted},

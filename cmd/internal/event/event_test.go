@@ -1,7 +1,11 @@
 package event_test
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -269,7 +273,15 @@ func TestQuery(t *testing.T) {
 	}
 }
 
+// docs/events.md has the table of the kinds.
 func TestKindsAreAllDescribed(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "events.md"))
+	require.NoError(t, err)
+	var table strings.Builder
+	for _, m := range event.Kinds() {
+		fmt.Fprintf(&table, "| `%s` | %s |\n", m.Kind, m.Means)
+	}
+	assert.Contains(t, string(page), "| kind | what it says |\n|---|---|\n"+table.String()+"\n")
 	seen := map[event.Kind]bool{}
 	for _, m := range event.Kinds() {
 		assert.NotEmpty(t, m.Means, m.Kind)

@@ -12,6 +12,7 @@
 //	names        names of containers, published and answered
 //	bgp          the routers of the fabric
 //	events       the journal of what happened, and why
+//	metrics      what Prometheus asks for
 //	part         what a part is, and what parts hand to each other
 //
 // A part that fails is reported and started again; the others go on. Forwarding
@@ -53,6 +54,8 @@ type Agent struct {
 
 	mu    sync.Mutex
 	ready bool
+	// restarts count how often parts failed, by name.
+	restarts map[string]uint64
 }
 
 // Run runs an agent until ctx is done. It returns an error only where it
@@ -156,6 +159,9 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 		if p := (*fault.Panic)(nil); errors.As(err, &p) {
 			a.log.Errorf("%s", p.Stack)
 		}
+		a.mu.Lock()
+		a.restarts[p.Name()]++
+		a.mu.Unlock()
 		f := fault.Of(err)
 		a.failed[p.Name()].Set([]fault.Fault{{
 			Code: fault.PartFailed, Severity: fault.Error, Item: "part " + p.Name() + " of the agent",
@@ -192,6 +198,24 @@ func (a *Agent) awaitReady(ctx context.Context) {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=forwarding"); err != nil {
 		a.log.Warnf("tell systemd that the node is ready: %v", err)
 	}
+}
+
+// isReady reports whether systemd was told so.
+func (a *Agent) isReady() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ready
+}
+
+// failures are how often each part was started again.
+func (a *Agent) failures() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]uint64, len(a.parts))
+	for _, p := range a.parts {
+		out[p.Name()] = a.restarts[p.Name()]
+	}
+	return out
 }
 
 func (a *Agent) allReady() bool {

@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/metrics"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -48,6 +49,9 @@ type Config struct {
 	StateDir string
 	// Socket is where the local API is served.
 	Socket string
+	// Metrics is where metrics are served: an address and a port, or unix:PATH; empty:
+	// they are not.
+	Metrics string
 	// DockerPlugin is "auto" (where an engine is installed), "on" or "off";
 	// DockerSocket is where it is served.
 	DockerPlugin, DockerSocket string
@@ -141,6 +145,11 @@ func (c Config) Defaults() (Config, error) {
 			Kind: topology.ErrInvalid, Item: "--docker-bridge " + c.DockerBridge,
 			What:   "dockerd takes an address (--bip) for docker0 only",
 			Remedy: "use docker0; for further networks there is the plugin, 'docker network create -d baize'",
+		}
+	}
+	if c.Metrics != "" {
+		if err := metrics.CheckAddress(c.Metrics); err != nil {
+			return c, err
 		}
 	}
 	if err := docker.CheckMode(c.DockerPlugin); err != nil {

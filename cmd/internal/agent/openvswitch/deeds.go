@@ -68,10 +68,7 @@ func (c Changes) Repaired() bool {
 
 // Totals count what the passes did since the agent started.
 type Totals struct {
-	Passes, Failures, Changes, RepairedFlows, RepairedPorts uint64
-	// Took is the time of all passes together, Last when one succeeded last.
-	Took time.Duration
-	Last time.Time
+	Changes, RepairedFlows, RepairedPorts uint64
 	// Lost counts how often ovs-vswitchd, or the connection to it, ended.
 	Lost uint64
 }
@@ -93,16 +90,9 @@ func (p *Part) Totals() Totals {
 func (p *Part) note(o Outcome) {
 	p.mu.Lock()
 	t := &p.totals
-	t.Passes++
-	t.Took += o.Took
 	t.Changes += uint64(o.Changes)
 	t.RepairedFlows += uint64(o.did.RepairedFlows)
 	t.RepairedPorts += uint64(len(o.did.RepairedPorts))
-	if o.Err != nil {
-		t.Failures++
-	} else {
-		t.Last = o.At
-	}
 	p.mu.Unlock()
 	if o.did.Planned() || o.did.Repaired() {
 		p.deeds.Put(Deed{At: o.At, What: Passed, Changes: o.did, Revision: o.revision})

@@ -128,6 +128,7 @@ type Part struct {
 	// relied are the prefixes that installed flows take the kernel to route.
 	relied *part.Cell[map[topology.SubnetID]bool]
 	faults part.Faults
+	stats  part.Stats
 
 	// patience is when inputs are waited for no longer; zero before the first
 	// topology. Only the passes use it.
@@ -182,6 +183,9 @@ func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 // FaultsWake implements part.FaultTeller.
 func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
+
 // Outcome is that of the last pass.
 func (p *Part) Outcome() *part.Cell[Outcome] { return p.outcome }
 
@@ -221,7 +225,7 @@ func (p *Part) Run(ctx context.Context) error {
 	g.Go(p.watchFlows)
 	g.Go(func(ctx context.Context) error { p.restore.run(ctx, p.db, p.log); return nil })
 	g.Go(p.auditNowAndThen)
-	g.Loop(part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout}, p.pass)
+	g.Loop(part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout, Stats: &p.stats}, p.pass)
 	err := g.Wait()
 	p.mu.Lock()
 	close(p.ended)

@@ -149,6 +149,8 @@ type Loop struct {
 	Timeout time.Duration
 	// First and Last bound the wait after a failure; 0: 200 ms and 5 s.
 	First, Last time.Duration
+	// Stats, unless nil, counts the passes.
+	Stats *Stats
 }
 
 // Run calls pass until ctx ends.
@@ -160,6 +162,7 @@ func (l Loop) Run(ctx context.Context, pass func(context.Context) error) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := l.once(ctx, pass)
+		l.Stats.add(began, err)
 		wait := l.Every
 		if err != nil {
 			wait, backoff = backoff, min(2*backoff, l.Last)

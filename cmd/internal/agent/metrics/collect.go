@@ -258,8 +258,11 @@ func (e exporter) flows(st openvswitch.Status, err error) {
 // dropPortDown is the reason of flows whose output port is down.
 const dropPortDown = "the output port is down"
 
-// tunnels are those that the last pass asked for.
+// tunnels are those that the last pass asked for, where Open vSwitch said what it has.
 func (e exporter) tunnels(o openvswitch.Outcome, c openvswitch.Counters) {
+	if c.Tunnels == nil {
+		return
+	}
 	seen := map[string]bool{}
 	for _, p := range o.Want.Ports {
 		if p.Role() != ovs.RoleTunnel || p.ExternalIDs[ovs.KeySecond] != "" {
@@ -272,6 +275,9 @@ func (e exporter) tunnels(o openvswitch.Outcome, c openvswitch.Counters) {
 		seen[peer+" "+encap] = true
 		have, there := c.Tunnels[p.Name]
 		e.put(tunnelUp, yes(there && have.Live()), peer, encap)
+		if !there {
+			continue
+		}
 		for direction, key := range map[string]string{"receive": "rx", "transmit": "tx"} {
 			e.put(tunnelBytes, float64(have.Statistics[key+"_bytes"]), peer, encap, direction)
 			e.put(tunnelPackets, float64(have.Statistics[key+"_packets"]), peer, encap, direction)

@@ -67,7 +67,8 @@ func drops(bound []ovs.BoundFlow, flows openflow.Observed) map[string]uint64 {
 
 // Counters are what Open vSwitch counts, beside flows.
 type Counters struct {
-	// Tunnels are the tunnel ports with their statistics, by name.
+	// Tunnels are the tunnel ports with their statistics, by name; nil where that is not
+	// known.
 	Tunnels map[string]ovs.ObservedPort
 	// Datapaths are those of ovs-vswitchd.
 	Datapaths []openflow.Datapath
@@ -81,12 +82,8 @@ func (p *Part) Counters(ctx context.Context) (c Counters, err error) {
 		ObserveAll(ctx context.Context) (ovs.Observed, error)
 	}); ok {
 		observed, oerr := db.ObserveAll(ctx)
-		err = errors.Join(err, oerr)
-		c.Tunnels = map[string]ovs.ObservedPort{}
-		for name, port := range observed.Ports {
-			if port.Owned() && port.Role() == ovs.RoleTunnel {
-				c.Tunnels[name] = port
-			}
+		if err = oerr; err == nil {
+			c.Tunnels = tunnels(observed)
 		}
 	}
 	if flows, ok := p.flows.(interface {
@@ -97,4 +94,14 @@ func (p *Part) Counters(ctx context.Context) (c Counters, err error) {
 		err = errors.Join(err, derr)
 	}
 	return c, err
+}
+
+func tunnels(observed ovs.Observed) map[string]ovs.ObservedPort {
+	out := map[string]ovs.ObservedPort{}
+	for name, port := range observed.Ports {
+		if port.Owned() && port.Role() == ovs.RoleTunnel {
+			out[name] = port
+		}
+	}
+	return out
 }

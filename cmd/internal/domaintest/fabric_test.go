@@ -231,7 +231,7 @@ func testFabricSessions(f *fabricTest) {
 	if !f.frr {
 		f.Await("the session is up, in metrics too", func() (bool, string) {
 			text := f.metrics("host1")
-			return value(text, `baize_bgp_session_up{neighbor="192.168.77.1"}`) == 1, text
+			return value(text, `baize_bgp_session_up{neighbor="192.168.77.2"}`) == 1, text
 		})
 	}
 }

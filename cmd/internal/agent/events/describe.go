@@ -3,6 +3,7 @@ package events
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -217,7 +218,25 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// withoutFaults returns the faults that are not among others.
-func withoutFaults(list, others []fault.Fault) []fault.Fault {
-	return slices.DeleteFunc(slices.Clone(list), func(f fault.Fault) bool { return slices.ContainsFunc(others, f.Same) })
+// quiet are the faults by which parts say that etcd does not answer, by item. That has
+// an event of its own, and some parts notice its end later than others.
+type quiet map[string]bool
+
+// choose returns the faults that are to be told of. away says that etcd does not answer.
+func (q quiet) choose(faults []fault.Fault, away bool) (out []fault.Fault) {
+	there := map[string]bool{}
+	for _, f := range faults {
+		if f.Code == fault.StoreUnavailable {
+			there[f.Item] = true
+			if away {
+				q[f.Item] = true
+			}
+			if q[f.Item] {
+				continue
+			}
+		}
+		out = append(out, f)
+	}
+	maps.DeleteFunc(q, func(item string, _ bool) bool { return !there[item] })
+	return out
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 var at = time.Date(2026, 1, 2, 14, 3, 0, 0, time.UTC)
@@ -135,4 +136,14 @@ func TestOfSwitch(t *testing.T) {
 			assert.Equal(t, tc.want, got)
 		})
 	}
+}
+
+func TestFaultsOfEtcdAreQuiet(t *testing.T) {
+	q := quiet{}
+	etcd := fault.Fault{Code: fault.StoreUnavailable, Item: "etcd", What: "refused"}
+	other := fault.Fault{Code: fault.PortDead, Item: "port a"}
+	assert.Equal(t, []fault.Fault{other}, q.choose([]fault.Fault{etcd, other}, true))
+	assert.Equal(t, []fault.Fault{other}, q.choose([]fault.Fault{etcd, other}, false), "one part has not noticed yet")
+	assert.Equal(t, []fault.Fault{other}, q.choose([]fault.Fault{other}, false))
+	assert.Equal(t, []fault.Fault{etcd}, q.choose([]fault.Fault{etcd}, false), "etcd answers, but not this part")
 }

@@ -63,6 +63,7 @@ type Part struct {
 	topology hub.Topology // as it was looked at last
 	lost     time.Time    // since when etcd does not answer
 	seen     []fault.Fault
+	quiet    quiet
 	named    map[string]string // names of containers, by endpoint
 	away     bool              // ovs-vswitchd ended
 
@@ -77,7 +78,7 @@ type Part struct {
 func New(s Sources, stateDir string, log *logrus.Entry) *Part {
 	p := &Part{
 		sources: s, journal: NewJournal(stateDir, s.Hub.Self().Node), log: log.WithField("part", "events"),
-		named: map[string]string{}, damper: damper{},
+		named: map[string]string{}, quiet: quiet{}, damper: damper{},
 	}
 	w := &p.wakes
 	for _, signal := range []*part.Signal{&w.endpoints, &w.switched, &w.topology, &w.faults, &w.named} {
@@ -207,14 +208,10 @@ func (p *Part) difference(before, now hub.Topology) []event.Event {
 	return events
 }
 
-// lookAtFaults tells which faults came and went. That etcd does not answer has an
-// event of its own.
+// lookAtFaults tells which faults came and went.
 func (p *Part) lookAtFaults() {
-	now := p.sources.Faults()
-	if err := p.sources.Hub.Topology().Get().Err; err != nil {
-		etcd := fault.All(err)
-		now = withoutFaults(now, etcd)
-	}
+	t := p.sources.Hub.Topology().Get()
+	now := p.quiet.choose(p.sources.Faults(), t.Err != nil || !t.Known())
 	events := event.Faults(p.seen, now)
 	p.seen = now
 	p.add(events...)

@@ -95,7 +95,7 @@ func (p *Part) note(o Outcome) {
 	t.RepairedPorts += uint64(len(o.did.RepairedPorts))
 	p.mu.Unlock()
 	if o.did.Planned() || o.did.Repaired() {
-		p.deeds.Put(Deed{At: o.At, What: Passed, Changes: o.did, Revision: o.revision})
+		p.deeds.Put(Deed{At: o.At.Add(o.Took), What: Passed, Changes: o.did, Revision: o.revision})
 	}
 }
 

@@ -95,6 +95,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	a.rooms.events = events.New(events.Sources{
 		Hub: h, Faults: a.Faults, FaultsWake: a.faultsWake, Endpoints: endpoints.Deeds(), Known: endpoints.Known(),
 		Switch: sw.Deeds(), Called: called, Label: docker.LabelEndpoint, Version: cfg.Version,
+		Started: a.started,
 	}, cfg.StateDir, a.log)
 	a.parts = append(a.parts, a.rooms.events)
 	if cfg.Metrics != "" {

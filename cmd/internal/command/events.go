@@ -122,6 +122,9 @@ func (r *runner) events(c *ucli.Context) error {
 			return list, err
 		})
 	}
+	if errors.Is(err, topology.ErrUnavailable) {
+		return fmt.Errorf("%w; 'baize events --journal DIRECTORY' reads the journal of an agent that does not run", err)
+	}
 	if err != nil {
 		return err
 	}

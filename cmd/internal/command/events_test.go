@@ -173,6 +173,9 @@ func TestEventsFollow(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(errs.String(), "waiting"), errs.String())
 
 	t.Setenv("BAIZE_SOCKET", sock+"-none")
+	none := baize(t, "events")
+	assert.Equal(t, cli.ExitUnavailable, none.code)
+	assert.Contains(t, none.err, "--journal")
 	res := baize(t, "events", "--follow")
 	assert.Equal(t, cli.ExitUnavailable, res.code, "no agent at all")
 }

@@ -74,10 +74,14 @@ func testEvents(d *domain) {
 	require.NoError(d.T, d.Host("host1").Kill(ctx, lab.ServiceAgent, unix.SIGKILL))
 	require.NoError(d.T, d.Host("host1").AwaitService(ctx, lab.ServiceAgent))
 	require.NoError(d.T, d.Host("fabric").StartService(ctx, lab.ServiceEtcd))
-	d.AwaitRun("the endpoint is removed", "host1", "baize", "endpoint", "remove", "told")
+	d.Await("etcd answers", func() (bool, string) {
+		st := d.AgentStatus("host1")
+		return st.Etcd.Connected, fmt.Sprint(st.Etcd)
+	})
+	d.Must("host1", "baize", "endpoint", "remove", "told")
 	d.Must("host1", "ip", "netns", "delete", "told")
 
-	all := append(life, lost,
+	all := append(slices.Clone(life), lost,
 		event.Event{Kind: event.AgentStarted, Subject: "agent", Cause: "it was killed, or failed"},
 		event.Event{Kind: event.EtcdBack, Subject: "etcd"},
 		event.Event{Kind: event.EndpointDetached, Subject: "endpoint told", Cause: "a request at the agent's socket"},

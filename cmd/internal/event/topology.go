@@ -104,20 +104,11 @@ func (d *differ) network(was, is *topology.Network) {
 			Kind: NetworkCreated, Subject: "network " + is.Name, Network: is.Name,
 			Text: fmt.Sprintf("created: %s, VNI %d, %s, MTU %d", strings.Join(prefixes, ", "), is.VNI, is.Transport, is.MTU),
 		})
-		if is.Deleting == "" {
-			return
+		if is.Deleting != "" {
+			d.deletion(*is)
 		}
-		was = &topology.Network{}
-		fallthrough
 	case is != nil && was.Deleting != is.Deleting:
-		e := Event{
-			Kind: NetworkDeleting, Subject: "network " + is.Name, Network: is.Name,
-			Text: fmt.Sprintf("is being deleted, %s", strings.ReplaceAll(string(is.Deleting), "-", " ")),
-		}
-		if is.Deleting == "" {
-			e.Kind, e.Text = NetworkKept, "its deletion was cancelled"
-		}
-		d.put(*is, e)
+		d.deletion(*is)
 	case is == nil:
 		d.gone(*was, Event{
 			Kind: NetworkDeleted, Subject: "network " + was.Name, Network: was.Name, Text: "deleted",
@@ -139,6 +130,18 @@ func (d *differ) network(was, is *topology.Network) {
 			d.put(*is, Event{Kind: NetworkChanged, Subject: "network " + is.Name, Network: is.Name, Text: text})
 		}
 	}
+}
+
+// deletion tells that a network was marked for deletion, or is not any more.
+func (d *differ) deletion(n topology.Network) {
+	e := Event{
+		Kind: NetworkDeleting, Subject: "network " + n.Name, Network: n.Name,
+		Text: "is being deleted, " + strings.ReplaceAll(string(n.Deleting), "-", " "),
+	}
+	if n.Deleting == "" {
+		e.Kind, e.Text = NetworkKept, "its deletion was cancelled"
+	}
+	d.put(n, e)
 }
 
 func (d *differ) node(was, is *topology.Node) {

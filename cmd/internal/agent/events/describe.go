@@ -27,7 +27,8 @@ func started(j *Journal, self hub.Identity, version string) event.Event {
 // ran, stopped says that it was told to end.
 func afterEnd(before event.Event, ran, stopped bool, self hub.Identity, version string) event.Event {
 	e := event.Event{
-		Kind: event.AgentStarted, Subject: "agent", Text: "version " + version + " starts", Version: version, Boot: self.Epoch,
+		Kind: event.AgentStarted, Subject: "agent", Text: "version " + version + " starts", Version: version,
+		Boot: self.Epoch,
 	}
 	if !ran {
 		return e
@@ -174,7 +175,11 @@ func repairs(d openvswitch.Deed) []event.Event {
 	if c.RepairedFlows == 0 {
 		return out
 	}
-	flow := fmt.Sprintf("table=%d,priority=%d,%s (%s)", c.Example.Table, c.Example.Priority, c.Example.Match, c.Example.Class)
+	flow := fmt.Sprintf("table=%d,priority=%d", c.Example.Table, c.Example.Priority)
+	if c.Example.Match != "" {
+		flow += "," + c.Example.Match
+	}
+	flow += " (" + c.Example.Class + ")"
 	e := restored(count(c.RepairedFlows, "flow"), "restored", "")
 	switch {
 	case c.Wiped:

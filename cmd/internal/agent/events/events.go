@@ -44,8 +44,9 @@ type Sources struct {
 	// where there is no engine.
 	Called *part.Cell[names.Called]
 	Label  string
-	// Version is the program's.
+	// Version is the program's, Started when the agent began.
 	Version string
+	Started time.Time
 }
 
 // Part is the part of the agent.
@@ -115,7 +116,11 @@ func (p *Part) Run(ctx context.Context) error {
 	p.mu.Unlock()
 	defer close(ends)
 	s, w := p.sources, p.wakes
-	p.begun.Do(func() { p.add(started(p.journal, s.Hub.Self(), s.Version)) })
+	p.begun.Do(func() {
+		e := started(p.journal, s.Hub.Self(), s.Version)
+		e.Time = s.Started
+		p.add(e)
+	})
 	s.Hub.Topology().Wakes(w.topology)
 	s.FaultsWake(w.faults)
 	if s.Called != nil {

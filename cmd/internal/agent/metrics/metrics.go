@@ -40,7 +40,7 @@ func CheckAddress(s string) error {
 	}
 	return &topology.Error{
 		Kind: topology.ErrInvalid, Item: "--metrics " + s, What: "it is neither ADDRESS:PORT nor unix:PATH",
-		Remedy: "write 127.0.0.1:9799 for this host alone; 0.0.0.0:9799 for everybody who can reach it, and see docs/metrics.md",
+		Remedy: "write 127.0.0.1:9799 for this host alone; 0.0.0.0:9799 for everybody who can reach it: see docs/metrics.md",
 	}
 }
 

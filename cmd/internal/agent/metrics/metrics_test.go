@@ -27,6 +27,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/event"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -267,17 +268,22 @@ func TestServe(t *testing.T) {
 			}}
 			get := func(path string) (int, string) {
 				t.Helper()
-				var resp *http.Response
-				require.Eventually(t, func() bool {
+				var status int
+				var text string
+				testkit.Await(t, "an answer", func() (bool, string) {
 					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://agent"+path, nil)
 					require.NoError(t, err)
-					resp, err = client.Do(req)
-					return err == nil
-				}, time.Minute, 5*time.Millisecond)
-				defer resp.Body.Close()
-				b, err := io.ReadAll(resp.Body)
-				require.NoError(t, err)
-				return resp.StatusCode, string(b)
+					resp, err := client.Do(req)
+					if err != nil {
+						return false, err.Error()
+					}
+					defer resp.Body.Close()
+					b, err := io.ReadAll(resp.Body)
+					require.NoError(t, err)
+					status, text = resp.StatusCode, string(b)
+					return true, ""
+				})
+				return status, text
 			}
 			status, text := get("/metrics")
 			assert.Equal(t, http.StatusOK, status)

@@ -36,8 +36,9 @@ var (
 	etcdConnected = metric("baize_etcd_connected", "gauge", "1 while etcd answers.")
 	etcdRevision  = metric("baize_etcd_revision", "gauge", "etcd's revision of the topology in force.")
 
-	networks       = metric("baize_networks", "gauge", "Networks in the topology.")
-	nodes          = metric("baize_nodes", "gauge", "Nodes in the topology: alive, or down, whose agent does not run.", "state")
+	networks = metric("baize_networks", "gauge", "Networks in the topology.")
+	nodes    = metric("baize_nodes", "gauge",
+		"Nodes in the topology: alive, or down, whose agent does not run.", "state")
 	pins           = metric("baize_pins", "gauge", "Pinned addresses in a network.", "network")
 	networkSubnets = metric("baize_network_subnets", "gauge",
 		"Subnets of a network that nodes can lease.", "network", "family")

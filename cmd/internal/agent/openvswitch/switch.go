@@ -168,7 +168,8 @@ func New(
 	return &Part{
 		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows), hub: h, endpoints: endpoints, inputs: in,
 		host: host, log: log.WithField("part", "switch"), wake: part.NewSignal(), restore: newRestoreWait(), audit: true,
-		deeds: part.NewQueue[Deed](maxDeeds), outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]),
+		deeds: part.NewQueue[Deed](maxDeeds), outcome: part.NewCell[Outcome](nil),
+		offers: part.NewCell(slices.Equal[[]string]),
 		live:   part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
 		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]),
 	}

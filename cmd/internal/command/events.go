@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -113,25 +114,45 @@ func (r *runner) events(c *ucli.Context) error {
 	case follow:
 		return r.followEvents(c, q, f)
 	}
-	var list []event.Event
+	source := r.agentEvents(c)
 	if dir != "" {
-		list, err = events.ReadDir(dir, q)
-	} else {
-		list, err = waiting(r, c, "asking the agent", func(ctx context.Context) (list []event.Event, err error) {
-			err = r.agentClient(c).Events(ctx, q, false, func(e event.Event) error { list = append(list, e); return nil })
-			return list, err
-		})
+		source = func(_ context.Context, q event.Query) ([]event.Event, error) { return events.ReadDir(dir, q) }
 	}
-	if errors.Is(err, topology.ErrUnavailable) {
+	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]event.Event, error) {
+		return gatherEvents(ctx, q, source)
+	})
+	if len(list) == 0 && errors.Is(err, topology.ErrUnavailable) {
 		return fmt.Errorf("%w; 'baize events --journal DIRECTORY' reads the journal of an agent that does not run", err)
 	}
-	if err != nil {
+	if len(list) == 0 && err != nil {
 		return err
 	}
-	if list == nil {
-		list = []event.Event{}
+	return errors.Join(eventKind.print(r, f, list), err)
+}
+
+// eventSource answers a query from the journal of one node.
+type eventSource func(ctx context.Context, q event.Query) ([]event.Event, error)
+
+// agentEvents is the journal of this node's agent.
+func (r *runner) agentEvents(c *ucli.Context) eventSource {
+	return func(ctx context.Context, q event.Query) (list []event.Event, err error) {
+		err = r.agentClient(c).Events(ctx, q, false, func(e event.Event) error { list = append(list, e); return nil })
+		return list, err
 	}
-	return eventKind.print(r, f, list)
+}
+
+// gatherEvents asks all sources at a time, and returns what they answer by time. A source
+// that does not answer costs its own events only.
+func gatherEvents(ctx context.Context, q event.Query, sources ...eventSource) ([]event.Event, error) {
+	answers, errs := make([][]event.Event, len(sources)), make([]error, len(sources))
+	var asked sync.WaitGroup
+	for i, ask := range sources {
+		asked.Go(func() { answers[i], errs[i] = ask(ctx, q) })
+	}
+	asked.Wait()
+	list := append([]event.Event{}, slices.Concat(answers...)...)
+	event.Sort(list)
+	return list, errors.Join(errs...)
 }
 
 // eventQuery reads the flags that choose events.

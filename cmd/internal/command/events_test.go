@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/testkit"
+	"github.com/baize-net/baize/topology"
 )
 
 // someEvents are those of an hour before.
@@ -178,6 +179,33 @@ func TestEventsFollow(t *testing.T) {
 	assert.Contains(t, none.err, "--journal")
 	res := baize(t, "events", "--follow")
 	assert.Equal(t, cli.ExitUnavailable, res.code, "no agent at all")
+}
+
+// Several journals are one listing, by time; one that does not answer costs its own part.
+func TestEventsOfSeveralNodes(t *testing.T) {
+	now := time.Now()
+	node := func(name string, minutes ...int) eventSource {
+		return func(_ context.Context, q event.Query) ([]event.Event, error) {
+			var list []event.Event
+			for _, m := range minutes {
+				list = append(list, event.Event{ID: 1, Node: name, Kind: event.NodeLost, Time: now.Add(time.Duration(m) * time.Minute)})
+			}
+			return q.Choose(list), nil
+		}
+	}
+	dead := func(context.Context, event.Query) ([]event.Event, error) {
+		return nil, &topology.Error{Kind: topology.ErrUnavailable, Item: "node host3", What: "no answer"}
+	}
+	list, err := gatherEvents(t.Context(), event.Query{Since: now}, node("host1", -1, 1, 4), node("host2", 2, 3), dead)
+	require.ErrorIs(t, err, topology.ErrUnavailable)
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Node)
+	}
+	assert.Equal(t, []string{"host1", "host2", "host2", "host1"}, names)
+	list, err = gatherEvents(t.Context(), event.Query{})
+	require.NoError(t, err)
+	assert.NotNil(t, list, "no list is null")
 }
 
 func TestEventLinesAreAligned(t *testing.T) {

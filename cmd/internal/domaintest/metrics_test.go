@@ -62,7 +62,7 @@ func testMetrics(d *domain) {
 		return value(text, `baize_tunnel_packets_total{direction="transmit",encapsulation="vxlan",peer="host2"}`) > 0, text
 	})
 	for series, want := range map[string]float64{
-		`baize_agent_ready`: 1, `baize_etcd_connected`: 1, `baize_nodes{state="alive"}`: 3, `baize_networks`: 1,
+		`baize_agent_ready`: 1, `baize_etcd_connected`: 1, `baize_nodes{state="alive"}`: 3, `baize_networks`: 2,
 		`baize_tunnel_up{encapsulation="vxlan",peer="host3"}`:                      1,
 		`baize_network_peers{network="blue"}`:                                      2,
 		`baize_scrape_source_up{source="flows"}`:                                   1,

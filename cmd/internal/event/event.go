@@ -134,17 +134,18 @@ func Kinds() []Meaning {
 // Query chooses events.
 type Query struct {
 	// Since and Until bound the time; zero: they do not.
-	Since, Until time.Time
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
 	// After is the ID that events must be above.
-	After int64
+	After int64 `json:"after,omitempty"`
 	// Kinds are those wanted; "fault-*" is every kind that begins so. Empty: all.
-	Kinds []string
+	Kinds []string `json:"kinds,omitempty"`
 	// Subject is a part of the subject, in any case. Empty: all.
-	Subject string
+	Subject string `json:"subject,omitempty"`
 	// Endpoint is the name of an endpoint or of a container. Empty: all.
-	Endpoint string
+	Endpoint string `json:"endpoint,omitempty"`
 	// Network is the name of one. Empty: all.
-	Network string
+	Network string `json:"network,omitempty"`
 }
 
 // Chooser chooses events one after the other, from the oldest to the newest.

@@ -76,6 +76,7 @@ if [ "${1:-lab}" = test ]; then
 	need etcd-client etcdctl
 	need etcd-server etcd
 	need openssl openssl
+	need prometheus promtool # its server is not started: see below
 fi
 case ${1:-lab} in
 test | vagrant)
@@ -114,7 +115,7 @@ export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 # runs engines and routing daemons of its own, and those on the machine itself
 # would change its firewall and its routes.
 case " $packages " in
-*" docker.io "* | *" containerd "* | *" frr "* | *" etcd-server "*)
+*" docker.io "* | *" containerd "* | *" frr "* | *" etcd-server "* | *" prometheus "*)
 	policy=${POLICY_RC_D-/usr/sbin/policy-rc.d}
 	if [ ! -e "$policy" ]; then
 		trap 'rm -f "$policy"' EXIT

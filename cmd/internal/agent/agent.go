@@ -14,6 +14,8 @@
 //	answers      what other hosts ask this one, by way of etcd
 //	bgp          the routers of the fabric
 //	mesh         probes of the ways to all peers
+//	events       the journal of what happened, and why
+//	metrics      what Prometheus asks for
 //	part         what a part is, and what parts hand to each other
 //
 // A part that fails is reported and started again; the others go on. Forwarding
@@ -56,6 +58,8 @@ type Agent struct {
 
 	mu    sync.Mutex
 	ready bool
+	// restarts count how often parts failed, by name.
+	restarts map[string]uint64
 }
 
 // Run runs an agent until ctx is done. It returns an error only where it
@@ -160,6 +164,9 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 		if p := (*fault.Panic)(nil); errors.As(err, &p) {
 			a.log.Errorf("%s", p.Stack)
 		}
+		a.mu.Lock()
+		a.restarts[p.Name()]++
+		a.mu.Unlock()
 		f := fault.Of(err)
 		a.failed[p.Name()].Set([]fault.Fault{{
 			Code: fault.PartFailed, Severity: fault.Error, Item: "part " + p.Name() + " of the agent",
@@ -174,6 +181,24 @@ func (a *Agent) supervise(ctx context.Context, p part.Part) error {
 		backoff = min(2*backoff, restartLast)
 		mended.Reset(mendedAfter)
 	}
+}
+
+// isReady reports whether systemd was told so.
+func (a *Agent) isReady() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ready
+}
+
+// failures are how often each part was started again.
+func (a *Agent) failures() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]uint64, len(a.parts))
+	for _, p := range a.parts {
+		out[p.Name()] = a.restarts[p.Name()]
+	}
+	return out
 }
 
 func (a *Agent) allReady() bool {
@@ -193,6 +218,16 @@ func (a *Agent) Faults() []fault.Fault {
 		out = fault.Merge(out, a.failed[p.Name()].Get()...)
 	}
 	return out
+}
+
+// faultsWake wakes a signal whenever Faults may have changed, as far as parts tell.
+func (a *Agent) faultsWake(s part.Signal) {
+	for _, p := range a.parts {
+		if t, tells := p.(part.FaultTeller); tells {
+			t.FaultsWake(s)
+		}
+		a.failed[p.Name()].Wakes(s)
+	}
 }
 
 // Parts are the agent's parts in the order in which they are started.

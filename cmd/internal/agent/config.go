@@ -16,6 +16,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
+	"github.com/baize-net/baize/cmd/internal/agent/metrics"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -51,6 +52,9 @@ type Config struct {
 	StateDir string
 	// Socket is where the local API is served.
 	Socket string
+	// Metrics is where metrics are served: an address and a port, or unix:PATH; empty:
+	// they are not.
+	Metrics string
 	// DockerPlugin is "auto" (where an engine is installed), "on" or "off";
 	// DockerSocket is where it is served.
 	DockerPlugin, DockerSocket string
@@ -155,6 +159,11 @@ func (c Config) Defaults() (Config, error) {
 	}
 	if err := fastpath.CheckMode(c.FastPath); err != nil {
 		return c, err
+	}
+	if c.Metrics != "" {
+		if err := metrics.CheckAddress(c.Metrics); err != nil {
+			return c, err
+		}
 	}
 	if err := docker.CheckMode(c.DockerPlugin); err != nil {
 		return c, err

@@ -13,11 +13,13 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/events"
 	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/kernel"
 	"github.com/baize-net/baize/cmd/internal/agent/membership"
 	"github.com/baize-net/baize/cmd/internal/agent/mesh"
+	"github.com/baize-net/baize/cmd/internal/agent/metrics"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
@@ -37,13 +39,15 @@ type rooms struct {
 	docker     *docker.Part
 	bgp        *bgp.Part
 	mesh       *mesh.Part
+	events     *events.Part
 }
 
 // New puts an agent together. It starts nothing. cfg has its defaults.
 func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, world: w, log: log.WithField("node", cfg.Node), started: time.Now(), pulse: part.NewPulse(),
-		failed: map[string]*part.Faults{},
+		failed:   map[string]*part.Faults{},
+		restarts: map[string]uint64{},
 	}
 	userspace := w.Datapath != "system"
 	probes := w.Probes != nil && cfg.ProbeInterval > 0
@@ -104,10 +108,48 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.rooms.mesh = mesh.New(mesh.Config{Interval: cfg.ProbeInterval, Ports: ports}, h, sw.Outcome(), w.Probes, w.Echo, a.log)
 		a.parts = append(a.parts, a.rooms.mesh)
 	}
+	a.rooms.events = events.New(events.Sources{
+		Hub: h, Faults: a.Faults, FaultsWake: a.faultsWake, Endpoints: endpoints.Deeds(), Known: endpoints.Known(),
+		Switch: sw.Deeds(), Called: called, Label: docker.LabelEndpoint, Version: cfg.Version,
+		Started: a.started,
+	}, cfg.StateDir, a.log)
+	a.parts = append(a.parts, a.rooms.events)
+	if cfg.Metrics != "" {
+		a.parts = append(a.parts, metrics.New(cfg.Metrics, a.metricSources(), a.log))
+	}
 	for _, p := range a.parts {
 		a.failed[p.Name()] = &part.Faults{}
 	}
 	return a, nil
+}
+
+// metricSources are what metrics are taken from.
+func (a *Agent) metricSources() metrics.Sources {
+	return metrics.Sources{
+		Version: a.cfg.Version, Started: a.started, Ready: a.isReady,
+		Topology: a.rooms.hub.Topology(), Known: a.rooms.attach.Known(), Switch: a.rooms.sw,
+		Faults: a.Faults, Failures: a.failures,
+		Passes: func() map[string]part.Passes {
+			out := map[string]part.Passes{}
+			for _, p := range a.parts {
+				if r, ok := p.(part.Reconciler); ok {
+					out[p.Name()] = r.Passes()
+				}
+			}
+			return out
+		},
+		Sessions: func() map[string]bool {
+			out := map[string]bool{}
+			if a.rooms.bgp == nil {
+				return out
+			}
+			for _, s := range a.rooms.bgp.Sessions() {
+				out[s.Neighbor.Addr.String()] = s.Up
+			}
+			return out
+		},
+		Events: a.rooms.events.Journal().Counts,
+	}
 }
 
 // followUse tells the part that owns the node's leases what uses networks on this

@@ -6,6 +6,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -109,6 +110,22 @@ func (a *Agent) Config(context.Context) (api.Config, error) {
 // Reconcile implements api.Service.
 func (a *Agent) Reconcile(ctx context.Context, audit bool) error {
 	return a.rooms.sw.Reconcile(ctx, audit)
+}
+
+// Events implements api.Service.
+func (a *Agent) Events(
+	ctx context.Context, q event.Query, follow bool, show func(event.Event) error,
+) error {
+	if follow {
+		return a.rooms.events.Follow(ctx, q, show)
+	}
+	list, err := a.rooms.events.Journal().Read(q)
+	for _, e := range list {
+		if err := show(e); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // Routes implements api.Service: how every prefix of other nodes is reached, as

@@ -20,9 +20,7 @@ import (
 // the parts last saw.
 func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	t := a.rooms.hub.Topology().Get()
-	a.mu.Lock()
-	ready := a.ready
-	a.mu.Unlock()
+	ready := a.isReady()
 	st := api.Status{
 		Node: a.cfg.Node, Version: a.cfg.Version, Bridge: a.cfg.Bridge, Datapath: a.world.Datapath,
 		DatapathReason: a.world.DatapathReason,

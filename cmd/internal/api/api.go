@@ -14,6 +14,7 @@
 //	POST   /v1/attachments/retain  Retention
 //	GET    /v1/mesh                []Way
 //	POST   /v1/ping                PingRequest → Pong
+//	GET    /v1/events?follow=true  event.Query → a Streamed a line
 //
 // A refusal keeps its kind over the wire: errors.Is(err, topology.ErrNotFound)
 // holds for the client as it does in the agent.
@@ -27,6 +28,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -60,6 +62,10 @@ type Service interface {
 	Mesh(ctx context.Context) ([]Way, error)
 	// Ping sends one probe to another node and waits for its answer.
 	Ping(ctx context.Context, req PingRequest) (Pong, error)
+	// Events calls show with the events of the node that q chooses, the oldest first.
+	// With follow it goes on with those that come, until ctx ends or the agent does,
+	// which is an error of kind ErrUnavailable. An error of show ends it.
+	Events(ctx context.Context, q event.Query, follow bool, show func(event.Event) error) error
 }
 
 // EndpointRequest asks for an attachment. Only Network and Netns are required.

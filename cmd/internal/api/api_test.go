@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -33,6 +34,7 @@ type fake struct {
 	asked  []string
 	err    error
 	status Status
+	events []event.Event
 	// hold, if set, is called inside AddEndpoint.
 	hold func(context.Context)
 }
@@ -93,6 +95,22 @@ func (f *fake) Mesh(context.Context) ([]Way, error) {
 
 func (f *fake) Ping(_ context.Context, req PingRequest) (Pong, error) {
 	return Pong{Node: req.Node, Encap: topology.VXLAN, Size: req.Size, RTT: 5}, f.note("ping %s", req.Node)
+}
+
+func (f *fake) Events(ctx context.Context, q event.Query, follow bool, show func(event.Event) error) error {
+	if err := f.note("events %+v %t", q, follow); err != nil {
+		return err
+	}
+	for _, e := range q.Choose(f.events) {
+		if err := show(e); err != nil {
+			return err
+		}
+	}
+	if !follow {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 func (f *fake) Reconcile(_ context.Context, audit bool) error { return f.note("reconcile %t", audit) }
@@ -198,6 +216,49 @@ func TestAttachments(t *testing.T) {
 	require.NoError(t, topology.CheckName("endpoint", a.EndpointName()))
 }
 
+// Events come as they are, also while they are followed; an error keeps its kind.
+func TestEvents(t *testing.T) {
+	at := time.Date(2026, 1, 2, 14, 3, 0, 123456000, time.UTC)
+	f := &fake{events: []event.Event{
+		{ID: 1, Time: at, Node: "host1", Kind: event.NodeLost, Subject: "node host2", Text: "lost", Revision: 7},
+		{ID: 2, Time: at.Add(time.Minute), Node: "host1", Kind: event.FaultFound, Subject: "port x", Code: fault.PortDead},
+	}}
+	c, stop := start(t, f)
+	q := event.Query{
+		Since: at.Add(-time.Hour), Until: at.Add(time.Hour), Kinds: []string{"node-*", "fault-found"}, After: -1,
+	}
+	var got []event.Event
+	show := func(e event.Event) error { got = append(got, e); return nil }
+	require.NoError(t, c.Events(t.Context(), q, false, show))
+	assert.Equal(t, f.events, got)
+	assert.Equal(t, fmt.Sprintf("events %+v false", q), f.asked[0], "the whole query arrives")
+	for _, one := range []event.Query{{Subject: "X"}, {After: 1}, {Since: at.Add(time.Second)}} {
+		got = nil
+		require.NoError(t, c.Events(t.Context(), one, false, show))
+		assert.Equal(t, f.events[1:], got, "%+v", one)
+	}
+	got = nil
+	require.NoError(t, c.Events(t.Context(), event.Query{Endpoint: "c1", Network: "blue"}, false, show))
+	assert.Empty(t, got)
+
+	enough := errors.New("enough")
+	require.ErrorIs(t, c.Events(t.Context(), q, true, func(event.Event) error { return enough }), enough)
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := 0
+	err := c.Events(ctx, q, true, func(event.Event) error {
+		if seen++; seen == len(f.events) {
+			cancel() // all have come, though there is no end
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, context.Canceled)
+
+	f.err = &topology.Error{Kind: topology.ErrUnavailable, Item: "agent", What: "it stops"}
+	require.ErrorIs(t, c.Events(t.Context(), q, false, show), topology.ErrUnavailable)
+	require.NoError(t, stop())
+	require.ErrorIs(t, c.Events(t.Context(), q, true, show), topology.ErrUnavailable)
+}
+
 func TestErrorsKeepTheirKind(t *testing.T) {
 	f := &fake{}
 	c, _ := start(t, f)
@@ -243,6 +304,9 @@ func TestBadRequests(t *testing.T) {
 		"bad address":     {"POST", "/v1/endpoints", `{"ips":["10.1.5"]}`, 400, "10.1.5"},
 		"too large":       {"POST", "/v1/endpoints", `{"name":"` + strings.Repeat("x", maxBody) + `"}`, 400, "too large"},
 		"bad flag":        {"POST", "/v1/reconcile?audit=perhaps", "", 400, "perhaps"},
+		"a time":          {"GET", "/v1/events?since=noon", "", 400, "noon"},
+		"a number":        {"GET", "/v1/events?after=x", "", 400, "after=x"},
+		"follow":          {"GET", "/v1/events?follow=perhaps", "", 400, "perhaps"},
 		"no name":         {"DELETE", "/v1/endpoints", "", 400, "name="},
 		"no such path":    {"GET", "/v2/status", "", 404, "GET /v2/status"},
 		"no such method":  {"PUT", "/v1/status", "", 404, "PUT /v1/status"},

@@ -147,16 +147,12 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return c.unreachable(ctx, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return c.refusal(ctx, resp)
+	}
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return c.unreachable(ctx, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		var e errorBody
-		if json.Unmarshal(b, &e) != nil || e.Error.Message == "" {
-			return c.foreign(fmt.Sprintf("it answers %s", resp.Status))
-		}
-		return fromWire(e.Error)
 	}
 	if out == nil {
 		return nil
@@ -165,6 +161,19 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return c.foreign("its answer cannot be read: " + err.Error())
 	}
 	return nil
+}
+
+// refusal reads the error of an answer that is none.
+func (c *Client) refusal(ctx context.Context, resp *http.Response) error {
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	var e errorBody
+	if json.Unmarshal(b, &e) != nil || e.Error.Message == "" {
+		return c.foreign(fmt.Sprintf("it answers %s", resp.Status))
+	}
+	return fromWire(e.Error)
 }
 
 // unreachable says what a failed connection means.

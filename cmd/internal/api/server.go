@@ -124,6 +124,7 @@ func Handler(svc Service) http.Handler {
 		}
 		return svc.Ping(r.Context(), req)
 	})
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { streamEvents(svc, w, r) })
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, &topology.Error{
 			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",

@@ -100,6 +100,11 @@ func agentFlags() []ucli.Flag {
 			Value:  time.Minute,
 			Action: probeInterval,
 		},
+		&ucli.StringFlag{
+			Name: "metrics",
+			Usage: "serve metrics for Prometheus at this `ADDRESS`, 127.0.0.1:9799 or unix:/run/baize/metrics.sock: " +
+				"see docs/metrics.md (default none)",
+		},
 	}
 }
 
@@ -179,8 +184,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		Node: c.String("node"), VTEP: c.String("vtep"), Bridge: c.String("bridge"), Datapath: c.String("datapath"),
 		FastPath: c.String("fastpath"),
 		OVSDB:    c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
-		LeaseGrace: c.Duration("lease-grace"),
-		StateDir:   c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
+		LeaseGrace: c.Duration("lease-grace"), Metrics: c.String("metrics"),
+		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
 		PublicNames: c.Bool("public-names"),
 		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),

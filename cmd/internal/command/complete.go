@@ -15,6 +15,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/topology"
@@ -193,6 +194,10 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("network", "list")
 	case "node":
 		return ask("node", "list")
+	case flagEndpoint:
+		return ask("endpoint", "list")
+	case flagKind:
+		return eventKinds()
 	case "netns":
 		return entries("/run/netns")
 	case "name":
@@ -213,6 +218,13 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		return words("text", "json")
 	}
 	return nil
+}
+
+func eventKinds() (out []candidate) {
+	for _, m := range event.Kinds() {
+		out = append(out, candidate{string(m.Kind), m.Means})
+	}
+	return out
 }
 
 // entries are the names in a directory.

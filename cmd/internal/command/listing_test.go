@@ -99,7 +99,7 @@ func TestListingRefusals(t *testing.T) {
 // Every kind has a schema, with the field that names it.
 func TestKindsHaveTheirSchemas(t *testing.T) {
 	for _, k := range []string{
-		networks.name, nodes.name, subnets.name, pins.name, endpoints.name, routes.name, names.name, contexts.name,
+		networks.name, nodes.name, subnets.name, pins.name, endpoints.name, routes.name, names.name, contexts.name, eventKind.name,
 	} {
 		assert.NotEmpty(t, schemaFields(k))
 	}

@@ -17,12 +17,14 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
 // fakeAgent answers as an agent does, from memory.
 type fakeAgent struct {
+	api.Attachments
 	mu        sync.Mutex // of endpoints
 	status    api.Status
 	config    api.Config
@@ -31,6 +33,9 @@ type fakeAgent struct {
 	routes    []api.Route
 	ways      []api.Way
 	ping      func(api.PingRequest) (api.Pong, error)
+	events    []event.Event
+	// follow has what comes while somebody follows; closed: the agent stops.
+	follow chan event.Event
 }
 
 func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {
@@ -76,6 +81,31 @@ func (f *fakeAgent) Reconcile(_ context.Context, _ bool) error   { return nil }
 func (f *fakeAgent) Mesh(context.Context) ([]api.Way, error)     { return f.ways, nil }
 func (f *fakeAgent) Ping(_ context.Context, req api.PingRequest) (api.Pong, error) {
 	return f.ping(req)
+}
+
+func (f *fakeAgent) Events(ctx context.Context, q event.Query, follow bool, show func(event.Event) error) error {
+	for _, e := range q.Choose(f.events) {
+		if err := show(e); err != nil {
+			return err
+		}
+	}
+	for choose := q.Chooser(); follow; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-f.follow:
+			if !ok {
+				return &topology.Error{Kind: topology.ErrUnavailable, Item: "agent", What: "it stops"}
+			}
+			if !choose.Chooses(e) {
+				continue
+			}
+			if err := show(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // serve makes the command line talk to f.

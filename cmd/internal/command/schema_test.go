@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/trace"
@@ -30,6 +31,7 @@ var kindTypes = map[string]reflect.Type{
 	"node":       reflect.TypeFor[nodeItem](),
 	"subnet":     reflect.TypeFor[subnetItem](),
 	"pin":        reflect.TypeFor[pinItem](),
+	"event":      reflect.TypeFor[event.Event](),
 	"endpoint":   reflect.TypeFor[api.Endpoint](),
 	"route":      reflect.TypeFor[api.Route](),
 	"way":        reflect.TypeFor[api.Way](),

@@ -53,7 +53,9 @@ func TestFabric(t *testing.T) {
 			if c.frr {
 				why = "kernel route of protocol bgp"
 			} else {
-				config.AgentArgs = []string{"--bgp-hold-time", bgpHold.String(), "--bgp-restart-time", bgpRestart.String()}
+				config.AgentArgs = []string{
+					"--bgp-hold-time", bgpHold.String(), "--bgp-restart-time", bgpRestart.String(), "--metrics", metricsAt,
+				}
 			}
 			d := up(t, c.transport, config)
 			require.Empty(t, d.Proof.Failed())
@@ -226,6 +228,12 @@ func testFabricSessions(f *fabricTest) {
 		require.Zero(f.T, bare, "segments without a signature")
 		return signed > 2, fmt.Sprint(signed)
 	})
+	if !f.frr {
+		f.Await("the session is up, in metrics too", func() (bool, string) {
+			text := f.metrics("host1")
+			return value(text, `baize_bgp_session_up{neighbor="192.168.77.2"}`) == 1, text
+		})
+	}
 }
 
 // bgpSegments counts the segments of BGP over IPv4 with the option of RFC 2385,

@@ -22,7 +22,7 @@ import (
 
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
-	d := up(t, topology.VXLAN, labkit.Race(t, lab.Config{}))
+	d := up(t, topology.VXLAN, labkit.Race(t, lab.Config{AgentArgs: []string{"--metrics", metricsAt}}))
 	for _, c := range []struct {
 		name string
 		test func(*domain)
@@ -34,6 +34,8 @@ func TestLifecycle(t *testing.T) {
 		{"a restart of the agent loses no packet", testAgentRestart},
 		{"a restart of ovs-vswitchd is healed", testVswitchdRestart},
 		{"without etcd everything goes on", testWithoutEtcd},
+		{"the journal has what happened", testEvents},
+		{"metrics are what is", testMetrics},
 		{"an address away from home", testPin},
 		{"a namespace that goes takes its endpoint along", testNamespaceGone},
 		{"a network is deleted while agents run", testNetworkDeleted},

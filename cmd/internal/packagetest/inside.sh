@@ -57,7 +57,7 @@ install "$old" || no "it installs on a clean root"
 told "enable baize.service"
 said "it installs on a clean root"
 [ "$(baize version | sed -n 1p)" = "baize 0.0.1" ] || no "the version is stamped: $(baize version)"
-for f in /usr/lib/systemd/system/baize.service /usr/share/man/man8/baize.8.gz /usr/share/man/man8/baize-agent.8.gz /usr/share/bash-completion/completions/baize /usr/lib/sysctl.d/60-baize.conf; do
+for f in /usr/lib/systemd/system/baize.service /usr/share/man/man8/baize.8.gz /usr/share/man/man8/baize-agent.8.gz /usr/share/bash-completion/completions/baize /usr/lib/sysctl.d/60-baize.conf /usr/share/baize/prometheus/alerts.yml /usr/share/baize/prometheus/dashboard.json; do
 	[ -s $f ] || no "$f is there"
 done
 [ "$(stat -c %a /etc/default/baize)" = 640 ] || no "the settings, which may have a password, are not everybody's"

@@ -114,6 +114,7 @@ type Part struct {
 	userspace bool
 	called    func(ovs.Endpoint) string
 	faults    part.Faults
+	deeds     *part.Queue[Deed]
 	// mtus are those that the endpoints' devices are known to have at the most, by
 	// port: the kernel is asked when a network's changes. Only look has them.
 	mtus map[string]int
@@ -132,7 +133,7 @@ func New(h *hub.Hub, leases Leases, host Host, stateDir string, userspace bool, 
 	log = log.WithField("part", "attach")
 	return &Part{
 		records: newRecords(filepath.Join(stateDir, recordsFile)),
-		hub:     h, leases: leases, host: host, log: log, userspace: userspace,
+		hub:     h, leases: leases, host: host, log: log, userspace: userspace, deeds: part.NewQueue[Deed](maxDeeds),
 	}
 }
 
@@ -144,6 +145,9 @@ func (p *Part) Name() string { return "attach" }
 
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {
@@ -190,6 +194,7 @@ func (p *Part) look() {
 		}
 		p.log.Infof("endpoint %s of network %s: its namespace is gone, the port is removed", e.Name, e.Network)
 		p.remove(e.Port)
+		p.note(e, Detached, "its namespace is gone")
 	}
 	if err := p.finish(p.detachNow); err != nil {
 		p.log.Warn(err)

@@ -69,6 +69,7 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
+	p.note(e, Attached, byRequest)
 	e.Node = p.hub.Self().Node
 	return e, nil
 }
@@ -90,6 +91,7 @@ func (p *Part) Remove(ctx context.Context, name string) error {
 			Remedy: "see 'baize endpoint list'",
 		}
 	case 1:
+		p.note(found[0], Detached, byRequest)
 		return p.disconnect(ctx, found[0])
 	}
 	return &topology.Error{

@@ -202,6 +202,7 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 		return "", err
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
+	p.note(e, Attached, byEngine)
 	p.later(func(ctx context.Context) { p.announce(ctx, e) })
 	return hostnet.PeerIfname(e.Port), nil
 }
@@ -222,6 +223,9 @@ func (p *Part) announce(ctx context.Context, e ovs.Endpoint) {
 
 // Detach removes an endpoint; one that is gone is fine.
 func (p *Part) Detach(ctx context.Context, e ovs.Endpoint) error {
+	if p.has(e.Port) {
+		p.note(e, Detached, byEngine)
+	}
 	if err := p.disconnect(ctx, e); err != nil {
 		return err
 	}

@@ -148,6 +148,7 @@ func (p *Part) Evict(ctx context.Context, network string) error {
 	errs := []error{p.save()}
 	for _, e := range all {
 		p.log.Infof("endpoint %s detached: network %s is being deleted", e.Name, network)
+		p.note(e, Detached, "network "+network+" is being deleted")
 		errs = append(errs, p.sw.Detached(ctx, e.Port), p.host.Detach(ctx, e.Port))
 	}
 	return errors.Join(errs...)

@@ -32,6 +32,7 @@ type Part struct {
 	log     *logrus.Entry
 	wake    part.Signal
 	faults  part.Faults
+	stats   part.Stats
 }
 
 // NewPart returns the part. It starts nothing.
@@ -60,6 +61,12 @@ func (p *Part) Name() string { return "bgp" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return fault.Merge(p.faults.Get(), p.speaker.Problems()...) }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
+
 // Sessions are those with the routers.
 func (p *Part) Sessions() []Session { return p.speaker.Sessions() }
 
@@ -75,7 +82,7 @@ func (p *Part) Run(ctx context.Context) error {
 	g.Go(func(context.Context) error { return p.speaker.Run(speakerCtx) })
 	g.Go(func(ctx context.Context) error {
 		defer endSpeaker()
-		part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause}.Run(ctx, p.pass)
+		part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Stats: &p.stats}.Run(ctx, p.pass)
 		return nil
 	})
 	return g.Wait()

@@ -51,7 +51,7 @@ type network struct {
 	Gateway string `json:"gateway,omitempty"`
 	// Allow and AllowTraffic are those of OptionAllow.
 	Allow        []netip.Prefix     `json:"allow,omitempty"`
-	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
+	AllowTraffic []topology.Traffic `json:"traffic,omitempty"`
 	// Unnamed: its pools' IDs do not name it (no --ipam-opt).
 	Unnamed bool `json:"unnamed,omitempty"`
 

@@ -114,6 +114,9 @@ func (p *Part) Name() string { return "docker" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
 // Listen makes the socket, before the node is ready: an engine that starts then
 // finds it.
 func (p *Part) Listen() error {

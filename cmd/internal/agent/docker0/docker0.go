@@ -88,6 +88,7 @@ type Part struct {
 	log       *logrus.Entry
 	wake      part.Signal
 	faults    part.Faults
+	stats     part.Stats
 	firewall  firewall
 
 	mu sync.Mutex
@@ -117,6 +118,12 @@ func (p *Part) Name() string { return "docker0" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
+
 // Ready implements part.Readier: Docker is started after this, with what the
 // file says.
 func (p *Part) Ready() bool {
@@ -131,7 +138,7 @@ func (p *Part) Run(ctx context.Context) error {
 	p.hostPorts.Wakes(p.wake)
 	g := part.NewGroup(ctx)
 	g.Watch("the links of this host", p.log, p.watchLinks)
-	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}, p.pass)
+	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout, Stats: &p.stats}, p.pass)
 	return g.Wait()
 }
 

@@ -44,6 +44,8 @@ type Topology struct {
 	Cached bool
 	// Err is why the store does not answer; nil while it does.
 	Err error
+	// At is when this node learned of it.
+	At time.Time
 
 	view *lazyView
 }
@@ -102,6 +104,8 @@ type Hub struct {
 	// stored is what the store says, last what was in force before this agent or
 	// before it was told which networks are in use.
 	stored, last *topology.Snapshot
+	// earlier is what was in force when the agent ran last.
+	earlier *topology.Snapshot
 	// inUse are the networks with endpoints on this node; nil before they are known.
 	inUse map[string]bool
 }
@@ -144,9 +148,17 @@ func (h *Hub) SetOwn(s *topology.Snapshot, cached bool) {
 func (h *Hub) SetLast(s *topology.Snapshot) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.earlier = s
 	if h.last == nil {
 		h.last = s
 	}
+}
+
+// Earlier is what was in force when the agent ran last; nil where that is not known.
+func (h *Hub) Earlier() *topology.Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.earlier
 }
 
 // SetInUse says which networks have endpoints on this node. Before the first
@@ -196,6 +208,7 @@ func (h *Hub) change(f func(*Topology) bool) {
 			next.view = &lazyView{snapshot: merged, node: h.self.Node}
 		}
 	}
+	next.At = time.Now()
 	h.now = next
 	// Within the lock, so that an older one never replaces a newer one; a cell
 	// only wakes signals, which blocks nobody.

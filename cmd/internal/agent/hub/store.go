@@ -59,6 +59,12 @@ func (r *Records) Faults() []fault.Fault {
 	return r.faults.Get()
 }
 
+// FaultsWake implements part.FaultTeller.
+func (r *Records) FaultsWake(s part.Signal) {
+	r.hub.Topology().Wakes(s)
+	r.faults.Wakes(s)
+}
+
 // Run implements part.Part.
 func (r *Records) Run(ctx context.Context) error {
 	if last, err := r.cache.Load(); err == nil {

@@ -78,6 +78,7 @@ type Part struct {
 	log       *logrus.Entry
 	wake      part.Signal
 	faults    part.Faults
+	stats     part.Stats
 
 	// before is the last observation, firewall the last look at the firewall. Run
 	// alone uses them.
@@ -115,6 +116,12 @@ func (p *Part) Name() string { return "kernel" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
+
 // State is that at the end of the last pass.
 func (p *Part) State() *part.Cell[State] { return p.state }
 
@@ -131,7 +138,7 @@ func (p *Part) Run(ctx context.Context) error {
 	p.relied.Wakes(p.wake)
 	g := part.NewGroup(ctx)
 	g.Watch("the kernel of this host", p.log, p.watch)
-	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout}, p.pass)
+	g.Loop(part.Loop{Wake: p.wake, Every: p.cfg.Every, Pause: passPause, Timeout: passTimeout, Stats: &p.stats}, p.pass)
 	return g.Wait()
 }
 

@@ -102,6 +102,7 @@ type Part struct {
 	asking  asking
 	started time.Time
 	faults  part.Faults
+	stats   part.Stats
 
 	mu       sync.Mutex
 	alive    bool  // our liveness key is held
@@ -139,6 +140,12 @@ func (p *Part) Name() string { return "membership" }
 
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
 
 // Cleanup implements part.Part: this installation ends, and the next one of the
 // name may have its subnets. Etcd need not answer for that.
@@ -180,7 +187,7 @@ func (p *Part) Run(ctx context.Context) error {
 		p.log,
 		func(ctx context.Context) error { return p.host.WatchLinks(ctx, p.wake.Wake) },
 	)
-	g.Loop(part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout}, p.pass)
+	g.Loop(part.Loop{Wake: p.wake, Every: passEvery, Pause: passPause, Timeout: passTimeout, Stats: &p.stats}, p.pass)
 	g.Loop(part.Loop{Wake: p.asked, Every: passEvery, Pause: passPause, Timeout: passTimeout}, p.answer)
 	return g.Wait()
 }

@@ -67,6 +67,7 @@ type Part struct {
 	log     *logrus.Entry
 	wake    part.Signal
 	faults  part.Faults
+	stats   part.Stats
 }
 
 // NewPart returns the part. It starts nothing. called is nil where this host
@@ -99,6 +100,12 @@ func (p *Part) Name() string { return "names" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
+
 // Cleanup implements part.Part: name servers end with the agent.
 func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
 
@@ -113,6 +120,7 @@ func (p *Part) Run(ctx context.Context) error {
 		Every:   passEvery,
 		Pause:   passPause,
 		Timeout: passTimeout,
+		Stats:   &p.stats,
 	}.Run(
 		ctx,
 		func(ctx context.Context) error {

@@ -73,6 +73,7 @@ type outcome struct {
 	// Bound are the wanted flows as they were installed.
 	Bound    []ovs.BoundFlow
 	Changes  int
+	Did      Changes
 	Problems []fault.Fault
 }
 
@@ -93,6 +94,8 @@ type converger struct {
 	meters meters
 	// bound are the flows that were bound last.
 	bound bound
+	// placed is what the last pass that succeeded left.
+	placed placed
 	// inPlace are flows that were found to be what is wanted.
 	inPlace struct {
 		want []ovs.BoundFlow
@@ -121,7 +124,7 @@ func newConverger(db ports, flows tables, watch *flowWatch) converger {
 // flows in one bundle, at last the ports that no flow uses any more. It reads
 // what is, every time.
 func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.Observed, audit bool) (outcome, error) {
-	out := outcome{Observed: observed, Want: want}
+	out := outcome{Observed: observed, Want: want, Did: Changes{First: c.placed.bridge.Name == ""}}
 	change, stale, problems := ovs.DiffDB(want, observed)
 	out.Problems = problems
 	if foreignBridge(observed) {
@@ -146,11 +149,14 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 			return out, fmt.Errorf("remove ports %v: %w", names, err)
 		}
 		out.Changes += len(names)
+		out.Did.RemovedPorts = append(out.Did.RemovedPorts, names...)
 		out.Observed.Ports = maps.Clone(out.Observed.Ports)
 		for _, name := range names {
 			delete(out.Observed.Ports, name)
 		}
 	}
+	out.Did.Own = out.Did.forEndpoints(want, observed)
+	c.placed = placed{want.Bridge, want.Ports, want.Flows, out.Bound}
 	return out, nil
 }
 
@@ -185,6 +191,7 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 			return fmt.Errorf("install %d and delete %d flows: %w", len(add), len(del), err)
 		}
 		out.Changes += len(add) + len(del)
+		out.Did.flowChanges(out.Want.Flows, add, del, c.placed, len(have))
 		out.Bound = c.withoutRefused(out.Bound)
 	}
 	c.installed = installed{out.Bound, view}
@@ -312,6 +319,7 @@ func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *ou
 		}
 	}
 	out.Changes += 1 + len(change.AddPorts) + len(change.UpdatePorts) + len(change.RemovePorts)
+	out.Did.portChanges(change, c.placed)
 	return c.settle(ctx, out)
 }
 

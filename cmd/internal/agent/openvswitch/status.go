@@ -2,6 +2,7 @@ package openvswitch
 
 import (
 	"context"
+	"errors"
 	"maps"
 
 	"github.com/baize-net/baize/ovs"
@@ -70,5 +71,46 @@ func drops(bound []ovs.BoundFlow, flows openflow.Observed) map[string]uint64 {
 		}
 	}
 	maps.DeleteFunc(out, func(_ string, n uint64) bool { return n == 0 })
+	return out
+}
+
+// Counters are what Open vSwitch counts, beside flows.
+type Counters struct {
+	// Tunnels are the tunnel ports with their statistics, by name; nil where that is not
+	// known.
+	Tunnels map[string]ovs.ObservedPort
+	// Datapaths are those of ovs-vswitchd.
+	Datapaths []openflow.Datapath
+}
+
+// Counters asks Open vSwitch: for every port's statistics, which takes it a moment where
+// there are many, and for those of the datapath. What does not answer is left out, and
+// the error says why.
+func (p *Part) Counters(ctx context.Context) (c Counters, err error) {
+	if db, ok := p.db.(interface {
+		ObserveAll(ctx context.Context) (ovs.Observed, error)
+	}); ok {
+		observed, oerr := db.ObserveAll(ctx)
+		if err = oerr; err == nil {
+			c.Tunnels = tunnels(observed)
+		}
+	}
+	if flows, ok := p.flows.(interface {
+		Datapaths(ctx context.Context) ([]openflow.Datapath, error)
+	}); ok {
+		var derr error
+		c.Datapaths, derr = flows.Datapaths(ctx)
+		err = errors.Join(err, derr)
+	}
+	return c, err
+}
+
+func tunnels(observed ovs.Observed) map[string]ovs.ObservedPort {
+	out := map[string]ovs.ObservedPort{}
+	for name, port := range observed.Ports {
+		if port.Owned() && port.Role() == ovs.RoleTunnel {
+			out[name] = port
+		}
+	}
 	return out
 }

@@ -102,6 +102,9 @@ type Outcome struct {
 	Complete bool
 
 	faults []fault.Fault
+	// did says what the changes were, revision which topology they were made for.
+	did      Changes
+	revision int64
 }
 
 // Part is the part of the agent.
@@ -127,12 +130,15 @@ type Part struct {
 	// relied are the prefixes that installed flows take the kernel to route.
 	relied *part.Cell[map[topology.SubnetID]bool]
 	faults part.Faults
+	stats  part.Stats
 
 	// patience is when inputs are waited for no longer; zero before the first
 	// topology. Only the passes use it.
 	patience time.Time
 	// built is the wanted state of the last pass. Only the passes use it.
 	built built
+	// deeds are told to whoever keeps a journal.
+	deeds *part.Queue[Deed]
 	// ended is closed when the part stops: nobody need wait for a pass then.
 	ended chan struct{}
 
@@ -141,6 +147,7 @@ type Part struct {
 	waiters []*waiter
 	// forwarded: there was a pass that put all flows in place.
 	forwarded bool
+	totals    Totals
 }
 
 // Host is what the userspace datapath has to know of the host's kernel.
@@ -164,7 +171,8 @@ func New(
 	return &Part{
 		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows, watch), watch: watch, hub: h, endpoints: endpoints, inputs: in,
 		host: host, log: log.WithField("part", "switch"), wake: part.NewSignal(), restore: newRestoreWait(), audit: true,
-		outcome: part.NewCell[Outcome](nil), offers: part.NewCell(slices.Equal[[]string]),
+		deeds: part.NewQueue[Deed](maxDeeds), outcome: part.NewCell[Outcome](nil),
+		offers: part.NewCell(slices.Equal[[]string]),
 		live:   part.NewCell(maps.Equal[map[string]bool, map[string]bool]),
 		relied: part.NewCell(maps.Equal[map[topology.SubnetID]bool, map[topology.SubnetID]bool]),
 	}
@@ -175,6 +183,12 @@ func (p *Part) Name() string { return "switch" }
 
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
+// Passes implements part.Reconciler.
+func (p *Part) Passes() part.Passes { return p.stats.Passes() }
 
 // Outcome is that of the last pass.
 func (p *Part) Outcome() *part.Cell[Outcome] { return p.outcome }
@@ -215,7 +229,7 @@ func (p *Part) Run(ctx context.Context) error {
 	g.Go(p.watchFlows)
 	g.Go(func(ctx context.Context) error { p.restore.run(ctx, p.db, p.log); return nil })
 	g.Go(p.auditNowAndThen)
-	g.Loop(part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout}, p.pass)
+	g.Loop(part.Loop{Wake: p.wake, Pause: passPause, Timeout: passTimeout, Stats: &p.stats}, p.pass)
 	err := g.Wait()
 	p.mu.Lock()
 	close(p.ended)
@@ -230,6 +244,7 @@ func (p *Part) watchFlows(ctx context.Context) error {
 	const first, last = 50 * time.Millisecond, 250 * time.Millisecond
 	backoff := first
 	for ctx.Err() == nil {
+		connected := false
 		err := p.flows.Monitor(ctx, func(e openflow.Event) {
 			backoff = first
 			p.watch.event()
@@ -238,6 +253,8 @@ func (p *Part) watchFlows(ctx context.Context) error {
 				p.requestAudit()
 			case openflow.Connected:
 				p.restore.back()
+				connected = true
+				p.deeds.Put(Deed{At: time.Now(), What: Back})
 			}
 			p.wake.Wake()
 		})
@@ -246,6 +263,9 @@ func (p *Part) watchFlows(ctx context.Context) error {
 			return nil
 		}
 		p.lostVswitchd() // first of all: see restore.go
+		if connected {
+			p.lostConnection(err)
+		}
 		p.log.Debugf("OpenFlow connection: %v", err)
 		if !part.Sleep(ctx, backoff) {
 			return nil
@@ -253,6 +273,14 @@ func (p *Part) watchFlows(ctx context.Context) error {
 		backoff = min(2*backoff, last)
 	}
 	return nil
+}
+
+// lostConnection counts an end of ovs-vswitchd, and tells of it.
+func (p *Part) lostConnection(err error) {
+	p.mu.Lock()
+	p.totals.Lost++
+	p.mu.Unlock()
+	p.deeds.Put(Deed{At: time.Now(), What: Lost, Err: err})
 }
 
 // lostVswitchd is called when the OpenFlow connection ends.
@@ -304,6 +332,7 @@ func (p *Part) pass(ctx context.Context) error {
 	if !errors.Is(ctx.Err(), context.Canceled) { // an agent that stops is no fault of the switch
 		p.report(before, o)
 	}
+	p.note(o)
 	p.publish(o)
 	p.answer(waiters, o)
 	return o.Err
@@ -349,9 +378,12 @@ func (p *Part) reconcile(ctx context.Context, audit bool, o *Outcome) error {
 		return nil
 	}
 	o.Direct = p.inputs.Direct.Get()
+	sameTopology := p.built.topology.Known() && p.built.topology.SameView(t)
 	o.Want = p.want(t, endpoints, p.inputs.Segments.Get(), o.Direct)
 	out, err := p.converger.converge(ctx, o.Want, observed, audit)
-	o.Observed, o.Bound, o.Changes = out.Observed, out.Bound, out.Changes
+	o.Observed, o.Bound, o.Changes, o.did = out.Observed, out.Bound, out.Changes, out.Did
+	o.did.Own = o.did.Own && sameTopology
+	o.revision = t.Snapshot.Revision
 	o.faults = slices.Concat(faults, out.Problems, portProblems(out), tunnelProblems(out), restoreProblems(observed))
 	if err != nil {
 		return err

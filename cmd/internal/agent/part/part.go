@@ -35,6 +35,13 @@ type Part interface {
 	Cleanup(ctx context.Context) ([]string, error)
 }
 
+// FaultTeller is a part that says when its faults change. Those of others are
+// looked at now and then.
+type FaultTeller interface {
+	// FaultsWake wakes a signal whenever Faults has changed.
+	FaultsWake(s Signal)
+}
+
 // Readier is a part that the node must wait for: until it is ready, systemd
 // holds back what comes after the agent, Docker for example.
 type Readier interface {
@@ -142,6 +149,8 @@ type Loop struct {
 	Timeout time.Duration
 	// First and Last bound the wait after a failure; 0: 200 ms and 5 s.
 	First, Last time.Duration
+	// Stats, unless nil, counts the passes.
+	Stats *Stats
 }
 
 // Run calls pass until ctx ends.
@@ -153,6 +162,7 @@ func (l Loop) Run(ctx context.Context, pass func(context.Context) error) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := l.once(ctx, pass)
+		l.Stats.add(began, err)
 		wait := l.Every
 		if err != nil {
 			wait, backoff = backoff, min(2*backoff, l.Last)
@@ -210,8 +220,18 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 
 // Faults keeps what a part sees wrong, and since when.
 type Faults struct {
-	mu   sync.Mutex
-	list []fault.Fault
+	mu      sync.Mutex
+	list    []fault.Fault
+	signals []Signal
+}
+
+// Wakes subscribes a signal, which is woken when the faults change.
+func (f *Faults) Wakes(s Signal) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Contains(f.signals, s) {
+		f.signals = append(f.signals, s)
+	}
 }
 
 // Set replaces all faults. It returns those that are new.
@@ -223,6 +243,11 @@ func (f *Faults) Set(now []fault.Fault) (fresh []fault.Fault) {
 	for _, x := range now {
 		if x.Since.Equal(at) {
 			fresh = append(fresh, x)
+		}
+	}
+	if len(fresh) > 0 || len(now) != len(f.list) {
+		for _, s := range f.signals {
+			s.Wake()
 		}
 	}
 	f.list = now

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What: throughput and round trip between two endpoints over a bare wire, kernel
-#       routes set by hand, and Baize's route, auto and vxlan, in one run, as
-#       ratios to the bare wire.
+#       routes set by hand, and Baize's route and auto, each without and with the
+#       fast path, and vxlan, in one run, as ratios to the wire and to the routes.
 # Why:  numbers of different runs or machines do not compare.
 # Use:  scripts/bench-routes.sh, as root; builds bin/baize where it is missing.
 #       ROUNDS=3 BYTES=64M set how much. One MTU, 1450, for all.
@@ -25,6 +25,7 @@ cleanup() {
 	for s in $servers; do kill "$s" 2>/dev/null || true; done
 	for n in a b ra rb w x; do ip netns delete "$p-$n" 2>/dev/null || true; done
 	"$baize" lab down --name "$lab" >/dev/null 2>&1 || true
+	rm -rf "${tmp:-}"
 }
 trap cleanup EXIT INT TERM
 
@@ -66,8 +67,10 @@ in_lab host2/c1 -- baize probe serve >/dev/null 2>&1 &
 servers="$servers $!"
 peer=$(in_lab host2/c1 -- ip -4 -o address show dev eth0 | awk '{ sub("/.*", "", $4); print $4 }')
 
-# run NAME ADDRESS COMMAND...: the best throughput of all rounds, the least median round trip.
-run() {
+tmp=$(mktemp -d)
+
+# once NAME ADDRESS COMMAND...: one exchange of bulk TCP and 200 pings, into files.
+once() {
 	name=$1 to=$2
 	shift 2
 	tries=0
@@ -76,39 +79,62 @@ run() {
 		[ $tries -lt 50 ] || { echo "bench-routes: $name does not work" >&2; exit 1; }
 		sleep 0.2
 	done
-	best=0 rtt=0 i=0
-	while [ $i -lt "$rounds" ]; do
-		i=$((i + 1))
-		bps=$("$@" baize probe send --to "$to" --bytes "$bytes" |
-			sed -n 's/.*"bytes": *\([0-9]*\).*"seconds": *\([0-9.e-]*\).*/\1 \2/p' | awk '{ printf "%.0f", 8 * $1 / $2 }')
-		[ "${bps:-0}" -le "$best" ] || best=$bps
-		ms=$("$@" ping -q -c 200 -i 0.005 "$to" | sed -n 's|^rtt [^=]*= [0-9.]*/\([0-9.]*\)/.*|\1|p')
-		rtt=$(awk -v a="$rtt" -v b="$ms" 'BEGIN { print (a == 0 || b < a) ? b : a }')
-	done
-	bare=${bare:-$best}
-	awk -v n="$name" -v b="$best" -v w="$bare" -v r="$rtt" 'BEGIN { printf "%-14s %8.2f Gbit/s  %5.2f of the bare wire  %7.0f us\n", n, b / 1e9, b / w, r * 1000 }'
+	"$@" baize probe send --to "$to" --bytes "$bytes" |
+		sed -n 's/.*"bytes": *\([0-9]*\).*"seconds": *\([0-9.e-]*\).*/\1 \2/p' |
+		awk '{ printf "%.0f\n", 8 * $1 / $2 }' >>"$tmp/$name.bps"
+	"$@" ping -q -c 200 -i 0.005 "$to" | sed -n 's|^rtt [^=]*= [0-9.]*/\([0-9.]*\)/.*|\1|p' >>"$tmp/$name.rtt"
 }
 
-# taken HOST: its agent knows the transport $t, and the paths are each a $want.
+# fast HOST: whether the fast path of blue is used there.
+fast() { in_lab "$1" -- baize status -o json | tr -d ' \n' | sed -n 's/.*"fastPath":\[{"network":"blue","used":\([a-z]*\).*/\1/p'; }
+
+# taken HOST: its agent knows the transport $t, the paths are each a $want, and the
+# fast path is used or not, as $use says.
 taken() {
 	in_lab "$1" -- baize status -o json | grep -q "\"transport\": *\"$t\"" &&
-		in_lab "$1" -- baize route list -o json | grep -q "\"way\": *\"$want\""
+		in_lab "$1" -- baize route list -o json | grep -q "\"way\": *\"$want\"" &&
+		[ "$(fast "$1")" = "$use" ]
 }
 
-export PATH="$PWD/bin:$PATH"
-echo "TCP both ways, best of $rounds; mean round trip, least of $rounds; datapath of Baize: $(in_lab host1 -- ovs-vsctl get bridge br-baize datapath_type)"
-run 'bare wire' 192.0.2.2 ip netns exec "$p-w"
-run 'routes by hand' 198.51.100.6 ip netns exec "$p-a"
-for t in route auto vxlan; do
+# lab_way NAME TRANSPORT WAY FAST: one variant of the lab. A rule that has to see
+# packets turns the fast path off.
+lab_way() {
+	name=$1 t=$2 want=$3 use=$4
+	for h in host1 host2; do
+		in_lab $h -- nft delete table inet bench >/dev/null 2>&1 || true
+		[ "$use" != false ] || in_lab $h -- nft 'table inet bench { chain f { type filter hook forward priority 0; counter; }; }'
+	done
 	in_lab host1 -- baize network update blue --transport "$t" --mtu 1450 >/dev/null 2>&1 || true
 	# The path is what the transport says, or the numbers would lie.
-	want=tunnel
-	[ "$t" = vxlan ] || want=route
 	tries=0
 	until taken host1 && taken host2; do
 		tries=$((tries + 1))
-		[ $tries -lt 50 ] || { echo "bench-routes: $t: the path is not a $want" >&2; exit 1; }
+		[ $tries -lt 300 ] || { echo "bench-routes: $name: the path is not a $want" >&2; exit 1; }
 		sleep 0.2
 	done
-	run "$t" "$peer" in_lab host1/c1 --
+	once "$name" "$peer" in_lab host1/c1 --
+}
+
+# median FILE, low FILE, high FILE.
+pick() { sort -n "$1" | awk -v q="$2" '{ v[NR] = $1 } END { print v[1 + int((NR - 1) * q + 0.5)] }'; }
+
+export PATH="$PWD/bin:$PATH"
+i=0
+while [ $i -lt "$rounds" ]; do
+	i=$((i + 1))
+	once wire 192.0.2.2 ip netns exec "$p-w"
+	once by-hand 198.51.100.6 ip netns exec "$p-a"
+	lab_way route-plain route route false
+	lab_way route route route true
+	lab_way auto-plain auto route false
+	lab_way auto auto route true
+	lab_way vxlan vxlan tunnel ''
 done
+echo "TCP both ways and mean round trip, medians of $rounds interleaved rounds (least to most);" \
+	"datapath of Baize: $(in_lab host1 -- ovs-vsctl get bridge br-baize datapath_type)"
+base=$(pick "$tmp/wire.bps" 0.5) hand=$(pick "$tmp/by-hand.bps" 0.5)
+for name in wire by-hand route-plain route auto-plain auto vxlan; do
+	echo "$name $(pick "$tmp/$name.bps" 0.5) $(pick "$tmp/$name.bps" 0) $(pick "$tmp/$name.bps" 1) $(pick "$tmp/$name.rtt" 0.5)"
+done | awk -v w="$base" -v h="$hand" '{
+	printf "%-12s %7.3f Gbit/s (%.3f to %.3f)  %5.2f of the wire  %5.2f of routes by hand  %7.0f us\n",
+		$1, $2 / 1e9, $3 / 1e9, $4 / 1e9, $2 / w, $2 / h, $5 * 1000 }'

@@ -41,6 +41,7 @@ func TestRouted(t *testing.T) {
 		{"exactly the MTU", testMTU},
 		{"an address away from home", testPin},
 		{"routes are put back, foreign ones left", testRoutes},
+		{"the fast path", testFastPath},
 		{"overlapping networks", testOverlap},
 	}
 	last := []test{
@@ -296,7 +297,9 @@ func testRouteCleanup(d *domain) {
 	require.NoError(d.T, d.Host("host3").StopService(d.T.Context(), lab.ServiceAgent))
 	d.Reaches("host1/c1", c1) // a stopped agent takes nothing down
 	d.Must("host3", "ip", "route", "add", "10.99.0.0/24", "via", "192.168.77.1")
+	require.Contains(d.T, d.Must("host3", "tc", "filter", "show", "dev", "br-phy", "ingress"), "baize_to")
 	d.Must("host3", "baize", "agent", "cleanup")
+	require.NotContains(d.T, d.Must("host3", "tc", "qdisc", "show"), "clsact")
 	own, foreign := d.routes("host3")
 	require.Empty(d.T, own)
 	require.Contains(d.T, foreign, "10.99.0.0/24")

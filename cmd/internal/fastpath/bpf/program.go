@@ -31,7 +31,6 @@ const (
 	portGateway = 8
 	portNetwork = 16
 	portHost    = 20
-	portRelay   = 24
 	portFlags   = 28
 	portIPv4    = 32
 	portIPv6    = 40
@@ -80,7 +79,7 @@ const (
 	stackFirst   = -120 // and its first value
 	stackNeigh   = -144 // struct bpf_redir_neigh, 20 bytes
 	stackMTU     = -148
-	stackRewrite = -164 // bytes to write into the packet
+	stackRewrite = -152 // a byte to write into the packet
 )
 
 // Verdicts of a classifier with direct action (linux/pkt_cls.h): the packet goes on
@@ -260,45 +259,37 @@ func (c *code) fits() {
 	)
 }
 
-// lower lowers the TTL by one, with the checksum of IPv4 (RFC 1141).
+// lower lowers the TTL by one. In IPv4 the checksum makes up for it (RFC 1141), so
+// that the sum of all bytes, which a device may have computed, stays as it is. In
+// IPv6 the kernel has to correct that sum, and R7 is no packet after it.
 func (c *code) lower(f family) {
-	size := int32(1)
-	if f.size == 4 {
-		size = 4 // TTL, protocol, checksum
-		c.add(
-			asm.LoadMem(asm.R0, asm.R7, f.ttl+2, asm.Half),
-			asm.Add.Imm(asm.R0, network(0x0100)),
-			asm.Mov.Reg(asm.R1, asm.R0),
-			asm.JLT.Imm(asm.R1, 0xffff, "whole"),
-			asm.Add.Imm(asm.R0, 1),
-		)
-		c.at("whole")
-		c.add(
-			asm.StoreMem(asm.R10, stackRewrite+2, asm.R0, asm.Half),
-			asm.LoadMem(asm.R0, asm.R7, f.ttl+1, asm.Byte),
-			asm.StoreMem(asm.R10, stackRewrite+1, asm.R0, asm.Byte),
-		)
-	}
 	c.add(
 		asm.LoadMem(asm.R0, asm.R7, f.ttl, asm.Byte),
 		asm.Sub.Imm(asm.R0, 1),
-		asm.StoreMem(asm.R10, stackRewrite, asm.R0, asm.Byte),
 	)
-	c.store(int32(f.ttl), stackRewrite, size, recomputeCsum)
-}
-
-// store writes bytes of the stack into the packet. R7 is no packet after it.
-func (c *code) store(off int32, from int16, size, flags int32) {
+	if f.size == 16 {
+		c.add(
+			asm.StoreMem(asm.R10, stackRewrite, asm.R0, asm.Byte),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Imm(asm.R2, int32(f.ttl)),
+			asm.Mov.Reg(asm.R3, asm.R10),
+			asm.Add.Imm(asm.R3, stackRewrite),
+			asm.Mov.Imm(asm.R4, 1),
+			asm.Mov.Imm(asm.R5, recomputeCsum),
+			asm.FnSkbStoreBytes.Call(),
+			asm.JNE.Imm(asm.R0, 0, "pass"),
+		)
+		return
+	}
 	c.add(
-		asm.Mov.Reg(asm.R1, asm.R6),
-		asm.Mov.Imm(asm.R2, off),
-		asm.Mov.Reg(asm.R3, asm.R10),
-		asm.Add.Imm(asm.R3, int32(from)),
-		asm.Mov.Imm(asm.R4, size),
-		asm.Mov.Imm(asm.R5, flags),
-		asm.FnSkbStoreBytes.Call(),
-		asm.JNE.Imm(asm.R0, 0, "pass"),
+		asm.StoreMem(asm.R7, f.ttl, asm.R0, asm.Byte),
+		asm.LoadMem(asm.R0, asm.R7, f.ttl+2, asm.Half),
+		asm.Add.Imm(asm.R0, network(0x0100)),
+		asm.JLT.Imm(asm.R0, 0xffff, "whole"),
+		asm.Add.Imm(asm.R0, 1),
 	)
+	c.at("whole")
+	c.add(asm.StoreMem(asm.R7, f.ttl+2, asm.R0, asm.Half))
 }
 
 // count counts the packet for a device and a node: R8 is the hop, or the node is 0.
@@ -367,8 +358,7 @@ func (c *code) deliver() {
 	c.add(asm.FnRedirect.Call(), asm.Return())
 }
 
-// end is where packets go on as if there were no program; with relay to the device
-// that Open vSwitch reads, if there is one beside the endpoint's.
+// end is where packets go on as if there were no program.
 func (c *code) end() asm.Instructions {
 	c.at("pass")
 	c.add(asm.Mov.Imm(asm.R0, actUnspec), asm.Return())
@@ -530,8 +520,8 @@ func (c *code) route(f family) {
 	}
 	c.add(
 		asm.StoreMem(asm.R10, stackFIB+fibProto, asm.R0, asm.Byte),
-		// The length counts for what is one packet; the pieces of others are looked at
-		// below.
+		// The kernel looks at the length of what is one packet; the pieces of others are
+		// looked at below.
 		asm.LoadMem(asm.R0, asm.R6, skbGSOSize, asm.Word),
 		asm.JNE.Imm(asm.R0, 0, "pieces"),
 		asm.StoreMem(asm.R10, stackFIB+fibLen, asm.R2, asm.Half),
@@ -556,8 +546,11 @@ func (c *code) route(f family) {
 		asm.LoadMem(asm.R0, asm.R10, stackFIB+fibIfindex, asm.Word),
 		asm.LoadMem(asm.R2, asm.R8, hopIfindex, asm.Word),
 		asm.JNE.Reg(asm.R0, asm.R2, "pass"),
+		asm.LoadMem(asm.R0, asm.R6, skbGSOSize, asm.Word),
+		asm.JEq.Imm(asm.R0, 0, "fits"),
 	)
 	c.fits()
+	c.at("fits")
 	c.add(asm.StoreImm(asm.R10, stackNeigh, int64(f.af), asm.Word))
 	for off := int16(0); off < 16; off += 4 {
 		if int32(off) >= f.size {
@@ -656,9 +649,13 @@ func (c *code) receive(f family) {
 	c.equal(asm.R8, hopNetwork, asm.R9, localNetwork, 4, "pass")
 	c.add(asm.LoadMem(asm.R2, asm.R9, localIfindex, asm.Word))
 	c.fits()
+	for off := int16(0); off < 12; off += 4 {
+		c.add(
+			asm.LoadMem(asm.R0, asm.R9, localMAC+off, asm.Word),
+			asm.StoreMem(asm.R7, off, asm.R0, asm.Word),
+		)
+	}
 	c.lower(f)
-	c.copyOut(stackRewrite, asm.R9, localMAC, 12)
-	c.store(0, stackRewrite, 12, 0)
 	c.count(func() { c.add(asm.LoadMem(asm.R0, asm.R9, localIfindex, asm.Word)) }, dirReceived, true)
 	c.deliver()
 }

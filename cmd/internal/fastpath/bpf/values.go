@@ -12,14 +12,16 @@ import (
 // What the maps hold, byte by byte; the offsets in program.go are of these types.
 
 type portValue struct {
-	MAC                        [6]byte
-	_                          [2]byte
-	Gateway                    [6]byte
-	_                          [2]byte
-	Network, Host, Relay, Flag uint32
-	IPv4                       [4]byte
-	_                          [4]byte
-	IPv6                       [16]byte
+	MAC           [6]byte
+	_             [2]byte
+	Gateway       [6]byte
+	_             [2]byte
+	Network, Host uint32
+	_             [4]byte
+	Flag          uint32
+	IPv4          [4]byte
+	_             [4]byte
+	IPv6          [16]byte
 }
 
 type localValue struct {

@@ -23,12 +23,13 @@ import (
 
 // fakeAgent answers as an agent does, from memory.
 type fakeAgent struct {
-	mu        sync.Mutex // of endpoints
-	status    api.Status
-	config    api.Config
-	endpoints []api.Endpoint
-	last      api.EndpointRequest
-	routes    []api.Route
+	api.Service            // what is not asked for
+	mu          sync.Mutex // of endpoints
+	status      api.Status
+	config      api.Config
+	endpoints   []api.Endpoint
+	last        api.EndpointRequest
+	routes      []api.Route
 }
 
 func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api.Endpoint, error) {

@@ -9,6 +9,7 @@ SHELL := /bin/sh
 export PATH := $(PATH):/usr/local/go/bin
 
 BIN        := bin/baize
+CNI        := bin/baize-cni
 VERSION    ?= $(shell scripts/version.sh)
 COMMIT     ?= $(shell scripts/version.sh commit)
 PREFIX     ?= /usr/local
@@ -45,12 +46,15 @@ deps-test:
 	@scripts/install-deps.sh test
 
 .PHONY: build
-build: check-go ## build bin/baize
+build: check-go ## build bin/baize and bin/baize-cni
 	$(GOBUILD) -o $(BIN) ./cmd/baize
+	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $(CNI) ./cmd/baize-cni
 
 .PHONY: install
-install: build ## install bin/baize under PREFIX (DESTDIR is honoured); SYSTEMD=1: and the agent's unit
+install: build ## install bin/baize and its plugins under PREFIX (DESTDIR is honoured); SYSTEMD=1: and the agent's unit
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/baize
+	install -D -m 0755 $(CNI) $(DESTDIR)/opt/cni/bin/baize-cni
+	install -D -m 0755 $(CNI) $(DESTDIR)$(PREFIX)/lib/netavark/baize
 	@if [ -n '$(SYSTEMD)' ]; then set -ex; \
 		mkdir -p '$(DESTDIR)/etc/systemd/system'; \
 		sed 's,/usr/bin/baize,$(PREFIX)/bin/baize,' scripts/systemd/baize.service >'$(DESTDIR)/etc/systemd/system/baize.service'; \

@@ -217,7 +217,7 @@ func TestPackageTable(t *testing.T) {
 	require.NoError(t, err)
 	packages, rules := goPackages(t), importRules(t)
 	rows := map[string][]string{}
-	row := regexp.MustCompile("(?m)^\\| `([a-z][a-z0-9/]*)` \\| (\\S.*) \\| (.*) \\|$")
+	row := regexp.MustCompile("(?m)^\\| `([a-z][a-z0-9/-]*)` \\| (\\S.*) \\| (.*) \\|$")
 	code := regexp.MustCompile("`([^`]+)`")
 	for _, m := range row.FindAllStringSubmatch(string(b), -1) {
 		pkg := m[1]

@@ -32,7 +32,9 @@ binary=${BINARY:-$work/baize}
 stamp=github.com/baize-net/baize/cmd/internal/command
 [ -n "${BINARY-}" ] || CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
 	-ldflags "-s -w -X $stamp.Version=$version -X $stamp.Commit=$commit" -o "$binary" ./cmd/baize
-sh scripts/container/collect.sh "$binary" "$work/root"
+CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" \
+	-o "$work/baize-cni" ./cmd/baize-cni
+sh scripts/container/collect.sh "$binary" "$work/baize-cni" "$work/root"
 
 # The format of 'docker save': github.com/moby/docker-image-spec, v1.2.
 mkdir "$work/image"

@@ -62,6 +62,8 @@ frr | test) need frr vtysh ;;
 esac
 if [ "${1:-lab}" = test ]; then
 	need docker-compose docker-compose
+	need podman podman
+	[ -e "${CNI_PLUGINS-/usr/lib/cni/bridge}" ] || packages="$packages containernetworking-plugins"
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck

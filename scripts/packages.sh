@@ -40,14 +40,20 @@ for arch in ${ARCHES:-amd64 arm64}; do
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -X $stamp.Version=$version -X $stamp.Commit=$commit" -o "$binary" ./cmd/baize
 	cp "$binary" "$work/stage/baize"
+	plugin=$out/baize-cni_${version}_linux_$arch
+	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
+		-ldflags "-s -w -X main.version=$version" -o "$plugin" ./cmd/baize-cni
+	cp "$plugin" "$work/stage/baize-cni"
 	sed "s|[$]{STAGE}|$work/stage|; s|[$]{ARCH}|$arch|; s|[$]{VERSION}|$version|; s|[$]{mtime}|$mtime|
 		s|[$]{SIGN_KEY}|${SIGN_KEY-}|" scripts/packages/nfpm.yaml >"$work/nfpm.yaml"
 	for format in ${FORMATS:-deb rpm}; do
 		tool nfpm package --config "$work/nfpm.yaml" --packager "$format" --target "$out/"
 	done
 	# Without what differs from run to run.
-	tool cyclonedx-gomod bin -json -noserial -version "v$version" -output "$work/sbom" "$binary"
-	sed "s/\"timestamp\": \"[^\"]*\"/\"timestamp\": \"$mtime\"/" "$work/sbom" >"$binary.cdx.json"
+	for program in "$binary" "$plugin"; do
+		tool cyclonedx-gomod bin -json -noserial -version "v$version" -output "$work/sbom" "$program"
+		sed "s/\"timestamp\": \"[^\"]*\"/\"timestamp\": \"$mtime\"/" "$work/sbom" >"$program.cdx.json"
+	done
 done
 (cd "$out" && sha256sum baize* >SHA256SUMS)
 ls -l "$out"

@@ -2,12 +2,12 @@
 # What: collects the file system of the agent's image: the program, the commands
 #       that it runs with the libraries they need, and nothing else.
 # Why:  one list, for the Dockerfile beside it and for scripts/image.sh.
-# Use:  collect.sh BINARY DIRECTORY, on Debian with openvswitch-common and iptables
+# Use:  collect.sh BINARY PLUGIN DIRECTORY, on Debian with openvswitch-common and iptables
 set -eu
 LC_ALL=C
 export LC_ALL
 umask 022
-binary=$1 root=$2
+binary=$1 plugin=$2 root=$3
 
 # What is run with os/exec. Not modprobe: that Open vSwitch runs says that its
 # module is loaded, and a container that may load others may do anything.
@@ -32,6 +32,7 @@ for d in dev etc proc run sys usr/bin usr/lib usr/lib64 usr/sbin; do mkdir -p "$
 for d in bin lib lib64 sbin; do ln -s "usr/$d" "$root/$d"; done
 ln -s ../run "$root/var/run"
 install -m 0755 "$binary" "$root/usr/bin/baize"
+install -D -m 0755 "$plugin" "$root/usr/lib/baize/baize-cni"
 for f in "$@" $libraries; do
 	to=$root$(realpath "$(dirname "$f")")
 	mkdir -p "$to"

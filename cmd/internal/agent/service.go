@@ -37,6 +37,15 @@ func (a *Agent) Availability(_ context.Context, network string) (api.Availabilit
 	why := a.rooms.attach.Available(network)
 	forwards := a.rooms.sw.Outcome().Get().Err
 	out := api.Availability{Attach: why == nil && ready && forwards == nil, Forward: ready && forwards == nil}
+	if t := a.rooms.hub.Topology().Get(); t.Known() {
+		n := t.Snapshot.Networks[network]
+		for _, f := range n.Families() {
+			out.Prefixes = append(out.Prefixes, n.Prefix(f))
+			if g := n.Gateway(f); g.IsValid() {
+				out.Gateways = append(out.Gateways, g)
+			}
+		}
+	}
 	switch {
 	case !ready:
 		out.Why = "the agent has only started"

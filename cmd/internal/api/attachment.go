@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
@@ -91,6 +92,10 @@ type Availability struct {
 	Forward bool `json:"forward"`
 	// Why says what is wrong.
 	Why string `json:"why,omitempty"`
+	// Prefixes are the network's, Gateways those of its endpoints' default routes; empty
+	// where the network is not known.
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
+	Gateways []netip.Addr   `json:"gateways,omitempty"`
 }
 
 // Labels of the endpoints of attachments.

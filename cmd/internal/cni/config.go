@@ -90,10 +90,10 @@ type envArgs struct {
 	types.CommonArgs
 	IP                         types.UnmarshallableString
 	MAC                        types.UnmarshallableString
-	K8S_POD_NAME               types.UnmarshallableString //nolint:revive // the key's own name
-	K8S_POD_NAMESPACE          types.UnmarshallableString //nolint:revive // the key's own name
-	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive // the key's own name
-	K8S_POD_UID                types.UnmarshallableString //nolint:revive // the key's own name
+	K8S_POD_NAME               types.UnmarshallableString
+	K8S_POD_NAMESPACE          types.UnmarshallableString
+	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
+	K8S_POD_UID                types.UnmarshallableString
 }
 
 // container is what people call the container; "" where the runtime does not say.

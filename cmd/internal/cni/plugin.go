@@ -24,22 +24,15 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/plugin"
 	"github.com/baize-net/baize/topology"
 )
 
 // Versions are those of the specification that the plugin speaks.
 var Versions = version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
-const (
-	// addPatience is how long ADD waits for an agent that is being restarted, delPatience
-	// how long DEL does before it removes the device by itself.
-	addPatience = 10 * time.Second
-	delPatience = 2 * time.Second
-	// agentPause is between two looks for the agent.
-	agentPause = 50 * time.Millisecond
-	// undoLimit bounds the undoing of an ADD that failed.
-	undoLimit = 20 * time.Second
-)
+// undoLimit bounds the undoing of an ADD that failed.
+const undoLimit = 20 * time.Second
 
 // Main runs the plugin as CNI's environment says, and returns the exit code. about is
 // what somebody sees who starts it by hand.
@@ -124,12 +117,6 @@ func add(ctx context.Context, args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	// A DEL that was started after this process is newer, whichever comes first to the
-	// agent.
-	began, err := hostnet.ProcessStart()
-	if err != nil {
-		return err
-	}
 	var before *current.Result
 	if c.PrevResult != nil {
 		if before, err = current.NewResultFromResult(c.PrevResult); err != nil {
@@ -160,18 +147,12 @@ func add(ctx context.Context, args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	req.Began = began
-	agent := api.NewClient(c.Socket)
-	var e api.Endpoint
-	err = patiently(ctx, addPatience, func() error {
-		e, err = agent.AddEndpoint(ctx, req)
-		return err
-	})
+	e, err := plugin.Add(ctx, c.Socket, req)
 	if err != nil {
 		return err
 	}
 	undo = append(undo, func(ctx context.Context) error {
-		return agent.Detach(ctx, api.Detachment{Attachment: *req.Attachment, Baize: c.Network, Began: hostnet.SinceBoot()})
+		return plugin.Remove(ctx, c.Socket, *req.Attachment, c.Network)
 	})
 	result, err := finish(c, args, e, assigned, before)
 	if err != nil {
@@ -213,32 +194,12 @@ func finish(
 // del removes whatever there is, and fails only where something is left that another
 // DEL may remove.
 func del(ctx context.Context, args *skel.CmdArgs) error {
-	began := hostnet.SinceBoot()
-	defer afterTick(began)
 	c, err := parse(args, false)
 	if err != nil {
 		return err
 	}
 	ipam := delegateDel(ctx, c, args)
-	a := c.attachment(args)
-	agent := api.NewClient(c.Socket)
-	err = patiently(ctx, delPatience, func() error {
-		return agent.Detach(ctx, api.Detachment{Attachment: a, Baize: c.Network, Began: began})
-	})
-	if absent(err) {
-		// Without its device the endpoint is none; the agent's next start removes the rest.
-		err = hostnet.Detach(ctx, hostnet.HostIfname(c.Network+"/"+a.EndpointName()))
-	}
-	return errors.Join(errorOf(err), ipam)
-}
-
-// afterTick returns in another tick of the kernel's than the one that a request began in:
-// the start of an ADD that follows is rounded down to a tick.
-func afterTick(began int64) {
-	tick := int64(hostnet.StartTick)
-	if rest := (began/tick+1)*tick - hostnet.SinceBoot(); rest > 0 {
-		time.Sleep(time.Duration(rest))
-	}
+	return errors.Join(errorOf(plugin.Remove(ctx, c.Socket, c.attachment(args), c.Network)), ipam)
 }
 
 func check(ctx context.Context, args *skel.CmdArgs) error {
@@ -335,25 +296,6 @@ func status(ctx context.Context, args *skel.CmdArgs) error {
 		return nil
 	}
 	return invoke.DelegateStatus(ctx, c.IPAM.Type, args.StdinData, nil)
-}
-
-// absent reports whether no agent listens.
-func absent(err error) bool { return errors.Is(err, api.ErrNoAgent) }
-
-// patiently repeats a request while no agent listens: one is being restarted.
-func patiently(ctx context.Context, patience time.Duration, request func() error) error {
-	end := time.Now().Add(patience)
-	for {
-		err := request()
-		if !absent(err) || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(agentPause):
-		}
-	}
 }
 
 // assignment is what an ipam plugin has assigned.

@@ -25,7 +25,7 @@ func resultOf(before *current.Result, in hostnet.Inside, port string, hostMAC ne
 	index := len(out.Interfaces) - 1
 	for _, p := range in.Addrs {
 		out.IPs = append(out.IPs, &current.IPConfig{
-			Interface: current.Int(index), Address: ipNet(p), Gateway: gatewayOf(in, p),
+			Interface: current.Int(index), Address: ipNet(p), Gateway: in.Gateway(p).AsSlice(),
 		})
 	}
 	for _, r := range in.Routes {
@@ -34,16 +34,6 @@ func resultOf(before *current.Result, in hostnet.Inside, port string, hostMAC ne
 		})
 	}
 	return out
-}
-
-// gatewayOf is the next hop of the default route by an interface, if it is in a prefix.
-func gatewayOf(in hostnet.Inside, p netip.Prefix) net.IP {
-	for _, r := range in.Routes {
-		if r.Dst.Bits() == 0 && r.Gateway.IsValid() && p.Contains(r.Gateway) {
-			return r.Gateway.AsSlice()
-		}
-	}
-	return nil
 }
 
 // ipNet keeps the address, as the results of CNI do.

@@ -28,9 +28,6 @@ const debianPlugins = "/usr/lib/cni"
 // network is the one that the tests attach to, on both hosts. Docker has it, too.
 const network = "blue"
 
-// onlyIPv4 is another one: Debian's portmap 1.1.1 fails at CHECK of both families.
-const onlyIPv4 = "red"
-
 // hosts are a lab, and where baize-cni is.
 type hosts struct {
 	*labkit.Lab
@@ -50,7 +47,6 @@ func TestCNI(t *testing.T) {
 	require.NoError(t, err)
 	h := hosts{labkit.Up(t, lab.Config{Hosts: 2, Docker: true, Transport: topology.Auto, Networks: []lab.NetworkSpec{
 		{Name: network, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}},
-		{Name: onlyIPv4, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}},
 	}}), filepath.Dir(file)}
 	for _, test := range []struct {
 		name string

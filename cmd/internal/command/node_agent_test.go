@@ -24,16 +24,16 @@ import (
 
 // fakeAgent answers as an agent does, from memory.
 type fakeAgent struct {
-	api.Attachments
-	mu        sync.Mutex // of endpoints
-	status    api.Status
-	config    api.Config
-	endpoints []api.Endpoint
-	last      api.EndpointRequest
-	routes    []api.Route
-	ways      []api.Way
-	ping      func(api.PingRequest) (api.Pong, error)
-	events    []event.Event
+	api.Service            // what is not asked for
+	mu          sync.Mutex // of endpoints
+	status      api.Status
+	config      api.Config
+	endpoints   []api.Endpoint
+	last        api.EndpointRequest
+	routes      []api.Route
+	ways        []api.Way
+	ping        func(api.PingRequest) (api.Pong, error)
+	events      []event.Event
 	// follow has what comes while somebody follows; closed: the agent stops.
 	follow chan event.Event
 }

@@ -35,6 +35,17 @@ type InsideRoute struct {
 	AdvMSS   int
 }
 
+// Gateway is the next hop of the default route by the interface, if it is in a prefix;
+// not valid where there is none.
+func (in Inside) Gateway(p netip.Prefix) netip.Addr {
+	for _, r := range in.Routes {
+		if r.Dst.Bits() == 0 && r.Gateway.IsValid() && p.Contains(r.Gateway) {
+			return r.Gateway
+		}
+	}
+	return netip.Addr{}
+}
+
 // CheckNetns makes sure that there is a network namespace, and that it is not this
 // host's own. The error is of kind ErrNotFound or ErrInvalid.
 func CheckNetns(pathOrName string) error {

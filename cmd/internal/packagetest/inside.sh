@@ -62,6 +62,14 @@ for f in /usr/lib/systemd/system/baize.service /usr/share/man/man8/baize.8.gz /u
 done
 [ "$(stat -c %a /etc/default/baize)" = 640 ] || no "the settings, which may have a password, are not everybody's"
 
+for f in /opt/cni/bin/baize-cni /usr/lib/netavark/baize; do
+	echo '{"cniVersion":"1.1.0"}' | CNI_COMMAND=VERSION $f | grep -q 1.1.0 || no "$f is the plugin"
+done
+case $kind in
+deb) [ -x /usr/lib/cni/baize-cni ] ;;
+rpm) [ -x /usr/libexec/cni/baize-cni ] ;;
+esac || no "the distribution's runtimes find the plugin"
+
 sed -i 's|^#BAIZE_VTEP=.*|BAIZE_VTEP=192.0.2.1|' /etc/default/baize
 baize etcd --data-dir /tmp/etcd >/tmp/etcd.log 2>&1 &
 etcd=$!

@@ -100,7 +100,7 @@ func TestPackages(t *testing.T) {
 	first, next, archive := build(t, "0.0.1"), build(t, "0.0.2", "SIGN_KEY="+key), cacheRoot(t)
 	for name, test := range map[string]func(*testing.T){
 		"reproducible": func(t *testing.T) { reproducible(t, first) },
-		"image":        func(t *testing.T) { image(t, only(t, first, "*_linux_???64")) },
+		"image":        func(t *testing.T) { image(t, only(t, first, "baize_*_linux_???64")) },
 		"deb":          func(t *testing.T) { life(t, archive, "deb", first, next) },
 		"rpm":          func(t *testing.T) { life(t, archive, "rpm", first, next) },
 		"repository":   func(t *testing.T) { repository(t, archive, key, first, next) },
@@ -141,7 +141,7 @@ func image(t *testing.T, program string) {
 	require.NoError(t, os.Mkdir(root, 0o755))
 	run(t, nil, "tar", "-C", root, "-xf", filepath.Join(dir, "layer.tar"))
 	for _, argv := range [][]string{
-		{"baize", "version"}, {"ovs-ofctl", "--version"}, {"ovs-appctl", "--version"}, {"iptables", "-V"}, {"ip6tables-restore", "-V"},
+		{"baize", "version"}, {"/usr/lib/baize/baize-cni", "info"}, {"ovs-ofctl", "--version"}, {"ovs-appctl", "--version"}, {"iptables", "-V"}, {"ip6tables-restore", "-V"},
 		{"iptables-legacy", "-V"}, {"ip6tables-nft-restore", "-V"},
 	} {
 		run(t, nil, append([]string{"env", "PATH=/usr/sbin:/usr/bin", "chroot", root}, argv...)...)
@@ -168,7 +168,7 @@ func sums(t *testing.T, dir string) map[string]string {
 
 func reproducible(t *testing.T, first string) {
 	have := sums(t, first)
-	require.Len(t, have, 5, "a .deb, an .rpm, the program, its SBOM, SHA256SUMS")
+	require.Len(t, have, 7, "a .deb, an .rpm, the program and the plugin with their SBOMs, SHA256SUMS")
 	assert.Equal(t, have, sums(t, build(t, "0.0.1")))
 	listed, err := os.ReadFile(filepath.Join(first, "SHA256SUMS"))
 	require.NoError(t, err)
@@ -177,7 +177,7 @@ func reproducible(t *testing.T, first string) {
 			assert.Contains(t, string(listed), sum+"  "+name)
 		}
 	}
-	sbom, err := os.ReadFile(only(t, first, "*.cdx.json"))
+	sbom, err := os.ReadFile(only(t, first, "baize_*.cdx.json"))
 	require.NoError(t, err)
 	assert.Contains(t, string(sbom), "github.com/ovn-org/libovsdb")
 	assert.Contains(t, string(sbom), `"bomFormat": "CycloneDX"`)

@@ -93,7 +93,7 @@ func (r *runner) statusOf(c *ucli.Context, item *statusItem) error {
 	clusterErr := r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		item.Cluster = newClusterItem(snap)
 		item.add(snap.Validate()...)
-		item.add(nodesDown(snap)...)
+		item.add(draw.NodesDown(snap)...)
 		item.add(snap.Deletions()...)
 		return nil
 	})
@@ -137,21 +137,6 @@ func (s *statusItem) clusterLine() string {
 		return "Cluster: unknown, because this user may not read where etcd is"
 	}
 	return "Cluster: etcd does not answer"
-}
-
-// nodesDown reports the nodes whose agent is not alive.
-func nodesDown(snap *topology.Snapshot) []fault.Fault {
-	var out []fault.Fault
-	for _, n := range snap.SortedNodes() {
-		if draw.StatusOf(snap, n.Name) == draw.Down {
-			out = append(out, fault.Fault{
-				Code: fault.NodeDown, Severity: fault.Warning,
-				Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
-				Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
-			})
-		}
-	}
-	return out
 }
 
 // agentStatus asks the agent. Where no socket is, this is no node: that is no

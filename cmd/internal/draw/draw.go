@@ -5,6 +5,7 @@ package draw
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -116,6 +117,21 @@ func StatusOf(s *topology.Snapshot, node string) Status {
 		return Ready
 	}
 	return Down
+}
+
+// NodesDown reports the nodes whose agent is not alive.
+func NodesDown(snap *topology.Snapshot) []fault.Fault {
+	var out []fault.Fault
+	for _, n := range snap.SortedNodes() {
+		if StatusOf(snap, n.Name) == Down {
+			out = append(out, fault.Fault{
+				Code: fault.NodeDown, Severity: fault.Warning,
+				Item: "node " + n.Name, What: "its agent is not alive; its forwarding may go on",
+				Remedy: fmt.Sprintf("look at the host and its agent, or give the node up with 'baize node remove %s'", n.Name),
+			})
+		}
+	}
+	return out
 }
 
 // New computes the picture of a snapshot. endpoints may be nil; those of networks

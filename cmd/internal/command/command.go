@@ -100,7 +100,8 @@ func (r *runner) app() *ucli.App {
 		Commands: []*ucli.Command{
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.nameCommand(),
-			r.statusCommand(), r.topologyCommand(), r.planCommand(), r.traceCommand(), r.traceHopCommand(), r.doctorCommand(), r.pingCommand(), r.eventsCommand(),
+			r.statusCommand(), r.doctorCommand(), r.topologyCommand(), r.consoleCommand(), r.planCommand(),
+			r.traceCommand(), r.traceHopCommand(), r.pingCommand(), r.eventsCommand(),
 			r.agentCommand(), r.dockerCommand(), r.migrateCommand(), r.backupCommand(), r.restoreCommand(),
 			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),
 			r.versionCommand(), r.schemaCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),

@@ -30,19 +30,25 @@ type area struct {
 	nodes []Node
 }
 
-// areas groups hosts by the first of their VTEPs: by /24, and by /64 in IPv6.
+// SegmentOf names the segment of the underlay that a host with these VTEPs is in: by the
+// first of them, the /24, and the /64 in IPv6.
+func SegmentOf(vteps []netip.Addr) string {
+	if len(vteps) == 0 {
+		return "no address"
+	}
+	bits := 24
+	if vteps[0].Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(vteps[0], bits).Masked().String()
+}
+
+// areas groups hosts by their segments.
 func (t Topology) areas() []area {
 	var out []area
 	at := map[string]int{}
 	for _, n := range t.Nodes {
-		name := "no address"
-		if len(n.VTEPs) > 0 {
-			bits := 24
-			if n.VTEPs[0].Is6() {
-				bits = 64
-			}
-			name = netip.PrefixFrom(n.VTEPs[0], bits).Masked().String()
-		}
+		name := SegmentOf(n.VTEPs)
 		i, known := at[name]
 		if !known {
 			i = len(out)

@@ -139,6 +139,23 @@ func Put(t testing.TB, endpoint string, kvs map[string]string) {
 	}
 }
 
+// Delete removes keys, as a person does.
+func Delete(t testing.TB, endpoint string, keys ...string) {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for _, k := range keys {
+		if _, err := c.Delete(ctx, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Cluster is several members of one etcd.
 type Cluster struct {
 	Members []*Member

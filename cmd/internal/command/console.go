@@ -1,0 +1,139 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/console"
+	"github.com/baize-net/baize/topology"
+)
+
+// Flags of the console; the agent has them with another name for the first.
+const (
+	flagListen    = "listen"
+	flagTLSCert   = "tls-cert"
+	flagTLSKey    = "tls-key"
+	flagTokenFile = "token-file"
+)
+
+func (r *runner) consoleCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "console", Usage: "show the cluster in a browser, live",
+		Description: `Prints the address of the page and serves it until Ctrl-C. The page only reads: hosts
+and tunnels, networks and their leases, faults; and the endpoints of this host, where an
+agent runs. On another address than the loopback, the page has to be encrypted and asks
+for a token: https://ADDRESS:7474/#token=TOKEN. See docs/console.md.
+
+  baize console
+  baize console --listen 0.0.0.0:7474 --tls-cert host.crt --tls-key host.key --token-file token`,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{
+				Name: flagListen, EnvVars: []string{EnvVar("console-" + flagListen)}, Value: console.DefaultListen,
+				Usage: "`ADDRESS:PORT` of the page; port 0 is a free one",
+			},
+			consoleFlag(flagTLSCert, "PEM `FILE` of the page's certificate"),
+			consoleFlag(flagTLSKey, "PEM `FILE` of the certificate's key"),
+			consoleFlag(flagTokenFile, "`FILE` with the token that a browser has to know, 16 characters or more"),
+			sourceFlag(),
+		},
+		Action: r.console,
+	}
+}
+
+func consoleFlag(name, usage string) ucli.Flag {
+	return &ucli.StringFlag{Name: name, EnvVars: []string{EnvVar("console-" + name)}, Usage: usage}
+}
+
+func (r *runner) console(c *ucli.Context) error {
+	door, err := console.Access{
+		Listen: c.String(flagListen), CertFile: c.String(flagTLSCert), KeyFile: c.String(flagTLSKey),
+		TokenFile: c.String(flagTokenFile),
+	}.Check()
+	if err != nil {
+		return err
+	}
+	topo, agent := part.NewCell[console.Topology](nil), part.NewCell[console.Agent](nil)
+	deliver := func(s *topology.Snapshot, stale error) error {
+		topo.Set(console.Topology{Snapshot: s, Err: stale})
+		return nil
+	}
+	// Once before anything is opened: it waits, and fails, as a person expects.
+	if err := r.withTopology(c, "", func(s *topology.Snapshot) error { return deliver(s, nil) }); err != nil {
+		return err
+	}
+	l, url, err := door.Open(c.Context)
+	if err != nil {
+		return err
+	}
+	page := console.New(console.Config{
+		Version: currentVersion().Version, Topology: topo, Agent: agent, Token: door.Token,
+	})
+	fmt.Fprintf(r.Out, "console: %s\n", url)
+	if door.Token != "" {
+		fmt.Fprintf(r.Out, "open it as %s#token=TOKEN, with the token of %s\n", url, c.String(flagTokenFile))
+	}
+
+	ctx, cancel := context.WithCancel(c.Context)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel()
+	own := *c
+	own.Context = ctx
+	following.Go(func() { followAgent(ctx, r.agentClient(c), r.socket(c).Value, page.Watched(), agent) })
+	failed := make(chan error, 1)
+	following.Go(func() {
+		if err := r.followTopology(&own, deliver); err != nil && ctx.Err() == nil {
+			failed <- err
+			cancel()
+		}
+	})
+	err = page.Serve(ctx, l)
+	select {
+	case failure := <-failed:
+		return failure
+	default:
+		return err
+	}
+}
+
+// followAgent keeps what the agent of this host says, where there is one, as long as
+// somebody looks at it.
+func followAgent(
+	ctx context.Context, client *api.Client, socket string, watched console.Value[int], out *part.Cell[console.Agent],
+) {
+	wake := part.NewSignal()
+	watched.Wakes(wake)
+	defer watched.Forget(wake)
+	ask := func() {
+		if _, err := os.Stat(socket); errors.Is(err, os.ErrNotExist) {
+			out.Set(console.Agent{}) // this is no node
+			return
+		}
+		s, err := client.Status(ctx)
+		if err != nil {
+			out.Set(console.Agent{Err: err})
+			return
+		}
+		out.Set(console.Agent{Status: &s})
+	}
+	for ctx.Err() == nil {
+		var again <-chan time.Time
+		if watched.Get() > 0 {
+			ask()
+			again = time.After(watchEvery)
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-again:
+		}
+	}
+}

@@ -49,20 +49,79 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		failed:   map[string]*part.Faults{},
 		restarts: map[string]uint64{},
 	}
+	called, err := a.addParts()
+	if err != nil {
+		return nil, err
+	}
+	a.addWatchers(called)
+	for _, p := range a.parts {
+		a.failed[p.Name()] = &part.Faults{}
+	}
+	return a, nil
+}
+
+// add makes a part one of the agent's.
+func (a *Agent) add(p part.Part) { a.parts = append(a.parts, p) }
+
+// probes reports whether this node probes the ways to its peers.
+func (a *Agent) probes() bool { return a.world.Probes != nil && a.cfg.ProbeInterval > 0 }
+
+// udpPorts are the ports of encapsulations, where one was chosen.
+func (a *Agent) udpPorts() map[topology.Transport]int {
+	return map[topology.Transport]int{topology.VXLAN: a.cfg.VXLANPort, topology.Geneve: a.cfg.GenevePort}
+}
+
+// addParts adds the parts that make the node what it is to be. called is what an engine
+// calls its containers; nil where there is none.
+func (a *Agent) addParts() (called *part.Cell[names.Called], err error) {
+	cfg, w := a.cfg, a.world
+	in := a.addCore()
+	if err := a.addSources(); err != nil {
+		return nil, err
+	}
+	r := a.rooms
+	if cfg.DockerBridge != "" {
+		a.add(docker0.New(docker0.Config{
+			Network: cfg.DockerNetwork, Networks: cfg.Networks, EnvFile: cfg.DockerEnv,
+			Every: cfg.AuditInterval, Userspace: w.Datapath != "system",
+		}, r.hub, w.Store, w.Host, in, r.sw, a.log))
+	}
+	if s := a.dockerSettings(); s.Wanted() {
+		a.rooms.docker = docker.NewPart(s, dockerNode{r.attach, r.membership, r.hub}, a.log)
+		a.add(a.rooms.docker)
+		called = a.rooms.docker.Called()
+	}
+	a.followUse(in)
+	a.add(names.NewPart(r.hub, w.Store, r.attach.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
+	a.add(answers.New(cfg.Node, w.Store, w.Kinds, a.log))
+	if cfg.speaks() {
+		speaker, err := bgp.NewPart(cfg.BGP, r.hub, a.log)
+		if err != nil {
+			return nil, err
+		}
+		speaker.Follow(r.kernel.State(), r.kernel.Learned())
+		a.rooms.bgp = speaker
+		a.add(speaker)
+	}
+	return called, nil
+}
+
+// addCore adds what every agent has: its records, its endpoints, the switch and the
+// kernel.
+func (a *Agent) addCore() openvswitch.Inputs {
+	cfg, w := a.cfg, a.world
 	userspace := w.Datapath != "system"
-	probes := w.Probes != nil && cfg.ProbeInterval > 0
-	ports := map[topology.Transport]int{topology.VXLAN: cfg.VXLANPort, topology.Geneve: cfg.GenevePort}
 	h := hub.New(w.Identity)
 	records := hub.NewRecords(h, w.Store, cfg.StateDir, a.log)
 	member := membership.New(membership.Config{
 		Networks: cfg.Networks, Grace: cfg.LeaseGrace, LivenessTTL: cfg.LivenessTTL, Datapath: w.Datapath,
-		Version: cfg.Version, Probes: probes, EtcdEndpoints: cfg.Etcd.Endpoints,
+		Version: cfg.Version, Probes: a.probes(), EtcdEndpoints: cfg.Etcd.Endpoints,
 	}, h, w.Store, w.Host, a.log)
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
 	in := openvswitch.NewInputs()
 	in.HasSegments = cfg.DockerBridge != ""
 	sw := openvswitch.New(openvswitch.Config{
-		Bridge: cfg.Bridge, Datapath: w.Datapath, Ports: ports, AuditInterval: cfg.AuditInterval,
+		Bridge: cfg.Bridge, Datapath: w.Datapath, Ports: a.udpPorts(), AuditInterval: cfg.AuditInterval,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), endpoints, sw.Offers())
@@ -75,52 +134,29 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.rooms.fastpath = fastpath.New(fastpath.Config{
 			Mode: cfg.FastPath, Userspace: userspace, Every: cfg.AuditInterval,
 		}, w.Programs, w.Netfilter, routes.State(), endpoints.Known(), sw.Outcome(), a.log)
-		a.parts = append(a.parts, a.rooms.fastpath)
+		a.add(a.rooms.fastpath)
 	}
-	if err := a.addSources(); err != nil {
-		return nil, err
-	}
-	if cfg.DockerBridge != "" {
-		a.parts = append(a.parts, docker0.New(docker0.Config{
-			Network: cfg.DockerNetwork, Networks: cfg.Networks, EnvFile: cfg.DockerEnv,
-			Every: cfg.AuditInterval, Userspace: userspace,
-		}, h, w.Store, w.Host, in, sw, a.log))
-	}
-	var called *part.Cell[names.Called]
-	if s := a.dockerSettings(); s.Wanted() {
-		a.rooms.docker = docker.NewPart(s, dockerNode{endpoints, member, h}, a.log)
-		a.parts = append(a.parts, a.rooms.docker)
-		called = a.rooms.docker.Called()
-	}
-	a.followUse(in)
-	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
-	a.parts = append(a.parts, answers.New(cfg.Node, w.Store, w.Kinds, a.log))
-	if cfg.speaks() {
-		speaker, err := bgp.NewPart(cfg.BGP, h, a.log)
-		if err != nil {
-			return nil, err
-		}
-		speaker.Follow(routes.State(), routes.Learned())
-		a.rooms.bgp = speaker
-		a.parts = append(a.parts, speaker)
-	}
-	if probes {
-		a.rooms.mesh = mesh.New(mesh.Config{Interval: cfg.ProbeInterval, Ports: ports}, h, sw.Outcome(), w.Probes, w.Echo, a.log)
-		a.parts = append(a.parts, a.rooms.mesh)
+	return in
+}
+
+// addWatchers adds the parts that change nothing: they look, remember and tell.
+func (a *Agent) addWatchers(called *part.Cell[names.Called]) {
+	cfg, w, r := a.cfg, a.world, a.rooms
+	if a.probes() {
+		a.rooms.mesh = mesh.New(
+			mesh.Config{Interval: cfg.ProbeInterval, Ports: a.udpPorts()}, r.hub, r.sw.Outcome(), w.Probes, w.Echo, a.log,
+		)
+		a.add(a.rooms.mesh)
 	}
 	a.rooms.events = events.New(events.Sources{
-		Hub: h, Faults: a.Faults, FaultsWake: a.faultsWake, Endpoints: endpoints.Deeds(), Known: endpoints.Known(),
-		Switch: sw.Deeds(), Called: called, Label: docker.LabelEndpoint, Version: cfg.Version,
+		Hub: r.hub, Faults: a.Faults, FaultsWake: a.faultsWake, Endpoints: r.attach.Deeds(), Known: r.attach.Known(),
+		Switch: r.sw.Deeds(), Called: called, Label: docker.LabelEndpoint, Version: cfg.Version,
 		Started: a.started,
 	}, cfg.StateDir, a.log)
-	a.parts = append(a.parts, a.rooms.events)
+	a.add(a.rooms.events)
 	if cfg.Metrics != "" {
-		a.parts = append(a.parts, metrics.New(cfg.Metrics, a.metricSources(), a.log))
+		a.add(metrics.New(cfg.Metrics, a.metricSources(), a.log))
 	}
-	for _, p := range a.parts {
-		a.failed[p.Name()] = &part.Faults{}
-	}
-	return a, nil
 }
 
 // metricSources are what metrics are taken from.

@@ -80,9 +80,39 @@ func Handler(svc Service) http.Handler {
 			reply(w, v, err)
 		})
 	}
+	nodeRoutes(svc, handle)
+	endpointRoutes(svc, handle)
+	attachmentRoutes(svc, handle)
+	meshRoutes(svc, handle)
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { streamEvents(svc, w, r) })
+	handle("/", func(r *http.Request) (any, error) {
+		return nil, &topology.Error{
+			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",
+			Remedy: "use the client of the agent's own version ('baize version')",
+		}
+	})
+	return mux
+}
+
+// nodeRoutes are what the node is and has.
+func nodeRoutes(svc Service, handle func(pattern string, f handler)) {
 	handle("GET /v1/status", func(r *http.Request) (any, error) { return svc.Status(r.Context()) })
 	handle("GET /v1/config", func(r *http.Request) (any, error) { return svc.Config(r.Context()) })
 	handle("GET /v1/routes", func(r *http.Request) (any, error) { return svc.Routes(r.Context()) })
+	handle("POST /v1/reconcile", func(r *http.Request) (any, error) {
+		audit := false
+		if s := r.URL.Query().Get("audit"); s != "" {
+			var err error
+			if audit, err = strconv.ParseBool(s); err != nil {
+				return nil, invalid("audit=" + s + " is neither true nor false")
+			}
+		}
+		return struct{}{}, svc.Reconcile(r.Context(), audit)
+	})
+}
+
+// endpointRoutes are those of the node's endpoints.
+func endpointRoutes(svc Service, handle func(pattern string, f handler)) {
 	handle("GET /v1/endpoints", func(r *http.Request) (any, error) {
 		list, err := svc.Endpoints(r.Context())
 		if list == nil {
@@ -105,17 +135,10 @@ func Handler(svc Service) http.Handler {
 		}
 		return struct{}{}, svc.RemoveEndpoint(r.Context(), name)
 	})
-	handle("POST /v1/reconcile", func(r *http.Request) (any, error) {
-		audit := false
-		if s := r.URL.Query().Get("audit"); s != "" {
-			var err error
-			if audit, err = strconv.ParseBool(s); err != nil {
-				return nil, invalid("audit=" + s + " is neither true nor false")
-			}
-		}
-		return struct{}{}, svc.Reconcile(r.Context(), audit)
-	})
-	attachmentRoutes(svc, handle)
+}
+
+// meshRoutes are those of the probes.
+func meshRoutes(svc Service, handle func(pattern string, f handler)) {
 	handle("GET /v1/mesh", func(r *http.Request) (any, error) { return svc.Mesh(r.Context()) })
 	handle("POST /v1/ping", func(r *http.Request) (any, error) {
 		var req PingRequest
@@ -124,14 +147,6 @@ func Handler(svc Service) http.Handler {
 		}
 		return svc.Ping(r.Context(), req)
 	})
-	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { streamEvents(svc, w, r) })
-	handle("/", func(r *http.Request) (any, error) {
-		return nil, &topology.Error{
-			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",
-			Remedy: "use the client of the agent's own version ('baize version')",
-		}
-	})
-	return mux
 }
 
 // decode reads a request's body. A field the agent does not know is refused: to

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -33,6 +35,7 @@ the sender asks for the link address of the receiver, and the answer comes back.
 On this host, as root, the trace goes by what Open vSwitch and the kernel really
 have, and says where that is not what it should be. What other hosts do is computed
 from etcd, and marked so. No packet is sent. docs/trace.md tells how to read it.
+With --live, the flows of the way are counted while your own packets go that way.
 
 The exit code is 0 where the packet is delivered, and 7 where it is not, or where
 nobody can say.
@@ -40,6 +43,7 @@ nobody can say.
   baize trace c1 10.1.65.2
   baize trace web 10.1.65.2 --proto tcp --port 443
   baize trace c1 10.1.65.2 --arp
+  baize trace c1 10.1.65.2 --live --for 10s
   baize trace c1 --broadcast`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{
@@ -57,6 +61,13 @@ nobody can say.
 				Name: "nd", Usage: "a neighbour solicitation and its answer only", EnvVars: cli.Env("trace-nd"),
 			},
 			&ucli.BoolFlag{Name: "broadcast", Usage: "a broadcast; without DESTINATION, to everybody", EnvVars: cli.Env("trace-broadcast")},
+			&ucli.BoolFlag{
+				Name: "live", Usage: "then count for a while which flows of the way real packets take", EnvVars: cli.Env("trace-live"),
+			},
+			&ucli.DurationFlag{
+				Name: "for", Usage: "how long --live counts", Value: 5 * time.Second, EnvVars: cli.Env("trace-for"),
+				Action: atLeast("for", time.Second),
+			},
 			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network, where an address is in several"},
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
 			&ucli.BoolFlag{
@@ -69,10 +80,10 @@ nobody can say.
 	}
 }
 
-// traceHopCommand answers one question about a packet for this host, JSON to JSON.
+// traceHopCommand answers questions about packets for this host, JSON to JSON.
 func (r *runner) traceHopCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "trace-hop", Usage: "read a question about a packet, and say what becomes of it on this host", Hidden: true,
+		Name: "trace-hop", Usage: "read questions about packets, and say what becomes of them on this host", Hidden: true,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"}, sourceFlag(),
 		}, bridgeFlags()...),
@@ -106,6 +117,9 @@ func (r *runner) trace(c *ucli.Context) error {
 		result, err := waiting(r, c, "following the packet", func(ctx context.Context) (trace.Result, error) {
 			return trace.Walk(ctx, req, asker)
 		})
+		if err == nil && c.Bool("live") {
+			result, err = asker.live(req, result)
+		}
 		if err != nil {
 			return err
 		}
@@ -242,6 +256,31 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 	return f, err
 }
 
+// live follows the packet again after a while, and counts what went that way. An
+// interrupt ends the while.
+func (a *traceAsker) live(req trace.Request, before trace.Result) (trace.Result, error) {
+	_, err := waiting(a.r, a.c, "counting packets", func(ctx context.Context) (struct{}, error) {
+		t := time.NewTimer(a.c.Duration("for"))
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return before, err
+	}
+	a.facts = nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.c.Context), liveTimeout)
+	defer cancel()
+	after, err := trace.Walk(ctx, req, a)
+	return trace.Count(before, after), err
+}
+
+// liveTimeout bounds the second reading of this host.
+const liveTimeout = 20 * time.Second
+
 // agentEndpoints are the agent's, as the pipeline takes them.
 func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
 	for _, e := range list {
@@ -254,22 +293,35 @@ func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
 	return out
 }
 
+// traceHop answers question after question from what the host had at the first.
+// Before that it writes the node's name: it has read the topology then.
 func (r *runner) traceHop(c *ucli.Context) error {
-	var q trace.Question
-	if err := json.NewDecoder(r.In).Decode(&q); err != nil {
-		return fmt.Errorf("question: %w", err)
-	}
 	a, err := r.newAsker(c)
 	if err != nil {
 		return err
 	}
 	return r.withTopology(c, a.self, func(snap *topology.Snapshot) error {
 		a.snap = snap
-		f, err := a.observed(c.Context, snap.View(a.self))
-		if err != nil {
+		in, out := json.NewDecoder(r.In), json.NewEncoder(r.Out)
+		if err := out.Encode(a.self); err != nil {
 			return err
 		}
-		return json.NewEncoder(r.Out).Encode(f.Hop(q))
+		for {
+			var q trace.Question
+			switch err := in.Decode(&q); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return fmt.Errorf("question: %w", err)
+			}
+			f, err := a.observed(c.Context, snap.View(a.self))
+			if err == nil {
+				err = out.Encode(f.Hop(q))
+			}
+			if err != nil {
+				return err
+			}
+		}
 	})
 }
 

@@ -154,8 +154,9 @@ func (h *hop) tables(port string, p forward.Packet) {
 			Kind: Uncertain, Packet: p, Stage: last.Stage, Remedy: last.Remedy,
 			Text: "a flow that is not Baize's cannot be evaluated",
 		})
+		return
 	}
-	if len(trace.Outputs) == 0 && !uncertain {
+	if len(trace.Outputs) == 0 {
 		h.out.Exits = append(h.out.Exits, Exit{
 			Kind: Dropped, Packet: p, Stage: last.Stage, Text: last.Text, Remedy: last.Remedy,
 		})

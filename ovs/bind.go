@@ -149,8 +149,9 @@ func Unbind(f BoundFlow, names map[int]string) Flow {
 			if rest, ok = strings.CutSuffix(rest, end); !ok {
 				continue
 			}
-			if n, err := strconv.Atoi(rest); err == nil && names[n] != "" {
-				parts[i] = begin + `"` + names[n] + `"` + end
+			// A switch prints values of registers in hexadecimal.
+			if n, err := strconv.ParseInt(rest, 0, 32); err == nil && names[int(n)] != "" {
+				parts[i] = begin + `"` + names[int(n)] + `"` + end
 			}
 		}
 		return strings.Join(parts, ",")

@@ -82,6 +82,9 @@ func hopText(b *strings.Builder, h trace.Hop, verbose bool) {
 		case trace.Answered:
 			rows = append(rows, []string{"  →", trace.StagePort, x.Text})
 		case trace.Uncertain:
+			if n := len(h.Steps); n > 0 && h.Steps[n-1].Text == x.Text {
+				continue
+			}
 			rows = append(rows, []string{"  ?", x.Stage, x.Text})
 		}
 	}

@@ -157,8 +157,12 @@ func (h *hop) tables(port string, p forward.Packet) {
 		return
 	}
 	if len(trace.Outputs) == 0 {
+		kind := Dropped
+		if last.State == Good { // to endpoints that nobody knows here
+			kind = Uncertain
+		}
 		h.out.Exits = append(h.out.Exits, Exit{
-			Kind: Dropped, Packet: p, Stage: last.Stage, Text: last.Text, Remedy: last.Remedy,
+			Kind: kind, Packet: p, Stage: last.Stage, Text: last.Text, Remedy: last.Remedy,
 		})
 	}
 	for _, o := range trace.Outputs {
@@ -195,7 +199,10 @@ func (h *hop) tableStep(s forward.Step) Step {
 		if strings.HasPrefix(out.Key, "port (") {
 			out.Key = "" // of an end that is taken for granted
 		}
-		if own.Drops() {
+		switch {
+		case own.Class == pipeline.DropNoPorts && !h.Known && h.Observed == nil:
+			out.Text = "to the endpoints of " + h.View.Node.Name + ", which are known there only"
+		case own.Drops():
 			out.State, out.Remedy = Drops, h.remedy(own.Class)
 		}
 		return out

@@ -322,7 +322,7 @@ func (w *world) port(node, name string, change func(*ovs.ObservedPort)) {
 func TestBroadcast(t *testing.T) {
 	w := newWorld(t, topology.VXLAN)
 	out := w.walk(t, trace.Request{Source: party(1), Destination: trace.Party{Network: "blue"}, Protocol: trace.Broadcast})
-	require.Equal(t, "delivered to 1 endpoints on 1 hosts; it goes to 3 hosts", out.Verdict.Text)
+	require.Equal(t, "goes to 3 hosts, and is delivered to 1 endpoints on 1 of them; the endpoints of the others are known there only", out.Verdict.Text)
 	foreign(w.facts["host2"], 5, "", "drop")
 	out = w.walk(t, trace.Request{Source: party(1), Destination: trace.Party{Network: "blue"}, Protocol: trace.Broadcast})
 	require.Equal(t, trace.Dropped, out.Verdict.Outcome)

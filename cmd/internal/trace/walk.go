@@ -246,10 +246,12 @@ func (w *walk) everybody(arrived []arrival) {
 		}
 	}
 	w.arrivedAt(arrival{})
-	w.out.Verdict = Verdict{
-		Outcome: Delivered,
-		Text:    fmt.Sprintf("delivered to %d endpoints on %d hosts; it goes to %d hosts", got, len(nodes), len(w.out.Phases[0].Hops)),
+	hosts := len(w.out.Phases[0].Hops)
+	text := fmt.Sprintf("goes to %d hosts, and is delivered to %d endpoints on %d of them", hosts, got, len(nodes))
+	if slices.ContainsFunc(arrived, func(a arrival) bool { return a.Kind == Uncertain }) {
+		text += "; the endpoints of the others are known there only"
 	}
+	w.out.Verdict = Verdict{Outcome: Delivered, Text: text}
 }
 
 // experimental is the EtherType of a broadcast that concerns nobody (IEEE 802,

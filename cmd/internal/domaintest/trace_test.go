@@ -84,12 +84,21 @@ type traceWorld struct {
 	hosts         []string
 	endpoints     []lab.EndpointStatus
 	reached, lost int
+	// near is where the fault is: three of four pairs are chosen there.
+	near place
 }
+
+// place is a host, and a network where only one is concerned.
+type place struct{ host, network string }
 
 func (w *traceWorld) host() string { return w.hosts[w.random.IntN(len(w.hosts))] }
 
 func (w *traceWorld) endpoint() lab.EndpointStatus {
 	return w.endpoints[w.random.IntN(len(w.endpoints))]
+}
+
+func (p place) concerns(from, to lab.EndpointStatus) bool {
+	return (p.host == "" || p.host == from.Node || p.host == to.Node) && (p.network == "" || p.network == from.Network)
 }
 
 // round injects a fault, tries pairs, and repairs it.
@@ -101,10 +110,10 @@ func (w *traceWorld) round(n int) {
 		w.Must(h, "ovs-appctl", "revalidator/purge")
 	}
 	for range pairsARound {
-		from := w.endpoint()
-		to := w.endpoint()
-		for to.Network != from.Network || to.String() == from.String() {
-			to = w.endpoint()
+		from, to := w.endpoint(), w.endpoint()
+		anywhere := w.random.IntN(4) == 0
+		for to.Network != from.Network || to.String() == from.String() || (!anywhere && !w.near.concerns(from, to)) {
+			from, to = w.endpoint(), w.endpoint()
 		}
 		w.pair(what, asker, from, to)
 	}
@@ -199,9 +208,11 @@ func (w *traceWorld) does(from, to lab.EndpointStatus, family int, protocol stri
 func (w *traceWorld) fault(round int) (what string, repair func()) {
 	w.T.Helper()
 	h := w.host()
+	w.near = place{host: h}
 	agent := func() { w.repair(h) }
 	switch kind := round % 11; kind {
 	case 0:
+		w.near = place{}
 		return "nothing wrong", func() {}
 	case 1:
 		what = w.foreignFlow(h)
@@ -234,8 +245,10 @@ func (w *traceWorld) fault(round int) (what string, repair func()) {
 			w.linked(h)
 		}
 	case 9:
+		w.near.network = []string{"route", "auto"}[w.random.IntN(2)]
 		return w.firewall(h), func() { w.Must(h, "nft", "delete", "table", "inet", "faulty") }
 	default:
+		w.near.network = []string{"route", "auto"}[w.random.IntN(2)]
 		w.Must(h, "sysctl", "-qw", "net.ipv4.ip_forward=0")
 		return h + ": no router", func() { w.Must(h, "sysctl", "-qw", "net.ipv4.ip_forward=1") }
 	}
@@ -274,7 +287,11 @@ func (w *traceWorld) port(h, role string) string {
 	names := strings.Fields(out)
 	require.NotEmpty(w.T, names)
 	slices.Sort(names)
-	return names[w.random.IntN(len(names))]
+	name := names[w.random.IntN(len(names))]
+	key := map[string]string{ovs.RoleEndpoint: ovs.KeyNetwork, ovs.RoleTunnel: ovs.KeyEncap}[role]
+	out = w.Must(h, "ovs-vsctl", "get", "port", name, "external_ids:"+key)
+	w.near.network = strings.Trim(strings.TrimSpace(out), `"`) // networks have the names of their encapsulations
+	return name
 }
 
 // foreignFlow adds a flow of somebody else's.
@@ -331,6 +348,9 @@ func (w *traceWorld) changeFlow(h string) string {
 func (w *traceWorld) firewall(h string) string {
 	w.T.Helper()
 	e := w.endpoint()
+	for e.Network != w.near.network {
+		e = w.endpoint()
+	}
 	rule := []string{
 		"ip daddr " + e.IPs[0].String() + " drop", "ip6 saddr " + e.IPs[1].String() + " drop", "meta l4proto icmp drop",
 		"udp dport 7000 reject", `iifname "bn-route" drop`, `oifname "bn-*" ip version 4 drop`, "ct state new drop",

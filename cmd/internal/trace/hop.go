@@ -342,9 +342,9 @@ func (h *hop) underlay(to netip.Addr) bool {
 		h.end(StageUnderlay, fmt.Sprintf("the host has no route to %s", to), "'ip route get "+to.String()+"' there")
 		return false
 	}
-	devices := append(h.Observed.members(way.Dev), way.Dev)
-	if len(devices) > 1 { // the bridge's own device is up in any case
-		devices = devices[:len(devices)-1]
+	devices := h.Observed.members(way.Dev) // the bridge's own device is up in any case
+	if len(devices) == 0 {
+		devices = []string{way.Dev}
 	}
 	for _, d := range devices {
 		if h.Observed.Up[d] {

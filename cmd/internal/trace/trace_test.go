@@ -255,6 +255,12 @@ func TestFaults(t *testing.T) {
 		}, node: "host1", stage: "steer", says: "was changed by hand"},
 		"link of the underlay": {harm: func(w *world) { w.facts["host2"].Observed.Up["eth0"] = false },
 			node: "host2", stage: trace.StageUnderlay, says: "the link of eth0 is down, by which 192.0.2.1 is reached"},
+		"link of the underlay's bridge": {harm: func(w *world) {
+			o := w.facts["host2"].Observed
+			o.Way = func(netip.Addr) kernel.Way { return kernel.Way{Dev: "br-phy"} }
+			o.Switch.Foreign = map[string]string{"br-phy": "br-phy", "eth0": "br-phy", "eth1": "br-ex"}
+			o.Up = map[string]bool{"br-phy": true, "eth0": false, "eth1": true}
+		}, node: "host2", stage: trace.StageUnderlay, says: "the link of eth0 is down, by which 192.0.2.1 is reached"},
 		"no route to the peer": {harm: func(w *world) {
 			w.facts["host1"].Observed.Way = func(netip.Addr) kernel.Way { return kernel.Way{Err: errors.New("unreachable")} }
 		}, node: "host1", stage: trace.StageUnderlay, says: "the host has no route to 192.0.2.2"},

@@ -37,6 +37,7 @@ var kindTypes = map[string]reflect.Type{
 	"plan":        reflect.TypeFor[planItem](),
 	"plan-diff":   reflect.TypeFor[diffItem](),
 	"trace":       reflect.TypeFor[trace.Result](),
+	"drop":        reflect.TypeFor[trace.Drop](),
 	"explanation": reflect.TypeFor[trace.Explanation](),
 	"lab-status":  reflect.TypeFor[lab.Status](),
 	"version":     reflect.TypeFor[versionItem](),

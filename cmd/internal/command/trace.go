@@ -26,7 +26,7 @@ import (
 func (r *runner) traceCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "trace", Usage: "follow a packet from one endpoint to another, hop by hop, and say where it ends and why",
-		ArgsUsage: "SOURCE [DESTINATION]",
+		ArgsUsage: "[SOURCE] [DESTINATION]",
 		Description: `SOURCE and DESTINATION are endpoints or containers of this node, published names, or
 addresses; host1/c1 is an endpoint of a node. Each step says which table of which
 switch decides, and which key in etcd, at which revision, put that flow there. First
@@ -36,6 +36,7 @@ On this host, as root, the trace goes by what Open vSwitch and the kernel really
 have, and says where that is not what it should be. What other hosts do is computed
 from etcd, and marked so. No packet is sent. docs/trace.md tells how to read it.
 With --live, the flows of the way are counted while your own packets go that way.
+--drops alone shows what this host dropped in the last seconds, and why.
 
 The exit code is 0 where the packet is delivered, and 7 where it is not, or where
 nobody can say.
@@ -44,7 +45,8 @@ nobody can say.
   baize trace web 10.1.65.2 --proto tcp --port 443
   baize trace c1 10.1.65.2 --arp
   baize trace c1 10.1.65.2 --live --for 10s
-  baize trace c1 --broadcast`,
+  baize trace c1 --broadcast
+  baize trace --drops`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{
 				Name: "proto", Usage: "`PROTOCOL` of the packet: icmp, tcp or udp", Value: trace.ICMP, EnvVars: cli.Env("trace-proto"),
@@ -67,6 +69,9 @@ nobody can say.
 			&ucli.DurationFlag{
 				Name: "for", Usage: "how long --live counts", Value: 5 * time.Second, EnvVars: cli.Env("trace-for"),
 				Action: atLeast("for", time.Second),
+			},
+			&ucli.BoolFlag{
+				Name: "drops", Usage: "show the headers of what this host dropped last, by reason", EnvVars: cli.Env("trace-drops"),
 			},
 			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network, where an address is in several"},
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
@@ -98,6 +103,9 @@ func (r *runner) trace(c *ucli.Context) error {
 	format, err := outputOf(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("drops") {
+		return r.traceDrops(c, format)
 	}
 	protocol, err := traceProtocol(c)
 	if err != nil {
@@ -244,16 +252,19 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 			opt.Direct = nil
 		}
 	}
-	host := trace.Host{
-		DB:     db,
-		Flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: runDir(a.c.String("ovs-rundir"), a.c.String("ovsdb"))}),
-		Kernel: linux.Host{},
-	}
+	host := trace.Host{DB: db, Flows: a.flows(), Kernel: linux.Host{}}
 	f, err := host.Read(ctx, view, opt, agentEndpoints(a.endpoints))
 	if err == nil {
 		a.facts = &f
 	}
 	return f, err
+}
+
+// flows are those of this host's bridge.
+func (a *traceAsker) flows() *openflow.Client {
+	return openflow.New(openflow.Config{
+		Bridge: a.c.String("bridge"), RunDir: runDir(a.c.String("ovs-rundir"), a.c.String("ovsdb")),
+	})
 }
 
 // live follows the packet again after a while, and counts what went that way. An
@@ -291,6 +302,57 @@ func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
 		})
 	}
 	return out
+}
+
+// dropsAReason is how many headers --drops shows of one reason.
+const dropsAReason = 5
+
+func (r *runner) traceDrops(c *ucli.Context, format string) error {
+	if c.Args().Len() > 0 {
+		return usagef("baize trace", "--drops is of the whole host: it takes no SOURCE")
+	}
+	a, err := r.newAsker(c)
+	if err != nil {
+		return err
+	}
+	return r.withTopology(c, a.self, func(snap *topology.Snapshot) error {
+		a.snap = snap
+		drops, err := waiting(r, c, "reading Open vSwitch", func(ctx context.Context) ([]trace.Drop, error) {
+			f, err := a.observed(ctx, snap.View(a.self))
+			if err != nil {
+				return nil, err
+			}
+			dropped, err := a.flows().Dropped(ctx)
+			return f.Drops(dropped, dropsAReason), err
+		})
+		if err != nil {
+			return err
+		}
+		if format != "text" {
+			return r.data(format, drops)
+		}
+		return r.dropsText(drops)
+	})
+}
+
+// dropsText lists drops under their reasons.
+func (r *runner) dropsText(drops []trace.Drop) error {
+	if len(drops) == 0 {
+		return r.say("nothing was dropped in the last seconds")
+	}
+	for i, d := range drops {
+		if i == 0 || drops[i-1].Reason != d.Reason {
+			if err := r.say("%s, in %s", d.Reason, d.Table); err != nil {
+				return err
+			}
+		}
+		err := r.say("  %s ago  %s from %s: %s", time.Duration(d.Seconds*float64(time.Second)).Round(100*time.Millisecond),
+			counted(int(d.Packets), "packet"), d.From, d.Header)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // traceHop answers question after question from what the host had at the first.

@@ -54,8 +54,16 @@ func TestTraceDocs(t *testing.T) {
 	}
 	require.Equal(t, 4, shown)
 	d.Must("host1", "sh", "-c", try["repair"])
+	// An address that is not the endpoint's own, and that the kernel sends from.
+	d.Must("host1/c1", "ip", "address", "add", "10.1.7.7/32", "dev", "eth0")
+	_, err := d.Run("host1/c1", "ping", "-c", "2", "-i", "0.2", "-W", "1", "-I", "10.1.7.7", "10.1.65.2")
+	require.Error(t, err)
+	d.Must("host1/c1", "ip", "address", "del", "10.1.7.7/32", "dev", "eth0")
+	out := d.Must("host1", "sh", "-c", try["drops"])
+	require.Regexp(t, `(?m)^spoofed address, in guard\n  \S+ ago  \d packets? from endpoint c1: dl_src=\S+nw_src=10\.1\.`, out)
+
 	ping := d.PingEndpoint("host1/c1", "host3/c1", 50*time.Millisecond)
-	out := d.Must("host1", "sh", "-c", try["live"])
+	out = d.Must("host1", "sh", "-c", try["live"])
 	ping.Ends()
 	require.Regexp(t, `steer +to the node of a subnet \(\+[1-9]\d*\)`, out)
 	require.Contains(t, out, "packets have come as far as the hosts that were asked can see: to steer on host1")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -357,4 +358,46 @@ func TestCount(t *testing.T) {
 	delete(w.facts, "host2")
 	require.Equal(t, "packets have come as far as the hosts that were asked can see: to steer on host1 (3)",
 		trace.Count(before, w.walk(t, trace.Request{})).Verdict.Live)
+}
+
+// What the datapath remembers of a packet says why it was dropped.
+func TestDrops(t *testing.T) {
+	w := newWorld(t, topology.VXLAN)
+	f := w.facts["host1"]
+	foreign(f, 20, "udp", "drop")
+	a := netip.MustParseAddr
+	mac := "dl_src=" + party(1).MAC
+	got := f.Drops([]openflow.Dropped{
+		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.7.7/255.255.0.0", Packets: 2, Ago: 3 * time.Second},
+		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=172.16.0.1", Ago: time.Second},
+		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=172.16.0.2", Ago: 2 * time.Second},
+		{
+			InPort: "vxlan_sys_4789", Local: a("192.0.2.1"), Remote: a("192.0.2.2"), Ago: -1,
+			Header: "tun_id=0x64,dl_type=0x0806,arp_tpa=10.1.1.9",
+		},
+		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_proto=17", Ago: time.Second},
+		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_dst=10.1.2.2", Ago: time.Second}, // it would pass now
+		{InPort: "eth0", Header: "dl_type=0x0800", Ago: time.Second},                                          // of another bridge
+	}, 2)
+	for i := range got {
+		got[i].Header = strings.TrimPrefix(got[i].Header, mac+",")
+	}
+	require.Equal(t, []trace.Drop{
+		{
+			Reason: pipeline.DropNoEndpoint, Table: "local", From: "node host2", Packets: 1,
+			Header: "tun_id=0x64,dl_type=0x0806,arp_tpa=10.1.1.9",
+		},
+		{
+			Reason: "a flow that is not Baize's", Table: "steer", From: "endpoint c1", Packets: 1, Seconds: 1,
+			Header: "dl_type=0x0800,nw_src=10.1.1.2,nw_proto=17",
+		},
+		{
+			Reason: pipeline.DropAddress, Table: "guard", From: "endpoint c1", Packets: 1, Seconds: 1,
+			Header: "dl_type=0x0800,nw_src=172.16.0.1",
+		},
+		{
+			Reason: pipeline.DropAddress, Table: "guard", From: "endpoint c1", Packets: 1, Seconds: 2,
+			Header: "dl_type=0x0800,nw_src=172.16.0.2",
+		},
+	}, got)
 }

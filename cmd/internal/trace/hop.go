@@ -185,29 +185,34 @@ func (h *hop) tableStep(s forward.Step) Step {
 	if s.Rule != nil {
 		out.Cookie, out.Packets = fmt.Sprintf("%#x", s.Rule.Flow.Cookie), h.b.counters[s.Rule.Flow.ID()]
 	}
-	if len(s.Unsure) > 0 {
+	switch {
+	case len(s.Unsure) > 0:
 		match, _ := s.Unsure[0].Unknown()
 		return out.unknown(fmt.Sprintf("a flow that is not Baize's comes first, and nobody can say whether it takes the packet: %s (%s)",
 			h.b.text(s.Unsure[0]), match))
+	case s.Rule == nil || (h.Observed != nil && (want == nil || !s.Rule.Same(want))):
+		return h.mismatch(out, s, want, wanted)
 	}
-	if s.Rule != nil && (h.Observed == nil || (want != nil && s.Rule.Same(want))) {
-		own, ours := h.b.classes[s.Rule.Flow.ID()]
-		if !ours {
-			own = wanted // two flows that do the same, or a changed text
-		}
-		out.Text, out.Key, out.Revision = own.Class, own.Reason.Key, own.Reason.Revision
-		if strings.HasPrefix(out.Key, "port (") {
-			out.Key = "" // of an end that is taken for granted
-		}
-		switch {
-		case own.Class == pipeline.DropNoPorts && !h.Known && h.Observed == nil:
-			out.Text = "to the endpoints of " + h.View.Node.Name + ", which are known there only"
-		case own.Drops():
-			out.State, out.Remedy = Drops, h.remedy(own.Class)
-		}
-		return out
+	own, ours := h.b.classes[s.Rule.Flow.ID()]
+	if !ours {
+		own = wanted // two flows that do the same, or a changed text
 	}
-	return h.mismatch(out, s, want, wanted)
+	return h.asWanted(out, own)
+}
+
+// asWanted tells a flow that is as it should be.
+func (h *hop) asWanted(out Step, own ovs.Flow) Step {
+	out.Text, out.Key, out.Revision = own.Class, own.Reason.Key, own.Reason.Revision
+	if strings.HasPrefix(out.Key, "port (") {
+		out.Key = "" // of an end that is taken for granted
+	}
+	switch {
+	case own.Class == pipeline.DropNoPorts && !h.Known && h.Observed == nil:
+		out.Text = "to the endpoints of " + h.View.Node.Name + ", which are known there only"
+	case own.Drops():
+		out.State, out.Remedy = Drops, h.remedy(own.Class)
+	}
+	return out
 }
 
 func (s Step) unknown(text string) Step {

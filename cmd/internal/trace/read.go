@@ -51,7 +51,7 @@ func (h Host) Read(ctx context.Context, v topology.View, opt pipeline.Options, e
 			return f, err
 		}
 	}
-	if o.Kernel, err = h.Kernel.Observe(ctx, kernel.Query{SkipFirewall: true}); err != nil {
+	if o.Kernel, err = h.Kernel.Observe(ctx, kernel.Query{}); err != nil {
 		return f, err
 	}
 	if o.Up, err = h.Kernel.Up(); err != nil {

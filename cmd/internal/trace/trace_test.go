@@ -325,6 +325,42 @@ func (w *world) port(node, name string, change func(*ovs.ObservedPort)) {
 	ports[name] = p
 }
 
+// What a firewall may do is no verdict, but it is told.
+func TestFirewallNotKnown(t *testing.T) {
+	for name, harm := range map[string]func(o *trace.Observed){
+		"chain c of table inet t, rule 7": func(o *trace.Observed) {
+			o.Filter = filter(rule("c", `{"xt":{"type":"match","name":"recent"}},{"drop":null}`))
+		},
+		"rules of iptables-legacy, which are not read": func(o *trace.Observed) {
+			o.Kernel.IPTables = []kernel.IPTables{{Tool: "iptables-legacy", Family: topology.IPv4, Filter: "-P FORWARD DROP\n"}}
+		},
+	} {
+		w := newWorld(t, topology.Route)
+		harm(w.facts["host1"].Observed)
+		out := w.walk(t, trace.Request{})
+		require.Equal(t, trace.Delivered, out.Verdict.Outcome)
+		require.Equal(t, []string{"host1: what the host's firewall does with it is not known: " + name}, out.Verdict.Notes)
+	}
+}
+
+// docker0 of a node is a part of the network: what is behind it is not known.
+func TestSegment(t *testing.T) {
+	w := newWorld(t, topology.VXLAN)
+	sub := topology.Subnet{
+		Network: "blue", Node: "host3", Prefix: netip.MustParsePrefix("10.1.33.0/24"), Segment: "docker0",
+	}
+	w.snap = w.snap.With(99, []topology.KV{{Key: sub.Key(), Value: topology.Encode(sub), Meta: topology.Meta{ModRevision: 99}}}, nil)
+	for i := 1; i <= 2; i++ {
+		w.observe(t, i)
+	}
+	behind := other("10.1.33.7", "host3")
+	behind.Endpoint = "docker0"
+	out := w.walk(t, trace.Request{Source: party(1), Destination: behind})
+	require.Equal(t, "delivered to bridge docker0 on host3", out.Verdict.Text)
+	out = w.walk(t, trace.Request{Source: behind, Destination: party(1)})
+	require.Equal(t, "delivered to c1 on host1", out.Verdict.Text)
+}
+
 // A broadcast that is for nobody in particular.
 func TestBroadcast(t *testing.T) {
 	w := newWorld(t, topology.VXLAN)
@@ -377,7 +413,7 @@ func TestDrops(t *testing.T) {
 		},
 		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_proto=17", Ago: time.Second},
 		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_dst=10.1.2.2", Ago: time.Second}, // it would pass now
-		{InPort: "eth0", Header: "dl_type=0x0800", Ago: time.Second},                                          // of another bridge
+		{InPort: "eth0", Header: "dl_type=0x0800", Ago: time.Second},                                        // of another bridge
 	}, 2)
 	for i := range got {
 		got[i].Header = strings.TrimPrefix(got[i].Header, mac+",")

@@ -343,6 +343,11 @@ func (w *walk) notes() {
 	}
 	for _, p := range w.out.Phases {
 		for _, h := range p.Hops {
+			for _, s := range h.Steps {
+				if s.Stage == StageFirewall && s.State == Unknown {
+					add("%s: %s", h.Node, s.Text)
+				}
+			}
 			if h.Observed {
 				continue
 			}

@@ -131,6 +131,11 @@ test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines
 test-upgrade: check-go need-root deps-test ## two versions side by side in one cluster, upgraded node by node
 	@scripts/test-upgrade.sh
 
+.PHONY: test-trace
+test-trace: check-go need-root deps-test ## verdicts of 'baize trace' against real packets: 500 pairs, random faults (20 minutes)
+	CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -timeout 60m -run 'TestTrace$$' -v \
+		./cmd/internal/domaintest -trace-rounds 125
+
 .PHONY: lint
 lint: check-go ## shell scripts and Go sources, import directions included
 	@scripts/lint.sh

@@ -160,8 +160,9 @@ func Unbind(f BoundFlow, names map[int]string) Flow {
 			if rest, ok = strings.CutSuffix(rest, end); !ok {
 				continue
 			}
-			if n, err := strconv.Atoi(rest); err == nil && names[n-base] != "" {
-				parts[i] = begin + `"` + names[n-base] + `"` + end
+			// A switch prints values of registers in hexadecimal.
+			if n, err := strconv.ParseInt(rest, 0, 32); err == nil && names[int(n)-base] != "" {
+				parts[i] = begin + `"` + names[int(n)-base] + `"` + end
 			}
 		}
 		return strings.Join(parts, ",")

@@ -56,6 +56,23 @@ func (r *Rule) Same(o *Rule) bool {
 	return slices.Equal(r.actions, o.actions)
 }
 
+// Overlaps reports whether there is a packet that both rules match. It says yes
+// where a match was not understood.
+func (r *Rule) Overlaps(o *Rule) bool {
+	if r.Flow.Table != o.Flow.Table {
+		return false
+	}
+	for _, a := range r.match {
+		for _, b := range o.match {
+			both := a.mask.and(b.mask)
+			if a.field == b.field && a.value.and(both) != b.value.and(both) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Parse reads a flow as ovs-ofctl does, and refuses what it refuses, with its
 // words where they are known. It knows the fields and actions that Baize's own
 // pipeline uses.

@@ -1,7 +1,9 @@
 package openflow_test
 
 import (
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -38,6 +40,33 @@ func TestParseFlow(t *testing.T) {
 	}
 	for _, line := range []string{"", "OFPST_FLOW reply (OF1.4) (xid=0x2):", "actions=", "bzc1"} {
 		_, ok := openflow.ParseFlow(line)
+		require.False(t, ok, line)
+	}
+}
+
+// What the datapath remembers, as version 3.1 prints it.
+func TestParseDropped(t *testing.T) {
+	for line, want := range map[string]openflow.Dropped{
+		"recirc_id(0),in_port(bzc1),packet_type(ns=0,id=0),eth(src=02:42:0a:01:99:02),eth_type(0x0800)," +
+			"ipv4(src=10.1.7.7/255.255.128.0,frag=no), packets:3, bytes:98, used:4.129s, actions:drop": {
+			InPort: "bzc1", Header: "dl_src=02:42:0a:01:99:02,dl_type=0x0800,nw_src=10.1.7.7/255.255.128.0", Packets: 3,
+			Ago: 4129 * time.Millisecond,
+		},
+		"tunnel(tun_id=0x64,src=192.0.2.1,dst=192.0.2.2,flags(-df-csum+key)),recirc_id(0),in_port(vxlan_sys_4789)," +
+			"packet_type(ns=0,id=0),eth_type(0x0806),arp(tip=10.1.65.88,op=1/0xff), packets:0, bytes:0, used:never, actions:drop": {
+			InPort: "vxlan_sys_4789", Local: netip.MustParseAddr("192.0.2.2"), Remote: netip.MustParseAddr("192.0.2.1"),
+			Header: "tun_id=0x64,dl_type=0x0806,arp_tpa=10.1.65.88,arp_op=1/0xff", Ago: -1,
+		},
+	} {
+		got, ok := openflow.ParseDropped(line)
+		require.True(t, ok, line)
+		require.Equal(t, want, got)
+	}
+	for _, line := range []string{
+		"flow-dump from the main thread:",
+		"recirc_id(0),in_port(eth0),eth_type(0x0800),ipv4(frag=no), packets:1454, bytes:138649, used:1.199s, actions:br-phy",
+	} {
+		_, ok := openflow.ParseDropped(line)
 		require.False(t, ok, line)
 	}
 }

@@ -84,6 +84,10 @@ func TestClasses(t *testing.T) {
 		}
 	}
 	require.ElementsMatch(t, pipeline.DropClasses(), slices.Collect(maps.Keys(dropTables(t))))
+	for _, c := range pipeline.DropClasses() {
+		require.NotEmpty(t, pipeline.DropMeaning(c), "what does %q mean?", c)
+	}
+	require.Empty(t, pipeline.DropMeaning("nothing of the kind"))
 }
 
 // A flow names the etcd key, and the revision, that it stems from.

@@ -47,6 +47,42 @@ func DropClasses() []string {
 	}
 }
 
+// dropMeanings say of each class of drops what it means, and what to look at.
+var dropMeanings = map[string]string{
+	DropForeignPort: "A port that Baize did not make sends frames: they belong to no network. " +
+		"'baize status' names the port.",
+	DropUnknownKey: "A frame came out of a tunnel with the VNI of a network that this node does not carry. " +
+		"The sender's node thinks that it does: 'baize subnet list --node' with this node's name.",
+	DropRoutedHere: "Another node routed a packet here, for an address that no endpoint of this node has.",
+	DropUnguarded:  "A frame of an endpoint has come to the guard without a rule for its port: the agent is behind.",
+	DropMAC: "A frame has another sender than its endpoint's link address. " +
+		"A bridge or a virtual machine inside the container does that.",
+	DropAddress: "A packet, or an ARP message, has a sender that its endpoint was not given. " +
+		"What may send from other addresses is added with 'baize endpoint add --allow'.",
+	DropNeighbour: "A neighbour solicitation or advertisement names an address or a link address that its sender was not given.",
+	DropDocker0: "Docker gives fe80::1 to the bridge of every host. Messages about it stay on the host: " +
+		"nothing is wrong.",
+	DropUnleased: "Somebody asks for an address of the network that no node leases: nobody can have it. " +
+		"'baize subnet list' shows what is leased.",
+	DropNotIP:   "In a network whose packets are routed, only IP reaches other nodes.",
+	DropNoRoute: "The kernel of this node sent a packet for an address of the network that no node leases.",
+	DropProbe: "A host asks whether an address that lives on another node is taken, before it uses it itself. " +
+		"The switch answers for that address, and must not answer this question.",
+	DropNoEndpoint: "Somebody asks for an address of this node's subnet that no endpoint here has. " +
+		"'baize endpoint list' shows who is here.",
+	DropKernelAsks: "This node's kernel asks for an address of the node's subnet that no endpoint here has.",
+	DropNoMAC: "A frame for a link address of this node's range came here, and no endpoint has it: " +
+		"the sender remembers a container that is gone.",
+	DropOtherNodesMAC: "A frame for a link address of another node's range came out of a tunnel. " +
+		"It must not go on into another one.",
+	DropNoPorts:   "A broadcast came to a node that has no endpoint of the network.",
+	DropUndecided: "A frame came to the last table, and no table before it had decided on a port: a flow is missing.",
+}
+
+// DropMeaning explains a class of drops, for people; "" where it is none of
+// DropClasses.
+func DropMeaning(class string) string { return dropMeanings[class] }
+
 // Classes of flows that forward.
 const (
 	classEnter     = "a frame enters its network"

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	packets    = flag.Int("packets", 60, "random packets of each pipeline that are compared with Open vSwitch")
+	packets    = flag.Int("packets", 30, "random packets of each pipeline that are compared with Open vSwitch")
 	packetSeed = flag.Uint64("packet-seed", 0, "seed of the random packets; 0: another in each run")
 )
 

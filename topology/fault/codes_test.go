@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/topology/fault"
 )
 
 var update = flag.Bool("update", false, "rewrite the list of docs/faults.md")
@@ -220,4 +222,16 @@ var e = fault.Fault{}
 `), 0o600))
 	assert.Equal(t, []int{2, 5}, withoutCode(t, file, "fault.Fault"))
 	assert.Equal(t, []int{2, 3, 4, 5}, withoutCode(t, file, "fault.Fault", "topology.Error"))
+}
+
+// What 'baize explain' says of a code is what the page says.
+func TestMeanings(t *testing.T) {
+	all, areas := codes(t)
+	meanings := fault.Meanings()
+	assert.Len(t, meanings, len(all))
+	for _, c := range all {
+		assert.Equal(t, strings.TrimSuffix(c.about, "."), meanings[fault.Code(c.value)], c.name)
+		assert.Equal(t, areas[c.value[2:4]], fault.Code(c.value).Area(), c.name)
+	}
+	assert.Empty(t, fault.Code("BZ9999").Area())
 }

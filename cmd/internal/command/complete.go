@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // completeCommand is what the shells' completion scripts call, with the words
@@ -274,10 +276,21 @@ func parties(ask asker) []candidate {
 	return out
 }
 
+// faultCodes are all codes, with what is wrong.
+func faultCodes() (out []candidate) {
+	meanings := fault.Meanings()
+	for _, code := range slices.Sorted(maps.Keys(meanings)) {
+		out = append(out, candidate{string(code), meanings[code]})
+	}
+	return out
+}
+
 func firstArgument(command string, ask asker) []candidate {
 	switch command {
 	case "trace":
 		return parties(ask)
+	case "explain":
+		return faultCodes()
 	case "network show", "network update", "network delete":
 		return ask("network", "list")
 	case "node show", "node remove":

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -25,7 +27,7 @@ import (
 func (r *runner) traceCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "trace", Usage: "follow a packet from one endpoint to another, hop by hop, and say where it ends and why",
-		ArgsUsage: "SOURCE [DESTINATION]",
+		ArgsUsage: "[SOURCE] [DESTINATION]",
 		Description: `SOURCE and DESTINATION are endpoints or containers of this node, published names, or
 addresses; host1/c1 is an endpoint of a node. Each step says which table of which
 switch decides, and which key in etcd, at which revision, put that flow there. First
@@ -34,6 +36,8 @@ the sender asks for the link address of the receiver, and the answer comes back.
 On this host, as root, the trace goes by what Open vSwitch and the kernel really
 have, and says where that is not what it should be. What other hosts do is computed
 from etcd, and marked so. No packet is sent. docs/trace.md tells how to read it.
+With --live, the flows of the way are counted while your own packets go that way.
+--drops alone shows what this host dropped in the last seconds, and why.
 
 The exit code is 0 where the packet is delivered, and 7 where it is not, or where
 nobody can say.
@@ -41,7 +45,9 @@ nobody can say.
   baize trace c1 10.1.65.2
   baize trace web 10.1.65.2 --proto tcp --port 443
   baize trace c1 10.1.65.2 --arp
-  baize trace c1 --broadcast`,
+  baize trace c1 10.1.65.2 --live --for 10s
+  baize trace c1 --broadcast
+  baize trace --drops`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{
 				Name: "proto", Usage: "`PROTOCOL` of the packet: icmp, tcp or udp", Value: trace.ICMP, EnvVars: cli.Env("trace-proto"),
@@ -58,6 +64,16 @@ nobody can say.
 				Name: "nd", Usage: "a neighbour solicitation and its answer only", EnvVars: cli.Env("trace-nd"),
 			},
 			&ucli.BoolFlag{Name: "broadcast", Usage: "a broadcast; without DESTINATION, to everybody", EnvVars: cli.Env("trace-broadcast")},
+			&ucli.BoolFlag{
+				Name: "live", Usage: "then count for a while which flows of the way real packets take", EnvVars: cli.Env("trace-live"),
+			},
+			&ucli.DurationFlag{
+				Name: "for", Usage: "how long --live counts", Value: 5 * time.Second, EnvVars: cli.Env("trace-for"),
+				Action: atLeast("for", time.Second),
+			},
+			&ucli.BoolFlag{
+				Name: "drops", Usage: "show the headers of what this host dropped last, by reason", EnvVars: cli.Env("trace-drops"),
+			},
 			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network, where an address is in several"},
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
 			&ucli.BoolFlag{
@@ -70,10 +86,10 @@ nobody can say.
 	}
 }
 
-// traceHopCommand answers one question about a packet for this host, JSON to JSON.
+// traceHopCommand answers questions about packets for this host, JSON to JSON.
 func (r *runner) traceHopCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "trace-hop", Usage: "read a question about a packet, and say what becomes of it on this host", Hidden: true,
+		Name: "trace-hop", Usage: "read questions about packets, and say what becomes of them on this host", Hidden: true,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"}, sourceFlag(),
 		}, bridgeFlags()...),
@@ -88,6 +104,9 @@ func (r *runner) trace(c *ucli.Context) error {
 	format, err := outputOf(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("drops") {
+		return r.traceDrops(c, format)
 	}
 	protocol, err := traceProtocol(c)
 	if err != nil {
@@ -107,6 +126,9 @@ func (r *runner) trace(c *ucli.Context) error {
 		result, err := waiting(r, c, "following the packet", func(ctx context.Context) (trace.Result, error) {
 			return trace.Walk(ctx, req, asker)
 		})
+		if err == nil && c.Bool("live") {
+			result, err = asker.live(req, result)
+		}
 		if err != nil {
 			return err
 		}
@@ -231,17 +253,45 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 			opt.Direct = nil
 		}
 	}
-	host := trace.Host{
-		DB:     db,
-		Flows:  openflow.New(openflow.Config{Bridge: opt.Bridge, RunDir: drift.RunDir(a.c.String("ovs-rundir"), a.c.String("ovsdb"))}),
-		Kernel: linux.Host{},
-	}
+	host := trace.Host{DB: db, Flows: a.flows(), Kernel: linux.Host{}}
 	f, err := host.Read(ctx, view, opt, agentEndpoints(a.endpoints))
 	if err == nil {
 		a.facts = &f
 	}
 	return f, err
 }
+
+// flows are those of this host's bridge.
+func (a *traceAsker) flows() *openflow.Client {
+	return openflow.New(openflow.Config{
+		Bridge: a.c.String("bridge"), RunDir: drift.RunDir(a.c.String("ovs-rundir"), a.c.String("ovsdb")),
+	})
+}
+
+// live follows the packet again after a while, and counts what went that way. An
+// interrupt ends the while.
+func (a *traceAsker) live(req trace.Request, before trace.Result) (trace.Result, error) {
+	_, err := waiting(a.r, a.c, "counting packets", func(ctx context.Context) (struct{}, error) {
+		t := time.NewTimer(a.c.Duration("for"))
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return before, err
+	}
+	a.facts = nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.c.Context), liveTimeout)
+	defer cancel()
+	after, err := trace.Walk(ctx, req, a)
+	return trace.Count(before, after), err
+}
+
+// liveTimeout bounds the second reading of this host.
+const liveTimeout = 20 * time.Second
 
 // agentEndpoints are the agent's, as the pipeline takes them.
 func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
@@ -255,10 +305,12 @@ func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
 	return out
 }
 
-func (r *runner) traceHop(c *ucli.Context) error {
-	var q trace.Question
-	if err := json.NewDecoder(r.In).Decode(&q); err != nil {
-		return fmt.Errorf("question: %w", err)
+// dropsAReason is how many headers --drops shows of one reason.
+const dropsAReason = 5
+
+func (r *runner) traceDrops(c *ucli.Context, format string) error {
+	if c.Args().Len() > 0 {
+		return usagef("baize trace", "--drops is of the whole host: it takes no SOURCE")
 	}
 	a, err := r.newAsker(c)
 	if err != nil {
@@ -266,11 +318,73 @@ func (r *runner) traceHop(c *ucli.Context) error {
 	}
 	return r.withTopology(c, a.self, func(snap *topology.Snapshot) error {
 		a.snap = snap
-		f, err := a.observed(c.Context, snap.View(a.self))
+		drops, err := waiting(r, c, "reading Open vSwitch", func(ctx context.Context) ([]trace.Drop, error) {
+			f, err := a.observed(ctx, snap.View(a.self))
+			if err != nil {
+				return nil, err
+			}
+			dropped, err := a.flows().Dropped(ctx)
+			return f.Drops(dropped, dropsAReason), err
+		})
 		if err != nil {
 			return err
 		}
-		return json.NewEncoder(r.Out).Encode(f.Hop(q))
+		if format != "text" {
+			return r.data(format, drops)
+		}
+		return r.dropsText(drops)
+	})
+}
+
+// dropsText lists drops under their reasons.
+func (r *runner) dropsText(drops []trace.Drop) error {
+	if len(drops) == 0 {
+		return r.say("nothing was dropped in the last seconds")
+	}
+	for i, d := range drops {
+		if i == 0 || drops[i-1].Reason != d.Reason {
+			if err := r.say("%s, in %s", d.Reason, d.Table); err != nil {
+				return err
+			}
+		}
+		err := r.say("  %s ago  %s from %s: %s", time.Duration(d.Seconds*float64(time.Second)).Round(100*time.Millisecond),
+			counted(int(d.Packets), "packet"), d.From, d.Header)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// traceHop answers question after question from what the host had at the first.
+// Before that it writes the node's name: it has read the topology then.
+func (r *runner) traceHop(c *ucli.Context) error {
+	a, err := r.newAsker(c)
+	if err != nil {
+		return err
+	}
+	return r.withTopology(c, a.self, func(snap *topology.Snapshot) error {
+		a.snap = snap
+		in, out := json.NewDecoder(r.In), json.NewEncoder(r.Out)
+		if err := out.Encode(a.self); err != nil {
+			return err
+		}
+		for {
+			var q trace.Question
+			switch err := in.Decode(&q); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return fmt.Errorf("question: %w", err)
+			}
+			f, err := a.observed(c.Context, snap.View(a.self))
+			if err == nil {
+				err = out.Encode(f.Hop(q))
+			}
+			if err != nil {
+				return err
+			}
+		}
 	})
 }
 

@@ -64,9 +64,11 @@ func TestTraceArguments(t *testing.T) {
 		code int
 		says string
 	}{
-		"trace":                                 {cli.ExitUsage, "needs SOURCE"},
+		"trace":                                 {cli.ExitUsage, "needs SOURCE and DESTINATION"},
+		"trace --drops web":                     {cli.ExitUsage, "--drops is of the whole host"},
+		"trace web db --live --for 1ms":         {cli.ExitUsage, "for"},
 		"trace web":                             {cli.ExitUsage, "needs SOURCE and DESTINATION"},
-		"trace web db extra":                    {cli.ExitUsage, "it takes only SOURCE [DESTINATION]"},
+		"trace web db extra":                    {cli.ExitUsage, "it takes only [SOURCE] [DESTINATION]"},
 		"trace web db --arp --nd":               {cli.ExitUsage, "only one of"},
 		"trace web db --arp --port 80":          {cli.ExitUsage, "only one of"},
 		"trace web db --port 80":                {cli.ExitUsage, "--port needs --proto tcp or udp"},

@@ -32,6 +32,9 @@ func traceText(w io.Writer, r trace.Result, verbose bool) error {
 	if v.Remedy != "" {
 		fmt.Fprintf(&b, "  → %s\n", v.Remedy)
 	}
+	if v.Live != "" {
+		fmt.Fprintf(&b, "  counted: %s\n", v.Live)
+	}
 	for _, n := range v.Notes {
 		fmt.Fprintf(&b, "  ? %s\n", n)
 	}
@@ -51,7 +54,11 @@ func hopText(b *strings.Builder, h trace.Hop, verbose bool) {
 	var rows [][]string
 	raw := map[int][]string{}
 	for _, s := range h.Steps {
-		row := []string{"  " + traceMarks[s.State], s.Stage, s.Text}
+		text := s.Text
+		if s.Counted > 0 {
+			text += fmt.Sprintf(" (+%d)", s.Counted)
+		}
+		row := []string{"  " + traceMarks[s.State], s.Stage, text}
 		if s.Key != "" {
 			because := "because of " + s.Key
 			if s.Revision != 0 {
@@ -75,6 +82,9 @@ func hopText(b *strings.Builder, h trace.Hop, verbose bool) {
 		case trace.Answered:
 			rows = append(rows, []string{"  →", trace.StagePort, x.Text})
 		case trace.Uncertain:
+			if n := len(h.Steps); n > 0 && h.Steps[n-1].Text == x.Text {
+				continue
+			}
 			rows = append(rows, []string{"  ?", x.Stage, x.Text})
 		}
 	}

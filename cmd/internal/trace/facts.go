@@ -205,11 +205,12 @@ func home(n topology.NetworkView, self string, a netip.Addr) string {
 	return ""
 }
 
-// members returns the devices that an Open vSwitch bridge of the host consists of.
+// members returns the devices that an Open vSwitch bridge of the host consists of,
+// without its own.
 func (o *Observed) members(bridge string) []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(o.Switch.Foreign)) {
-		if o.Switch.Foreign[name] == bridge {
+		if o.Switch.Foreign[name] == bridge && name != bridge {
 			out = append(out, name)
 		}
 	}

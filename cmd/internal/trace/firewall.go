@@ -159,36 +159,44 @@ func (r *run) chain(c *chain, depth int) (verdict, where string) {
 		return "", ""
 	}
 	for _, rule := range c.rules {
-		known, matches := true, true
-		for _, e := range rule.Expr {
-			for what, body := range e {
-				if !matches {
-					break
-				}
-				switch what {
-				case "counter", "comment", "log", "notrack", "mangle":
-				case "accept", "drop", "reject", "return", "jump", "goto":
-					place := fmt.Sprintf("%s, rule %d", c.where(), rule.Handle)
-					if !known {
-						r.unsure = place
-						break
-					}
-					verdict, where, done := r.decide(what, body, c, place, depth)
-					if done {
-						return verdict, where
-					}
-				case "match":
-					var m match
-					m.read(body)
-					ok, understood := m.matches(r.packet, r.hook)
-					known, matches = known && understood, matches && (ok || !understood)
-				default:
-					known = false
-				}
-			}
+		if verdict, where, done := r.rule(c, rule, depth); done {
+			return verdict, where
 		}
 	}
 	return "", ""
+}
+
+// rule sends a packet through one rule, expression by expression; done: the chain
+// is over.
+func (r *run) rule(c *chain, rule filterRule, depth int) (verdict, where string, done bool) {
+	known := true
+	place := fmt.Sprintf("%s, rule %d", c.where(), rule.Handle)
+	for _, expression := range rule.Expr {
+		for what, body := range expression {
+			switch what {
+			case "counter", "comment", "log", "notrack", "mangle":
+			case "match":
+				var m match
+				m.read(body)
+				ok, understood := m.matches(r.packet, r.hook)
+				if understood && !ok {
+					return "", "", false
+				}
+				known = known && understood
+			case "accept", "drop", "reject", "return", "jump", "goto":
+				if !known {
+					r.unsure = place
+					return "", "", false
+				}
+				if verdict, where, done = r.decide(what, body, c, place, depth); done {
+					return verdict, where, true
+				}
+			default:
+				known = false
+			}
+		}
+	}
+	return "", "", false
 }
 
 // decide does what a rule says; done: the chain is over.

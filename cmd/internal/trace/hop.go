@@ -154,10 +154,15 @@ func (h *hop) tables(port string, p forward.Packet) {
 			Kind: Uncertain, Packet: p, Stage: last.Stage, Remedy: last.Remedy,
 			Text: "a flow that is not Baize's cannot be evaluated",
 		})
+		return
 	}
-	if len(trace.Outputs) == 0 && !uncertain {
+	if len(trace.Outputs) == 0 {
+		kind := Dropped
+		if last.State == Good { // to endpoints that nobody knows here
+			kind = Uncertain
+		}
 		h.out.Exits = append(h.out.Exits, Exit{
-			Kind: Dropped, Packet: p, Stage: last.Stage, Text: last.Text, Remedy: last.Remedy,
+			Kind: kind, Packet: p, Stage: last.Stage, Text: last.Text, Remedy: last.Remedy,
 		})
 	}
 	for _, o := range trace.Outputs {
@@ -180,26 +185,34 @@ func (h *hop) tableStep(s forward.Step) Step {
 	if s.Rule != nil {
 		out.Cookie, out.Packets = fmt.Sprintf("%#x", s.Rule.Flow.Cookie), h.b.counters[s.Rule.Flow.ID()]
 	}
-	if len(s.Unsure) > 0 {
+	switch {
+	case len(s.Unsure) > 0:
 		match, _ := s.Unsure[0].Unknown()
 		return out.unknown(fmt.Sprintf("a flow that is not Baize's comes first, and nobody can say whether it takes the packet: %s (%s)",
 			h.b.text(s.Unsure[0]), match))
+	case s.Rule == nil || (h.Observed != nil && (want == nil || !s.Rule.Same(want))):
+		return h.mismatch(out, s, want, wanted)
 	}
-	if s.Rule != nil && (h.Observed == nil || (want != nil && s.Rule.Same(want))) {
-		own, ours := h.b.classes[s.Rule.Flow.ID()]
-		if !ours {
-			own = wanted // two flows that do the same, or a changed text
-		}
-		out.Text, out.Key, out.Revision = own.Class, own.Reason.Key, own.Reason.Revision
-		if strings.HasPrefix(out.Key, "port (") {
-			out.Key = "" // of an end that is taken for granted
-		}
-		if own.Drops() {
-			out.State, out.Remedy = Drops, h.remedy(own.Class)
-		}
-		return out
+	own, ours := h.b.classes[s.Rule.Flow.ID()]
+	if !ours {
+		own = wanted // two flows that do the same, or a changed text
 	}
-	return h.mismatch(out, s, want, wanted)
+	return h.asWanted(out, own)
+}
+
+// asWanted tells a flow that is as it should be.
+func (h *hop) asWanted(out Step, own ovs.Flow) Step {
+	out.Text, out.Key, out.Revision = own.Class, own.Reason.Key, own.Reason.Revision
+	if strings.HasPrefix(out.Key, "port (") {
+		out.Key = "" // of an end that is taken for granted
+	}
+	switch {
+	case own.Class == pipeline.DropNoPorts && !h.Known && h.Observed == nil:
+		out.Text = "to the endpoints of " + h.View.Node.Name + ", which are known there only"
+	case own.Drops():
+		out.State, out.Remedy = Drops, h.remedy(own.Class)
+	}
+	return out
 }
 
 func (s Step) unknown(text string) Step {
@@ -334,9 +347,9 @@ func (h *hop) underlay(to netip.Addr) bool {
 		h.end(StageUnderlay, fmt.Sprintf("the host has no route to %s", to), "'ip route get "+to.String()+"' there")
 		return false
 	}
-	devices := append(h.Observed.members(way.Dev), way.Dev)
-	if len(devices) > 1 { // the bridge's own device is up in any case
-		devices = devices[:len(devices)-1]
+	devices := h.Observed.members(way.Dev) // the bridge's own device is up in any case
+	if len(devices) == 0 {
+		devices = []string{way.Dev}
 	}
 	for _, d := range devices {
 		if h.Observed.Up[d] {

@@ -116,16 +116,31 @@ func (h *hop) forward(in string, from, to netip.Addr, p forward.Packet) (kernel.
 // firewall lets a packet pass the hooks of the kernel's packet filter.
 func (h *hop) firewall(p Passing) bool {
 	verdict := h.Observed.Filter.Judge(p)
+	if verdict.Unsure == "" {
+		verdict.Unsure = h.legacyRules(p.To)
+	}
 	switch {
 	case verdict.Drop:
 		h.end(StageFirewall, fmt.Sprintf("the host's firewall drops it: %s", verdict.Where), "'nft list ruleset' there")
 		return false
 	case verdict.Unsure != "":
-		h.step(StageFirewall, Unknown, "what this rule does with it is not known: "+verdict.Unsure)
+		h.step(StageFirewall, Unknown, "what the host's firewall does with it is not known: "+verdict.Unsure)
 	case verdict.Hooks > 0:
 		h.step(StageFirewall, Good, fmt.Sprintf("the host's firewall lets it pass (%d chains)", verdict.Hooks))
 	}
 	return true
+}
+
+// legacyRules names rules of the old iptables, which nftables does not show, where
+// they may drop what is forwarded.
+func (h *hop) legacyRules(to netip.Addr) string {
+	for _, t := range h.Observed.Kernel.IPTables {
+		legacy := strings.Contains(t.Tool, "legacy") && t.Family == topology.FamilyOf(to)
+		if legacy && kernel.AcceptChain.Forces(t.Filter) {
+			return "rules of " + t.Tool + ", which are not read"
+		}
+	}
+	return ""
 }
 
 // arriveRouted takes a packet that another host's kernel routed here.

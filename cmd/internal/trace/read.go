@@ -16,7 +16,7 @@ import (
 // ovs/openflow and kernel/linux have them.
 type (
 	Database interface {
-		Observe(ctx context.Context) (ovs.Observed, error)
+		ObserveAll(ctx context.Context) (ovs.Observed, error)
 	}
 	FlowTables interface {
 		Flows(ctx context.Context) ([]openflow.Installed, error)
@@ -43,7 +43,7 @@ func (h Host) Read(ctx context.Context, v topology.View, opt pipeline.Options, e
 	f := Facts{View: v, Known: true}
 	o := Observed{Way: h.Kernel.Way}
 	var err error
-	if o.Switch, err = h.DB.Observe(ctx); err != nil {
+	if o.Switch, err = h.DB.ObserveAll(ctx); err != nil {
 		return f, err
 	}
 	if o.Switch.Bridge != nil {
@@ -51,7 +51,7 @@ func (h Host) Read(ctx context.Context, v topology.View, opt pipeline.Options, e
 			return f, err
 		}
 	}
-	if o.Kernel, err = h.Kernel.Observe(ctx, kernel.Query{SkipFirewall: true}); err != nil {
+	if o.Kernel, err = h.Kernel.Observe(ctx, kernel.Query{}); err != nil {
 		return f, err
 	}
 	if o.Up, err = h.Kernel.Up(); err != nil {

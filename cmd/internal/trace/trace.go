@@ -133,8 +133,10 @@ type Step struct {
 	Flow   string `json:"flow,omitempty"`
 	Wanted string `json:"wanted,omitempty"`
 	Remedy string `json:"remedy,omitempty"`
-	// Packets counts what took the flow so far, where it was observed.
+	// Packets counts what took the flow so far, where it was observed, Counted what
+	// took it while a live trace lasted.
 	Packets uint64 `json:"packets,omitempty"`
+	Counted uint64 `json:"counted,omitempty"`
 }
 
 // Kind says how a packet leaves a host, or does not.
@@ -196,6 +198,8 @@ type Verdict struct {
 	Text  string `json:"text"`
 	// Remedy says what to do.
 	Remedy string `json:"remedy,omitempty"`
+	// Live says how far real packets came while a live trace lasted.
+	Live string `json:"live,omitempty"`
 	// Notes are what the verdict takes for granted.
 	Notes []string `json:"notes"`
 }

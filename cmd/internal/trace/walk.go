@@ -31,6 +31,8 @@ type Request struct {
 	Protocol string
 	Port     int
 	TTL      int
+	// NextMAC is the link address that the source sends to; nil: it has to ask.
+	NextMAC net.HardwareAddr
 }
 
 // maxHops bounds the way of one packet: a broadcast visits every node once.
@@ -74,9 +76,12 @@ func (w *walk) run() error {
 	if w.r.Protocol == Broadcast {
 		return w.broadcast()
 	}
-	mac, ok, err := w.resolve(src, dst)
-	if err != nil || !ok {
-		return err
+	mac := w.r.NextMAC
+	if mac == nil {
+		var err error
+		if mac, err = w.resolve(src, dst); err != nil || mac == nil {
+			return err
+		}
 	}
 	if w.r.Protocol == ARP || w.r.Protocol == ND {
 		w.out.Verdict = Verdict{
@@ -138,25 +143,26 @@ func (w *walk) protocol() string {
 	return w.r.Protocol
 }
 
-// resolve follows the question for the receiver's link address and its answer.
-func (w *walk) resolve(src, dst Party) (net.HardwareAddr, bool, error) {
+// resolve follows the question for the receiver's link address and its answer. It
+// returns nil, and the verdict is there, where no answer comes.
+func (w *walk) resolve(src, dst Party) (net.HardwareAddr, error) {
 	about := fmt.Sprintf("who has %s? asks %s", dst.Address, src)
 	arrived, err := w.send("question", about, Question{
 		Node: src.Node, From: src.Endpoint, Packet: forward.Who(src.mac(), src.Address, dst.Address),
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	for _, a := range arrived {
 		if a.Kind == Answered {
 			w.arrivedAt(a)
-			return answeredMAC(a.Packet), true, nil
+			return answeredMAC(a.Packet), nil
 		}
 	}
 	owner := slices.IndexFunc(arrived, func(a arrival) bool { return a.Bridge || slices.Contains(a.IPs, dst.Address) })
 	if owner < 0 {
 		w.lost(fmt.Sprintf("the question who has %s", dst.Address), arrived)
-		return nil, false, nil
+		return nil, nil
 	}
 	a := arrived[owner]
 	w.arrivedAt(a)
@@ -165,22 +171,22 @@ func (w *walk) resolve(src, dst Party) (net.HardwareAddr, bool, error) {
 		mac = dst.mac()
 	}
 	if a.Host { // the kernel answers: its ports are not guarded
-		return mac, true, nil
+		return mac, nil
 	}
 	about = fmt.Sprintf("%s is at %s, answers %s", dst.Address, mac, to(a.Exit))
 	arrived, err = w.send("answer", about, Question{
 		Node: a.node, From: a.Endpoint, Packet: forward.Here(mac, src.mac(), dst.Address, src.Address),
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	i := slices.IndexFunc(arrived, func(a arrival) bool { return a.Bridge || slices.Contains(a.IPs, src.Address) })
 	if i < 0 {
 		w.lost(fmt.Sprintf("the answer of %s", to(a.Exit)), arrived)
-		return nil, false, nil
+		return nil, nil
 	}
 	w.arrivedAt(arrived[i])
-	return mac, true, nil
+	return mac, nil
 }
 
 // answeredMAC is the link address that an answer of the switch gives.
@@ -240,10 +246,12 @@ func (w *walk) everybody(arrived []arrival) {
 		}
 	}
 	w.arrivedAt(arrival{})
-	w.out.Verdict = Verdict{
-		Outcome: Delivered,
-		Text:    fmt.Sprintf("delivered to %d endpoints on %d hosts; it goes to %d hosts", got, len(nodes), len(w.out.Phases[0].Hops)),
+	hosts := len(w.out.Phases[0].Hops)
+	text := fmt.Sprintf("goes to %d hosts, and is delivered to %d endpoints on %d of them", hosts, got, len(nodes))
+	if slices.ContainsFunc(arrived, func(a arrival) bool { return a.Kind == Uncertain }) {
+		text += "; the endpoints of the others are known there only"
 	}
+	w.out.Verdict = Verdict{Outcome: Delivered, Text: text}
 }
 
 // experimental is the EtherType of a broadcast that concerns nobody (IEEE 802,
@@ -335,6 +343,11 @@ func (w *walk) notes() {
 	}
 	for _, p := range w.out.Phases {
 		for _, h := range p.Hops {
+			for _, s := range h.Steps {
+				if s.Stage == StageFirewall && s.State == Unknown {
+					add("%s: %s", h.Node, s.Text)
+				}
+			}
 			if h.Observed {
 				continue
 			}

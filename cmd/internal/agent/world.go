@@ -50,8 +50,8 @@ type World struct {
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
-	// Kinds are the questions of other hosts that the agent answers.
-	Kinds answers.Kinds
+	// Kinds makes the questions of other hosts that the agent answers; nil: there are none.
+	Kinds func(h *hub.Hub) answers.Kinds
 
 	closers []func()
 }
@@ -111,6 +111,7 @@ func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 	w.Flows = openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
 	w.closers = append(w.closers, db.Close)
 	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
+	w.Kinds = cfg.kinds
 	return w, nil
 }
 

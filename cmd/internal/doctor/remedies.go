@@ -18,12 +18,17 @@ func remedied(f Finding) Finding {
 		f.Remedy = "remove it, unless somebody is restoring flows at this moment"
 	case fault.StoreFull:
 		f.Remedy = "make room in etcd, then clear the alarm (docs/production.md)"
-		f.Commands = []string{"etcdctl defrag --cluster", "etcdctl alarm disarm"}
+		f.Commands = []string{"etcdctl defrag", "etcdctl alarm disarm"}
 	case fault.StoreUnavailable:
 		f.Commands = []string{"systemctl start etcd"}
 	case fault.RecordMalformed:
 		if key := strings.TrimPrefix(f.Item, "key "); strings.Contains(key, "/") && !strings.Contains(key, " ") {
 			f.Commands = []string{"etcdctl del " + keyPrefix + key}
+		}
+	case fault.RecordOrphaned:
+		// The item is one of them; who lost their network are all of a directory.
+		if parts := strings.Split(f.Item, "/"); len(parts) == 3 && strings.Contains(f.What, "network that does not exist") {
+			f.Commands = []string{"etcdctl del --prefix " + keyPrefix + parts[0] + "/" + parts[1] + "/"}
 		}
 	case fault.NodeDown:
 		if f.Remedy == "" {

@@ -60,16 +60,16 @@ var catalogue = []injected{
 	},
 	{
 		name: "one VNI twice", inject: "etcdctl --endpoints=$ETCD put PREFIX/networks/twin '{\"ipv4\": \"10.66.0.0/16\", " +
-			"\"subnetLen4\": 24, \"vni\": 100, \"transport\": \"vxlan\", \"mtu\": 1450}'",
-		undo: "etcdctl --endpoints=$ETCD del PREFIX/networks/twin", code: fault.RecordConflict, item: "twin",
+			"\"subnetLenIPv4\": 24, \"vni\": 100, \"transport\": \"vxlan\", \"mtu\": 1450}'",
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/networks/twin", code: fault.RecordConflict, item: "twin", without: true,
 	},
 	{
 		name: "a node that is gone", inject: "etcdctl --endpoints=$ETCD put PREFIX/nodes/ghost '{\"id\": \"x\", \"vteps\": " +
 			"[\"192.168.77.99\"]}'",
-		undo: "etcdctl --endpoints=$ETCD del PREFIX/nodes/ghost", code: fault.NodeDown, item: "node ghost",
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/nodes/ghost", code: fault.NodeDown, item: "node ghost", without: true,
 	},
 	{name: "etcd stopped", service: "etcd", code: fault.StoreUnavailable, item: "etcd", also: []fault.Code{fault.StoreMemberDown}},
-	{name: "etcd full", inject: "ALARM", code: fault.StoreFull, item: "etcd"},
+	{name: "etcd full", inject: "ALARM", undo: "etcdctl --endpoints=$ETCD alarm disarm", code: fault.StoreFull, item: "etcd"},
 	{
 		name: "few subnets left", inject: "baize network create small --subnet 10.77.0.0/29 --subnet-len 31 >/dev/null && " +
 			"baize subnet reserve small 10.77.0.2/31 >/dev/null; baize subnet reserve small 10.77.0.4/31 >/dev/null; " +

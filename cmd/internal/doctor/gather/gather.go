@@ -164,6 +164,7 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 		}
 		g.snap = snap
 		f.LookAt(snap)
+		g.facts.SetTopology(snap)
 		if err := s.MayWrite(ctx); err != nil {
 			x := fault.Of(err)
 			f.Write = &x

@@ -51,10 +51,8 @@ func (g *gatherer) ovs(ctx context.Context) {
 	if out, err := g.flows.AppCtl(ctx, "coverage/show"); err == nil {
 		s.LongPolls = longPolls(out)
 	}
-	if out, err := g.flows.AppCtl(ctx, "dpctl/show"); err == nil {
-		s.LostBefore = lost(out)
-		s.LostAfter = s.LostBefore
-	}
+	s.LostBefore = g.lost(ctx)
+	s.LostAfter = s.LostBefore
 	s.Tunnels = g.tunnels(ctx)
 }
 
@@ -99,9 +97,21 @@ func (g *gatherer) lostNow(ctx context.Context) {
 	if !s.Daemon.OK() || !s.Database.OK() {
 		return
 	}
-	if out, err := g.flows.AppCtl(ctx, "dpctl/show"); err == nil {
-		s.LostAfter = lost(out)
+	s.LostAfter = max(s.LostBefore, g.lost(ctx))
+}
+
+// lost asks the datapath of the bridge. Asked for all of them, ovs-vswitchd logs a warning
+// where the kernel has none.
+func (g *gatherer) lost(ctx context.Context) uint64 {
+	name := map[string]string{"system": "system@ovs-system", "netdev": "netdev@ovs-netdev"}[g.facts.Switch.Datapath]
+	if name == "" {
+		return 0
 	}
+	out, err := g.flows.AppCtl(ctx, "dpctl/show", name)
+	if err != nil {
+		return 0
+	}
+	return lost(out)
 }
 
 // daemon looks at the process of ovs-vswitchd.

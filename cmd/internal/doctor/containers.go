@@ -22,7 +22,7 @@ func endpoints(f *Facts, r *result) {
 		return
 	}
 	for i := range f.Endpoints {
-		r.endpoint(&f.Endpoints[i])
+		r.endpoint(f, &f.Endpoints[i])
 	}
 	r.ok(fmt.Sprintf("%d endpoints have their interface, address, MAC and MTU", len(f.Endpoints)))
 }
@@ -34,7 +34,7 @@ func (e *Endpoint) inside(args string) string {
 
 // endpoint looks at one endpoint. What keeps it from being looked at comes first, and is
 // the only finding then.
-func (r *result) endpoint(e *Endpoint) {
+func (r *result) endpoint(f *Facts, e *Endpoint) {
 	item := "endpoint " + e.Name
 	add := func(code fault.Code, what, evidence, remedy string, commands ...string) {
 		r.found(Finding{
@@ -42,13 +42,9 @@ func (r *result) endpoint(e *Endpoint) {
 			Safe: code == fault.EndpointDown,
 		})
 	}
-	renew := []string{"baize endpoint remove " + e.Name, fmt.Sprintf("baize endpoint add --name %s --network %s --netns %s --ifname %s",
-		e.Name, e.Network, e.Netns, e.Ifname)}
-	for _, a := range e.IPs {
-		renew[1] += " --ip " + a.String()
-	}
-	if e.Engine != "" {
-		renew = nil
+	renew := e.renew()
+	if f.Agent.Status == nil && renew != nil {
+		renew = append([]string{"systemctl start baize"}, renew...)
 	}
 	switch {
 	case e.Inside.Why != nil:
@@ -81,6 +77,20 @@ func (r *result) endpoint(e *Endpoint) {
 			"interface "+e.Inside.Name, "lower it", e.inside(fmt.Sprintf("ip link set dev %s mtu %d", e.Inside.Name, e.MTU)))
 	}
 	r.addresses(e, item)
+}
+
+// renew is the command that attaches an endpoint anew; a container's engine does it
+// itself. An agent that has forgotten it removes nothing.
+func (e *Endpoint) renew() []string {
+	if e.Engine != "" {
+		return nil
+	}
+	command := fmt.Sprintf("baize endpoint remove %s 2>/dev/null; baize endpoint add --name %s --network %s --netns %s --ifname %s",
+		e.Name, e.Name, e.Network, e.Netns, e.Ifname)
+	for _, a := range e.IPs {
+		command += " --ip " + a.String()
+	}
+	return []string{command}
 }
 
 // restoreIPv6 are the commands that give an interface its IPv6 addresses back, which it

@@ -194,7 +194,12 @@ type Underlay struct {
 	Lacking []netip.Addr `json:"lacking,omitempty"`
 	// Down are the devices of Device and Below that are down or have no carrier.
 	Down []string `json:"down,omitempty"`
-	MTU  int      `json:"mtu"`
+	// MTU is the smallest of Device and Below, that of MTUDevice. Need is what the
+	// largest packet of a network takes there, and NeedOf says of which.
+	MTU       int    `json:"mtu"`
+	MTUDevice string `json:"mtuDevice,omitempty"`
+	Need      int    `json:"need"`
+	NeedOf    string `json:"needOf,omitempty"`
 	// VXLANPort and GenevePort are this node's.
 	VXLANPort  int `json:"vxlanPort"`
 	GenevePort int `json:"genevePort"`

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/baize-net/baize/topology/fault"
@@ -12,6 +13,7 @@ func remedied(f Finding) Finding {
 	if len(f.Commands) > 0 {
 		return f
 	}
+	f.Remedy = cmp.Or(f.Remedy, "docs/troubleshooting.md has a paragraph on this code")
 	switch f.Code {
 	case fault.RestoreWaitForeign:
 		f.Commands = []string{"ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-restore-wait"}

@@ -47,6 +47,14 @@ func underlayDevice(f *Facts, r *result) {
 			Commands: []string{restartAgent},
 		})
 	}
+	if u.MTU > 0 && u.MTU < u.Need {
+		r.found(Finding{
+			Code: fault.UnderlayMTU, Item: "device " + u.MTUDevice,
+			What:     fmt.Sprintf("has MTU %d, and %s needs %d: larger packets vanish", u.MTU, u.NeedOf, u.Need),
+			Remedy:   "raise it if the links beyond carry that; else lower the network's: 'baize network update --mtu'",
+			Commands: []string{fmt.Sprintf("ip link set dev %s mtu %d", u.MTUDevice, u.Need)},
+		})
+	}
 	r.ok(fmt.Sprintf("%s on %s, MTU %d", joined(u.VTEPs), u.Device, u.MTU))
 }
 

@@ -27,11 +27,11 @@ code, which docs/troubleshooting.md explains. The exit code is 7 where something
 was found, 5 where nobody answered.
 
   baize doctor
-  baize doctor --all                     # every node, asked by way of etcd
-  baize doctor --fix                     # and does what takes nothing from anybody
-  baize doctor --preflight               # before an agent is installed here
-  baize doctor --file backup.json        # a topology on paper, or a bundle
-  baize doctor --bundle host1.tar.gz     # all that a colleague needs, no secrets`,
+  baize doctor --all                  # every node, by way of etcd
+  baize doctor --fix                  # what takes nothing from anybody
+  baize doctor --preflight            # before an agent is installed here
+  baize doctor --file backup.json     # a topology on paper, or a bundle
+  baize doctor --bundle host1.tar.gz  # for a colleague, without secrets`,
 		Flags: append([]ucli.Flag{
 			&ucli.BoolFlag{Name: "all", Usage: "ask the agents of all nodes"},
 			&ucli.DurationFlag{

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -36,6 +37,7 @@ var kindTypes = map[string]reflect.Type{
 	"plan":       reflect.TypeFor[planItem](),
 	"plan-diff":  reflect.TypeFor[drift.Drift](),
 	"lab-status": reflect.TypeFor[lab.Status](),
+	"doctor":     reflect.TypeFor[doctor.Report](),
 	"version":    reflect.TypeFor[versionItem](),
 	"config":     reflect.TypeFor[configItem](),
 	"context":    reflect.TypeFor[contextItem](),

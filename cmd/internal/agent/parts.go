@@ -80,11 +80,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}
 	a.followUse(in)
 	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, a.log))
-	var kinds answers.Kinds
-	if w.Kinds != nil {
-		kinds = w.Kinds(h)
-	}
-	a.parts = append(a.parts, answers.New(cfg.Node, w.Store, kinds, a.log))
+	a.parts = append(a.parts, answers.New(cfg.Node, w.Store, w.kinds(h), a.log))
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, h, a.log)
 		if err != nil {

@@ -56,6 +56,14 @@ type World struct {
 	closers []func()
 }
 
+// kinds are those that an agent with a hub answers.
+func (w World) kinds(h *hub.Hub) answers.Kinds {
+	if w.Kinds == nil {
+		return nil
+	}
+	return w.Kinds(h)
+}
+
 func (w World) close() {
 	for _, f := range w.closers {
 		f()

@@ -44,7 +44,8 @@ was found, 5 where nobody answered.
 			&ucli.BoolFlag{Name: "fix", Usage: "run those commands that take nothing from anybody, and look again"},
 			&ucli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a line for each check, and not for each section"},
 			&ucli.StringFlag{
-				Name: "vtep", Usage: "`ADDRESS` or interface that the agent would be given, for --preflight", Action: isVTEP("vtep"),
+				Name: "vtep", Usage: "`ADDRESS` or interface that the agent would be given, for --preflight",
+				Action: isVTEP("vtep"),
 			},
 			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the agent's, or the name of this host)"},
 			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` of the agent's files", Value: "/var/lib/baize"},

@@ -63,7 +63,8 @@ func (r *runner) bundle(c *ucli.Context, facts doctor.Facts, report doctor.Repor
 	if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
 		return err
 	}
-	if err := r.note("%s: %d files, %d kB; no passwords and no keys are in it", file, len(files), out.Len()>>10); err != nil {
+	if err := r.note("%s: %d files, %d kB; no passwords and no keys are in it", file, len(files),
+		out.Len()>>10); err != nil {
 		return err
 	}
 	return r.diagnosis(c, report, facts.Silent())

@@ -49,7 +49,8 @@ func AnswerOf(f Facts) Answer {
 		if list := a.Report.Results[i].Findings; len(list) > mostFindings {
 			a.Report.Results[i].Findings = append(list[:mostFindings:mostFindings], Finding{
 				Code: list[0].Code, Severity: list[0].Severity, Node: f.Node, Item: "and more",
-				What: fmt.Sprintf("%d findings of this check are left out: 'baize doctor' on the node shows them", len(list)-mostFindings),
+				What: fmt.Sprintf("%d findings of this check are left out: 'baize doctor' on the node shows them",
+					len(list)-mostFindings),
 			})
 		}
 	}
@@ -131,7 +132,8 @@ func sameSettings(nodes []Asked, r *result) {
 		flag string
 		of   func(Answer) int
 	}{
-		{"--vxlan-port", func(a Answer) int { return a.VXLANPort }}, {"--geneve-port", func(a Answer) int { return a.GenevePort }},
+		{"--vxlan-port", func(a Answer) int { return a.VXLANPort }}, {"--geneve-port",
+			func(a Answer) int { return a.GenevePort }},
 	} {
 		by := map[int][]string{}
 		most := 0
@@ -213,7 +215,7 @@ func singleAddresses(nodes []Asked, r *result) {
 		r.found(Finding{
 			Code: fault.AddressTaken, Node: owners[1].node, Item: key, What: "is seen twice: " + strings.Join(names, " and "),
 			Remedy:   "attach one of them anew, without --ip and --mac",
-			Commands: []string{"baize endpoint remove " + owners[1].endpoint},
+			Commands: []string{"baize endpoint remove " + arg(owners[1].endpoint)},
 		})
 	}
 	if cut > 0 && len(r.Findings) == 0 {

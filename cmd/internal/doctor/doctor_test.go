@@ -136,11 +136,11 @@ func TestFindings(t *testing.T) {
 		"foreign flow": {func(f *Facts) {
 			f.Switch.Drift.ForeignFlows = []string{"cookie=0x0, duration=1s, table=0, n_packets=0, n_bytes=0, priority=9,ip actions=NORMAL"}
 		}, fault.FlowForeign, "flow of another program in bridge br-baize",
-			"ovs-ofctl -O OpenFlow14 --strict del-flows br-baize 'table=0,priority=9,ip'", fault.Warning},
+			"ovs-ofctl -O OpenFlow14 --strict del-flows br-baize table=0,priority=9,ip", fault.Warning},
 		"foreign drop": {func(f *Facts) {
 			f.Switch.Drift.ForeignFlows = []string{"cookie=0x0, duration=1s, table=0, n_packets=0, n_bytes=0, priority=9 actions=drop"}
 		}, fault.FlowForeign, "flow of another program in bridge br-baize",
-			"ovs-ofctl -O OpenFlow14 --strict del-flows br-baize 'table=0,priority=9'", fault.Error},
+			"ovs-ofctl -O OpenFlow14 --strict del-flows br-baize table=0,priority=9", fault.Error},
 		"foreign port": {func(f *Facts) { f.Switch.Drift.ForeignPorts = []string{"theirs"} }, fault.PortUnknown, "port theirs",
 			"ovs-vsctl del-port br-baize theirs", fault.Warning},
 		"tunnel twice": {func(f *Facts) {
@@ -198,8 +198,8 @@ func TestFindings(t *testing.T) {
 		"namespace gone": {func(f *Facts) { f.Endpoints[0].Inside = Interface{Read: down("", "netns")} }, fault.EndpointGone, "endpoint c1",
 			"baize endpoint remove c1", fault.Error},
 		"interface gone": {func(f *Facts) { f.Endpoints[0].Inside = Interface{} }, fault.EndpointGone, "endpoint c1",
-			"baize endpoint remove c1 2>/dev/null; baize endpoint add --name c1 --network blue --netns /run/netns/c1 --ifname eth0 " +
-				"--ip 10.1.5.2", fault.Error},
+			"baize endpoint remove c1 2>/dev/null; baize endpoint add c1 --network blue --netns /run/netns/c1 --ifname eth0 " +
+				"--mac 02:42:0a:01:05:02 --ip 10.1.5.2", fault.Error},
 		"host end down": {func(f *Facts) { f.Endpoints[0].Host.Up = false }, fault.EndpointDown, "endpoint c1", "ip link set dev bz1 up", fault.Error},
 		"interface down": {func(f *Facts) { f.Endpoints[0].Inside.Up = false }, fault.EndpointDown, "endpoint c1",
 			"nsenter --net=/run/netns/c1 ip link set dev eth0 up", fault.Error},
@@ -351,6 +351,28 @@ func TestOnPaper(t *testing.T) {
 	r := OnPaper(snap, noon, "v1")
 	require.Len(t, r.Findings(), 1)
 	require.Equal(t, fault.RecordConflict, r.Findings()[0].Code)
+}
+
+// Names that other programs chose become no commands.
+func TestArg(t *testing.T) {
+	require.Equal(t, "eth0", arg("eth0"))
+	require.Equal(t, `'a;reboot'`, arg("a;reboot"))
+	require.Equal(t, `'it'\''s'`, arg("it's"))
+	require.Equal(t, "''", arg(""))
+}
+
+func TestUseOf(t *testing.T) {
+	kv := func(key, value string) topology.KV { return topology.KV{Key: key, Value: []byte(value)} }
+	snap := topology.NewSnapshot(1, []topology.KV{
+		kv("networks/blue", `{"ipv4":"10.1.0.0/20","vni":100,"subnetLenIPv4":24,"transport":"vxlan","mtu":1450}`),
+		kv("nodes/dead", `{"id":"x"}`), kv("nodes/well", `{"id":"y"}`), kv("alive/well", `{"id":"y"}`),
+		kv("subnets/blue/10.1.1.0-24", `{"node":"dead"}`), kv("subnets/blue/10.1.2.0-24", `{"node":"well"}`),
+		kv("subnets/blue/10.1.8.0-21", `{"reserved":true}`), kv("subnets/blue/10.1.0.0-24", `{"reserved":true}`),
+	})
+	require.Empty(t, snap.Malformed)
+	var s Store
+	s.LookAt(snap)
+	require.Equal(t, []NetworkUse{{Network: "blue", Family: "IPv4", Total: 15, Used: 10, Dead: []string{"dead"}}}, s.Networks)
 }
 
 func TestBeforeInstall(t *testing.T) {

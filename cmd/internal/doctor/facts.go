@@ -291,14 +291,18 @@ type Endpoint struct {
 	Ifname  string       `json:"ifname"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
+	// Allow are further prefixes that it may send from.
+	Allow []netip.Prefix `json:"allow,omitempty"`
 	// MTU is the network's, and Prefixes are.
 	MTU      int            `json:"mtu"`
 	Prefixes []netip.Prefix `json:"prefixes"`
 	// Host is its end on the host, Inside the interface in its namespace.
 	Host   Interface `json:"host"`
 	Inside Interface `json:"inside"`
-	// Engine is "docker" where a container's engine moves the interface.
-	Engine string `json:"engine,omitempty"`
+	// Engine is "docker" where a container's engine moves the interface, Container is what
+	// it calls the container.
+	Engine    string `json:"engine,omitempty"`
+	Container string `json:"container,omitempty"`
 }
 
 // Interface is a network device.

@@ -67,7 +67,8 @@ var preflightChecks = []check{
 		if !f.Preflight.Kernel {
 			r.found(Finding{
 				Code: fault.EncapsulationMissing, Severity: fault.Warning, Item: "kernel", What: "has no datapath of Open vSwitch",
-				Evidence: f.Preflight.NoKernel, Remedy: "install a kernel with the openvswitch module, or live with the slower userspace datapath",
+				Evidence: f.Preflight.NoKernel, Remedy: "install a kernel with the openvswitch module, or live with the slower " +
+					"userspace datapath",
 			})
 		}
 		r.ok("the kernel has Open vSwitch's datapath")
@@ -96,7 +97,7 @@ func preflightUnderlay(f *Facts, r *result) {
 			Code: fault.UnderlayMTU, Item: "device " + p.Device,
 			What:     fmt.Sprintf("has MTU %d: with tunnels less than 1280 is left, the least for IPv6", p.MTU),
 			Remedy:   "raise it",
-			Commands: []string{"ip link set dev " + p.Device + " mtu 1500"},
+			Commands: []string{"ip link set dev " + arg(p.Device) + " mtu 1500"},
 		})
 	}
 	r.ok(fmt.Sprintf("%s on %s, MTU %d", joined(p.VTEPs), p.Device, p.MTU))

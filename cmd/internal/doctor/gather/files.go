@@ -41,7 +41,8 @@ func Files(ctx context.Context, cfg Config) []File {
 		{"tc.txt", []string{"tc", "-s", "qdisc", "show"}},
 		{"sockets.txt", []string{"ss", "-lunp"}},
 		{"log-agent.txt", []string{"journalctl", "-u", "baize", "-n", "2000", "--no-pager"}},
-		{"log-openvswitch.txt", []string{"journalctl", "-u", "openvswitch-switch", "-u", "ovs-vswitchd", "-n", "500", "--no-pager"}},
+		{"log-openvswitch.txt", []string{"journalctl", "-u", "openvswitch-switch", "-u", "ovs-vswitchd", "-n", "500",
+			"--no-pager"}},
 		{"log-kernel.txt", []string{"dmesg", "-T"}},
 	} {
 		text, err := run(ctx, f.argv...)

@@ -172,7 +172,8 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 	}
 	for _, m := range s.Members(ctx) {
 		x := doctor.Member{
-			Endpoint: m.Endpoint, Version: m.Version, Took: m.Took, Leader: m.Leader, Size: m.Size, Quota: m.Quota, Alarms: m.Alarms,
+			Endpoint: m.Endpoint, Version: m.Version, Took: m.Took, Leader: m.Leader, Size: m.Size, Quota: m.Quota,
+			Alarms: m.Alarms,
 		}
 		if m.Err != nil {
 			x.Error = m.Err.Error()

@@ -159,7 +159,8 @@ func started(pid string) (afterBoot, up time.Duration) {
 func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 	db := g.cfg.OVSDB
 	list := func(table, columns string, each func(row map[string]any)) {
-		out, err := run(ctx, "ovs-vsctl", "--db="+db, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns, "list", table)
+		out, err := run(ctx, "ovs-vsctl", "--db="+db, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns,
+			"list", table)
 		if err != nil {
 			return
 		}
@@ -188,7 +189,8 @@ func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 		name, _ := row["name"].(string)
 		failure, _ := row["error"].(string)
 		found = append(found, doctor.Tunnel{
-			Port: name, Type: kind, Local: options["local_ip"], Remote: options["remote_ip"], Key: options["key"], Error: failure,
+			Port: name, Type: kind, Local: options["local_ip"], Remote: options["remote_ip"], Key: options["key"],
+			Error: failure,
 		})
 	})
 	for i := range found {
@@ -322,7 +324,10 @@ func both(a, b drift.Drift) drift.Drift {
 	keep(&b.ForeignPorts, a.ForeignPorts)
 	b.CreateBridge = b.CreateBridge && a.CreateBridge
 	b.UpdateBridge = b.UpdateBridge && a.UpdateBridge
-	b.Problems = slices.DeleteFunc(b.Problems, func(f fault.Fault) bool { return !slices.ContainsFunc(a.Problems, f.Same) })
+	b.Problems = slices.DeleteFunc(b.Problems, func(f fault.Fault) bool {
+		return !slices.ContainsFunc(a.Problems,
+			f.Same)
+	})
 	b.Same = !b.CreateBridge && !b.UpdateBridge && len(b.AddPorts)+len(b.UpdatePorts)+len(b.RemovePorts)+
 		len(b.MissingFlows)+len(b.UnwantedFlows)+len(b.Kernel) == 0
 	return b

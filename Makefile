@@ -114,6 +114,11 @@ test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (r
 test-race: check-go deps-test ## the system tests with the race detector in every agent of every lab (40 minutes)
 	@BAIZE_TEST_RACE=1 scripts/test.sh system
 
+.PHONY: test-faults
+test-faults: check-go need-root deps-test ## every fault of the catalogue: injected into a lab, named by 'baize doctor', mended by its remedy
+	BAIZE_TEST_FAULTS=all CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -timeout 30m -v \
+		-run TestCatalogue ./cmd/internal/doctortest
+
 .PHONY: test-kernel
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel
 	@scripts/test.sh kernel

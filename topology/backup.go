@@ -133,6 +133,18 @@ type RestorePlan struct {
 // Empty reports whether there is nothing to do.
 func (p RestorePlan) Empty() bool { return len(p.Put)+len(p.Delete) == 0 }
 
+// Snapshot is the topology of a backup on paper, as if its keys had been put in their
+// order: which of two records is older, a backup does not say.
+func (b Backup) Snapshot() *Snapshot {
+	values := b.values()
+	var kvs []KV
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		at := int64(len(kvs) + 1)
+		kvs = append(kvs, KV{Key: key, Value: values[key], Meta: Meta{CreateRevision: at, ModRevision: at}})
+	}
+	return NewSnapshot(b.Revision, kvs)
+}
+
 // PlanRestore compares a backup with the present topology, a raw snapshot.
 func (b Backup) PlanRestore(now *Snapshot) RestorePlan {
 	var p RestorePlan

@@ -29,8 +29,8 @@ func (c *Client) Trace(ctx context.Context, flow string) (string, error) {
 
 // AppCtl asks the ovs-vswitchd of RunDir something, with a command of ovs-appctl(8) that
 // only reads: "upcall/show".
-func (c *Client) AppCtl(ctx context.Context, command string) (string, error) {
-	return c.appctl(ctx, command)
+func (c *Client) AppCtl(ctx context.Context, command ...string) (string, error) {
+	return c.appctl(ctx, command...)
 }
 
 // appctl runs ovs-appctl against the ovs-vswitchd of RunDir.

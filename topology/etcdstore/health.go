@@ -60,7 +60,8 @@ func (s *Store) member(ctx context.Context, c *clientv3.Client, e endpoint) Memb
 		}
 		return m
 	}
-	m.Version, m.Leader, m.Size, m.Quota, m.Alarms = resp.Version, resp.Leader != 0, resp.DbSize, resp.DbSizeQuota, resp.Errors
+	m.Version, m.Leader, m.Size, m.Quota, m.Alarms = resp.Version, resp.Leader != 0, resp.DbSize, resp.DbSizeQuota,
+		resp.Errors
 	return m
 }
 

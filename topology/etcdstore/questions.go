@@ -41,7 +41,8 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 	}
 	if !resp.Succeeded && !resp.repeated {
 		return &topology.Error{
-			Kind: topology.ErrConflict, Code: fault.RecordConflict, Item: q.Key(), What: "somebody asks under this ID", Remedy: "try again",
+			Kind: topology.ErrConflict, Code: fault.RecordConflict, Item: q.Key(), What: "somebody asks under this ID",
+			Remedy: "try again",
 		}
 	}
 	within, cancel := context.WithTimeout(ctx, limit)

@@ -235,3 +235,22 @@ func TestMeanings(t *testing.T) {
 	}
 	assert.Empty(t, fault.Code("BZ9999").Area())
 }
+
+// TestTroubleshootingHasEveryCode: whoever has a code finds what to do.
+func TestTroubleshootingHasEveryCode(t *testing.T) {
+	b, err := os.ReadFile("../../docs/troubleshooting.md")
+	require.NoError(t, err)
+	known := map[string]bool{}
+	all, _ := codes(t)
+	for _, c := range all {
+		known[c.value] = true
+		_, rest, there := strings.Cut(string(b), "\n### "+c.value+"\n")
+		if assert.True(t, there, "docs/troubleshooting.md has no paragraph %q for %s: %s", "### "+c.value, c.name, c.about) {
+			paragraph, _, _ := strings.Cut(rest, "\n### ")
+			assert.Greater(t, len(strings.TrimSpace(paragraph)), 60, "the paragraph on %s says what to do", c.value)
+		}
+	}
+	for _, m := range regexp.MustCompile(`BZ\d{4}`).FindAllString(string(b), -1) {
+		assert.True(t, known[m], "docs/troubleshooting.md speaks of %s, which is no code", m)
+	}
+}

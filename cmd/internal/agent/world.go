@@ -63,10 +63,18 @@ type World struct {
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string
 
-	// Kinds are the questions of other hosts that the agent answers.
-	Kinds answers.Kinds
+	// Kinds makes the questions of other hosts that the agent answers; nil: there are none.
+	Kinds func(h *hub.Hub) answers.Kinds
 
 	closers []func()
+}
+
+// kinds are those that an agent with a hub answers.
+func (w World) kinds(h *hub.Hub) answers.Kinds {
+	if w.Kinds == nil {
+		return nil
+	}
+	return w.Kinds(h)
 }
 
 func (w World) close() {
@@ -130,6 +138,7 @@ func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 	w.Echo = hostnet.NewEcho(uint16(os.Getpid()))
 	w.closers = append(w.closers, db.Close)
 	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
+	w.Kinds = cfg.kinds
 	return w, nil
 }
 

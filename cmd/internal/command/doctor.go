@@ -3,6 +3,8 @@ package command
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -15,29 +17,81 @@ import (
 )
 
 func (r *runner) doctorCommand() *ucli.Command {
-	flags := append([]ucli.Flag{
-		&ucli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a line for each check, and not for each section"},
-		&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the agent's, or the name of this host)"},
-		&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` of the agent's files", Value: "/var/lib/baize"},
-		colorFlag(), outputFlag(formatsItem...),
-	}, bridgeFlags()...)
 	return &ucli.Command{
-		Name: "doctor", Usage: "find what is wrong with this host, and what mends it",
+		Name: "doctor", Usage: "find what is wrong with this host or the cluster, and what mends it",
 		Description: `It asks the agent, Open vSwitch, etcd and the kernel of this host, looks into the
 containers' namespaces, and compares what is with what should be. It needs root,
 and neither an agent nor etcd: what does not answer is a finding, or is not
-checked, with the reason. It changes nothing. Every finding has a code, which
-docs/troubleshooting.md explains. The exit code is 7 where something was found,
-5 where nobody answered.
+checked, with the reason. It changes nothing but with --fix. Every finding has a
+code, which docs/troubleshooting.md explains. The exit code is 7 where something
+was found, 5 where nobody answered.
 
   baize doctor
-  baize doctor -o json`,
-		Flags:  flags,
+  baize doctor --all                  # every node, by way of etcd
+  baize doctor --fix                  # what takes nothing from anybody
+  baize doctor --preflight            # before an agent is installed here
+  baize doctor --file backup.json     # a topology on paper, or a bundle
+  baize doctor --bundle host1.tar.gz  # for a colleague, without secrets`,
+		Flags: append([]ucli.Flag{
+			&ucli.BoolFlag{Name: "all", Usage: "ask the agents of all nodes"},
+			&ucli.DurationFlag{
+				Name: "wait", Usage: "how long --all waits for answers, a minute at most", Value: 20 * time.Second,
+				Action: atLeast("wait", time.Second),
+			},
+			&ucli.BoolFlag{Name: "preflight", Usage: "look at a host before an agent is installed on it"},
+			&ucli.StringFlag{Name: "file", Usage: "look at a `FILE`, a backup or a bundle, and not at this host"},
+			&ucli.StringFlag{Name: "bundle", Usage: "write what was found, and what it was found from, to `FILE` (tar.gz)"},
+			&ucli.BoolFlag{Name: "fix", Usage: "run those commands that take nothing from anybody, and look again"},
+			&ucli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a line for each check, and not for each section"},
+			&ucli.StringFlag{
+				Name: "vtep", Usage: "`ADDRESS` or interface that the agent would be given, for --preflight",
+				Action: isVTEP("vtep"),
+			},
+			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the agent's, or the name of this host)"},
+			&ucli.StringFlag{Name: "state-dir", Usage: "`DIRECTORY` of the agent's files", Value: "/var/lib/baize"},
+			colorFlag(), outputFlag(formatsItem...),
+		}, bridgeFlags()...),
 		Action: r.doctor,
 	}
 }
 
 func (r *runner) doctor(c *ucli.Context) error {
+	var modes []string
+	for _, m := range []string{"all", "preflight", "file", "bundle", "fix"} {
+		if c.IsSet(m) {
+			modes = append(modes, "--"+m)
+		}
+	}
+	if len(modes) > 1 {
+		return usagef("baize doctor", "%s exclude each other", strings.Join(modes, " and "))
+	}
+	switch {
+	case c.Bool("all"):
+		return r.doctorAll(c)
+	case c.Bool("preflight"):
+		return r.preflight(c)
+	case c.IsSet("file"):
+		return r.doctorFile(c)
+	}
+	facts, err := r.facts(c)
+	if err != nil {
+		return err
+	}
+	report := doctor.Examine(facts)
+	if c.IsSet("bundle") {
+		return r.bundle(c, facts, report)
+	}
+	if c.Bool("fix") {
+		if facts, err = r.fix(c, report); err != nil {
+			return err
+		}
+		report = doctor.Examine(facts)
+	}
+	return r.diagnosis(c, report, facts.Silent())
+}
+
+// diagnosis prints a report; silent: nobody answered.
+func (r *runner) diagnosis(c *ucli.Context, report doctor.Report, silent bool) error {
 	format, err := outputOf(c)
 	if err != nil {
 		return err
@@ -46,11 +100,6 @@ func (r *runner) doctor(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	facts, err := r.facts(c)
-	if err != nil {
-		return err
-	}
-	report := doctor.Examine(facts)
 	if isTable(format) {
 		_, err = fmt.Fprint(r.Out, report.Text(style))
 	} else {
@@ -59,7 +108,7 @@ func (r *runner) doctor(c *ucli.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case facts.Silent():
+	case silent:
 		return &cli.ExitStatus{Code: cli.ExitUnavailable}
 	case len(report.Findings()) > 0:
 		return &cli.ExitStatus{Code: exitProblems}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/event"
@@ -48,6 +49,7 @@ var kindTypes = map[string]reflect.Type{
 	"context":     reflect.TypeFor[contextItem](),
 	"drop":        reflect.TypeFor[trace.Drop](),
 	"explanation": reflect.TypeFor[trace.Explanation](),
+	"doctor":      reflect.TypeFor[doctor.Report](),
 }
 
 // typeSchema is the schema that a type in Go has, without descriptions. No list is

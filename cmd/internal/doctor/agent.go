@@ -115,5 +115,5 @@ func (out *Report) knows(p fault.Fault) bool {
 // same are the codes of which there is one on a host, whatever it is called.
 var same = map[fault.Code]bool{
 	fault.StoreUnavailable: true, fault.StoreFull: true, fault.SwitchUnavailable: true, fault.BridgeMissing: true,
-	fault.StateUnwritable: true, fault.RestoreWaitForeign: true,
+	fault.StateUnwritable: true, fault.RestoreWaitForeign: true, fault.UnderlayMTU: true,
 }

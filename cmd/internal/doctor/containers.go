@@ -22,38 +22,37 @@ func endpoints(f *Facts, r *result) {
 		return
 	}
 	for i := range f.Endpoints {
-		r.endpoint(&f.Endpoints[i])
+		r.endpoint(f, &f.Endpoints[i])
 	}
 	r.ok(fmt.Sprintf("%d endpoints have their interface, address, MAC and MTU", len(f.Endpoints)))
 }
 
 // inside returns a command that does something to an endpoint's interface.
-func (e *Endpoint) inside(args string) string {
-	return fmt.Sprintf("nsenter --net=%s %s", e.Netns, args)
+func (e *Endpoint) inside(format string, args ...any) string {
+	return "nsenter --net=" + arg(e.Netns) + " " + fmt.Sprintf(format, args...)
 }
 
 // endpoint looks at one endpoint. What keeps it from being looked at comes first, and is
 // the only finding then.
-func (r *result) endpoint(e *Endpoint) {
+func (r *result) endpoint(f *Facts, e *Endpoint) {
 	item := "endpoint " + e.Name
+	if e.Container != "" {
+		item += ", container " + e.Container
+	}
 	add := func(code fault.Code, what, evidence, remedy string, commands ...string) {
 		r.found(Finding{
 			Code: code, Item: item, What: what, Evidence: evidence, Remedy: remedy, Commands: commands,
 			Safe: code == fault.EndpointDown,
 		})
 	}
-	renew := []string{"baize endpoint remove " + e.Name, fmt.Sprintf("baize endpoint add --name %s --network %s --netns %s --ifname %s",
-		e.Name, e.Network, e.Netns, e.Ifname)}
-	for _, a := range e.IPs {
-		renew[1] += " --ip " + a.String()
-	}
-	if e.Engine != "" {
-		renew = nil
+	renew := e.renew()
+	if f.Agent.Status == nil && renew != nil {
+		renew = append([]string{"systemctl start baize"}, renew...)
 	}
 	switch {
 	case e.Inside.Why != nil:
 		add(fault.EndpointGone, "its network namespace is not there", e.Inside.Why.What,
-			"remove the endpoint, if whatever it was for does not come back", "baize endpoint remove "+e.Name)
+			"remove the endpoint, if whatever it was for does not come back", "baize endpoint remove "+arg(e.Name))
 		return
 	case !e.Inside.OK():
 		return
@@ -66,21 +65,43 @@ func (r *result) endpoint(e *Endpoint) {
 		return
 	}
 	if !e.Host.Up {
-		add(fault.EndpointDown, "its end on the host is down", "device "+e.Port, "set it up", "ip link set dev "+e.Port+" up")
+		add(fault.EndpointDown, "its end on the host is down", "device "+e.Port, "set it up",
+			"ip link set dev "+arg(e.Port)+" up")
 	}
 	if !e.Inside.Up {
-		add(fault.EndpointDown, "its interface is down", "interface "+e.Inside.Name, "set it up, and restore its addresses and routes",
-			append([]string{e.inside("ip link set dev " + e.Inside.Name + " up")}, e.restoreIPv6()...)...)
+		add(fault.EndpointDown, "its interface is down", "interface "+e.Inside.Name,
+			"set it up, and restore its addresses and routes",
+			append([]string{e.inside("ip link set dev %s up", arg(e.Inside.Name))}, e.restoreIPv6()...)...)
 	}
 	if !strings.EqualFold(e.Inside.MAC, e.MAC) {
-		add(fault.EndpointMAC, fmt.Sprintf("its interface has MAC %s, and was given %s: what it sends is dropped", e.Inside.MAC, e.MAC),
-			"interface "+e.Inside.Name, "give it back", e.inside("ip link set dev "+e.Inside.Name+" address "+e.MAC))
+		add(fault.EndpointMAC, fmt.Sprintf("its interface has MAC %s, and was given %s: what it sends is dropped",
+			e.Inside.MAC, e.MAC),
+			"interface "+e.Inside.Name, "give it back", e.inside("ip link set dev %s address %s", arg(e.Inside.Name), e.MAC))
 	}
 	if e.MTU > 0 && e.Inside.MTU > e.MTU {
-		add(fault.EndpointMTU, fmt.Sprintf("its interface has MTU %d, its network %d: larger packets vanish", e.Inside.MTU, e.MTU),
-			"interface "+e.Inside.Name, "lower it", e.inside(fmt.Sprintf("ip link set dev %s mtu %d", e.Inside.Name, e.MTU)))
+		add(fault.EndpointMTU, fmt.Sprintf("its interface has MTU %d, its network %d: larger packets vanish", e.Inside.MTU,
+			e.MTU),
+			"interface "+e.Inside.Name, "lower it", e.inside("ip link set dev %s mtu %d", arg(e.Inside.Name), e.MTU))
 	}
 	r.addresses(e, item)
+}
+
+// renew is the command that attaches an endpoint anew; a container's engine does it
+// itself. An agent that has forgotten it removes nothing.
+func (e *Endpoint) renew() []string {
+	if e.Engine != "" {
+		return nil
+	}
+	command := fmt.Sprintf("baize endpoint remove %s 2>/dev/null; baize endpoint add %s --network %s --netns %s "+
+		"--ifname %s --mac %s",
+		arg(e.Name), arg(e.Name), arg(e.Network), arg(e.Netns), arg(e.Ifname), e.MAC)
+	for _, a := range e.IPs {
+		command += " --ip " + a.String()
+	}
+	for _, p := range e.Allow {
+		command += " --allow " + p.String()
+	}
+	return []string{command}
 }
 
 // restoreIPv6 are the commands that give an interface its IPv6 addresses back, which it
@@ -89,7 +110,7 @@ func (e *Endpoint) restoreIPv6() []string {
 	var out []string
 	for _, a := range e.IPs {
 		if a.Is6() && !e.has(a) {
-			out = append(out, e.inside(fmt.Sprintf("ip addr add %s dev %s nodad", e.withBits(a), e.Inside.Name)))
+			out = append(out, e.inside("ip addr add %s dev %s nodad", e.withBits(a), arg(e.Inside.Name)))
 		}
 	}
 	return out
@@ -116,14 +137,14 @@ func (r *result) addresses(e *Endpoint, item string) {
 		// One that is down has lost its IPv6 addresses: that is said already.
 		if !e.has(a) && (e.Inside.Up || a.Is4()) {
 			missing = append(missing, a)
-			commands = append(commands, e.inside(fmt.Sprintf("ip addr add %s dev %s", e.withBits(a), e.Inside.Name)))
+			commands = append(commands, e.inside("ip addr add %s dev %s", e.withBits(a), arg(e.Inside.Name)))
 		}
 	}
 	for _, p := range e.Inside.Addrs {
 		a := p.Addr()
 		if !a.IsLinkLocalUnicast() && !a.IsLoopback() && !slices.Contains(e.IPs, a) {
 			own = append(own, a)
-			commands = append([]string{e.inside(fmt.Sprintf("ip addr del %s dev %s", p, e.Inside.Name))}, commands...)
+			commands = append([]string{e.inside("ip addr del %s dev %s", p, arg(e.Inside.Name))}, commands...)
 		}
 	}
 	x := Finding{
@@ -133,11 +154,13 @@ func (r *result) addresses(e *Endpoint, item string) {
 	}
 	switch {
 	case len(missing) > 0 && len(own) > 0:
-		x.What = fmt.Sprintf("its interface has address %s and not %s: what it sends is dropped as spoofed", joined(own), joined(missing))
+		x.What = fmt.Sprintf("its interface has address %s and not %s: what it sends is dropped as spoofed", joined(own),
+			joined(missing))
 	case len(missing) > 0:
 		x.What = "its interface does not have its address " + joined(missing)
 	case len(own) > 0:
-		x.What = fmt.Sprintf("its interface has address %s of its own making: what it sends from there is dropped as spoofed", joined(own))
+		x.What = fmt.Sprintf("its interface has address %s of its own making: what it sends from there is dropped as "+
+			"spoofed", joined(own))
 		x.Severity = fault.Warning
 	default:
 		return
@@ -164,7 +187,7 @@ func leftovers(f *Facts, r *result) {
 	for _, d := range f.Host.Leftovers {
 		r.found(Finding{
 			Code: fault.Leftover, Item: "device " + d, What: "is named as the end of an endpoint, and belongs to none",
-			Remedy: "remove it", Commands: []string{"ip link del dev " + d},
+			Remedy: "remove it", Commands: []string{"ip link del dev " + arg(d)},
 		})
 	}
 	r.ok("no device is left over")
@@ -179,7 +202,8 @@ func docker(f *Facts, r *result) {
 		r.found(Finding{
 			Code: fault.PluginSocketStale, Item: e.Socket,
 			What:   "is a socket that nobody serves: Docker waits fifteen seconds for it at each start",
-			Remedy: "remove it; an agent that serves the plugin makes it anew", Commands: []string{"rm -f " + e.Socket}, Safe: true,
+			Remedy: "remove it; an agent that serves the plugin makes it anew", Commands: []string{"rm -f " + e.Socket},
+			Safe: true,
 		})
 	default:
 		r.ok("Docker's plugin is served at " + e.Socket)

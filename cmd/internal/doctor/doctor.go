@@ -166,7 +166,8 @@ func (r *Result) settle(node string) {
 // of makes a finding of a fault.
 func of(x fault.Fault) Finding {
 	f := Finding{
-		Code: x.Code, Severity: x.Severity, Item: x.Item, What: x.What, Evidence: x.Evidence, Remedy: x.Remedy, Since: x.Since,
+		Code: x.Code, Severity: x.Severity, Item: x.Item, What: x.What, Evidence: x.Evidence, Remedy: x.Remedy,
+		Since: x.Since,
 	}
 	return remedied(f)
 }

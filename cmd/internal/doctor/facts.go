@@ -6,6 +6,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -28,7 +29,18 @@ type Facts struct {
 	Host      Host       `json:"host"`
 	Endpoints []Endpoint `json:"endpoints"`
 	Engine    Engine     `json:"engine"`
+	// Preflight is nil but before an agent is installed.
+	Preflight *Preflight `json:"preflight,omitempty"`
+
+	// snap is the topology that was read; it is in no file.
+	snap *topology.Snapshot
 }
+
+// Topology is what was read of etcd when the facts were gathered; nil where it was not.
+func (f Facts) Topology() *topology.Snapshot { return f.snap }
+
+// SetTopology says what was read.
+func (f *Facts) SetTopology(s *topology.Snapshot) { f.snap = s }
 
 // Read says whether something could be read. Its zero value says that it was.
 type Read struct {
@@ -182,7 +194,12 @@ type Underlay struct {
 	Lacking []netip.Addr `json:"lacking,omitempty"`
 	// Down are the devices of Device and Below that are down or have no carrier.
 	Down []string `json:"down,omitempty"`
-	MTU  int      `json:"mtu"`
+	// MTU is the smallest of Device and Below, that of MTUDevice. Need is what the
+	// largest packet of a network takes there, and NeedOf says of which.
+	MTU       int    `json:"mtu"`
+	MTUDevice string `json:"mtuDevice,omitempty"`
+	Need      int    `json:"need"`
+	NeedOf    string `json:"needOf,omitempty"`
 	// VXLANPort and GenevePort are this node's.
 	VXLANPort  int `json:"vxlanPort"`
 	GenevePort int `json:"genevePort"`
@@ -274,14 +291,18 @@ type Endpoint struct {
 	Ifname  string       `json:"ifname"`
 	IPs     []netip.Addr `json:"ips"`
 	MAC     string       `json:"mac"`
+	// Allow are further prefixes that it may send from.
+	Allow []netip.Prefix `json:"allow,omitempty"`
 	// MTU is the network's, and Prefixes are.
 	MTU      int            `json:"mtu"`
 	Prefixes []netip.Prefix `json:"prefixes"`
 	// Host is its end on the host, Inside the interface in its namespace.
 	Host   Interface `json:"host"`
 	Inside Interface `json:"inside"`
-	// Engine is "docker" where a container's engine moves the interface.
-	Engine string `json:"engine,omitempty"`
+	// Engine is "docker" where a container's engine moves the interface, Container is what
+	// it calls the container.
+	Engine    string `json:"engine,omitempty"`
+	Container string `json:"container,omitempty"`
 }
 
 // Interface is a network device.

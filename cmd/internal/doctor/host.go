@@ -44,14 +44,14 @@ func hostForwarding(f *Facts, r *result) {
 		in.Hook, through.Hook, through.Out = "prerouting", "forward", w.Out
 		for _, p := range []netfilter.Packet{in, through} {
 			for _, d := range rules.Drops(p, ownTables...) {
-				if seen[d.Undo] {
+				if seen[d.Where+d.Rule] {
 					continue
 				}
-				seen[d.Undo] = true
+				seen[d.Where+d.Rule] = true
 				r.found(Finding{
 					Code: fault.FirewallDrops, Item: "firewall, " + d.Where, Evidence: d.Rule,
 					What:   fmt.Sprintf("drops what node %s sends to network %s on this host", w.Node, w.Network),
-					Remedy: "let it pass: docs/routing.md", Commands: []string{d.Undo},
+					Remedy: "let it pass: docs/routing.md", Commands: commandOf(d),
 				})
 			}
 		}
@@ -68,7 +68,8 @@ func hostConntrack(f *Facts, r *result) {
 	if h.Conntrack*20 >= h.ConntrackMax*19 {
 		r.found(Finding{
 			Code: fault.ConntrackFull, Item: "table of connections",
-			What:     fmt.Sprintf("has %d of %d entries: packets of new connections are dropped when it is full", h.Conntrack, h.ConntrackMax),
+			What: fmt.Sprintf("has %d of %d entries: packets of new connections are dropped when it is full", h.Conntrack,
+				h.ConntrackMax),
 			Evidence: "net.netfilter.nf_conntrack_count",
 			Remedy:   "make it larger, and persistently so in /etc/sysctl.d",
 			Commands: []string{fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*h.ConntrackMax)}, Safe: true,

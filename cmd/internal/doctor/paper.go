@@ -16,23 +16,38 @@ func (s *Store) LookAt(snap *topology.Snapshot) {
 	}
 	for _, n := range snap.SortedNetworks() {
 		for _, f := range n.Families() {
-			use := NetworkUse{Network: n.Name, Family: f.String(), Total: topology.SubnetCount(n, f)}
-			dead := map[string]bool{}
-			for _, sub := range snap.SortedSubnets() {
-				if sub.Network != n.Name || topology.FamilyOf(sub.Prefix.Addr()) != f {
-					continue
-				}
-				use.Used++
-				_, registered := snap.Nodes[sub.Node]
-				_, alive := snap.Alive[sub.Node]
-				if registered && !alive && snap.Nodes[sub.Node].Router == nil && !dead[sub.Node] {
-					dead[sub.Node] = true
-					use.Dead = append(use.Dead, sub.Node)
-				}
-			}
-			s.Networks = append(s.Networks, use)
+			s.Networks = append(s.Networks, useOf(snap, n, f))
 		}
 	}
+}
+
+// useOf counts the subnets of a network in one family.
+func useOf(snap *topology.Snapshot, n topology.Network, f topology.Family) NetworkUse {
+	use := NetworkUse{Network: n.Name, Family: f.String()}
+	if all := topology.SubnetCount(n, f); all > 0 {
+		use.Total = all - 1 // the first is never leased
+	}
+	dead := map[string]bool{}
+	for _, sub := range snap.SortedSubnets() {
+		if sub.Network != n.Name || topology.FamilyOf(sub.Prefix.Addr()) != f {
+			continue
+		}
+		taken := uint64(1)
+		if larger := n.SubnetLen(f) - sub.Prefix.Bits(); larger > 0 {
+			taken <<= min(larger, 32) // a reservation may be of many
+		}
+		if sub.Prefix.Addr() == n.Prefix(f).Addr() {
+			taken--
+		}
+		use.Used += taken
+		_, registered := snap.Nodes[sub.Node]
+		_, alive := snap.Alive[sub.Node]
+		if registered && !alive && snap.Nodes[sub.Node].Router == nil && !dead[sub.Node] {
+			dead[sub.Node] = true
+			use.Dead = append(use.Dead, sub.Node)
+		}
+	}
+	return use
 }
 
 // OnPaper looks at a topology alone, such as that of a backup: nobody is asked, so that

@@ -53,7 +53,8 @@ func storeMembers(f *Facts, r *result) {
 		case m.Error != "":
 			r.found(Finding{
 				Code: fault.StoreMemberDown, Item: item, What: "does not answer: " + m.Error,
-				Remedy: "start it, or take it out of the cluster and of --etcd-endpoints; the others go on while they are more than half",
+				Remedy: "start it, or take it out of the cluster and of --etcd-endpoints; the others go on while they are more " +
+					"than half",
 			})
 		case !m.Leader:
 			r.found(Finding{
@@ -80,7 +81,8 @@ func storeCertificates(f *Facts, r *result) {
 		return
 	}
 	for _, c := range f.Store.Certificates {
-		x := Finding{Code: fault.CertificateExpires, Item: c.File, Remedy: "replace the file: it is read again for every connection"}
+		x := Finding{Code: fault.CertificateExpires, Item: c.File,
+			Remedy: "replace the file: it is read again for every connection"}
 		left := c.NotAfter.Sub(f.At)
 		switch {
 		case c.Error != "":
@@ -107,7 +109,11 @@ func storeRecords(f *Facts, r *result) {
 	for _, p := range f.Store.Topology {
 		r.found(of(p))
 	}
-	r.ok(fmt.Sprintf("%d networks and %d nodes, no record contradicts another", len(f.Store.Networks), len(f.Store.Nodes)))
+	names := map[string]bool{}
+	for _, n := range f.Store.Networks {
+		names[n.Network] = true
+	}
+	r.ok(fmt.Sprintf("%d networks and %d nodes, no record contradicts another", len(names), len(f.Store.Nodes)))
 }
 
 func storeSubnets(f *Facts, r *result) {
@@ -129,7 +135,7 @@ func storeSubnets(f *Facts, r *result) {
 			x.Evidence = "held by nodes whose agents do not run: " + strings.Join(n.Dead, ", ")
 			x.Remedy = "give up the nodes that do not come back"
 			for _, d := range n.Dead {
-				x.Commands = append(x.Commands, "baize node remove "+d)
+				x.Commands = append(x.Commands, "baize node remove "+arg(d))
 			}
 		}
 		r.found(x)

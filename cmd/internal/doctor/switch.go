@@ -158,7 +158,8 @@ func switchFlows(f *Facts, r *result) {
 	}
 	d := f.Switch.Drift
 	remedy, commands := f.mendSwitch()
-	x := Finding{Code: fault.FlowMissing, Item: "flows of bridge " + f.Switch.Bridge, Remedy: remedy, Commands: commands, Safe: true}
+	x := Finding{Code: fault.FlowMissing, Item: "flows of bridge " + f.Switch.Bridge, Remedy: remedy, Commands: commands,
+		Safe: true}
 	switch missing, extra := len(d.MissingFlows), len(d.UnwantedFlows); {
 	case missing > 0 && extra > 0:
 		x.What = fmt.Sprintf("%d are missing and %d are altered or not wanted any more", missing, extra)
@@ -187,7 +188,7 @@ func deleteFlow(bridge, line string) []string {
 	if m[3] != "" {
 		match += "," + m[3]
 	}
-	return []string{fmt.Sprintf("ovs-ofctl -O OpenFlow14 --strict del-flows %s '%s'", bridge, match)}
+	return []string{fmt.Sprintf("ovs-ofctl -O OpenFlow14 --strict del-flows %s %s", arg(bridge), arg(match))}
 }
 
 func switchForeign(f *Facts, r *result) {
@@ -211,7 +212,7 @@ func switchForeign(f *Facts, r *result) {
 			Code: fault.PortUnknown, Item: "port " + p,
 			What:     "is on Baize's bridge and is none of its own: what comes in by it is dropped",
 			Remedy:   "whoever made it should use a bridge of their own",
-			Commands: []string{"ovs-vsctl del-port " + f.Switch.Bridge + " " + p},
+			Commands: []string{"ovs-vsctl del-port " + arg(f.Switch.Bridge) + " " + arg(p)},
 		})
 	}
 	r.ok("nothing of other programs is in the bridge")
@@ -236,7 +237,7 @@ func switchTunnels(f *Facts, r *result) {
 					other.Port, other.Bridge, other.Type),
 				Evidence: strings.TrimSpace("to " + own.Remote + " key " + own.Key + " " + own.Error),
 				Remedy:   "remove the other one, or give it a key of its own",
-				Commands: []string{fmt.Sprintf("ovs-vsctl del-port %s %s", other.Bridge, other.Port)},
+				Commands: []string{fmt.Sprintf("ovs-vsctl del-port %s %s", arg(other.Bridge), arg(other.Port))},
 			}
 			if own.Error != "" {
 				x.Severity = fault.Error

@@ -32,7 +32,7 @@ func underlayDevice(f *Facts, r *result) {
 		r.found(Finding{
 			Code: fault.UnderlayDown, Item: "device " + d, What: "is down: no packet of a tunnel passes it",
 			Evidence: "the VTEPs are on " + u.Device, Remedy: "set it up; if it has no carrier, look at its cable",
-			Commands: []string{"ip link set dev " + d + " up"}, Safe: true,
+			Commands: []string{"ip link set dev " + arg(d) + " up"}, Safe: true,
 		})
 	}
 	for _, a := range u.Lacking {
@@ -41,10 +41,19 @@ func underlayDevice(f *Facts, r *result) {
 			bits = 64
 		}
 		r.found(Finding{
-			Code: fault.UnderlayDown, Item: "VTEP " + a.String(), What: "no device of this host has the address that peers send to",
+			Code: fault.UnderlayDown, Item: "VTEP " + a.String(),
+			What: "no device of this host has the address that peers send to",
 			Remedy: fmt.Sprintf("give it back to its device, with its prefix: 'ip addr add %s/%d dev …'; or restart the agent, "+
 				"which takes the address that etcd is reached from", a, bits),
 			Commands: []string{restartAgent},
+		})
+	}
+	if u.MTU > 0 && u.MTU < u.Need {
+		r.found(Finding{
+			Code: fault.UnderlayMTU, Item: "device " + u.MTUDevice,
+			What:     fmt.Sprintf("has MTU %d, and %s needs %d: larger packets vanish", u.MTU, u.NeedOf, u.Need),
+			Remedy:   "raise it if the links beyond carry that; else lower the network's: 'baize network update --mtu'",
+			Commands: []string{fmt.Sprintf("ip link set dev %s mtu %d", arg(u.MTUDevice), u.Need)},
 		})
 	}
 	r.ok(fmt.Sprintf("%s on %s, MTU %d", joined(u.VTEPs), u.Device, u.MTU))
@@ -71,7 +80,7 @@ func underlayPorts(f *Facts, r *result) {
 		case t.Device != "":
 			x.What = "device " + t.Device + " of another program has it"
 			x.Remedy = "remove the device, or give one of the two another port (--vxlan-port, on all nodes)"
-			x.Commands = []string{"ip link del dev " + t.Device}
+			x.Commands = []string{"ip link del dev " + arg(t.Device)}
 		default:
 			x.What = fmt.Sprintf("program %s (process %d) has it", t.Process, t.PID)
 			x.Remedy = "stop it, or give one of the two another port (--vxlan-port, on all nodes)"
@@ -148,10 +157,10 @@ func underlayFirewall(f *Facts, r *result) {
 	rules, seen := f.Host.rules(), map[string]bool{}
 	for _, p := range f.tunnelPackets() {
 		for _, d := range rules.Drops(p, ownTables...) {
-			if d.Policy && f.userspace() || seen[d.Undo] {
+			if d.Policy && f.userspace() || seen[d.Where+d.Rule] {
 				continue // a userspace datapath needs it so: what it takes, the kernel must not
 			}
-			seen[d.Undo] = true
+			seen[d.Where+d.Rule] = true
 			what, direction := fmt.Sprintf("%s to UDP port %d", f.encapOf(p), p.Port), "from node "
 			if p.Proto == "gre" {
 				what = "GRE"
@@ -163,7 +172,7 @@ func underlayFirewall(f *Facts, r *result) {
 			x := Finding{
 				Code: fault.TunnelFiltered, Item: "firewall, " + d.Where, Evidence: d.Rule,
 				What:   "drops " + what + " " + direction + f.nodeOf(other),
-				Remedy: "let it pass: docs/production.md lists what nodes must let through", Commands: []string{d.Undo},
+				Remedy: "let it pass: docs/production.md lists what nodes must let through", Commands: commandOf(d),
 			}
 			if f.userspace() && p.Hook != "egress" {
 				x.Severity = fault.Warning
@@ -173,6 +182,13 @@ func underlayFirewall(f *Facts, r *result) {
 		}
 	}
 	r.ok("no rule drops packets of tunnels for certain")
+}
+
+func commandOf(d netfilter.Drop) []string {
+	if d.Undo == "" {
+		return nil
+	}
+	return []string{d.Undo}
 }
 
 func (f *Facts) encapOf(p netfilter.Packet) string {
@@ -275,7 +291,7 @@ func underlayReverse(f *Facts, r *result) {
 			Evidence: fmt.Sprintf("net.ipv4.conf.%s.rp_filter=%d", u.Device, u.ReversePath[u.Device]),
 			Remedy:   "make it loose (RFC 3704 section 2.4)",
 			Commands: []string{
-				"sysctl -w net.ipv4.conf." + u.Device + ".rp_filter=2", "sysctl -w net.ipv4.conf.all.rp_filter=2",
+				"sysctl -w " + arg("net.ipv4.conf."+u.Device+".rp_filter=2"), "sysctl -w net.ipv4.conf.all.rp_filter=2",
 			},
 		})
 	}
@@ -294,7 +310,8 @@ func underlayNeighbours(f *Facts, r *result) {
 	if u.Neighbours*10 >= u.NeighbourMax*9 {
 		x := Finding{
 			Code: fault.NeighbourTableFull, Item: "table of neighbours",
-			What:   fmt.Sprintf("has %d of %d entries: new addresses on the link are not resolved when it is full", u.Neighbours, u.NeighbourMax),
+			What: fmt.Sprintf("has %d of %d entries: new addresses on the link are not resolved when it is full",
+				u.Neighbours, u.NeighbourMax),
 			Remedy: "make it larger, and persistently so in /etc/sysctl.d",
 			Commands: []string{
 				fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh3=%d", 4*u.NeighbourMax),

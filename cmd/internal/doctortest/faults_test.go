@@ -5,7 +5,6 @@ package doctortest
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"os"
 	"regexp"
@@ -158,11 +157,13 @@ func (p *patient) mend(command string) {
 // that are quick, or with BAIZE_TEST_FAULTS=all every one (make test-faults).
 func TestCatalogue(t *testing.T) {
 	all := os.Getenv("BAIZE_TEST_FAULTS") == "all"
+	only, err := regexp.Compile(os.Getenv("BAIZE_TEST_FAULTS"))
+	require.NoError(t, err)
 	p := newPatient(t)
 	p.awaitHealthy()
 	named, mended, n := 0, 0, 0
 	for _, f := range catalogue {
-		if !f.quick && !all {
+		if chosen := f.quick || all; !chosen && (only.String() == "" || !only.MatchString(f.name)) {
 			continue
 		}
 		n++
@@ -250,6 +251,9 @@ func (p *patient) recover(f injected) {
 		_ = p.Host("host1").StartService(ctx, service)
 	}
 	_ = p.Host("fabric").StartService(ctx, lab.ServiceEtcd)
+	if f.undo != "" && f.service != "" { // what undoes it may need the service
+		_, _ = p.Host("host1").Exec(ctx, "sh", "-c", p.words.Replace(f.undo))
+	}
 }
 
 // A healthy cluster yields nothing, however often it is asked.
@@ -262,5 +266,3 @@ func TestHealthy(t *testing.T) {
 		require.Greater(t, r.Count(doctor.OK), 20)
 	}
 }
-
-var _ = fmt.Sprint

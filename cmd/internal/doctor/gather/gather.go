@@ -164,6 +164,7 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 		}
 		g.snap = snap
 		f.LookAt(snap)
+		g.facts.SetTopology(snap)
 		if err := s.MayWrite(ctx); err != nil {
 			x := fault.Of(err)
 			f.Write = &x
@@ -171,7 +172,8 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 	}
 	for _, m := range s.Members(ctx) {
 		x := doctor.Member{
-			Endpoint: m.Endpoint, Version: m.Version, Took: m.Took, Leader: m.Leader, Size: m.Size, Quota: m.Quota, Alarms: m.Alarms,
+			Endpoint: m.Endpoint, Version: m.Version, Took: m.Took, Leader: m.Leader, Size: m.Size, Quota: m.Quota,
+			Alarms: m.Alarms,
 		}
 		if m.Err != nil {
 			x.Error = m.Err.Error()

@@ -107,7 +107,7 @@ func (g *gatherer) endpoints(context.Context) {
 	for _, e := range g.known() {
 		x := doctor.Endpoint{
 			Name: e.Name, Network: e.Network, Port: e.Port, Netns: e.Netns, Ifname: e.Ifname, IPs: e.IPs, MAC: e.MAC,
-			Engine: e.Engine,
+			Engine: e.Engine, Container: e.Container, Allow: e.Allow,
 		}
 		if n, ok := view.Find(e.Network); ok {
 			x.MTU, x.Prefixes = n.MTU, n.Prefixes()

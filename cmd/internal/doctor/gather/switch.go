@@ -51,10 +51,8 @@ func (g *gatherer) ovs(ctx context.Context) {
 	if out, err := g.flows.AppCtl(ctx, "coverage/show"); err == nil {
 		s.LongPolls = longPolls(out)
 	}
-	if out, err := g.flows.AppCtl(ctx, "dpctl/show"); err == nil {
-		s.LostBefore = lost(out)
-		s.LostAfter = s.LostBefore
-	}
+	s.LostBefore = g.lost(ctx)
+	s.LostAfter = s.LostBefore
 	s.Tunnels = g.tunnels(ctx)
 }
 
@@ -99,9 +97,21 @@ func (g *gatherer) lostNow(ctx context.Context) {
 	if !s.Daemon.OK() || !s.Database.OK() {
 		return
 	}
-	if out, err := g.flows.AppCtl(ctx, "dpctl/show"); err == nil {
-		s.LostAfter = lost(out)
+	s.LostAfter = max(s.LostBefore, g.lost(ctx))
+}
+
+// lost asks the datapath of the bridge. Asked for all of them, ovs-vswitchd logs a warning
+// where the kernel has none.
+func (g *gatherer) lost(ctx context.Context) uint64 {
+	name := map[string]string{"system": "system@ovs-system", "netdev": "netdev@ovs-netdev"}[g.facts.Switch.Datapath]
+	if name == "" {
+		return 0
 	}
+	out, err := g.flows.AppCtl(ctx, "dpctl/show", name)
+	if err != nil {
+		return 0
+	}
+	return lost(out)
 }
 
 // daemon looks at the process of ovs-vswitchd.
@@ -149,7 +159,8 @@ func started(pid string) (afterBoot, up time.Duration) {
 func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 	db := g.cfg.OVSDB
 	list := func(table, columns string, each func(row map[string]any)) {
-		out, err := run(ctx, "ovs-vsctl", "--db="+db, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns, "list", table)
+		out, err := run(ctx, "ovs-vsctl", "--db="+db, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns,
+			"list", table)
 		if err != nil {
 			return
 		}
@@ -178,7 +189,8 @@ func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 		name, _ := row["name"].(string)
 		failure, _ := row["error"].(string)
 		found = append(found, doctor.Tunnel{
-			Port: name, Type: kind, Local: options["local_ip"], Remote: options["remote_ip"], Key: options["key"], Error: failure,
+			Port: name, Type: kind, Local: options["local_ip"], Remote: options["remote_ip"], Key: options["key"],
+			Error: failure,
 		})
 	})
 	for i := range found {
@@ -312,7 +324,10 @@ func both(a, b drift.Drift) drift.Drift {
 	keep(&b.ForeignPorts, a.ForeignPorts)
 	b.CreateBridge = b.CreateBridge && a.CreateBridge
 	b.UpdateBridge = b.UpdateBridge && a.UpdateBridge
-	b.Problems = slices.DeleteFunc(b.Problems, func(f fault.Fault) bool { return !slices.ContainsFunc(a.Problems, f.Same) })
+	b.Problems = slices.DeleteFunc(b.Problems, func(f fault.Fault) bool {
+		return !slices.ContainsFunc(a.Problems,
+			f.Same)
+	})
 	b.Same = !b.CreateBridge && !b.UpdateBridge && len(b.AddPorts)+len(b.UpdatePorts)+len(b.RemovePorts)+
 		len(b.MissingFlows)+len(b.UnwantedFlows)+len(b.Kernel) == 0
 	return b

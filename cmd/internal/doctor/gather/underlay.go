@@ -54,7 +54,7 @@ func (g *gatherer) underlay(ctx context.Context) {
 		if i < 0 {
 			u.Lacking = append(u.Lacking, a)
 		} else if u.Device == "" {
-			u.Device, u.MTU = g.devices[i].Name, g.devices[i].MTU
+			u.Device = g.devices[i].Name
 		}
 	}
 	if u.Device == "" {
@@ -63,7 +63,11 @@ func (g *gatherer) underlay(ctx context.Context) {
 	u.Below = g.below(u.Device)
 	for _, name := range append([]string{u.Device}, u.Below...) {
 		// Open vSwitch's own devices never have a carrier.
-		if d, there := g.device(name); there && (!d.Up || (name != u.Device && !d.Carrier)) {
+		d, there := g.device(name)
+		if there && (u.MTU == 0 || d.MTU <= u.MTU) { // of two the one below, which the other follows
+			u.MTU, u.MTUDevice = d.MTU, name
+		}
+		if there && (!d.Up || (name != u.Device && !d.Carrier)) {
 			u.Down = append(u.Down, name)
 		}
 	}
@@ -72,6 +76,7 @@ func (g *gatherer) underlay(ctx context.Context) {
 	u.Neighbours, u.NeighbourMax = neighbours()
 	view := g.snap.View(g.facts.Node)
 	g.encaps(view)
+	g.needs(view)
 	g.forwards(view)
 	u.Shaping = g.shaping(ctx)
 	g.peers(ctx, view)
@@ -113,6 +118,20 @@ func (g *gatherer) encaps(view topology.View) {
 		}
 	}
 	g.facts.Underlay.Encaps = slices.Sorted(maps.Keys(seen))
+}
+
+// needs finds the largest packet that a network may send to another node.
+func (g *gatherer) needs(view topology.View) {
+	u := &g.facts.Underlay
+	for _, n := range view.Networks {
+		for _, p := range n.Peers {
+			for _, a := range p.VTEPs[:min(1, len(p.VTEPs))] {
+				if need := n.MTU + topology.Overhead(n.Transport, topology.FamilyOf(a)); need > u.Need {
+					u.Need, u.NeedOf = need, fmt.Sprintf("network %s with its MTU of %d", n.Name, n.MTU)
+				}
+			}
+		}
+	}
 }
 
 // forwards are the ways of packets from other nodes that this host's kernel forwards.

@@ -31,7 +31,7 @@ type Drop struct {
 	Where string
 	// Rule is the rule as it is printed; "policy drop" where none of them decides.
 	Rule string
-	// Undo is the command that takes it away.
+	// Undo is the command that takes it away; empty where there is no safe one.
 	Undo string
 	// Policy: it is the chain's policy.
 	Policy bool
@@ -115,6 +115,9 @@ func (c *chain) sees(p Packet) bool {
 
 func (c *chain) delete(r *rule) string {
 	if c.legacy != "" {
+		if strings.ContainsAny(r.text, "$`\\;&|<>") {
+			return "" // a comment in it may mean something else to a shell
+		}
 		return fmt.Sprintf("%s -t %s -D %s", c.legacy, c.table, strings.TrimPrefix(r.text, "-A "))
 	}
 	return fmt.Sprintf("nft delete rule %s %s %s handle %s", c.family, c.table, c.name, r.handle)

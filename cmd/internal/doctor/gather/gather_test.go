@@ -1,0 +1,82 @@
+package gather
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+func TestUpcalls(t *testing.T) {
+	now, limit := upcalls(`system@ovs-system:
+  flows         : (current 12) (avg 10) (max 30) (limit 200000)
+  dump duration : 1ms
+netdev@ovs-netdev:
+  flows         : (current 2) (avg 2) (max 30) (limit 30000)
+`)
+	require.Equal(t, 14, now)
+	require.Equal(t, 30000, limit)
+	now, limit = upcalls("")
+	require.Zero(t, now+limit)
+}
+
+func TestLost(t *testing.T) {
+	require.EqualValues(t, 7, lost("netdev@ovs-netdev:\n  lookups: hit:29147 missed:78 lost:7\n  flows: 2\n"))
+	require.Zero(t, lost("ovs-vswitchd: no such datapath"))
+}
+
+func TestLongPolls(t *testing.T) {
+	require.Equal(t, 30, longPolls("long_poll_interval         0.2/sec     0.500/sec        0.0083/sec   total: 31\n"))
+	require.Zero(t, longPolls("poll_create_node         335.6/sec   290.550/sec       37.9583/sec   total: 137212\n"))
+}
+
+func TestOVSMap(t *testing.T) {
+	got := ovsMap([]any{"map", []any{[]any{"key", "flow"}, []any{"remote_ip", "192.0.2.1"}}})
+	require.Equal(t, map[string]string{"key": "flow", "remote_ip": "192.0.2.1"}, got)
+	require.Empty(t, ovsMap("set"))
+	require.Empty(t, ovsMap(nil))
+}
+
+// What the agent was changing when it was seen first is no difference.
+func TestBothKeepsWhatLasts(t *testing.T) {
+	bad := fault.Fault{Code: fault.PortDead, Item: "port x", What: "dead"}
+	a := drift.Drift{
+		CreateBridge: true, AddPorts: []string{"a", "b"}, MissingFlows: []string{"f"}, Problems: []fault.Fault{bad},
+		ForeignPorts: []string{"p"},
+	}
+	b := drift.Drift{AddPorts: []string{"b"}, MissingFlows: []string{"g"}, ForeignPorts: []string{"p"}}
+	got := both(a, b)
+	require.False(t, got.CreateBridge)
+	require.Equal(t, []string{"b"}, got.AddPorts)
+	require.Empty(t, got.MissingFlows)
+	require.Empty(t, got.Problems)
+	require.False(t, got.Same)
+	require.False(t, quiet(got))
+	got = both(a, drift.Drift{Same: true})
+	require.True(t, got.Same)
+	require.True(t, quiet(got))
+}
+
+func TestStarted(t *testing.T) {
+	after, up := started("self")
+	require.Positive(t, after)
+	require.GreaterOrEqual(t, up, time.Duration(0))
+	after, up = started("none")
+	require.Zero(t, after+up)
+}
+
+func TestCertificates(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.pem")
+	require.NoError(t, os.WriteFile(file, []byte("nonsense"), 0o600))
+	got := certificates(etcdstore.Config{CertFile: file, CAFile: filepath.Join(t.TempDir(), "none"), KeyFile: file})
+	require.Len(t, got, 2, "the key is not read")
+	for _, c := range got {
+		require.NotEmpty(t, c.Error)
+	}
+}

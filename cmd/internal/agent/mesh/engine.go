@@ -214,7 +214,7 @@ func (e *engine) receive(port int, b []byte, now time.Time) (out []outgoing, got
 		return out, got, false, nil
 	}
 	if r := p.tx[f.answersStream].find(f.answers); f.kind == kindAnswer && r != nil {
-		got.rtt = now.Sub(r.at)
+		got.rtt = r.at.age(now)
 	}
 	calm := !p.hastened()
 	answer, due := p.take(f, e.life, now)

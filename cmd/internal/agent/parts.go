@@ -91,7 +91,8 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.parts = append(a.parts, speaker)
 	}
 	if probes {
-		a.rooms.mesh = mesh.New(mesh.Config{Interval: cfg.ProbeInterval, Ports: ports}, h, sw.Outcome(), w.Probes, w.Echo, a.log)
+		settings := mesh.Config{Interval: cfg.ProbeInterval, Ports: ports}
+		a.rooms.mesh = mesh.New(settings, h, sw.Outcome(), w.Probes, w.Echo, a.log)
 		a.parts = append(a.parts, a.rooms.mesh)
 	}
 	for _, p := range a.parts {

@@ -71,7 +71,8 @@ func TestMatrixOfMany(t *testing.T) {
 	for i := range 100 {
 		for j := range 100 {
 			if i != j {
-				w := api.Way{From: fmt.Sprint("h", i), To: fmt.Sprint("h", j), Encap: topology.GRE, Probed: api.Probed{State: api.StateOK}}
+				w := api.Way{From: fmt.Sprint("h", i), To: fmt.Sprint("h", j), Encap: topology.GRE}
+				w.State = api.StateOK
 				if i == 3 && j == 7 {
 					w.State = api.StateSilent
 				}
@@ -81,7 +82,8 @@ func TestMatrixOfMany(t *testing.T) {
 	}
 	var out bytes.Buffer
 	drawMatrix(&out, list, false)
-	require.Equal(t, "gre: 100 nodes, too many for a matrix\n\n9899 of 9900 ways ok\n  h3 → h7 over gre: no answer\n", out.String())
+	require.Equal(t, "gre: 100 nodes, too many for a matrix\n\n"+
+		"9899 of 9900 ways ok\n  h3 → h7 over gre: no answer\n", out.String())
 }
 
 func TestPing(t *testing.T) {
@@ -107,7 +109,8 @@ host2 over vxlan, 1450 bytes: 4.00ms
 4 probes, 2 answered; least 1.00ms, median 4.00ms, most 4.00ms
 `, res.out)
 	require.Len(t, asked, 4)
-	assert.Equal(t, api.PingRequest{Node: "host2", Encap: topology.VXLAN, Size: 1450, Timeout: api.Duration(pingTimeout)}, asked[0])
+	want := api.PingRequest{Node: "host2", Encap: topology.VXLAN, Size: 1450, Timeout: api.Duration(pingTimeout)}
+	assert.Equal(t, want, asked[0])
 
 	res = baize(t, "ping", "host2", "--count", "1", "-o", "json")
 	assert.Equal(t, cli.ExitOK, res.code, res.err)
@@ -129,7 +132,9 @@ func TestNodeOf(t *testing.T) {
 		kv("names/blue/host2", `{"names":{"web":["10.1.7.9"]}}`),
 	})
 	require.Empty(t, s.Malformed)
-	for name, want := range map[string]string{"web": "host2", "web.blue": "host2", "10.1.7.77": "host2", "10.1.8.1": "", "nobody": ""} {
+	for name, want := range map[string]string{
+		"web": "host2", "web.blue": "host2", "10.1.7.77": "host2", "10.1.8.1": "", "nobody": "",
+	} {
 		assert.Equal(t, want, nodeOf(s, name), name)
 	}
 }

@@ -140,8 +140,9 @@ func manyFault(list []Result, all int, k kindOfFault) fault.Fault {
 	}
 	return fault.Fault{
 		Code: k.code, Severity: k.code.Severity(),
-		Item:   fmt.Sprintf("%d of %d peers, among them %s", len(list), all, strings.Join(names, ", ")),
-		What:   k.many,
-		Remedy: "many at a time: look at this host first, its firewall ('nft list ruleset') and its links; then 'baize ping --mesh'",
+		Item: fmt.Sprintf("%d of %d peers, among them %s", len(list), all, strings.Join(names, ", ")),
+		What: k.many,
+		Remedy: "many at a time: look at this host first, its firewall ('nft list ruleset') and its links; " +
+			"then 'baize ping --mesh'",
 	}
 }

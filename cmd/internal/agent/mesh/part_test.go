@@ -264,7 +264,8 @@ func TestPartTakesOnlyProbes(t *testing.T) {
 		time.Sleep(time.Minute)
 		f := frame{kind: kindProbe, length: headerSize, from: 99, to: hashOf("host1"), life: 1, seq: 1}.encode()
 		for _, p := range []openflow.Packet{
-			{Port: 2, Key: 100, Frame: f}, {Port: 2, Key: pipeline.ProbeKey, Frame: f[:60]}, {Port: 77, Key: pipeline.ProbeKey, Frame: f},
+			{Port: 2, Key: 100, Frame: f}, {Port: 2, Key: pipeline.ProbeKey, Frame: f[:60]},
+			{Port: 77, Key: pipeline.ProbeKey, Frame: f},
 		} {
 			w.received[0](p)
 		}
@@ -284,14 +285,17 @@ func BenchmarkRound(b *testing.B) {
 	var targets []Target
 	for i := range n {
 		targets = append(targets, Target{
-			Key: Key{fmt.Sprint("p", i), topology.VXLAN}, Port: i + 1, Size: testSize, Network: "blue", Alive: true, Answers: true,
+			Key: Key{fmt.Sprint("p", i), topology.VXLAN}, Port: i + 1, Size: testSize, Network: "blue",
+			Alive: true, Answers: true,
 		})
 	}
 	e.aim(targets, now)
 	e.connect(true, now)
 	peers := map[int]*frame{}
 	for i := range n {
-		peers[i+1] = &frame{kind: kindAnswer, from: hashOf(targets[i].Node), to: e.self, life: 1, heardLife: 1, length: headerSize}
+		peers[i+1] = &frame{
+			kind: kindAnswer, from: hashOf(targets[i].Node), to: e.self, life: 1, heardLife: 1, length: headerSize,
+		}
 	}
 	for b.Loop() {
 		for end := now.Add(time.Minute); now.Before(end); {

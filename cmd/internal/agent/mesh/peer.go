@@ -402,8 +402,8 @@ func (p *peer) slow(patience time.Duration, now time.Time) bool {
 // result is what is known of the way.
 func (p *peer) result(now time.Time) Result {
 	r := Result{
-		Key: p.Key, Local: p.Local, Remote: p.Remote, Verdict: p.verdict, Since: p.since, LossOut: -1, LossIn: -1, Needed: p.Size - ethernet,
-		Network: p.Network, Detail: p.detail,
+		Key: p.Key, Local: p.Local, Remote: p.Remote, Verdict: p.verdict, Since: p.since, LossOut: -1, LossIn: -1,
+		Needed: p.Size - ethernet, Network: p.Network, Detail: p.detail,
 	}
 	percent := func(c counted) int {
 		if x := c.percent(); x != unknown {

@@ -174,8 +174,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		ProbeInterval: c.Duration("probe-interval"),
 		DockerBridge:  c.String("docker-bridge"), DockerNetwork: c.String("docker-network"),
 		DockerEnv: c.String("docker-env"),
-		BGP:  speak,
-		Etcd: etcd, Version: currentVersion().Version, Settings: all,
+		BGP:       speak,
+		Etcd:      etcd, Version: currentVersion().Version, Settings: all,
 	}
 	addFlannel(c, &cfg)
 	return cfg, nil

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 )
 
 // Where packets go without encapsulation, the way is the path from host to host.
@@ -131,5 +133,20 @@ func (p *Part) echoed(from netip.Addr, payload []byte) {
 	}
 }
 
+// echoPause is how long after a failure the sockets are opened again.
+const echoPause = time.Minute
+
 // listenEchoes holds the sockets.
-func (p *Part) listenEchoes(ctx context.Context) error { return p.echo.Run(ctx, p.echoed) }
+func (p *Part) listenEchoes(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := p.echo.Run(ctx, p.echoed)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.log.Warnf("paths without encapsulation are not probed: %v", err)
+		if !part.Sleep(ctx, echoPause) {
+			return nil
+		}
+	}
+	return nil
+}

@@ -131,7 +131,7 @@ func (p *Part) Run(ctx context.Context) error {
 	g.Go(p.connect)
 	g.Go(p.turns)
 	if p.echo != nil {
-		g.Watch("replies to echo requests", p.log, p.listenEchoes)
+		g.Go(p.listenEchoes)
 	}
 	return g.Wait()
 }

@@ -137,7 +137,7 @@ func passOf(i, n int) openvswitch.Outcome {
 		}}
 	}
 	// A host that does not run Baize is no way.
-	blue.Peers = append(blue.Peers, topology.Peer{Node: "flannel1", Encap: topology.VXLAN, Router: &topology.RouterHost{}})
+	blue.Peers = append(blue.Peers, topology.Peer{Node: "router1", Encap: topology.VXLAN, Router: &topology.RouterHost{}})
 	o.View.Networks = []topology.NetworkView{blue, green, wide}
 	return o
 }

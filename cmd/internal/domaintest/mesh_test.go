@@ -163,6 +163,10 @@ func testMeshSilent(m mesh) {
 	two := m.drop("host2", "udp dport 4789 ip daddr 192.168.77.11 drop")
 	m.only(map[string]string{"host1 host2 vxlan": api.StateSilent, "host2 host1 vxlan": api.StateSilent},
 		map[string]fault.Code{"host1 host2 vxlan": fault.PeerSilent, "host2 host1 vxlan": fault.PeerSilent})
+	m.Await("it is told that the host answers", func() (bool, string) {
+		says := m.says()["host1 "+string(fault.PeerSilent)+" peer host2 over vxlan"]
+		return strings.Contains(says, "though its host answers ping"), says
+	})
 	one()
 	two()
 }

@@ -27,7 +27,7 @@ func TestFaults(t *testing.T) {
 		code       fault.Code
 		what, find string
 	}{
-		{Silent, topology.VXLAN, fault.PeerSilent, "no frame arrives", "UDP port 4789"},
+		{Silent, topology.VXLAN, fault.PeerSilent, "no frame arrives", "192.0.2.2 does not answer ping either"},
 		{Deaf, topology.GRE, fault.PeerDeaf, "one direction only", "IP protocol 47 (GRE) from 192.0.2.1 to 192.0.2.2"},
 		{Deaf, topology.Geneve, fault.PeerDeaf, "one direction only", "UDP port 6082"},
 		{Lossy, topology.VXLAN, fault.PeerLossy, "frames are lost", "ip -s link"},
@@ -42,6 +42,11 @@ func TestFaults(t *testing.T) {
 		require.Contains(t, got[0].What, c.what)
 		require.Contains(t, got[0].Remedy, c.find)
 	}
+	alive := badWay(Silent, "host2", topology.VXLAN)
+	alive.HostAnswers = true
+	got := faultsOf([]Result{alive}, p)
+	require.Contains(t, got[0].What, "though its host answers ping")
+	require.Contains(t, got[0].Remedy, "something drops UDP port 4789 from 192.0.2.2 to 192.0.2.1")
 	for _, v := range []Verdict{Unknown, Good, Unasked, Down} {
 		require.Empty(t, faultsOf([]Result{badWay(v, "host2", topology.VXLAN)}, p))
 	}

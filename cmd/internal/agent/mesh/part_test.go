@@ -29,6 +29,8 @@ type wires struct {
 	received map[int]func(openflow.Packet)
 	echoed   map[int]func(netip.Addr, []byte)
 	down     func(from, to int) bool
+	// mute is a host that answers no echo requests.
+	mute netip.Addr
 	// flying are the frames under way.
 	flying sync.WaitGroup
 }
@@ -74,7 +76,11 @@ func (e echo) Run(ctx context.Context, received func(netip.Addr, []byte)) error 
 func (e echo) Send(to netip.Addr, payload []byte) error {
 	e.all.mu.Lock()
 	back := e.all.echoed[e.self]
+	mute := e.all.mute == to
 	e.all.mu.Unlock()
+	if mute {
+		return nil
+	}
 	e.all.flying.Go(func() {
 		time.Sleep(3 * time.Millisecond)
 		back(to, payload)
@@ -173,7 +179,17 @@ func TestPart(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, []fault.Code{fault.PeerDeaf}, codesOf(parts[0]))
 		require.Equal(t, []fault.Code{fault.PeerSilent}, codesOf(parts[1]))
+		require.Contains(t, parts[1].Faults()[0].What, "though its host answers ping")
 		require.Empty(t, parts[2].Faults())
+		w.mu.Lock()
+		w.mute = vtep(0)
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		require.Equal(t, []fault.Code{fault.PeerSilent, fault.PeerSilent}, codesOf(parts[1]), "the tunnel and the path")
+		require.NotContains(t, parts[1].Faults()[1].What, "answers ping")
+		w.mu.Lock()
+		w.mute = netip.Addr{}
+		w.mu.Unlock()
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

@@ -97,12 +97,14 @@ func (p *Packets) open(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	var out []byte
-	for _, m := range []message{hello(), setConfig(), setController(p.cfg.ID), meterControllers(p.cfg.Rate, p.cfg.Burst)} {
+	for _, m := range []message{
+		hello(), setConfig(), setController(p.cfg.ID), meterControllers(p.cfg.Rate, p.cfg.Burst),
+	} {
 		out = append(out, m.bytes()...)
 	}
 	// An answer to a question of ours comes after the settings are in force.
 	out = append(out, message{kind: typeEchoRequest, xid: settled}.bytes()...)
-	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err == nil {
+	if err = conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err == nil {
 		_, err = conn.Write(out)
 	}
 	if err != nil {
@@ -171,7 +173,8 @@ func (c *Client) lost(err error) error {
 	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		e.Kind, e.Code = topology.ErrNotFound, fault.BridgeMissing
-		e.What, e.Remedy = fmt.Sprintf("is not there, or ovs-vswitchd is not running: %v", err), "systemctl start openvswitch-switch"
+		e.What = fmt.Sprintf("is not there, or ovs-vswitchd is not running: %v", err)
+		e.Remedy = "systemctl start openvswitch-switch"
 	}
 	return e
 }

@@ -18,11 +18,13 @@ import (
 // in whole, with their port and tunnel key. Those of other IDs do not.
 func TestPackets(t *testing.T) {
 	o, c := start(t)
-	require.NoError(t, c.Apply(t.Context(), []ovs.BoundFlow{
+	flows := []ovs.BoundFlow{
 		flow(0, 100, "in_port=1,dl_type=0x88b5", "set_field:7->tun_id,controller(max_len=65535,id=4711)"),
-		flow(0, 100, "in_port=2,dl_type=0x88b5", "controller(max_len=65535,id=4712)"),
+		flow(0, 100, "in_port=2,tun_id=0x0,dl_type=0x88b5", "controller(max_len=65535,id=4712)"),
 		flow(0, 0, "", "drop"),
-	}, nil))
+	}
+	require.NoError(t, c.Apply(t.Context(), flows, nil))
+	require.Empty(t, audit(t, c, flows).Lines, "the switch says them as they were said")
 	p := c.Packets(openflow.PacketsConfig{ID: 4711, Rate: 1000, Burst: 1000})
 	require.ErrorIs(t, p.Send(1, 0, nil), openflow.ErrDisconnected)
 	in, ready, ended := make(chan openflow.Packet, 100), make(chan struct{}), make(chan error, 1)

@@ -111,7 +111,10 @@ type Field struct {
 func Fields() []Field {
 	return []Field{
 		{"metadata", "the frame's network: its VNI"},
-		{"tun_id", "the tunnel key, a VNI as well; of a local frame set once, when it enters; 0 is that of the agents' probes"},
+		{
+			"tun_id",
+			"the tunnel key, a VNI as well; of a local frame set once, when it enters; 0 is that of the agents' probes",
+		},
 		{"reg0", "1: the packet stays in the tunnel, whatever the kernel has routes to (set in direct, looked at in exact)"},
 		{"reg1", "scratch within one table, never looked at in another (used in answer)"},
 		{"reg2", "egress: what deliver does. 1 to 0xffff is the OpenFlow number of a local port; " +

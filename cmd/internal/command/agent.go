@@ -190,9 +190,10 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		ProbeInterval: c.Duration("probe-interval"),
-		DockerBridge:  c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
-		BGP:  speak,
-		Etcd: etcd, Version: currentVersion().Version, Settings: all,
+		DockerBridge:  c.String("docker-bridge"), DockerNetwork: c.String("docker-network"),
+		DockerEnv: c.String("docker-env"),
+		BGP:       speak,
+		Etcd:      etcd, Version: currentVersion().Version, Settings: all,
 	}
 	addFlannel(c, &cfg)
 	return cfg, nil

@@ -192,6 +192,12 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 			out = append(out, candidate{word: string(t)})
 		}
 		return out
+	case "encap":
+		var out []candidate
+		for _, t := range topology.Encapsulations() {
+			out = append(out, candidate{word: string(t)})
+		}
+		return append(out, candidate{word: string(topology.Route)})
 	case "network":
 		return ask("network", "list")
 	case "node":
@@ -293,7 +299,7 @@ func firstArgument(command string, ask asker) []candidate {
 		return faultCodes()
 	case "network show", "network update", "network delete":
 		return ask("network", "list")
-	case "node show", "node remove":
+	case "node show", "node remove", "ping":
 		return ask("node", "list")
 	case "subnet release":
 		return ask("subnet", "list")

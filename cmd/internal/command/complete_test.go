@@ -55,6 +55,8 @@ func TestComplete(t *testing.T) {
 		{"network show blue ", nil},
 		{"--log-level debug network show r", []string{"red"}},
 		{"node remove --force host", []string{"host1", "host2", "host3"}},
+		{"ping ho", []string{"host1", "host2", "host3"}},
+		{"ping host1 --encap ", []string{"vxlan", "gre", "geneve", "route"}},
 		{"plan --node host3", []string{"host3"}},
 		{"subnet release 10.1.248", []string{"10.1.248.0/21"}},
 		{"subnet list --network ", []string{"blue", "red"}},

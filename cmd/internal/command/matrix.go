@@ -120,7 +120,8 @@ func drawWrong(out *bytes.Buffer, list []api.Way, color bool) {
 		if color {
 			what = cli.PaintAs(like, what)
 		}
-		fmt.Fprintf(out, "  %s → %s over %s: %s%s\n", cli.Printable(w.From), cli.Printable(w.To), w.Encap, what, wayDetails(w))
+		from, to := cli.Printable(w.From), cli.Printable(w.To)
+		fmt.Fprintf(out, "  %s → %s over %s: %s%s\n", from, to, w.Encap, what, wayDetails(w))
 	}
 }
 

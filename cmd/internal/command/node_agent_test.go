@@ -145,6 +145,7 @@ func healthy() api.Status {
 			{
 				Node: "host2", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.77.12")}, Port: "vx-host2", OFPort: 3,
 				Encap: topology.VXLAN, Alive: true,
+				Probed: &api.Probed{State: api.StateOK, RTT: api.Duration(420 * time.Microsecond), Passes: 1450, Needed: 1450},
 			},
 		},
 		Endpoints: []api.Endpoint{

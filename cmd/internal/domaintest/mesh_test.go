@@ -163,6 +163,10 @@ func testMeshSilent(m mesh) {
 	two := m.drop("host2", "udp dport 4789 ip daddr 192.168.77.11 drop")
 	m.only(map[string]string{"host1 host2 vxlan": api.StateSilent, "host2 host1 vxlan": api.StateSilent},
 		map[string]fault.Code{"host1 host2 vxlan": fault.PeerSilent, "host2 host1 vxlan": fault.PeerSilent})
+	m.Await("it is told that the host answers", func() (bool, string) {
+		says := m.says()["host1 "+string(fault.PeerSilent)+" peer host2 over vxlan"]
+		return strings.Contains(says, "though its host answers ping"), says
+	})
 	one()
 	two()
 }
@@ -286,20 +290,25 @@ func testMeshForged(m mesh) {
 	wire := m.Wire("host1")
 	var probe []byte
 	m.Await("a probe on the wire", func() (bool, string) {
-		for _, f := range wire.Frames([]byte{0x02, 0xba, 0x12, 0xe0, 0, 0, 0x02, 0xba, 0x12, 0xe1}) {
-			at := bytes.Index(f, []byte{0x02, 0xba, 0x12, 0xe0, 0, 0, 0x02, 0xba, 0x12, 0xe1})
-			probe = f[at:]
+		begin := []byte{0x02, 0xba, 0x12, 0xe0, 0, 0, 0x02, 0xba, 0x12, 0xe1}
+		for _, f := range wire.Frames(begin) {
+			_, rest, _ := bytes.Cut(f, begin)
+			probe = slices.Concat(begin, rest)
 		}
 		return len(probe) > 0, ""
 	})
 	wire.Close()
 	me := m.Endpoint("host1/c1")
 	from := m.Inside(me)
-	there := map[string]*testkit.Socket{"host2": m.Inside(m.Endpoint("host2/c1")), "host3": m.Inside(m.Endpoint("host3/c1"))}
+	there := map[string]*testkit.Socket{}
+	for _, host := range []string{"host2", "host3"} {
+		there[host] = m.Inside(m.Endpoint(host + "/c1"))
+	}
 	mark := []byte("forged")
 	// If it were taken for a probe, it would be one of an unknown node out of host1's
 	// tunnel (BZ0410).
-	forged := slices.Concat(testkit.Broadcast, testkit.MAC(m.t, me.MAC), probe[12:20], bytes.Repeat([]byte{7}, 8), probe[28:], mark)
+	forged := slices.Concat(testkit.Broadcast, testkit.MAC(m.t, me.MAC),
+		probe[12:20], bytes.Repeat([]byte{7}, 8), probe[28:], mark)
 	for range 20 {
 		from.Send(m.t, forged)
 	}
@@ -317,7 +326,8 @@ func testMeshForged(m mesh) {
 }
 
 func testMeshPing(m mesh) {
-	out := m.Must("host1", "baize", "ping", "host2", "--encap", "vxlan", "--size", "1450", "--count", "3", "--interval", "50ms")
+	out := m.Must("host1", "baize", "ping", "host2", "--encap", "vxlan", "--size", "1450",
+		"--count", "3", "--interval", "50ms")
 	require.Contains(m.t, out, "host2 over vxlan, 1450 bytes: ")
 	require.Contains(m.t, out, "3 probes, 3 answered")
 	out = m.Must("host1", "baize", "ping", m.Endpoint("host3/c1").IPs[0].String(), "--encap", "gre", "--count", "1")

@@ -57,7 +57,7 @@ func (p *Part) Ping(ctx context.Context, node string, encap topology.Transport, 
 	p.mu.Unlock()
 	p.send([]outgoing{out})
 
-	pong := Pong{Key: w.Key, Size: length - ethernet}
+	pong := Pong{Key: k.key, Size: length - ethernet}
 	select {
 	case got := <-answer:
 		pong.RTT = max(got.rtt, time.Microsecond)
@@ -147,9 +147,9 @@ func (p *Part) Rows(ctx context.Context) []Row {
 	rows := make(chan Row, len(ways))
 	var g errgroup.Group
 	g.SetLimit(rowsMost)
-	for _, w := range ways {
+	for _, key := range ways {
 		g.Go(func() error {
-			if row, ok := p.row(ctx, w, names); ok {
+			if row, ok := p.row(ctx, key, names); ok {
 				rows <- row
 			}
 			return nil
@@ -178,10 +178,10 @@ func (p *Part) names() map[uint64]string {
 }
 
 // row asks a peer for its row, part by part; what has come when ctx ends is its row.
-func (p *Part) row(ctx context.Context, w *peer, names map[uint64]string) (Row, bool) {
-	row := Row{Node: w.Node}
+func (p *Part) row(ctx context.Context, key Key, names map[uint64]string) (Row, bool) {
+	row := Row{Node: key.Node}
 	for first := 0; ; first += rowPart {
-		got, ok := p.rowPart(ctx, w, first)
+		got, ok := p.rowPart(ctx, key, first)
 		if !ok {
 			return row, first > 0
 		}
@@ -196,10 +196,15 @@ func (p *Part) row(ctx context.Context, w *peer, names map[uint64]string) (Row, 
 	}
 }
 
-func (p *Part) rowPart(ctx context.Context, w *peer, first int) (arrival, bool) {
-	k := awaited{key: w.Key, kind: kindRow, seq: uint32(first)}
+func (p *Part) rowPart(ctx context.Context, key Key, first int) (arrival, bool) {
+	k := awaited{key: key, kind: kindRow, seq: uint32(first)}
 	for range rowTries {
 		p.mu.Lock()
+		w := p.engine.peers[key]
+		if w == nil { // it is no peer any more
+			p.mu.Unlock()
+			return arrival{}, false
+		}
 		answer := p.await(k)
 		out := p.engine.ask(w, first)
 		p.mu.Unlock()

@@ -1,10 +1,14 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 )
 
 // Where packets go without encapsulation, the way is the path from host to host.
@@ -118,6 +122,11 @@ func (p *Part) sendEcho(o outgoing) {
 func (p *Part) echoed(from netip.Addr, payload []byte) {
 	now := time.Now()
 	p.mu.Lock()
+	if len(payload) >= echoSize && payload[12] == askingHost {
+		p.hostReplied(from, payload, now)
+		p.mu.Unlock()
+		return
+	}
 	x := p.pathsByAddr[from]
 	if x == nil {
 		p.mu.Unlock()
@@ -131,5 +140,88 @@ func (p *Part) echoed(from netip.Addr, payload []byte) {
 	}
 }
 
+// A silent peer's host is asked as well, at the same pace: where it answers, what is
+// lost are the tunnel's packets.
+
+// askingHost, in the place of a stream, marks such a request.
+const askingHost = 0xff
+
+// hostAnswered is for how long an answer of a host counts.
+const hostAnswered = 30 * time.Second
+
+// host is what is known of a host whose frames do not come.
+type host struct {
+	// answeredAt is when it answered an echo request last; said is what was reported.
+	answeredAt time.Time
+	said       bool
+}
+
+func (h *host) answers(now time.Time) bool {
+	return !h.answeredAt.IsZero() && now.Sub(h.answeredAt) < hostAnswered
+}
+
+// silentHosts returns the hosts to ask: those of silent tunnels that frames go to now.
+// Hosts that are not silent any more are forgotten. It needs p.mu.
+func (p *Part) silentHosts(out []outgoing, now time.Time) (ask []netip.Addr) {
+	if p.echo == nil {
+		return nil
+	}
+	before := p.hosts
+	p.hosts = map[netip.Addr]*host{}
+	for _, w := range p.engine.order {
+		if w.verdict != Silent || w.Echo {
+			continue
+		}
+		h := cmp.Or(p.hosts[w.Remote], before[w.Remote], &host{}) // one host may have several tunnels
+		p.hosts[w.Remote] = h
+		if h.said != h.answers(now) {
+			h.said, p.engine.news = h.answers(now), true
+		}
+	}
+	for _, o := range out {
+		if w := p.engine.byPort[o.port]; w != nil && w.verdict == Silent && !w.Echo && !slices.Contains(ask, w.Remote) {
+			ask = append(ask, w.Remote)
+		}
+	}
+	return ask
+}
+
+// askHosts sends echo requests to hosts.
+func (p *Part) askHosts(hosts []netip.Addr) {
+	payload := binary.BigEndian.AppendUint64(nil, p.engine.life) // it never changes
+	payload = append(payload, 0, 0, 0, 0, askingHost)
+	for _, a := range hosts {
+		if err := p.echo.Send(a, payload); err != nil {
+			p.log.Debugf("echo request to %s: %v", a, err)
+		}
+	}
+}
+
+// hostReplied notes the reply of a silent host. It needs p.mu.
+func (p *Part) hostReplied(from netip.Addr, payload []byte, now time.Time) {
+	h := p.hosts[from]
+	if h == nil || len(payload) < echoSize || binary.BigEndian.Uint64(payload) != p.engine.life {
+		return
+	}
+	if h.answeredAt = now; !h.said {
+		p.turn.Wake()
+	}
+}
+
+// echoPause is how long after a failure the sockets are opened again.
+const echoPause = time.Minute
+
 // listenEchoes holds the sockets.
-func (p *Part) listenEchoes(ctx context.Context) error { return p.echo.Run(ctx, p.echoed) }
+func (p *Part) listenEchoes(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := p.echo.Run(ctx, p.echoed)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.log.Warnf("paths without encapsulation are not probed: %v", err)
+		if !part.Sleep(ctx, echoPause) {
+			return nil
+		}
+	}
+	return nil
+}

@@ -214,7 +214,7 @@ func (e *engine) receive(port int, b []byte, now time.Time) (out []outgoing, got
 		return out, got, false, nil
 	}
 	if r := p.tx[f.answersStream].find(f.answers); f.kind == kindAnswer && r != nil {
-		got.rtt = now.Sub(r.at)
+		got.rtt = r.at.age(now)
 	}
 	calm := !p.hastened()
 	answer, due := p.take(f, e.life, now)
@@ -270,12 +270,12 @@ func entryOf(r Result, hash uint64) entry {
 }
 
 // ways returns a way to each node that may answer, of several a good one.
-func (e *engine) ways() map[string]*peer {
-	out := map[string]*peer{}
+func (e *engine) ways() map[string]Key {
+	out := map[string]Key{}
 	for _, p := range e.order {
 		mute := p.verdict == Silent || p.verdict == Deaf || p.verdict == Down
-		if e.connected && p.probed() && !p.Echo && !mute && (out[p.Node] == nil || p.verdict == Good) {
-			out[p.Node] = p
+		if e.connected && p.probed() && !p.Echo && !mute && (out[p.Node].Node == "" || p.verdict == Good) {
+			out[p.Node] = p.Key
 		}
 	}
 	return out

@@ -384,7 +384,8 @@ func TestCost(t *testing.T) {
 	var targets []Target
 	for i := range n {
 		targets = append(targets, Target{
-			Key: Key{fmt.Sprint("p", i), topology.VXLAN}, Port: i + 1, Size: testSize, Network: "blue", Alive: true, Answers: true,
+			Key: Key{fmt.Sprint("p", i), topology.VXLAN}, Port: i + 1, Size: testSize, Network: "blue",
+			Alive: true, Answers: true,
 		})
 		peers[i+1] = newEngine(fmt.Sprint("p", i), 1, testInterval)
 		peers[i+1].aim([]Target{{Key: Key{"self", topology.VXLAN}, Port: 1, Alive: true, Answers: true}}, now)

@@ -42,13 +42,13 @@ func (p ports) kinds() map[Verdict]kindOfFault {
 	return map[Verdict]kindOfFault{
 		Silent: {
 			fault.PeerSilent,
-			func(r Result) string { return "no frame arrives from it: " + r.Detail },
 			func(r Result) string {
-				return fmt.Sprintf(
-					"does %s answer 'ping' from this host? then something drops %s from there: look at the firewalls of both "+
-						"hosts and between them ('nft list ruleset'), and at 'baize status' on %s",
-					r.Remote, p.packets(r.Encap), r.Node)
+				if r.HostAnswers {
+					return "no frame arrives from it, though its host answers ping: " + r.Detail
+				}
+				return "no frame arrives from it: " + r.Detail
 			},
+			p.silentRemedy,
 			"no frame arrives from them",
 		},
 		Deaf: {
@@ -104,6 +104,17 @@ func (p ports) kinds() map[Verdict]kindOfFault {
 	}
 }
 
+// silentRemedy says where to look for what does not arrive.
+func (p ports) silentRemedy(r Result) string {
+	firewalls := "look at the firewalls of both hosts and between them ('nft list ruleset')"
+	if r.HostAnswers {
+		return fmt.Sprintf("something drops %s from %s to %s: %s; 'baize status' on %s says whether this node's frames "+
+			"arrive there", p.packets(r.Encap), r.Remote, r.Local, firewalls, r.Node)
+	}
+	return fmt.Sprintf("%s does not answer ping either, or no ping passes: is the host up, is the network between the "+
+		"hosts? else %s", r.Remote, firewalls)
+}
+
 // faultsOf reports what is wrong. The results are sorted by node.
 func faultsOf(results []Result, p ports) []fault.Fault {
 	var out []fault.Fault
@@ -140,8 +151,9 @@ func manyFault(list []Result, all int, k kindOfFault) fault.Fault {
 	}
 	return fault.Fault{
 		Code: k.code, Severity: k.code.Severity(),
-		Item:   fmt.Sprintf("%d of %d peers, among them %s", len(list), all, strings.Join(names, ", ")),
-		What:   k.many,
-		Remedy: "many at a time: look at this host first, its firewall ('nft list ruleset') and its links; then 'baize ping --mesh'",
+		Item: fmt.Sprintf("%d of %d peers, among them %s", len(list), all, strings.Join(names, ", ")),
+		What: k.many,
+		Remedy: "many at a time: look at this host first, its firewall ('nft list ruleset') and its links; " +
+			"then 'baize ping --mesh'",
 	}
 }

@@ -22,25 +22,31 @@ func badWay(v Verdict, node string, encap topology.Transport) Result {
 func TestFaults(t *testing.T) {
 	p := ports{topology.Geneve: 6082}
 	for _, c := range []struct {
-		way              Result
-		code             fault.Code
-		item, what, find string
+		verdict    Verdict
+		encap      topology.Transport
+		code       fault.Code
+		what, find string
 	}{
-		{badWay(Silent, "host2", topology.VXLAN), fault.PeerSilent, "peer host2 over vxlan", "no frame arrives", "UDP port 4789"},
-		{badWay(Deaf, "host2", topology.GRE), fault.PeerDeaf, "peer host2 over gre", "one direction only", "IP protocol 47 (GRE) from 192.0.2.1 to 192.0.2.2"},
-		{badWay(Deaf, "host2", topology.Geneve), fault.PeerDeaf, "peer host2 over geneve", "one direction only", "UDP port 6082"},
-		{badWay(Lossy, "host2", topology.VXLAN), fault.PeerLossy, "peer host2 over vxlan", "frames are lost", "ip -s link"},
-		{badWay(Narrow, "host2", topology.VXLAN), fault.PathMTU, "peer host2 over vxlan", "packets of more than 1350 bytes do not arrive", "baize network update blue --mtu 1350"},
-		{badWay(Slow, "host2", topology.Route), fault.PeerSlow, "peer host2 over route", "fastest answers take", "ping 192.0.2.2"},
-		{badWay(Misled, "host2", topology.VXLAN), fault.PeerMisled, "peer host2 over vxlan", "come out of its tunnel", "translate addresses"},
+		{Silent, topology.VXLAN, fault.PeerSilent, "no frame arrives", "192.0.2.2 does not answer ping either"},
+		{Deaf, topology.GRE, fault.PeerDeaf, "one direction only", "IP protocol 47 (GRE) from 192.0.2.1 to 192.0.2.2"},
+		{Deaf, topology.Geneve, fault.PeerDeaf, "one direction only", "UDP port 6082"},
+		{Lossy, topology.VXLAN, fault.PeerLossy, "frames are lost", "ip -s link"},
+		{Narrow, topology.VXLAN, fault.PathMTU, "more than 1350 bytes do not arrive", "network update blue --mtu 1350"},
+		{Slow, topology.Route, fault.PeerSlow, "fastest answers take", "ping 192.0.2.2"},
+		{Misled, topology.VXLAN, fault.PeerMisled, "come out of its tunnel", "translate addresses"},
 	} {
-		got := faultsOf([]Result{c.way}, p)
+		got := faultsOf([]Result{badWay(c.verdict, "host2", c.encap)}, p)
 		require.Len(t, got, 1)
 		require.Equal(t, c.code, got[0].Code)
-		require.Equal(t, c.item, got[0].Item)
+		require.Equal(t, "peer host2 over "+string(c.encap), got[0].Item)
 		require.Contains(t, got[0].What, c.what)
 		require.Contains(t, got[0].Remedy, c.find)
 	}
+	alive := badWay(Silent, "host2", topology.VXLAN)
+	alive.HostAnswers = true
+	got := faultsOf([]Result{alive}, p)
+	require.Contains(t, got[0].What, "though its host answers ping")
+	require.Contains(t, got[0].Remedy, "something drops UDP port 4789 from 192.0.2.2 to 192.0.2.1")
 	for _, v := range []Verdict{Unknown, Good, Unasked, Down} {
 		require.Empty(t, faultsOf([]Result{badWay(v, "host2", topology.VXLAN)}, p))
 	}

@@ -74,7 +74,9 @@ type Part struct {
 	paths       map[Key]*path
 	pathsByAddr map[netip.Addr]*path
 	pathsByPort map[int]*path
-	lastPath    int
+	// hosts are those of silent tunnels, by their ends.
+	hosts    map[netip.Addr]*host
+	lastPath int
 }
 
 // awaited is a frame that somebody waits for.
@@ -116,7 +118,18 @@ func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
 func (p *Part) Results() []Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.engine.results(time.Now())
+	return p.results(time.Now())
+}
+
+// results adds what hosts answered to what the engine knows. It needs p.mu.
+func (p *Part) results(now time.Time) []Result {
+	out := p.engine.results(now)
+	for i := range out {
+		if h := p.hosts[out[i].Remote]; h != nil && out[i].Verdict == Silent {
+			out[i].HostAnswers = h.said
+		}
+	}
+	return out
 }
 
 // Run implements part.Part.
@@ -131,7 +144,7 @@ func (p *Part) Run(ctx context.Context) error {
 	g.Go(p.connect)
 	g.Go(p.turns)
 	if p.echo != nil {
-		g.Watch("replies to echo requests", p.log, p.listenEchoes)
+		g.Go(p.listenEchoes)
 	}
 	return g.Wait()
 }
@@ -239,13 +252,15 @@ func (p *Part) turns(ctx context.Context) error {
 		now := time.Now()
 		p.mu.Lock()
 		out, next := p.engine.turn(now)
+		ask := p.silentHosts(out, now)
 		var results []Result
 		news := p.engine.news
 		if p.engine.news = false; news {
-			results = p.engine.results(now)
+			results = p.results(now)
 		}
 		p.mu.Unlock()
 		p.send(out)
+		p.askHosts(ask)
 		if news {
 			p.report(results)
 		}

@@ -29,6 +29,8 @@ type wires struct {
 	received map[int]func(openflow.Packet)
 	echoed   map[int]func(netip.Addr, []byte)
 	down     func(from, to int) bool
+	// mute is a host that answers no echo requests.
+	mute netip.Addr
 	// flying are the frames under way.
 	flying sync.WaitGroup
 }
@@ -74,7 +76,11 @@ func (e echo) Run(ctx context.Context, received func(netip.Addr, []byte)) error 
 func (e echo) Send(to netip.Addr, payload []byte) error {
 	e.all.mu.Lock()
 	back := e.all.echoed[e.self]
+	mute := e.all.mute == to
 	e.all.mu.Unlock()
+	if mute {
+		return nil
+	}
 	e.all.flying.Go(func() {
 		time.Sleep(3 * time.Millisecond)
 		back(to, payload)
@@ -137,7 +143,7 @@ func passOf(i, n int) openvswitch.Outcome {
 		}}
 	}
 	// A host that does not run Baize is no way.
-	blue.Peers = append(blue.Peers, topology.Peer{Node: "flannel1", Encap: topology.VXLAN, Router: &topology.RouterHost{}})
+	blue.Peers = append(blue.Peers, topology.Peer{Node: "router1", Encap: topology.VXLAN, Router: &topology.RouterHost{}})
 	o.View.Networks = []topology.NetworkView{blue, green, wide}
 	return o
 }
@@ -173,7 +179,17 @@ func TestPart(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, []fault.Code{fault.PeerDeaf}, codesOf(parts[0]))
 		require.Equal(t, []fault.Code{fault.PeerSilent}, codesOf(parts[1]))
+		require.Contains(t, parts[1].Faults()[0].What, "though its host answers ping")
 		require.Empty(t, parts[2].Faults())
+		w.mu.Lock()
+		w.mute = vtep(0)
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		require.Equal(t, []fault.Code{fault.PeerSilent, fault.PeerSilent}, codesOf(parts[1]), "the tunnel and the path")
+		require.NotContains(t, parts[1].Faults()[1].What, "answers ping")
+		w.mu.Lock()
+		w.mute = netip.Addr{}
+		w.mu.Unlock()
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -264,7 +280,8 @@ func TestPartTakesOnlyProbes(t *testing.T) {
 		time.Sleep(time.Minute)
 		f := frame{kind: kindProbe, length: headerSize, from: 99, to: hashOf("host1"), life: 1, seq: 1}.encode()
 		for _, p := range []openflow.Packet{
-			{Port: 2, Key: 100, Frame: f}, {Port: 2, Key: pipeline.ProbeKey, Frame: f[:60]}, {Port: 77, Key: pipeline.ProbeKey, Frame: f},
+			{Port: 2, Key: 100, Frame: f}, {Port: 2, Key: pipeline.ProbeKey, Frame: f[:60]},
+			{Port: 77, Key: pipeline.ProbeKey, Frame: f},
 		} {
 			w.received[0](p)
 		}
@@ -284,14 +301,17 @@ func BenchmarkRound(b *testing.B) {
 	var targets []Target
 	for i := range n {
 		targets = append(targets, Target{
-			Key: Key{fmt.Sprint("p", i), topology.VXLAN}, Port: i + 1, Size: testSize, Network: "blue", Alive: true, Answers: true,
+			Key: Key{fmt.Sprint("p", i), topology.VXLAN}, Port: i + 1, Size: testSize, Network: "blue",
+			Alive: true, Answers: true,
 		})
 	}
 	e.aim(targets, now)
 	e.connect(true, now)
 	peers := map[int]*frame{}
 	for i := range n {
-		peers[i+1] = &frame{kind: kindAnswer, from: hashOf(targets[i].Node), to: e.self, life: 1, heardLife: 1, length: headerSize}
+		peers[i+1] = &frame{
+			kind: kindAnswer, from: hashOf(targets[i].Node), to: e.self, life: 1, heardLife: 1, length: headerSize,
+		}
 	}
 	for b.Loop() {
 		for end := now.Add(time.Minute); now.Before(end); {

@@ -197,7 +197,7 @@ func (p *peer) take(f frame, life uint64, now time.Time) (answer frame, due bool
 	}
 	if f.kind == kindAnswer {
 		if r := p.tx[f.answersStream].find(f.answers); r != nil && f.answersStream == small {
-			p.answered(now.Sub(r.at), now)
+			p.answered(r.at.age(now), now)
 		}
 	}
 	if f.kind != kindProbe || !p.token(now) {
@@ -225,7 +225,7 @@ func (p *peer) judge(f frame, now time.Time) {
 	p.tx[large].judge(f.heard[large], p.lifeAt, grace, now, func(r record) {
 		// Sizes are to blame only where small frames arrive.
 		if r.fate == arrived || p.fit() {
-			p.mtu.tried(r.size, r.fate == arrived)
+			p.mtu.tried(int(r.size), r.fate == arrived)
 		}
 		if p.mtu.suspicious() && p.suspect == 0 {
 			p.doubt()
@@ -382,7 +382,7 @@ func (p *peer) deaf() bool {
 	if p.verdict == Deaf {
 		return c.lostLast > 0 || p.inRow < mended
 	}
-	return c.lostLast >= deafFrames && p.heardAt.Sub(c.lostSince) >= deafTime
+	return c.lostLast >= deafFrames && c.lostSince.age(p.heardAt) >= deafTime
 }
 
 func (p *peer) lossy(c counted) bool {
@@ -402,8 +402,8 @@ func (p *peer) slow(patience time.Duration, now time.Time) bool {
 // result is what is known of the way.
 func (p *peer) result(now time.Time) Result {
 	r := Result{
-		Key: p.Key, Local: p.Local, Remote: p.Remote, Verdict: p.verdict, Since: p.since, LossOut: -1, LossIn: -1, Needed: p.Size - ethernet,
-		Network: p.Network, Detail: p.detail,
+		Key: p.Key, Local: p.Local, Remote: p.Remote, Verdict: p.verdict, Since: p.since, LossOut: -1, LossIn: -1,
+		Needed: p.Size - ethernet, Network: p.Network, Detail: p.detail,
 	}
 	percent := func(c counted) int {
 		if x := c.percent(); x != unknown {

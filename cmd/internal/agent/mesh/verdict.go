@@ -67,6 +67,8 @@ type Result struct {
 	// which Network is one.
 	Passes, Needed int
 	Network        string
+	// HostAnswers, of a silent tunnel, says that the host answers echo requests.
+	HostAnswers bool
 	// Detail is what was seen when the verdict was passed, for people.
 	Detail string
 }

@@ -20,11 +20,22 @@ const (
 	arrived
 )
 
+// moment is a time in a third of the space of a time.Time: there are hundreds of
+// records for each peer.
+type moment int64
+
+var epoch = time.Now()
+
+func momentOf(t time.Time) moment { return moment(t.Sub(epoch)) }
+
+// age is how long ago it was.
+func (m moment) age(now time.Time) time.Duration { return time.Duration(momentOf(now) - m) }
+
 // record is one frame of a stream.
 type record struct {
+	at   moment
 	seq  uint32
-	size int
-	at   time.Time
+	size uint16
 	fate fate
 }
 
@@ -51,7 +62,7 @@ type counted struct {
 	runs int
 	// lostSince is when the first of the frames that were lost without one that
 	// arrived after them was sent, lostLast how many these are.
-	lostSince time.Time
+	lostSince moment
 	lostLast  int
 }
 
@@ -62,7 +73,7 @@ func (w *window) count(newest uint32, now time.Time) counted {
 	inRun := false
 	for i := windowSize - 1; i >= 0; i-- {
 		r := w.find(newest - uint32(i))
-		if r == nil || r.fate == pending || now.Sub(r.at) > maxAge {
+		if r == nil || r.fate == pending || r.at.age(now) > maxAge {
 			continue
 		}
 		c.total++
@@ -99,7 +110,7 @@ type sender struct {
 // send notes a frame and returns its number.
 func (s *sender) send(size int, now time.Time) uint32 {
 	s.next++
-	s.put(record{s.next, size, now, pending})
+	s.put(record{momentOf(now), s.next, uint16(size), pending})
 	return s.next
 }
 
@@ -117,7 +128,7 @@ func (s *sender) judge(h heard, since time.Time, grace time.Duration, now time.T
 		switch {
 		case h.count > 0 && back < h.count && h.bits>>back&1 == 1:
 			r.fate = arrived
-		case r.fate == lost || now.Sub(r.at) < grace || r.at.Before(since):
+		case r.fate == lost || r.at.age(now) < grace || r.at < momentOf(since):
 			continue
 		case h.count > 0 && back >= h.count && r.seq <= h.highest:
 			continue // the peer does not remember as far back
@@ -140,16 +151,16 @@ type receiver struct {
 func (r *receiver) take(seq uint32, size int, now time.Time) (missing int) {
 	if r.covered == 0 || seq-r.highest > 1<<16 && r.highest-seq > 1<<16 { // the first, or out of all order
 		*r = receiver{highest: seq, covered: 1}
-		r.put(record{seq, size, now, arrived})
+		r.put(record{momentOf(now), seq, uint16(size), arrived})
 		return 0
 	}
 	if ahead := seq - r.highest; ahead != 0 && ahead <= 1<<16 {
 		for gap := max(r.highest+1, seq-min(ahead, windowSize)+1); gap != seq; gap++ {
-			r.put(record{gap, 0, now, lost})
+			r.put(record{momentOf(now), gap, 0, lost})
 			missing++
 		}
 		r.highest, r.covered = seq, min(r.covered+ahead, windowSize)
-		r.put(record{seq, size, now, arrived})
+		r.put(record{momentOf(now), seq, uint16(size), arrived})
 		return missing
 	}
 	if old := r.find(seq); old != nil { // late

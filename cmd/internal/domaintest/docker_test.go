@@ -50,6 +50,7 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		{"addresses that people choose", testDockerChosen},
 		{"an address range, and addresses kept", testDockerRange},
 		{"connect and disconnect while it runs", testDockerConnect},
+		{"a container's life is in the journal", testDockerEvents},
 		{"internal, published and outward", testDockerOutside},
 		{"a restart with the same address", testDockerRestart},
 		{"etcd is down", testDockerWithoutEtcd},

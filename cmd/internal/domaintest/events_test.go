@@ -106,3 +106,23 @@ func testEvents(d *domain) {
 		return strings.Contains(follow.String(), "switch-repaired"), follow.String()
 	})
 }
+
+// A container is found in the journal by its name, also before that was known.
+func testDockerEvents(p plugin) {
+	began := time.Now()
+	p.container("host1", "told", "--network", "shop")
+	named := event.Event{Kind: event.EndpointNamed, Text: "container told, image " + lab.DockerImage}
+	p.happened("host1", began, named)
+	p.docker("host1", "rm", "-f", "told")
+	p.happened("host1", began,
+		event.Event{Kind: event.EndpointAttached, Cause: "a request of the container engine"},
+		named,
+		event.Event{Kind: event.EndpointDetached, Text: "container told"},
+	)
+	var kinds []event.Kind
+	for _, e := range p.events("host1", "--endpoint", "told") {
+		kinds = append(kinds, e.Kind)
+	}
+	require.Equal(p.T, []event.Kind{event.EndpointAttached, event.EndpointNamed, event.EndpointDetached}, kinds)
+	require.Empty(p.T, p.events("host2", "--endpoint", "told"))
+}

@@ -21,12 +21,12 @@ func Topology(before, after *topology.Snapshot, alive bool) []Event {
 		return nil
 	}
 	d := differ{after: after}
-	compare(&d, before.Networks, after.Networks, d.network)
-	compare(&d, before.Nodes, after.Nodes, d.node)
-	compare(&d, before.Subnets, after.Subnets, d.subnet)
-	compare(&d, before.Pins, after.Pins, d.pin)
+	compare(before.Networks, after.Networks, func(r topology.Network) int64 { return r.ModRevision }, d.network)
+	compare(before.Nodes, after.Nodes, func(r topology.Node) int64 { return r.ModRevision }, d.node)
+	compare(before.Subnets, after.Subnets, func(r topology.Subnet) int64 { return r.ModRevision }, d.subnet)
+	compare(before.Pins, after.Pins, func(r topology.Pin) int64 { return r.ModRevision }, d.pin)
 	if alive {
-		compare(&d, before.Alive, after.Alive, d.liveness)
+		compare(before.Alive, after.Alive, func(r topology.Liveness) int64 { return r.ModRevision }, d.liveness)
 	}
 	slices.SortStableFunc(d.events, func(a, b Event) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Subject, b.Subject))
@@ -39,48 +39,36 @@ type differ struct {
 	events []Event
 }
 
-// compare calls f with each value that is new, gone (now is nil) or that may differ.
+// compare calls f with each value that is new, gone (is is nil) or of another revision.
 // Maps that are one are not looked at: a snapshot shares them with that before it.
-func compare[K comparable, V topology.Record](d *differ, before, after map[K]V, f func(was, is *V)) {
+func compare[K comparable, V any](before, after map[K]V, revision func(V) int64, f func(was, is *V)) {
 	if reflect.ValueOf(before).Pointer() == reflect.ValueOf(after).Pointer() {
 		return
 	}
 	for k, is := range after {
 		was, there := before[k]
-		switch {
-		case !there:
-			f(nil, &is)
-		case revision(was) != revision(is):
-			f(&was, &is)
+		if there && revision(was) == revision(is) {
+			continue
 		}
+		now := is // what f is given outlives the loop
+		if !there {
+			f(nil, &now)
+			continue
+		}
+		then := was
+		f(&then, &now)
 	}
 	for k, was := range before {
 		if _, there := after[k]; !there {
-			f(&was, nil)
+			then := was
+			f(&then, nil)
 		}
 	}
 }
 
-// revision is etcd's revision of a record.
-func revision(r topology.Record) int64 {
-	switch r := r.(type) {
-	case topology.Network:
-		return r.ModRevision
-	case topology.Node:
-		return r.ModRevision
-	case topology.Subnet:
-		return r.ModRevision
-	case topology.Pin:
-		return r.ModRevision
-	case topology.Liveness:
-		return r.ModRevision
-	}
-	return 0
-}
-
 // put adds an event of a record that is there.
-func (d *differ) put(r topology.Record, e Event) {
-	e.Revision = revision(r)
+func (d *differ) put(r topology.Record, revision int64, e Event) {
+	e.Revision = revision
 	e.Cause = record(r.Key(), e.Revision)
 	d.events = append(d.events, e)
 }
@@ -100,7 +88,7 @@ func (d *differ) network(was, is *topology.Network) {
 		for _, p := range is.Prefixes() {
 			prefixes = append(prefixes, p.String())
 		}
-		d.put(*is, Event{
+		d.put(*is, is.ModRevision, Event{
 			Kind: NetworkCreated, Subject: "network " + is.Name, Network: is.Name,
 			Text: fmt.Sprintf("created: %s, VNI %d, %s, MTU %d", strings.Join(prefixes, ", "), is.VNI, is.Transport, is.MTU),
 		})
@@ -127,7 +115,7 @@ func (d *differ) network(was, is *topology.Network) {
 			{"router", was.Router, is.Router},
 		})
 		if text != "" {
-			d.put(*is, Event{Kind: NetworkChanged, Subject: "network " + is.Name, Network: is.Name, Text: text})
+			d.put(*is, is.ModRevision, Event{Kind: NetworkChanged, Subject: "network " + is.Name, Network: is.Name, Text: text})
 		}
 	}
 }
@@ -141,7 +129,7 @@ func (d *differ) deletion(n topology.Network) {
 	if n.Deleting == "" {
 		e.Kind, e.Text = NetworkKept, "its deletion was cancelled"
 	}
-	d.put(n, e)
+	d.put(n, n.ModRevision, e)
 }
 
 func (d *differ) node(was, is *topology.Node) {
@@ -151,7 +139,7 @@ func (d *differ) node(was, is *topology.Node) {
 		if len(is.VTEPs) > 0 {
 			text += ", VTEP " + words(is.VTEPs)
 		}
-		d.put(*is, Event{Kind: NodeJoined, Subject: "node " + is.Name, Text: text})
+		d.put(*is, is.ModRevision, Event{Kind: NodeJoined, Subject: "node " + is.Name, Text: text})
 	case is == nil:
 		d.gone(*was, Event{Kind: NodeLeft, Subject: "node " + was.Name, Text: "removed from the topology"})
 	default:
@@ -171,7 +159,7 @@ func (d *differ) node(was, is *topology.Node) {
 			text = join("the host was started anew", text)
 		}
 		if text != "" {
-			d.put(*is, Event{Kind: NodeChanged, Subject: "node " + is.Name, Text: text})
+			d.put(*is, is.ModRevision, Event{Kind: NodeChanged, Subject: "node " + is.Name, Text: text})
 		}
 	}
 }
@@ -179,7 +167,7 @@ func (d *differ) node(was, is *topology.Node) {
 func (d *differ) liveness(was, is *topology.Liveness) {
 	switch {
 	case was == nil:
-		d.put(*is, Event{Kind: NodeBack, Subject: "node " + is.Node, Text: "its agent is alive"})
+		d.put(*is, is.ModRevision, Event{Kind: NodeBack, Subject: "node " + is.Node, Text: "its agent is alive"})
 	case is == nil:
 		d.gone(*was, Event{
 			Kind: NodeLost, Subject: "node " + was.Node, Text: "its agent is not alive any more; its forwarding may go on",
@@ -198,7 +186,7 @@ func (d *differ) subnet(was, is *topology.Subnet) {
 		if is.Reserved {
 			e.Text = "reserved for " + owner(*is)
 		}
-		d.put(*is, e)
+		d.put(*is, is.ModRevision, e)
 	case is == nil:
 		e := of(was)
 		e.Kind, e.Text = SubnetReleased, "not leased by "+owner(*was)+" any more"
@@ -213,7 +201,7 @@ func (d *differ) subnet(was, is *topology.Subnet) {
 		if text != "" {
 			e := of(is)
 			e.Kind, e.Text = SubnetChanged, text
-			d.put(*is, e)
+			d.put(*is, is.ModRevision, e)
 		}
 	}
 }
@@ -227,7 +215,7 @@ func (d *differ) pin(was, is *topology.Pin) {
 		if is.Endpoint != "" {
 			e.Text += ", endpoint " + is.Endpoint
 		}
-		d.put(*is, e)
+		d.put(*is, is.ModRevision, e)
 	case is == nil:
 		e := of(was)
 		e.Kind, e.Text = PinRemoved, "not pinned to node "+was.Node+" any more"
@@ -240,7 +228,7 @@ func (d *differ) pin(was, is *topology.Pin) {
 		if text != "" {
 			e := of(is)
 			e.Kind, e.Text = PinMoved, text
-			d.put(*is, e)
+			d.put(*is, is.ModRevision, e)
 		}
 	}
 }

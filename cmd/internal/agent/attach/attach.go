@@ -318,6 +318,16 @@ func (p *Part) disconnect(ctx context.Context, e ovs.Endpoint) error {
 	return p.unplug(ctx, e)
 }
 
+// detach is disconnect on somebody's request, which is told.
+func (p *Part) detach(ctx context.Context, e ovs.Endpoint, by string) error {
+	had := p.has(e.Port)
+	p.remove(e.Port)
+	if had {
+		p.note(e, Detached, by)
+	}
+	return p.unplug(ctx, e)
+}
+
 // retract disconnects an endpoint that is pending again: its engine asks once
 // more, perhaps the next agent, or deletes it.
 func (p *Part) retract(ctx context.Context, e ovs.Endpoint) error {

@@ -91,8 +91,7 @@ func (p *Part) Remove(ctx context.Context, name string) error {
 			Remedy: "see 'baize endpoint list'",
 		}
 	case 1:
-		p.note(found[0], Detached, byRequest)
-		return p.disconnect(ctx, found[0])
+		return p.detach(ctx, found[0], byRequest)
 	}
 	return &topology.Error{
 		Kind: topology.ErrConflict, Item: "endpoint " + name, What: "there is one in several networks",

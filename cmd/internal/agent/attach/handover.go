@@ -223,10 +223,7 @@ func (p *Part) announce(ctx context.Context, e ovs.Endpoint) {
 
 // Detach removes an endpoint; one that is gone is fine.
 func (p *Part) Detach(ctx context.Context, e ovs.Endpoint) error {
-	if p.has(e.Port) {
-		p.note(e, Detached, byEngine)
-	}
-	if err := p.disconnect(ctx, e); err != nil {
+	if err := p.detach(ctx, e, byEngine); err != nil {
 		return err
 	}
 	p.log.Infof("endpoint %s detached from network %s", e.Name, e.Network)

@@ -32,7 +32,9 @@ type Part struct {
 	log     *logrus.Entry
 	wake    part.Signal
 	faults  part.Faults
-	stats   part.Stats
+	// sessions are the speaker's faults as of the last pass: it tells who waits for changes.
+	sessions part.Faults
+	stats    part.Stats
 }
 
 // NewPart returns the part. It starts nothing.
@@ -62,7 +64,10 @@ func (p *Part) Name() string { return "bgp" }
 func (p *Part) Faults() []fault.Fault { return fault.Merge(p.faults.Get(), p.speaker.Problems()...) }
 
 // FaultsWake implements part.FaultTeller.
-func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+func (p *Part) FaultsWake(s part.Signal) {
+	p.faults.Wakes(s)
+	p.sessions.Wakes(s)
+}
 
 // Passes implements part.Reconciler.
 func (p *Part) Passes() part.Passes { return p.stats.Passes() }
@@ -103,6 +108,7 @@ func (p *Part) pass(context.Context) error {
 		id, _ := v.Node.VTEP(topology.IPv4)
 		p.speaker.Announce(v.Node.Name, id, locals(v))
 	}
+	p.sessions.Set(p.speaker.Problems())
 	err := p.learn(v)
 	for _, f := range p.faults.Set(fault.All(err)) {
 		p.log.Warn(f)

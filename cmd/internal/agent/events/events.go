@@ -20,6 +20,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/event"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -65,11 +66,14 @@ type Part struct {
 	lost     time.Time    // since when etcd does not answer
 	seen     []fault.Fault
 	quiet    quiet
-	named    map[string]string // names of containers, by endpoint
-	away     bool              // ovs-vswitchd ended
+	away     bool // ovs-vswitchd ended
 
 	damping sync.Mutex // of damper
 	damper  damper
+
+	naming sync.Mutex // of named
+	// named are the containers of endpoints, as they were last called.
+	named map[string]names.Container
 
 	mu   sync.Mutex
 	ends chan struct{} // closed when the part ends: nobody need follow any more
@@ -79,7 +83,7 @@ type Part struct {
 func New(s Sources, stateDir string, log *logrus.Entry) *Part {
 	p := &Part{
 		sources: s, journal: NewJournal(stateDir, s.Hub.Self().Node), log: log.WithField("part", "events"),
-		named: map[string]string{}, quiet: quiet{}, damper: damper{},
+		named: map[string]names.Container{}, quiet: quiet{}, damper: damper{},
 	}
 	w := &p.wakes
 	for _, signal := range []*part.Signal{&w.endpoints, &w.switched, &w.topology, &w.faults, &w.named} {
@@ -227,17 +231,28 @@ func (p *Part) takeEndpoints() {
 	deeds, lost := p.sources.Endpoints.Take()
 	events := missed(lost, "endpoints")
 	for _, d := range deeds {
-		events = append(events, ofEndpoint(d, p.container(d.Endpoint.Labels[p.sources.Label])))
+		events = append(events, ofEndpoint(d, p.container(d.Endpoint, d.What == attach.Detached)))
 	}
 	p.add(events...)
 }
 
-// container is the name of the container that has an endpoint of the engine's.
-func (p *Part) container(id string) names.Container {
+// container is that of an endpoint of the engine's. The engine may have forgotten one
+// that ended, which last says.
+func (p *Part) container(x ovs.Endpoint, last bool) names.Container {
+	id := x.Labels[p.sources.Label]
 	if p.sources.Called == nil || id == "" {
 		return names.Container{}
 	}
-	return p.sources.Called.Get().Containers[id]
+	p.naming.Lock()
+	defer p.naming.Unlock()
+	c, ok := p.sources.Called.Get().Containers[id]
+	if !ok {
+		c = p.named[id]
+	}
+	if last {
+		delete(p.named, id)
+	}
+	return c
 }
 
 // takeSwitch tells what happened at the switch.
@@ -261,20 +276,19 @@ func (p *Part) takeSwitch() {
 
 // lookAtNames tells which container an endpoint is of, once the engine has said so.
 func (p *Part) lookAtNames() {
-	known := p.sources.Known.Get()
-	next := make(map[string]string, len(known.Endpoints))
+	known, called := p.sources.Known.Get(), p.sources.Called.Get()
 	var events []event.Event
+	p.naming.Lock()
 	for _, x := range known.Endpoints {
-		c := p.container(x.Labels[p.sources.Label])
-		if c.Name == "" {
+		id := x.Labels[p.sources.Label]
+		c := called.Containers[id]
+		if c.Name == "" || p.named[id].Name == c.Name {
 			continue
 		}
-		key := x.Network + "/" + x.Name
-		if next[key] = c.Name; p.named[key] != c.Name {
-			events = append(events, named(x, c))
-		}
+		p.named[id] = c
+		events = append(events, named(x, c))
 	}
-	p.named = next
+	p.naming.Unlock()
 	p.add(events...)
 }
 

@@ -271,7 +271,20 @@ func (b *Host) Apply(ctx context.Context, c fastpath.Change) error {
 		return err
 	}
 	x.add(c.Add)
+	x.failed("what was decided", x.changed())
 	return errors.Join(x.errs...)
+}
+
+// changed makes the programs decide anew.
+func (x *applying) changed() error {
+	if x.maps == nil {
+		return nil
+	}
+	var n uint32
+	if err := x.maps[mapGeneration].Lookup(uint32(0), &n); err != nil {
+		return err
+	}
+	return x.maps[mapGeneration].Put(uint32(0), n+1)
 }
 
 func unavailable(err error) error {
@@ -335,6 +348,17 @@ func (x *applying) forget(index uint32) error {
 	})
 	for _, k := range old {
 		err = errors.Join(err, x.maps[mapCounters].Delete(k))
+	}
+	var slots []uint32
+	var size int
+	err = errors.Join(err, each(x.maps[mapRecent], func(slot uint32, all []recentValue) {
+		size = len(all)
+		if slices.ContainsFunc(all, func(v recentValue) bool { return v.Port == index }) {
+			slots = append(slots, slot)
+		}
+	}))
+	for _, slot := range slots {
+		err = errors.Join(err, x.maps[mapRecent].Put(slot, make([]recentValue, size)))
 	}
 	return err
 }
@@ -419,23 +443,43 @@ func (b *Host) Counters() ([]Counter, error) {
 	for _, l := range links {
 		name[uint32(l.Attrs().Index)] = l.Attrs().Name
 	}
+	sums, err := b.sums()
 	var out []Counter
-	err = each(b.maps[mapCounters], func(k countKey, all []countValue) {
-		c := Counter{Dev: name[k.Ifindex], Node: k.Node, Direction: "sent"}
+	for k, v := range sums {
+		c := Counter{Dev: name[k.Ifindex], Node: k.Node, Direction: "sent", Packets: v.Packets, Bytes: v.Bytes}
 		if k.Direction == dirReceived {
 			c.Direction = "received"
-		}
-		for _, v := range all {
-			c.Packets, c.Bytes = c.Packets+v.Packets, c.Bytes+v.Bytes
 		}
 		if c.Dev != "" {
 			out = append(out, c)
 		}
-	})
+	}
 	slices.SortFunc(out, func(a, b Counter) int {
 		return bytes.Compare(a.sortKey(), b.sortKey())
 	})
 	return out, err
+}
+
+// sums adds up what processors have counted, and what they have not put to the
+// counters yet.
+func (b *Host) sums() (map[countKey]countValue, error) {
+	sums := map[countKey]countValue{}
+	add := func(k countKey, packets, bytes uint64) {
+		v := sums[k]
+		sums[k] = countValue{v.Packets + packets, v.Bytes + bytes}
+	}
+	err := each(b.maps[mapCounters], func(k countKey, all []countValue) {
+		for _, v := range all {
+			add(k, v.Packets, v.Bytes)
+		}
+	})
+	return sums, errors.Join(err, each(b.maps[mapRecent], func(_ uint32, all []recentValue) {
+		for _, v := range all {
+			if v.Packets > 0 {
+				add(countKey{v.Node, v.Port, dirSent}, v.Packets, v.Bytes)
+			}
+		}
+	}))
 }
 
 func (c Counter) sortKey() []byte {

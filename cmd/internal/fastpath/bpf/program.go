@@ -48,6 +48,29 @@ const (
 	hopFlags   = 24
 )
 
+// Offsets in the values of mapRecent: type recentValue.
+const (
+	recentPort    = 0
+	recentChange  = 4
+	recentUntil   = 8
+	recentDst     = 16
+	recentNeigh   = 32
+	recentOut     = 52
+	recentMAC     = 56
+	recentNode    = 64
+	recentPackets = 72
+	recentBytes   = 80
+	recentMTU     = 88
+)
+
+// recentSlots are the slots of a processor, a power of two; recentFor is how long a
+// decision is good for, in nanoseconds: a change of this host's routes by somebody
+// else than the agent takes effect within it.
+const (
+	recentSlots = 256
+	recentFor   = 100_000_000
+)
+
 // Flags in the values.
 const (
 	flagGateway = 1 // of a port: one MAC stands for all other nodes
@@ -79,6 +102,8 @@ const (
 	stackFirst   = -120 // and its first value
 	stackNeigh   = -144 // struct bpf_redir_neigh, 20 bytes
 	stackMTU     = -148
+	stackRecent  = -168 // the slot of mapRecent
+	stackChange  = -172 // the number in mapGeneration
 	stackRewrite = -152 // a byte to write into the packet
 )
 
@@ -369,7 +394,8 @@ func (c *code) end() asm.Instructions {
 func labelled(f family, ins asm.Instructions) asm.Instructions {
 	own := func(s string) string {
 		switch s {
-		case "", "pass", "ipv4", "ipv6", mapPorts, mapCounters, mapHops4, mapHops6, mapLocals4, mapLocals6:
+		case "", "pass", "ipv4", "ipv6", mapPorts, mapCounters, mapHops4, mapHops6, mapLocals4, mapLocals6, mapRecent,
+			mapGeneration:
 			return s
 		}
 		return s + "." + f.name
@@ -422,6 +448,7 @@ func (c *code) send(f family) {
 		asm.JEq.Imm(asm.R0, 0, "pass"),
 	)
 	c.equal(asm.R7, f.src, asm.R9, f.port, f.size, "pass")
+	c.again(f)
 	c.longest(f, f.dst, "here")
 	c.add(
 		asm.Mov.Reg(asm.R8, asm.R0),
@@ -431,6 +458,7 @@ func (c *code) send(f family) {
 	c.equal(asm.R8, hopNetwork, asm.R9, portNetwork, 4, "pass")
 	c.leadsThere(f)
 	c.route(f)
+	c.remember(f)
 	c.lower(f)
 	c.count(func() { c.add(asm.LoadMem(asm.R0, asm.R6, skbIfindex, asm.Word)) }, dirSent, true)
 	// The kernel knows the neighbour's link address, or asks for it.
@@ -445,6 +473,150 @@ func (c *code) send(f family) {
 	)
 	c.at("here")
 	c.inside(f)
+}
+
+// again takes the packet where one of the same endpoint to the same address and MAC
+// was taken a moment ago, on this processor, and is counted there. What was decided
+// has the port's addresses checked before it, so the packet's own does not matter.
+func (c *code) again(f family) {
+	c.add(
+		asm.LoadMem(asm.R0, asm.R7, f.dst+int16(f.size)-1, asm.Byte),
+		asm.LoadMem(asm.R1, asm.R7, f.dst+int16(f.size)/2, asm.Byte),
+		asm.Xor.Reg(asm.R0, asm.R1),
+		asm.StoreMem(asm.R10, stackKey, asm.R0, asm.Word),
+	)
+	c.lookup(mapRecent, stackKey, "pass")
+	c.add(
+		asm.Mov.Reg(asm.R8, asm.R0),
+		asm.StoreMem(asm.R10, stackRecent, asm.R8, asm.DWord),
+		asm.StoreImm(asm.R10, stackKey, 0, asm.Word),
+	)
+	c.lookup(mapGeneration, stackKey, "pass")
+	c.add(
+		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
+		asm.StoreMem(asm.R10, stackChange, asm.R0, asm.Word),
+		asm.LoadMem(asm.R1, asm.R8, recentChange, asm.Word),
+		asm.JNE.Reg(asm.R0, asm.R1, "anew"),
+		asm.LoadMem(asm.R0, asm.R6, skbGSOSize, asm.Word),
+		asm.JNE.Imm(asm.R0, 0, "anew"),
+		asm.LoadMem(asm.R0, asm.R8, recentNeigh, asm.Word),
+		asm.JNE.Imm(asm.R0, f.af, "anew"),
+	)
+	c.equal(asm.R8, recentPort, asm.R6, skbIfindex, 4, "anew")
+	c.equal(asm.R8, recentDst, asm.R7, f.dst, f.size, "anew")
+	c.equal(asm.R8, recentMAC, asm.R7, 0, 6, "anew")
+	c.length(f)
+	c.add(
+		asm.LoadMem(asm.R1, asm.R8, recentMTU, asm.Word),
+		asm.JGT.Reg(asm.R2, asm.R1, "anew"),
+		asm.FnKtimeGetCoarseNs.Call(),
+		asm.LoadMem(asm.R1, asm.R8, recentUntil, asm.DWord),
+		asm.JGE.Reg(asm.R0, asm.R1, "anew"),
+	)
+	var x code
+	x.lower(f)
+	c.inner(x, ".again")
+	c.add(
+		asm.LoadMem(asm.R0, asm.R8, recentPackets, asm.DWord),
+		asm.Add.Imm(asm.R0, 1),
+		asm.StoreMem(asm.R8, recentPackets, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R8, recentBytes, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R6, skbLen, asm.Word),
+		asm.Add.Reg(asm.R0, asm.R1),
+		asm.StoreMem(asm.R8, recentBytes, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R8, recentOut, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.R8),
+		asm.Add.Imm(asm.R2, recentNeigh),
+		asm.Mov.Imm(asm.R3, 20),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnRedirectNeigh.Call(),
+		asm.Return(),
+	)
+	c.at("anew")
+}
+
+// length leaves the length of an IP packet in R2.
+func (c *code) length(f family) {
+	if f.size == 4 {
+		c.add(asm.LoadMem(asm.R2, asm.R7, 16, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half))
+		return
+	}
+	c.add(
+		asm.LoadMem(asm.R2, asm.R7, 18, asm.Half),
+		asm.HostTo(asm.BE, asm.R2, asm.Half),
+		asm.Add.Imm(asm.R2, 40),
+	)
+}
+
+// remember keeps what was decided, for again. What was counted there goes to the
+// counters first.
+func (c *code) remember(f family) {
+	c.add(
+		asm.LoadMem(asm.R0, asm.R6, skbGSOSize, asm.Word),
+		asm.JNE.Imm(asm.R0, 0, "remembered"),
+		asm.LoadMem(asm.R9, asm.R10, stackRecent, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R9, recentPackets, asm.DWord),
+		asm.JEq.Imm(asm.R0, 0, "settled"),
+		asm.LoadMem(asm.R0, asm.R9, recentNode, asm.DWord),
+		asm.StoreMem(asm.R10, stackCount, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R9, recentPort, asm.Word),
+		asm.StoreMem(asm.R10, stackCount+8, asm.R0, asm.Word),
+		asm.StoreImm(asm.R10, stackCount+12, dirSent, asm.Word),
+	)
+	c.lookup(mapCounters, stackCount, "uncounted")
+	for i := int16(0); i < 16; i += 8 { // packets, bytes
+		c.add(
+			asm.LoadMem(asm.R1, asm.R0, i, asm.DWord),
+			asm.LoadMem(asm.R2, asm.R9, recentPackets+i, asm.DWord),
+			asm.Add.Reg(asm.R1, asm.R2),
+			asm.StoreMem(asm.R0, i, asm.R1, asm.DWord),
+		)
+	}
+	c.add(asm.Ja.Label("settled"))
+	c.at("uncounted")
+	c.add(
+		asm.LoadMapPtr(asm.R1, 0).WithReference(mapCounters),
+		asm.Mov.Reg(asm.R2, asm.R10),
+		asm.Add.Imm(asm.R2, stackCount),
+		asm.Mov.Reg(asm.R3, asm.R9),
+		asm.Add.Imm(asm.R3, recentPackets),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnMapUpdateElem.Call(),
+	)
+	c.at("settled")
+	c.add(
+		asm.Mov.Imm(asm.R0, 0),
+		asm.StoreMem(asm.R9, recentPackets, asm.R0, asm.DWord),
+		asm.StoreMem(asm.R9, recentBytes, asm.R0, asm.DWord),
+		asm.FnKtimeGetCoarseNs.Call(),
+		asm.Add.Imm(asm.R0, recentFor),
+		asm.StoreMem(asm.R9, recentUntil, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R8, hopNode, asm.DWord),
+		asm.StoreMem(asm.R9, recentNode, asm.R0, asm.DWord),
+		// Where the neighbour is not known yet, this is the packet's own length.
+		asm.LoadMem(asm.R0, asm.R10, stackFIB+fibLen, asm.Half),
+		asm.StoreMem(asm.R9, recentMTU, asm.R0, asm.Word),
+	)
+	move := func(to int16, from asm.Register, off int16, size int32) {
+		for done := int32(0); done < size; {
+			n, s := int32(4), asm.Word
+			if size-done < 4 {
+				n, s = 2, asm.Half
+			}
+			c.add(
+				asm.LoadMem(asm.R0, from, off+int16(done), s),
+				asm.StoreMem(asm.R9, to+int16(done), asm.R0, s),
+			)
+			done += n
+		}
+	}
+	move(recentPort, asm.R6, skbIfindex, 4)
+	move(recentChange, asm.R10, stackChange, 4)
+	move(recentDst, asm.R7, f.dst, f.size)
+	move(recentNeigh, asm.R10, stackNeigh, 20)
+	move(recentOut, asm.R8, hopIfindex, 4)
+	move(recentMAC, asm.R7, 0, 6)
+	c.at("remembered")
 }
 
 // leadsThere checks that the frame's MAC is one of the prefix's node: that of all
@@ -504,8 +676,6 @@ func (c *code) route(f family) {
 			asm.LoadMem(asm.R0, asm.R7, 15, asm.Byte),
 			asm.StoreMem(asm.R10, stackFIB+fibTOS, asm.R0, asm.Byte),
 			asm.LoadMem(asm.R0, asm.R7, 23, asm.Byte),
-			asm.LoadMem(asm.R2, asm.R7, 16, asm.Half),
-			asm.HostTo(asm.BE, asm.R2, asm.Half),
 		)
 	} else {
 		c.add(
@@ -513,11 +683,9 @@ func (c *code) route(f family) {
 			asm.And.Imm(asm.R0, int32(binary.NativeEndian.Uint32([]byte{0x0f, 0xff, 0xff, 0xff}))),
 			asm.StoreMem(asm.R10, stackFIB+fibTOS, asm.R0, asm.Word),
 			asm.LoadMem(asm.R0, asm.R7, 20, asm.Byte),
-			asm.LoadMem(asm.R2, asm.R7, 18, asm.Half),
-			asm.HostTo(asm.BE, asm.R2, asm.Half),
-			asm.Add.Imm(asm.R2, 40),
 		)
 	}
+	c.length(f)
 	c.add(
 		asm.StoreMem(asm.R10, stackFIB+fibProto, asm.R0, asm.Byte),
 		// The kernel looks at the length of what is one packet; the pieces of others are
@@ -673,6 +841,10 @@ const (
 	mapHops4    = "baize_hops4"
 	mapHops6    = "baize_hops6"
 	mapCounters = "baize_count"
+	// mapRecent has what was decided a moment ago, mapGeneration the number of the
+	// agent's last change: what was decided before it does not count.
+	mapRecent     = "baize_recent"
+	mapGeneration = "baize_change"
 )
 
 // Most entries of the maps. More are left out and go the plain way.
@@ -694,12 +866,14 @@ func spec() *ebpf.CollectionSpec {
 	const lazy = unix.BPF_F_NO_PREALLOC
 	return &ebpf.CollectionSpec{
 		Maps: map[string]*ebpf.MapSpec{
-			mapPorts:    m(mapPorts, ebpf.Hash, 4, 56, maxPorts, lazy),
-			mapLocals4:  m(mapLocals4, ebpf.Hash, 4, 24, maxLocals, lazy),
-			mapLocals6:  m(mapLocals6, ebpf.Hash, 16, 24, maxLocals, lazy),
-			mapHops4:    m(mapHops4, ebpf.LPMTrie, 8, 32, maxHops, lazy),
-			mapHops6:    m(mapHops6, ebpf.LPMTrie, 20, 32, maxHops, lazy),
-			mapCounters: m(mapCounters, ebpf.PerCPUHash, 16, 16, maxCounters, lazy),
+			mapPorts:      m(mapPorts, ebpf.Hash, 4, 56, maxPorts, lazy),
+			mapLocals4:    m(mapLocals4, ebpf.Hash, 4, 24, maxLocals, lazy),
+			mapLocals6:    m(mapLocals6, ebpf.Hash, 16, 24, maxLocals, lazy),
+			mapHops4:      m(mapHops4, ebpf.LPMTrie, 8, 32, maxHops, lazy),
+			mapHops6:      m(mapHops6, ebpf.LPMTrie, 20, 32, maxHops, lazy),
+			mapCounters:   m(mapCounters, ebpf.PerCPUHash, 16, 16, maxCounters, lazy),
+			mapRecent:     m(mapRecent, ebpf.PerCPUArray, 4, 96, recentSlots, 0),
+			mapGeneration: m(mapGeneration, ebpf.Array, 4, 4, 1, 0),
 		},
 		Programs: map[string]*ebpf.ProgramSpec{
 			progFrom: p(progFrom, fromEndpoint()),

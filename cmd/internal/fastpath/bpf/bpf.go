@@ -473,10 +473,14 @@ func (b *Host) sums() (map[countKey]countValue, error) {
 			add(k, v.Packets, v.Bytes)
 		}
 	})
-	return sums, errors.Join(err, each(b.maps[mapRecent], func(_ uint32, all []recentValue) {
+	return sums, errors.Join(err, each(b.maps[mapRecent], func(slot uint32, all []recentValue) {
+		direction := uint32(dirSent)
+		if slot >= recentSlots {
+			direction = dirReceived
+		}
 		for _, v := range all {
 			if v.Packets > 0 {
-				add(countKey{v.Node, v.Port, dirSent}, v.Packets, v.Bytes)
+				add(countKey{v.Node, v.Port, direction}, v.Packets, v.Bytes)
 			}
 		}
 	}))

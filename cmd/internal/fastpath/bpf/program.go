@@ -317,18 +317,19 @@ func (c *code) lower(f family) {
 	c.add(asm.StoreMem(asm.R7, f.ttl+2, asm.R0, asm.Half))
 }
 
-// count counts the packet for a device and a node: R8 is the hop, or the node is 0.
-func (c *code) count(dev func(), dir int64, node bool) {
-	if node {
-		c.add(asm.LoadMem(asm.R0, asm.R8, hopNode, asm.DWord))
-	} else {
+// count counts the packet for the device that sent it and the node of R8; inside:
+// for this node, which is 0.
+func (c *code) count(inside bool) {
+	if inside {
 		c.add(asm.Mov.Imm(asm.R0, 0))
+	} else {
+		c.add(asm.LoadMem(asm.R0, asm.R8, hopNode, asm.DWord))
 	}
-	c.add(asm.StoreMem(asm.R10, stackCount, asm.R0, asm.DWord))
-	dev()
 	c.add(
+		asm.StoreMem(asm.R10, stackCount, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R6, skbIfindex, asm.Word),
 		asm.StoreMem(asm.R10, stackCount+8, asm.R0, asm.Word),
-		asm.StoreImm(asm.R10, stackCount+12, dir, asm.Word),
+		asm.StoreImm(asm.R10, stackCount+12, dirSent, asm.Word),
 	)
 	c.lookup(mapCounters, stackCount, "first")
 	c.add(
@@ -460,7 +461,7 @@ func (c *code) send(f family) {
 	c.route(f)
 	c.remember(f)
 	c.lower(f)
-	c.count(func() { c.add(asm.LoadMem(asm.R0, asm.R6, skbIfindex, asm.Word)) }, dirSent, true)
+	c.count(false)
 	// The kernel knows the neighbour's link address, or asks for it.
 	c.add(
 		asm.LoadMem(asm.R1, asm.R8, hopIfindex, asm.Word),
@@ -555,39 +556,9 @@ func (c *code) remember(f family) {
 		asm.LoadMem(asm.R0, asm.R6, skbGSOSize, asm.Word),
 		asm.JNE.Imm(asm.R0, 0, "remembered"),
 		asm.LoadMem(asm.R9, asm.R10, stackRecent, asm.DWord),
-		asm.LoadMem(asm.R0, asm.R9, recentPackets, asm.DWord),
-		asm.JEq.Imm(asm.R0, 0, "settled"),
-		asm.LoadMem(asm.R0, asm.R9, recentNode, asm.DWord),
-		asm.StoreMem(asm.R10, stackCount, asm.R0, asm.DWord),
-		asm.LoadMem(asm.R0, asm.R9, recentPort, asm.Word),
-		asm.StoreMem(asm.R10, stackCount+8, asm.R0, asm.Word),
-		asm.StoreImm(asm.R10, stackCount+12, dirSent, asm.Word),
 	)
-	c.lookup(mapCounters, stackCount, "uncounted")
-	for i := int16(0); i < 16; i += 8 { // packets, bytes
-		c.add(
-			asm.LoadMem(asm.R1, asm.R0, i, asm.DWord),
-			asm.LoadMem(asm.R2, asm.R9, recentPackets+i, asm.DWord),
-			asm.Add.Reg(asm.R1, asm.R2),
-			asm.StoreMem(asm.R0, i, asm.R1, asm.DWord),
-		)
-	}
-	c.add(asm.Ja.Label("settled"))
-	c.at("uncounted")
+	c.settle(asm.R9, dirSent)
 	c.add(
-		asm.LoadMapPtr(asm.R1, 0).WithReference(mapCounters),
-		asm.Mov.Reg(asm.R2, asm.R10),
-		asm.Add.Imm(asm.R2, stackCount),
-		asm.Mov.Reg(asm.R3, asm.R9),
-		asm.Add.Imm(asm.R3, recentPackets),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.FnMapUpdateElem.Call(),
-	)
-	c.at("settled")
-	c.add(
-		asm.Mov.Imm(asm.R0, 0),
-		asm.StoreMem(asm.R9, recentPackets, asm.R0, asm.DWord),
-		asm.StoreMem(asm.R9, recentBytes, asm.R0, asm.DWord),
 		asm.FnKtimeGetCoarseNs.Call(),
 		asm.Add.Imm(asm.R0, recentFor),
 		asm.StoreMem(asm.R9, recentUntil, asm.R0, asm.DWord),
@@ -617,6 +588,87 @@ func (c *code) remember(f family) {
 	move(recentOut, asm.R8, hopIfindex, 4)
 	move(recentMAC, asm.R7, 0, 6)
 	c.at("remembered")
+}
+
+// settle puts what a slot has counted to the counters, and begins anew.
+func (c *code) settle(slot asm.Register, dir int64) {
+	c.add(
+		asm.LoadMem(asm.R0, slot, recentPackets, asm.DWord),
+		asm.JEq.Imm(asm.R0, 0, "settled"),
+		asm.LoadMem(asm.R0, slot, recentNode, asm.DWord),
+		asm.StoreMem(asm.R10, stackCount, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, slot, recentPort, asm.Word),
+		asm.StoreMem(asm.R10, stackCount+8, asm.R0, asm.Word),
+		asm.StoreImm(asm.R10, stackCount+12, dir, asm.Word),
+	)
+	c.lookup(mapCounters, stackCount, "uncounted")
+	for i := int16(0); i < 16; i += 8 { // packets, bytes
+		c.add(
+			asm.LoadMem(asm.R1, asm.R0, i, asm.DWord),
+			asm.LoadMem(asm.R2, slot, recentPackets+i, asm.DWord),
+			asm.Add.Reg(asm.R1, asm.R2),
+			asm.StoreMem(asm.R0, i, asm.R1, asm.DWord),
+		)
+	}
+	c.add(asm.Ja.Label("settled"))
+	c.at("uncounted")
+	c.add(
+		asm.LoadMapPtr(asm.R1, 0).WithReference(mapCounters),
+		asm.Mov.Reg(asm.R2, asm.R10),
+		asm.Add.Imm(asm.R2, stackCount),
+		asm.Mov.Reg(asm.R3, slot),
+		asm.Add.Imm(asm.R3, recentPackets),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnMapUpdateElem.Call(),
+	)
+	c.at("settled")
+	c.add(
+		asm.Mov.Imm(asm.R0, 0),
+		asm.StoreMem(slot, recentPackets, asm.R0, asm.DWord),
+		asm.StoreMem(slot, recentBytes, asm.R0, asm.DWord),
+	)
+}
+
+// countReceived counts the packet for the endpoint of R9 and the node of R8, in a
+// slot of this processor behind those of again.
+func (c *code) countReceived() {
+	c.add(
+		asm.LoadMem(asm.R0, asm.R9, localIfindex, asm.Word),
+		asm.LoadMem(asm.R1, asm.R8, hopNode, asm.Word),
+		asm.Xor.Reg(asm.R0, asm.R1),
+		asm.And.Imm(asm.R0, recentSlots-1),
+		asm.Add.Imm(asm.R0, recentSlots),
+		asm.StoreMem(asm.R10, stackKey, asm.R0, asm.Word),
+	)
+	c.lookup(mapRecent, stackKey, "pass")
+	c.add(asm.Mov.Reg(asm.R7, asm.R0))
+	c.equal(asm.R7, recentNode, asm.R8, hopNode, 8, "other")
+	c.equal(asm.R7, recentPort, asm.R9, localIfindex, 4, "other")
+	c.add(asm.Ja.Label("same"))
+	c.at("other")
+	c.settle(asm.R7, dirReceived)
+	c.add(
+		asm.LoadMem(asm.R0, asm.R8, hopNode, asm.DWord),
+		asm.StoreMem(asm.R7, recentNode, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R9, localIfindex, asm.Word),
+		asm.StoreMem(asm.R7, recentPort, asm.R0, asm.Word),
+	)
+	c.at("same")
+	c.add(
+		asm.LoadMem(asm.R1, asm.R6, skbGSOSegs, asm.Word),
+		asm.JGT.Imm(asm.R1, 0, "segments"),
+		asm.Mov.Imm(asm.R1, 1),
+	)
+	c.at("segments")
+	c.add(
+		asm.LoadMem(asm.R0, asm.R7, recentPackets, asm.DWord),
+		asm.Add.Reg(asm.R0, asm.R1),
+		asm.StoreMem(asm.R7, recentPackets, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R7, recentBytes, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R6, skbLen, asm.Word),
+		asm.Add.Reg(asm.R0, asm.R1),
+		asm.StoreMem(asm.R7, recentBytes, asm.R0, asm.DWord),
+	)
 }
 
 // leadsThere checks that the frame's MAC is one of the prefix's node: that of all
@@ -756,7 +808,7 @@ func (c *code) inside(f family) {
 		asm.JNE.Imm(asm.R0, 0, "pass"),
 	)
 	var x code
-	x.count(func() { x.add(asm.LoadMem(asm.R0, asm.R6, skbIfindex, asm.Word)) }, dirSent, false)
+	x.count(true)
 	x.deliver()
 	c.inner(x, ".inside")
 }
@@ -824,7 +876,7 @@ func (c *code) receive(f family) {
 		)
 	}
 	c.lower(f)
-	c.count(func() { c.add(asm.LoadMem(asm.R0, asm.R9, localIfindex, asm.Word)) }, dirReceived, true)
+	c.countReceived()
 	c.deliver()
 }
 
@@ -841,7 +893,8 @@ const (
 	mapHops4    = "baize_hops4"
 	mapHops6    = "baize_hops6"
 	mapCounters = "baize_count"
-	// mapRecent has what was decided a moment ago, mapGeneration the number of the
+	// mapRecent has, for each processor, what was decided a moment ago, and behind it
+	// what was received and is not in the counters yet. mapGeneration the number of the
 	// agent's last change: what was decided before it does not count.
 	mapRecent     = "baize_recent"
 	mapGeneration = "baize_change"
@@ -872,7 +925,7 @@ func spec() *ebpf.CollectionSpec {
 			mapHops4:      m(mapHops4, ebpf.LPMTrie, 8, 32, maxHops, lazy),
 			mapHops6:      m(mapHops6, ebpf.LPMTrie, 20, 32, maxHops, lazy),
 			mapCounters:   m(mapCounters, ebpf.PerCPUHash, 16, 16, maxCounters, lazy),
-			mapRecent:     m(mapRecent, ebpf.PerCPUArray, 4, 96, recentSlots, 0),
+			mapRecent:     m(mapRecent, ebpf.PerCPUArray, 4, 96, 2*recentSlots, 0),
 			mapGeneration: m(mapGeneration, ebpf.Array, 4, 4, 1, 0),
 		},
 		Programs: map[string]*ebpf.ProgramSpec{

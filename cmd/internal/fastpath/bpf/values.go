@@ -9,7 +9,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/fastpath"
 )
 
-// What the maps hold, byte by byte; the offsets in program.go are of these types.
+// What the maps hold, byte by byte; the offsets in layout.go are of these types.
 
 type portValue struct {
 	MAC           [6]byte

@@ -61,18 +61,15 @@ func versioned(prog string) string { return prog + "-" + version() }
 type look struct {
 	names
 	devices map[string]fastpath.Device
-	// programs are by device; foreign are those with classifiers of others.
+	// programs are by device.
 	programs map[string]attached
-	foreign  map[string]bool
 }
 
 // Seen is what there is.
 type Seen struct {
 	State fastpath.State
-	// Devices are all of this host, Foreign those where other programs' classifiers
-	// look at what comes in.
+	// Devices are all of this host.
 	Devices map[string]fastpath.Device
-	Foreign map[string]bool
 }
 
 // Observe reads what there is. Entries of devices that are gone have a number in
@@ -90,7 +87,7 @@ func (b *Host) Observe(context.Context) (Seen, error) {
 	if err != nil {
 		return Seen{}, err
 	}
-	out := Seen{State: fastpath.NewState(), Devices: l.devices, Foreign: l.foreign}
+	out := Seen{State: fastpath.NewState(), Devices: l.devices}
 	if err := b.find(l); err != nil {
 		return out, err
 	}
@@ -145,7 +142,7 @@ func each[K, V any](m *ebpf.Map, f func(K, V)) error {
 func see(h *netlink.Handle) (look, error) {
 	l := look{
 		names:   names{map[string]uint32{}, map[uint32]string{}},
-		devices: map[string]fastpath.Device{}, programs: map[string]attached{}, foreign: map[string]bool{},
+		devices: map[string]fastpath.Device{}, programs: map[string]attached{},
 	}
 	links, err := dump(h.LinkList)
 	if err != nil {
@@ -158,19 +155,18 @@ func see(h *netlink.Handle) (look, error) {
 	for _, x := range links {
 		at := x.Attrs()
 		l.index[at.Name], l.name[uint32(at.Index)] = uint32(at.Index), at.Name
-		l.devices[at.Name] = fastpath.Device{Away: x.Type() == "veth" && at.NetNsID >= 0}
+		l.devices[at.Name] = fastpath.Device{
+			Ethernet: at.EncapType == "ether", Away: x.Type() == "veth" && at.NetNsID >= 0,
+		}
 		if !with[at.Index] {
 			continue
 		}
-		a, there, foreign, err := ours(h, at.Index)
+		a, there, err := ours(h, at.Index)
 		if err != nil {
 			return l, err
 		}
 		if there {
 			l.programs[at.Name] = a
-		}
-		if foreign {
-			l.foreign[at.Name] = true
 		}
 	}
 	return l, nil

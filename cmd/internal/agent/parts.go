@@ -63,12 +63,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)
 	a.rooms = rooms{hub: h, membership: member, attach: endpoints, sw: sw, kernel: routes}
 	a.parts = []part.Part{records, member, endpoints, sw, routes}
-	if w.Programs != nil {
-		a.rooms.fastpath = fastpath.New(fastpath.Config{
-			Mode: cfg.FastPath, Userspace: userspace, Every: cfg.AuditInterval,
-		}, w.Programs, w.Netfilter, routes.State(), endpoints.Known(), sw.Outcome(), a.log)
-		a.parts = append(a.parts, a.rooms.fastpath)
-	}
+	a.addFastPath(userspace)
 	if err := a.addSources(); err != nil {
 		return nil, err
 	}
@@ -99,6 +94,17 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.failed[p.Name()] = &part.Faults{}
 	}
 	return a, nil
+}
+
+// addFastPath makes the fast path a part of the agent, where the world has one.
+func (a *Agent) addFastPath(userspace bool) {
+	if a.world.Programs == nil {
+		return
+	}
+	a.rooms.fastpath = fastpath.New(fastpath.Config{
+		Mode: a.cfg.FastPath, Userspace: userspace, Every: a.cfg.AuditInterval,
+	}, a.world.Programs, a.world.Netfilter, a.rooms.kernel.State(), a.rooms.attach.Known(), a.rooms.sw.Outcome(), a.log)
+	a.parts = append(a.parts, a.rooms.fastpath)
 }
 
 // followUse tells the part that owns the node's leases what uses networks on this

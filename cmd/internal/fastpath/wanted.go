@@ -89,7 +89,9 @@ func (in Input) addresses() map[netip.Addr]int {
 }
 
 // network adds one network.
-func (s State) network(in Input, n topology.NetworkView, port string, taken map[netip.Addr]int) (used bool, why string) {
+func (s State) network(
+	in Input, n topology.NetworkView, port string, taken map[netip.Addr]int,
+) (used bool, why string) {
 	part := NewState()
 	hops := part.hops(in, n)
 	endpoints := part.endpoints(in, n, port, taken)
@@ -164,7 +166,8 @@ func (s State) hops(in Input, n topology.NetworkView) int {
 	routed := 0
 	for _, path := range n.Paths(in.OnLink, in.NextHops) {
 		p := path.Prefix.Masked()
-		if path.Kind != topology.PathRoute || !in.Devices[path.Dev].Ethernet || !in.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}] {
+		inPlace := in.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}]
+		if path.Kind != topology.PathRoute || !in.Devices[path.Dev].Ethernet || !inPlace {
 			continue
 		}
 		h := Hop{Network: n.VNI, Node: NodeID(path.Node), Dev: path.Dev}

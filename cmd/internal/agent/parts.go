@@ -130,12 +130,7 @@ func (a *Agent) addCore() openvswitch.Inputs {
 	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)
 	a.rooms = rooms{hub: h, membership: member, attach: endpoints, sw: sw, kernel: routes}
 	a.parts = []part.Part{records, member, endpoints, sw, routes}
-	if w.Programs != nil {
-		a.rooms.fastpath = fastpath.New(fastpath.Config{
-			Mode: cfg.FastPath, Userspace: userspace, Every: cfg.AuditInterval,
-		}, w.Programs, w.Netfilter, routes.State(), endpoints.Known(), sw.Outcome(), a.log)
-		a.add(a.rooms.fastpath)
-	}
+	a.addFastPath(userspace)
 	return in
 }
 
@@ -186,6 +181,17 @@ func (a *Agent) metricSources() metrics.Sources {
 		},
 		Events: a.rooms.events.Journal().Counts,
 	}
+}
+
+// addFastPath makes the fast path a part of the agent, where the world has one.
+func (a *Agent) addFastPath(userspace bool) {
+	if a.world.Programs == nil {
+		return
+	}
+	a.rooms.fastpath = fastpath.New(fastpath.Config{
+		Mode: a.cfg.FastPath, Userspace: userspace, Every: a.cfg.AuditInterval,
+	}, a.world.Programs, a.world.Netfilter, a.rooms.kernel.State(), a.rooms.attach.Known(), a.rooms.sw.Outcome(), a.log)
+	a.add(a.rooms.fastpath)
 }
 
 // followUse tells the part that owns the node's leases what uses networks on this

@@ -38,7 +38,7 @@ func world(t *testing.T, n topology.Network, pins ...topology.Pin) Input {
 	in := Input{
 		View: topology.NewSnapshot(1, kvs).View("host1"), HostPorts: map[string]string{n.Name: "bn-" + n.Name},
 		OnLink: topology.OnLink{netip.MustParseAddr("192.168.9.2"): "eth0"}, Direct: map[topology.SubnetID]bool{},
-		Devices: map[string]Device{"eth0": {}, "bn-" + n.Name: {}, "bz1": {Away: true}, "bz2": {}},
+		Devices: map[string]Device{"eth0": {Ethernet: true}, "bn-" + n.Name: {}, "bz1": {Away: true}, "bz2": {}},
 		Endpoints: []ovs.Endpoint{
 			{Name: "c1", Network: n.Name, Port: "bz1", IPs: []netip.Addr{netip.MustParseAddr("10.1.1.2")}, MAC: topology.MACOf(netip.MustParseAddr("10.1.1.2"))},
 		},
@@ -111,7 +111,11 @@ func TestWanted(t *testing.T) {
 		},
 		{
 			name: "the route is not in place", tr: topology.Auto, change: func(in *Input) { clear(in.Direct) },
-			why: "no prefix of another node is routed",
+			why: "no prefix of another node is routed by a device with Ethernet headers",
+		},
+		{
+			name: "no Ethernet", tr: topology.Auto, change: func(in *Input) { in.Devices["eth0"] = Device{} },
+			why: "no prefix of another node is routed by a device with Ethernet headers",
 		},
 		{
 			name: "two have the address", tr: topology.Auto, why: "prefixes of other nodes: 1, endpoints: 2",
@@ -125,8 +129,7 @@ func TestWanted(t *testing.T) {
 		},
 		{
 			name: "no device yet", tr: topology.Auto, change: func(in *Input) { delete(in.Devices, "bz1") },
-			why:  "no endpoint whose addresses are known",
-			want: "hop 10.1.2.0/24 network 100 node host2 dev eth0\nuplink eth0\n",
+			why: "no endpoint whose addresses are known",
 		},
 		{
 			name: "Open vSwitch has what they send", tr: topology.Auto, change: func(in *Input) { in.Switch = "it reads it" },

@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -11,6 +12,8 @@ import (
 
 // Device is a network device of this host, as far as the fast path is concerned.
 type Device struct {
+	// Ethernet: its packets have Ethernet headers.
+	Ethernet bool
 	// Away: it is one end of a pair whose other end is in another network namespace.
 	Away bool
 }
@@ -86,19 +89,38 @@ func (in Input) addresses() map[netip.Addr]int {
 }
 
 // network adds one network.
-func (s State) network(in Input, n topology.NetworkView, port string, taken map[netip.Addr]int) (used bool, why string) {
-	hops := s.hops(in, n)
-	if hops == 0 {
-		return false, "no prefix of another node is routed"
+func (s State) network(
+	in Input, n topology.NetworkView, port string, taken map[netip.Addr]int,
+) (used bool, why string) {
+	part := NewState()
+	hops := part.hops(in, n)
+	endpoints := part.endpoints(in, n, port, taken)
+	switch {
+	case hops == 0:
+		return false, "no prefix of another node is routed by a device with Ethernet headers"
+	case endpoints == 0:
+		return false, "no endpoint whose addresses are known"
 	}
+	maps.Copy(s.Ports, part.Ports)
+	maps.Copy(s.Locals, part.Locals)
+	maps.Copy(s.Hops, part.Hops)
+	maps.Copy(s.Uplinks, part.Uplinks)
+	why = fmt.Sprintf("prefixes of other nodes: %d, endpoints: %d", hops, endpoints)
+	if in.Switch != "" {
+		why = "only what endpoints receive: " + in.Switch + "; " + why
+	}
+	return true, why
+}
+
+// endpoints adds those of the network, and returns how many there are.
+func (s State) endpoints(in Input, n topology.NetworkView, port string, taken map[netip.Addr]int) (count int) {
 	host, _ := n.Host()
-	endpoints := 0
 	for _, e := range in.Endpoints {
 		dev, there := in.Devices[e.Port]
 		if e.Network != n.Name || e.MAC == nil || !there {
 			continue
 		}
-		endpoints++
+		count++
 		p := Port{Network: n.VNI, Host: port, MAC: MACOf(e.MAC)}
 		if n.Transport.Choice().Gateway == topology.GatewayNode {
 			p.Gateway = MACOf(topology.GatewayMAC(n.Network))
@@ -118,14 +140,7 @@ func (s State) network(in Input, n topology.NetworkView, port string, taken map[
 			s.Ports[e.Port] = p
 		}
 	}
-	if endpoints == 0 {
-		return false, "no endpoint whose addresses are known"
-	}
-	why = fmt.Sprintf("prefixes of other nodes: %d, endpoints: %d", hops, endpoints)
-	if in.Switch != "" {
-		why = "only what endpoints receive: " + in.Switch + "; " + why
-	}
-	return true, why
+	return count
 }
 
 // lives reports whether the kernels route an address to this node: it is in the
@@ -151,7 +166,8 @@ func (s State) hops(in Input, n topology.NetworkView) int {
 	routed := 0
 	for _, path := range n.Paths(in.OnLink, in.NextHops) {
 		p := path.Prefix.Masked()
-		if path.Kind != topology.PathRoute || !in.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}] {
+		inPlace := in.Direct[topology.SubnetID{Network: n.Name, Prefix: path.Prefix}]
+		if path.Kind != topology.PathRoute || !in.Devices[path.Dev].Ethernet || !inPlace {
 			continue
 		}
 		h := Hop{Network: n.VNI, Node: NodeID(path.Node), Dev: path.Dev}
@@ -163,9 +179,7 @@ func (s State) hops(in Input, n topology.NetworkView) int {
 			h.MAC = MACOf(m)
 		}
 		s.Hops[p] = h
-		if _, there := in.Devices[path.Dev]; there {
-			s.Uplinks[path.Dev] = true
-		}
+		s.Uplinks[path.Dev] = true
 		routed++
 	}
 	return routed

@@ -36,7 +36,7 @@ type fake struct {
 
 func (f *fake) Observe(context.Context) (bpf.Seen, error) {
 	return bpf.Seen{State: f.state, Devices: map[string]model.Device{
-		"eth0": {}, "bn-blue": {}, "bz1": {Away: true},
+		"eth0": {Ethernet: true}, "bn-blue": {}, "bz1": {Away: true},
 	}}, f.unseen
 }
 

@@ -61,18 +61,15 @@ func versioned(prog string) string { return prog + "-" + version() }
 type look struct {
 	names
 	devices map[string]fastpath.Device
-	// programs are by device; foreign are those with classifiers of others.
+	// programs are by device.
 	programs map[string]attached
-	foreign  map[string]bool
 }
 
 // Seen is what there is.
 type Seen struct {
 	State fastpath.State
-	// Devices are all of this host, Foreign those where other programs' classifiers
-	// look at what comes in.
+	// Devices are all of this host.
 	Devices map[string]fastpath.Device
-	Foreign map[string]bool
 }
 
 // Observe reads what there is. Entries of devices that are gone have a number in
@@ -90,7 +87,7 @@ func (b *Host) Observe(context.Context) (Seen, error) {
 	if err != nil {
 		return Seen{}, err
 	}
-	out := Seen{State: fastpath.NewState(), Devices: l.devices, Foreign: l.foreign}
+	out := Seen{State: fastpath.NewState(), Devices: l.devices}
 	if err := b.find(l); err != nil {
 		return out, err
 	}
@@ -145,7 +142,7 @@ func each[K, V any](m *ebpf.Map, f func(K, V)) error {
 func see(h *netlink.Handle) (look, error) {
 	l := look{
 		names:   names{map[string]uint32{}, map[uint32]string{}},
-		devices: map[string]fastpath.Device{}, programs: map[string]attached{}, foreign: map[string]bool{},
+		devices: map[string]fastpath.Device{}, programs: map[string]attached{},
 	}
 	links, err := dump(h.LinkList)
 	if err != nil {
@@ -158,19 +155,18 @@ func see(h *netlink.Handle) (look, error) {
 	for _, x := range links {
 		at := x.Attrs()
 		l.index[at.Name], l.name[uint32(at.Index)] = uint32(at.Index), at.Name
-		l.devices[at.Name] = fastpath.Device{Away: x.Type() == "veth" && at.NetNsID >= 0}
+		l.devices[at.Name] = fastpath.Device{
+			Ethernet: at.EncapType == "ether", Away: x.Type() == "veth" && at.NetNsID >= 0,
+		}
 		if !with[at.Index] {
 			continue
 		}
-		a, there, foreign, err := ours(h, at.Index)
+		a, there, err := ours(h, at.Index)
 		if err != nil {
 			return l, err
 		}
 		if there {
 			l.programs[at.Name] = a
-		}
-		if foreign {
-			l.foreign[at.Name] = true
 		}
 	}
 	return l, nil
@@ -271,7 +267,20 @@ func (b *Host) Apply(ctx context.Context, c fastpath.Change) error {
 		return err
 	}
 	x.add(c.Add)
+	x.failed("what was decided", x.changed())
 	return errors.Join(x.errs...)
+}
+
+// changed makes the programs decide anew.
+func (x *applying) changed() error {
+	if x.maps == nil {
+		return nil
+	}
+	var n uint32
+	if err := x.maps[mapGeneration].Lookup(uint32(0), &n); err != nil {
+		return err
+	}
+	return x.maps[mapGeneration].Put(uint32(0), n+1)
 }
 
 func unavailable(err error) error {
@@ -335,6 +344,17 @@ func (x *applying) forget(index uint32) error {
 	})
 	for _, k := range old {
 		err = errors.Join(err, x.maps[mapCounters].Delete(k))
+	}
+	var slots []uint32
+	var size int
+	err = errors.Join(err, each(x.maps[mapRecent], func(slot uint32, all []recentValue) {
+		size = len(all)
+		if slices.ContainsFunc(all, func(v recentValue) bool { return v.Port == index }) {
+			slots = append(slots, slot)
+		}
+	}))
+	for _, slot := range slots {
+		err = errors.Join(err, x.maps[mapRecent].Put(slot, make([]recentValue, size)))
 	}
 	return err
 }
@@ -419,23 +439,47 @@ func (b *Host) Counters() ([]Counter, error) {
 	for _, l := range links {
 		name[uint32(l.Attrs().Index)] = l.Attrs().Name
 	}
+	sums, err := b.sums()
 	var out []Counter
-	err = each(b.maps[mapCounters], func(k countKey, all []countValue) {
-		c := Counter{Dev: name[k.Ifindex], Node: k.Node, Direction: "sent"}
+	for k, v := range sums {
+		c := Counter{Dev: name[k.Ifindex], Node: k.Node, Direction: "sent", Packets: v.Packets, Bytes: v.Bytes}
 		if k.Direction == dirReceived {
 			c.Direction = "received"
-		}
-		for _, v := range all {
-			c.Packets, c.Bytes = c.Packets+v.Packets, c.Bytes+v.Bytes
 		}
 		if c.Dev != "" {
 			out = append(out, c)
 		}
-	})
+	}
 	slices.SortFunc(out, func(a, b Counter) int {
 		return bytes.Compare(a.sortKey(), b.sortKey())
 	})
 	return out, err
+}
+
+// sums adds up what processors have counted, and what they have not put to the
+// counters yet.
+func (b *Host) sums() (map[countKey]countValue, error) {
+	sums := map[countKey]countValue{}
+	add := func(k countKey, packets, bytes uint64) {
+		v := sums[k]
+		sums[k] = countValue{v.Packets + packets, v.Bytes + bytes}
+	}
+	err := each(b.maps[mapCounters], func(k countKey, all []countValue) {
+		for _, v := range all {
+			add(k, v.Packets, v.Bytes)
+		}
+	})
+	return sums, errors.Join(err, each(b.maps[mapRecent], func(slot uint32, all []recentValue) {
+		direction := uint32(dirSent)
+		if slot >= recentSlots {
+			direction = dirReceived
+		}
+		for _, v := range all {
+			if v.Packets > 0 {
+				add(countKey{v.Node, v.Port, direction}, v.Packets, v.Bytes)
+			}
+		}
+	}))
 }
 
 func (c Counter) sortKey() []byte {

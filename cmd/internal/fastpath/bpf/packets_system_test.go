@@ -406,6 +406,10 @@ func TestSamePlace(t *testing.T) {
 				assert.Equal(t, frame, after)
 			}
 			assert.Equal(t, []string{to}, r.trace(t, p.from, frame), "where the flows send it")
+			// By what was decided a moment ago.
+			again, same := r.run(t, progFrom, p.from, frame)
+			assert.True(t, again)
+			assert.Equal(t, after, same)
 		})
 	}
 }

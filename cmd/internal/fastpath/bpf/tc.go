@@ -76,25 +76,23 @@ func hooked(h *netlink.Handle) (map[int]bool, error) {
 	return out, nil
 }
 
-// ours finds Baize's program at a device; foreign: there are classifiers of others.
-func ours(h *netlink.Handle, index int) (a attached, there, foreign bool, err error) {
+// ours finds Baize's program at a device.
+func ours(h *netlink.Handle, index int) (a attached, there bool, err error) {
 	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	filters, err := dump(func() ([]netlink.Filter, error) { return h.FilterList(link, netlink.HANDLE_MIN_INGRESS) })
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) {
-		return a, false, false, nil // gone since
+		return a, false, nil // gone since
 	}
 	if err != nil {
-		return a, false, false, fmt.Errorf("listing the classifiers of device %d: %w", index, err)
+		return a, false, fmt.Errorf("listing the classifiers of device %d: %w", index, err)
 	}
 	for _, f := range filters {
 		b, ok := f.(*netlink.BpfFilter)
 		if ok && (strings.HasPrefix(b.Name, progFrom+"-") || strings.HasPrefix(b.Name, progTo+"-")) {
-			a, there = attached{b.Name, b.Id}, true
-			continue
+			return attached{b.Name, b.Id}, true, nil
 		}
-		foreign = true
 	}
-	return a, there, foreign, nil
+	return a, false, nil
 }
 
 // attach puts a program at a device, in the place of the one that is there.

@@ -9,7 +9,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/fastpath"
 )
 
-// What the maps hold, byte by byte; the offsets in program.go are of these types.
+// What the maps hold, byte by byte; the offsets in layout.go are of these types.
 
 type portValue struct {
 	MAC           [6]byte
@@ -56,6 +56,21 @@ type countKey struct {
 }
 
 type countValue struct{ Packets, Bytes uint64 }
+
+// recentValue is what was decided of one endpoint's packets to one address.
+type recentValue struct {
+	Port, Change   uint32
+	Until          uint64
+	Dst            [16]byte
+	Neigh          [20]byte // struct bpf_redir_neigh
+	Out            uint32
+	MAC            [6]byte
+	_              [2]byte
+	Node           uint64
+	Packets, Bytes uint64
+	MTU            uint32
+	_              [4]byte
+}
 
 // names are this host's devices, both ways.
 type names struct {

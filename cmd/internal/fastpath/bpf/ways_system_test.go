@@ -295,6 +295,53 @@ func TestForwards(t *testing.T) {
 	})
 }
 
+// What was decided a moment ago does not outlive a change: one of the agent's ends it
+// at once, one of this host's routes by somebody else soon.
+func TestDecidedAnew(t *testing.T) {
+	w := newWays(t)
+	w.programs(true)
+	c, s := w.connect("a", "b", addrB)
+	requests(t, c, s, 100)
+	taken := w.counted("ra", "sent")
+	require.GreaterOrEqual(t, taken, uint64(100))
+	// The prefix goes the plain way: a pin has moved, for example.
+	want := w.state["ra"]
+	plain := want
+	plain.Hops = map[netip.Prefix]fastpath.Hop{}
+	for p, h := range want.Hops {
+		h.Dev = ""
+		plain.Hops[p] = h
+	}
+	w.state["ra"] = plain
+	w.set("ra", w.hosts["ra"], true)
+	taken = w.counted("ra", "sent")
+	requests(t, c, s, 100)
+	assert.Equal(t, taken, w.counted("ra", "sent"))
+	w.state["ra"] = want
+	w.set("ra", w.hosts["ra"], true)
+	requests(t, c, s, 100)
+	assert.GreaterOrEqual(t, w.counted("ra", "sent"), taken+100)
+
+	// Another program sends the address elsewhere.
+	w.ip("ra", "route add "+addrB.String()+"/32 dev bz1")
+	var datagrams net.Conn
+	w.in("a", func() (err error) {
+		datagrams, err = (&net.Dialer{}).DialContext(t.Context(), "udp", net.JoinHostPort(addrB.String(), "9"))
+		return err
+	})
+	defer datagrams.Close()
+	of100 := func() int {
+		before := w.counted("ra", "sent")
+		for range 100 {
+			_, _ = datagrams.Write([]byte("nobody listens"))
+		}
+		return int(w.counted("ra", "sent") - before)
+	}
+	testkit.Await(t, "the plain way is taken", func() (bool, string) { n := of100(); return n == 0, fmt.Sprint(n) })
+	w.ip("ra", "route del "+addrB.String()+"/32")
+	testkit.Await(t, "and left again", func() (bool, string) { n := of100(); return n > 50, fmt.Sprint(n) })
+}
+
 // An agent of another version replaces the programs in one step: no packet is lost,
 // and none of the old ones is left.
 func TestReplaces(t *testing.T) {

@@ -59,6 +59,7 @@ func TestCNI(t *testing.T) {
 		{"agent", withoutAgent},
 		{"podman", podman},
 		{"containerd", containerd},
+		{"netavark", netavark},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(h.in(t)) })
 	}

@@ -84,19 +84,19 @@ func (h Host) Plan() ([]Change, error) {
 		agent += "Environment=BAIZE_DOCKER_NETWORK=" + h.Network + "\n"
 	}
 	all = append(all, Change{dropIn, []byte(text), 0o644}, Change{agentDropIn, []byte(agent), 0o644})
-	return h.missing(all)
+	return Missing(h.Root, all)
 }
 
 // Undo returns the changes that take everything back.
 func (h Host) Undo() ([]Change, error) {
-	return h.missing([]Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
+	return Missing(h.Root, []Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
 }
 
-// missing leaves out the changes that are made already.
-func (h Host) missing(all []Change) ([]Change, error) {
+// Missing leaves out the changes that are made already. root is put before every path.
+func Missing(root string, all []Change) ([]Change, error) {
 	var out []Change
 	for _, c := range all {
-		have, err := os.ReadFile(h.Root + c.Path)
+		have, err := os.ReadFile(root + c.Path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			if c.Text != nil {
@@ -112,9 +112,12 @@ func (h Host) missing(all []Change) ([]Change, error) {
 }
 
 // Apply makes the changes in their order.
-func (h Host) Apply(changes []Change) error {
+func (h Host) Apply(changes []Change) error { return Apply(h.Root, changes) }
+
+// Apply makes changes in their order. root is put before every path.
+func Apply(root string, changes []Change) error {
 	for _, c := range changes {
-		file := h.Root + c.Path
+		file := root + c.Path
 		if c.Text == nil {
 			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err

@@ -57,6 +57,7 @@ func TestCNI(t *testing.T) {
 		{"chain", chain},
 		{"etcd", withoutEtcd},
 		{"agent", withoutAgent},
+		{"names", names},
 		{"podman", podman},
 		{"containerd", containerd},
 		{"netavark", netavark},

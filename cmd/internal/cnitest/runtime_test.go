@@ -217,6 +217,30 @@ func withoutAgent(h hosts) {
 	assert.Empty(h.T, left(h, "restarted"))
 }
 
+// names: the aliases that a runtime gives are names in the whole network.
+func names(h hosts) {
+	r := h.runtime("1.1.0", "named", baize(network))
+	c, other := h.container("named"), h.container("asking")
+	c.CapabilityArgs = map[string]any{"aliases": []string{"front", "Web"}}
+	other.CapabilityArgs = map[string]any{"aliases": []string{"asking"}}
+	addr := r.add(c)
+	r.add(other)
+	resolves := func(want bool) {
+		h.T.Helper()
+		h.Await("names to be published, or taken back", func() (bool, string) {
+			out, err := h.Run("host2", "baize", "name", "resolve", "web")
+			return strings.Contains(out, addr.String()) == want, fmt.Sprint(out, err)
+		})
+	}
+	resolves(true)
+	h.AwaitRun("a container to ask the name server in it", "host1", "ip", "netns", "exec", "asking", "busybox", "nslookup",
+		"front", "127.0.0.12")
+	r.del(c)
+	r.del(other)
+	resolves(false)
+	assert.Empty(h.T, left(h, "named"))
+}
+
 // conf writes the configuration of Baize's network as runtimes read it, and returns its
 // folder.
 func conf(h hosts) string {

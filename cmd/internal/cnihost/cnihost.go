@@ -66,7 +66,7 @@ func (h Host) Undo() ([]dockerhost.Change, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return dockerhost.Missing(h.Root, []dockerhost.Change{{Path: h.file()}})
+	return dockerhost.Missing(h.Root, []dockerhost.Change{{Path: h.file(), Shared: true}})
 }
 
 // text is the configuration.

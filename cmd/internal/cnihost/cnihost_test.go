@@ -50,6 +50,7 @@ func TestPlanAndUndo(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, dockerhost.Apply(root, changes))
 	assert.NoFileExists(t, root+cnihost.Dir+"/10-blue.conflist")
+	assert.DirExists(t, root+cnihost.Dir, "it is others' as well")
 }
 
 func TestOthers(t *testing.T) {

@@ -45,9 +45,11 @@ func TestCNI(t *testing.T) {
 	t.Parallel()
 	file, err := labkit.Build("baize-cni", "../../..", "./cmd/baize-cni")
 	require.NoError(t, err)
-	h := hosts{labkit.Up(t, lab.Config{Hosts: 2, Docker: true, Transport: topology.Auto, Networks: []lab.NetworkSpec{
+	h := hosts{labkit.Up(t, lab.Config{Hosts: 2, Docker: true, Transport: topology.Route, Networks: []lab.NetworkSpec{
 		{Name: network, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}},
 	}}), filepath.Dir(file)}
+	// The way out, and the way back to whoever comes by a published port.
+	h.Must("host1", "baize", "network", "update", network, "--gateway", "10.1.0.1", "--gateway", "fd00:10:1::1")
 	for _, test := range []struct {
 		name string
 		run  func(hosts)

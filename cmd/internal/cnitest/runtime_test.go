@@ -130,6 +130,8 @@ func chain(h hosts) {
 	}
 	portmap := map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true}
 	r := h.runtime("1.0.0", "chained", append(slices.Clone(plugins), portmap)...)
+	// Docker's policy for what is forwarded is DROP.
+	h.Must("host1", "iptables", "-I", "DOCKER-USER", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT")
 	rules := h.Must("host1", "iptables-save")
 	c := h.container("chained")
 	c.CapabilityArgs = map[string]any{

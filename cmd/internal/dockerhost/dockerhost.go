@@ -54,6 +54,8 @@ type Change struct {
 	// Text is its new text; nil removes the file.
 	Text []byte
 	Mode os.FileMode
+	// Shared: the folder is not removed with its last file.
+	Shared bool
 }
 
 // Plan returns the changes after which Docker starts with the options that the
@@ -71,7 +73,7 @@ func (h Host) Plan() ([]Change, error) {
 	var all []Change
 	if _, err := os.Stat(h.Root + packaged); err != nil {
 		script = local
-		all = append(all, Change{local, scripts.MkDockerOpts, 0o755})
+		all = append(all, Change{Path: local, Text: scripts.MkDockerOpts, Mode: 0o755})
 	}
 	text := strings.ReplaceAll(string(scripts.DockerDropIn), packaged, script)
 	i := strings.LastIndex(text, "ExecStart=")
@@ -83,7 +85,8 @@ func (h Host) Plan() ([]Change, error) {
 	} else if h.Network != "" {
 		agent += "Environment=BAIZE_DOCKER_NETWORK=" + h.Network + "\n"
 	}
-	all = append(all, Change{dropIn, []byte(text), 0o644}, Change{agentDropIn, []byte(agent), 0o644})
+	all = append(all, Change{Path: dropIn, Text: []byte(text), Mode: 0o644},
+		Change{Path: agentDropIn, Text: []byte(agent), Mode: 0o644})
 	return Missing(h.Root, all)
 }
 
@@ -122,8 +125,10 @@ func Apply(root string, changes []Change) error {
 			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			// Fails, as it should, where the directory holds anything else.
-			_ = os.Remove(filepath.Dir(file))
+			if !c.Shared {
+				// Fails, as it should, where the directory holds anything else.
+				_ = os.Remove(filepath.Dir(file))
+			}
 			continue
 		}
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

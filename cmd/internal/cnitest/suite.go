@@ -137,7 +137,10 @@ const (
 	fakeIPAM       = "cnitest-ipam"
 	fakeIPAMScript = `#!/bin/sh
 dir=$(dirname "$0")
-[ "$CNI_COMMAND" = VERSION ] && { echo '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'; exit; }
+if [ "$CNI_COMMAND" = VERSION ]; then
+	echo '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'
+	exit
+fi
 cat >"$dir/$CNI_COMMAND.$CNI_CONTAINERID.stdin"
 env >"$dir/$CNI_COMMAND.$CNI_CONTAINERID.env"
 if [ -e "$dir/fail.$CNI_COMMAND.$CNI_CONTAINERID" ]; then

@@ -91,6 +91,7 @@ func (h hosts) list(newest, name string, plugins ...map[string]any) *libcni.Netw
 func (h hosts) container(name string) *libcni.RuntimeConf {
 	h.T.Helper()
 	h.Must("host1", "ip", "netns", "add", name)
+	h.Must("host1", "ip", "-n", name, "link", "set", "dev", "lo", "up") // as runtimes do
 	h.T.Cleanup(func() { _, _ = h.Host("host1").Exec(context.Background(), "ip", "netns", "delete", name) })
 	return &libcni.RuntimeConf{ContainerID: name, NetNS: "/run/netns/" + name, IfName: "eth0"}
 }

@@ -81,7 +81,7 @@ func specification(h hosts) {
 			return func() { require.NoError(t, h.Host("host1").StartService(t.Context(), lab.ServiceAgent)) }
 		},
 		Left:   func(t *testing.T, cniNetwork string) []string { return left(h.in(t), cniNetwork) },
-		Strict: true, Delegates: true, MAC: true, Parallel: 60,
+		Strict: true, Delegates: true, MAC: true, Bandwidth: true, Parallel: 60,
 		Addr: func(*testing.T) string {
 			// From the end of the node's subnet: the agent gives addresses from its beginning.
 			b := own.As4()

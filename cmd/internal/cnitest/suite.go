@@ -46,6 +46,9 @@ type Suite struct {
 	Addr func(t *testing.T) string
 	// MAC: the plugin takes a link address by the capability mac.
 	MAC bool
+	// Bandwidth: the plugin limits traffic by the capability bandwidth, with a queue in
+	// the container for what it sends.
+	Bandwidth bool
 	// Parallel is how many attachments are made at a time.
 	Parallel int
 }

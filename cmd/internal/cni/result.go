@@ -13,7 +13,9 @@ import (
 
 // resultOf is the result of an attachment (CNI specification, section 5): what stands in
 // the container, added to what plugins before this one have done.
-func resultOf(before *current.Result, in hostnet.Inside, port string, hostMAC net.HardwareAddr, netns string) *current.Result {
+func resultOf(
+	before *current.Result, in hostnet.Inside, port string, hostMAC net.HardwareAddr, netns string,
+) *current.Result {
 	out := &current.Result{CNIVersion: current.ImplementedSpecVersion}
 	if before != nil {
 		out.Interfaces = slices.Clone(before.Interfaces)

@@ -221,6 +221,26 @@ var conventionRules = []rule{
 		},
 	},
 	{
+		section: "Conventions", says: "the capability bandwidth limits traffic, which CHECK verifies", once: true,
+		needs: func(s Suite) bool { return s.Bandwidth },
+		test: func(c *call) {
+			a := c.container()
+			a.extra = map[string]any{"runtimeConfig": map[string]any{"bandwidth": map[string]any{
+				"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 800_000,
+			}}}
+			result, prev := c.add(a)
+			assert.Contains(c, c.inside(a, "tc", "qdisc", "show", "dev", a.ifname), "rate 16Mbit")
+			for _, i := range result.Interfaces {
+				if i.Sandbox == "" {
+					assert.Contains(c, c.host("tc", "qdisc", "show", "dev", i.Name), "rate 8Mbit")
+				}
+			}
+			c.succeeds(c.verb("CHECK", a, prev))
+			c.inside(a, "tc", "qdisc", "delete", "dev", a.ifname, "root")
+			c.fails(c.verb("CHECK", a, prev), nil)
+		},
+	},
+	{
 		section: "Conventions", says: "dns of the configuration is in the result", once: true,
 		test: func(c *call) {
 			a := c.container()

@@ -45,9 +45,11 @@ func TestCNI(t *testing.T) {
 	t.Parallel()
 	file, err := labkit.Build("baize-cni", "../../..", "./cmd/baize-cni")
 	require.NoError(t, err)
-	h := hosts{labkit.Up(t, lab.Config{Hosts: 2, Docker: true, Transport: topology.Auto, Networks: []lab.NetworkSpec{
+	h := hosts{labkit.Up(t, lab.Config{Hosts: 2, Docker: true, Transport: topology.Route, Networks: []lab.NetworkSpec{
 		{Name: network, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:10:1::/48")}},
 	}}), filepath.Dir(file)}
+	// The way out, and the way back to whoever comes by a published port.
+	h.Must("host1", "baize", "network", "update", network, "--gateway", "10.1.0.1", "--gateway", "fd00:10:1::1")
 	for _, test := range []struct {
 		name string
 		run  func(hosts)
@@ -57,8 +59,10 @@ func TestCNI(t *testing.T) {
 		{"chain", chain},
 		{"etcd", withoutEtcd},
 		{"agent", withoutAgent},
+		{"names", names},
 		{"podman", podman},
 		{"containerd", containerd},
+		{"netavark", netavark},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(h.in(t)) })
 	}
@@ -77,7 +81,7 @@ func specification(h hosts) {
 			return func() { require.NoError(t, h.Host("host1").StartService(t.Context(), lab.ServiceAgent)) }
 		},
 		Left:   func(t *testing.T, cniNetwork string) []string { return left(h.in(t), cniNetwork) },
-		Strict: true, Delegates: true, MAC: true, Parallel: 60,
+		Strict: true, Delegates: true, MAC: true, Bandwidth: true, Parallel: 60,
 		Addr: func(*testing.T) string {
 			// From the end of the node's subnet: the agent gives addresses from its beginning.
 			b := own.As4()

@@ -91,6 +91,7 @@ func (h hosts) list(newest, name string, plugins ...map[string]any) *libcni.Netw
 func (h hosts) container(name string) *libcni.RuntimeConf {
 	h.T.Helper()
 	h.Must("host1", "ip", "netns", "add", name)
+	h.Must("host1", "ip", "-n", name, "link", "set", "dev", "lo", "up") // as runtimes do
 	h.T.Cleanup(func() { _, _ = h.Host("host1").Exec(context.Background(), "ip", "netns", "delete", name) })
 	return &libcni.RuntimeConf{ContainerID: name, NetNS: "/run/netns/" + name, IfName: "eth0"}
 }
@@ -130,6 +131,8 @@ func chain(h hosts) {
 	}
 	portmap := map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true}
 	r := h.runtime("1.0.0", "chained", append(slices.Clone(plugins), portmap)...)
+	// Docker's policy for what is forwarded is DROP.
+	h.Must("host1", "iptables", "-I", "DOCKER-USER", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT")
 	rules := h.Must("host1", "iptables-save")
 	c := h.container("chained")
 	c.CapabilityArgs = map[string]any{
@@ -143,7 +146,7 @@ func chain(h hosts) {
 		"/proc/sys/net/ipv4/conf/eth0/log_martians")))
 	assert.Contains(h.T, h.Must("host1", "ip", "-n", "chained", "link", "show", "dev", "eth0"), "02:00:00:00:00:c1")
 	assert.Contains(h.T, h.Must("host1", "tc", "qdisc"), "tbf")
-	h.Start("host1", "ip", "netns", "exec", "chained", "busybox", "nc", "-lk", "-p", "80", "-e", "echo", "hello")
+	h.Start("host1", "ip", "netns", "exec", "chained", "busybox", "nc", "-ll", "-p", "80", "-e", "echo", "hello")
 	for _, at := range []string{addr.String() + " 80", "192.168.77.11 8088"} {
 		h.Await("the container to answer at "+at, func() (bool, string) {
 			out, err := h.Run("host2", append([]string{"timeout", "2", "busybox", "nc"}, strings.Fields(at)...)...)
@@ -215,6 +218,30 @@ func withoutAgent(h hosts) {
 	require.NoError(h.T, r.CheckNetworkList(h.T.Context(), r.list, c))
 	r.del(c)
 	assert.Empty(h.T, left(h, "restarted"))
+}
+
+// names: the aliases that a runtime gives are names in the whole network.
+func names(h hosts) {
+	r := h.runtime("1.1.0", "named", baize(network))
+	c, other := h.container("named"), h.container("asking")
+	c.CapabilityArgs = map[string]any{"aliases": []string{"front", "Web"}}
+	other.CapabilityArgs = map[string]any{"aliases": []string{"asking"}}
+	addr := r.add(c)
+	r.add(other)
+	resolves := func(want bool) {
+		h.T.Helper()
+		h.Await("names to be published, or taken back", func() (bool, string) {
+			out, err := h.Run("host2", "baize", "name", "resolve", "web")
+			return strings.Contains(out, addr.String()) == want, fmt.Sprint(out, err)
+		})
+	}
+	resolves(true)
+	h.AwaitRun("a container to ask the name server in it", "host1", "ip", "netns", "exec", "asking", "busybox", "nslookup",
+		"front", "127.0.0.12")
+	r.del(c)
+	r.del(other)
+	resolves(false)
+	assert.Empty(h.T, left(h, "named"))
 }
 
 // conf writes the configuration of Baize's network as runtimes read it, and returns its
@@ -313,6 +340,49 @@ func podmanAddr(podman func(...string) string, name string) netip.Addr {
 	return a
 }
 
+// netavark does to the plugin what netavark does, which Podman 5 starts: Debian 12 has
+// neither in a version that knows plugins.
+func netavark(h hosts) {
+	c := h.container("netavark")
+	request := func(subcommand string, args ...string) (string, error) {
+		return h.Run("host1", append([]string{"sh", "-c", `exec "$@" <<END
+{"container_id":"` + c.ContainerID + `","container_name":"web","port_mappings":null,
+"network":{"name":"podmans","id":"2f25","driver":"baize","internal":false,"dns_enabled":false,"ipv6_enabled":true,
+"options":{"baize.network":"` + network + `"}},"network_options":{"aliases":["x"],"interface_name":"eth0","static_ips":null}}
+END`, "sh", h.plugins + "/baize-cni", subcommand}, args...)...)
+	}
+	out, err := request("setup", c.NetNS)
+	require.NoError(h.T, err, out)
+	var status struct {
+		Interfaces map[string]struct {
+			MAC     string `json:"mac_address"`
+			Subnets []struct {
+				IPNet netip.Prefix `json:"ipnet"`
+			} `json:"subnets"`
+		} `json:"interfaces"`
+	}
+	require.NoError(h.T, json.Unmarshal([]byte(out), &status), out)
+	eth0 := status.Interfaces["eth0"]
+	have := h.Must("host1", "ip", "-n", "netavark", "addr", "show", "dev", "eth0")
+	assert.Contains(h.T, have, eth0.MAC)
+	require.Len(h.T, eth0.Subnets, 2, "of both families")
+	for _, s := range eth0.Subnets {
+		assert.Contains(h.T, have, s.IPNet.String())
+	}
+	h.AwaitRun("host2 to reach it", "host2/c1", "ping", "-c", "1", "-W", "1", eth0.Subnets[0].IPNet.Addr().String())
+	assert.Contains(h.T, h.Must("host1", "baize", "endpoint", "list"), "web")
+	out, err = request("setup", c.NetNS)
+	require.Error(h.T, err)
+	assert.Contains(h.T, out, `"error":"interface eth0`)
+	for range 2 {
+		out, err = request("teardown", c.NetNS)
+		require.NoError(h.T, err, out)
+		assert.Empty(h.T, out)
+	}
+	assert.NotContains(h.T, h.Must("host1", "ip", "-n", "netavark", "-br", "link"), "eth0")
+	assert.NotContains(h.T, h.Must("host1", "baize", "endpoint", "list"), "netavark-")
+}
+
 // containerd starts a container with 'ctr --cni', which reads /etc/cni/net.d and
 // /opt/cni/bin.
 func containerd(h hosts) {
@@ -320,8 +390,9 @@ func containerd(h hosts) {
 		// Of the host alone, and only until it ends.
 		h.Must("host1", "sh", "-c", "mkdir -p "+dir+"/cni && mount -t tmpfs cni "+dir+"/cni")
 	}
-	h.Must("host1", "sh", "-c", "mkdir -p /etc/cni/net.d /opt/cni/bin && cp "+conf(h)+"/* /etc/cni/net.d/ && "+
-		"ln -s "+h.plugins+"/baize-cni /opt/cni/bin/ && ln -s "+debianPlugins+"/* /opt/cni/bin/")
+	h.Must("host1", "sh", "-c", "mkdir -p /opt/cni/bin && ln -s "+h.plugins+"/baize-cni "+debianPlugins+"/* /opt/cni/bin/")
+	h.Must("host1", "baize", "podman", "configure", "--network", network, "--yes")
+	h.Must("host1", "baize", "kubernetes", "configure", "--network", network, "--yes") // the same file
 	ctr := func(args ...string) string {
 		h.T.Helper()
 		return h.Must("host1", append([]string{"ctr", "-n", "cnitest"}, args...)...)
@@ -333,6 +404,8 @@ func containerd(h hosts) {
 	assert.Contains(h.T, out, "10.1.")
 	assert.Contains(h.T, out, "1 packets received")
 	assert.Empty(h.T, left(h, network), "ctr calls DEL, without a namespace")
+	h.Must("host1", "baize", "podman", "configure", "--network", network, "--undo", "--yes")
+	assert.Empty(h.T, strings.TrimSpace(h.Must("host1", "ls", "/etc/cni/net.d")))
 }
 
 func write(t *testing.T, file, text string) {

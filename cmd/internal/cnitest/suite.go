@@ -46,6 +46,9 @@ type Suite struct {
 	Addr func(t *testing.T) string
 	// MAC: the plugin takes a link address by the capability mac.
 	MAC bool
+	// Bandwidth: the plugin limits traffic by the capability bandwidth, with a queue in
+	// the container for what it sends.
+	Bandwidth bool
 	// Parallel is how many attachments are made at a time.
 	Parallel int
 }
@@ -137,7 +140,10 @@ const (
 	fakeIPAM       = "cnitest-ipam"
 	fakeIPAMScript = `#!/bin/sh
 dir=$(dirname "$0")
-[ "$CNI_COMMAND" = VERSION ] && { echo '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'; exit; }
+if [ "$CNI_COMMAND" = VERSION ]; then
+	echo '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'
+	exit
+fi
 cat >"$dir/$CNI_COMMAND.$CNI_CONTAINERID.stdin"
 env >"$dir/$CNI_COMMAND.$CNI_CONTAINERID.env"
 if [ -e "$dir/fail.$CNI_COMMAND.$CNI_CONTAINERID" ]; then

@@ -87,7 +87,8 @@ var environmentRules = []rule{
 			for _, id := range []string{"a/b", "-a", "a b", "ä"} {
 				a := c.container()
 				a.container = id
-				c.fails(c.exec("ADD", c.marshal(c.config(a)), c.vars(a)), []uint{codeEnvironment}, named(c, "CNI_CONTAINERID")...)
+				out := c.exec("ADD", c.marshal(c.config(a)), c.vars(a))
+				c.fails(out, []uint{codeEnvironment}, named(c, "CNI_CONTAINERID")...)
 				assert.Empty(c, c.links(a))
 			}
 		},

@@ -54,7 +54,7 @@ type nameItem struct {
 var names = kind[nameItem]{
 	name: "name",
 	key:  func(n nameItem) string { return n.Name },
-	none: "no names: nodes publish those of Docker containers in their networks",
+	none: "no names: nodes publish those of containers in their networks",
 	columns: []column[nameItem]{
 		{"NETWORK", plain, func(n nameItem) any { return n.Network }},
 		{"NAME", plain, func(n nameItem) any { return n.Name }},

@@ -54,6 +54,8 @@ type Change struct {
 	// Text is its new text; nil removes the file.
 	Text []byte
 	Mode os.FileMode
+	// Shared: the folder is not removed with its last file.
+	Shared bool
 }
 
 // Plan returns the changes after which Docker starts with the options that the
@@ -71,7 +73,7 @@ func (h Host) Plan() ([]Change, error) {
 	var all []Change
 	if _, err := os.Stat(h.Root + packaged); err != nil {
 		script = local
-		all = append(all, Change{local, scripts.MkDockerOpts, 0o755})
+		all = append(all, Change{Path: local, Text: scripts.MkDockerOpts, Mode: 0o755})
 	}
 	text := strings.ReplaceAll(string(scripts.DockerDropIn), packaged, script)
 	i := strings.LastIndex(text, "ExecStart=")
@@ -83,20 +85,21 @@ func (h Host) Plan() ([]Change, error) {
 	} else if h.Network != "" {
 		agent += "Environment=BAIZE_DOCKER_NETWORK=" + h.Network + "\n"
 	}
-	all = append(all, Change{dropIn, []byte(text), 0o644}, Change{agentDropIn, []byte(agent), 0o644})
-	return h.missing(all)
+	all = append(all, Change{Path: dropIn, Text: []byte(text), Mode: 0o644},
+		Change{Path: agentDropIn, Text: []byte(agent), Mode: 0o644})
+	return Missing(h.Root, all)
 }
 
 // Undo returns the changes that take everything back.
 func (h Host) Undo() ([]Change, error) {
-	return h.missing([]Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
+	return Missing(h.Root, []Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
 }
 
-// missing leaves out the changes that are made already.
-func (h Host) missing(all []Change) ([]Change, error) {
+// Missing leaves out the changes that are made already. root is put before every path.
+func Missing(root string, all []Change) ([]Change, error) {
 	var out []Change
 	for _, c := range all {
-		have, err := os.ReadFile(h.Root + c.Path)
+		have, err := os.ReadFile(root + c.Path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			if c.Text != nil {
@@ -112,15 +115,20 @@ func (h Host) missing(all []Change) ([]Change, error) {
 }
 
 // Apply makes the changes in their order.
-func (h Host) Apply(changes []Change) error {
+func (h Host) Apply(changes []Change) error { return Apply(h.Root, changes) }
+
+// Apply makes changes in their order. root is put before every path.
+func Apply(root string, changes []Change) error {
 	for _, c := range changes {
-		file := h.Root + c.Path
+		file := root + c.Path
 		if c.Text == nil {
 			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			// Fails, as it should, where the directory holds anything else.
-			_ = os.Remove(filepath.Dir(file))
+			if !c.Shared {
+				// Fails, as it should, where the directory holds anything else.
+				_ = os.Remove(filepath.Dir(file))
+			}
 			continue
 		}
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

@@ -24,9 +24,10 @@ type moment int64
 // now is the moment.
 func now() moment { return moment(hostnet.SinceBoot()) }
 
-// removalFor is how long it is remembered that an attachment was to end: no request
-// that began before that one is under way any more.
-const removalFor = 10 * time.Minute
+// removalFor is how long it is remembered that an attachment was to end. No request that
+// began before that one is under way any more: plugins give up after api.RequestTimeout
+// and a few seconds.
+const removalFor = 2 * time.Minute
 
 // removal is the last request for the end of an attachment, in the file.
 type removal struct {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -14,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -140,14 +142,12 @@ func (p *Part) Run(ctx context.Context) error {
 }
 
 // keepServers has a name server in every container of an engine that is in a
-// network.
+// network: in Docker's, and in others' that have names.
 func (p *Part) keepServers(endpoints []ovs.Endpoint) []fault.Fault {
-	if !p.serve {
-		return nil
-	}
 	wanted := map[string][]string{}
 	for _, e := range endpoints {
-		if e.Labels[string(p.label)] != "" && e.Netns != "" {
+		named := e.Labels[api.LabelAliases] != "" || (p.serve && e.Labels[string(p.label)] != "")
+		if named && e.Netns != "" {
 			wanted[e.Netns] = append(wanted[e.Netns], e.Network)
 		}
 	}
@@ -191,7 +191,8 @@ func (p *Part) publish(ctx context.Context, endpoints []ovs.Endpoint) error {
 func namesOf(endpoints []ovs.Endpoint, called map[string][]string, label Label) map[string]map[string][]netip.Addr {
 	out := map[string]map[string][]netip.Addr{}
 	for _, e := range endpoints {
-		for _, name := range called[e.Labels[string(label)]] {
+		aliases := strings.FieldsFunc(e.Labels[api.LabelAliases], func(r rune) bool { return r == ',' })
+		for _, name := range slices.Concat(called[e.Labels[string(label)]], aliases) {
 			if out[e.Network] == nil {
 				out[e.Network] = map[string][]netip.Addr{}
 			}

@@ -25,6 +25,7 @@ func TestNamesOf(t *testing.T) {
 		container("3", "red", a("10.2.5.2")),
 		container("4", "blue", a("10.1.5.4")), // the engine has not said yet
 		{Name: "by-hand", Network: "blue", IPs: []netip.Addr{a("10.1.5.5")}},
+		{Name: "cni", Network: "red", IPs: []netip.Addr{a("10.2.5.6")}, Labels: map[string]string{"aliases": "db,Pod"}},
 	}, map[string][]string{"1": {"Web", "front"}, "2": {"db", "front"}, "3": {"db"}}, "docker-endpoint")
 	require.Equal(t, map[string]map[string][]netip.Addr{
 		"blue": {
@@ -32,6 +33,6 @@ func TestNamesOf(t *testing.T) {
 			"db":    {a("10.1.5.3")},
 			"front": {a("10.1.5.2"), a("10.1.5.3"), a("fd00:10:1:5::2")},
 		},
-		"red": {"db": {a("10.2.5.2")}},
+		"red": {"db": {a("10.2.5.2"), a("10.2.5.6")}, "pod": {a("10.2.5.6")}},
 	}, got)
 }

@@ -1,0 +1,140 @@
+// Package cnihost gives a host the CNI configuration of a Baize network, for Podman or for
+// the runtimes of Kubernetes, and takes it back: it says which files would change.
+package cnihost
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/baize-net/baize/cmd/internal/dockerhost"
+	"github.com/baize-net/baize/topology"
+)
+
+// Dir is where runtimes look for configurations.
+const Dir = "/etc/cni/net.d"
+
+// pluginType is the plugin's name; a configuration that begins with it is Baize's.
+const pluginType = "baize-cni"
+
+// Host is the host to configure.
+type Host struct {
+	// Root is put before every path; "" but for tests.
+	Root string
+	// Network is Baize's, and the configuration's name.
+	Network string
+	// First: the runtime knows one network alone, that of the first file (kubelet's
+	// runtimes), so no other may come before.
+	First bool
+	// Ports: published ports are forwarded, by the plugin portmap.
+	Ports bool
+}
+
+// file is the path of the configuration. Runtimes order them by name.
+func (h Host) file() string { return Dir + "/10-" + h.Network + ".conflist" }
+
+// Plan returns the changes after which the runtime has the network. Errors are
+// *topology.Error of kind ErrConflict where another configuration is in the way.
+func (h Host) Plan() ([]dockerhost.Change, error) {
+	if err := topology.CheckName("network", h.Network); err != nil {
+		return nil, err
+	}
+	if err := h.checkOthers(); err != nil {
+		return nil, err
+	}
+	text, err := h.text()
+	if err != nil {
+		return nil, err
+	}
+	return dockerhost.Missing(h.Root, []dockerhost.Change{{Path: h.file(), Text: text, Mode: 0o644}})
+}
+
+// Undo returns the changes that take it back.
+func (h Host) Undo() ([]dockerhost.Change, error) {
+	if err := topology.CheckName("network", h.Network); err != nil {
+		return nil, err
+	}
+	c, err := h.read(h.file())
+	if err == nil && !c.ours() {
+		err = foreign(h.file(), c, "remove it yourself if it is not needed")
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return dockerhost.Missing(h.Root, []dockerhost.Change{{Path: h.file(), Shared: true}})
+}
+
+// text is the configuration.
+func (h Host) text() ([]byte, error) {
+	plugins := []any{map[string]any{
+		"type": pluginType, "network": h.Network,
+		"capabilities": map[string]bool{"ips": true, "mac": true, "aliases": true, "dns": true, "bandwidth": true},
+	}}
+	if h.Ports {
+		plugins = append(plugins, map[string]any{
+			"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true,
+		})
+	}
+	b, err := json.MarshalIndent(map[string]any{
+		// Without 1.1.0: portmap is the distribution's, and may be older.
+		"cniVersion": "1.0.0", "name": h.Network, "plugins": plugins,
+	}, "", "  ")
+	return append(b, '\n'), err
+}
+
+// conf is what is read of a configuration.
+type conf struct {
+	Name    string `json:"name"`
+	Type    string `json:"type"`
+	Plugins []struct {
+		Type string `json:"type"`
+	} `json:"plugins"`
+}
+
+func (c conf) ours() bool { return len(c.Plugins) > 0 && c.Plugins[0].Type == pluginType }
+
+// read reads a configuration. One that makes no sense is somebody else's.
+func (h Host) read(path string) (c conf, err error) {
+	b, err := os.ReadFile(h.Root + path)
+	if err == nil {
+		_ = json.NewDecoder(bytes.NewReader(b)).Decode(&c)
+	}
+	return c, err
+}
+
+// checkOthers looks for configurations that are in the way.
+func (h Host) checkOthers() error {
+	files, err := filepath.Glob(h.Root + Dir + "/*.conf*") // .conf, .conflist
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		path := strings.TrimPrefix(f, h.Root)
+		c, err := h.read(path)
+		switch {
+		case err != nil:
+			return err
+		case path == h.file() && !c.ours():
+			return foreign(path, c, "move it away")
+		case path == h.file():
+			continue
+		case c.Name == h.Network:
+			return foreign(path, c, "remove it, or rename its network")
+		case h.First && path < h.file():
+			return foreign(path, c, "runtimes of Kubernetes take the first file alone: move it away")
+		}
+	}
+	return nil
+}
+
+func foreign(path string, c conf, remedy string) error {
+	return &topology.Error{
+		Kind: topology.ErrConflict, Item: path, Remedy: remedy,
+		What: fmt.Sprintf("it has network %q, and was not written by Baize", c.Name),
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/source"
@@ -88,6 +89,7 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.rooms.bgp = speaker
 		a.parts = append(a.parts, speaker)
 	}
+	a.addConsole()
 	for _, p := range a.parts {
 		a.failed[p.Name()] = &part.Faults{}
 	}
@@ -135,6 +137,25 @@ func (a *Agent) dockerSettings() docker.Settings {
 		Relay:       a.cfg.DockerRelay,
 		AgentSocket: filepath.Join(filepath.Dir(a.cfg.Socket), agentDockerSocket),
 	}
+}
+
+// addConsole makes the console a part, where it was asked for.
+func (a *Agent) addConsole() {
+	if a.cfg.Console.Listen == "" {
+		return
+	}
+	records := console.As(a.rooms.hub.Topology(), func(t hub.Topology) console.Topology {
+		return console.Topology{Snapshot: t.Snapshot, Err: t.Err}
+	})
+	a.parts = append(a.parts, console.NewPart(a.cfg.Console, console.Config{
+		Version: a.cfg.Version, Topology: records,
+	}, func(ctx context.Context) console.Agent {
+		s, err := a.Status(ctx)
+		if err != nil {
+			return console.Agent{Err: err}
+		}
+		return console.Agent{Status: &s}
+	}, a.log))
 }
 
 // addSources makes the further sources of the topology parts of the agent.

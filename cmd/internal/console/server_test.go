@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -334,6 +335,38 @@ func TestNothingKnownYet(t *testing.T) {
 	next(t, from, "beat")
 	topo.Set(Topology{Snapshot: snapshotOf(madeUp(3)...)})
 	next(t, from, "state")
+}
+
+// The console as a part of an agent: what is wrong with it is its own error, and it is
+// served once that was mended. The agent is asked while somebody looks.
+func TestPart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	asked := func(context.Context) Agent { return agentOf("host1") }
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	p := NewPart(Access{Listen: taken.Addr().String()}, Config{Topology: threeHosts()}, asked, logrus.NewEntry(log))
+	require.ErrorContains(t, p.Run(t.Context()), "name another address")
+	open := NewPart(Access{Listen: "0.0.0.0:0"}, Config{Topology: threeHosts()}, asked, logrus.NewEntry(log))
+	require.ErrorContains(t, open.Run(t.Context()), "--token-file")
+
+	base := "http://" + taken.Addr().String() + "/"
+	require.NoError(t, taken.Close())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	testkit.Await(t, "it listens", func() (bool, string) {
+		resp, err := client.Get(base)
+		if err != nil {
+			return false, err.Error()
+		}
+		return resp.Body.Close() == nil, ""
+	})
+	from := events(t, base)
+	assert.Contains(t, next(t, from, "agent"), `"node":"host1"`)
+	cancel()
+	require.NoError(t, <-ended)
+	assert.Empty(t, p.Faults())
 }
 
 func TestAs(t *testing.T) {

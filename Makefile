@@ -123,6 +123,11 @@ test-faults: check-go need-root deps-test ## every fault of the catalogue: injec
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel
 	@scripts/test.sh kernel
 
+.PHONY: test-console
+test-console: check-go ## the console in a headless Chromium, which is installed (apt, 90 MB): clicks, keys, a phone
+	@scripts/install-deps.sh console
+	CGO_ENABLED=0 go test -trimpath -tags browser -vet=off -count=1 -timeout 15m $(TESTFLAGS) ./cmd/internal/console
+
 .PHONY: vagrant-test
 vagrant-test: check-go need-root ## the lab of machines: up, checked from inside, one rebooted, destroyed (libvirt; 40 minutes without KVM)
 	@scripts/install-deps.sh vagrant

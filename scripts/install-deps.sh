@@ -3,9 +3,10 @@
 #       here, with apt-get. Does nothing, and needs no root, where all are here.
 # Why:  'make lab' is to work on a fresh Debian or Ubuntu machine that has
 #       nothing but git, make and Go.
-# Use:  scripts/install-deps.sh lab|docker|frr|test|vagrant
+# Use:  scripts/install-deps.sh lab|docker|frr|test|vagrant|console
 #       docker, frr: also what 'baize lab up' needs with --docker, with --segments;
-#       test: what the tests need; vagrant: also what 'make vagrant-test' needs
+#       test: what the tests need; vagrant: also what 'make vagrant-test' needs;
+#       console: what 'make test-console' needs, and nothing of the lab's
 set -eu
 
 # An ordinary user's PATH lacks the directories that ovs-vswitchd and others
@@ -13,9 +14,9 @@ set -eu
 PATH=$PATH:${SBIN-/usr/local/sbin:/usr/sbin:/sbin}
 
 case ${1:-lab} in
-lab | docker | frr | test | vagrant) ;;
+lab | docker | frr | test | vagrant | console) ;;
 *)
-	echo "install-deps: unknown set '$1': use lab, docker, frr, test or vagrant" >&2
+	echo "install-deps: unknown set '$1': use lab, docker, frr, test, vagrant or console" >&2
 	exit 2
 	;;
 esac
@@ -34,15 +35,21 @@ need() {
 	done
 }
 
-need openvswitch-switch ovs-vswitchd ovsdb-server ovs-vsctl ovs-ofctl ovs-appctl
-need iproute2 ip ss
-need iputils-ping ping
-need ethtool ethtool
-need nftables nft
-need procps sysctl ps
-need util-linux nsenter unshare mount
-need kmod modprobe
-need tcpdump tcpdump
+if [ "${1:-lab}" = console ]; then
+	need chromium chromium
+	# Fonts that pictures of the page are taken with: no command tells.
+	[ -e "${FONTS-/usr/share/fonts/opentype/inter}" ] || packages="$packages fonts-inter fonts-jetbrains-mono"
+else
+	need openvswitch-switch ovs-vswitchd ovsdb-server ovs-vsctl ovs-ofctl ovs-appctl
+	need iproute2 ip ss
+	need iputils-ping ping
+	need ethtool ethtool
+	need nftables nft
+	need procps sysctl ps
+	need util-linux nsenter unshare mount
+	need kmod modprobe
+	need tcpdump tcpdump
+fi
 # No command tells: Go needs certificates to fetch modules.
 [ -e "${CA_CERTIFICATES-/etc/ssl/certs/ca-certificates.crt}" ] || packages="$packages ca-certificates"
 case ${1:-lab} in

@@ -207,7 +207,11 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "unknown set", set: "all", fakes: installed(), id: root, code: 2,
-			want: []string{"use lab, docker, frr, test or vagrant"}, lines: 1,
+			want: []string{"use lab, docker, frr, test, vagrant or console"}, lines: 1,
+		},
+		{
+			name: "a browser", set: "console", fakes: map[string]string{"apt-get": apt}, id: root,
+			want: []string{"--no-install-recommends chromium\n"}, lines: 3,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -224,7 +228,7 @@ func TestInstallDeps(t *testing.T) {
 					"LIBC_HEADER=/",
 					"BUSYBOX_STATIC=/",
 					"VAGRANT_LIBVIRT=/",
-					"CNI_PLUGINS=/nowhere",
+					"FONTS=/",
 					"POLICY_RC_D=" + policy,
 					"APPARMOR=" + tt.apparmor,
 				},

@@ -19,6 +19,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/metrics"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
@@ -90,6 +91,8 @@ type Config struct {
 	// BGP makes the agent speak with the routers of the fabric, where it has an
 	// AS or neighbours.
 	BGP bgp.Config
+	// Console is how the console is served; without Listen it is not.
+	Console console.Access
 	// Version is the program's.
 	Version string
 	// Settings are the flags that all this came from, for the local API.

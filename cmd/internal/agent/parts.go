@@ -23,6 +23,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/source"
@@ -152,6 +153,7 @@ func (a *Agent) addWatchers(called *part.Cell[names.Called]) {
 	if cfg.Metrics != "" {
 		a.add(metrics.New(cfg.Metrics, a.metricSources(), a.log))
 	}
+	a.addConsole()
 }
 
 // metricSources are what metrics are taken from.
@@ -235,6 +237,25 @@ func (a *Agent) dockerSettings() docker.Settings {
 		Relay:       a.cfg.DockerRelay,
 		AgentSocket: filepath.Join(filepath.Dir(a.cfg.Socket), agentDockerSocket),
 	}
+}
+
+// addConsole makes the console a part, where it was asked for.
+func (a *Agent) addConsole() {
+	if a.cfg.Console.Listen == "" {
+		return
+	}
+	records := console.As(a.rooms.hub.Topology(), func(t hub.Topology) console.Topology {
+		return console.Topology{Snapshot: t.Snapshot, Err: t.Err}
+	})
+	a.add(console.NewPart(a.cfg.Console, console.Config{
+		Version: a.cfg.Version, Topology: records,
+	}, func(ctx context.Context) console.Agent {
+		s, err := a.Status(ctx)
+		if err != nil {
+			return console.Agent{Err: err}
+		}
+		return console.Agent{Status: &s}
+	}, a.log))
 }
 
 // addSources makes the further sources of the topology parts of the agent.

@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/topology/etcdstore"
@@ -27,7 +28,7 @@ func (r *runner) agentCommand() *ucli.Command {
 subnets in the networks that something on it needs, and keeps Open vSwitch in the
 state that the topology asks for. When it stops, forwarding goes on. It tells
 systemd when the node forwards (Type=notify).`,
-		Flags:  slices.Concat(agentFlags(), dockerFlags(), bgpFlags(), flannelFlags(), bridgeFlags()),
+		Flags:  slices.Concat(agentFlags(), dockerFlags(), bgpFlags(), flannelFlags(), consoleFlags(), bridgeFlags()),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
 			{
@@ -193,7 +194,11 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		DockerBridge:  c.String("docker-bridge"), DockerNetwork: c.String("docker-network"),
 		DockerEnv: c.String("docker-env"),
 		BGP:       speak,
-		Etcd:      etcd, Version: currentVersion().Version, Settings: all,
+		Console: console.Access{
+			Listen: c.String("console"), CertFile: c.String("console-" + flagTLSCert),
+			KeyFile: c.String("console-" + flagTLSKey), TokenFile: c.String("console-" + flagTokenFile),
+		},
+		Etcd: etcd, Version: currentVersion().Version, Settings: all,
 	}
 	addFlannel(c, &cfg)
 	return cfg, nil

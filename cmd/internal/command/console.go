@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -16,7 +15,8 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// Flags of the console; the agent has them with another name for the first.
+// Flags of the console. Those of an agent have "console-" before them, and the same
+// variables, but for the first.
 const (
 	flagListen    = "listen"
 	flagTLSCert   = "tls-cert"
@@ -33,7 +33,7 @@ agent runs. On another address than the loopback, the page has to be encrypted a
 for a token: https://ADDRESS:7474/#token=TOKEN. See docs/console.md.
 
   baize console
-  baize console --listen 0.0.0.0:7474 --tls-cert host.crt --tls-key host.key --token-file token`,
+  baize console --token-file /etc/baize/console-token`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{
 				Name: flagListen, EnvVars: []string{EnvVar("console-" + flagListen)}, Value: console.DefaultListen,
@@ -45,6 +45,20 @@ for a token: https://ADDRESS:7474/#token=TOKEN. See docs/console.md.
 			sourceFlag(),
 		},
 		Action: r.console,
+	}
+}
+
+// consoleFlags are those of an agent's console.
+func consoleFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{
+			Name: "console", Usage: "`ADDRESS:PORT` to serve the console at: see docs/console.md (default none)",
+		},
+		&ucli.StringFlag{Name: "console-" + flagTLSCert, Usage: "PEM `FILE` of the console's certificate"},
+		&ucli.StringFlag{Name: "console-" + flagTLSKey, Usage: "PEM `FILE` of the certificate's key"},
+		&ucli.StringFlag{
+			Name: "console-" + flagTokenFile, Usage: "`FILE` with the token that the console's browsers have to know",
+		},
 	}
 }
 
@@ -87,7 +101,9 @@ func (r *runner) console(c *ucli.Context) error {
 	defer cancel()
 	own := *c
 	own.Context = ctx
-	following.Go(func() { followAgent(ctx, r.agentClient(c), r.socket(c).Value, page.Watched(), agent) })
+	following.Go(func() {
+		console.FollowAgent(ctx, page.Watched(), askAgent(r.agentClient(c), r.socket(c).Value), agent)
+	})
 	failed := make(chan error, 1)
 	following.Go(func() {
 		if err := r.followTopology(&own, deliver); err != nil && ctx.Err() == nil {
@@ -104,36 +120,16 @@ func (r *runner) console(c *ucli.Context) error {
 	}
 }
 
-// followAgent keeps what the agent of this host says, where there is one, as long as
-// somebody looks at it.
-func followAgent(
-	ctx context.Context, client *api.Client, socket string, watched console.Value[int], out *part.Cell[console.Agent],
-) {
-	wake := part.NewSignal()
-	watched.Wakes(wake)
-	defer watched.Forget(wake)
-	ask := func() {
+// askAgent asks the agent of this host, where there is one.
+func askAgent(client *api.Client, socket string) func(ctx context.Context) console.Agent {
+	return func(ctx context.Context) console.Agent {
 		if _, err := os.Stat(socket); errors.Is(err, os.ErrNotExist) {
-			out.Set(console.Agent{}) // this is no node
-			return
+			return console.Agent{} // this is no node
 		}
 		s, err := client.Status(ctx)
 		if err != nil {
-			out.Set(console.Agent{Err: err})
-			return
+			return console.Agent{Err: err}
 		}
-		out.Set(console.Agent{Status: &s})
-	}
-	for ctx.Err() == nil {
-		var again <-chan time.Time
-		if watched.Get() > 0 {
-			ask()
-			again = time.After(watchEvery)
-		}
-		select {
-		case <-ctx.Done():
-		case <-wake:
-		case <-again:
-		}
+		return console.Agent{Status: &s}
 	}
 }

@@ -9,11 +9,16 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/net/netutil"
+
 	"github.com/baize-net/baize/topology"
 )
 
 // DefaultListen is where a console listens unless told otherwise.
 const DefaultListen = "127.0.0.1:7474"
+
+// maxConnections bounds what clients can make a console hold open.
+const maxConnections = 256
 
 // minToken is the shortest token that is taken, in bytes.
 const minToken = 16
@@ -93,10 +98,13 @@ func (d Door) Open(ctx context.Context) (l net.Listener, url string, err error) 
 			host = name
 		}
 	}
+	l = netutil.LimitListener(l, maxConnections)
 	url = "http://" + net.JoinHostPort(host, port) + "/"
 	if d.access.CertFile != "" {
 		c := &certificate{cert: d.access.CertFile, key: d.access.KeyFile}
-		l = tls.NewListener(l, &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+		l = tls.NewListener(l, &tls.Config{
+			GetCertificate: c.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		})
 		url = "https" + strings.TrimPrefix(url, "http")
 	}
 	return l, url, nil

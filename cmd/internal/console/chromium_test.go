@@ -16,6 +16,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -34,7 +35,7 @@ func chromium(t *testing.T) context.Context {
 	require.NoError(t, err, "run 'make test-console', which installs it")
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("hide-scrollbars", false))
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("hide-scrollbars", true))
 	ctx, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	t.Cleanup(func() {
@@ -182,10 +183,17 @@ func (p *tab) awaitText(selector, text string) {
 
 func (p *tab) click(selector string) { p.t.Helper(); p.do(chromedp.Click(chromedp.CSS(selector))) }
 
+// press types keys and texts. A single character is one event with its text, as a
+// keyboard makes it: a page that handles the key can keep it from being typed.
 func (p *tab) press(keys ...string) {
 	p.t.Helper()
 	for _, k := range keys {
-		p.do(chromedp.KeyEvent(k))
+		if len(k) != 1 || k < " " {
+			p.do(chromedp.KeyEvent(k))
+			continue
+		}
+		call(p, input.DispatchKeyEvent, input.DispatchKeyEventParams{Type: "keyDown", Key: k, Text: k})
+		call(p, input.DispatchKeyEvent, input.DispatchKeyEventParams{Type: "keyUp", Key: k})
 	}
 }
 

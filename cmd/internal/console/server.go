@@ -18,8 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/baize-net/baize/topology"
 )
 
@@ -27,8 +25,6 @@ import (
 var files embed.FS
 
 const (
-	// maxConnections bounds what clients can make the console hold open.
-	maxConnections = 256
 	// maxHeader bounds a request's header, in bytes; no request has a body.
 	maxHeader = 16 << 10
 	// answerTime bounds the writing of an answer that is no stream.
@@ -58,7 +54,7 @@ func (c *Console) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:          log.New(io.Discard, "", 0), // what clients do wrong is told to them
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(netutil.LimitListener(l, maxConnections)) }()
+	go func() { ended <- srv.Serve(l) }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("the console at %s: %w", l.Addr(), err)

@@ -50,6 +50,7 @@ function draw() {
   }
   highlight();
   document.title = [arg || (page && page[0].toUpperCase() + page.slice(1)), 'Baize'].filter(Boolean).join(' · ');
+  if (drawn !== page + '/' + arg) document.querySelector('#tabs [aria-current]')?.scrollIntoView({ inline: 'center', block: 'nearest' });
   if (drawn !== page + '/' + arg && drawn !== '') {
     scrollTo(0, 0);
     if (!$('main').contains(document.activeElement)) $('main').focus({ preventScroll: true });
@@ -89,7 +90,7 @@ function notice() {
 }
 
 const door = () => h('form.door', { 'data-form': 'token' }, h('h1', null, 'This console asks for a token'),
-  h('p', null, 'It is in the file that was given to it with --token-file.'),
+  h('p', null, 'It is in the file that was given to it with --token-file.'), ui.why && h('p.bad', { role: 'alert' }, ui.why),
   h('label', null, h('span', null, 'token'), h('input', { id: 'token', type: 'password', autocomplete: 'off', required: true })),
   h('button.primary', { type: 'submit' }, 'Open'));
 
@@ -159,9 +160,7 @@ addEventListener('submit', async (e) => {
   e.preventDefault();
   if (e.target.dataset.form === 'token') {
     setToken($('token').value);
-    ui.link = 'connecting';
     connection.again();
-    later();
   } else if (e.target.dataset.form === 'trace') await runTrace();
 });
 

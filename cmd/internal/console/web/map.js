@@ -19,7 +19,7 @@ export function map(state, ui) {
   return [
     toolbar(state, ui, hosts.length),
     h('div.layout', { class: few ? 'few' : 'many' },
-      h('div.segments', { 'data-walk': '' }, segments(state, ui, hosts),
+      h('div.segments', { 'data-walk': '' }, segments(state, ui, hosts, few),
         hosts.length === 0 && empty(state.hosts.length ? 'No host matches.' : 'No host has joined yet: start an agent.')),
       few && hosts.length > 1 ? ring(state, ui, hosts) : inspector(state, ui)),
   ];
@@ -41,7 +41,7 @@ function toolbar(state, ui, shown) {
     h('p.shown', null, shown === state.hosts.length ? count(shown, 'host') : `${shown} of ${count(state.hosts.length, 'host')}`));
 }
 
-function segments(state, ui, hosts) {
+function segments(state, ui, hosts, few) {
   const groups = Map.groupBy ? Map.groupBy(hosts, (x) => x.segment) : groupBy(hosts);
   const faults = new Set(state.faults.map((f) => f.host));
   return [...groups].map(([name, list]) => {
@@ -49,7 +49,7 @@ function segments(state, ui, hosts) {
     return h('section.segment', { 'data-key': name, 'aria-label': 'segment ' + name },
       h('h2', null, h('span.mono', null, name), h('span.note', null, count(list.length, 'host'),
         bad > 0 && h('span.bad', null, `${bad} not ready`))),
-      h('div.tiles', null, list.map((x) => tile(x, ui, faults.has(x.name)))));
+      h('div.tiles', null, list.map((x) => tile(x, ui, faults.has(x.name), few))));
   });
 }
 
@@ -59,7 +59,7 @@ function groupBy(hosts) {
   return out;
 }
 
-function tile(x, ui, faulty) {
+function tile(x, ui, faulty, few) {
   const networks = [...new Set(x.leases.map((l) => l.network))];
   return h('a.tile', {
     class: stateClass(x.status) + (faulty && x.status === 'ready' ? ' faulty' : ''), href: '#/hosts/' + encodeURIComponent(x.name),
@@ -68,7 +68,8 @@ function tile(x, ui, faulty) {
   }, mark(x.status), h('span.name', null, x.name),
   h('span.address', null, x.vteps[0] ?? 'no address'),
   h('span.dots', null, networks.slice(0, 6).map((n) => dot(ui.colour(n), n)),
-    networks.length > 6 && h('span.more', null, '+' + (networks.length - 6))));
+    networks.length > 6 && h('span.more', null, '+' + (networks.length - 6))),
+  few && x.leases.length > 0 && h('span.leases', null, x.leases.slice(0, 6).map((l) => [dot(ui.colour(l.network)), h('span', null, l.prefix)])));
 }
 
 // inspector tells of the host under the pointer or the focus. It never moves the page.
@@ -102,14 +103,14 @@ const tunnelled = (n) => n.transport !== 'route';
 const toOthers = (n) => (tunnelled(n)
   ? `${n.transport}, ${count(n.members.length - 1, 'peer')}` : `routed, ${count(n.members.length - 1, 'peer')}`);
 export const meshText = (n) => (n.members.length < 2 ? count(n.members.length, 'host')
-  : `${n.members.length} hosts, ${tunnelled(n) ? bigPairs(n) + ' ' + n.transport + ' pairs' : 'routed'}`);
-const bigPairs = (n) => ((n.members.length * (n.members.length - 1)) / 2).toLocaleString('en');
+  : `${n.members.length} hosts, ${tunnelled(n) ? count(pairs(n), n.transport + ' tunnel') : 'routed'}`);
+const pairs = (n) => (n.members.length * (n.members.length - 1)) / 2;
 
 // ring draws few hosts on a circle with an arc for each tunnel and network.
 function ring(state, ui, hosts) {
   const w = 560;
-  const height = 430;
-  const [cx, cy, rx, ry] = [w / 2, height / 2, 195, 150];
+  const height = hosts.length <= 4 ? 360 : 430;
+  const [cx, cy, rx, ry] = [w / 2, height / 2 + (hosts.length === 3 ? 28 : 0), 195, height / 2 - (hosts.length === 3 ? 42 : 60)];
   const at = new Map(hosts.map((x, i) => {
     const a = -Math.PI / 2 + (2 * Math.PI * i) / hosts.length;
     return [x.name, [cx + rx * Math.cos(a), cy + ry * Math.sin(a)]];

@@ -133,15 +133,15 @@ export function events(list) {
   const sorted = [...list].sort((a, b) => Date.parse(b.at) - Date.parse(a.at));
   const last = Date.parse(sorted[0].at);
   const first = Date.parse(sorted.at(-1).at);
-  const x = (e) => 20 + (960 * (Date.parse(e.at) - first)) / (last - first || 1);
-  const lane = (e) => ({ error: 22, warning: 46 }[e.severity] ?? 70);
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((q) => first + q * (last - first));
+  const share = (e) => `${((100 * (Date.parse(e.at) - first)) / (last - first || 1)).toFixed(2)}%`;
+  const lanes = ['error', 'warning', 'change'];
+  const ticks = (innerWidth > 600 ? [0, 0.25, 0.5, 0.75, 1] : [0, 0.5, 1]).map((q) => first + q * (last - first));
   return [
     h('div.title', null, h('h1', null, 'Events'), h('span.note', null, count(list.length, 'event'))),
-    card('Time line', null, h('svg.timeline', { viewBox: '0 0 1000 112', role: 'img', 'aria-label': `${list.length} events from ${timeText(first)} to ${timeText(last)}` },
-      [['error', 22], ['warning', 46], ['change', 70]].map(([, y]) => h('line.lane', { x1: 20, x2: 980, y1: y, y2: y })),
-      sorted.map((e) => h('circle', { class: e.severity || 'change', cx: x(e).toFixed(1), cy: lane(e), r: 6 }, h('title', null, `${timeText(e.at)} ${e.what}`))),
-      ticks.map((t, i) => h('text', { x: 20 + 240 * i, y: 102, 'text-anchor': ['start', 'middle', 'middle', 'middle', 'end'][i] }, timeText(t)))),
+    card('Time line', null, h('div.lanes', { role: 'img', 'aria-label': `${list.length} events from ${timeText(first)} to ${timeText(last)}` },
+      lanes.map((l) => h('hr', { class: 'lane-' + l })),
+      sorted.slice(0, 1000).map((e) => h('i', { class: e.severity || 'change', style: { left: share(e) }, title: `${timeText(e.at)} ${e.item ?? ''} ${e.what}` }))),
+    h('div.ticks', { 'aria-hidden': 'true' }, ticks.map((t) => h('span', null, timeText(t)))),
     h('ul.legend', null, ['error', 'warning', 'change'].map((s) => h('li', null, h('i.lanekey', { class: s }), s)))),
     h('ol.events', null, sorted.slice(0, 300).map((e) => h('li', { class: e.severity || 'change', 'data-key': e.at + e.what + (e.item ?? '') },
       when(e.at), h('div', null, h('p', null, code(e.code), ' ', h('strong', null, e.item), ' ', e.what),

@@ -50,7 +50,7 @@ export function follow(on, said) {
         if (r.status === 401) {
           clearTimeout(timer);
           document.removeEventListener('visibilitychange', hidden);
-          said('denied');
+          said('denied', headers().Authorization ? 'That token is not the right one.' : '');
           await knock();
           wait = 250;
           continue;

@@ -1,0 +1,84 @@
+package console
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// askEvery is how often an agent is asked while somebody looks: it says nothing by
+// itself.
+const askEvery = 2 * time.Second
+
+// FollowAgent keeps out what ask says, as long as somebody looks at the console, until
+// ctx ends.
+func FollowAgent(ctx context.Context, watched Value[int], ask func(context.Context) Agent, out *part.Cell[Agent]) {
+	wake := part.NewSignal()
+	watched.Wakes(wake)
+	defer watched.Forget(wake)
+	for ctx.Err() == nil {
+		var again <-chan time.Time
+		if watched.Get() > 0 {
+			out.Set(ask(ctx))
+			again = time.After(askEvery)
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-again:
+		}
+	}
+}
+
+// Part is the console as a part of an agent.
+type Part struct {
+	access Access
+	cfg    Config
+	ask    func(context.Context) Agent
+	log    *logrus.Entry
+}
+
+var _ part.Part = (*Part)(nil)
+
+// NewPart returns the part. ask is asked for the agent's own status; Agent and Token of
+// cfg are set by the part.
+func NewPart(access Access, cfg Config, ask func(context.Context) Agent, log *logrus.Entry) *Part {
+	return &Part{access: access, cfg: cfg, ask: ask, log: log.WithField("part", "console")}
+}
+
+// Name implements part.Part.
+func (p *Part) Name() string { return "console" }
+
+// Faults implements part.Part: why it is not served is the error of Run.
+func (p *Part) Faults() []fault.Fault { return nil }
+
+// Cleanup implements part.Part: it leaves nothing.
+func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+
+// Run implements part.Part. It reads the token and opens the listener each time, so that
+// a fault that was mended ends.
+func (p *Part) Run(ctx context.Context) error {
+	door, err := p.access.Check()
+	if err != nil {
+		return err
+	}
+	l, url, err := door.Open(ctx)
+	if err != nil {
+		return err
+	}
+	agent, cfg := part.NewCell[Agent](nil), p.cfg
+	cfg.Agent, cfg.Token = agent, door.Token
+	page := New(cfg)
+	p.log.Infof("the console is at %s", url)
+	ctx, cancel := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel()
+	following.Go(func() { FollowAgent(ctx, page.Watched(), p.ask, agent) })
+	return page.Serve(ctx, l)
+}

@@ -114,6 +114,10 @@ test-race: check-go deps-test ## the system tests with the race detector in ever
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel
 	@scripts/test.sh kernel
 
+.PHONY: never-again
+never-again: check-go need-root deps-test ## the failures that users of overlays know, each with the test that shows what becomes of it
+	@scripts/never-again.sh
+
 .PHONY: vagrant-test
 vagrant-test: check-go need-root ## the lab of machines: up, checked from inside, one rebooted, destroyed (libvirt; 40 minutes without KVM)
 	@scripts/install-deps.sh vagrant

@@ -50,15 +50,17 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
 	in := openvswitch.NewInputs()
 	in.HasSegments = cfg.DockerBridge != ""
+	ports := map[topology.Transport]int{topology.VXLAN: cfg.VXLANPort, topology.Geneve: cfg.GenevePort}
 	sw := openvswitch.New(openvswitch.Config{
 		Bridge: cfg.Bridge, Datapath: w.Datapath,
-		Ports:         map[topology.Transport]int{topology.VXLAN: cfg.VXLANPort, topology.Geneve: cfg.GenevePort},
+		Ports:         ports,
 		AuditInterval: cfg.AuditInterval,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), endpoints, sw.Offers())
 	routes := kernel.New(kernel.Config{
 		Userspace: userspace, Every: cfg.AuditInterval, Masquerade: cfg.Masquerade, Protected: cfg.protected(),
+		TunnelPorts: ports,
 	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)
 	a.rooms = rooms{hub: h, membership: member, attach: endpoints, sw: sw, kernel: routes}
 	a.parts = []part.Part{records, member, endpoints, sw, routes}

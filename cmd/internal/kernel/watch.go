@@ -95,7 +95,7 @@ func (i Interest) Device(name string) bool {
 // included; empty: the whole table has changed.
 func (i Interest) Chain(table, chain string) bool {
 	switch table {
-	case Table:
+	case Table, TunnelTable:
 		return true
 	case AcceptChain.Table:
 		return i.All || slices.Contains([]string{"", AcceptChain.Parent, AcceptChain.Name, AcceptChain.Behind}, chain)

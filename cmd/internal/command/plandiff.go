@@ -263,7 +263,7 @@ func kernelInput(view topology.View, have ovs.Observed, opt pipeline.Options) ke
 		}
 	}
 	in.Drops.Use = opt.Datapath != "system"
-	in.TunnelPorts = opt.Ports
+	in.Userspace, in.TunnelPorts = in.Drops.Use, opt.Ports
 	endpoints, _ := have.Endpoints()
 	for _, e := range endpoints {
 		in.Endpoints[e.Network] = append(in.Endpoints[e.Network], e.IPs...)

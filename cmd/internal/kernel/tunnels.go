@@ -63,7 +63,7 @@ func tunnelTexts(ports []TunnelPort) []string {
 // tunnels returns what the tunnels of a view's networks are: none where Open vSwitch
 // takes their packets itself.
 func (in Input) tunnels() []TunnelPort {
-	if in.Drops.Use {
+	if in.Userspace {
 		return nil
 	}
 	var out []TunnelPort

@@ -32,6 +32,8 @@ type Input struct {
 	// containers take the rest of the network to be behind their gateway.
 	Bridges map[string]string
 	Drops   Drops
+	// Userspace: Open vSwitch takes the packets of tunnels itself, and not the kernel.
+	Userspace bool
 	// TunnelPorts are the UDP ports of encapsulations, where they are not the usual ones.
 	TunnelPorts map[topology.Transport]int
 }

@@ -149,7 +149,7 @@ func (k *look) input(learned Learned) {
 	for _, s := range segments {
 		k.in.Bridges[s.Network] = s.Name
 	}
-	k.in.TunnelPorts = k.cfg.TunnelPorts
+	k.in.Userspace, k.in.TunnelPorts = k.cfg.Userspace, k.cfg.TunnelPorts
 	if !k.cfg.Userspace {
 		return
 	}

@@ -61,6 +61,9 @@ type Config struct {
 	VXLANPort, GenevePort int
 	// LivenessTTL is how long after its death peers see the agent as alive.
 	LivenessTTL time.Duration
+	// ReadyAfter is how long what systemd orders after the agent waits for a node that is
+	// not ready; 0: until it is.
+	ReadyAfter time.Duration
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
 	// DockerBridge is docker0 where that is to be a part of DockerNetwork; empty:

@@ -88,6 +88,11 @@ func agentFlags() []ucli.Flag {
 			Value:  30 * time.Second,
 			Action: atLeast("audit-interval", time.Second),
 		},
+		&ucli.DurationFlag{
+			Name: "ready-after",
+			Usage: "after which time systemd is told that the node is ready though it is not, so that Docker starts; never " +
+				"where Docker needs the agent's file (default never)",
+		},
 	}
 }
 
@@ -163,6 +168,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		PublicNames: c.Bool("public-names"),
 		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
+		ReadyAfter:   c.Duration("ready-after"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"), DockerEnv: c.String("docker-env"),
 		BGP:  speak,
 		Etcd: etcd, Version: currentVersion().Version, Settings: all,

@@ -128,6 +128,10 @@ test-console: check-go ## the console in a headless Chromium, which is installed
 	@scripts/install-deps.sh console
 	CGO_ENABLED=0 go test -trimpath -tags browser -vet=off -count=1 -timeout 15m $(TESTFLAGS) ./cmd/internal/console
 
+.PHONY: never-again
+never-again: check-go need-root deps-test ## the failures that users of overlays know, each with the test that shows what becomes of it
+	@scripts/never-again.sh
+
 .PHONY: vagrant-test
 vagrant-test: check-go need-root ## the lab of machines: up, checked from inside, one rebooted, destroyed (libvirt; 40 minutes without KVM)
 	@scripts/install-deps.sh vagrant

@@ -9,7 +9,7 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$here/.."
 
-dirs=$(grep -rl 'flag\.Bool("update"' --include='*_test.go' cmd ovs topology | xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
+dirs=$(grep -rl 'flag\.Bool("update"' --include='*_test.go' cmd ovs topology scripts | xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
 for d in $dirs; do
 	go test -count=1 "$d" -update
 done

@@ -117,7 +117,7 @@ func TestAgentUnit(t *testing.T) {
 		"Type=notify", "Before=docker.service", "KillMode=process", "RuntimeDirectoryPreserve=yes",
 		"ExecStart=/usr/bin/baize agent",
 		// Findings S10, R10.
-		"TimeoutStartSec=infinity", "WatchdogSec=120", "MemoryMax=1G", "TasksMax=512", "UMask=0077", "RestrictNamespaces=net",
+		"TimeoutStartSec=infinity", "Environment=BAIZE_READY_AFTER=30s", "WatchdogSec=120", "MemoryMax=1G", "TasksMax=512", "UMask=0077", "RestrictNamespaces=net",
 	} {
 		assert.Contains(t, string(unit), "\n"+line+"\n")
 	}

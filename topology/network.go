@@ -87,6 +87,9 @@ func (n Network) Check() error {
 	if n.IPv6.IsValid() && !n.IPv6.Addr().Is6() {
 		return n.invalid("", "%s is not an IPv6 prefix", n.IPv6)
 	}
+	if n.IPv6.IsValid() && n.IPv6.Addr().Is4In6() {
+		return n.invalid("write the IPv4 prefix itself", "%s is an IPv4 prefix within IPv6", n.IPv6)
+	}
 	for _, f := range []Family{IPv4, IPv6} {
 		if err := n.checkFamily(f); err != nil {
 			return err

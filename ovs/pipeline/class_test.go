@@ -168,3 +168,28 @@ func TestOnlyDeliverSends(t *testing.T) {
 		}
 	}
 }
+
+// What is impossible by construction: nothing is learned, so that nothing learned can be
+// stale; nothing is left to the switch's own judgement; no connection is tracked; a frame
+// floods without resubmits; and no port is a device that Baize has not made, such as the
+// host's uplink.
+func TestNothingIsLearned(t *testing.T) {
+	for name, s := range everything(t) {
+		require.Equal(t, "secure", s.Bridge.FailMode)
+		for _, p := range s.Ports {
+			require.Contains(t, []string{ovs.RoleTunnel, ovs.RoleEndpoint, ovs.RoleSegment, ovs.RoleHost}, p.Role(), name)
+			if p.Role() == ovs.RoleTunnel {
+				require.NotEmpty(t, p.Options["local_ip"], "%s: the outer source is what peers expect", p.Name)
+				require.NotEmpty(t, p.Options["remote_ip"])
+			}
+		}
+		for _, f := range s.Flows {
+			for _, never := range []string{"learn(", "NORMAL", "FLOOD", "ct(", "group:", "timeout"} {
+				require.NotContains(t, f.Actions+f.Match, never, "%s: %v", name, f)
+			}
+			if pipeline.TableName(f.Table) != "local" { // an answer on the spot, to who asked
+				require.NotContains(t, f.Actions, "resubmit", "%s: %v", name, f)
+			}
+		}
+	}
+}

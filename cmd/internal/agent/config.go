@@ -69,6 +69,9 @@ type Config struct {
 	VXLANPort, GenevePort int
 	// LivenessTTL is how long after its death peers see the agent as alive.
 	LivenessTTL time.Duration
+	// ReadyAfter is how long what systemd orders after the agent waits for a node that is
+	// not ready; 0: until it is.
+	ReadyAfter time.Duration
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
 	// ProbeInterval is how long a round of probes to all peers takes; 0: none are sent

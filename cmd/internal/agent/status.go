@@ -38,12 +38,21 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	st.Problems = fault.Add(st.Problems, err)
 	st.Ready = ready && err == nil && sw.Outcome.Err == nil
 	switchStatus(&st, sw)
+	if n := a.rooms.kernel.State().Get().TunnelDrops; n > 0 {
+		if st.Drops == nil {
+			st.Drops = map[string]uint64{}
+		}
+		st.Drops[dropForgedTunnel] = n
+	}
 	a.bgpStatus(&st)
 	st.Problems = fault.Add(st.Problems, a.fastPathStatus(&st, sw.Outcome.View))
 	a.networkStatus(&st, t, sw)
 	a.addProbed(st.Peers)
 	return st, nil
 }
+
+// dropForgedTunnel is the label of what the host's firewall drops of tunnelled packets.
+const dropForgedTunnel = "tunnelled packet by a device that does not lead to its sender"
 
 func switchStatus(st *api.Status, sw openvswitch.Status) {
 	st.OVSVersion, st.Flows, st.Ports, st.Drops, st.Foreign = sw.Observed.Version, sw.Flows, sw.Ports, sw.Drops, sw.Foreign

@@ -13,25 +13,21 @@ import (
 // What the agent tells systemd (sd_notify(3)): when what is ordered after it may
 // start, and that it still works.
 
-const (
-	// readyEvery is how often it is looked whether the node is ready, until it is.
-	readyEvery = 50 * time.Millisecond
-	// readyPatience is how long what is ordered after the agent, Docker for one, waits
-	// for a node that is not ready: for etcd to come up, for example.
-	readyPatience = 30 * time.Second
-)
+// readyEvery is how often it is looked whether the node is ready, until it is.
+const readyEvery = 50 * time.Millisecond
 
 // awaitReady tells systemd, once, that the node forwards: every part that the
-// node must wait for is ready, and Open vSwitch is as they ask for. It says so of a
-// node that is not ready as well, after a while: whatever is wrong, containers that
-// need no network of Baize need not wait for it. Where Docker needs the environment
-// file that the agent writes, it waits.
+// node must wait for is ready, and Open vSwitch is as they ask for. After ReadyAfter it
+// says so of a node that is not ready as well, because etcd does not answer, for
+// example: whatever is wrong, containers that need no network of Baize need not wait
+// for it. Where Docker needs the environment file that the agent writes, it waits.
 func (a *Agent) awaitReady(ctx context.Context) {
 	told := false
 	for begin := time.Now(); !a.allReady(); {
-		if !told && !a.dockerNeedsFile() && time.Since(begin) > readyPatience {
+		patience := a.cfg.ReadyAfter
+		if !told && patience > 0 && !a.dockerNeedsFile() && time.Since(begin) > patience {
 			told = true
-			a.log.Warnf("not ready after %s: see 'baize status'; what waits for the agent is started", readyPatience)
+			a.log.Warnf("not ready after %s: see 'baize status'; what waits for the agent is started", patience)
 			a.notify(daemon.SdNotifyReady, "STATUS=not ready yet: see 'baize status'")
 		}
 		if !part.Sleep(ctx, readyEvery) {

@@ -106,6 +106,11 @@ func agentFlags() []ucli.Flag {
 			Usage: "serve metrics for Prometheus at this `ADDRESS`, 127.0.0.1:9799 or unix:/run/baize/metrics.sock: " +
 				"see docs/metrics.md (default none)",
 		},
+		&ucli.DurationFlag{
+			Name: "ready-after",
+			Usage: "after which time systemd is told that the node is ready though it is not, so that Docker starts; never " +
+				"where Docker needs the agent's file (default never)",
+		},
 	}
 }
 
@@ -190,8 +195,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		PublicNames: c.Bool("public-names"),
 		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
-		ProbeInterval: c.Duration("probe-interval"),
-		DockerBridge:  c.String("docker-bridge"), DockerNetwork: c.String("docker-network"),
+		ProbeInterval: c.Duration("probe-interval"), ReadyAfter: c.Duration("ready-after"),
+		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"),
 		DockerEnv: c.String("docker-env"),
 		BGP:       speak,
 		Console: console.Access{

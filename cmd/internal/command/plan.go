@@ -184,8 +184,9 @@ func (r *runner) plan(c *ucli.Context) error {
 			}
 			return r.planDiff(c, format, view, opt, routes)
 		}
-		state := pipeline.Build(view, nil, planOptions(c, n))
-		k, problems := planKernel(view)
+		opt := planOptions(c, n)
+		state := pipeline.Build(view, nil, opt)
+		k, problems := planKernel(view, opt.Ports)
 		problems = append(slices.Clone(view.Problems), problems...)
 		if format != "text" {
 			return r.data(format, newPlanItem(view, state, k, problems))
@@ -202,8 +203,11 @@ func (r *runner) plan(c *ucli.Context) error {
 
 // planKernel computes what is known of a node's kernel anywhere: all but the
 // paths to other nodes.
-func planKernel(v topology.View) (kernel.State, []fault.Fault) {
-	in := kernel.Input{View: v, Ports: map[string]string{}, Protected: kernel.Protect(v, kernel.Observed{})}
+func planKernel(v topology.View, ports map[topology.Transport]int) (kernel.State, []fault.Fault) {
+	in := kernel.Input{
+		View: v, Ports: map[string]string{}, Protected: kernel.Protect(v, kernel.Observed{}),
+		Userspace: v.Node.Datapath != "system", TunnelPorts: ports,
+	}
 	names := pipeline.NamesOf(v)
 	for _, n := range v.Networks {
 		if _, ok := n.Host(); ok {

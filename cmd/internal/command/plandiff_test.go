@@ -237,15 +237,22 @@ func settle(t *testing.T, host kernel.Host, view topology.View, f *fakeOVS, opt 
 
 // The plan shows the kernel's part as commands, and nothing where there is none.
 func TestPlanKernel(t *testing.T) {
-	state, _ := planKernel(diffView())
+	state, _ := planKernel(diffView(), nil)
 	var b bytes.Buffer
 	require.NoError(t, formatKernel(&b, diffView(), state))
-	assert.Empty(t, b.String(), "VXLAN needs nothing of the kernel")
+	assert.Empty(t, b.String(), "VXLAN needs nothing of the kernel where Open vSwitch forwards itself")
+
+	tunnelled := diffView()
+	tunnelled.Node.Datapath = "system"
+	state, _ = planKernel(tunnelled, map[topology.Transport]int{topology.VXLAN: 4790})
+	require.NoError(t, formatKernel(&b, tunnelled, state))
+	assert.Contains(t, b.String(), "udp dport 4790 fib saddr . iif oif missing counter drop\n")
+	b.Reset()
 
 	view := diffViewOf(
 		topology.Network{Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Route},
 	)
-	state, faults := planKernel(view)
+	state, faults := planKernel(view, nil)
 	require.Empty(t, faults)
 	require.NoError(t, formatKernel(&b, view, state))
 	for _, s := range []string{
@@ -259,6 +266,7 @@ func TestPlanKernel(t *testing.T) {
 		diffViewOf(
 			topology.Network{Name: "oops", VNI: 100, IPv4: netip.MustParsePrefix("192.168.0.0/16"), Transport: topology.Route},
 		),
+		nil,
 	)
 	require.Len(t, faults, 1)
 	assert.Contains(t, faults[0].What, "covers 192.168.77.11")

@@ -214,6 +214,7 @@ func KernelInput(view topology.View, have ovs.Observed, opt pipeline.Options) ke
 		}
 	}
 	in.Drops.Use = opt.Datapath != "system"
+	in.Userspace, in.TunnelPorts = in.Drops.Use, opt.Ports
 	endpoints, _ := have.Endpoints()
 	for _, e := range endpoints {
 		in.Endpoints[e.Network] = append(in.Endpoints[e.Network], e.IPs...)

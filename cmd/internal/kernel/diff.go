@@ -211,6 +211,9 @@ func (d *differ) nftables() {
 	if NATTable(natTexts(f.NAT)) != d.have.NAT {
 		d.make = append(d.make, SetNAT{f.NAT})
 	}
+	if TunnelTableText(tunnelTexts(f.Tunnels)) != d.have.Tunnels {
+		d.make = append(d.make, SetTunnels{f.Tunnels})
+	}
 	for _, dev := range f.Drops.Devices {
 		if d.have.Devices[dev] && !slices.Contains(d.have.Drops, dev) {
 			d.make = append(d.make, ChangeDrop{Add, dev})

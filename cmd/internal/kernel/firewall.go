@@ -23,6 +23,8 @@ type Firewall struct {
 	// Accept is what the chain FORWARD of iptables has to let pass.
 	Accept []AcceptRule `json:"accept"`
 	Drops  Drops        `json:"drops"`
+	// Tunnels are the rules of the table inet baize-tunnels.
+	Tunnels []TunnelPort `json:"tunnels,omitempty"`
 }
 
 // Drops are the devices that the kernel's own stack must take nothing from: the
@@ -36,7 +38,7 @@ type Drops struct {
 }
 
 func (f Firewall) empty() bool {
-	return len(f.NAT)+len(f.Accept)+len(f.Drops.Devices) == 0
+	return len(f.NAT)+len(f.Accept)+len(f.Drops.Devices)+len(f.Tunnels) == 0
 }
 
 // accepts returns the rules of one family as iptables prints them.

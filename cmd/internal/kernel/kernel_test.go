@@ -156,6 +156,11 @@ func observed(s kernel.State) kernel.Observed {
 		nat = append(nat, r.String())
 	}
 	o.NAT = kernel.NATTable(nat)
+	var tunnels []string
+	for _, p := range s.Firewall.Tunnels {
+		tunnels = append(tunnels, p.String())
+	}
+	o.Tunnels = kernel.TunnelTableText(tunnels)
 	for _, d := range o.Drops {
 		o.Devices[d] = true
 	}
@@ -240,7 +245,7 @@ func TestKeep(t *testing.T) {
 
 	// Without the firewall the rest is compared.
 	skipped := before
-	skipped.Skipped, skipped.NAT, skipped.Drops = true, "", nil
+	skipped.Skipped, skipped.NAT, skipped.Drops, skipped.Tunnels = true, "", nil, ""
 	c, _ = kernel.Diff(s, skipped.Keep(before), nil)
 	assert.Empty(t, c.String())
 }

@@ -66,6 +66,10 @@ type Observed struct {
 	Sysctls map[string]string
 	// NAT is the table inet baize as NATTable prints it; empty: there is none.
 	NAT string
+	// Tunnels is the table inet baize-tunnels as TunnelTableText writes it, and
+	// TunnelDrops what it has dropped.
+	Tunnels     string
+	TunnelDrops uint64
 	// Drops are the devices with a chain in the table netdev baize, by name.
 	Drops []string
 	// IPTables are the rules that iptables shows, one entry a tool.
@@ -103,13 +107,14 @@ func (o Observed) Keep(before Observed) Observed {
 		case Sysctls:
 			o.Sysctls = before.Sysctls
 		case NFTables:
-			o.NAT, o.Drops = before.NAT, before.Drops
+			o.nftables(before)
 		case Chains:
 			o.IPTables = before.IPTables
 		}
 	}
 	if o.Skipped {
-		o.NAT, o.Drops, o.IPTables = before.NAT, before.Drops, before.IPTables
+		o.nftables(before)
+		o.IPTables = before.IPTables
 	}
 	o.Lookups = maps.Clone(o.Lookups)
 	for a, l := range o.Lookups {
@@ -118,6 +123,11 @@ func (o Observed) Keep(before Observed) Observed {
 		}
 	}
 	return o
+}
+
+func (o *Observed) nftables(before Observed) {
+	o.NAT, o.Drops = before.NAT, before.Drops
+	o.Tunnels, o.TunnelDrops = before.Tunnels, before.TunnelDrops
 }
 
 // known reports whether a section may be compared: what was kept from an

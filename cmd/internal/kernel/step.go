@@ -74,6 +74,8 @@ type (
 	}
 	// SetNAT replaces the table inet baize in one step; no rules remove it.
 	SetNAT struct{ Rules []NATRule }
+	// SetTunnels replaces the table inet baize-tunnels in one step; no ports remove it.
+	SetTunnels struct{ Ports []TunnelPort }
 	// ChangeDrop adds or deletes the ingress drop of a device.
 	ChangeDrop struct {
 		Verb
@@ -149,6 +151,15 @@ func (s SetNAT) String() string {
 }
 func (s SetNAT) item() string { return "nftables table inet " + Table }
 
+func (s SetTunnels) String() string {
+	if len(s.Ports) == 0 {
+		return "nft delete table inet " + TunnelTable
+	}
+	return fmt.Sprintf("nft -f - <<'.'\nadd table inet %s\ndelete table inet %s\n%s.",
+		TunnelTable, TunnelTable, TunnelTableText(tunnelTexts(s.Ports)))
+}
+func (s SetTunnels) item() string { return "nftables table inet " + TunnelTable }
+
 func (s ChangeDrop) String() string {
 	if s.Verb == Delete {
 		return fmt.Sprintf("nft delete chain netdev %s %s", Table, s.Dev)
@@ -197,6 +208,8 @@ func deletes(s Step) bool {
 		return s.Verb == Delete
 	case SetNAT:
 		return len(s.Rules) == 0
+	case SetTunnels:
+		return len(s.Ports) == 0
 	}
 	return false
 }

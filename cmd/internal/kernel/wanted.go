@@ -32,6 +32,10 @@ type Input struct {
 	// containers take the rest of the network to be behind their gateway.
 	Bridges map[string]string
 	Drops   Drops
+	// Userspace: Open vSwitch takes the packets of tunnels itself, and not the kernel.
+	Userspace bool
+	// TunnelPorts are the UDP ports of encapsulations, where they are not the usual ones.
+	TunnelPorts map[topology.Transport]int
 }
 
 // carried returns the networks that the kernel forwards and that have their port,
@@ -87,6 +91,7 @@ func Wanted(in Input) (State, []fault.Fault) {
 	}
 	s.Routes = append(route.Wanted(networks, in.OnLink, in.NextHops), in.bridges()...)
 	s.Firewall.Drops = in.Drops
+	s.Firewall.Tunnels = in.tunnels()
 	return s, faults
 }
 

@@ -98,7 +98,7 @@ func (i Interest) Chain(table, chain string) bool {
 		return true
 	}
 	switch table {
-	case Table:
+	case Table, TunnelTable:
 		return true
 	case AcceptChain.Table:
 		return i.All || slices.Contains([]string{"", AcceptChain.Parent, AcceptChain.Name, AcceptChain.Behind}, chain)

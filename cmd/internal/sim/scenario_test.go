@@ -11,6 +11,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/sim"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
 	"github.com/baize-net/baize/topology/fault"
@@ -355,5 +356,38 @@ func TestRenamedNode(t *testing.T) {
 		require.NoError(t, err)
 		w.Pass(time.Minute)
 		require.Empty(t, w.Check())
+	})
+}
+
+// A node gets another address in the underlay: its peers send there within a second,
+// and nobody else is started again.
+func TestNodeMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world(t, 3)
+		for _, n := range w.Nodes {
+			require.NoError(t, n.Add("blue", "c"))
+		}
+		w.Pass(5 * time.Second)
+		require.Empty(t, w.Check())
+		n := w.Nodes[2]
+		n.Kill()
+		n.VTEP = netip.MustParseAddr("192.168.77.133")
+		n.Start()
+		for begin := time.Now(); w.Snapshot().Nodes[n.Name].VTEPs[0] != n.VTEP; {
+			w.Pass(10 * time.Millisecond)
+			require.Less(t, time.Since(begin), time.Minute)
+		}
+		w.Pass(time.Second)
+		require.Empty(t, w.Check())
+		for _, peer := range w.Nodes[:2] {
+			var remotes []string
+			for _, p := range peer.Switch.Ports {
+				if p.Role() == ovs.RoleTunnel {
+					remotes = append(remotes, p.Options["remote_ip"])
+				}
+			}
+			require.Contains(t, remotes, n.VTEP.String())
+			require.Len(t, remotes, 2, "the old tunnel is gone")
+		}
 	})
 }

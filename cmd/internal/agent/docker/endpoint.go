@@ -101,7 +101,7 @@ func allowed(n network, options map[string]any) (topology.Allowance, error) {
 	}
 	return topology.Allowance{
 		Prefixes: topology.SortAllowed(slices.Concat(n.Allow, own.Prefixes)),
-		Traffic:  topology.SortTraffic(slices.Concat(n.AllowTraffic, own.Traffic)),
+		Traffic:  topology.SortTraffic(slices.Concat(n.Traffic, own.Traffic)),
 	}, nil
 }
 

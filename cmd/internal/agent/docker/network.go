@@ -49,9 +49,9 @@ type network struct {
 	Internal bool `json:"internal,omitempty"`
 	// Gateway is that of OptionGateway.
 	Gateway string `json:"gateway,omitempty"`
-	// Allow and AllowTraffic are those of OptionAllow.
-	Allow        []netip.Prefix     `json:"allow,omitempty"`
-	AllowTraffic []topology.Traffic `json:"traffic,omitempty"`
+	// Allow and Traffic are those of OptionAllow.
+	Allow   []netip.Prefix     `json:"allow,omitempty"`
+	Traffic []topology.Traffic `json:"traffic,omitempty"`
 	// Unnamed: its pools' IDs do not name it (no --ipam-opt).
 	Unnamed bool `json:"unnamed,omitempty"`
 
@@ -202,7 +202,7 @@ func (w *wanted) setOptions(opts map[string]string) error {
 	if err != nil {
 		return err
 	}
-	w.Allow, w.network.AllowTraffic = may.Prefixes, may.Traffic
+	w.Allow, w.Traffic = may.Prefixes, may.Traffic
 	if s := opts[OptionBUM]; s != "" {
 		if w.BUM, err = topology.ParseBUM("option "+OptionBUM, s); err != nil {
 			return err

@@ -40,6 +40,8 @@ const (
 type Config struct {
 	// Userspace: the datapath reads frames from packet sockets.
 	Userspace bool
+	// TunnelPorts are the UDP ports of encapsulations; 0, or none: the usual one.
+	TunnelPorts map[topology.Transport]int
 	// Every is how often all is looked at though nothing is reported: iptables of
 	// the legacy kind reports nothing.
 	Every time.Duration
@@ -60,6 +62,9 @@ type State struct {
 	Direct map[topology.SubnetID]bool
 	// Complete: every network that needs a port of the host's has it.
 	Complete bool
+	// TunnelDrops counts the tunnelled packets that came in by a device that does not
+	// lead to their sender, when the firewall was looked at last.
+	TunnelDrops uint64
 }
 
 // Part is the part of the agent.
@@ -234,6 +239,8 @@ func removed(s model.Step) string {
 		return fmt.Sprintf("removed chain %s (%s)", s.Chain.Name, s.Tool)
 	case model.SetNAT:
 		return "removed table inet " + model.Table + " of nftables"
+	case model.SetTunnels:
+		return "removed table inet " + model.TunnelTable + " of nftables"
 	case model.ChangeDrop:
 		return "removed table netdev " + model.Table + " of nftables"
 	}

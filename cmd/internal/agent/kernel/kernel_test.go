@@ -116,7 +116,9 @@ func TestPass(t *testing.T) {
 func TestPortMissing(t *testing.T) {
 	n := newNode(t, Config{})
 	n.sw.HostPorts().Set(nil)
-	assert.Empty(t, n.steps())
+	steps := n.steps()
+	assert.Contains(t, steps, "table inet baize-tunnels", "tunnels need no port of the host's")
+	assert.NotContains(t, steps, "ip ")
 	assert.False(t, n.State().Get().Complete)
 }
 

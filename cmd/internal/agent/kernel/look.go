@@ -69,6 +69,7 @@ func (k *look) run(ctx context.Context) error {
 		k.have = have.Keep(k.have)
 	}
 	k.before = k.have
+	k.TunnelDrops = k.have.TunnelDrops
 	k.remember(query)
 	k.Direct = model.Direct(k.in, k.want, k.have)
 	k.faults = append(k.faults, k.have.Faults()...)
@@ -79,7 +80,7 @@ func (k *look) run(ctx context.Context) error {
 // firewallRest is how long one look at the firewall is good for: one that has
 // nothing of Baize's needs no more than audits.
 func (k *look) firewallRest() time.Duration {
-	if w := k.firewall.wanted; len(w.NAT)+len(w.Accept)+len(w.Drops.Devices) == 0 {
+	if w := k.firewall.wanted; len(w.NAT)+len(w.Accept)+len(w.Drops.Devices)+len(w.Tunnels) == 0 {
 		return k.cfg.Every - k.cfg.Every/10
 	}
 	return firewallEvery
@@ -148,6 +149,7 @@ func (k *look) input(learned Learned) {
 	for _, s := range segments {
 		k.in.Bridges[s.Network] = s.Name
 	}
+	k.in.Userspace, k.in.TunnelPorts = k.cfg.Userspace, k.cfg.TunnelPorts
 	if !k.cfg.Userspace {
 		return
 	}
@@ -200,7 +202,7 @@ func (k *look) note(c model.Change) {
 	for _, s := range c.Steps {
 		line := strings.TrimSpace(s.String())
 		switch s := s.(type) {
-		case model.Restore, model.SetNAT:
+		case model.Restore, model.SetNAT, model.SetTunnels:
 			k.log.Info(line)
 		case model.SetSysctl:
 			if strings.Contains(s.Key, "/"+model.PortPrefix) {

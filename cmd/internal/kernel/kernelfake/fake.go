@@ -33,6 +33,7 @@ type Host struct {
 	rules      []kernel.Rule
 	sysctls    map[string]string
 	nat        string
+	tunnels    string
 	drops      []string
 	tables     []kernel.IPTables
 	failing    map[kernel.Section]error
@@ -190,7 +191,7 @@ func (h *Host) Observe(ctx context.Context, q kernel.Query) (kernel.Observed, er
 			})
 		}
 	})
-	read(kernel.NFTables, func() { o.NAT, o.Drops = h.nat, slices.Clone(h.drops) })
+	read(kernel.NFTables, func() { o.NAT, o.Tunnels, o.Drops = h.nat, h.tunnels, slices.Clone(h.drops) })
 	read(kernel.Chains, func() { o.IPTables = slices.Clone(h.tables) })
 	for _, r := range o.Routes.Own {
 		q.Lookups = append(q.Lookups, r.Via)
@@ -253,6 +254,8 @@ func (h *Host) apply(s kernel.Step) error {
 		return h.changeRule(s)
 	case kernel.SetNAT:
 		return h.setNAT(s)
+	case kernel.SetTunnels:
+		return h.setTunnels(s)
 	case kernel.ChangeDrop:
 		return h.changeDrop(s)
 	case kernel.Restore:
@@ -408,6 +411,18 @@ func (h *Host) setNAT(s kernel.SetNAT) error {
 		lines[i] = r.String()
 	}
 	h.nat = kernel.NATTable(lines)
+	return nil
+}
+
+func (h *Host) setTunnels(s kernel.SetTunnels) error {
+	if len(s.Ports) == 0 && h.tunnels == "" {
+		return syscall.ENOENT
+	}
+	lines := make([]string, len(s.Ports))
+	for i, p := range s.Ports {
+		lines[i] = p.String()
+	}
+	h.tunnels = kernel.TunnelTableText(lines)
 	return nil
 }
 

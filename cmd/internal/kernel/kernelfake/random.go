@@ -63,6 +63,9 @@ func RandomState(r *rand.Rand) kernel.State {
 			)
 		}
 	}
+	if some() {
+		s.Firewall.Tunnels = []kernel.TunnelPort{{}, {UDP: 4789}}[r.IntN(2):]
+	}
 	if s.Firewall.Drops.Use = some(); s.Firewall.Drops.Use {
 		for _, dev := range Ends {
 			if some() {

@@ -37,6 +37,8 @@ func apply(ctx context.Context, h *netlink.Handle, s kernel.Step) error {
 		return changeRule(h, s)
 	case kernel.SetNAT:
 		return setNAT(s.Rules)
+	case kernel.SetTunnels:
+		return setTunnels(s.Ports)
 	case kernel.ChangeDrop:
 		return hostnet.ChangeIngressDrop(s.Dev, s.Verb == kernel.Add)
 	case kernel.Restore:

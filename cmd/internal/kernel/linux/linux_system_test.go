@@ -160,7 +160,8 @@ func TestRepair(t *testing.T) {
 				{Src: whole, Dst: whole, Return: true},
 				{Src: whole, Dst: netip.MustParsePrefix("224.0.0.0/4"), NotDst: true},
 			},
-			Drops: kernel.Drops{Use: true, Devices: []string{"bz-a"}},
+			Drops:   kernel.Drops{Use: true, Devices: []string{"bz-a"}},
+			Tunnels: []kernel.TunnelPort{{}, {UDP: 4789}},
 		},
 	}
 	c := settle(t, want)
@@ -184,8 +185,11 @@ func TestRepair(t *testing.T) {
 		"nft insert rule inet baize postrouting ip saddr 10.1.0.0/17 masquerade": "add table inet baize\n",
 		"nft delete table netdev baize": "nft 'add table netdev baize; add " +
 			"chain netdev baize bz-a { type filter hook ingress ",
-		"nft flush ruleset":        "add table inet baize\n",
-		"ip link set bn-blue down": "ip link set bn-blue up\n",
+		"nft flush chain inet baize-tunnels input":                    "add table inet baize-tunnels\n",
+		"nft add rule inet baize-tunnels input udp dport 4789 accept": "add table inet baize-tunnels\n",
+		"nft delete table inet baize-tunnels":                         "add table inet baize-tunnels\n",
+		"nft flush ruleset":                                           "add table inet baize\n",
+		"ip link set bn-blue down":                                    "ip link set bn-blue up\n",
 		"ip address del 10.1.5.1/32 dev bn-blue": "ip address add 10.1.5.1/32 dev " +
 			"bn-blue\n",
 		"nft add rule inet baize postrouting ip saddr 10.1.0.0/16 tcp dport 1 return": "add table inet baize\n",

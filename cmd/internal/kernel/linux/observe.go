@@ -193,6 +193,9 @@ func (r *reader) nftables() (err error) {
 	if r.o.NAT, err = readNAT(); err != nil {
 		return err
 	}
+	if r.o.Tunnels, r.o.TunnelDrops, err = readTunnels(); err != nil {
+		return err
+	}
 	r.o.Drops, err = hostnet.IngressDrops()
 	return err
 }

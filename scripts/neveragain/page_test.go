@@ -1,0 +1,108 @@
+package neveragain
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write docs/reliability.md anew")
+
+// repositories are the short names of threads.
+var repositories = map[string]string{
+	"antrea": "antrea-io/antrea", "cilium": "cilium/cilium", "flannel": "flannel-io/flannel", "kops": "kubernetes/kops",
+	"kube-ovn": "kubeovn/kube-ovn", "libnetwork": "moby/libnetwork", "moby": "moby/moby", "origin": "openshift/origin",
+	"openshift-sdn": "openshift/openshift-sdn", "ovn-kubernetes": "ovn-kubernetes/ovn-kubernetes",
+	"ovs-issues": "openvswitch/ovs-issues", "weave": "weaveworks/weave",
+}
+
+// link is a thread as Markdown.
+func link(thread string) string {
+	repo, number, ok := strings.Cut(thread, "#")
+	if full := repositories[repo]; ok && full != "" {
+		return fmt.Sprintf("[%s](https://github.com/%s/issues/%s)", thread, full, number)
+	}
+	return thread
+}
+
+const pageHead = `# Reliability
+
+What users of other overlays ran into, and what was found in Baize itself. Each is one of:
+
+- **impossible** by construction: the state in which it happens cannot come about;
+- **healed**, without anybody;
+- **named**: it is refused, or ` + "`baize status`" + ` says what is wrong, with the remedy;
+- *open*: nothing shows it yet. What is missing is said.
+
+A row counts as proven where its tests, which inject the failure, exist and pass. ` + "`make never-again`" + ` runs them all
+and counts (as root; the labs and the virtual machine take a while); ` + "`make test`" + ` checks that every test named here
+exists. This page is made of ` + "`scripts/neveragain/rows.yaml`" + ` by ` + "`make docs`" + `.
+`
+
+// page is docs/reliability.md.
+func page(s suite) string {
+	var b strings.Builder
+	b.WriteString(pageHead)
+	b.WriteString("\n## What users of other overlays ran into\n\n| # | what | here | tests | reported |\n|---|---|---|---|---|\n")
+	for _, r := range s.Rows {
+		links := make([]string, len(r.Threads))
+		for i, x := range r.Threads {
+			links[i] = link(x)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.ID, r.What, here(r), tests(r), strings.Join(links, ", "))
+	}
+	b.WriteString("\n## What was found in Baize\n\n| # | what | here | tests |\n|---|---|---|---|\n")
+	for _, r := range s.Findings {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.ID, r.What, here(r), tests(r))
+	}
+	fmt.Fprintf(&b, "\nTests are named for %d of %d rows, %d of %d findings.\n",
+		named(s.Rows), len(s.Rows), named(s.Findings), len(s.Findings))
+	return b.String()
+}
+
+func here(r row) string {
+	if r.Here == "" {
+		return "*open*"
+	}
+	return "**" + r.Here + "**"
+}
+
+func tests(r row) string {
+	if r.Here == "" {
+		return r.Open
+	}
+	out := make([]string, len(r.Tests))
+	for i, x := range r.Tests {
+		pkg, name, _ := strings.Cut(x, " ")
+		out[i] = fmt.Sprintf("%s in `%s`", name, pkg)
+	}
+	return strings.Join(out, "; ")
+}
+
+func named(rows []row) (n int) {
+	for _, r := range rows {
+		if r.Here != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// The page is what the file says, its counts included.
+func TestReliabilityPage(t *testing.T) {
+	s, err := readSuite()
+	require.NoError(t, err)
+	file := filepath.Join(root, "docs", "reliability.md")
+	want := page(s)
+	if *update {
+		require.NoError(t, os.WriteFile(file, []byte(want), 0o644))
+	}
+	have, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, want, string(have), "run 'make docs'")
+}

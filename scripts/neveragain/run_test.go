@@ -1,0 +1,243 @@
+package neveragain
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// runVar has the tiers to run: "unit system kernel"; without it the package's own tests
+// run.
+const runVar = "BAIZE_NEVER_AGAIN"
+
+func TestMain(m *testing.M) {
+	tiers, run := os.LookupEnv(runVar)
+	if !run {
+		os.Exit(m.Run())
+	}
+	if err := runAll(os.Stdout, os.Stderr, strings.Fields(tiers)); err != nil {
+		fmt.Fprintln(os.Stderr, "never-again:", err)
+		os.Exit(1)
+	}
+}
+
+// runAll runs the tests of all rows in some tiers, and prints what is proven. The error
+// says that a test that should prove something did not.
+func runAll(out, progress io.Writer, tiers []string) error {
+	s, err := readSuite()
+	if err != nil {
+		return err
+	}
+	commands, err := plan(s, tiers)
+	if err != nil {
+		return err
+	}
+	passed := map[string]bool{}
+	for _, c := range commands {
+		fmt.Fprintf(progress, "%s: %s, %s\n", c.tier, c.pkg, c.pattern)
+		begin := time.Now()
+		err := c.run(passed)
+		fmt.Fprintf(progress, "  %v, %v\n", time.Since(begin).Round(time.Second), cmp.Or(err, errors.New("passed")))
+	}
+	return report(out, s, passed)
+}
+
+// command is one run of go test.
+type command struct {
+	pkg, tier, pattern string
+}
+
+// plan says which tests to run together: those of a package and tier, and of a test with
+// subtests the part that the first level of them names.
+func plan(s suite, tiers []string) ([]command, error) {
+	type place struct{ pkg, tier string }
+	whole := map[place]map[string]bool{}
+	parts := map[place]map[string]bool{}
+	for _, r := range append(slices.Clone(s.Rows), s.Findings...) {
+		for _, name := range r.Tests {
+			t, err := find(name)
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(tiers, t.tier) {
+				continue
+			}
+			p := place{t.pkg, t.tier}
+			if whole[p] == nil {
+				whole[p], parts[p] = map[string]bool{}, map[string]bool{}
+			}
+			if first, _, _ := strings.Cut(t.sub, "/"); first != "" {
+				parts[p]["^"+t.top+"$/^"+regexp.QuoteMeta(first)+"$"] = true
+			} else {
+				whole[p][t.top] = true
+			}
+		}
+	}
+	var out []command
+	for p, tops := range whole {
+		if len(tops) > 0 {
+			names := strings.Join(slices.Sorted(maps.Keys(tops)), "|")
+			out = append(out, command{p.pkg, p.tier, "^(" + names + ")$"})
+		}
+		for pattern := range parts[p] {
+			out = append(out, command{p.pkg, p.tier, pattern})
+		}
+	}
+	order := func(c command) int { return slices.Index([]string{"unit", "system", "kernel"}, c.tier) }
+	slices.SortFunc(out, func(a, b command) int {
+		return cmp.Or(order(a)-order(b), strings.Compare(a.pkg, b.pkg), strings.Compare(a.pattern, b.pattern))
+	})
+	return out, nil
+}
+
+// commandLimit bounds one command: the virtual machine is the slowest.
+const commandLimit = 40 * time.Minute
+
+// run runs the tests and notes, by package and name, which passed.
+func (c command) run(passed map[string]bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	var cmd *exec.Cmd
+	switch c.tier {
+	case "kernel":
+		cmd = exec.CommandContext(ctx, "scripts/test.sh", "kernel")
+		cmd.Env = append(os.Environ(), "TESTFLAGS=-run "+c.pattern)
+	case "system":
+		cmd = exec.CommandContext(ctx, "go", "test", "-trimpath", "-tags", "system", "-vet=off", "-count=1", "-json",
+			"-timeout", "30m", "-run", c.pattern, "./"+c.pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	default:
+		cmd = exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-json", "-run", c.pattern, "./"+c.pkg)
+	}
+	cmd.Dir = root
+	cmd.WaitDelay = 10 * time.Second
+	b, err := cmd.Output()
+	for _, name := range passes(bytes.NewReader(b)) {
+		passed[c.pkg+" "+name] = true
+	}
+	return err
+}
+
+var passLine = regexp.MustCompile(`^\s*--- PASS: (\S+) \(`)
+
+// passes reads which tests passed, from what go test prints with -json or with -v. A
+// test without a result has not passed.
+func passes(r io.Reader) []string {
+	var out []string
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var event struct{ Action, Test string }
+		if json.Unmarshal(lines.Bytes(), &event) == nil {
+			if event.Action == "pass" && event.Test != "" {
+				out = append(out, event.Test)
+			}
+		} else if m := passLine.FindStringSubmatch(lines.Text()); m != nil {
+			out = append(out, m[1])
+		}
+	}
+	return out
+}
+
+// report prints the table, and how much of it is proven.
+func report(out io.Writer, s suite, passed map[string]bool) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "#\tHERE\tPROVEN\tWHAT\tTESTS")
+	var failed []string
+	count := func(rows []row) (n int) {
+		for _, r := range rows {
+			text := "open"
+			if r.Here != "" {
+				text = "yes"
+				for _, name := range r.Tests {
+					if !passed[name] {
+						text = "NO"
+					}
+				}
+			}
+			if text == "yes" {
+				n++
+			}
+			if text == "NO" {
+				failed = append(failed, r.ID)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.ID, cmp.Or(r.Here, "-"), text, r.What,
+				cmp.Or(strings.Join(r.Tests, "; "), r.Open))
+		}
+		return n
+	}
+	rows, findings := count(s.Rows), count(s.Findings)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nnever-again: %d of %d rows, %d of %d findings proven\n", rows, len(s.Rows), findings, len(s.Findings))
+	if len(failed) > 0 {
+		return fmt.Errorf("a test failed or did not run for %s", strings.Join(failed, ", "))
+	}
+	return nil
+}
+
+// Which tests passed is read from both forms of output; a row is proven by all of its
+// tests, and one whose test did not pass is an error.
+func TestReport(t *testing.T) {
+	const text = `{"Action":"run","Test":"TestA"}
+{"Action":"pass","Package":"x","Test":"TestA/one"}
+{"Action":"fail","Test":"TestA"}
+{"Action":"pass","Package":"x"}
+=== RUN   TestB
+--- PASS: TestB (0.01s)
+    --- PASS: TestB/sub_test (0.00s)
+--- FAIL: TestC (0.00s)
+`
+	require.Equal(t, []string{"TestA/one", "TestB", "TestB/sub_test"}, passes(strings.NewReader(text)))
+	s := suite{
+		Rows: []row{
+			{ID: "1", What: "one", Here: "healed", Tests: []string{"p TestA", "p TestB"}},
+			{ID: "2", What: "two", Open: "nothing yet"},
+		},
+		Findings: []row{{ID: "S1", What: "three", Here: "named", Tests: []string{"p TestA"}}},
+	}
+	var out bytes.Buffer
+	err := report(&out, s, map[string]bool{"p TestA": true})
+	require.ErrorContains(t, err, "for 1")
+	require.Contains(t, out.String(), "\nnever-again: 0 of 2 rows, 1 of 1 findings proven\n")
+	out.Reset()
+	require.NoError(t, report(&out, s, map[string]bool{"p TestA": true, "p TestB": true}))
+	require.True(t, strings.HasSuffix(out.String(), "never-again: 1 of 2 rows, 1 of 1 findings proven\n"))
+	require.Regexp(t, `(?m)^2 +- +open +two +nothing yet$`, out.String())
+}
+
+// A test with subtests is run as far as they are named.
+func TestPlan(t *testing.T) {
+	s := suite{Rows: []row{{Tests: []string{
+		"topology TestMACOf", "topology TestMTU", "cmd/internal/domaintest TestDomain/vxlan/a_storm",
+		"cmd/internal/domaintest TestDomain/vxlan", "cmd/internal/domaintest TestNames", "cmd/internal/kerneltest TestKernel",
+	}}}}
+	got, err := plan(s, []string{"unit", "system", "kernel"})
+	require.NoError(t, err)
+	require.Equal(t, []command{
+		{"topology", "unit", "^(TestMACOf|TestMTU)$"},
+		{"cmd/internal/domaintest", "system", "^(TestNames)$"},
+		{"cmd/internal/domaintest", "system", "^TestDomain$/^vxlan$"},
+		{"cmd/internal/kerneltest", "kernel", "^(TestKernel)$"},
+	}, got)
+	got, err = plan(s, []string{"unit"})
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+}

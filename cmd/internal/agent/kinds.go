@@ -3,11 +3,19 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"maps"
 
 	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/doctor/gather"
+	"github.com/baize-net/baize/cmd/internal/event"
+	"github.com/baize-net/baize/cmd/internal/kernel/linux"
+	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/ovs/openflow"
+	"github.com/baize-net/baize/ovs/pipeline"
+	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -22,7 +30,39 @@ func (c Config) kinds(h *hub.Hub) answers.Kinds {
 			}
 			return doctor.AnswerOf(f), nil
 		},
+		trace.QuestionKind: func(ctx context.Context, arguments json.RawMessage) (any, error) {
+			var q trace.Question
+			if err := json.Unmarshal(arguments, &q); err != nil {
+				return nil, err
+			}
+			return c.hop(ctx, h, q)
+		},
 	}
+}
+
+// hop says what becomes of a packet on this host, as it is now.
+func (c Config) hop(ctx context.Context, h *hub.Hub, q trace.Question) (trace.Hop, error) {
+	t := h.Records().Get()
+	if !t.Known() {
+		return trace.Hop{}, errors.New("the agent does not know the topology yet")
+	}
+	db, err := vswitch.New(vswitch.Config{Endpoint: c.OVSDB, Bridge: c.Bridge})
+	if err != nil {
+		return trace.Hop{}, err
+	}
+	defer db.Close()
+	host := trace.Host{
+		DB: db, Flows: openflow.New(openflow.Config{Bridge: c.Bridge, RunDir: c.OVSRunDir}), Kernel: linux.Host{},
+	}
+	view := t.View()
+	f, err := host.Read(ctx, view, pipeline.Options{
+		Bridge: c.Bridge, Datapath: view.Node.Datapath,
+		Ports: map[topology.Transport]int{topology.VXLAN: c.VXLANPort, topology.Geneve: c.GenevePort},
+	}, nil)
+	if err != nil {
+		return trace.Hop{}, err
+	}
+	return f.Hop(q), nil
 }
 
 // gathering says where the facts of this host are.
@@ -44,4 +84,19 @@ func (c Config) gathering(h *hub.Hub) gather.Config {
 			return own
 		},
 	}
+}
+
+// kinds are the questions that the agent answers: those of its world, and those of its
+// parts.
+func (a *Agent) kinds() answers.Kinds {
+	out := answers.Kinds{event.QuestionKind: func(_ context.Context, arguments json.RawMessage) (any, error) {
+		var q event.Query
+		if err := json.Unmarshal(arguments, &q); err != nil {
+			return nil, err
+		}
+		list, err := a.rooms.events.Journal().Read(q)
+		return event.Newest(list, topology.MaxAnswer), err
+	}}
+	maps.Copy(out, a.world.kinds(a.rooms.hub))
+	return out
 }

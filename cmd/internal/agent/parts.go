@@ -94,7 +94,7 @@ func (a *Agent) addParts() (called *part.Cell[names.Called], err error) {
 	}
 	a.followUse(in)
 	a.add(names.NewPart(r.hub, w.Store, r.attach.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
-	a.add(answers.New(cfg.Node, w.Store, w.kinds(r.hub), a.log))
+	a.add(answers.New(cfg.Node, w.Store, a.kinds(), a.log))
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, r.hub, a.log)
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 // The flags of events that choose them.
@@ -29,6 +30,7 @@ const (
 	flagSubject  = "subject"
 	flagEndpoint = "endpoint"
 	flagJournal  = "journal"
+	flagAll      = "all"
 )
 
 // eventsFor is how far back events are listed where nobody says.
@@ -51,6 +53,7 @@ RFC 3339, or how long ago (90s, 2h).
   baize events --since 14:00 --until 14:10
   baize events --endpoint web --since "yesterday 14:00"
   baize events --kind fault-* --follow
+  baize events --all --subject host2           # what all nodes saw of it
   baize events --journal /var/lib/baize        # where no agent runs`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{
@@ -76,6 +79,9 @@ RFC 3339, or how long ago (90s, 2h).
 			&ucli.StringFlag{
 				Name: flagJournal, EnvVars: env(flagJournal),
 				Usage: "read the journal in this state `DIRECTORY`, of an agent that does not run",
+			},
+			&ucli.BoolFlag{
+				Name: flagAll, EnvVars: env(flagAll), Usage: "those of all nodes, whose agents are asked by way of etcd",
 			},
 		}, flags...),
 		Action: r.events,
@@ -111,8 +117,12 @@ func (r *runner) events(c *ucli.Context) error {
 	switch {
 	case dir != "" && follow:
 		return usagef(c.Command.HelpName, "--follow needs an agent, --journal is for where none runs")
+	case c.Bool(flagAll) && (follow || dir != ""):
+		return usagef(c.Command.HelpName, "--all goes with neither --follow nor --journal")
 	case follow:
 		return r.followEvents(c, q, f)
+	case c.Bool(flagAll):
+		return r.allEvents(c, q, f)
 	}
 	source := r.agentEvents(c)
 	if dir != "" {
@@ -128,6 +138,38 @@ func (r *runner) events(c *ucli.Context) error {
 		return err
 	}
 	return errors.Join(eventKind.print(r, f, list), err)
+}
+
+// allEvents prints those of all nodes whose agents run. One that does not answer costs
+// its own events only.
+func (r *runner) allEvents(c *ucli.Context, q event.Query, f form) error {
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		var nodes []string
+		for _, n := range snap.SortedNodes() {
+			if _, alive := snap.Alive[n.Name]; alive && n.Router == nil {
+				nodes = append(nodes, n.Name)
+			}
+		}
+		var silent []error
+		list, err := waiting(r, c, "asking all nodes", func(ctx context.Context) (list []event.Event, err error) {
+			answers, errs, err := ask[[]event.Event](ctx, s, event.QuestionKind, nodes, q)
+			for _, n := range nodes {
+				list = append(list, answers[n]...)
+				if errs[n] != nil {
+					silent = append(silent, fmt.Errorf("node %s: %w", n, errs[n]))
+				}
+			}
+			return list, err
+		})
+		if err != nil {
+			return err
+		}
+		event.Sort(list)
+		if f.format == cli.FormatTable {
+			f.format = cli.FormatWide // whose they are
+		}
+		return errors.Join(eventKind.print(r, f, list), errors.Join(silent...))
+	})
 }
 
 // eventSource answers a query from the journal of one node.

@@ -22,6 +22,7 @@ import (
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) traceCommand() *ucli.Command {
@@ -116,6 +117,14 @@ func (r *runner) trace(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	return r.withStore(c, func(store *etcdstore.Store) error {
+		asker.store = store
+		return r.follow(c, asker, protocol, format)
+	})
+}
+
+// follow follows the packet, and says where it ended.
+func (r *runner) follow(c *ucli.Context, asker *traceAsker, protocol, format string) error {
 	return r.withTopology(c, asker.self, func(snap *topology.Snapshot) error {
 		asker.snap = snap
 		asker.withoutAgent(c.Context)
@@ -181,6 +190,8 @@ type traceAsker struct {
 	snap *topology.Snapshot
 	// self is this node.
 	self string
+	// store is where other nodes are asked; nil: they are not.
+	store *etcdstore.Store
 	// endpoints are those of this node that its agent knows, unless agentErr.
 	endpoints []api.Endpoint
 	agentErr  error
@@ -230,8 +241,26 @@ func (a *traceAsker) Ask(ctx context.Context, q trace.Question) (trace.Hop, erro
 			return f.Hop(q), nil
 		}
 		note = strings.TrimSpace(err.Error())
+	} else if a.store != nil {
+		hop, err := a.askNode(ctx, q)
+		if err == nil {
+			return hop, nil
+		}
+		note = strings.TrimSpace(err.Error())
 	}
 	return trace.Computed(view, planOptions(a.c, a.snap.Nodes[q.Node]), note, q.Assume).Hop(q), nil
+}
+
+// askNode asks another node's agent what it has now.
+func (a *traceAsker) askNode(ctx context.Context, q trace.Question) (trace.Hop, error) {
+	if _, alive := a.snap.Alive[q.Node]; !alive {
+		return trace.Hop{}, errors.New("its agent does not run")
+	}
+	hops, errs, err := ask[trace.Hop](ctx, a.store, trace.QuestionKind, []string{q.Node}, q)
+	if err != nil {
+		return trace.Hop{}, err
+	}
+	return hops[q.Node], errs[q.Node]
 }
 
 // observed reads this host, once.

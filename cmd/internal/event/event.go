@@ -5,6 +5,7 @@
 package event
 
 import (
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,4 +216,21 @@ func Sort(events []Event) {
 // record says which record at which revision something is caused by.
 func record(key string, revision int64) string {
 	return key + " at revision " + strconv.FormatInt(revision, 10)
+}
+
+// QuestionKind is what a Query is called where other nodes are asked by way of etcd
+// (topology.Question); the answer is a list of events.
+const QuestionKind = "events"
+
+// Newest leaves out the oldest of a list until it has no more than size bytes as JSON.
+func Newest(list []Event, size int) []Event {
+	size -= len("[]")
+	first := len(list)
+	for ; first > 0; first-- {
+		b, err := json.Marshal(list[first-1])
+		if size -= len(b) + len(","); err != nil || size < 0 {
+			break
+		}
+	}
+	return append([]Event{}, list[first:]...)
 }

@@ -55,6 +55,10 @@ func (p Party) assumed() ovs.Endpoint {
 	return e
 }
 
+// QuestionKind is what a Question is called where other nodes are asked by way of etcd
+// (topology.Question); the answer is a Hop.
+const QuestionKind = "trace"
+
 // Question asks a node what becomes of a packet that comes to it.
 type Question struct {
 	Node    string         `json:"node"`

@@ -98,7 +98,7 @@ func (p *patient) script(text string) {
 	case "ALARM":
 		p.alarm()
 	case "STALE":
-		p.Must("host1", "sh", "-c", "kill -9 $(pgrep -f 'docker relay')")
+		p.Must("host1", "sh", "-c", "kill -9 $(pgrep -f '[d]ocker relay')")
 	default:
 		p.Must("host1", "sh", "-c", p.words.Replace(text))
 	}

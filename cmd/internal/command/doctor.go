@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -72,6 +73,13 @@ func (r *runner) doctor(c *ucli.Context) error {
 		return r.preflight(c)
 	case c.IsSet("file"):
 		return r.doctorFile(c)
+	}
+	if os.Geteuid() != 0 {
+		return &topology.Error{
+			Kind: topology.ErrUnavailable, Item: "baize doctor",
+			What:   "looking at Open vSwitch, the kernel and namespaces needs root",
+			Remedy: "run it with sudo; --all and --file need none",
+		}
 	}
 	facts, err := r.facts(c)
 	if err != nil {

@@ -94,6 +94,9 @@ func (out *Report) takeAgents(f *Facts) {
 		if len(p.Code) == 6 && rooms[string(p.Code[2:4])] != "" {
 			room = rooms[string(p.Code[2:4])]
 		}
+		if meshCodes[p.Code] {
+			room = tunnelsCheck
+		}
 		for i := range out.Results {
 			if r := &out.Results[i]; r.Check == room {
 				r.Findings = append(r.Findings, of(p))

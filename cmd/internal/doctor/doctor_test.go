@@ -44,6 +44,7 @@ func healthy() Facts {
 			Peers:      []Peer{{Node: "host2", Addr: peer, Alive: true, Dev: "eth0", Sent: 3, Answered: 3}},
 			Neighbours: 3, NeighbourMax: 1024,
 		},
+		Mesh: Mesh{Read: Read{Skipped: "nobody probes"}},
 		Host: Host{Conntrack: 5, ConntrackMax: 1000},
 		Endpoints: []Endpoint{{
 			Name: "c1", Network: "blue", Port: "bz1", Netns: "/run/netns/c1", Ifname: "eth0", IPs: []netip.Addr{ip},

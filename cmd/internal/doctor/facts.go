@@ -26,6 +26,7 @@ type Facts struct {
 	Store     Store      `json:"store"`
 	Switch    Switch     `json:"switch"`
 	Underlay  Underlay   `json:"underlay"`
+	Mesh      Mesh       `json:"mesh"`
 	Host      Host       `json:"host"`
 	Endpoints []Endpoint `json:"endpoints"`
 	Engine    Engine     `json:"engine"`
@@ -251,6 +252,13 @@ type Peer struct {
 	// Sent and Answered are ICMP echoes.
 	Sent     int `json:"sent"`
 	Answered int `json:"answered"`
+}
+
+// Mesh are the agent's probes through the tunnels.
+type Mesh struct {
+	Read
+	// Ways is how many were probed: one for each other node and encapsulation.
+	Ways int `json:"ways"`
 }
 
 // Host is the host's kernel.

@@ -1,9 +1,26 @@
 package doctor
 
-// meshChecks are the probes through the tunnels themselves. Whoever makes them gives
-// their results as facts, and a check here turns them into findings.
+import (
+	"fmt"
+
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// meshChecks are the probes through the tunnels themselves, which the agents make. What
+// they find comes as faults of the agent; here is said whether they were made.
 var meshChecks = []check{
-	{"tunnels", func(_ *Facts, r *result) {
-		r.unchecked("no probes through the tunnels are made yet; 'underlay' is what can be seen from this host")
+	{tunnelsCheck, func(f *Facts, r *result) {
+		if !f.Mesh.OK() {
+			r.unchecked(f.Mesh.Reason())
+			return
+		}
+		r.ok(fmt.Sprintf("%d ways to other nodes were probed through their tunnels", f.Mesh.Ways))
 	}},
 }
+
+// tunnelsCheck is the check that takes the probes' faults.
+const tunnelsCheck = "tunnels"
+
+// meshCodes are the codes of the faults that probes find; all others of the underlay
+// belong to its device.
+var meshCodes = map[fault.Code]bool{}

@@ -129,7 +129,7 @@ func storeSubnets(f *Facts, r *result) {
 		x := Finding{
 			Code: fault.NetworkNearlyFull, Item: "network " + n.Network,
 			What:   fmt.Sprintf("%d of its %d %s subnets are leased or reserved", n.Used, n.Total, n.Family),
-			Remedy: "nodes that join get none soon: make the subnets smaller, or the network larger",
+			Remedy: "nodes that join get none soon: release reservations that nobody needs, or make a network with more of them",
 		}
 		if len(n.Dead) > 0 {
 			x.Evidence = "held by nodes whose agents do not run: " + strings.Join(n.Dead, ", ")

@@ -23,9 +23,9 @@ type injected struct {
 	item string
 	// also are the codes of what follows from it, and may be found as well.
 	also []fault.Code
-	// without: the remedy is in words only, so that undo mends.
-	without bool
-	// heals: the agent mends it by itself, perhaps before doctor has been run.
+	// person is what somebody does who reads a remedy that is in words only.
+	person string
+	// severity is that of the finding, where it matters.
 	severity fault.Severity
 }
 
@@ -48,7 +48,8 @@ var catalogue = []injected{
 	{
 		name: "state directory full", inject: "mount -t tmpfs -o size=1M tmpfs /var/lib/baize && dd if=/dev/zero " +
 			"of=/var/lib/baize/fill bs=1k count=1100 2>/dev/null; true",
-		undo: "umount /var/lib/baize", code: fault.StateUnwritable, item: "/var/lib/baize", without: true,
+		undo: "umount /var/lib/baize", code: fault.StateUnwritable, item: "/var/lib/baize",
+		person: "umount /var/lib/baize",
 	},
 
 	// The store.
@@ -63,19 +64,22 @@ var catalogue = []injected{
 	{
 		name: "one VNI twice", inject: "etcdctl --endpoints=$ETCD put PREFIX/networks/twin '{\"ipv4\": \"10.66.0.0/16\", " +
 			"\"subnetLenIPv4\": 24, \"vni\": 100, \"transport\": \"vxlan\", \"mtu\": 1450}'",
-		undo: "etcdctl --endpoints=$ETCD del PREFIX/networks/twin", code: fault.RecordConflict, item: "twin", without: true,
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/networks/twin", code: fault.RecordConflict, item: "twin",
+		person: "etcdctl --endpoints=$ETCD del PREFIX/networks/twin",
 	},
 	{
 		name: "a node that is gone", inject: "etcdctl --endpoints=$ETCD put PREFIX/nodes/ghost '{\"id\": \"x\", \"vteps\": " +
 			"[\"192.168.77.99\"]}'",
-		undo: "etcdctl --endpoints=$ETCD del PREFIX/nodes/ghost", code: fault.NodeDown, item: "node ghost", without: true,
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/nodes/ghost", code: fault.NodeDown, item: "node ghost",
+		person: "baize node remove ghost",
 	},
 	{name: "etcd stopped", service: "etcd", code: fault.StoreUnavailable, item: "etcd", also: []fault.Code{fault.StoreMemberDown}},
 	{name: "etcd full", inject: "ALARM", undo: "etcdctl --endpoints=$ETCD alarm disarm", code: fault.StoreFull, item: "etcd"},
 	{
 		name: "few subnets left", inject: "baize network create small --subnet 10.77.0.0/24 --subnet-len 26 && " +
 			"for i in 64 128 192; do baize subnet reserve --network small 10.77.0.$i/26; done",
-		undo: "baize network delete small --force --yes", code: fault.NetworkNearlyFull, item: "network small", without: true,
+		undo: "baize network delete small --force --yes", code: fault.NetworkNearlyFull, item: "network small",
+		person: "baize network delete small --force --yes",
 	},
 
 	// The switch.

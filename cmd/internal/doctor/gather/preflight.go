@@ -22,6 +22,7 @@ func Preflight(ctx context.Context, cfg Config, vtep string, etcd []netip.Addr) 
 	if err != nil {
 		return f, err
 	}
+	f.Node = cfg.Node // also where an agent runs here under another name
 	p := &doctor.Preflight{Root: os.Geteuid() == 0}
 	f.Preflight = p
 	for _, program := range []string{"ovs-vsctl", "ovs-vswitchd", "ovs-ofctl"} {

@@ -243,23 +243,28 @@ func (w *walk) word(words []string) (holds trool, n int, action, target string) 
 		holds, n = compare(words[1:], w.p.Out, name)
 		return holds, n + 1, "", ""
 	case "udp", "tcp", "th":
-		if len(words) < 3 {
-			return maybe, len(words), last(words), ""
-		}
-		if words[0] == "tcp" || (words[0] == "udp" && w.p.Proto != "udp") {
-			_, n = compare(words[2:], "", name)
-			return no, n + 2, "", ""
-		}
-		if arg(1) != "dport" {
-			return maybe, len(words), last(words), ""
-		}
-		holds, n = compare(words[2:], fmt.Sprint(w.p.Port), port)
-		return holds, n + 2, "", ""
+		return w.dport(words)
 	case "meta", "ip", "ip6", "ct", "ether":
 		return w.field(words)
 	}
 	// Not known: whatever the rule does, it may do.
 	return maybe, len(words), last(words), ""
+}
+
+// dport reads a match on the destination port: "udp dport 4789".
+func (w *walk) dport(words []string) (holds trool, n int, action, target string) {
+	if len(words) < 3 {
+		return maybe, len(words), last(words), ""
+	}
+	if words[0] == "tcp" || (words[0] == "udp" && w.p.Proto != "udp") {
+		_, n = compare(words[2:], "", name)
+		return no, n + 2, "", ""
+	}
+	if words[1] != "dport" {
+		return maybe, len(words), last(words), ""
+	}
+	holds, n = compare(words[2:], fmt.Sprint(w.p.Port), port)
+	return holds, n + 2, "", ""
 }
 
 // last is the verdict at the end of a rule that is not understood.

@@ -7,39 +7,48 @@ import (
 
 // ParseNFT reads what 'nft -a list ruleset' prints.
 func ParseNFT(text string) Ruleset {
-	var out Ruleset
-	var family, table string
-	var c *chain
-	depth, inside := 0, "" // what the block at depth 2 is
+	var p parser
 	for line := range strings.Lines(text) {
 		line, handle, _ := strings.Cut(strings.TrimSpace(line), " # handle ")
-		words := strings.Fields(line)
-		if len(words) == 0 || words[0] == "#" {
-			continue
-		}
-		opens := words[len(words)-1] == "{"
-		switch {
-		case depth == 0 && opens && len(words) >= 4 && words[0] == "table":
-			family, table = words[1], words[2]
-		case depth == 1 && opens:
-			inside = words[0]
-			if inside == "chain" && len(words) >= 2 {
-				c = &chain{family: family, table: table, name: words[1]}
-				out.chains = append(out.chains, c)
-			}
-		case depth == 2 && inside == "chain" && words[0] == "type" && c != nil:
-			c.base(words)
-		case depth == 2 && inside == "chain" && words[0] != "}" && c != nil:
-			c.rules = append(c.rules, rule{text: line, handle: strings.TrimSpace(handle), words: words})
-		}
-		if opens {
-			depth++
-		}
-		if words[0] == "}" {
-			depth--
+		if words := strings.Fields(line); len(words) > 0 && words[0] != "#" {
+			p.line(words, rule{text: line, handle: strings.TrimSpace(handle), words: words})
 		}
 	}
-	return out
+	return p.out
+}
+
+// parser is what has been read so far.
+type parser struct {
+	out           Ruleset
+	depth         int // of braces
+	family, table string
+	chain         *chain // nil in a set, and the like
+}
+
+// line reads a line: "table inet filter {", "chain input {", the line that makes a chain
+// a base chain, a rule, or the end of one of them.
+func (p *parser) line(words []string, r rule) {
+	opens := words[len(words)-1] == "{"
+	switch {
+	case words[0] == "}":
+		p.depth--
+		return
+	case opens && p.depth == 0 && len(words) >= 4:
+		p.family, p.table = words[1], words[2]
+	case opens && p.depth == 1:
+		p.chain = nil
+		if words[0] == "chain" && len(words) >= 3 {
+			p.chain = &chain{family: p.family, table: p.table, name: words[1]}
+			p.out.chains = append(p.out.chains, p.chain)
+		}
+	case p.depth == 2 && p.chain != nil && words[0] == "type":
+		p.chain.base(words)
+	case p.depth == 2 && p.chain != nil:
+		p.chain.rules = append(p.chain.rules, r)
+	}
+	if opens {
+		p.depth++
+	}
 }
 
 // base reads "type filter hook input priority filter; policy drop;".

@@ -182,7 +182,10 @@ func (r *realSwitch) packet(random *rand.Rand) (port int, p forward.Packet) {
 	mac := func() string { return pick("dl", "02:42:0a:01:05:02", "02:aa:00:00:00:01") }
 	four := func() string { return pick("nw", "10.1.7.2", "10.1.5.2") }
 	six := func() string { return pick("ipv6", "fd00:10:1:7::2", "fd00:10:1:5::2") }
-	fields := []string{"dl_src=" + mac(), "dl_dst=" + pick("dl", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "02:aa:00:00:00:01")}
+	fields := []string{
+		"dl_src=" + mac(),
+		"dl_dst=" + pick("dl", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "02:aa:00:00:00:01"),
+	}
 	switch random.IntN(5) {
 	case 0:
 		fields = append(fields, "arp", "arp_op="+pick("arp_op", "1", "2"), "arp_spa="+pick("arp_spa", four()),

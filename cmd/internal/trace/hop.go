@@ -105,7 +105,8 @@ func (h *hop) arrive() {
 	}
 	for _, p := range h.tunnelPorts() {
 		o := p.Options
-		if p.Type != t.Encap || o["remote_ip"] != t.Local.String() || (o["local_ip"] != t.Remote.String() && o["local_ip"] != "") ||
+		if p.Type != t.Encap || o["remote_ip"] != t.Local.String() ||
+			(o["local_ip"] != t.Remote.String() && o["local_ip"] != "") ||
 			tunnelPort(p) != t.Port {
 			continue
 		}
@@ -188,8 +189,10 @@ func (h *hop) tableStep(s forward.Step) Step {
 	switch {
 	case len(s.Unsure) > 0:
 		match, _ := s.Unsure[0].Unknown()
-		return out.unknown(fmt.Sprintf("a flow that is not Baize's comes first, and nobody can say whether it takes the packet: %s (%s)",
-			h.b.text(s.Unsure[0]), match))
+		return out.unknown(
+			fmt.Sprintf("a flow that is not Baize's comes first, and nobody can say whether it takes the packet: %s (%s)",
+				h.b.text(s.Unsure[0]), match),
+		)
 	case s.Rule == nil || (h.Observed != nil && (want == nil || !s.Rule.Same(want))):
 		return h.mismatch(out, s, want, wanted)
 	}
@@ -216,7 +219,8 @@ func (h *hop) asWanted(out Step, own ovs.Flow) Step {
 }
 
 func (s Step) unknown(text string) Step {
-	s.State, s.Text, s.Remedy = Unknown, text, "'ovs-ofctl -O OpenFlow14 dump-flows' there shows it, 'ovs-ofctl del-flows' removes it"
+	s.State, s.Text = Unknown, text
+	s.Remedy = "'ovs-ofctl -O OpenFlow14 dump-flows' there shows it, 'ovs-ofctl del-flows' removes it"
 	return s
 }
 
@@ -234,11 +238,21 @@ func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule, wanted ovs.
 		out.Text, out.Remedy = "the flow for it is missing: "+instead, restored
 	case !ovs.OwnCookie(s.Rule.Flow.Cookie):
 		if _, action := s.Rule.Unknown(); action != "" {
-			return out.unknown(fmt.Sprintf("a flow that is not Baize's takes the packet, and nobody can say what %s does", action))
+			return out.unknown(
+				fmt.Sprintf("a flow that is not Baize's takes the packet, and nobody can say what %s does", action),
+			)
 		}
-		out.Text = fmt.Sprintf("a flow that is not Baize's (cookie %s) takes the packet in the place of %s", out.Cookie, instead)
+		out.Text = fmt.Sprintf(
+			"a flow that is not Baize's (cookie %s) takes the packet in the place of %s",
+			out.Cookie,
+			instead,
+		)
 		if s.Rule.Flow.Drops() {
-			out.Text = fmt.Sprintf("a flow that is not Baize's (cookie %s) drops the packet in the place of %s", out.Cookie, instead)
+			out.Text = fmt.Sprintf(
+				"a flow that is not Baize's (cookie %s) drops the packet in the place of %s",
+				out.Cookie,
+				instead,
+			)
 		}
 		out.Remedy = fmt.Sprintf("'ovs-ofctl -O OpenFlow14 del-flows %s cookie=%s/-1,table=%d' there, if nobody needs it",
 			h.Wanted.Bridge.Name, out.Cookie, s.Table)
@@ -279,7 +293,10 @@ func (h *hop) output(o forward.Output) {
 		h.end(StagePort, fmt.Sprintf("out of OpenFlow port %d, which is not there any more", o.Port),
 			"a running agent puts it right: 'baize status' there")
 	case o.Back:
-		h.out.Exits = append(h.out.Exits, Exit{Kind: Answered, Packet: o.Packet, Port: name, Text: "the switch answers itself"})
+		h.out.Exits = append(
+			h.out.Exits,
+			Exit{Kind: Answered, Packet: o.Packet, Port: name, Text: "the switch answers itself"},
+		)
 	case p.Role() == ovs.RoleTunnel:
 		h.tunnel(p, o.Packet)
 	case p.Role() == ovs.RoleHost:

@@ -201,7 +201,11 @@ func answeredMAC(p forward.Packet) net.HardwareAddr {
 func (w *walk) broadcast() error {
 	src := w.r.Source
 	p := forward.Frame(src.mac(), forward.Broadcast, experimental)
-	arrived, err := w.send("packet", "a broadcast of "+src.String(), Question{Node: src.Node, From: src.Endpoint, Packet: p})
+	arrived, err := w.send(
+		"packet",
+		"a broadcast of "+src.String(),
+		Question{Node: src.Node, From: src.Endpoint, Packet: p},
+	)
 	if err != nil {
 		return err
 	}

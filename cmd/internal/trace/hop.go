@@ -43,6 +43,9 @@ type hop struct {
 	q       Question
 	network topology.NetworkView
 	out     Hop
+	// down is what the switch should say of a flow that still sends to a port that
+	// is gone: "endpoint c1 is down".
+	down string
 }
 
 func (h *hop) step(stage string, state State, text string) {
@@ -264,10 +267,16 @@ func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule, wanted ovs.
 		out.Text, out.Remedy = "the flow for "+instead+" is missing, and a more general one takes the packet", restored
 		if wanted.Drops() && !s.Rule.Flow.Drops() {
 			out.Text = "an old flow sends on what is to be dropped: " + wanted.Class
+			if strings.HasSuffix(wanted.Class, isDown) {
+				h.down = wanted.Class + ": "
+			}
 		}
 	}
 	return out
 }
+
+// isDown ends the class of a flow whose port does not work (ovs.State.Bind).
+const isDown = " is down"
 
 // remedy says what a person can do about a drop.
 func (h *hop) remedy(class string) string {
@@ -281,6 +290,9 @@ func (h *hop) remedy(class string) string {
 	case pipeline.DropUnknownKey:
 		return "the nodes do not agree on the network's VNI: 'baize network list', 'baize plan --diff' on both"
 	}
+	if strings.HasSuffix(class, isDown) {
+		return "'baize status' on " + h.View.Node.Name + " names the port and what is wrong with it"
+	}
 	return "'baize explain' with the flow's line tells more"
 }
 
@@ -290,7 +302,7 @@ func (h *hop) output(o forward.Output) {
 	p, _ := h.port(name)
 	switch {
 	case name == "":
-		h.end(StagePort, fmt.Sprintf("out of OpenFlow port %d, which is not there any more", o.Port),
+		h.end(StagePort, fmt.Sprintf("%sout of OpenFlow port %d, which is not there any more", h.down, o.Port),
 			"a running agent puts it right: 'baize status' there")
 	case o.Back:
 		h.out.Exits = append(

@@ -230,7 +230,7 @@ func TestFaults(t *testing.T) {
 		outcome     trace.Kind
 	}{
 		"port missing": {harm: func(w *world) { delete(w.facts["host2"].Observed.Switch.Ports, "bzc1") },
-			node: "host2", stage: trace.StagePort, says: "endpoint c1 is down: out of OpenFlow port 10, which is not there any more"},
+			node: "host2", stage: trace.StagePort, says: "endpoint c1 is down: out of OpenFlow port 10, which is not"},
 		"source's port missing": {harm: func(w *world) { delete(w.facts["host1"].Observed.Switch.Ports, "bzc1") },
 			node: "host1", stage: trace.StagePort, says: "port bzc1 of endpoint c1 is missing on bridge br-baize"},
 		"port down": {harm: func(w *world) { w.port("host2", "bzc1", func(p *ovs.ObservedPort) { p.Up = false }) },

@@ -53,7 +53,8 @@ func TestParseDropped(t *testing.T) {
 			Ago: 4129 * time.Millisecond,
 		},
 		"tunnel(tun_id=0x64,src=192.0.2.1,dst=192.0.2.2,flags(-df-csum+key)),recirc_id(0),in_port(vxlan_sys_4789)," +
-			"packet_type(ns=0,id=0),eth_type(0x0806),arp(tip=10.1.65.88,op=1/0xff), packets:0, bytes:0, used:never, actions:drop": {
+			"packet_type(ns=0,id=0),eth_type(0x0806),arp(tip=10.1.65.88,op=1/0xff), " +
+			"packets:0, bytes:0, used:never, actions:drop": {
 			InPort: "vxlan_sys_4789", Local: netip.MustParseAddr("192.0.2.2"), Remote: netip.MustParseAddr("192.0.2.1"),
 			Header: "tun_id=0x64,dl_type=0x0806,arp_tpa=10.1.65.88,arp_op=1/0xff", Ago: -1,
 		},

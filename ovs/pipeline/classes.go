@@ -59,7 +59,8 @@ var dropMeanings = map[string]string{
 		"A bridge or a virtual machine inside the container does that.",
 	DropAddress: "A packet, or an ARP message, has a sender that its endpoint was not given. " +
 		"What may send from other addresses is added with 'baize endpoint add --allow'.",
-	DropNeighbour: "A neighbour solicitation or advertisement names an address or a link address that its sender was not given.",
+	DropNeighbour: "A neighbour solicitation or advertisement names an address, or a link address, " +
+		"that its sender was not given.",
 	DropDocker0: "Docker gives fe80::1 to the bridge of every host. Messages about it stay on the host: " +
 		"nothing is wrong.",
 	DropUnleased: "Somebody asks for an address of the network that no node leases: nobody can have it. " +

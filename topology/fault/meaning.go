@@ -41,7 +41,10 @@ func Meanings() map[Code]string {
 // Area says where faults of a code are found: "the agent itself".
 func (c Code) Area() string {
 	for line := range strings.Lines(codesSource) {
-		if m := areaLine.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil && strings.HasPrefix(string(c), "BZ"+m[1]) {
+		if m := areaLine.FindStringSubmatch(
+			strings.TrimRight(line, "\n"),
+		); m != nil &&
+			strings.HasPrefix(string(c), "BZ"+m[1]) {
 			return m[2]
 		}
 	}

@@ -16,8 +16,9 @@ import (
 func TestExplain(t *testing.T) {
 	traceCluster(t)
 	for name, line := range map[string]string{
-		"explain-port":   "explain vx-host2 --node host1",
-		"explain-flow":   "explain table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.65.0/24 actions=output:vx-host3 --node host1",
+		"explain-port": "explain vx-host2 --node host1",
+		"explain-flow": "explain --node host1 " +
+			"table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.65.0/24 actions=output:vx-host3",
 		"explain-code":   "explain bz0304",
 		"explain-reason": "explain unknown tunnel key --node host1",
 		"explain-json":   "explain vx-host2 --node host1 -o json",

@@ -51,22 +51,37 @@ nobody can say.
   baize trace --drops`,
 		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{
-				Name: "proto", Usage: "`PROTOCOL` of the packet: icmp, tcp or udp", Value: trace.ICMP, EnvVars: cli.Env("trace-proto"),
+				Name:    "proto",
+				Usage:   "`PROTOCOL` of the packet: icmp, tcp or udp",
+				Value:   trace.ICMP,
+				EnvVars: cli.Env("trace-proto"),
 			},
 			&ucli.IntFlag{
-				Name: "port", Usage: "`PORT` that a packet of TCP or UDP is for", EnvVars: cli.Env("trace-port"), Action: isPort("port"),
+				Name:    "port",
+				Usage:   "`PORT` that a packet of TCP or UDP is for",
+				EnvVars: cli.Env("trace-port"),
+				Action:  isPort("port"),
 			},
 			&ucli.IntFlag{
-				Name: "ttl", Usage: "`NUMBER` that the packet's TTL or hop limit begins with", Value: 64, EnvVars: cli.Env("trace-ttl"),
-				Action: between("ttl", 1, 255),
+				Name:    "ttl",
+				Usage:   "`NUMBER` that the packet's TTL or hop limit begins with",
+				Value:   64,
+				EnvVars: cli.Env("trace-ttl"),
+				Action:  between("ttl", 1, 255),
 			},
 			&ucli.BoolFlag{Name: "arp", Usage: "an ARP request and its answer only", EnvVars: cli.Env("trace-arp")},
 			&ucli.BoolFlag{
 				Name: "nd", Usage: "a neighbour solicitation and its answer only", EnvVars: cli.Env("trace-nd"),
 			},
-			&ucli.BoolFlag{Name: "broadcast", Usage: "a broadcast; without DESTINATION, to everybody", EnvVars: cli.Env("trace-broadcast")},
 			&ucli.BoolFlag{
-				Name: "live", Usage: "then count for a while which flows of the way real packets take", EnvVars: cli.Env("trace-live"),
+				Name:    "broadcast",
+				Usage:   "a broadcast; without DESTINATION, to everybody",
+				EnvVars: cli.Env("trace-broadcast"),
+			},
+			&ucli.BoolFlag{
+				Name:    "live",
+				Usage:   "then count for a while which flows of the way real packets take",
+				EnvVars: cli.Env("trace-live"),
 			},
 			&ucli.DurationFlag{
 				Name: "for", Usage: "how long --live counts", Value: 5 * time.Second, EnvVars: cli.Env("trace-for"),
@@ -81,7 +96,8 @@ nobody can say.
 				Name: "verbose", Aliases: []string{"v"}, Usage: "show the flows, and all steps of question and answer",
 				EnvVars: cli.Env("trace-verbose"),
 			},
-			sourceFlag(), outputFlag("text", "json", "yaml", "jsonpath="),
+			sourceFlag(),
+			outputFlag("text", "json", "yaml", "jsonpath="),
 		}, bridgeFlags()...),
 		Action: r.trace,
 	}

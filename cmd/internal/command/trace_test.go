@@ -79,7 +79,7 @@ func TestTraceArguments(t *testing.T) {
 		"trace host7/web db":                    {cli.ExitNotFound, "node host7"},
 		"trace host3/web db":                    {cli.ExitNotFound, "endpoint host3/web"},
 		"trace web 192.0.2.1":                   {cli.ExitNotFound, "no network has it"},
-		"trace web mail":                        {cli.ExitConflict, "in different networks (blue, red), which never see each other"},
+		"trace web mail":                        {cli.ExitConflict, "different networks (blue, red), which never see each o"},
 		"trace 10.1.65.2 fd00:10:1:99::2":       {cli.ExitConflict, "no addresses of the same family"},
 		"trace 10.1.200.1 web":                  {cli.ExitNotFound, "no node leases this address in network blue"},
 		"trace web db --network green":          {cli.ExitNotFound, "network green"},

@@ -68,7 +68,11 @@ func apart(args []string, sources, destinations []trace.Party) error {
 			return e
 		}
 	}
-	e.What = fmt.Sprintf("they are in different networks (%s, %s), which never see each other", sources[0].Network, destinations[0].Network)
+	e.What = fmt.Sprintf(
+		"they are in different networks (%s, %s), which never see each other",
+		sources[0].Network,
+		destinations[0].Network,
+	)
 	e.Remedy = "attach both to one network, or say which is meant with --network"
 	return e
 }
@@ -79,7 +83,9 @@ func (a *traceAsker) sends(p trace.Party) error {
 		return nil
 	}
 	return &topology.Error{
-		Kind: topology.ErrNotFound, Item: "source " + p.Address.String(), What: "no node leases this address in network " + p.Network,
+		Kind:   topology.ErrNotFound,
+		Item:   "source " + p.Address.String(),
+		What:   "no node leases this address in network " + p.Network,
 		Remedy: "'baize subnet list --network " + p.Network + "' shows what is leased",
 	}
 }
@@ -105,7 +111,8 @@ func (a *traceAsker) parties(arg, network string) (out []trace.Party, err error)
 	var known []string
 	for _, e := range a.endpoints {
 		known = append(known, e.Name, e.Container)
-		if (name == e.Name || name == e.Container) && (node == "" || node == a.self) && (network == "" || network == e.Network) {
+		if (name == e.Name || name == e.Container) && (node == "" || node == a.self) &&
+			(network == "" || network == e.Network) {
 			for _, ip := range e.IPs {
 				out = append(out, trace.Party{
 					Node: a.self, Network: e.Network, Endpoint: e.Name, Address: ip, MAC: e.MAC, Known: true,

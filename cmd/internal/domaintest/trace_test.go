@@ -72,8 +72,13 @@ func TestTrace(t *testing.T) {
 	for round := range *traceRounds {
 		w.round(round)
 	}
-	t.Logf("%d pairs in %d rounds: %d reached each other, %d did not, and trace said so of all", w.reached+w.lost, *traceRounds,
-		w.reached, w.lost)
+	t.Logf(
+		"%d pairs in %d rounds: %d reached each other, %d did not, and trace said so of all",
+		w.reached+w.lost,
+		*traceRounds,
+		w.reached,
+		w.lost,
+	)
 	require.Positive(t, w.reached)
 	require.Positive(t, w.lost, "no fault did any harm")
 }
@@ -142,7 +147,17 @@ func (w *traceWorld) pair(fault string, ask trace.Asker, from, to lab.EndpointSt
 			}
 		}
 	}
-	require.Equal(w.T, does, says, "%s: trace and packets disagree about %s from %s to %s: %s", fault, protocol, from, to, saw)
+	require.Equal(
+		w.T,
+		does,
+		says,
+		"%s: trace and packets disagree about %s from %s to %s: %s",
+		fault,
+		protocol,
+		from,
+		to,
+		saw,
+	)
 }
 
 // says is what the traces of both ways say. The receiver need not ask for the

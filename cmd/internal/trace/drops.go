@@ -44,8 +44,12 @@ func (f Facts) Drops(dropped []openflow.Dropped, most int) []Drop {
 		}
 		if last.Rule != nil {
 			drop.Reason = "a flow that is not Baize's"
-			if w, ours := b.classes[last.Rule.Flow.ID()]; ours {
+			w, ours := b.classes[last.Rule.Flow.ID()]
+			switch {
+			case ours && w.Drops():
 				drop.Reason = w.Class
+			case ours: // a broadcast on a host with one endpoint, for example
+				drop.Reason = "for nobody but the port that it came from"
 			}
 		}
 		if len(trace.Outputs) == 0 {

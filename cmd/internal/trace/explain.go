@@ -75,7 +75,8 @@ func (f Facts) Flow(text string) ([]Explanation, bool) {
 
 // byCookie explains all flows with a cookie.
 func (f Facts) byCookie(b *bridge, cookie uint64) (out []Explanation) {
-	for _, id := range slices.SortedFunc(maps.Keys(b.classes), func(x, y ovs.FlowID) int { return cmp.Compare(x.Table, y.Table) }) {
+	byTable := func(x, y ovs.FlowID) int { return cmp.Compare(x.Table, y.Table) }
+	for _, id := range slices.SortedFunc(maps.Keys(b.classes), byTable) {
 		if id.Cookie == cookie {
 			out = append(out, f.ours(b, b.rule(id, b.classes[id])))
 		}
@@ -185,7 +186,11 @@ func (f Facts) stale(b *bridge, r *forward.Rule) Explanation {
 func (f Facts) foreign(b *bridge, r *forward.Rule) Explanation {
 	e := b.about(r, "not a flow of Baize's: it is left alone, and shown by 'baize status'")
 	if match, action := r.Unknown(); match != "" || action != "" {
-		e.add("not understood", "%s", strings.Join(slices.DeleteFunc([]string{match, action}, func(s string) bool { return s == "" }), ", "))
+		e.add(
+			"not understood",
+			"%s",
+			strings.Join(slices.DeleteFunc([]string{match, action}, func(s string) bool { return s == "" }), ", "),
+		)
 	}
 	f.shadows(b, &e, r)
 	e.Remedy = fmt.Sprintf("'ovs-ofctl -O OpenFlow14 del-flows %s cookie=%#x/-1,table=%d', if nobody needs it",
@@ -226,7 +231,9 @@ func (f Facts) Port(text string) (Explanation, bool) {
 	id := p.ExternalIDs
 	switch {
 	case !p.Owned():
-		e.Text = "not a port of Baize's: frames from it are dropped, and counted as " + strconv.Quote(pipeline.DropForeignPort)
+		e.Text = "not a port of Baize's: frames from it are dropped, and counted as " + strconv.Quote(
+			pipeline.DropForeignPort,
+		)
 		e.Remedy = fmt.Sprintf("'ovs-vsctl del-port %s %s', if nobody needs it", f.Wanted.Bridge.Name, name)
 	case p.Role() == ovs.RoleTunnel:
 		f.tunnelPort(&e, p)
@@ -239,9 +246,16 @@ func (f Facts) Port(text string) (Explanation, bool) {
 		}
 		e.add("namespace", "%s, interface %s", cmp.Or(id[ovs.KeyNetns], "-"), cmp.Or(id[ovs.KeyIfname], "-"))
 	case p.Role() == ovs.RoleSegment:
-		e.Text = fmt.Sprintf("leads to the local bridge %s, which is a part of network %s", id[ovs.KeySegment], id[ovs.KeyNetwork])
+		e.Text = fmt.Sprintf(
+			"leads to the local bridge %s, which is a part of network %s",
+			id[ovs.KeySegment],
+			id[ovs.KeyNetwork],
+		)
 	case p.Role() == ovs.RoleHost:
-		e.Text = fmt.Sprintf("this host's own port in network %s: what its kernel routes for the network passes it", id[ovs.KeyNetwork])
+		e.Text = fmt.Sprintf(
+			"this host's own port in network %s: what its kernel routes for the network passes it",
+			id[ovs.KeyNetwork],
+		)
 		e.add("addresses", "%s", cmp.Or(id[ovs.KeyIPs], "none"))
 		e.add("MAC", "%s", id[ovs.KeyMAC])
 	}
@@ -257,7 +271,10 @@ func (f Facts) tunnelPort(e *Explanation, p ovs.Port) {
 	for _, n := range f.View.Networks {
 		for i := range n.Peers {
 			if peer := &n.Peers[i]; peer.Node == id.Node && peer.Encap == id.Encap {
-				networks = append(networks, fmt.Sprintf("%s (VNI %d, %s)", n.Name, n.VNI, strings.Trim(fmt.Sprint(peer.Subnets), "[]")))
+				networks = append(
+					networks,
+					fmt.Sprintf("%s (VNI %d, %s)", n.Name, n.VNI, strings.Trim(fmt.Sprint(peer.Subnets), "[]")),
+				)
 				if len(networks) == 1 {
 					e.add("because of", "%s", ovs.Reason{Key: topology.NodeKey(peer.Node), Revision: peer.Revision})
 				}

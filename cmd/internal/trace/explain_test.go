@@ -41,13 +41,17 @@ func TestExplainFlow(t *testing.T) {
 	f := w.facts["host1"]
 	steer := installed(t, f, "table=20,metadata=0x64,arp,arp_tpa=10.1.2.0/24")
 	number := f.Observed.Switch.Ports["vx-host2"].OFPort
-	const meaning = "flow: to the node of a subnet\ntable: 20 steer: frames of local endpoints, to the node that owns the address: " +
-		"by ARP or ND target, then by MAC range\nbecause of: subnets/blue/10.1.2.0-24 at revision 6\n"
+	const meaning = "flow: to the node of a subnet\n" +
+		"table: 20 steer: frames of local endpoints, to the node that owns the address: by ARP or ND target, " +
+		"then by MAC range\nbecause of: subnets/blue/10.1.2.0-24 at revision 6\n"
+	const match = "arp,metadata=0x64,arp_tpa=10.1.2.0/24"
 	for name, line := range map[string]string{
-		"dump-flows":        fmt.Sprintf(" cookie=%#x, duration=7s, table=20, n_packets=3, n_bytes=9, priority=190,arp,metadata=0x64,arp_tpa=10.1.2.0/24 actions=output:%d", steer.Cookie, number),
-		"with names":        fmt.Sprintf(`cookie=%#x, table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.2.0/24 actions=output:"vx-host2"`, steer.Cookie),
+		"dump-flows": fmt.Sprintf(" cookie=%#x, duration=7s, table=20, n_packets=3, n_bytes=9, "+
+			"priority=190,%s actions=output:%d", steer.Cookie, match, number),
+		"with names": fmt.Sprintf(`cookie=%#x, table=20, priority=190,%s actions=output:"vx-host2"`,
+			steer.Cookie, match),
 		"names, not quoted": "table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.2.0/24 actions=output:vx-host2",
-		"without a cookie":  fmt.Sprintf("table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.2.0/24 actions=output:%d", number),
+		"without a cookie":  fmt.Sprintf("table=20, priority=190,%s actions=output:%d", match, number),
 		"cookie":            fmt.Sprintf("%#x", steer.Cookie),
 		"cookie=":           fmt.Sprintf("cookie=%#x", steer.Cookie),
 	} {
@@ -55,9 +59,15 @@ func TestExplainFlow(t *testing.T) {
 		require.True(t, ok, name)
 		require.Len(t, got, 1, name)
 		require.Equal(t, meaning+"packets: 0\n", told(got[0]), name)
-		require.Equal(t, `table=20 priority=190,metadata=0x64,arp,arp_tpa=10.1.2.0/24 actions=output:"vx-host2"`, got[0].Subject)
+		require.Equal(
+			t,
+			`table=20 priority=190,metadata=0x64,arp,arp_tpa=10.1.2.0/24 actions=output:"vx-host2"`,
+			got[0].Subject,
+		)
 	}
-	got, _ := f.Flow(fmt.Sprintf("cookie=%#x, table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.2.0/24 actions=drop", steer.Cookie))
+	got, _ := f.Flow(
+		fmt.Sprintf("cookie=%#x, table=20, priority=190,arp,metadata=0x64,arp_tpa=10.1.2.0/24 actions=drop", steer.Cookie),
+	)
 	require.Contains(t, told(got[0]), "changed: by hand")
 	got, _ = f.Flow(fmt.Sprintf("%#x", installed(t, f, "table=10,in_port").Cookie))
 	require.NotEmpty(t, got)
@@ -65,12 +75,17 @@ func TestExplainFlow(t *testing.T) {
 	spoofed := pipelineFlow(t, f, pipeline.DropAddress)
 	got, _ = f.Flow(fmt.Sprintf("%#x", spoofed.Cookie))
 	require.Contains(t, told(got[0]), "drops, and counts: spoofed address\n")
-	require.Contains(t, told(got[0]), "meaning: A packet, or an ARP message, has a sender that its endpoint was not given.")
+	require.Contains(
+		t,
+		told(got[0]),
+		"meaning: A packet, or an ARP message, has a sender that its endpoint was not given.",
+	)
 
 	// Not ours, and what does not see a packet because of it.
 	got, _ = f.Flow("cookie=0x77, table=20, priority=195,arp,arp_tpa=10.1.2.7 actions=drop")
 	require.Equal(t, "flow: not a flow of Baize's: it is left alone, and shown by 'baize status'\n"+
-		"table: 20 steer: frames of local endpoints, to the node that owns the address: by ARP or ND target, then by MAC range\n"+
+		"table: 20 steer: frames of local endpoints, to the node that owns the address: "+
+		"by ARP or ND target, then by MAC range\n"+
 		"shadows: ARP or ND for an address nobody leases (1 flows, in whole or in part)\n"+
 		"shadows: broadcast, multicast and unknown unicast (1 flows, in whole or in part)\n"+
 		"shadows: to be looked up one by one (1 flows, in whole or in part)\n"+
@@ -115,9 +130,11 @@ func TestExplainPort(t *testing.T) {
 	f := w.facts["host1"]
 	o := f.Observed.Switch
 	for name, want := range map[string]string{
-		"vx-host2": "port: the vxlan tunnel to node host2\nends: 192.0.2.1 → 192.0.2.2\nbecause of: nodes/host2 at revision 5\n" +
+		"vx-host2": "port: the vxlan tunnel to node host2\n" +
+			"ends: 192.0.2.1 → 192.0.2.2\nbecause of: nodes/host2 at revision 5\n" +
 			"networks: blue (VNI 100, 10.1.2.0/24 fd00:10:1:2::/64)\n",
-		"bzc1":                             "port: endpoint c1 in network blue\naddresses: 10.1.1.2,fd00:10:1:1::2\nMAC: 02:42:0a:01:01:02\n",
+		"bzc1": "port: endpoint c1 in network blue\n" +
+			"addresses: 10.1.1.2,fd00:10:1:1::2\nMAC: 02:42:0a:01:01:02\n",
 		fmt.Sprint(o.Ports["bzc1"].OFPort): "port: endpoint c1 in network blue\n",
 		"bn-blue":                          "port: this host's own port in network blue: what its kernel routes",
 	} {
@@ -130,7 +147,11 @@ func TestExplainPort(t *testing.T) {
 	o.Ports["eth9"] = ovs.ObservedPort{Port: ovs.Port{Name: "eth9"}, OFPort: 99}
 	e, ok := f.Port("eth9")
 	require.True(t, ok)
-	require.Contains(t, told(e), `not a port of Baize's: frames from it are dropped, and counted as "from a port that is not Baize's"`)
+	require.Contains(
+		t,
+		told(e),
+		`not a port of Baize's: frames from it are dropped, and counted as "from a port that is not Baize's"`,
+	)
 	dead := o.Ports["vx-host3"]
 	dead.Error = "File exists"
 	o.Ports["vx-host3"] = dead

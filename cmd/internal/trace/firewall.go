@@ -200,7 +200,13 @@ func (r *run) rule(c *chain, rule filterRule, depth int) (verdict, where string,
 }
 
 // decide does what a rule says; done: the chain is over.
-func (r *run) decide(what string, body json.RawMessage, c *chain, place string, depth int) (verdict, where string, done bool) {
+func (r *run) decide(
+	what string,
+	body json.RawMessage,
+	c *chain,
+	place string,
+	depth int,
+) (verdict, where string, done bool) {
 	switch what {
 	case "accept":
 		return "accept", place, true

@@ -13,12 +13,17 @@ import (
 
 // filter has a base chain of the hook forward, and what is given.
 func filter(more string) trace.Filter {
-	return parsed(`{"chain":{"family":"inet","table":"t","name":"c","handle":1,"type":"filter","hook":"forward","prio":0,"policy":"accept"}},` +
-		`{"chain":{"family":"inet","table":"t","name":"sub","handle":2}},` + more)
+	return parsed(
+		`{"chain":{"family":"inet","table":"t","name":"c","handle":1,"type":"filter","hook":"forward","prio":0,` +
+			`"policy":"accept"}},` +
+			`{"chain":{"family":"inet","table":"t","name":"sub","handle":2}},` + more,
+	)
 }
 
 func parsed(text string) trace.Filter {
-	f, err := trace.ParseFilter([]byte(`{"nftables":[{"metainfo":{"version":"1.0.6"}},{"table":{"family":"inet","name":"t"}},` + text + `]}`))
+	f, err := trace.ParseFilter(
+		[]byte(`{"nftables":[{"metainfo":{"version":"1.0.6"}},{"table":{"family":"inet","name":"t"}},` + text + `]}`),
+	)
 	if err != nil {
 		panic(err)
 	}
@@ -35,7 +40,8 @@ func TestFilter(t *testing.T) {
 	p.Set(forward.TPDst, 53)
 	packet := trace.Passing{In: "bn-blue", Out: "eth0", From: from, To: to, Packet: p}
 	payload := func(protocol, field, right string) string {
-		return `{"match":{"op":"==","left":{"payload":{"protocol":"` + protocol + `","field":"` + field + `"}},"right":` + right + `}}`
+		return `{"match":{"op":"==","left":{"payload":{"protocol":"` + protocol + `","field":"` + field + `"}},` +
+			`"right":` + right + `}}`
 	}
 	meta := func(op, key, right string) string {
 		return `{"match":{"op":"` + op + `","left":{"meta":{"key":"` + key + `"}},"right":` + right + `}}`
@@ -55,13 +61,14 @@ func TestFilter(t *testing.T) {
 		rule("c", meta("==", "l4proto", `"udp"`)+accept) + "," + rule("c", `{"drop":null}`):                    "",
 		rule("c", `{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}}`+accept) + "," +
 			rule("c", `{"drop":null}`): "drop",
-		rule("c", `{"jump":{"target":"sub"}}`) + "," + rule("sub", payload("ip", "daddr", `"10.1.2.2"`)+drop):            "drop",
-		rule("c", `{"jump":{"target":"sub"}}`) + "," + rule("sub", `{"return":null}`) + "," + rule("c", `{"drop":null}`): "drop",
-		rule("c", `{"goto":{"target":"sub"}}`) + "," + rule("c", `{"drop":null}`):                                        "",
-		rule("c", payload("ip", "daddr", `"@blocked"`)+drop):                                                             "unsure",
-		rule("c", `{"xt":{"type":"match","name":"recent"}}`+drop):                                                        "unsure",
-		rule("c", `{"xt":{"type":"match","name":"recent"}}`+accept) + "," + rule("c", `{"drop":null}`):                   "unsure",
-		rule("c", meta("==", "iifname", `"eth9"`)+`,{"xt":{"type":"match","name":"recent"}}`+drop):                       "",
+		rule("c", `{"jump":{"target":"sub"}}`) + "," + rule("sub", payload("ip", "daddr", `"10.1.2.2"`)+drop): "drop",
+		rule("c", `{"jump":{"target":"sub"}}`) + "," + rule("sub", `{"return":null}`) + "," +
+			rule("c", `{"drop":null}`): "drop",
+		rule("c", `{"goto":{"target":"sub"}}`) + "," + rule("c", `{"drop":null}`):                      "",
+		rule("c", payload("ip", "daddr", `"@blocked"`)+drop):                                           "unsure",
+		rule("c", `{"xt":{"type":"match","name":"recent"}}`+drop):                                      "unsure",
+		rule("c", `{"xt":{"type":"match","name":"recent"}}`+accept) + "," + rule("c", `{"drop":null}`): "unsure",
+		rule("c", meta("==", "iifname", `"eth9"`)+`,{"xt":{"type":"match","name":"recent"}}`+drop):     "",
 	} {
 		j := filter(text).Judge(packet)
 		got := map[bool]string{true: "drop"}[j.Drop]
@@ -75,10 +82,15 @@ func TestFilter(t *testing.T) {
 func TestFilterHooks(t *testing.T) {
 	from, to := netip.MustParseAddr("10.1.1.2"), netip.MustParseAddr("10.1.2.2")
 	packet := trace.Passing{
-		In: "bn-blue", Out: "eth0", From: from, To: to, Packet: forward.IP(topology.MACOf(from), topology.MACOf(to), from, to),
+		In:     "bn-blue",
+		Out:    "eth0",
+		From:   from,
+		To:     to,
+		Packet: forward.IP(topology.MACOf(from), topology.MACOf(to), from, to),
 	}
 	chain := func(family, hook, more string) string {
-		return `{"chain":{"family":"` + family + `","table":"t","name":"x","handle":1,"hook":"` + hook + `","prio":0` + more + `}}`
+		return `{"chain":{"family":"` + family + `","table":"t","name":"x","handle":1,` +
+			`"hook":"` + hook + `","prio":0` + more + `}}`
 	}
 	for text, want := range map[string]bool{
 		chain("ip", "forward", `,"policy":"drop"`):                       true,

@@ -43,6 +43,9 @@ type hop struct {
 	q       Question
 	network topology.NetworkView
 	out     Hop
+	// down is what the switch should say of a flow that still sends to a port that
+	// is gone: "endpoint c1 is down".
+	down string
 }
 
 func (h *hop) step(stage string, state State, text string) {
@@ -105,7 +108,8 @@ func (h *hop) arrive() {
 	}
 	for _, p := range h.tunnelPorts() {
 		o := p.Options
-		if p.Type != t.Encap || o["remote_ip"] != t.Local.String() || (o["local_ip"] != t.Remote.String() && o["local_ip"] != "") ||
+		if p.Type != t.Encap || o["remote_ip"] != t.Local.String() ||
+			(o["local_ip"] != t.Remote.String() && o["local_ip"] != "") ||
 			tunnelPort(p) != t.Port {
 			continue
 		}
@@ -188,8 +192,10 @@ func (h *hop) tableStep(s forward.Step) Step {
 	switch {
 	case len(s.Unsure) > 0:
 		match, _ := s.Unsure[0].Unknown()
-		return out.unknown(fmt.Sprintf("a flow that is not Baize's comes first, and nobody can say whether it takes the packet: %s (%s)",
-			h.b.text(s.Unsure[0]), match))
+		return out.unknown(
+			fmt.Sprintf("a flow that is not Baize's comes first, and nobody can say whether it takes the packet: %s (%s)",
+				h.b.text(s.Unsure[0]), match),
+		)
 	case s.Rule == nil || (h.Observed != nil && (want == nil || !s.Rule.Same(want))):
 		return h.mismatch(out, s, want, wanted)
 	}
@@ -216,7 +222,8 @@ func (h *hop) asWanted(out Step, own ovs.Flow) Step {
 }
 
 func (s Step) unknown(text string) Step {
-	s.State, s.Text, s.Remedy = Unknown, text, "'ovs-ofctl -O OpenFlow14 dump-flows' there shows it, 'ovs-ofctl del-flows' removes it"
+	s.State, s.Text = Unknown, text
+	s.Remedy = "'ovs-ofctl -O OpenFlow14 dump-flows' there shows it, 'ovs-ofctl del-flows' removes it"
 	return s
 }
 
@@ -234,11 +241,21 @@ func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule, wanted ovs.
 		out.Text, out.Remedy = "the flow for it is missing: "+instead, restored
 	case !ovs.OwnCookie(s.Rule.Flow.Cookie):
 		if _, action := s.Rule.Unknown(); action != "" {
-			return out.unknown(fmt.Sprintf("a flow that is not Baize's takes the packet, and nobody can say what %s does", action))
+			return out.unknown(
+				fmt.Sprintf("a flow that is not Baize's takes the packet, and nobody can say what %s does", action),
+			)
 		}
-		out.Text = fmt.Sprintf("a flow that is not Baize's (cookie %s) takes the packet in the place of %s", out.Cookie, instead)
+		out.Text = fmt.Sprintf(
+			"a flow that is not Baize's (cookie %s) takes the packet in the place of %s",
+			out.Cookie,
+			instead,
+		)
 		if s.Rule.Flow.Drops() {
-			out.Text = fmt.Sprintf("a flow that is not Baize's (cookie %s) drops the packet in the place of %s", out.Cookie, instead)
+			out.Text = fmt.Sprintf(
+				"a flow that is not Baize's (cookie %s) drops the packet in the place of %s",
+				out.Cookie,
+				instead,
+			)
 		}
 		out.Remedy = fmt.Sprintf("'ovs-ofctl -O OpenFlow14 del-flows %s cookie=%s/-1,table=%d' there, if nobody needs it",
 			h.Wanted.Bridge.Name, out.Cookie, s.Table)
@@ -250,10 +267,16 @@ func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule, wanted ovs.
 		out.Text, out.Remedy = "the flow for "+instead+" is missing, and a more general one takes the packet", restored
 		if wanted.Drops() && !s.Rule.Flow.Drops() {
 			out.Text = "an old flow sends on what is to be dropped: " + wanted.Class
+			if strings.HasSuffix(wanted.Class, isDown) {
+				h.down = wanted.Class + ": "
+			}
 		}
 	}
 	return out
 }
+
+// isDown ends the class of a flow whose port does not work (ovs.State.Bind).
+const isDown = " is down"
 
 // remedy says what a person can do about a drop.
 func (h *hop) remedy(class string) string {
@@ -267,6 +290,9 @@ func (h *hop) remedy(class string) string {
 	case pipeline.DropUnknownKey:
 		return "the nodes do not agree on the network's VNI: 'baize network list', 'baize plan --diff' on both"
 	}
+	if strings.HasSuffix(class, isDown) {
+		return "'baize status' on " + h.View.Node.Name + " names the port and what is wrong with it"
+	}
 	return "'baize explain' with the flow's line tells more"
 }
 
@@ -276,10 +302,13 @@ func (h *hop) output(o forward.Output) {
 	p, _ := h.port(name)
 	switch {
 	case name == "":
-		h.end(StagePort, fmt.Sprintf("out of OpenFlow port %d, which is not there any more", o.Port),
+		h.end(StagePort, fmt.Sprintf("%sout of OpenFlow port %d, which is not there any more", h.down, o.Port),
 			"a running agent puts it right: 'baize status' there")
 	case o.Back:
-		h.out.Exits = append(h.out.Exits, Exit{Kind: Answered, Packet: o.Packet, Port: name, Text: "the switch answers itself"})
+		h.out.Exits = append(
+			h.out.Exits,
+			Exit{Kind: Answered, Packet: o.Packet, Port: name, Text: "the switch answers itself"},
+		)
 	case p.Role() == ovs.RoleTunnel:
 		h.tunnel(p, o.Packet)
 	case p.Role() == ovs.RoleHost:

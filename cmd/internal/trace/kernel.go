@@ -18,7 +18,13 @@ func (h *hop) toKernel(port ovs.Port, p forward.Packet) {
 	host, _ := h.network.Host()
 	from, to, ip := p.Addrs()
 	toHost := Exit{
-		Kind: Delivered, Packet: p, Port: port.Name, Endpoint: "the host itself", Host: true, MAC: host.MAC.String(), IPs: host.Addrs,
+		Kind:     Delivered,
+		Packet:   p,
+		Port:     port.Name,
+		Endpoint: "the host itself",
+		Host:     true,
+		MAC:      host.MAC.String(),
+		IPs:      host.Addrs,
 	}
 	if h.Observed != nil {
 		if up := h.Observed.Up[port.Name]; !up {
@@ -101,7 +107,11 @@ func (h *hop) forward(in string, from, to netip.Addr, p forward.Packet) (kernel.
 		key = "net/ipv6/conf/all/forwarding"
 	}
 	if v, known := o.Kernel.Sysctls[key]; known && v != "1" {
-		h.end(StageKernel, fmt.Sprintf("the kernel is no router: %s is %s", key, v), "a running agent sets it; 'sysctl "+key+"' there")
+		h.end(
+			StageKernel,
+			fmt.Sprintf("the kernel is no router: %s is %s", key, v),
+			"a running agent sets it; 'sysctl "+key+"' there",
+		)
 		return kernel.Way{}, false
 	}
 	way := o.Way(to)

@@ -55,12 +55,24 @@ func live(p Phase) string {
 			case seen == nil:
 				return fmt.Sprintf("no packet has come to %s on %s", s.Stage, h.Node)
 			default:
-				return fmt.Sprintf("packets have come to %s on %s (%d), and none to %s on %s", seen.Stage, node, seen.Counted, s.Stage, h.Node)
+				return fmt.Sprintf(
+					"packets have come to %s on %s (%d), and none to %s on %s",
+					seen.Stage,
+					node,
+					seen.Counted,
+					s.Stage,
+					h.Node,
+				)
 			}
 		}
 	}
 	if seen == nil {
 		return "no host of the way was asked: nothing is counted"
 	}
-	return fmt.Sprintf("packets have come as far as the hosts that were asked can see: to %s on %s (%d)", seen.Stage, node, seen.Counted)
+	return fmt.Sprintf(
+		"packets have come as far as the hosts that were asked can see: to %s on %s (%d)",
+		seen.Stage,
+		node,
+		seen.Counted,
+	)
 }

@@ -39,7 +39,12 @@ type Host struct {
 // Read observes the host. Endpoints that the agent knows, and that the switch may
 // have lost, are given; those of the switch's ports are found. Where opt.Direct is
 // nil, the kernel's own routes say what needs no tunnel.
-func (h Host) Read(ctx context.Context, v topology.View, opt pipeline.Options, endpoints []ovs.Endpoint) (Facts, error) {
+func (h Host) Read(
+	ctx context.Context,
+	v topology.View,
+	opt pipeline.Options,
+	endpoints []ovs.Endpoint,
+) (Facts, error) {
 	f := Facts{View: v, Known: true}
 	o := Observed{Way: h.Kernel.Way}
 	var err error

@@ -58,7 +58,9 @@ func newWorld(t *testing.T, transport topology.Transport) *world {
 	kvs := []topology.KV{}
 	put := func(r topology.Record) {
 		kvs = append(kvs, topology.KV{
-			Key: r.Key(), Value: topology.Encode(r), Meta: topology.Meta{CreateRevision: int64(len(kvs) + 1), ModRevision: int64(len(kvs) + 1)},
+			Key:   r.Key(),
+			Value: topology.Encode(r),
+			Meta:  topology.Meta{CreateRevision: int64(len(kvs) + 1), ModRevision: int64(len(kvs) + 1)},
 		})
 	}
 	put(n)
@@ -124,7 +126,15 @@ func (w *world) observe(t *testing.T, i int) {
 func party(i int) trace.Party {
 	a := netip.AddrFrom4([4]byte{10, 1, byte(i), 2})
 	return trace.Party{
-		Node: fmt.Sprintf("host%d", i), Network: "blue", Endpoint: "c1", Address: a, MAC: topology.MACOf(a).String(), Known: i < 3,
+		Node: fmt.Sprintf(
+			"host%d",
+			i,
+		),
+		Network:  "blue",
+		Endpoint: "c1",
+		Address:  a,
+		MAC:      topology.MACOf(a).String(),
+		Known:    i < 3,
 	}
 }
 
@@ -220,7 +230,7 @@ func TestFaults(t *testing.T) {
 		outcome     trace.Kind
 	}{
 		"port missing": {harm: func(w *world) { delete(w.facts["host2"].Observed.Switch.Ports, "bzc1") },
-			node: "host2", stage: trace.StagePort, says: "which is not there any more"},
+			node: "host2", stage: trace.StagePort, says: "endpoint c1 is down: out of OpenFlow port 10, which is not"},
 		"source's port missing": {harm: func(w *world) { delete(w.facts["host1"].Observed.Switch.Ports, "bzc1") },
 			node: "host1", stage: trace.StagePort, says: "port bzc1 of endpoint c1 is missing on bridge br-baize"},
 		"port down": {harm: func(w *world) { w.port("host2", "bzc1", func(p *ovs.ObservedPort) { p.Up = false }) },
@@ -239,7 +249,7 @@ func TestFaults(t *testing.T) {
 		"flow missing": {harm: func(w *world) { drop(w.facts["host2"], "table=30,metadata=0x64,arp,arp_tpa=10.1.2.2,") },
 			node: "host2", stage: "local", says: `the flow for "to a local endpoint" is missing`},
 		"foreign drop": {harm: func(w *world) { foreign(w.facts["host2"], 30, "ip", "drop") },
-			node: "host2", stage: "local", says: "not Baize's (cookie 0x77) drops the packet in the place of \"to a local endpoint\""},
+			node: "host2", stage: "local", says: `not Baize's (cookie 0x77) drops the packet in the place of "to a local`},
 		"foreign drop of the answer": {harm: func(w *world) { foreign(w.facts["host2"], 20, "arp,arp_op=2", "drop") },
 			node: "host2", stage: "steer", says: "the answer of c1 is dropped on host2"},
 		"foreign, not understood": {harm: func(w *world) { foreign(w.facts["host1"], 20, "ip", "learn(table=9)") },
@@ -277,12 +287,14 @@ func TestFaults(t *testing.T) {
 		"TTL": {transport: topology.Route, request: trace.Request{Source: party(1), Destination: party(2), TTL: 1},
 			node: "host1", stage: trace.StageKernel, says: "its TTL is over"},
 		"firewall": {transport: topology.Route, harm: func(w *world) {
-			w.facts["host2"].Observed.Filter = filter(`{"rule":{"family":"inet","table":"t","chain":"c","handle":7,"expr":[{"drop":null}]}}`)
+			w.facts["host2"].Observed.Filter = filter(rule("c", `{"drop":null}`))
 		}, node: "host2", stage: trace.StageFirewall, says: "drops it: chain c of table inet t, rule 7"},
 		"no route": {transport: topology.Route, harm: func(w *world) {
 			w.facts["host1"].Observed.Way = func(netip.Addr) kernel.Way { return kernel.Way{Err: errors.New("unreachable")} }
 		}, node: "host1", stage: trace.StageKernel, says: "the kernel has no route to 10.1.2.2"},
-		"the kernel asks in vain": {transport: topology.Route, harm: func(w *world) { foreign(w.facts["host2"], 30, "arp", "drop") },
+		"the kernel asks in vain": {transport: topology.Route, harm: func(w *world) {
+			foreign(w.facts["host2"], 30, "arp", "drop")
+		},
 			node: "host2", stage: "local", says: "not Baize's"},
 		"auto goes by the kernel": {transport: topology.Auto, harm: func(w *world) {
 			w.facts["host1"].Observed.Up["bn-blue"] = false
@@ -349,7 +361,11 @@ func TestSegment(t *testing.T) {
 	sub := topology.Subnet{
 		Network: "blue", Node: "host3", Prefix: netip.MustParsePrefix("10.1.33.0/24"), Segment: "docker0",
 	}
-	w.snap = w.snap.With(99, []topology.KV{{Key: sub.Key(), Value: topology.Encode(sub), Meta: topology.Meta{ModRevision: 99}}}, nil)
+	w.snap = w.snap.With(
+		99,
+		[]topology.KV{{Key: sub.Key(), Value: topology.Encode(sub), Meta: topology.Meta{ModRevision: 99}}},
+		nil,
+	)
 	for i := 1; i <= 2; i++ {
 		w.observe(t, i)
 	}
@@ -365,7 +381,11 @@ func TestSegment(t *testing.T) {
 func TestBroadcast(t *testing.T) {
 	w := newWorld(t, topology.VXLAN)
 	out := w.walk(t, trace.Request{Source: party(1), Destination: trace.Party{Network: "blue"}, Protocol: trace.Broadcast})
-	require.Equal(t, "goes to 3 hosts, and is delivered to 1 endpoints on 1 of them; the endpoints of the others are known there only", out.Verdict.Text)
+	require.Equal(
+		t,
+		"goes to 3 hosts, and is delivered to 1 endpoints on 1 of them; the endpoints of the others are known there only",
+		out.Verdict.Text,
+	)
 	foreign(w.facts["host2"], 5, "", "drop")
 	out = w.walk(t, trace.Request{Source: party(1), Destination: trace.Party{Network: "blue"}, Protocol: trace.Broadcast})
 	require.Equal(t, trace.Dropped, out.Verdict.Outcome)
@@ -383,7 +403,11 @@ func TestCount(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, "no packet has come to classify on host1", trace.Count(before, w.walk(t, trace.Request{})).Verdict.Live)
+	require.Equal(
+		t,
+		"no packet has come to classify on host1",
+		trace.Count(before, w.walk(t, trace.Request{})).Verdict.Live,
+	)
 	count(pipeline.TableClassify)
 	count(pipeline.TableGuard)
 	require.Equal(t, "packets have come to guard on host1 (3), and none to steer on host1",
@@ -403,6 +427,7 @@ func TestDrops(t *testing.T) {
 	foreign(f, 20, "udp", "drop")
 	a := netip.MustParseAddr
 	mac := "dl_src=" + party(1).MAC
+	linkLocal := ovs.LinkLocal(topology.MACOf(party(1).Address)).String()
 	got := f.Drops([]openflow.Dropped{
 		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.7.7/255.255.0.0", Packets: 2, Ago: 3 * time.Second},
 		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=172.16.0.1", Ago: time.Second},
@@ -412,8 +437,17 @@ func TestDrops(t *testing.T) {
 			Header: "tun_id=0x64,dl_type=0x0806,arp_tpa=10.1.1.9",
 		},
 		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_proto=17", Ago: time.Second},
-		{InPort: "bzc1", Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_dst=10.1.2.2", Ago: time.Second}, // it would pass now
-		{InPort: "eth0", Header: "dl_type=0x0800", Ago: time.Second},                                        // of another bridge
+		{
+			InPort: "bzc1",
+			Header: mac + ",dl_type=0x0800,nw_src=10.1.1.2,nw_dst=10.1.2.2",
+			Ago:    time.Second,
+		}, // it would pass now
+		{
+			InPort: "eth0",
+			Header: "dl_type=0x0800",
+			Ago:    time.Second,
+		}, // of another bridge
+		{InPort: "bzc1", Header: mac + ",dl_type=0x86dd,ipv6_src=::,nw_proto=58,icmp_type=135,nd_target=" + linkLocal},
 	}, 2)
 	for i := range got {
 		got[i].Header = strings.TrimPrefix(got[i].Header, mac+",")
@@ -426,6 +460,10 @@ func TestDrops(t *testing.T) {
 		{
 			Reason: "a flow that is not Baize's", Table: "steer", From: "endpoint c1", Packets: 1, Seconds: 1,
 			Header: "dl_type=0x0800,nw_src=10.1.1.2,nw_proto=17",
+		},
+		{ // it asks whether its own address is taken
+			Reason: "for nobody but the port that it came from", Table: "deliver", From: "endpoint c1", Packets: 1,
+			Header: "dl_type=0x86dd,ipv6_src=::,nw_proto=58,icmp_type=135,nd_target=" + linkLocal,
 		},
 		{
 			Reason: pipeline.DropAddress, Table: "guard", From: "endpoint c1", Packets: 1, Seconds: 1,

@@ -101,7 +101,7 @@ func (w *walk) run() error {
 		w.lost("the packet", arrived)
 		return nil
 	}
-	w.arrivedAt(arrived[i])
+	w.arrived()
 	w.out.Verdict = Verdict{
 		Outcome: Delivered, Node: arrived[i].node,
 		Text: fmt.Sprintf("delivered to %s on %s", to(arrived[i].Exit), arrived[i].node),
@@ -155,7 +155,7 @@ func (w *walk) resolve(src, dst Party) (net.HardwareAddr, error) {
 	}
 	for _, a := range arrived {
 		if a.Kind == Answered {
-			w.arrivedAt(a)
+			w.arrived()
 			return answeredMAC(a.Packet), nil
 		}
 	}
@@ -165,7 +165,7 @@ func (w *walk) resolve(src, dst Party) (net.HardwareAddr, error) {
 		return nil, nil
 	}
 	a := arrived[owner]
-	w.arrivedAt(a)
+	w.arrived()
 	mac, err := net.ParseMAC(a.MAC)
 	if a.Bridge || err != nil {
 		mac = dst.mac()
@@ -185,7 +185,7 @@ func (w *walk) resolve(src, dst Party) (net.HardwareAddr, error) {
 		w.lost(fmt.Sprintf("the answer of %s", to(a.Exit)), arrived)
 		return nil, nil
 	}
-	w.arrivedAt(arrived[i])
+	w.arrived()
 	return mac, nil
 }
 
@@ -201,7 +201,11 @@ func answeredMAC(p forward.Packet) net.HardwareAddr {
 func (w *walk) broadcast() error {
 	src := w.r.Source
 	p := forward.Frame(src.mac(), forward.Broadcast, experimental)
-	arrived, err := w.send("packet", "a broadcast of "+src.String(), Question{Node: src.Node, From: src.Endpoint, Packet: p})
+	arrived, err := w.send(
+		"packet",
+		"a broadcast of "+src.String(),
+		Question{Node: src.Node, From: src.Endpoint, Packet: p},
+	)
 	if err != nil {
 		return err
 	}
@@ -215,7 +219,7 @@ func (w *walk) broadcast() error {
 			w.lostAt(dst.Node, "the broadcast", arrived)
 			return nil
 		}
-		w.arrivedAt(arrived[i])
+		w.arrived()
 		w.out.Verdict = Verdict{
 			Outcome: Delivered, Node: arrived[i].node,
 			Text: fmt.Sprintf("delivered to %s on %s, among others", to(arrived[i].Exit), arrived[i].node),
@@ -245,7 +249,7 @@ func (w *walk) everybody(arrived []arrival) {
 			}
 		}
 	}
-	w.arrivedAt(arrival{})
+	w.arrived()
 	hosts := len(w.out.Phases[0].Hops)
 	text := fmt.Sprintf("goes to %d hosts, and is delivered to %d endpoints on %d of them", hosts, got, len(nodes))
 	if slices.ContainsFunc(arrived, func(a arrival) bool { return a.Kind == Uncertain }) {
@@ -296,8 +300,8 @@ func (w *walk) assumed() (out []Party) {
 	return out
 }
 
-// arrivedAt marks the last phase.
-func (w *walk) arrivedAt(arrival) { w.out.Phases[len(w.out.Phases)-1].Arrived = true }
+// arrived marks the last phase.
+func (w *walk) arrived() { w.out.Phases[len(w.out.Phases)-1].Arrived = true }
 
 // lost is the verdict of a packet that nobody got for whom it was.
 func (w *walk) lost(what string, arrived []arrival) { w.lostAt("", what, arrived) }

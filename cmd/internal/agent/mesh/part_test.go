@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -53,7 +54,10 @@ func (w wire) Send(port int, key uint64, frame []byte) error {
 	w.all.mu.Lock()
 	to, down := w.all.received[port-1], w.all.down(w.self, port-1)
 	w.all.mu.Unlock()
-	if to != nil && !down {
+	if to == nil {
+		return openflow.ErrDisconnected
+	}
+	if !down {
 		w.all.flying.Go(func() {
 			time.Sleep(time.Millisecond)
 			to(openflow.Packet{Port: w.self + 1, Key: key, Frame: frame, Whole: len(frame)})
@@ -78,6 +82,9 @@ func (e echo) Send(to netip.Addr, payload []byte) error {
 	back := e.all.echoed[e.self]
 	mute := e.all.mute == to
 	e.all.mu.Unlock()
+	if back == nil {
+		return errors.New("no socket yet")
+	}
 	if mute {
 		return nil
 	}

@@ -57,7 +57,10 @@ func (c *call) container() attachment {
 	c.host("ip", "netns", "add", name)
 	c.Cleanup(func() {
 		cmd := c.suite.command(c.T, []string{"ip", "netns", "delete", name})
-		clean := exec.Command(cmd.Path, cmd.Args[1:]...) // the test's context has ended
+		// The test's context has ended.
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		clean := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
 		clean.Env = cmd.Env
 		_ = clean.Run() // a test may have removed it
 	})

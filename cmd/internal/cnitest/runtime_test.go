@@ -330,6 +330,14 @@ runroot = "`+dir+`/run"
 	// The same container again has its network again.
 	podman("restart", "-t", "0", "web")
 	podman("exec", "web", "ping", "-c", "1", "-W", "5", far.String())
+	podman("network", "disconnect", network, "web")
+	podman("network", "connect", network, "web")
+	podman("exec", "web", "ping", "-c", "1", "-W", "5", far.String())
+	podman("pod", "create", "--cgroup-parent", "/baize-"+h.Name()+"-host1", "--name", "pod", "--network", network,
+		"--infra-image", lab.DockerImage, "--infra-command", "/bin/sleep 100000")
+	podman("run", "-d", "--pod", "pod", "--name", "inside", lab.DockerImage, "sleep", "100000")
+	podman("exec", "inside", "ping", "-c", "1", "-W", "5", far.String())
+	podman("pod", "rm", "-f", "-t", "0", "pod")
 	podman("rm", "-f", "-t", "0", "web")
 	assert.Empty(h.T, left(h, network))
 }

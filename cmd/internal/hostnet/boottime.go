@@ -32,9 +32,9 @@ func ProcessStart() (int64, error) {
 	}
 	// The name, the second field, may have spaces and brackets in it; starttime is the 22nd.
 	fields := bytes.Fields(b[bytes.LastIndex(b, []byte(") "))+1:])
-	if len(fields) < 21 {
+	if len(fields) < 20 {
 		return 0, fmt.Errorf("/proc/self/stat has no start time: %q", b)
 	}
-	ticks, err := strconv.ParseInt(string(fields[20]), 10, 64)
+	ticks, err := strconv.ParseInt(string(fields[19]), 10, 64)
 	return ticks * int64(StartTick), err
 }

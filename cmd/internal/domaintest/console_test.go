@@ -1,0 +1,55 @@
+//go:build system
+
+package domaintest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// TestConsoleOfAnAgent checks that an agent serves the console, and that one that cannot
+// be served is a fault and stops nothing else.
+func TestConsoleOfAnAgent(t *testing.T) {
+	t.Parallel()
+	const token = "/run/console-token"
+	l := labkit.Up(t, lab.Config{
+		Hosts: 2, NoProof: true, AgentArgs: []string{"--console", "127.0.0.1:7474", "--console-token-file", token},
+	})
+	console := func() (fault.Fault, bool) {
+		for _, f := range l.AgentStatus("host1").Problems {
+			if f.Code == fault.PartFailed && strings.Contains(f.Item, "console") {
+				return f, true
+			}
+		}
+		return fault.Fault{}, false
+	}
+	l.Await("the missing token is a fault", func() (bool, string) {
+		f, found := console()
+		return found && strings.Contains(f.String(), token), f.String()
+	})
+	assert.True(t, l.AgentStatus("host1").Ready)
+	l.Reaches("host1/c1", l.Endpoint("host2/c1"))
+
+	l.Must("host1", "sh", "-c", "echo correct-horse-battery >"+token)
+	ask := func(token string) (string, error) {
+		return l.Run("host1", "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/7474 && printf "GET /api/v1/state HTTP/1.0\r\n`+
+			`Host: localhost\r\nAuthorization: Bearer `+token+`\r\n\r\n" >&3 && cat <&3`)
+	}
+	l.Await("the console has both hosts", func() (bool, string) {
+		out, err := ask("correct-horse-battery")
+		return err == nil && strings.Contains(out, `"name":"host2"`), out
+	})
+	l.Await("the fault has gone", func() (bool, string) {
+		f, found := console()
+		return !found, f.String()
+	})
+	out, err := ask("guess")
+	assert.NoError(t, err)
+	assert.Contains(t, out, "401 Unauthorized")
+}

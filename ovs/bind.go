@@ -150,7 +150,7 @@ func sending(action string) bool {
 // Unbind puts quoted port names back in the place of numbers. A number without a
 // name stays. Class and reason are not what a switch has: they are left out.
 func Unbind(f BoundFlow, names map[int]string) Flow {
-	named := func(s, begin, end string) string {
+	named := func(s, begin, end string, base int) string {
 		parts := strings.Split(s, ",")
 		for i, p := range parts {
 			rest, ok := strings.CutPrefix(p, begin)
@@ -160,14 +160,15 @@ func Unbind(f BoundFlow, names map[int]string) Flow {
 			if rest, ok = strings.CutSuffix(rest, end); !ok {
 				continue
 			}
-			if n, err := strconv.Atoi(rest); err == nil && names[n] != "" {
-				parts[i] = begin + `"` + names[n] + `"` + end
+			if n, err := strconv.Atoi(rest); err == nil && names[n-base] != "" {
+				parts[i] = begin + `"` + names[n-base] + `"` + end
 			}
 		}
 		return strings.Join(parts, ",")
 	}
 	out := f.Flow.Bare()
-	out.Match = named(out.Match, "in_port=", "")
-	out.Actions = named(named(out.Actions, "output:", ""), EgressBegin, EgressEnd)
+	out.Match = named(out.Match, "in_port=", "", 0)
+	out.Actions = named(named(out.Actions, "output:", "", 0), EgressBegin, EgressEnd, 0)
+	out.Actions = named(out.Actions, meterBegin, "", MeterBase)
 	return out
 }

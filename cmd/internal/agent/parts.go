@@ -81,7 +81,8 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		called = a.rooms.docker.Called()
 	}
 	a.followUse(in)
-	a.parts = append(a.parts, names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
+	server := names.NewPart(h, w.Store, endpoints.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log)
+	a.parts = append(a.parts, server)
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, h, a.log)
 		if err != nil {

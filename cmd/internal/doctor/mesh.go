@@ -23,4 +23,7 @@ const tunnelsCheck = "tunnels"
 
 // meshCodes are the codes of the faults that probes find; all others of the underlay
 // belong to its device.
-var meshCodes = map[fault.Code]bool{}
+var meshCodes = map[fault.Code]bool{
+	fault.PeerSilent: true, fault.PeerDeaf: true, fault.PeerLossy: true, fault.PathMTU: true, fault.PeerSlow: true,
+	fault.PeerMisled: true,
+}

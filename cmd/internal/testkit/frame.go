@@ -51,7 +51,8 @@ func IPv4(dst, src net.HardwareAddr, from, to netip.Addr, payload string) []byte
 
 // UDP is a datagram without a checksum (RFC 768).
 func UDP(from, to uint16, payload []byte) []byte {
-	return append([]byte{byte(from >> 8), byte(from), byte(to >> 8), byte(to), 0, byte(8 + len(payload)), 0, 0}, payload...)
+	header := []byte{byte(from >> 8), byte(from), byte(to >> 8), byte(to), 0, byte(8 + len(payload)), 0, 0}
+	return append(header, payload...)
 }
 
 // IPv4Of is a packet of some protocol, 200 bytes at the most.

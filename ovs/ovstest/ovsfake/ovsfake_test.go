@@ -202,6 +202,7 @@ func TestFabric(t *testing.T) {
 			require.NoError(t, err)
 			bound, missing := want.Bind(o.OFPorts())
 			require.Empty(t, missing)
+			require.ErrorIs(t, s.Flows().Apply(t.Context(), bound, nil), topology.ErrInvalid, "as long as there are no meters")
 			require.NoError(t, s.Flows().SetMeters(t.Context(), want.BindMeters(o.OFPorts()), nil))
 			require.NoError(t, s.Flows().Apply(t.Context(), bound, nil))
 			fabric.Switches[vtep(i+1)], switches[i] = []*ovsfake.Switch{s}, s

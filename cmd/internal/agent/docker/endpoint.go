@@ -93,7 +93,8 @@ func allowed(n network, options map[string]any) (topology.Allowance, error) {
 		}
 	}
 	if unknown := unknownOptions(given, OptionAllow); len(unknown) > 0 {
-		return topology.Allowance{}, invalid("option "+unknown[0], "known is "+OptionAllow, "an endpoint has none of that name")
+		err := invalid("option "+unknown[0], "known is "+OptionAllow, "an endpoint has none of that name")
+		return topology.Allowance{}, err
 	}
 	own, err := parseAllow(given[OptionAllow])
 	if err != nil {

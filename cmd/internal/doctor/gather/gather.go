@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,7 +74,7 @@ func Facts(ctx context.Context, cfg Config) (doctor.Facts, error) {
 	f.At, f.Version, f.Node = began, cfg.Version, cfg.Node
 	f.Hostname, _ = hostnet.Hostname()
 	f.Endpoints = []doctor.Endpoint{}
-	f.Mesh.Skipped = "no probes through the tunnels are made yet; 'underlay' is what can be seen from this host"
+	f.Mesh.Skipped = "no agent answers; 'underlay' is what can be seen from this host"
 	db, err := vswitch.New(vswitch.Config{Endpoint: cfg.OVSDB, Bridge: cfg.Bridge})
 	if err != nil {
 		return *f, err
@@ -128,6 +129,7 @@ func (g *gatherer) agent(ctx context.Context) {
 	case err == nil:
 		a.Status = &s
 		g.facts.Node = s.Node
+		g.facts.Mesh = meshOf(s)
 	case errors.Is(err, unix.ECONNREFUSED), strings.Contains(err.Error(), "nothing listens there"):
 		a.Skipped = "nothing listens at " + g.cfg.Socket
 	case errors.Is(err, context.DeadlineExceeded):
@@ -140,6 +142,21 @@ func (g *gatherer) agent(ctx context.Context) {
 		x := fault.Of(err)
 		a.Why = &x
 	}
+}
+
+// meshOf says what an agent's probes have looked at by now.
+func meshOf(s api.Status) doctor.Mesh {
+	m := doctor.Mesh{}
+	for _, p := range s.Peers {
+		if p.Probed != nil && !slices.Contains(api.StatesUnknown(), p.Probed.State) {
+			m.Ways++
+		}
+	}
+	if m.Ways == 0 {
+		m.Skipped = "the agent has not probed a tunnel yet: there is no other node, or it has only started, or " +
+			"--probe-interval is 0"
+	}
+	return m
 }
 
 // store reads the topology, and asks how etcd is.

@@ -179,7 +179,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends frr podman containernetworking-plugins gcc shellcheck apt-utils dpkg-dev gnupg groff-base debootstrap qemu-system-x86 xz-utils systemd " +
+			want: []string{"--no-install-recommends frr podman gcc shellcheck apt-utils dpkg-dev gnupg groff-base debootstrap qemu-system-x86 xz-utils systemd " +
 				"etcd-client etcd-server openssl prometheus vagrant\n"}, lines: 3,
 		},
 		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},
@@ -229,6 +229,7 @@ func TestInstallDeps(t *testing.T) {
 					"BUSYBOX_STATIC=/",
 					"VAGRANT_LIBVIRT=/",
 					"FONTS=/",
+					"CNI_PLUGINS=/",
 					"POLICY_RC_D=" + policy,
 					"APPARMOR=" + tt.apparmor,
 				},

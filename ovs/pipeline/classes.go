@@ -54,7 +54,17 @@ var dropMeanings = map[string]string{
 	DropUnknownKey: "A frame came out of a tunnel with the VNI of a network that this node does not carry. " +
 		"The sender's node thinks that it does: 'baize subnet list --node' with this node's name.",
 	DropRoutedHere: "Another node routed a packet here, for an address that no endpoint of this node has.",
-	DropUnguarded:  "A frame of an endpoint has come to the guard without a rule for its port: the agent is behind.",
+	DropNotMember: "A frame came out of the tunnel of a node that has no subnet in its network. " +
+		"That node has given its part up, or somebody makes such packets by hand.",
+	DropRA: "An endpoint sends router advertisements, which would make it the others' default route. " +
+		"One that is a router is attached with '--allow ra', or its network allows it.",
+	DropRedirect: "An endpoint tells others to send their packets elsewhere (ICMP redirect). " +
+		"One that is a router is attached with '--allow ra'.",
+	DropDHCPServer: "An endpoint answers as a DHCP server. One that is meant to is attached with '--allow dhcp-server'.",
+	DropVLAN:       "An endpoint sends frames with a VLAN tag. It may with '--allow vlan'.",
+	DropBPDU: "An endpoint sends what bridges say to each other. One that is a bridge is attached with " +
+		"'--allow bpdu'.",
+	DropUnguarded: "A frame of an endpoint has come to the guard without a rule for its port: the agent is behind.",
 	DropMAC: "A frame has another sender than its endpoint's link address. " +
 		"A bridge or a virtual machine inside the container does that.",
 	DropAddress: "A packet, or an ARP message, has a sender that its endpoint was not given. " +

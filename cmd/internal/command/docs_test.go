@@ -87,6 +87,9 @@ func TestDocsAreCurrent(t *testing.T) {
 // inlineCommand is a command within a sentence.
 var inlineCommand = regexp.MustCompile("`((?:sudo )?(?:bin/)?baize [^`]+)`")
 
+// shellWord is a word, or what quotes make one.
+var shellWord = regexp.MustCompile(`"[^"]*"|'[^']*'|\S+`)
+
 // Every command of ours that a page shows exists, with its flags and as many arguments.
 // What is within a sentence may be a part of one.
 func TestCommandsInPagesExist(t *testing.T) {
@@ -137,7 +140,7 @@ func commandOf(text string) (words []string, ok bool) {
 	if !ok || strings.Contains(text, "…") || strings.Contains(text, "...") {
 		return nil, false
 	}
-	for word := range strings.FieldsSeq(text) {
+	for _, word := range shellWord.FindAllString(text, -1) {
 		switch {
 		case word == "#", word == "|", word == "&&", word == "&", word == `\`, strings.HasPrefix(word, ">"), strings.HasPrefix(word, "<"):
 			return words, true

@@ -208,12 +208,13 @@ func TestReasons(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"host1 classify: a frame enters its network, port bzc1 0",
+		"host1 first-hop: nothing that only a router, DHCP server or bridge sends,  0",
 		"host1 guard: an endpoint's own addresses, port bzc1 0",
 		"host1 steer: to the node of a subnet, subnets/blue/10.1.2.0-24 6",
 		"host1 encapsulation: into vx-host2: vxlan, 192.0.2.1 → 192.0.2.2, key 100,  0",
 		"host2 encapsulation: out of vx-host1, the tunnel from host1,  0",
 		"host2 classify: a frame comes out of a tunnel, nodes/host1 2",
-		"host2 tunnel: a frame comes out of a tunnel, networks/blue 1",
+		"host2 tunnel: a frame comes out of a tunnel, subnets/blue/10.1.1.0-24 3",
 		"host2 local: to a local endpoint, port bzc1 0",
 		"host2 deliver: out of the port that was decided on,  0",
 	}, told)
@@ -409,6 +410,7 @@ func TestCount(t *testing.T) {
 		trace.Count(before, w.walk(t, trace.Request{})).Verdict.Live,
 	)
 	count(pipeline.TableClassify)
+	count(pipeline.TableFirstHop)
 	count(pipeline.TableGuard)
 	require.Equal(t, "packets have come to guard on host1 (3), and none to steer on host1",
 		trace.Count(before, w.walk(t, trace.Request{})).Verdict.Live)

@@ -170,17 +170,3 @@ func (r *runner) gatherConfig(c *ucli.Context) (gather.Config, error) {
 		Merge: func(ctx context.Context, own *topology.Snapshot) *topology.Snapshot { return r.merged(c, own, node) },
 	}, nil
 }
-
-// merged adds flannel's records to Baize's own, as withTopology does.
-func (r *runner) merged(c *ucli.Context, own *topology.Snapshot, node string) *topology.Snapshot {
-	keys, err := r.flannelKeys(c)
-	if err != nil {
-		return own
-	}
-	defer func() { _ = keys.Close() }()
-	raw, err := keys.Snapshot(c.Context)
-	if err != nil {
-		raw = nil
-	}
-	return withFlannel(own, raw, node)
-}

@@ -30,9 +30,9 @@ type MemberStatus struct {
 // Members asks every endpoint by itself, all at the same time. It is empty where the
 // store has another backend than a real etcd.
 func (s *Store) Members(ctx context.Context) []MemberStatus {
-	n, real := s.backend.(*network)
+	n, ok := s.backend.(*network)
 	c, err := s.connect(ctx)
-	if err != nil || !real {
+	if err != nil || !ok {
 		return nil
 	}
 	client, ok := c.(*netClient)

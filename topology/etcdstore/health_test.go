@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
@@ -34,10 +33,7 @@ func TestMayWrite(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before.Header.Revision, after.Header.Revision)
 
-	_, err = pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
-		Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE,
-	})
-	require.NoError(t, err)
+	etcdtest.RaiseNoSpace(t, endpoint)
 	err = s.MayWrite(t.Context())
 	var e *topology.Error
 	require.ErrorAs(t, err, &e)

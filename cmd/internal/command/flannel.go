@@ -190,3 +190,17 @@ func readEnv(file string) (flannel.Env, error) {
 		Network: e.Network, IPv6Network: e.IPv6Network, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet, MTU: e.MTU,
 	}, err
 }
+
+// merged adds flannel's records to Baize's own, as withTopology does.
+func (r *runner) merged(c *ucli.Context, own *topology.Snapshot, node string) *topology.Snapshot {
+	keys, err := r.flannelKeys(c)
+	if err != nil {
+		return own
+	}
+	defer func() { _ = keys.Close() }()
+	raw, err := keys.Snapshot(c.Context)
+	if err != nil {
+		raw = nil
+	}
+	return withFlannel(own, raw, node)
+}

@@ -82,12 +82,12 @@ var rooms = map[string]string{
 
 // takeAgents adds what the agent reports and no check has found, to the check that its
 // code belongs to.
-func (out *Report) takeAgents(f *Facts) {
+func (r *Report) takeAgents(f *Facts) {
 	if f.Agent.Status == nil {
 		return
 	}
 	for _, p := range f.Agent.Status.Problems {
-		if out.knows(p) {
+		if r.knows(p) {
 			continue
 		}
 		room := "reported"
@@ -97,11 +97,11 @@ func (out *Report) takeAgents(f *Facts) {
 		if meshCodes[p.Code] {
 			room = tunnelsCheck
 		}
-		for i := range out.Results {
-			if r := &out.Results[i]; r.Check == room {
-				r.Findings = append(r.Findings, of(p))
-				if r.State == Unchecked {
-					r.State = ""
+		for i := range r.Results {
+			if x := &r.Results[i]; x.Check == room {
+				x.Findings = append(x.Findings, of(p))
+				if x.State == Unchecked {
+					x.State = ""
 				}
 			}
 		}
@@ -109,8 +109,8 @@ func (out *Report) takeAgents(f *Facts) {
 }
 
 // knows reports whether a fault of the agent was found by a check already.
-func (out *Report) knows(p fault.Fault) bool {
-	return slices.ContainsFunc(out.Findings(), func(x Finding) bool {
+func (r *Report) knows(p fault.Fault) bool {
+	return slices.ContainsFunc(r.Findings(), func(x Finding) bool {
 		return x.Code == p.Code && (x.Item == p.Item || x.What == p.What || same[p.Code])
 	})
 }

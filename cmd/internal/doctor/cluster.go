@@ -47,7 +47,7 @@ func AnswerOf(f Facts) Answer {
 	for i := range a.Report.Results {
 		a.Report.Results[i].Text = ""
 		if list := a.Report.Results[i].Findings; len(list) > mostFindings {
-			a.Report.Results[i].Findings = append(list[:mostFindings:mostFindings], Finding{
+			a.Report.Results[i].Findings = append(slices.Clone(list[:mostFindings]), Finding{
 				Code: list[0].Code, Severity: list[0].Severity, Node: f.Node, Item: "and more",
 				What: fmt.Sprintf("%d findings of this check are left out: 'baize doctor' on the node shows them",
 					len(list)-mostFindings),
@@ -227,13 +227,13 @@ func singleAddresses(nodes []Asked, r *result) {
 
 // join makes one finding of those that several nodes have of the same thing: a record in
 // etcd, for example, is seen by all.
-func (out *Report) join() {
+func (r *Report) join() {
 	first := map[string]*Finding{}
 	more := map[string][]string{}
-	for i := range out.Results {
-		r := &out.Results[i]
-		kept := r.Findings[:0]
-		for _, f := range r.Findings {
+	for i := range r.Results {
+		x := &r.Results[i]
+		kept := x.Findings[:0]
+		for _, f := range x.Findings {
 			key := string(f.Code) + "\n" + f.Item + "\n" + f.What
 			area := ""
 			if len(f.Code) == 6 {
@@ -250,7 +250,7 @@ func (out *Report) join() {
 			kept = append(kept, f)
 			first[key] = &kept[len(kept)-1]
 		}
-		r.Findings = kept
+		x.Findings = kept
 	}
 	for key, f := range first {
 		if n := len(more[key]); n > 0 {

@@ -83,18 +83,18 @@ func OnPaper(snap *topology.Snapshot, at time.Time, version string) Report {
 }
 
 // once leaves out what an earlier check has found as well.
-func (out *Report) once() {
+func (r *Report) once() {
 	seen := map[string]bool{}
-	for i := range out.Results {
-		r := &out.Results[i]
-		kept := r.Findings[:0]
-		for _, x := range r.Findings {
+	for i := range r.Results {
+		result := &r.Results[i]
+		kept := result.Findings[:0]
+		for _, x := range result.Findings {
 			key := string(x.Code) + x.Item + x.What
 			if !seen[key] {
 				seen[key] = true
 				kept = append(kept, x)
 			}
 		}
-		r.Findings = kept
+		result.Findings = kept
 	}
 }

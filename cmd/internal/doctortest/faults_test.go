@@ -13,15 +13,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -96,23 +94,12 @@ func (p *patient) script(text string) {
 	switch text {
 	case "":
 	case "ALARM":
-		p.alarm()
+		etcdtest.RaiseNoSpace(p.T, p.EtcdEndpoint())
 	case "STALE":
 		p.Must("host1", "sh", "-c", "kill -9 $(pgrep -f '[d]ocker relay')")
 	default:
 		p.Must("host1", "sh", "-c", p.words.Replace(text))
 	}
-}
-
-// alarm makes etcd believe that it is full.
-func (p *patient) alarm() {
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{p.EtcdEndpoint()}, Logger: zap.NewNop()})
-	require.NoError(p.T, err)
-	defer func() { require.NoError(p.T, c.Close()) }()
-	_, err = pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(p.T.Context(), &pb.AlarmRequest{
-		Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE,
-	})
-	require.NoError(p.T, err)
 }
 
 // places are the hosts of services that are not on host1.

@@ -23,7 +23,7 @@ type Watcher interface {
 	Faults() []fault.Fault
 }
 
-// CacheFile, in the state directory, has the topology seen last.
+// CacheFile is the file of the state directory that has the topology seen last.
 const CacheFile = "topology.json"
 
 // Records is the part of the agent that follows Baize's own records: it gives

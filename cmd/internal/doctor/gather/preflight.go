@@ -63,12 +63,17 @@ func Preflight(ctx context.Context, cfg Config, vtep string, etcd []netip.Addr) 
 func neighbouring(devices []hostnet.Interface) []string {
 	var out []string
 	for name, what := range map[string]string{
-		"flannel.1": "flannel", "docker0": "Docker", "cni0": "a CNI bridge", "weave": "Weave Net", "ovn0": "OVN",
+		"docker0": "Docker", "cni0": "a CNI bridge", "weave": "Weave Net", "ovn0": "OVN",
 	} {
 		for _, d := range devices {
 			if d.Name == name {
 				out = append(out, what+" ("+name+")")
 			}
+		}
+	}
+	for _, d := range devices {
+		if d.Kind == "vxlan" && !strings.HasPrefix(d.Name, "vxlan_sys_") {
+			out = append(out, "a VXLAN device ("+d.Name+")")
 		}
 	}
 	if files, _ := filepath.Glob("/etc/cni/net.d/*.conf*"); len(files) > 0 {

@@ -44,7 +44,6 @@ type chain struct {
 	family, table, name string
 	// hook and device are those of a base chain.
 	hook, device string
-	priority     int
 	drop         bool // its policy
 	rules        []rule
 	// legacy is the program that changes it: iptables-legacy; empty: nft.

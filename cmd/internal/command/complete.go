@@ -181,23 +181,23 @@ func words(ws ...string) []candidate {
 	return out
 }
 
+func transports(list []topology.Transport) []candidate {
+	out := make([]candidate, len(list))
+	for i, t := range list {
+		out[i] = candidate{word: string(t)}
+	}
+	return out
+}
+
 func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 	if formats, ok := formatsOf(f); ok {
 		return words(formats...)
 	}
 	switch f.Names()[0] {
 	case "transport":
-		var out []candidate
-		for _, t := range topology.Transports() {
-			out = append(out, candidate{word: string(t)})
-		}
-		return out
+		return transports(topology.Transports())
 	case "encap":
-		var out []candidate
-		for _, t := range topology.Encapsulations() {
-			out = append(out, candidate{word: string(t)})
-		}
-		return append(out, candidate{word: string(topology.Route)})
+		return transports(append(topology.Encapsulations(), topology.Route))
 	case "network":
 		return ask("network", "list")
 	case "node":

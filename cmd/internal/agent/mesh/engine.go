@@ -207,14 +207,18 @@ func (e *engine) receive(port int, b []byte, now time.Time) (out []outgoing, got
 		return nil, got, false, errStranger
 	}
 	got = arrival{key: p.Key, frame: f}
-	if f.kind == kindAsk || f.kind == kindRow {
-		if f.kind == kindAsk && p.token(now) {
+	switch f.kind {
+	case kindAsk:
+		if p.token(now) {
 			out = append(out, e.outgoing(p, e.rowPart(p, int(f.seq), now)))
 		}
 		return out, got, false, nil
-	}
-	if r := p.tx[f.answersStream].find(f.answers); f.kind == kindAnswer && r != nil {
-		got.rtt = r.at.age(now)
+	case kindRow:
+		return nil, got, false, nil
+	case kindAnswer:
+		if r := p.tx[f.answersStream].find(f.answers); r != nil {
+			got.rtt = r.at.age(now)
+		}
 	}
 	calm := !p.hastened()
 	answer, due := p.take(f, e.life, now)

@@ -317,18 +317,10 @@ func (p *peer) review(patience time.Duration, now time.Time) {
 }
 
 func (p *peer) reviewed(patience time.Duration, now time.Time) (Verdict, string) {
+	if v, detail, apart := p.unheard(patience, now); apart {
+		return v, detail
+	}
 	switch {
-	case p.Alive && !p.Answers:
-		return Unasked, ""
-	case p.Port <= 0:
-		return Unknown, ""
-	case p.Echo && p.heardAt.IsZero():
-		return Unasked, ""
-	case p.silent(patience, now):
-		if !p.Alive {
-			return Down, ""
-		}
-		return Silent, silentText(p.heardAt)
 	case !p.misledAt.IsZero() && now.Sub(p.misledAt) < maxAge:
 		return Misled, p.misledBy
 	case p.heardAt.IsZero():
@@ -351,6 +343,23 @@ func (p *peer) reviewed(patience time.Duration, now time.Time) (Verdict, string)
 		return Unknown, ""
 	}
 	return Good, ""
+}
+
+// unheard is the verdict where nothing can be, or is, heard from the peer.
+func (p *peer) unheard(patience time.Duration, now time.Time) (v Verdict, detail string, apart bool) {
+	switch {
+	case p.Alive && !p.Answers:
+		return Unasked, "", true
+	case p.Port <= 0:
+		return Unknown, "", true
+	case p.Echo && p.heardAt.IsZero():
+		return Unasked, "", true
+	case !p.silent(patience, now):
+		return Unknown, "", false
+	case !p.Alive:
+		return Down, "", true
+	}
+	return Silent, silentText(p.heardAt), true
 }
 
 func silentText(heardAt time.Time) string {

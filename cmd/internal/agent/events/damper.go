@@ -31,13 +31,16 @@ type dampCount struct {
 // damper counts events. It is not safe for use by several goroutines at a time.
 type damper map[dampKey]*dampCount
 
-// choose returns those of events that are to be written at a moment, and in their place
-// what was counted in the minutes before.
-func (d damper) choose(events []event.Event, now time.Time) []event.Event {
-	out := d.due(now)
+// choose returns those of events that are to be written at a moment, and what was counted
+// of their kinds and subjects in the minutes before.
+func (d damper) choose(events []event.Event, now time.Time) (out []event.Event) {
 	for _, e := range events {
 		k := dampKey{e.Kind, e.Subject}
 		c := d[k]
+		if c != nil && now.Sub(c.began) >= dampFor {
+			out = c.more(out)
+			c = nil
+		}
 		if c == nil {
 			c = &dampCount{began: now}
 			d[k] = c
@@ -57,11 +60,7 @@ func (d damper) due(now time.Time) (out []event.Event) {
 			continue
 		}
 		delete(d, k)
-		if more := c.count - dampAfter; more > 0 {
-			e := c.last
-			e.Text = fmt.Sprintf("%s; it happened %d times more within %s", e.Text, more, dampFor)
-			out = append(out, e)
-		}
+		out = c.more(out)
 	}
 	slices.SortFunc(out, func(a, b event.Event) int {
 		if c := a.Time.Compare(b.Time); c != 0 {
@@ -70,4 +69,15 @@ func (d damper) due(now time.Time) (out []event.Event) {
 		return strings.Compare(a.Subject, b.Subject)
 	})
 	return out
+}
+
+// more appends what was counted and not written.
+func (c *dampCount) more(out []event.Event) []event.Event {
+	more := c.count - dampAfter
+	if more <= 0 {
+		return out
+	}
+	e := c.last
+	e.Text = fmt.Sprintf("%s; it happened %d times more within %s", e.Text, more, dampFor)
+	return append(out, e)
 }

@@ -22,7 +22,12 @@ func TestDamper(t *testing.T) {
 	assert.Empty(t, d.due(at.Add(59*time.Second)))
 	more := e
 	more.Text = "dead; it happened 80 times more within 1m0s"
-	assert.Equal(t, []event.Event{more, other}, d.choose([]event.Event{other}, at.Add(time.Minute)))
+	again := damper{}
+	for range 100 {
+		again.choose([]event.Event{e}, at)
+	}
+	assert.Equal(t, []event.Event{more, e}, again.choose([]event.Event{e}, at.Add(time.Minute)), "one more of the same")
+	assert.Equal(t, []event.Event{more}, d.due(at.Add(time.Minute)))
 	assert.Empty(t, d.due(at.Add(2*time.Minute)), "few of the other")
 	assert.Empty(t, d, "what is over is forgotten")
 }

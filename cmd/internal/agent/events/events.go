@@ -68,8 +68,9 @@ type Part struct {
 	quiet    quiet
 	away     bool // ovs-vswitchd ended
 
-	damping sync.Mutex // of damper
+	damping sync.Mutex // of damper and damped, when all of it was looked at last
 	damper  damper
+	damped  time.Time
 
 	naming sync.Mutex // of named
 	// named are the containers of endpoints, as they were last called.
@@ -153,7 +154,12 @@ func (p *Part) Run(ctx context.Context) error {
 // add writes events. What the disk does not take is a fault of this part alone.
 func (p *Part) add(events ...event.Event) {
 	p.damping.Lock()
-	events = p.damper.choose(events, time.Now())
+	now := time.Now()
+	events = p.damper.choose(events, now)
+	if now.Sub(p.damped) >= dampFor {
+		events = append(p.damper.due(now), events...)
+		p.damped = now
+	}
 	p.damping.Unlock()
 	if len(events) == 0 {
 		return

@@ -37,7 +37,7 @@ func whole(t *testing.T, n int) (etcd, base string) {
 // A fault appears on the page when it does in etcd, and goes with it, without a reload.
 func TestFaultComesAndGoes(t *testing.T) {
 	etcd, base := whole(t, 3)
-	p := open(t, chromium(t), desktop, base, "")
+	p := open(chromium(t), t, desktop, base, "")
 	p.awaitText(".summary", "3\nready")
 	p.awaitText(".summary", "0\nfaults")
 	js[bool](p, "window.still = true")
@@ -68,7 +68,7 @@ func TestFaultComesAndGoes(t *testing.T) {
 // Every page is reached by clicks, has an address of its own, and back goes back.
 func TestClickThrough(t *testing.T) {
 	_, base := whole(t, 3)
-	p := open(t, chromium(t), desktop, base, "")
+	p := open(chromium(t), t, desktop, base, "")
 	p.await("document.querySelectorAll('.tile').length === 3")
 	assert.Equal(t, 4, js[int](p, "document.querySelectorAll('.arc').length"), "an arc for each tunnel and network")
 	p.click(`.tile[data-host="host1"]`)
@@ -100,7 +100,7 @@ func TestClickThrough(t *testing.T) {
 
 func TestTrace(t *testing.T) {
 	_, base := whole(t, 3)
-	p := open(t, chromium(t), desktop, base, "#/trace")
+	p := open(chromium(t), t, desktop, base, "#/trace")
 	p.await("document.getElementById('from')")
 	fill := func(id, text string) {
 		p.click("#" + id)
@@ -128,7 +128,7 @@ func TestTrace(t *testing.T) {
 // Everything can be done with the keyboard, and the focus is to be seen.
 func TestKeyboard(t *testing.T) {
 	_, base := whole(t, 200)
-	p := open(t, chromium(t), desktop, base, "")
+	p := open(chromium(t), t, desktop, base, "")
 	p.await("document.querySelectorAll('.tile').length === 200")
 	p.press("/")
 	p.await("document.activeElement.id === 'search'")
@@ -169,7 +169,7 @@ func TestKeyboard(t *testing.T) {
 // Two hundred hosts: filters, tunnels of the host pointed at, and a page that stays light.
 func TestTwoHundredHosts(t *testing.T) {
 	etcd, base := whole(t, 200)
-	p := open(t, chromium(t), desktop, base, "")
+	p := open(chromium(t), t, desktop, base, "")
 	p.await("document.querySelectorAll('.tile').length === 200")
 	assert.Equal(t, 5, js[int](p, "document.querySelectorAll('.segment').length"))
 	assert.Less(t, js[int](p, "document.querySelectorAll('*').length"), 3000, "elements grow with hosts, not with pairs")
@@ -202,7 +202,7 @@ func TestPhone(t *testing.T) {
 	for n, hosts := range map[string]int{"few": 3, "many": 200} {
 		t.Run(n, func(t *testing.T) {
 			_, base := whole(t, hosts)
-			p := open(t, chromium(t), phone, base, "")
+			p := open(chromium(t), t, phone, base, "")
 			for _, page := range []string{"", "hosts/host1", "networks", "networks/blue", "faults", "latency", "doctor", "trace", "events"} {
 				js[bool](p, fmt.Sprintf("(location.hash = '#/%s', true)", page))
 				p.await("document.querySelector('main').innerText.length > 40 && !document.querySelector('main').innerText.includes('Reading')")
@@ -220,7 +220,7 @@ func TestContrast(t *testing.T) {
 	_, base := whole(t, 3)
 	chrome := chromium(t)
 	for _, dark := range []bool{false, true} {
-		p := open(t, chrome, look{width: 1440, height: 900, scale: 1, dark: dark}, base, "")
+		p := open(chrome, t, look{width: 1440, height: 900, scale: 1, dark: dark}, base, "")
 		p.await("document.querySelectorAll('.tile').length === 3")
 		assert.Equal(t, dark, js[bool](p, "getComputedStyle(document.documentElement).colorScheme === 'dark'"))
 		for _, page := range []string{"", "hosts/host1", "networks/blue", "doctor", "latency", "events"} {
@@ -257,13 +257,13 @@ const faint = `(() => {
 func TestTokenInTheBrowser(t *testing.T) {
 	_, base := serve(t, Config{Topology: threeHosts(), Token: "correct-horse-battery"})
 	chrome := chromium(t)
-	p := open(t, chrome, desktop, base, "#token=correct-horse-battery")
+	p := open(chrome, t, desktop, base, "#token=correct-horse-battery")
 	p.await("document.querySelectorAll('.tile').length === 3")
 	assert.Equal(t, "#/", js[string](p, "location.hash"))
 	p.clean()
 	p.close()
 
-	p = open(t, chrome, desktop, base, "")
+	p = open(chrome, t, desktop, base, "")
 	p.await("document.getElementById('token')")
 	p.click("#token")
 	p.press("guess", kb.Enter)
@@ -289,7 +289,7 @@ func TestConsoleAwayAndBack(t *testing.T) {
 		return url, func() { cancel(); assert.NoError(t, <-ended) }
 	}
 	base, stop := start()
-	p := open(t, chromium(t), desktop, base, "")
+	p := open(chromium(t), t, desktop, base, "")
 	p.await("document.querySelectorAll('.tile').length === 3")
 	stop()
 	p.awaitText("#notice", "Connection lost")
@@ -305,7 +305,7 @@ func TestConsoleAwayAndBack(t *testing.T) {
 func TestStaleTopology(t *testing.T) {
 	topo := threeHosts()
 	_, base := serve(t, Config{Topology: topo})
-	p := open(t, chromium(t), desktop, base, "")
+	p := open(chromium(t), t, desktop, base, "")
 	p.await("document.querySelectorAll('.tile').length === 3")
 	topo.Set(Topology{Snapshot: topo.Get().Snapshot, Err: fmt.Errorf("etcd: no answer")})
 	p.awaitText("#notice", "etcd: no answer")
@@ -332,11 +332,11 @@ func TestScreenshots(t *testing.T) {
 		ready    string
 	}{
 		"console.png":       {look{width: 1280, height: 720, scale: 1}, large, "", "document.querySelectorAll('.tile').length === 200"},
-		"console-dark.png":  {look{width: 1280, height: 640, scale: 1, dark: true}, small, "", "document.querySelector('.ring')"},
+		"console-dark.png":  {look{width: 1280, height: 700, scale: 1, dark: true}, small, "", "document.querySelector('.ring')"},
 		"console-phone.png": {look{width: 390, height: 780, scale: 1.5, phone: true}, large, "#/networks/blue", "document.querySelector('.row')"},
 	} {
 		_, base := serve(t, Config{Version: "v0.2.0", Topology: s.topology, Agent: cell(agentOf("host1"))})
-		p := open(t, chrome, s.look, base, s.fragment)
+		p := open(chrome, t, s.look, base, s.fragment)
 		p.await(s.ready)
 		p.await("document.querySelector('.live.on')")
 		file := filepath.Join(dir, name)

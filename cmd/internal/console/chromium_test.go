@@ -73,7 +73,7 @@ var (
 )
 
 // open opens a page of the console at base.
-func open(t *testing.T, chrome context.Context, l look, base, fragment string) *tab {
+func open(chrome context.Context, t *testing.T, l look, base, fragment string) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(chrome)
 	t.Cleanup(cancel)

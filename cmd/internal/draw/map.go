@@ -185,7 +185,8 @@ func (t Topology) meshes() []string {
 		if len(names) == 0 {
 			continue
 		}
-		line := fmt.Sprintf("%s: %s tunnels between all of its %d hosts", n.Name, strings.Join(names, " and "), len(n.Members))
+		line := fmt.Sprintf("%s: %s tunnels between all of its %d hosts",
+			n.Name, strings.Join(names, " and "), len(n.Members))
 		if missing, count := n.missing(have[n.Name]); count > 0 {
 			line += fmt.Sprintf(", but for %s: %s", counted(count, "pair"), strings.Join(missing, ", "))
 		}

@@ -360,9 +360,6 @@ func setLimits(n *topology.Network, command string, c *ucli.Context) error {
 	return nil
 }
 
-// anySet reports whether one of several flags is given.
-func anySet(c *ucli.Context, names ...string) bool { return slices.ContainsFunc(names, c.IsSet) }
-
 // trafficNames lists all kinds of traffic in one sentence.
 func trafficNames() string { return sentence(topology.Traffics()) }
 
@@ -476,21 +473,7 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	gateways := c.StringSlice("gateway")
-	if len(gateways) > 0 && c.Bool("no-gateway") {
-		return usagef(command, "--gateway and --no-gateway contradict each other")
-	}
-	if c.Bool("no-allow") && c.IsSet("allow") {
-		return usagef(command, "--allow and --no-allow contradict each other")
-	}
-	if t == "" && len(gateways) == 0 && !anySet(c, "mtu", "no-gateway", "allow", "no-allow", "bum") {
-		return usagef(command, "nothing to change: give --transport, --mtu, --gateway, --no-gateway, --allow, --no-allow "+
-			"or --bum")
-	}
-	if err := setLimits(new(topology.Network), command, c); err != nil {
-		return err
-	}
-	if err := setGateways(new(topology.Network), command, gateways); err != nil {
+	if err := checkUpdate(c, command); err != nil {
 		return err
 	}
 	return r.writing(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
@@ -514,7 +497,7 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 			if err := setLimits(n, command, c); err != nil {
 				return err
 			}
-			return setGateways(n, command, gateways)
+			return setGateways(n, command, c.StringSlice("gateway"))
 		})
 		if err != nil {
 			return err
@@ -523,6 +506,25 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 		sentence := fmt.Sprintf("network %s updated: %s, MTU %d", changed.Name, changed.Transport, changed.MTU)
 		return r.item(c, item, nil, withLimits(sentence, item))
 	})
+}
+
+// checkUpdate refuses what cannot be meant before etcd is asked.
+func checkUpdate(c *ucli.Context, command string) error {
+	for _, flag := range []string{"gateway", "allow"} {
+		if len(c.StringSlice(flag)) > 0 && c.Bool("no-"+flag) {
+			return usagef(command, "--%s and --no-%[1]s contradict each other", flag)
+		}
+	}
+	settable := []string{"transport", "mtu", "gateway", "no-gateway", "allow", "no-allow", "bum"}
+	if !slices.ContainsFunc(settable, c.IsSet) {
+		return usagef(command, "nothing to change: give --%s or --%s",
+			strings.Join(settable[:len(settable)-1], ", --"), settable[len(settable)-1])
+	}
+	var n topology.Network
+	if err := setLimits(&n, command, c); err != nil {
+		return err
+	}
+	return setGateways(&n, command, c.StringSlice("gateway"))
 }
 
 // findNetwork looks a network up; the error proposes another one.

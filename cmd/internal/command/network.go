@@ -397,9 +397,6 @@ func setLimits(n *topology.Network, command string, c *ucli.Context) error {
 	return nil
 }
 
-// anySet reports whether one of several flags is given.
-func anySet(c *ucli.Context, names ...string) bool { return slices.ContainsFunc(names, c.IsSet) }
-
 // trafficNames lists all kinds of traffic in one sentence.
 func trafficNames() string { return sentence(topology.Traffics()) }
 

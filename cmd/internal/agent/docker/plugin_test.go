@@ -263,6 +263,29 @@ func TestNetworkIsNeededWhileItIsCreated(t *testing.T) {
 	require.Empty(t, p.Used().Get())
 }
 
+// What a container may send is an option of the engine's network and of its own; how much
+// it may flood is the network's.
+func TestAllowedTraffic(t *testing.T) {
+	n := &node{}
+	p := newPlugin(t, n)
+	_, refused := call(t, p.Handler(), "NetworkDriver.CreateNetwork",
+		creation("10.1.0.0/16", `"baize.allow":"ra,10.2.0.0/16","baize.bum":"250"`))
+	require.Empty(t, refused)
+	again := New(n, p.file, filepath.Join(t.TempDir(), "no-engine.sock"), quiet())
+	again.load()
+	_, refused = call(t, again.Handler(), "NetworkDriver.CreateEndpoint", `{"NetworkID":"`+netID+`","EndpointID":"`+
+		epID+`","Interface":{"Address":"10.1.5.2/16"},"Options":{"baize.allow":"dhcp-server,ra"}}`)
+	require.Empty(t, refused)
+	require.Equal(t, []topology.Traffic{topology.RouterAdvertisement, topology.DHCPServer}, n.pending[0].AllowTraffic)
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, n.pending[0].Allow)
+	for option, want := range map[string]string{
+		`"baize.bum":"lots"`: "option baize.bum", `"baize.allow":"web"`: "neither a prefix nor a kind of traffic",
+	} {
+		_, refused := call(t, newPlugin(t, &node{}).Handler(), "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", option))
+		require.Contains(t, refused, want)
+	}
+}
+
 // Row B7: what a network's option and a container's own allow, together.
 func TestAllowedPrefixes(t *testing.T) {
 	prefixes := func(list ...string) (out []netip.Prefix) {

@@ -66,20 +66,6 @@ func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topolog
 	})
 }
 
-// merged adds flannel's records to Baize's own, as withTopology does.
-func (r *runner) merged(c *ucli.Context, own *topology.Snapshot, node string) *topology.Snapshot {
-	keys, err := r.flannelKeys(c)
-	if err != nil {
-		return own
-	}
-	defer func() { _ = keys.Close() }()
-	raw, err := keys.Snapshot(c.Context)
-	if err != nil {
-		raw = nil
-	}
-	return withFlannel(own, raw, node)
-}
-
 // followTopology calls deliver after every change of the topology, as withTopology
 // reads it, until the context ends or deliver fails. stale says why etcd cannot be
 // followed at the moment.

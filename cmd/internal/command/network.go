@@ -542,6 +542,9 @@ func (r *runner) networkUpdate(c *ucli.Context) error {
 	})
 }
 
+// anySet reports whether one of several flags is given.
+func anySet(c *ucli.Context, names ...string) bool { return slices.ContainsFunc(names, c.IsSet) }
+
 // readNetworkChange checks flags before anything is read from etcd.
 func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
 	out := networkChange{gateways: c.StringSlice("gateway"), noGateway: c.Bool("no-gateway"), noAllow: c.Bool("no-allow")}

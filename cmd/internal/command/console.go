@@ -34,7 +34,7 @@ for a token: https://ADDRESS:7474/#token=TOKEN. See docs/console.md.
 
   baize console
   baize console --token-file /etc/baize/console-token`,
-		Flags: []ucli.Flag{
+		Flags: append([]ucli.Flag{
 			&ucli.StringFlag{
 				Name: flagListen, EnvVars: []string{EnvVar("console-" + flagListen)}, Value: console.DefaultListen,
 				Usage: "`ADDRESS:PORT` of the page; port 0 is a free one",
@@ -42,8 +42,9 @@ for a token: https://ADDRESS:7474/#token=TOKEN. See docs/console.md.
 			consoleFlag(flagTLSCert, "PEM `FILE` of the page's certificate"),
 			consoleFlag(flagTLSKey, "PEM `FILE` of the certificate's key"),
 			consoleFlag(flagTokenFile, "`FILE` with the token that a browser has to know, 16 characters or more"),
+			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
 			sourceFlag(),
-		},
+		}, bridgeFlags()...),
 		Action: r.console,
 	}
 }
@@ -87,20 +88,22 @@ func (r *runner) console(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	page := console.New(console.Config{
+	ctx, cancel := context.WithCancel(c.Context)
+	own := *c
+	own.Context = ctx
+	more := r.newPanels(&own)
+	page := console.New(more.config(console.Config{
 		Version: currentVersion().Version, Topology: topo, Agent: agent, Token: door.Token,
-	})
+	}))
 	fmt.Fprintf(r.Out, "console: %s\n", url)
 	if door.Token != "" {
 		fmt.Fprintf(r.Out, "open it as %s#token=TOKEN, with the token of %s\n", url, c.String(flagTokenFile))
 	}
 
-	ctx, cancel := context.WithCancel(c.Context)
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
-	own := *c
-	own.Context = ctx
+	following.Go(func() { more.follow(ctx, page.Watched()) })
 	following.Go(func() {
 		console.FollowAgent(ctx, page.Watched(), askAgent(r.agentClient(c), r.socket(c).Value), agent)
 	})

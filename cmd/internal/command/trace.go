@@ -65,7 +65,7 @@ nobody can say.
 			&ucli.IntFlag{
 				Name:    "ttl",
 				Usage:   "`NUMBER` that the packet's TTL or hop limit begins with",
-				Value:   64,
+				Value:   defaultTTL,
 				EnvVars: cli.Env("trace-ttl"),
 				Action:  between("ttl", 1, 255),
 			},
@@ -144,7 +144,10 @@ func (r *runner) follow(c *ucli.Context, asker *traceAsker, protocol, format str
 	return r.withTopology(c, asker.self, func(snap *topology.Snapshot) error {
 		asker.snap = snap
 		asker.withoutAgent(c.Context)
-		req, err := asker.request(c, protocol)
+		req, err := asker.request(asked{
+			command: "baize trace", protocol: protocol, network: c.String("network"), args: c.Args().Slice(),
+			port: c.Int("port"), ttl: c.Int("ttl"),
+		})
 		if err != nil {
 			return err
 		}

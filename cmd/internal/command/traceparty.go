@@ -7,21 +7,27 @@ import (
 	"slices"
 	"strings"
 
-	ucli "github.com/urfave/cli/v2"
-
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/topology"
 )
 
+// asked is what somebody wants to know: the arguments of a trace, as they were typed.
+type asked struct {
+	command, protocol, network string
+	args                       []string
+	port, ttl                  int
+}
+
+// defaultTTL is that of a packet that somebody traces.
+const defaultTTL = 64
+
 // request reads the arguments of a trace.
-func (a *traceAsker) request(c *ucli.Context, protocol string) (req trace.Request, err error) {
-	const command = "baize trace"
-	args := c.Args().Slice()
+func (a *traceAsker) request(x asked) (req trace.Request, err error) {
+	args, protocol, network := x.args, x.protocol, x.network
 	if n := len(args); n == 0 || n > 2 || n == 1 && protocol != trace.Broadcast {
-		return req, usagef(command, "needs SOURCE and DESTINATION, or SOURCE and --broadcast")
+		return req, usagef(x.command, "needs SOURCE and DESTINATION, or SOURCE and --broadcast")
 	}
-	req = trace.Request{Protocol: protocol, Port: c.Int("port"), TTL: c.Int("ttl")}
-	network := c.String("network")
+	req = trace.Request{Protocol: protocol, Port: x.port, TTL: x.ttl}
 	if network != "" {
 		if _, err := findNetwork(a.snap, network); err != nil {
 			return req, err

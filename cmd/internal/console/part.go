@@ -18,14 +18,24 @@ const askEvery = 2 * time.Second
 // FollowAgent keeps out what ask says, as long as somebody looks at the console, until
 // ctx ends.
 func FollowAgent(ctx context.Context, watched Value[int], ask func(context.Context) Agent, out *part.Cell[Agent]) {
+	Follow(ctx, watched, askEvery, func(ctx context.Context) (Agent, error) { return ask(ctx), nil }, out)
+}
+
+// Follow keeps out what ask says every so often, as long as somebody looks at the
+// console, until ctx ends. What was stays where ask fails.
+func Follow[T any](
+	ctx context.Context, watched Value[int], every time.Duration, ask func(context.Context) (T, error), out *part.Cell[T],
+) {
 	wake := part.NewSignal()
 	watched.Wakes(wake)
 	defer watched.Forget(wake)
 	for ctx.Err() == nil {
 		var again <-chan time.Time
 		if watched.Get() > 0 {
-			out.Set(ask(ctx))
-			again = time.After(askEvery)
+			if v, err := ask(ctx); err == nil {
+				out.Set(v)
+			}
+			again = time.After(every)
 		}
 		select {
 		case <-ctx.Done():

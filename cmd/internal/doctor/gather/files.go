@@ -30,8 +30,9 @@ func Files(ctx context.Context, cfg Config) []File {
 	}{
 		{"ovs-vsctl-show.txt", []string{"ovs-vsctl", "--db=" + cfg.OVSDB, "--timeout=5", "show"}},
 		{"ovs-interfaces.txt", []string{"ovs-vsctl", "--db=" + cfg.OVSDB, "--timeout=5", "list", "Interface"}},
+		{"ovs-ports.txt", []string{"ovs-vsctl", "--db=" + cfg.OVSDB, "--timeout=5", "list", "Port"}},
 		{"flows.txt", []string{"ovs-ofctl", "-O", "OpenFlow14", "dump-flows", bridge}},
-		{"ports.txt", []string{"ovs-ofctl", "-O", "OpenFlow14", "dump-ports", bridge}},
+		{"port-counters.txt", []string{"ovs-ofctl", "-O", "OpenFlow14", "dump-ports", bridge}},
 		{"ip-link.txt", []string{"ip", "-d", "-s", "link"}},
 		{"ip-address.txt", []string{"ip", "address"}},
 		{"ip-route.txt", []string{"ip", "route", "show", "table", "all"}},

@@ -91,14 +91,19 @@ func New(cfg Config, w World, log *logrus.Logger) (*Agent, error) {
 		a.parts = append(a.parts, speaker)
 	}
 	if probes {
-		settings := mesh.Config{Interval: cfg.ProbeInterval, Ports: ports}
-		a.rooms.mesh = mesh.New(settings, h, sw.Outcome(), w.Probes, w.Echo, a.log)
-		a.parts = append(a.parts, a.rooms.mesh)
+		a.addMesh(ports)
 	}
 	for _, p := range a.parts {
 		a.failed[p.Name()] = &part.Faults{}
 	}
 	return a, nil
+}
+
+// addMesh makes the probes of peers a part of the agent.
+func (a *Agent) addMesh(ports map[topology.Transport]int) {
+	cfg := mesh.Config{Interval: a.cfg.ProbeInterval, Ports: ports}
+	a.rooms.mesh = mesh.New(cfg, a.rooms.hub, a.rooms.sw.Outcome(), a.world.Probes, a.world.Echo, a.log)
+	a.parts = append(a.parts, a.rooms.mesh)
 }
 
 // followUse tells the part that owns the node's leases what uses networks on this

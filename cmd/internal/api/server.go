@@ -115,6 +115,18 @@ func Handler(svc Service) http.Handler {
 		}
 		return struct{}{}, svc.Reconcile(r.Context(), audit)
 	})
+	handleProbes(handle, svc)
+	handle("/", func(r *http.Request) (any, error) {
+		return nil, &topology.Error{
+			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",
+			Remedy: "use the client of the agent's own version ('baize version')",
+		}
+	})
+	return mux
+}
+
+// handleProbes are the routes of what probes tell.
+func handleProbes(handle func(pattern string, f func(r *http.Request) (any, error)), svc Service) {
 	handle("GET /v1/mesh", func(r *http.Request) (any, error) { return svc.Mesh(r.Context()) })
 	handle("POST /v1/ping", func(r *http.Request) (any, error) {
 		var req PingRequest
@@ -123,13 +135,6 @@ func Handler(svc Service) http.Handler {
 		}
 		return svc.Ping(r.Context(), req)
 	})
-	handle("/", func(r *http.Request) (any, error) {
-		return nil, &topology.Error{
-			Kind: topology.ErrNotFound, Item: r.Method + " " + r.URL.Path, What: "this agent does not know it",
-			Remedy: "use the client of the agent's own version ('baize version')",
-		}
-	})
-	return mux
 }
 
 // decode reads a request's body. A field the agent does not know is refused: to

@@ -56,11 +56,7 @@ func (p ports) kinds() map[Verdict]kindOfFault {
 			func(Result) string {
 				return "one direction only: its frames arrive here, those of this node do not arrive there"
 			},
-			func(r Result) string {
-				return fmt.Sprintf("something drops %s from %s to %s, or changes its source address: look at what this host "+
-					"lets out, what %s lets in, and the firewalls between them ('nft list ruleset')",
-					p.packets(r.Encap), r.Local, r.Remote, r.Node)
-			},
+			p.deafRemedy,
 			"one direction only: their frames arrive here, those of this node do not arrive there",
 		},
 		Lossy: {
@@ -113,6 +109,12 @@ func (p ports) silentRemedy(r Result) string {
 	}
 	return fmt.Sprintf("%s does not answer ping either, or no ping passes: is the host up, is the network between the "+
 		"hosts? else %s", r.Remote, firewalls)
+}
+
+func (p ports) deafRemedy(r Result) string {
+	return fmt.Sprintf("something drops %s from %s to %s, or changes its source address: look at what this host "+
+		"lets out, what %s lets in, and the firewalls between them ('nft list ruleset')",
+		p.packets(r.Encap), r.Local, r.Remote, r.Node)
 }
 
 // faultsOf reports what is wrong. The results are sorted by node.

@@ -33,7 +33,6 @@ type ways struct {
 
 // The addresses of the endpoints, and of the wire.
 var (
-	addrA  = netip.MustParseAddr("10.3.1.2")
 	addrB  = netip.MustParseAddr("10.3.2.2")
 	addrB6 = netip.MustParseAddr("fd00:10:3:2::2")
 	addrX  = netip.MustParseAddr("192.0.2.10")

@@ -61,7 +61,7 @@ func TestParseAllowance(t *testing.T) {
 }
 
 func TestBUMRate(t *testing.T) {
-	for text, want := range map[string]int{"off": 0, "1": 1, " 250 ": 250, "10000000": MaxBUM} {
+	for text, want := range map[string]int{"off": 0, "1": 1, "250": 250, "10000000": MaxBUM} {
 		n, err := ParseBUM("--bum", text)
 		require.NoError(t, err)
 		require.Equal(t, want, Network{BUM: n}.BUMRate(), text)

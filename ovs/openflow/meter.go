@@ -99,25 +99,27 @@ func (s *session) receive() (message, error) {
 // Meters reads the bridge's meters, those of others included.
 func (c *Client) Meters(ctx context.Context) ([]ovs.BoundMeter, error) {
 	var out []ovs.BoundMeter
-	return out, c.multipart(ctx, multipartMeterConfig, func(body []byte) int {
+	err := c.multipart(ctx, multipartMeterConfig, func(body []byte) int {
 		m, size := parseMeter(body)
 		if size > 0 {
 			out = append(out, m)
 		}
 		return size
 	})
+	return out, err
 }
 
 // MeterDrops returns how many frames each meter has dropped, by its number.
 func (c *Client) MeterDrops(ctx context.Context) (map[uint32]uint64, error) {
 	out := map[uint32]uint64{}
-	return out, c.multipart(ctx, multipartMeter, func(body []byte) int {
+	err := c.multipart(ctx, multipartMeter, func(body []byte) int {
 		id, drops, size := parseMeterStats(body)
 		if size > 0 {
 			out[id] = drops
 		}
 		return size
 	})
+	return out, err
 }
 
 // multipart asks for something of all meters. one takes an entry from the front of

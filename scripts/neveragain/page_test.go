@@ -79,7 +79,7 @@ func tests(r row) string {
 	out := make([]string, len(r.Tests))
 	for i, x := range r.Tests {
 		pkg, name, _ := strings.Cut(x, " ")
-		out[i] = fmt.Sprintf("%s in `%s`", name, pkg)
+		out[i] = name + " in `" + pkg + "`"
 	}
 	return strings.Join(out, "; ")
 }

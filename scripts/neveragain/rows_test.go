@@ -42,7 +42,8 @@ func readSuite() (suite, error) {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
-	return s, d.Decode(&s)
+	err = d.Decode(&s)
+	return s, err
 }
 
 // test is a named test: where it is, and in which tier.
@@ -50,16 +51,6 @@ type test struct {
 	pkg, top, sub string
 	tier          string
 }
-
-func (t test) String() string {
-	if t.sub == "" {
-		return t.pkg + " " + t.top
-	}
-	return t.pkg + " " + t.top + "/" + t.sub
-}
-
-// name is what go test calls it.
-func (t test) name() string { return strings.TrimPrefix(t.String(), t.pkg+" ") }
 
 var buildTag = regexp.MustCompile(`(?m)^//go:build (\w+)$`)
 

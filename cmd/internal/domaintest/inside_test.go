@@ -36,9 +36,9 @@ func specials(d *domain, from, to lab.EndpointStatus) []special {
 	allNodes := net.ParseIP("ff02::1").To16()
 	group6 := net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}
 	var out []special
-	add := func(kind topology.Traffic, class string, make func(mark []byte) []byte) {
+	add := func(kind topology.Traffic, class string, frame func(mark []byte) []byte) {
 		mark := fmt.Appendf(nil, "special %d from %s.", len(out), from)
-		out = append(out, special{kind, class, make(mark), mark})
+		out = append(out, special{kind, class, frame(mark), mark})
 	}
 	add(topology.RouterAdvertisement, pipeline.DropRA, func(m []byte) []byte {
 		return testkit.IPv6(group6, src, local, allNodes, 58, append([]byte{134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0}, m...))

@@ -41,10 +41,8 @@ func Meanings() map[Code]string {
 // Area says where faults of a code are found: "the agent itself".
 func (c Code) Area() string {
 	for line := range strings.Lines(codesSource) {
-		if m := areaLine.FindStringSubmatch(
-			strings.TrimRight(line, "\n"),
-		); m != nil &&
-			strings.HasPrefix(string(c), "BZ"+m[1]) {
+		m := areaLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
+		if len(m) > 0 && strings.HasPrefix(string(c), "BZ"+m[1]) {
 			return m[2]
 		}
 	}

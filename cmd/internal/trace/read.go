@@ -12,22 +12,23 @@ import (
 	"github.com/baize-net/baize/topology"
 )
 
-// Database, FlowTables and Kernel are what is read of a host: ovs/vswitch,
-// ovs/openflow and kernel/linux have them.
-type (
-	Database interface {
-		ObserveAll(ctx context.Context) (ovs.Observed, error)
-	}
-	FlowTables interface {
-		Flows(ctx context.Context) ([]openflow.Installed, error)
-	}
-	Kernel interface {
-		Observe(ctx context.Context, q kernel.Query) (kernel.Observed, error)
-		Way(netip.Addr) kernel.Way
-		Up() (map[string]bool, error)
-		Ruleset(ctx context.Context) ([]byte, error)
-	}
-)
+// Database is what is read of a host's OVSDB: ovs/vswitch has it.
+type Database interface {
+	ObserveAll(ctx context.Context) (ovs.Observed, error)
+}
+
+// FlowTables is what is read of a host's flows: ovs/openflow has it.
+type FlowTables interface {
+	Flows(ctx context.Context) ([]openflow.Installed, error)
+}
+
+// Kernel is what is read of a host's kernel: kernel/linux has it.
+type Kernel interface {
+	Observe(ctx context.Context, q kernel.Query) (kernel.Observed, error)
+	Way(a netip.Addr) kernel.Way
+	Up() (map[string]bool, error)
+	Ruleset(ctx context.Context) ([]byte, error)
+}
 
 // Host is a host that can be read.
 type Host struct {

@@ -94,7 +94,8 @@ func testBundle(p *patient) {
 	p.script("INSIDE ip link set eth0 address 02:00:00:00:00:99")
 	file := filepath.Join(p.T.TempDir(), "b.tar.gz")
 	_, said := p.doctor("host1")
-	out, err := p.Run("host1", "env", "BAIZE_ETCD_USERNAME=somebody", "BAIZE_ETCD_PASSWORD=very-secret", "baize", "doctor", "--bundle", file)
+	out, err := p.Run("host1", "env", "BAIZE_ETCD_USERNAME=somebody", "BAIZE_ETCD_PASSWORD=very-secret",
+		"BAIZE_ETCD_PLAIN_PASSWORD=true", "baize", "doctor", "--bundle", file)
 	require.Error(p.T, err, "there is a finding")
 	require.Contains(p.T, out, "BZ0621")
 	_, later := p.doctor("host2", "--file", file)

@@ -82,7 +82,8 @@ var environmentRules = []rule{
 		},
 	},
 	{
-		section: "Parameters", says: "a container's ID begins with a letter or digit, and has no others but _ . -", once: true,
+		section: "Parameters", once: true,
+		says: "a container's ID begins with a letter or digit, and has no others but _ . -",
 		test: func(c *call) {
 			for _, id := range []string{"a/b", "-a", "a b", "ä"} {
 				a := c.container()
@@ -153,8 +154,8 @@ var environmentRules = []rule{
 		section: "Error", says: "2 names the key and the value that are not supported", once: true, needs: strict,
 		test: func(c *call) {
 			a := c.container()
-			a.extra = map[string]any{"netwrok": map[string]any{"a": 1}}
-			c.fails(c.exec("ADD", c.marshal(c.config(a)), c.vars(a)), []uint{codeUnsupported}, "netwrok", `{"a":1}`)
+			a.extra = map[string]any{"nettwork": map[string]any{"a": 1}}
+			c.fails(c.exec("ADD", c.marshal(c.config(a)), c.vars(a)), []uint{codeUnsupported}, "nettwork", `{"a":1}`)
 			c.succeeds(c.verb("DEL", a, nil))
 		},
 	},

@@ -566,8 +566,8 @@ func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
 		mtu := c.Int("mtu")
 		out.mtu = &mtu
 	}
-	if !anySet(c, "subnet", "subnet-len", "subnet-len-v6", "transport", "mtu", "gateway", "no-gateway", "allow", "no-allow",
-		"bum") {
+	if !anySet(c, "subnet", "subnet-len", "subnet-len-v6", "transport", "mtu", "gateway", "no-gateway", "allow",
+		"no-allow", "bum") {
 		return out, usagef(command, "nothing to change: give --subnet, --subnet-len, --subnet-len-v6, --transport, --mtu, "+
 			"--gateway, --no-gateway, --allow, --no-allow or --bum")
 	}

@@ -169,7 +169,8 @@ func New(
 ) *Part {
 	watch := &flowWatch{}
 	return &Part{
-		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows, watch), watch: watch, hub: h, endpoints: endpoints, inputs: in,
+		cfg: cfg, db: db, flows: flows, converger: newConverger(db, flows, watch), watch: watch, hub: h,
+		endpoints: endpoints, inputs: in,
 		host: host, log: log.WithField("part", "switch"), wake: part.NewSignal(), restore: newRestoreWait(), audit: true,
 		deeds: part.NewQueue[Deed](maxDeeds), outcome: part.NewCell[Outcome](nil),
 		offers: part.NewCell(slices.Equal[[]string]),

@@ -70,5 +70,5 @@ func TestTraceDocs(t *testing.T) {
 	out = d.Must("host1", "sh", "-c", try["live"])
 	ping.Ends()
 	require.Regexp(t, `steer +to the node of a subnet \(\+[1-9]\d*\)`, out)
-	require.Contains(t, out, "packets have come as far as the hosts that were asked can see: to steer on host1")
+	require.Contains(t, out, "packets have come as far as the hosts that were asked can see: to deliver on host3")
 }

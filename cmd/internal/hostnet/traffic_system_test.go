@@ -131,7 +131,8 @@ func TestHostIngressDrop(t *testing.T) {
 	}
 	attach(t, s)
 	wouldAnswer()
-	require.True(t, pings(t, ns, "10.1.0.9"), "without the drop")
+	require.Eventually(t, func() bool { return pings(t, ns, "10.1.0.9") }, 20*time.Second, 10*time.Millisecond,
+		"without the drop")
 
 	s.HostIngressDrop = true
 	require.NoError(t, Attach(t.Context(), s))

@@ -64,7 +64,8 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 		return e, err
 	}
 	if req.Attachment != nil { // its container is not to wait for those who remember another MAC
-		p.later(func(ctx context.Context) { p.announce(ctx, e) })
+		attached := e // e gets its node below
+		p.later(func(ctx context.Context) { p.announce(ctx, attached) })
 	} else if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
 		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
 	}

@@ -258,6 +258,7 @@ func newRig(t *testing.T) rig {
 		if bound, missing = want.Bind(r.ports); len(missing) > 0 {
 			return false, fmt.Sprint(missing)
 		}
+		require.NoError(t, flows.SetMeters(t.Context(), want.BindMeters(r.ports), nil))
 		require.NoError(t, flows.Apply(t.Context(), bound, nil))
 		return true, ""
 	})

@@ -270,7 +270,7 @@ func TestForwards(t *testing.T) {
 		assert.Empty(t, fastpath.Diff(w.state["ra"], seen.State).String())
 		return err
 	})
-	assert.Equal(t, before, w.counted("ra", "sent"))
+	assert.GreaterOrEqual(t, w.counted("ra", "sent"), before, "what was counted stays; an acknowledgement may follow")
 	requests(t, c, s, 10)
 	assert.GreaterOrEqual(t, w.counted("ra", "sent"), before+10)
 	// The endpoint is gone: so are its entries and its counters.

@@ -31,15 +31,15 @@ func TestWay(t *testing.T) {
 		require.NoError(t, err)
 		return up["way0"] && up["way1"], ""
 	})
-	testkit.IP(t, "route add 203.0.113.0/24 via 198.51.100.9")
-	testkit.IP(t, "route add unreachable 203.0.113.64/26")
+	testkit.IP(t, "route add 100.65.113.0/24 via 198.51.100.9")
+	testkit.IP(t, "route add unreachable 100.65.113.64/26")
 
 	require.Equal(t, kernel.Way{Dev: "way0"}, Host{}.Way(a("198.51.100.7")))
-	require.Equal(t, kernel.Way{Dev: "way0", Via: a("198.51.100.9")}, Host{}.Way(a("203.0.113.1")))
+	require.Equal(t, kernel.Way{Dev: "way0", Via: a("198.51.100.9")}, Host{}.Way(a("100.65.113.1")))
 	own := Host{}.Way(a("198.51.100.1"))
 	require.NoError(t, own.Err)
 	require.True(t, own.Local)
-	require.Error(t, Host{}.Way(a("203.0.113.65")).Err, "unreachable")
+	require.Error(t, Host{}.Way(a("100.65.113.65")).Err, "unreachable")
 	require.Error(t, Host{}.Way(a("192.0.2.1")).Err, "no route at all")
 
 	testkit.Run(t, "nft", "add table inet way")

@@ -149,7 +149,7 @@ var catalogue = []injected{
 		undo: "ip route del blackhole 192.168.77.12/32", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
 	},
 	{
-		name: "tunnel port taken by a VXLAN device", inject: "ip link add vxtheirs type vxlan id 7 dstport 4789 dev br-phy",
+		name: "tunnel port taken by a VXLAN device", quick: true, inject: "ip link add vxtheirs type vxlan id 7 dstport 4789 dev br-phy",
 		undo: "ip link del vxtheirs", code: fault.TunnelPortTaken, item: "UDP port 4789", severity: fault.Warning,
 	},
 	{

@@ -1,0 +1,71 @@
+package command
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/console"
+	"github.com/baize-net/baize/cmd/internal/doctor"
+	"github.com/baize-net/baize/cmd/internal/event"
+	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/topology/fault"
+)
+
+// The console's matrix has each pair in its place, and tells what is not known from none.
+func TestLatencyPanel(t *testing.T) {
+	loss, at := 25, time.Unix(1, 0)
+	got := latencyOf([]api.Way{
+		{From: "host2", To: "host10", Probed: api.Probed{RTT: api.Duration(1500 * time.Microsecond), LossOut: &loss}},
+		{From: "host10", To: "host1"},
+	}, at)
+	require.Equal(t, console.Latency{
+		Hosts: []string{"host1", "host2", "host10"},
+		RTT:   [][]float64{{-1, -1, -1}, {-1, -1, 1.5}, {-1, -1, -1}},
+		Loss:  [][]float64{{-1, -1, -1}, {-1, -1, 0.25}, {-1, -1, -1}},
+		At:    at,
+	}, got)
+	require.Empty(t, latencyOf(nil, at).Hosts)
+}
+
+// A check that found nothing is on the page with what is in order, or why it was not made.
+func TestFindingsPanel(t *testing.T) {
+	got := findingsOf(doctor.Report{Results: []doctor.Result{
+		{Section: "store", Check: "etcd", State: doctor.OK, Text: "answers"},
+		{Section: "mesh", State: doctor.Unchecked, Text: "nobody probes"},
+		{Section: "switch", Check: "flows", State: doctor.Failed, Findings: []doctor.Finding{
+			{Code: fault.FlowMissing, Node: "host1", Item: "flow", What: "is missing", Remedy: "wait", Commands: []string{"true"}},
+			{Code: fault.FlowForeign, Severity: fault.Warning, What: "is there"},
+		}},
+	}})
+	require.Len(t, got, 4)
+	assert.Equal(t, console.Finding{Outcome: console.Passed, Check: "store, etcd", What: "answers"}, got[0])
+	assert.Equal(t, console.Finding{Outcome: console.NotSeen, Check: "mesh", What: "nobody probes"}, got[1])
+	assert.Equal(t, console.Failed, got[2].Outcome)
+	assert.Equal(t, "wait\ntrue", got[2].Remedy)
+	assert.Equal(t, console.Warned, got[3].Outcome)
+}
+
+func TestTraceAndEventPanels(t *testing.T) {
+	got := shownTrace(trace.Result{
+		Phases: []trace.Phase{{Name: "question"}, {About: "icmp", Hops: []trace.Hop{{Node: "host1", Steps: []trace.Step{
+			{Stage: "steer", State: trace.Good, Text: "to the node", Key: "subnets/x"},
+			{Stage: trace.StageTunnel, State: trace.Good, Text: "into vx-host2"},
+			{Stage: "local", State: trace.Broken, Text: "missing"},
+		}}}}},
+		Verdict: trace.Verdict{Outcome: trace.Dropped, Text: "dropped", Remedy: "look"},
+	})
+	require.Len(t, got.Hops, 1)
+	assert.Equal(t, "into vx-host2", got.Hops[0].Wire)
+	assert.Equal(t, "to the node (because of subnets/x)", got.Hops[0].Steps[0].What)
+	assert.Equal(t, console.Failed, got.Hops[0].Steps[2].Outcome)
+	assert.False(t, got.Delivered)
+	assert.NotNil(t, shownTrace(trace.Result{}).Hops)
+
+	e := shownEvent(event.Event{Subject: "node host2", Text: "left", Cause: "nodes/host2", Code: fault.NodeDown})
+	assert.Equal(t, "left (nodes/host2)", e.What)
+	assert.Equal(t, fault.Warning, e.Severity)
+}

@@ -78,17 +78,8 @@ func (n Network) Check() error {
 	if err := CheckName("network", n.Name); err != nil {
 		return err
 	}
-	if len(n.Families()) == 0 {
-		return n.invalid("give it an IPv4 or an IPv6 prefix", "no prefix")
-	}
-	if n.IPv4.IsValid() && !n.IPv4.Addr().Is4() {
-		return n.invalid("", "%s is not an IPv4 prefix", n.IPv4)
-	}
-	if n.IPv6.IsValid() && !n.IPv6.Addr().Is6() {
-		return n.invalid("", "%s is not an IPv6 prefix", n.IPv6)
-	}
-	if n.IPv6.IsValid() && n.IPv6.Addr().Is4In6() {
-		return n.invalid("write the IPv4 prefix itself", "%s is an IPv4 prefix within IPv6", n.IPv6)
+	if err := n.checkPrefixes(); err != nil {
+		return err
 	}
 	for _, f := range []Family{IPv4, IPv6} {
 		if err := n.checkFamily(f); err != nil {
@@ -106,6 +97,21 @@ func (n Network) Check() error {
 			"MTU %d is out of range",
 			n.MTU,
 		)
+	}
+	return nil
+}
+
+// checkPrefixes checks that each is of its family.
+func (n Network) checkPrefixes() error {
+	switch {
+	case len(n.Families()) == 0:
+		return n.invalid("give it an IPv4 or an IPv6 prefix", "no prefix")
+	case n.IPv4.IsValid() && !n.IPv4.Addr().Is4():
+		return n.invalid("", "%s is not an IPv4 prefix", n.IPv4)
+	case n.IPv6.IsValid() && !n.IPv6.Addr().Is6():
+		return n.invalid("", "%s is not an IPv6 prefix", n.IPv6)
+	case n.IPv6.IsValid() && n.IPv6.Addr().Is4In6():
+		return n.invalid("write the IPv4 prefix itself", "%s is an IPv4 prefix within IPv6", n.IPv6)
 	}
 	return nil
 }

@@ -28,7 +28,9 @@ func (r *runner) agentCommand() *ucli.Command {
 subnets in the networks that something on it needs, and keeps Open vSwitch in the
 state that the topology asks for. When it stops, forwarding goes on. It tells
 systemd when the node forwards (Type=notify).`,
-		Flags:  slices.Concat(agentFlags(), dockerFlags(), bgpFlags(), flannelFlags(), consoleFlags(), bridgeFlags()),
+		Flags: slices.Concat(
+			agentFlags(), watchFlags(), dockerFlags(), bgpFlags(), flannelFlags(), consoleFlags(), bridgeFlags(),
+		),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
 			{
@@ -95,6 +97,12 @@ func agentFlags() []ucli.Flag {
 			Value:  30 * time.Second,
 			Action: atLeast("audit-interval", time.Second),
 		},
+	}
+}
+
+// watchFlags are those of what looks at the node and tells of it.
+func watchFlags() []ucli.Flag {
+	return []ucli.Flag{
 		&ucli.DurationFlag{
 			Name:   "probe-interval",
 			Usage:  "how long a round of probes to all peers takes, see docs/mesh.md; 0 turns probes off, there and back",

@@ -193,7 +193,11 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 	if formats, ok := formatsOf(f); ok {
 		return words(formats...)
 	}
-	switch f.Names()[0] {
+	name := f.Names()[0]
+	if list, ok := fixedValues[name]; ok {
+		return words(list...)
+	}
+	switch name {
 	case "transport":
 		return transports(topology.Transports())
 	case "encap":
@@ -214,18 +218,18 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		}
 	case flagContext:
 		return ask("context", "list")
-	case "datapath":
-		return words("auto", "system", "netdev")
-	case "proto":
-		return words(trace.ICMP, trace.TCP, trace.UDP)
-	case flagColor:
-		return words(cli.Colors()...)
-	case cli.FlagLogLevel:
-		return words("error", "warn", "info", "debug")
-	case cli.FlagLogFormat:
-		return words("text", "json")
 	}
 	return nil
+}
+
+// fixedValues are those of flags that take one of a few words.
+var fixedValues = map[string][]string{
+	"datapath":        {"auto", "system", "netdev"},
+	"fastpath":        {"auto", "off"},
+	"proto":           {trace.ICMP, trace.TCP, trace.UDP},
+	flagColor:         cli.Colors(),
+	cli.FlagLogLevel:  {"error", "warn", "info", "debug"},
+	cli.FlagLogFormat: {"text", "json"},
 }
 
 func eventKinds() (out []candidate) {

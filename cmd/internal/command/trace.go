@@ -34,9 +34,10 @@ addresses; host1/c1 is an endpoint of a node. Each step says which table of whic
 switch decides, and which key in etcd, at which revision, put that flow there. First
 the sender asks for the link address of the receiver, and the answer comes back.
 
-On this host, as root, the trace goes by what Open vSwitch and the kernel really
-have, and says where that is not what it should be. What other hosts do is computed
-from etcd, and marked so. No packet is sent. docs/trace.md tells how to read it.
+The trace goes by what Open vSwitch and the kernel really have, and says where that is
+not what it should be: on this host as root, on others by asking their agents by way of
+etcd. What a host whose agent does not answer does is computed from etcd, and marked
+so. No packet is sent. docs/trace.md tells how to read it.
 With --live, the flows of the way are counted while your own packets go that way.
 --drops alone shows what this host dropped in the last seconds, and why.
 
@@ -49,57 +50,62 @@ nobody can say.
   baize trace c1 10.1.65.2 --live --for 10s
   baize trace c1 --broadcast
   baize trace --drops`,
-		Flags: append([]ucli.Flag{
-			&ucli.StringFlag{
-				Name:    "proto",
-				Usage:   "`PROTOCOL` of the packet: icmp, tcp or udp",
-				Value:   trace.ICMP,
-				EnvVars: cli.Env("trace-proto"),
-			},
-			&ucli.IntFlag{
-				Name:    "port",
-				Usage:   "`PORT` that a packet of TCP or UDP is for",
-				EnvVars: cli.Env("trace-port"),
-				Action:  isPort("port"),
-			},
-			&ucli.IntFlag{
-				Name:    "ttl",
-				Usage:   "`NUMBER` that the packet's TTL or hop limit begins with",
-				Value:   defaultTTL,
-				EnvVars: cli.Env("trace-ttl"),
-				Action:  between("ttl", 1, 255),
-			},
-			&ucli.BoolFlag{Name: "arp", Usage: "an ARP request and its answer only", EnvVars: cli.Env("trace-arp")},
-			&ucli.BoolFlag{
-				Name: "nd", Usage: "a neighbour solicitation and its answer only", EnvVars: cli.Env("trace-nd"),
-			},
-			&ucli.BoolFlag{
-				Name:    "broadcast",
-				Usage:   "a broadcast; without DESTINATION, to everybody",
-				EnvVars: cli.Env("trace-broadcast"),
-			},
-			&ucli.BoolFlag{
-				Name:    "live",
-				Usage:   "then count for a while which flows of the way real packets take",
-				EnvVars: cli.Env("trace-live"),
-			},
-			&ucli.DurationFlag{
-				Name: "for", Usage: "how long --live counts", Value: 5 * time.Second, EnvVars: cli.Env("trace-for"),
-				Action: atLeast("for", time.Second),
-			},
-			&ucli.BoolFlag{
-				Name: "drops", Usage: "show the headers of what this host dropped last, by reason", EnvVars: cli.Env("trace-drops"),
-			},
-			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network, where an address is in several"},
-			&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
-			&ucli.BoolFlag{
-				Name: "verbose", Aliases: []string{"v"}, Usage: "show the flows, and all steps of question and answer",
-				EnvVars: cli.Env("trace-verbose"),
-			},
-			sourceFlag(),
-			outputFlag("text", "json", "yaml", "jsonpath="),
-		}, bridgeFlags()...),
+		Flags:  append(packetFlags(), bridgeFlags()...),
 		Action: r.trace,
+	}
+}
+
+// packetFlags say what the packet is, and what is told of it.
+func packetFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{
+			Name:    "proto",
+			Usage:   "`PROTOCOL` of the packet: icmp, tcp or udp",
+			Value:   trace.ICMP,
+			EnvVars: cli.Env("trace-proto"),
+		},
+		&ucli.IntFlag{
+			Name:    "port",
+			Usage:   "`PORT` that a packet of TCP or UDP is for",
+			EnvVars: cli.Env("trace-port"),
+			Action:  isPort("port"),
+		},
+		&ucli.IntFlag{
+			Name:    "ttl",
+			Usage:   "`NUMBER` that the packet's TTL or hop limit begins with",
+			Value:   defaultTTL,
+			EnvVars: cli.Env("trace-ttl"),
+			Action:  between("ttl", 1, 255),
+		},
+		&ucli.BoolFlag{Name: "arp", Usage: "an ARP request and its answer only", EnvVars: cli.Env("trace-arp")},
+		&ucli.BoolFlag{
+			Name: "nd", Usage: "a neighbour solicitation and its answer only", EnvVars: cli.Env("trace-nd"),
+		},
+		&ucli.BoolFlag{
+			Name:    "broadcast",
+			Usage:   "a broadcast; without DESTINATION, to everybody",
+			EnvVars: cli.Env("trace-broadcast"),
+		},
+		&ucli.BoolFlag{
+			Name:    "live",
+			Usage:   "then count for a while which flows of the way real packets take",
+			EnvVars: cli.Env("trace-live"),
+		},
+		&ucli.DurationFlag{
+			Name: "for", Usage: "how long --live counts", Value: 5 * time.Second, EnvVars: cli.Env("trace-for"),
+			Action: atLeast("for", time.Second),
+		},
+		&ucli.BoolFlag{
+			Name: "drops", Usage: "show the headers of what this host dropped last, by reason", EnvVars: cli.Env("trace-drops"),
+		},
+		&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network, where an address is in several"},
+		&ucli.StringFlag{Name: "node", Usage: "`NAME` of this node (default the name of this host)"},
+		&ucli.BoolFlag{
+			Name: "verbose", Aliases: []string{"v"}, Usage: "show the flows, and all steps of question and answer",
+			EnvVars: cli.Env("trace-verbose"),
+		},
+		sourceFlag(),
+		outputFlag("text", "json", "yaml", "jsonpath="),
 	}
 }
 

@@ -43,26 +43,32 @@ func (a *traceAsker) request(x asked) (req trace.Request, err error) {
 			return req, err
 		}
 	}
-	family := topology.Family(0)
-	switch protocol {
-	case trace.ARP:
-		family = topology.IPv4
-	case trace.ND:
-		family = topology.IPv6
+	src, dst, found := meeting(sources, destinations, protocol)
+	if !found {
+		return req, apart(args, sources, destinations)
 	}
+	req.Source, req.Destination = src, dst
+	if len(args) == 1 {
+		req.Destination = trace.Party{Network: src.Network}
+	}
+	return req, a.sends(src)
+}
+
+// meeting finds two parties in one network with addresses of one family: that of the
+// protocol, where it has one.
+func meeting(sources, destinations []trace.Party, protocol string) (src, dst trace.Party, found bool) {
+	family := map[string]topology.Family{trace.ARP: topology.IPv4, trace.ND: topology.IPv6}[protocol]
 	for _, src := range sources {
+		if family != 0 && topology.FamilyOf(src.Address) != family {
+			continue
+		}
 		for _, dst := range destinations {
-			fits := src.Address.Is4() == dst.Address.Is4() && (family == 0 || topology.FamilyOf(src.Address) == family)
-			if src.Network == dst.Network && fits {
-				req.Source, req.Destination = src, dst
-				if len(args) == 1 {
-					req.Destination = trace.Party{Network: src.Network}
-				}
-				return req, a.sends(src)
+			if src.Network == dst.Network && src.Address.Is4() == dst.Address.Is4() {
+				return src, dst, true
 			}
 		}
 	}
-	return req, apart(args, sources, destinations)
+	return src, dst, false
 }
 
 // apart says why two parties never meet.

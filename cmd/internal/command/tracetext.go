@@ -51,9 +51,24 @@ func hopText(b *strings.Builder, h trace.Hop, verbose bool) {
 	if verbose {
 		fmt.Fprintf(b, "    %s\n", h.Packet)
 	}
-	var rows [][]string
-	raw := map[int][]string{}
-	for _, s := range h.Steps {
+	rows, raw := stepRows(h.Steps, verbose)
+	rows = append(rows, exitRows(h)...)
+	var lines strings.Builder
+	_ = writeRows(&lines, rows) // a strings.Builder does not fail
+	n := 0
+	for line := range strings.Lines(lines.String()) {
+		b.WriteString(strings.TrimRight(line, " \n") + "\n")
+		for _, l := range raw[n] {
+			b.WriteString("        " + l + "\n")
+		}
+		n++
+	}
+}
+
+// stepRows are a row for each step; raw are the flows of each, by the row's number.
+func stepRows(steps []trace.Step, verbose bool) (rows [][]string, raw map[int][]string) {
+	raw = map[int][]string{}
+	for _, s := range steps {
 		text := s.Text
 		if s.Counted > 0 {
 			text += fmt.Sprintf(" (+%d)", s.Counted)
@@ -71,6 +86,11 @@ func hopText(b *strings.Builder, h trace.Hop, verbose bool) {
 			raw[len(rows)-1] = rawFlow(s)
 		}
 	}
+	return rows, raw
+}
+
+// exitRows say where a packet leaves the switch for good.
+func exitRows(h trace.Hop) (rows [][]string) {
 	for _, x := range h.Exits {
 		switch x.Kind {
 		case trace.Delivered:
@@ -88,16 +108,7 @@ func hopText(b *strings.Builder, h trace.Hop, verbose bool) {
 			rows = append(rows, []string{"  ?", x.Stage, x.Text})
 		}
 	}
-	var lines strings.Builder
-	_ = writeRows(&lines, rows) // a strings.Builder does not fail
-	n := 0
-	for line := range strings.Lines(lines.String()) {
-		b.WriteString(strings.TrimRight(line, " \n") + "\n")
-		for _, l := range raw[n] {
-			b.WriteString("        " + l + "\n")
-		}
-		n++
-	}
+	return rows
 }
 
 // rawFlow is the flow of a step as Open vSwitch has it, and the one that should

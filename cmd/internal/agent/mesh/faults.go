@@ -38,6 +38,8 @@ func (p ports) packets(t topology.Transport) string {
 	return fmt.Sprintf("UDP port %d", port)
 }
 
+const oneWay = "one direction only: its frames arrive here, those of this node do not arrive there"
+
 func (p ports) kinds() map[Verdict]kindOfFault {
 	return map[Verdict]kindOfFault{
 		Silent: {
@@ -53,9 +55,7 @@ func (p ports) kinds() map[Verdict]kindOfFault {
 		},
 		Deaf: {
 			fault.PeerDeaf,
-			func(Result) string {
-				return "one direction only: its frames arrive here, those of this node do not arrive there"
-			},
+			func(Result) string { return oneWay },
 			p.deafRemedy,
 			"one direction only: their frames arrive here, those of this node do not arrive there",
 		},

@@ -27,12 +27,9 @@ func (Host) Netfilter(ctx context.Context) (kernel.Netfilter, error) {
 		return out, err
 	}
 	defer h.Close()
-	policies, err := dump(func() ([]netlink.XfrmPolicy, error) { return h.XfrmPolicyList(netlink.FAMILY_ALL) })
-	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) && !errors.Is(err, unix.EINVAL) &&
-		!errors.Is(err, unix.EOPNOTSUPP) {
-		return out, fmt.Errorf("listing the policies of IPsec: %w", err)
+	if out.Policies, err = policies(h); err != nil {
+		return out, err
 	}
-	out.Policies = len(policies)
 	chains, err := forwardChains()
 	if err != nil {
 		return out, err
@@ -64,6 +61,20 @@ func (Host) Netfilter(ctx context.Context) (kernel.Netfilter, error) {
 		}
 	}
 	return out, nil
+}
+
+// policies counts those of IPsec.
+func policies(h *netlink.Handle) (int, error) {
+	list, err := dump(func() ([]netlink.XfrmPolicy, error) { return h.XfrmPolicyList(netlink.FAMILY_ALL) })
+	for _, none := range []error{unix.EPROTONOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP} {
+		if errors.Is(err, none) {
+			return 0, nil
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("listing the policies of IPsec: %w", err)
+	}
+	return len(list), nil
 }
 
 func familyName(f topology.Family) string {
@@ -128,12 +139,8 @@ func forwardChains() ([]baseChain, error) {
 	}
 	var out []baseChain
 	for _, x := range chains {
-		family, ip := map[nftables.TableFamily]string{
-			nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
-			nftables.TableFamilyNetdev: "netdev",
-		}[x.Table.Family]
-		netdev := x.Table.Family == nftables.TableFamilyNetdev
-		if !ip || x.Hooknum == nil || x.Table.Name == kernel.Table || !netdev && !passed(*x.Hooknum) {
+		family, ip := tableFamilies[x.Table.Family]
+		if !ip || x.Table.Name == kernel.Table || !passed(x) {
 			continue
 		}
 		b := baseChain{table: family + " " + x.Table.Name, name: x.Name, devs: devices[family+" "+x.Table.Name+" "+x.Name]}
@@ -150,7 +157,18 @@ func forwardChains() ([]baseChain, error) {
 	return out, nil
 }
 
-func passed(h nftables.ChainHook) bool {
+// tableFamilies are those that look at packets of IP, by their names.
+var tableFamilies = map[nftables.TableFamily]string{
+	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
+	nftables.TableFamilyNetdev: "netdev",
+}
+
+// passed reports whether packets that this host forwards pass a chain.
+func passed(c *nftables.Chain) bool {
+	if c.Hooknum == nil || c.Table.Family == nftables.TableFamilyNetdev {
+		return c.Hooknum != nil
+	}
+	h := *c.Hooknum
 	return h == *nftables.ChainHookPrerouting || h == *nftables.ChainHookForward || h == *nftables.ChainHookPostrouting
 }
 

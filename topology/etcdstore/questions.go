@@ -9,9 +9,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// questionGrace is how much longer than its time a question lives: an answer may be
-// on its way.
-const questionGrace = 5 * time.Second
+// An answer may be on its way when a question's time is over: Ask waits answerGrace
+// longer. The question lives for questionGrace, where Ask cannot remove it.
+const (
+	answerGrace   = time.Second
+	questionGrace = 5 * time.Second
+)
 
 // Ask puts a question, and calls answered with every answer until that returns true,
 // the question's time is over or ctx ends. Nobody may answer: that is no error. The
@@ -24,9 +27,9 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 	if err := q.Check(); err != nil {
 		return err
 	}
-	limit := time.Duration(q.Seconds)*time.Second + questionGrace
+	limit := time.Duration(q.Seconds) * time.Second
 	grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
-		return c.Grant(ctx, int64(limit/time.Second))
+		return c.Grant(ctx, int64((limit+questionGrace)/time.Second))
 	})
 	if err != nil {
 		return err
@@ -45,7 +48,7 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 			Remedy: "try again",
 		}
 	}
-	within, cancel := context.WithTimeout(ctx, limit)
+	within, cancel := context.WithTimeout(ctx, limit+answerGrace)
 	defer cancel()
 	err = s.followDir(within, topology.AnswersDir(q.ID), func(r topology.Record) bool {
 		a, ok := r.(topology.NodeAnswer)

@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
 
-// askPatience is how long an agent that runs may take to answer.
+// askPatience is how long an agent that runs may take to answer, in whole seconds.
 const askPatience = 5 * time.Second
 
 // ask puts a question of a kind to nodes, by way of etcd, and returns what each
@@ -30,14 +31,15 @@ func ask[T any](
 		ID: rand.Text(), Kind: kind, Arguments: body, From: kind + " on " + host, Nodes: nodes,
 		Seconds: int(askPatience / time.Second),
 	}
-	answers, errs := map[string]T{}, map[string]error{}
+	answers, errs, heard := map[string]T{}, map[string]error{}, map[string]bool{}
 	for _, n := range nodes {
 		errs[n] = fmt.Errorf("its agent did not answer within %s", askPatience)
 	}
 	err = s.Ask(ctx, q, func(a topology.NodeAnswer) bool {
-		if _, asked := errs[a.Node]; !asked {
+		if !slices.Contains(nodes, a.Node) {
 			return false
 		}
+		heard[a.Node] = true
 		var v T
 		refused := json.Unmarshal(a.Body, &v)
 		if a.Error != "" {
@@ -49,7 +51,7 @@ func ask[T any](
 			answers[a.Node] = v
 			delete(errs, a.Node)
 		}
-		return len(answers) == len(nodes)
+		return len(heard) == len(nodes)
 	})
 	return answers, errs, err
 }

@@ -217,6 +217,8 @@ type traceAsker struct {
 	self string
 	// store is where other nodes are asked; nil: they are not.
 	store *etcdstore.Store
+	// silent are nodes that did not answer, and why.
+	silent map[string]error
 	// endpoints are those of this node that its agent knows, unless agentErr.
 	endpoints []api.Endpoint
 	agentErr  error
@@ -227,7 +229,7 @@ func (r *runner) newAsker(c *ucli.Context) (*traceAsker, error) {
 	if err := r.nodeFlags(c, traceFlags...); err != nil {
 		return nil, err
 	}
-	a := &traceAsker{r: r, c: c, self: c.String("node")}
+	a := &traceAsker{r: r, c: c, self: c.String("node"), silent: map[string]error{}}
 	if a.self == "" {
 		var err error
 		if a.self, err = hostName(); err != nil {
@@ -281,11 +283,17 @@ func (a *traceAsker) askNode(ctx context.Context, q trace.Question) (trace.Hop, 
 	if _, alive := a.snap.Alive[q.Node]; !alive {
 		return trace.Hop{}, errors.New("its agent does not run")
 	}
-	hops, errs, err := ask[trace.Hop](ctx, a.store, trace.QuestionKind, []string{q.Node}, q)
-	if err != nil {
-		return trace.Hop{}, err
+	if err := a.silent[q.Node]; err != nil {
+		return trace.Hop{}, err // it is not waited for twice
 	}
-	return hops[q.Node], errs[q.Node]
+	hops, errs, err := ask[trace.Hop](ctx, a.store, trace.QuestionKind, []string{q.Node}, q)
+	if err == nil {
+		err = errs[q.Node]
+	}
+	if err != nil {
+		a.silent[q.Node] = err
+	}
+	return hops[q.Node], err
 }
 
 // observed reads this host, once.

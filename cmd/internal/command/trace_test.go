@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 	"testing"
@@ -18,6 +19,21 @@ import (
 func traceCluster(t *testing.T) {
 	t.Helper()
 	s := cluster(t)
+	// Agents that started a moment ago are behind the nodes that are alive.
+	asked := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		asked <- s.Questions(ctx, func(q topology.Question) {
+			for _, n := range q.Nodes {
+				a := topology.NodeAnswer{Node: n, Error: "the agent does not know the topology yet"}
+				assert.NoError(t, s.PutAnswer(ctx, q, a))
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		assert.NoError(t, <-asked)
+	})
 	a := netip.MustParseAddr
 	for _, n := range []topology.Names{
 		{Network: "blue", Node: "host1", Names: map[string][]netip.Addr{"web": {a("10.1.153.2"), a("fd00:10:1:99::2")}}},

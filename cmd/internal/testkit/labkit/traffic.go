@@ -120,8 +120,8 @@ func (p Pings) Ends() probe.Echoes {
 	p.t.Helper()
 	e, err := p.End()
 	require.NoError(p.t, err, p.Name)
-	p.t.Logf("%s: %d sent, %d lost, the slowest back after %v",
-		p.Name, e.Sent, len(e.Missing), e.Slowest().Round(time.Millisecond))
+	p.t.Logf("%s: %d sent, %d lost %v, the slowest back after %v",
+		p.Name, e.Sent, len(e.Missing), e.Missing, e.Slowest().Round(time.Millisecond))
 	if e.Unsent != nil {
 		p.t.Logf("%s: could not be sent: %v", p.Name, e.Unsent)
 	}

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -287,7 +289,7 @@ func (a *attachment) quietHostEnd() error {
 			return err
 		}
 	}
-	if err := ignoreNoIPv6(a.host.LinkSetIP6AddrGenMode(a.hostEnd, addrGenNone)); err != nil {
+	if err := setAddrGenMode(a.host, a.hostEnd, addrGenNone); err != nil {
 		return failed(a.hostItem(), "switching IPv6 addresses off", err)
 	}
 	// Without the mode above this would not be enough on a host whose /proc/sys
@@ -304,10 +306,19 @@ const (
 	addrGenNone  = 1
 )
 
-// ignoreNoIPv6 lets pass what a kernel without IPv6 answers.
-func ignoreNoIPv6(err error) error {
-	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+// setAddrGenMode sets how a device of the calling thread's network namespace forms
+// its link-local address, where that is not so yet: the kernel tells everybody who
+// watches links of a mode that is set, also of the same one. Whoever attaches again
+// at each such message would never rest, and Open vSwitch, which looks at the device
+// anew each time, would lose packets.
+func setAddrGenMode(h *netlink.Handle, l netlink.Link, mode int) error {
+	is, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + l.Attrs().Name + "/addr_gen_mode")
+	if err == nil && strings.TrimSpace(string(is)) == strconv.Itoa(mode) {
 		return nil
+	}
+	err = h.LinkSetIP6AddrGenMode(l, mode)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil // a kernel without IPv6
 	}
 	return err
 }
@@ -353,13 +364,13 @@ func (a *attachment) configureInside() error {
 	if a.Bridge != "" {
 		return a.enslaveInside()
 	}
-	// The link-local address the rest of Baize expects of a MAC, whatever the
-	// namespace's default says.
-	if err := ignoreNoIPv6(a.inside.LinkSetIP6AddrGenMode(a.peer, addrGenEUI64)); err != nil {
-		return failed(a.item(), "setting how it forms its link-local address", err)
-	}
 	// What /proc/sys/net shows and which device ethtool means follow the thread.
 	err := inNetns(a.ns, func() error {
+		// The link-local address the rest of Baize expects of a MAC, whatever the
+		// namespace's default says.
+		if err := setAddrGenMode(a.inside, a.peer, addrGenEUI64); err != nil {
+			return failed(a.item(), "setting how it forms its link-local address", err)
+		}
 		if a.hasIPv6() {
 			if err := SetSysctl(ipv6Sysctl(a.Ifname), "0"); err != nil {
 				return failed(a.item(), "switching IPv6 on", err)
@@ -392,13 +403,17 @@ func (a *attachment) configureInside() error {
 
 // enslaveInside is what a port of a bridge needs.
 func (a *attachment) enslaveInside() error {
-	if err := ignoreNoIPv6(a.inside.LinkSetIP6AddrGenMode(a.peer, addrGenNone)); err != nil {
-		return failed(a.item(), "switching IPv6 addresses off", err)
-	}
-	if !a.ChecksumOffload {
-		if err := inNetns(a.ns, func() error { return checksumOff(a.Ifname) }); err != nil {
-			return failed(a.item(), "switching checksum offload off", err)
+	err := inNetns(a.ns, func() error {
+		if err := setAddrGenMode(a.inside, a.peer, addrGenNone); err != nil {
+			return failed(a.item(), "switching IPv6 addresses off", err)
 		}
+		if !a.ChecksumOffload {
+			return failed(a.item(), "switching checksum offload off", checksumOff(a.Ifname))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if _, err := enslave(a.inside, a.Ifname, a.Bridge); err != nil {
 		return err

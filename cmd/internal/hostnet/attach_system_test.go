@@ -15,8 +15,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -34,6 +36,40 @@ func attach(t *testing.T, s AttachSpec) {
 	t.Helper()
 	require.NoError(t, Attach(t.Context(), s))
 	t.Cleanup(func() { assert.NoError(t, Detach(context.Background(), s.HostIfname)) })
+}
+
+// Who watches links attaches again at every message: what is attached already must
+// cause none.
+func TestAttachAgainIsSilent(t *testing.T) {
+	mustIP(t, "link add br-silent type bridge")
+	t.Cleanup(func() { mustIP(t, "link delete br-silent") })
+	mustIP(t, "link set br-silent up")
+	endpoint := spec(t, newNetns(t))
+	port := AttachSpec{
+		Netns: "/proc/thread-self/ns/net", Ifname: "silent", HostIfname: HostIfname("segment/silent"),
+		MAC: mac(t, "fa:ba:0a:01:05:02"), MTU: 1450, Bridge: "br-silent",
+	}
+	attach(t, endpoint)
+	attach(t, port)
+
+	heard, stop := make(chan netlink.LinkUpdate, 100), make(chan struct{})
+	defer close(stop)
+	require.NoError(t, netlink.LinkSubscribe(heard, stop))
+	require.NoError(t, Attach(t.Context(), endpoint))
+	require.NoError(t, Attach(t.Context(), port))
+	mustIP(t, "link set br-silent alias last") // a message that surely comes
+	patience := time.After(testkit.Patience)
+	for {
+		select {
+		case u := <-heard:
+			if u.Attrs().Alias == "last" {
+				return
+			}
+			assert.NotContains(t, []string{endpoint.HostIfname, port.Ifname, port.HostIfname}, u.Attrs().Name)
+		case <-patience:
+			require.Fail(t, "the kernel does not tell of links")
+		}
+	}
 }
 
 func noVeths(t *testing.T) {

@@ -48,38 +48,23 @@ func ParseFlow(line string) (Installed, bool) {
 	}
 	f := Installed{Line: line}
 	f.Priority, f.Actions = defaultPriority, actions
+	var stats FlowStats
 	var match []string
 	for word := range strings.FieldsSeq(strings.ReplaceAll(before, ",", " ")) {
 		key, value, _ := strings.Cut(word, "=")
 		n, err := strconv.ParseUint(value, 0, 64)
 		switch {
 		case ignored[key]:
-		case err == nil && f.number(key, n):
+		case err == nil && stats.take(key, n):
+		case err == nil && key == "priority":
+			f.Priority = int(n)
 		default:
 			match = append(match, word)
 		}
 	}
+	f.Cookie, f.Table, f.Packets, f.Bytes = stats.Cookie, stats.Table, stats.Packets, stats.Bytes
 	f.Match = strings.Join(match, ",")
 	return f, true
-}
-
-// number takes a number that is no part of a flow's match.
-func (f *Installed) number(key string, n uint64) bool {
-	switch key {
-	case "cookie":
-		f.Cookie = n
-	case "table":
-		f.Table = int(n)
-	case "n_packets":
-		f.Packets = n
-	case "n_bytes":
-		f.Bytes = n
-	case "priority":
-		f.Priority = int(n)
-	default:
-		return false
-	}
-	return true
 }
 
 // ignored are words of a flow that neither match nor count.

@@ -67,19 +67,28 @@ func parseStats(line string) FlowStats {
 			break // the match or the actions
 		}
 		n, _ := strconv.ParseUint(value, 0, 64)
-		switch key {
-		case "cookie":
-			f.Cookie = n
-		case "table":
-			f.Table = int(n)
-		case "n_packets":
-			f.Packets = n
-		case "n_bytes":
-			f.Bytes = n
-			return f // the last of them
+		if f.take(key, n); key == "n_bytes" {
+			break // the last of them
 		}
 	}
 	return f
+}
+
+// take takes a number that a flow begins with.
+func (f *FlowStats) take(key string, n uint64) bool {
+	switch key {
+	case "cookie":
+		f.Cookie = n
+	case "table":
+		f.Table = int(n)
+	case "n_packets":
+		f.Packets = n
+	case "n_bytes":
+		f.Bytes = n
+	default:
+		return false
+	}
+	return true
 }
 
 // Audit is the difference between flows as they should be and as they are, text

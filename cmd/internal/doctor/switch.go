@@ -77,6 +77,18 @@ func (f *Facts) compared(r *result) bool {
 	return true
 }
 
+// hasBridge reports whether there is a bridge whose ports and flows were compared.
+func (f *Facts) hasBridge(r *result) bool {
+	if !f.compared(r) {
+		return false
+	}
+	if f.Switch.Drift.CreateBridge {
+		r.unchecked("there is no bridge")
+		return false
+	}
+	return true
+}
+
 // mendSwitch is what puts the switch right: the agent, which looks again when it is told to, or starts.
 func (f *Facts) mendSwitch() (remedy string, commands []string) {
 	if f.Agent.Status == nil {
@@ -110,10 +122,7 @@ func switchBridge(f *Facts, r *result) {
 }
 
 func switchPorts(f *Facts, r *result) {
-	if !f.compared(r) || f.Switch.Drift.CreateBridge {
-		if r.State == "" {
-			r.unchecked("there is no bridge")
-		}
+	if !f.hasBridge(r) {
 		return
 	}
 	d := f.Switch.Drift
@@ -150,10 +159,7 @@ func evidence(lines []string) string {
 }
 
 func switchFlows(f *Facts, r *result) {
-	if !f.compared(r) || f.Switch.Drift.CreateBridge {
-		if r.State == "" {
-			r.unchecked("there is no bridge")
-		}
+	if !f.hasBridge(r) {
 		return
 	}
 	d := f.Switch.Drift

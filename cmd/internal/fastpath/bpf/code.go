@@ -195,6 +195,23 @@ func (c *code) end() asm.Instructions {
 	return c.ins
 }
 
+// families is the part of each family, behind a look at which one a packet is of.
+func (c *code) families(part func(*code, family)) {
+	c.add(
+		asm.LoadMem(asm.R0, asm.R7, 12, asm.Half),
+		asm.JEq.Imm(asm.R0, network(ipv6.ethertype), "ipv6"),
+		asm.JNE.Imm(asm.R0, network(ipv4.ethertype), "pass"),
+	)
+	for _, f := range []family{ipv4, ipv6} {
+		var x code
+		if f.size == 16 {
+			x.at("ipv6")
+		}
+		part(&x, f)
+		c.ins = append(c.ins, labelled(f, x.ins)...)
+	}
+}
+
 // labelled gives labels of one family names of their own.
 func labelled(f family, ins asm.Instructions) asm.Instructions {
 	own := func(s string) string {

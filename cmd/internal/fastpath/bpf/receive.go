@@ -12,18 +12,8 @@ func toEndpoint() asm.Instructions {
 	c.add(
 		asm.LoadMem(asm.R0, asm.R6, skbPktType, asm.Word),
 		asm.JNE.Imm(asm.R0, unix.PACKET_HOST, "pass"),
-		asm.LoadMem(asm.R0, asm.R7, 12, asm.Half),
-		asm.JEq.Imm(asm.R0, network(ipv6.ethertype), "ipv6"),
-		asm.JNE.Imm(asm.R0, network(ipv4.ethertype), "pass"),
 	)
-	for _, f := range []family{ipv4, ipv6} {
-		var x code
-		if f.size == 16 {
-			x.at("ipv6")
-		}
-		x.receive(f)
-		c.ins = append(c.ins, labelled(f, x.ins)...)
-	}
+	c.families((*code).receive)
 	return c.end()
 }
 

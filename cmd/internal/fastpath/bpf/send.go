@@ -18,19 +18,7 @@ func fromEndpoint() asm.Instructions {
 	c.lookup(mapPorts, stackKey, "pass")
 	c.add(asm.Mov.Reg(asm.R9, asm.R0))
 	c.equal(asm.R7, 6, asm.R9, portMAC, 6, "pass")
-	c.add(
-		asm.LoadMem(asm.R0, asm.R7, 12, asm.Half),
-		asm.JEq.Imm(asm.R0, network(ipv6.ethertype), "ipv6"),
-		asm.JNE.Imm(asm.R0, network(ipv4.ethertype), "pass"),
-	)
-	for _, f := range []family{ipv4, ipv6} {
-		var x code
-		if f.size == 16 {
-			x.at("ipv6")
-		}
-		x.send(f)
-		c.ins = append(c.ins, labelled(f, x.ins)...)
-	}
+	c.families((*code).send)
 	return c.end()
 }
 

@@ -25,69 +25,79 @@ func natChain() *nftables.Chain {
 	}
 }
 
-// setNAT replaces the table in one transaction.
-func setNAT(rules []kernel.NATRule) error {
+func setNAT(rules []kernel.NATRule) error { return setTable(natChain(), rules, encode) }
+
+// setTable replaces the table of a chain in one transaction: without rules there is no
+// table. Its counters begin anew.
+func setTable[R any](chain *nftables.Chain, rules []R, encode func(R) []expr.Any) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	if len(rules) > 0 {
-		c.AddTable(natTable) // so that there is something to delete
+		c.AddTable(chain.Table) // so that there is something to delete
 	}
-	c.DelTable(natTable)
+	c.DelTable(chain.Table)
 	if len(rules) > 0 {
-		c.AddTable(natTable)
-		chain := c.AddChain(natChain())
+		c.AddTable(chain.Table)
+		c.AddChain(chain)
 		for _, r := range rules {
-			c.AddRule(&nftables.Rule{Table: natTable, Chain: chain, Exprs: encode(r)})
+			c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: encode(r)})
 		}
 	}
 	return c.Flush()
 }
 
 // readNAT reads the table as kernel.NATTable writes it; "" where there is none.
-// What Baize does not make is in the text as a line that no wanted one equals.
 func readNAT() (string, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return "", err
-	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
-		return "", nil // a kernel without nftables
-	}
-	if err != nil {
-		return "", err
-	}
-	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == kernel.Table })
-	if i < 0 {
-		return "", nil
-	}
-	lines, err := readChains(c)
-	if tables[i].Flags != 0 {
-		lines = append(lines, fmt.Sprintf("# flags %d", tables[i].Flags))
-	}
+	lines, err := readTable(natChain(), decode)
 	return kernel.NATTable(lines), err
 }
 
+// readTable reads the rules of a table with one chain, a line each, as decode writes
+// them; none where there is no table. What Baize does not make is in the text as a line
+// that no wanted one equals.
+func readTable(want *nftables.Chain, decode func([]expr.Any) string) ([]string, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := c.ListTablesOfFamily(want.Table.Family)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
+		return nil, nil // a kernel without nftables
+	}
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == want.Table.Name })
+	if i < 0 {
+		return nil, nil
+	}
+	lines, err := readChains(c, want, decode)
+	if tables[i].Flags != 0 {
+		lines = append(lines, fmt.Sprintf("# flags %d", tables[i].Flags))
+	}
+	return lines, err
+}
+
 // readChains reads the rules of the one chain, and notes what else there is.
-func readChains(c *nftables.Conn) ([]string, error) {
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+func readChains(c *nftables.Conn, want *nftables.Chain, decode func([]expr.Any) string) ([]string, error) {
+	chains, err := c.ListChainsOfTableFamily(want.Table.Family)
 	if err != nil {
 		return nil, err
 	}
 	var lines []string
 	there := false
 	for _, chain := range chains {
-		if chain.Table.Name != kernel.Table {
+		if chain.Table.Name != want.Table.Name {
 			continue
 		}
-		if !sameChain(chain, natChain()) {
+		if !sameChain(chain, want) {
 			lines = append(lines, "# chain "+chain.Name)
 			continue
 		}
 		there = true
-		rules, err := c.GetRules(natTable, chain)
+		rules, err := c.GetRules(want.Table, chain)
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +106,7 @@ func readChains(c *nftables.Conn) ([]string, error) {
 		}
 	}
 	if !there {
-		lines = append(lines, "# no chain "+kernel.NATChain)
+		lines = append(lines, "# no chain "+want.Name)
 	}
 	return lines, nil
 }

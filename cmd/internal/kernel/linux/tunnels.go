@@ -2,8 +2,6 @@ package linux
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"reflect"
 	"slices"
 
@@ -24,25 +22,7 @@ func tunnelChain() *nftables.Chain {
 	}
 }
 
-// setTunnels replaces the table in one transaction. Its counters begin anew.
-func setTunnels(ports []kernel.TunnelPort) error {
-	c, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	if len(ports) > 0 {
-		c.AddTable(tunnelTable) // so that there is something to delete
-	}
-	c.DelTable(tunnelTable)
-	if len(ports) > 0 {
-		c.AddTable(tunnelTable)
-		chain := c.AddChain(tunnelChain())
-		for _, p := range ports {
-			c.AddRule(&nftables.Rule{Table: tunnelTable, Chain: chain, Exprs: encodeTunnel(p)})
-		}
-	}
-	return c.Flush()
-}
+func setTunnels(ports []kernel.TunnelPort) error { return setTable(tunnelChain(), ports, encodeTunnel) }
 
 // encodeTunnel is the rule that kernel.TunnelPort.String writes.
 func encodeTunnel(p kernel.TunnelPort) []expr.Any {
@@ -92,34 +72,10 @@ func decodeTunnel(exprs []expr.Any) (text string, drops uint64) {
 // readTunnels reads the table as kernel.TunnelTableText writes it, "" where there is
 // none, and what its rules have dropped.
 func readTunnels() (text string, drops uint64, err error) {
-	c, err := nftables.New()
-	if err != nil {
-		return "", 0, err
-	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
-		return "", 0, nil // a kernel without nftables
-	}
-	if err != nil {
-		return "", 0, err
-	}
-	var lines []string
-	for _, chain := range chains {
-		if chain.Table.Name != kernel.TunnelTable {
-			continue
-		}
-		if !sameChain(chain, tunnelChain()) {
-			lines = append(lines, fmt.Sprintf("# chain %s", chain.Name))
-			continue
-		}
-		rules, err := c.GetRules(tunnelTable, chain)
-		if err != nil {
-			return "", 0, err
-		}
-		for _, r := range rules {
-			line, n := decodeTunnel(r.Exprs)
-			lines, drops = append(lines, line), drops+n
-		}
-	}
-	return kernel.TunnelTableText(lines), drops, nil
+	lines, err := readTable(tunnelChain(), func(exprs []expr.Any) string {
+		line, n := decodeTunnel(exprs)
+		drops += n
+		return line
+	})
+	return kernel.TunnelTableText(lines), drops, err
 }

@@ -12,6 +12,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
@@ -126,7 +127,7 @@ func (r *runner) pingNode(c *ucli.Context) error {
 				return err
 			}
 		}
-		if n != c.Int("count") && !sleep(c.Context, c.Duration("interval")-time.Since(began)) {
+		if n != c.Int("count") && !part.Sleep(c.Context, c.Duration("interval")-time.Since(began)) {
 			break
 		}
 	}
@@ -191,18 +192,6 @@ func nodeOf(s *topology.Snapshot, name string) string {
 		}
 	}
 	return ""
-}
-
-// sleep waits, and reports false where ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(max(0, d))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 func pongLine(p pongItem) string {

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/baize-net/baize/cmd/internal/dockerhost"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -40,7 +40,7 @@ func (h Host) file() string { return Dir + "/10-" + h.Network + ".conflist" }
 
 // Plan returns the changes after which the runtime has the network. Errors are
 // *topology.Error of kind ErrConflict where another configuration is in the way.
-func (h Host) Plan() ([]dockerhost.Change, error) {
+func (h Host) Plan() ([]hostfile.Change, error) {
 	if err := topology.CheckName("network", h.Network); err != nil {
 		return nil, err
 	}
@@ -51,11 +51,11 @@ func (h Host) Plan() ([]dockerhost.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dockerhost.Missing(h.Root, []dockerhost.Change{{Path: h.file(), Text: text, Mode: 0o644}})
+	return hostfile.Missing(h.Root, []hostfile.Change{{Path: h.file(), Text: text, Mode: 0o644}})
 }
 
 // Undo returns the changes that take it back.
-func (h Host) Undo() ([]dockerhost.Change, error) {
+func (h Host) Undo() ([]hostfile.Change, error) {
 	if err := topology.CheckName("network", h.Network); err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (h Host) Undo() ([]dockerhost.Change, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return dockerhost.Missing(h.Root, []dockerhost.Change{{Path: h.file(), Shared: true}})
+	return hostfile.Missing(h.Root, []hostfile.Change{{Path: h.file(), Shared: true}})
 }
 
 // text is the configuration.

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/cnihost"
-	"github.com/baize-net/baize/cmd/internal/dockerhost"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -31,7 +31,7 @@ func TestPlanAndUndo(t *testing.T) {
 	changes, err = h.Plan()
 	require.NoError(t, err)
 	require.Len(t, changes, 1)
-	require.NoError(t, dockerhost.Apply(root, changes))
+	require.NoError(t, hostfile.Apply(root, changes))
 	list, err := libcni.ConfListFromFile(root + cnihost.Dir + "/10-blue.conflist")
 	require.NoError(t, err)
 	assert.Equal(t, "blue", list.Name)
@@ -48,7 +48,7 @@ func TestPlanAndUndo(t *testing.T) {
 	assert.Len(t, changes, 1)
 	changes, err = h.Undo()
 	require.NoError(t, err)
-	require.NoError(t, dockerhost.Apply(root, changes))
+	require.NoError(t, hostfile.Apply(root, changes))
 	assert.NoFileExists(t, root+cnihost.Dir+"/10-blue.conflist")
 	assert.DirExists(t, root+cnihost.Dir, "it is others' as well")
 }

@@ -1,13 +1,10 @@
 package command
 
 import (
-	"os"
-
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cnihost"
-	"github.com/baize-net/baize/cmd/internal/dockerhost"
-	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 )
 
 func (r *runner) podmanCommand() *ucli.Command {
@@ -25,7 +22,7 @@ stay as they are. With netavark no file is needed:
   baize podman configure --network blue --undo`,
 			Flags: cniFlags(),
 			Action: func(c *ucli.Context) error {
-				return r.cniConfigure(c, "baize podman configure", cnihost.Host{Network: c.String("network"), Ports: true})
+				return r.cniConfigure(c, cnihost.Host{Network: c.String("network"), Ports: true})
 			},
 		}},
 	}
@@ -46,7 +43,7 @@ pods. The cluster itself is not changed: see docs/cni.md for what Baize does not
 			Flags: cniFlags(),
 			Action: func(c *ucli.Context) error {
 				h := cnihost.Host{Network: c.String("network"), First: true, Ports: true}
-				return r.cniConfigure(c, "baize kubernetes configure", h)
+				return r.cniConfigure(c, h)
 			},
 		}},
 	}
@@ -61,7 +58,7 @@ func cniFlags() []ucli.Flag {
 	}
 }
 
-func (r *runner) cniConfigure(c *ucli.Context, command string, h cnihost.Host) error {
+func (r *runner) cniConfigure(c *ucli.Context, h cnihost.Host) error {
 	plan := h.Plan
 	if c.Bool("undo") {
 		plan = h.Undo
@@ -74,16 +71,8 @@ func (r *runner) cniConfigure(c *ucli.Context, command string, h cnihost.Host) e
 	if err := r.showChanges(changes, dryRun); err != nil || dryRun || len(changes) == 0 {
 		return err
 	}
-	if os.Geteuid() != 0 {
-		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: command, What: "needs root",
-			Remedy: "run it with sudo; --dry-run needs none",
-		}
+	if ok, err := r.mayChangeHost(c, "Do this?"); err != nil || !ok {
+		return err
 	}
-	if !c.Bool("yes") {
-		if ok, err := r.confirm("Do this?"); err != nil || !ok {
-			return err
-		}
-	}
-	return dockerhost.Apply("", changes)
+	return hostfile.Apply("", changes)
 }

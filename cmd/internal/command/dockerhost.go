@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/dockerhost"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -87,18 +87,10 @@ func (r *runner) dockerConfigure(c *ucli.Context) error {
 	if dryRun || (len(changes) == 0 && !restart) {
 		return nil
 	}
-	if os.Geteuid() != 0 {
-		return &topology.Error{
-			Kind: topology.ErrUnavailable, Item: "baize docker configure", What: "needs root",
-			Remedy: "run it with sudo; --dry-run needs none",
-		}
+	if ok, err := r.mayChangeHost(c, configureQuestion(restart)); err != nil || !ok {
+		return err
 	}
-	if !c.Bool("yes") {
-		if ok, err := r.confirm(configureQuestion(restart)); err != nil || !ok {
-			return err
-		}
-	}
-	if err := h.Apply(changes); err != nil {
+	if err := hostfile.Apply("", changes); err != nil {
 		return err
 	}
 	return r.reloadDocker(c.Context, restart)
@@ -127,37 +119,6 @@ func (r *runner) reloadDocker(ctx context.Context, restart bool) error {
 		}
 	}
 	return r.say("done; 'baize status' says whether docker0 is set up as it must be")
-}
-
-func (r *runner) showChanges(changes []dockerhost.Change, whole bool) error {
-	for _, ch := range changes {
-		if err := r.showChange(ch, whole); err != nil {
-			return err
-		}
-	}
-	if len(changes) == 0 {
-		return r.say("nothing has to change")
-	}
-	return nil
-}
-
-// showChange names a file; whole shows its text, too.
-func (r *runner) showChange(c dockerhost.Change, whole bool) error {
-	if c.Text == nil {
-		return r.say("remove %s", c.Path)
-	}
-	if err := r.say("write  %s", c.Path); err != nil || !whole {
-		return err
-	}
-	if strings.HasSuffix(c.Path, ".sh") {
-		return nil // long, and the same everywhere
-	}
-	for line := range strings.Lines(string(c.Text)) {
-		if err := r.say("       | %s", strings.TrimRight(line, "\n")); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // confirm asks; any answer but yes is a no.

@@ -1,5 +1,5 @@
 // Package dockerhost converts a host with systemd to docker0 as a part of a
-// Baize network, and back: it says which files would change, and writes them.
+// Baize network, and back: it says which files would change.
 package dockerhost
 
 import (
@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/baize-net/baize/cmd/internal/atomicfile"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/scripts"
 	"github.com/baize-net/baize/topology"
@@ -48,20 +48,10 @@ type Host struct {
 	Flannel bool
 }
 
-// Change is one file to write or to remove.
-type Change struct {
-	Path string
-	// Text is its new text; nil removes the file.
-	Text []byte
-	Mode os.FileMode
-	// Shared: the folder is not removed with its last file.
-	Shared bool
-}
-
 // Plan returns the changes after which Docker starts with the options that the
 // agent writes. Errors are *topology.Error: ErrConflict where Docker's settings
 // contradict them, ErrNotFound where there is no docker.service.
-func (h Host) Plan() ([]Change, error) {
+func (h Host) Plan() ([]hostfile.Change, error) {
 	if err := h.checkDaemonJSON(); err != nil {
 		return nil, err
 	}
@@ -70,10 +60,10 @@ func (h Host) Plan() ([]Change, error) {
 		return nil, err
 	}
 	script := packaged
-	var all []Change
+	var all []hostfile.Change
 	if _, err := os.Stat(h.Root + packaged); err != nil {
 		script = local
-		all = append(all, Change{Path: local, Text: scripts.MkDockerOpts, Mode: 0o755})
+		all = append(all, hostfile.Change{Path: local, Text: scripts.MkDockerOpts, Mode: 0o755})
 	}
 	text := strings.ReplaceAll(string(scripts.DockerDropIn), packaged, script)
 	i := strings.LastIndex(text, "ExecStart=")
@@ -85,60 +75,14 @@ func (h Host) Plan() ([]Change, error) {
 	} else if h.Network != "" {
 		agent += "Environment=BAIZE_DOCKER_NETWORK=" + h.Network + "\n"
 	}
-	all = append(all, Change{Path: dropIn, Text: []byte(text), Mode: 0o644},
-		Change{Path: agentDropIn, Text: []byte(agent), Mode: 0o644})
-	return Missing(h.Root, all)
+	all = append(all, hostfile.Change{Path: dropIn, Text: []byte(text), Mode: 0o644},
+		hostfile.Change{Path: agentDropIn, Text: []byte(agent), Mode: 0o644})
+	return hostfile.Missing(h.Root, all)
 }
 
 // Undo returns the changes that take everything back.
-func (h Host) Undo() ([]Change, error) {
-	return Missing(h.Root, []Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
-}
-
-// Missing leaves out the changes that are made already. root is put before every path.
-func Missing(root string, all []Change) ([]Change, error) {
-	var out []Change
-	for _, c := range all {
-		have, err := os.ReadFile(root + c.Path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if c.Text != nil {
-				out = append(out, c)
-			}
-		case err != nil:
-			return nil, err
-		case c.Text == nil || string(have) != string(c.Text):
-			out = append(out, c)
-		}
-	}
-	return out, nil
-}
-
-// Apply makes the changes in their order.
-func (h Host) Apply(changes []Change) error { return Apply(h.Root, changes) }
-
-// Apply makes changes in their order. root is put before every path.
-func Apply(root string, changes []Change) error {
-	for _, c := range changes {
-		file := root + c.Path
-		if c.Text == nil {
-			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			if !c.Shared {
-				// Fails, as it should, where the directory holds anything else.
-				_ = os.Remove(filepath.Dir(file))
-			}
-			continue
-		}
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			return err
-		}
-		if err := atomicfile.Write(file, c.Text, c.Mode); err != nil {
-			return err
-		}
-	}
-	return nil
+func (h Host) Undo() ([]hostfile.Change, error) {
+	return hostfile.Missing(h.Root, []hostfile.Change{{Path: dropIn}, {Path: agentDropIn}, {Path: local}})
 }
 
 // contradictions are the names in daemon.json of options that the agent sets:

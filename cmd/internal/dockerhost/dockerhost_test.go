@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/dockerhost"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 )
 
 const (
@@ -50,7 +51,7 @@ func TestThereAndBack(t *testing.T) {
 	changes, err := h.Plan()
 	require.NoError(t, err)
 	assert.Equal(t, before, tree(t, h), "a plan changes nothing")
-	require.NoError(t, h.Apply(changes))
+	require.NoError(t, hostfile.Apply(h.Root, changes))
 	after := tree(t, h)
 	assert.Len(t, after, len(before)+3)
 	assert.Contains(t, after[dropIn],
@@ -69,7 +70,7 @@ func TestThereAndBack(t *testing.T) {
 
 	changes, err = h.Undo()
 	require.NoError(t, err)
-	require.NoError(t, h.Apply(changes))
+	require.NoError(t, hostfile.Apply(h.Root, changes))
 	assert.Equal(t, before, tree(t, h))
 	assert.NoDirExists(t, filepath.Dir(h.Root+dropIn))
 	changes, err = h.Undo()
@@ -114,7 +115,7 @@ func TestFlannel(t *testing.T) {
 	before := tree(t, h)
 	changes, err := h.Plan()
 	require.NoError(t, err)
-	require.NoError(t, h.Apply(changes))
+	require.NoError(t, hostfile.Apply(h.Root, changes))
 	after := tree(t, h)
 	assert.Contains(t, after[dropIn], " -f /run/flannel/subnet.env ")
 	assert.NotContains(t, after[dropIn], "/run/baize/subnet.env")
@@ -122,6 +123,6 @@ func TestFlannel(t *testing.T) {
 	assert.NotContains(t, after["/etc/systemd/system/baize.service.d/docker.conf"], "DOCKER_BRIDGE")
 	changes, err = h.Undo()
 	require.NoError(t, err)
-	require.NoError(t, h.Apply(changes))
+	require.NoError(t, hostfile.Apply(h.Root, changes))
 	assert.Equal(t, before, tree(t, h))
 }

@@ -14,20 +14,16 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 	"github.com/baize-net/baize/topology"
 )
 
 // HostPrefix starts the name of every host end Baize makes.
 const HostPrefix = "bz"
-
-// netlinkTimeout bounds one netlink request: the kernel answers in
-// microseconds unless something holds its rtnl lock.
-const netlinkTimeout = 5 * time.Second
 
 // HostIfname returns the name of the host end of an endpoint: HostPrefix and
 // 11 hex digits of SHA-256 over the endpoint's key. At 13 characters it fits
@@ -88,15 +84,8 @@ func Veths(prefix string) ([]string, error) {
 
 // hostHandle opens rtnetlink in the host's namespace.
 func hostHandle() (*netlink.Handle, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, failed("network of this host", "opening netlink", err)
-	}
-	if err := h.SetSocketTimeout(netlinkTimeout); err != nil {
-		h.Close()
-		return nil, err
-	}
-	return h, nil
+	h, err := rtnetlink.Open()
+	return h, failed("network of this host", "opening netlink", err)
 }
 
 // failed turns what a system call answered into an error for people. doing is

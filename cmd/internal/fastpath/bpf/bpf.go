@@ -27,6 +27,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/baize-net/baize/cmd/internal/fastpath"
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -144,7 +145,7 @@ func see(h *netlink.Handle) (look, error) {
 		names:   names{map[string]uint32{}, map[uint32]string{}},
 		devices: map[string]fastpath.Device{}, programs: map[string]attached{},
 	}
-	links, err := dump(h.LinkList)
+	links, err := rtnetlink.Dump(h.LinkList)
 	if err != nil {
 		return l, fmt.Errorf("listing devices: %w", err)
 	}
@@ -431,7 +432,7 @@ func (b *Host) Counters() ([]Counter, error) {
 		return nil, err
 	}
 	defer h.Close()
-	links, err := dump(h.LinkList)
+	links, err := rtnetlink.Dump(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("listing devices: %w", err)
 	}

@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 )
 
 // Programs are attached as classifiers at a device's ingress (tc-bpf(8), direct
@@ -16,7 +17,6 @@ import (
 // another in one step.
 
 const (
-	netlinkTimeout = 5 * time.Second
 	// filterPref is after those of others, which see every packet first and may keep
 	// it from the fast path.
 	filterPref   = 50000
@@ -38,32 +38,16 @@ func (a attached) role() string {
 }
 
 func handle() (*netlink.Handle, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := rtnetlink.Open()
 	if err != nil {
 		return nil, fmt.Errorf("opening netlink: %w", err)
-	}
-	if err := h.SetSocketTimeout(netlinkTimeout); err != nil {
-		h.Close()
-		return nil, err
 	}
 	return h, nil
 }
 
-// dumpTries is how often a listing that a change interrupted is begun anew.
-const dumpTries = 5
-
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
-	for range dumpTries {
-		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return out, err
-}
-
 // hooked are the devices that have a place for classifiers, by index.
 func hooked(h *netlink.Handle) (map[int]bool, error) {
-	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
+	qdiscs, err := rtnetlink.Dump(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
 	if err != nil {
 		return nil, fmt.Errorf("listing queueing disciplines: %w", err)
 	}
@@ -79,7 +63,9 @@ func hooked(h *netlink.Handle) (map[int]bool, error) {
 // ours finds Baize's program at a device.
 func ours(h *netlink.Handle, index int) (a attached, there bool, err error) {
 	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	filters, err := dump(func() ([]netlink.Filter, error) { return h.FilterList(link, netlink.HANDLE_MIN_INGRESS) })
+	filters, err := rtnetlink.Dump(func() ([]netlink.Filter, error) {
+		return h.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	})
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) {
 		return a, false, nil // gone since
 	}
@@ -132,12 +118,12 @@ func detach(h *netlink.Handle, index uint32) error {
 	}
 	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: int(index)}}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		left, err := dump(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+		left, err := rtnetlink.Dump(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
 		if err != nil || len(left) > 0 {
 			return nil // it is somebody else's
 		}
 	}
-	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
+	qdiscs, err := rtnetlink.Dump(func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
 	if err != nil {
 		return nil // nothing uses it
 	}

@@ -19,17 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 )
 
-// Times that bound a request: the kernel answers in microseconds unless
-// something holds its lock.
-const (
-	netlinkTimeout = 5 * time.Second
-	toolTimeout    = 5 * time.Second
-)
-
-// dumpTries is how often a listing that a change interrupted is begun anew.
-const dumpTries = 5
+// toolTimeout bounds a run of another program: the kernel answers in microseconds
+// unless something holds its lock.
+const toolTimeout = 5 * time.Second
 
 // Host is this host. Its zero value is ready.
 type Host struct{}
@@ -37,26 +32,11 @@ type Host struct{}
 var _ kernel.Host = Host{}
 
 func handle() (*netlink.Handle, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := rtnetlink.Open()
 	if err != nil {
 		return nil, fmt.Errorf("kernel of this host: opening netlink: %w", err)
 	}
-	if err := h.SetSocketTimeout(netlinkTimeout); err != nil {
-		h.Close()
-		return nil, fmt.Errorf("kernel of this host: %w", err)
-	}
 	return h, nil
-}
-
-// dump repeats a listing that a change interrupted. One that is interrupted
-// every time is an error: what it lacks would be taken for gone.
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
-	for range dumpTries {
-		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return out, err
 }
 
 // addrOf returns the zero Addr for nil.

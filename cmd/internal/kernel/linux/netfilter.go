@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -65,7 +66,7 @@ func (Host) Netfilter(ctx context.Context) (kernel.Netfilter, error) {
 
 // policies counts those of IPsec.
 func policies(h *netlink.Handle) (int, error) {
-	list, err := dump(func() ([]netlink.XfrmPolicy, error) { return h.XfrmPolicyList(netlink.FAMILY_ALL) })
+	list, err := rtnetlink.Dump(func() ([]netlink.XfrmPolicy, error) { return h.XfrmPolicyList(netlink.FAMILY_ALL) })
 	for _, none := range []error{unix.EPROTONOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP} {
 		if errors.Is(err, none) {
 			return 0, nil
@@ -185,7 +186,7 @@ const (
 func ingressDevices() (map[string][]string, error) {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_NETDEV})
-	messages, err := dump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_NETFILTER, 0) })
+	messages, err := rtnetlink.Dump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_NETFILTER, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("listing the devices of nftables: %w", err)
 	}

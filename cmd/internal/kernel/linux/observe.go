@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/route"
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -70,7 +71,7 @@ type reader struct {
 }
 
 func (r *reader) links() error {
-	links, err := dump(r.h.LinkList)
+	links, err := rtnetlink.Dump(r.h.LinkList)
 	if err != nil {
 		return err
 	}
@@ -89,7 +90,7 @@ func (r *reader) links() error {
 }
 
 func (r *reader) addresses() error {
-	list, err := dump(func() ([]netlink.Addr, error) { return r.h.AddrList(nil, netlink.FAMILY_ALL) })
+	list, err := rtnetlink.Dump(func() ([]netlink.Addr, error) { return r.h.AddrList(nil, netlink.FAMILY_ALL) })
 	for _, a := range list {
 		if dev := r.names[a.LinkIndex]; dev != "" {
 			r.o.Addresses = append(r.o.Addresses, kernel.Address{Dev: dev, Prefix: prefixOf(a.IPNet)})
@@ -100,7 +101,9 @@ func (r *reader) addresses() error {
 
 func (r *reader) neighbours() error {
 	for _, l := range r.o.Links {
-		list, err := dump(func() ([]netlink.Neigh, error) { return r.h.NeighList(r.index[l.Name], netlink.FAMILY_ALL) })
+		list, err := rtnetlink.Dump(func() ([]netlink.Neigh, error) {
+			return r.h.NeighList(r.index[l.Name], netlink.FAMILY_ALL)
+		})
 		if err != nil {
 			return err
 		}
@@ -123,7 +126,7 @@ func (r *reader) routes() (err error) {
 
 func (r *reader) rules() error {
 	for f, number := range map[topology.Family]int{topology.IPv4: netlink.FAMILY_V4, topology.IPv6: netlink.FAMILY_V6} {
-		list, err := dump(func() ([]netlink.Rule, error) { return r.h.RuleList(number) })
+		list, err := rtnetlink.Dump(func() ([]netlink.Rule, error) { return r.h.RuleList(number) })
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // a kernel without the family, or without rules
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/kernel"
+	"github.com/baize-net/baize/cmd/internal/rtnetlink"
 )
 
 // Way asks the kernel for the way to an address.
@@ -51,7 +52,7 @@ func (Host) Up() (map[string]bool, error) {
 		return nil, err
 	}
 	defer h.Close()
-	links, err := dump(h.LinkList)
+	links, err := rtnetlink.Dump(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("devices of this host: listing them: %w", err)
 	}

@@ -37,8 +37,6 @@ type Step struct {
 	Rule *Rule
 	// Packet is the packet as it came to the table.
 	Packet Packet
-	// Depth counts the tables that led here.
-	Depth int
 	// Unsure are the rules of the table that come before Rule, and of which nobody
 	// can say whether the packet matches them.
 	Unsure []*Rule
@@ -51,8 +49,6 @@ type Output struct {
 	Packet Packet
 	// Back: it leaves by the port that it came in by, as an answer does.
 	Back bool
-	// Step is the index of the step that sent it.
-	Step int
 }
 
 // Trace is what the tables do with a packet.
@@ -79,11 +75,12 @@ type execution struct {
 	stack  []value
 }
 
+// table looks a packet up in a table, to which depth others have led.
 func (e *execution) table(n, depth int) {
 	if depth > maxDepth {
 		return
 	}
-	step := Step{Table: n, Packet: e.packet, Depth: depth}
+	step := Step{Table: n, Packet: e.packet}
 	for _, r := range e.tables.byTable[n] {
 		if !e.packet.matches(r.match) {
 			continue
@@ -97,12 +94,12 @@ func (e *execution) table(n, depth int) {
 	}
 	e.trace.Steps = append(e.trace.Steps, step)
 	if step.Rule != nil {
-		e.do(step.Rule.actions, len(e.trace.Steps)-1)
+		e.do(step.Rule.actions, depth)
 	}
 }
 
-func (e *execution) do(actions []action, step int) {
-	in, depth := int(e.packet.fields[InPort].lo), e.trace.Steps[step].Depth
+func (e *execution) do(actions []action, depth int) {
+	in := int(e.packet.fields[InPort].lo)
 	for _, a := range actions {
 		switch a.kind {
 		case "output", "output_part":
@@ -111,10 +108,10 @@ func (e *execution) do(actions []action, step int) {
 				port = int(e.packet.get(a.from).lo)
 			}
 			if port != in {
-				e.trace.Outputs = append(e.trace.Outputs, Output{Port: port, Packet: e.packet, Step: step})
+				e.trace.Outputs = append(e.trace.Outputs, Output{Port: port, Packet: e.packet})
 			}
 		case "in_port":
-			e.trace.Outputs = append(e.trace.Outputs, Output{Port: in, Packet: e.packet, Back: true, Step: step})
+			e.trace.Outputs = append(e.trace.Outputs, Output{Port: in, Packet: e.packet, Back: true})
 		case "goto", "resubmit":
 			e.table(a.table, depth+1)
 		case "dec_ttl":

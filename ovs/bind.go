@@ -26,13 +26,20 @@ func (s State) Bind(ofports map[string]int) (bound []BoundFlow, missing []string
 			done := b.actions(f.Actions)
 			f.Actions = done.text
 			if done.down != "" {
-				f.Class = s.portLabel(done.down) + " is down"
+				f.Class = s.portLabel(done.down) + isDown
 			}
 		}
 		bound = append(bound, BoundFlow{Flow: f, Cookie: CookieOf(f)})
 	}
 	return bound, slices.Sorted(maps.Keys(b.absent))
 }
+
+// isDown ends the class of a flow whose port is not there.
+const isDown = " is down"
+
+// DownPort returns what the port is that a flow of this class lacks (Bind); false
+// where it lacks none.
+func DownPort(class string) (label string, down bool) { return strings.CutSuffix(class, isDown) }
 
 // portLabel says for people what a wanted port is: "tunnel to host2".
 func (s State) portLabel(name string) string {

@@ -44,10 +44,10 @@ func (f Facts) Drops(dropped []openflow.Dropped, most int) []Drop {
 		}
 		if last.Rule != nil {
 			drop.Reason = "a flow that is not Baize's"
-			w, ours := b.classes[last.Rule.Flow.ID()]
+			w, ours := b.rules[last.Rule.Flow.ID()]
 			switch {
-			case ours && w.Drops():
-				drop.Reason = w.Class
+			case ours && w.Flow.Drops():
+				drop.Reason = w.Flow.Class
 			case ours: // a broadcast on a host with one endpoint, for example
 				drop.Reason = "for nobody but the port that it came from"
 			}

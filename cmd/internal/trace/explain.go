@@ -50,8 +50,7 @@ func (f Facts) Flow(text string) ([]Explanation, bool) {
 	}
 	rule := forward.Read(flow.BoundFlow)
 	if flow.Cookie == 0 { // a line without: the same flow by its text
-		for id, w := range b.classes {
-			want := b.rule(id, w)
+		for _, want := range b.rules {
 			if rule.Same(want) {
 				return []Explanation{f.ours(b, want)}, true
 			}
@@ -59,13 +58,13 @@ func (f Facts) Flow(text string) ([]Explanation, bool) {
 		return []Explanation{f.foreign(b, rule)}, true
 	}
 	if ovs.OwnCookie(flow.Cookie) {
-		want, wanted := b.classes[flow.ID()]
+		want, wanted := b.rules[flow.ID()]
 		if !wanted {
 			return []Explanation{f.stale(b, rule)}, true
 		}
-		e := f.ours(b, b.rule(flow.ID(), want))
-		if !rule.Same(b.rule(flow.ID(), want)) {
-			e.add("changed", "by hand: it should be %s", b.text(b.rule(flow.ID(), want)))
+		e := f.ours(b, want)
+		if !rule.Same(want) {
+			e.add("changed", "by hand: it should be %s", b.text(want))
 			e.Remedy = "a running agent restores it: 'baize status'"
 		}
 		return []Explanation{e}, true
@@ -76,9 +75,9 @@ func (f Facts) Flow(text string) ([]Explanation, bool) {
 // byCookie explains all flows with a cookie.
 func (f Facts) byCookie(b *bridge, cookie uint64) (out []Explanation) {
 	byTable := func(x, y ovs.FlowID) int { return cmp.Compare(x.Table, y.Table) }
-	for _, id := range slices.SortedFunc(maps.Keys(b.classes), byTable) {
+	for _, id := range slices.SortedFunc(maps.Keys(b.rules), byTable) {
 		if id.Cookie == cookie {
-			out = append(out, f.ours(b, b.rule(id, b.classes[id])))
+			out = append(out, f.ours(b, b.rules[id]))
 		}
 	}
 	if f.Observed != nil && len(out) == 0 {
@@ -104,11 +103,6 @@ func (f Facts) byCookie(b *bridge, cookie uint64) (out []Explanation) {
 		}}
 	}
 	return out
-}
-
-// rule is a wanted flow as it is compared.
-func (b *bridge) rule(id ovs.FlowID, w ovs.Flow) *forward.Rule {
-	return forward.Read(ovs.BoundFlow{Flow: w, Cookie: id.Cookie})
 }
 
 var quotedPort = regexp.MustCompile(`"([^"]+)"`)
@@ -150,7 +144,7 @@ func (b *bridge) about(r *forward.Rule, text string) Explanation {
 }
 
 func (f Facts) ours(b *bridge, r *forward.Rule) Explanation {
-	w := b.classes[r.Flow.ID()]
+	w := r.Flow
 	text := w.Class
 	if w.Drops() {
 		text = "drops, and counts: " + w.Class
@@ -166,7 +160,7 @@ func (f Facts) ours(b *bridge, r *forward.Rule) Explanation {
 	}
 	switch {
 	case f.Observed == nil:
-	case b.there[r.Flow.ID()]:
+	case b.there(r):
 		e.add("packets", "%d", b.counters[r.Flow.ID()])
 	default:
 		e.add("missing", "the switch does not have it")
@@ -201,9 +195,9 @@ func (f Facts) foreign(b *bridge, r *forward.Rule) Explanation {
 // shadows says which of Baize's flows do not see the packets that a rule takes.
 func (f Facts) shadows(b *bridge, e *Explanation, r *forward.Rule) {
 	classes := map[string]int{}
-	for id, w := range b.classes {
-		if w.Priority <= r.Flow.Priority && id != r.Flow.ID() && r.Overlaps(b.rule(id, w)) {
-			classes[w.Class]++
+	for id, w := range b.rules {
+		if w.Flow.Priority <= r.Flow.Priority && id != r.Flow.ID() && r.Overlaps(w) {
+			classes[w.Flow.Class]++
 		}
 	}
 	if len(classes) == 0 {
@@ -320,7 +314,7 @@ func (f Facts) portState(b *bridge, e *Explanation, p ovs.Port, wanted bool) {
 func (f Facts) Drop(label string) (Explanation, bool) {
 	label = strings.TrimSuffix(strings.TrimPrefix(label, "dropped "), ":")
 	e := Explanation{Kind: "drop", Subject: label, Text: pipeline.DropMeaning(label), Details: []Detail{}}
-	if what, ok := strings.CutSuffix(label, " is down"); ok && e.Text == "" {
+	if what, down := ovs.DownPort(label); down && e.Text == "" {
 		e.Text = fmt.Sprintf("The port of this is not there, or Open vSwitch cannot forward through it: %s.", what)
 		e.Remedy = "'baize status' names the port and what is wrong with it"
 	}
@@ -329,12 +323,12 @@ func (f Facts) Drop(label string) (Explanation, bool) {
 	}
 	b := f.bridge()
 	var packets uint64
-	for id, w := range b.classes {
-		if w.Class != label {
+	for id, w := range b.rules {
+		if w.Flow.Class != label {
 			continue
 		}
 		packets += b.counters[id]
-		e.add("flow", "%s", b.text(b.rule(id, w)))
+		e.add("flow", "%s", b.text(w))
 	}
 	slices.SortFunc(e.Details, func(x, y Detail) int { return cmp.Compare(x.Value, y.Value) })
 	const most = 5

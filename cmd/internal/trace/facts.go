@@ -86,16 +86,15 @@ type bridge struct {
 	wanted, have forward.Tables
 	numbers      map[string]int
 	names        map[int]string
-	// classes are the wanted flows, counters those that are there.
-	classes  map[ovs.FlowID]ovs.Flow
+	// rules are the wanted flows, counters the packets of those that are there.
+	rules    map[ovs.FlowID]*forward.Rule
 	counters map[ovs.FlowID]uint64
-	there    map[ovs.FlowID]bool
 }
 
 func (f *Facts) bridge() *bridge {
 	b := &bridge{
-		numbers: map[string]int{}, names: map[int]string{}, classes: map[ovs.FlowID]ovs.Flow{},
-		counters: map[ovs.FlowID]uint64{}, there: map[ovs.FlowID]bool{},
+		numbers: map[string]int{}, names: map[int]string{}, rules: map[ovs.FlowID]*forward.Rule{},
+		counters: map[ovs.FlowID]uint64{},
 	}
 	if f.Observed != nil {
 		b.numbers = f.Observed.Switch.OFPorts()
@@ -111,7 +110,7 @@ func (f *Facts) bridge() *bridge {
 	rules := make([]*forward.Rule, len(bound))
 	for i, flow := range bound {
 		rules[i] = forward.Read(flow)
-		b.classes[flow.ID()] = flow.Flow
+		b.rules[flow.ID()] = rules[i]
 	}
 	b.wanted = forward.NewTables(rules)
 	b.have = b.wanted
@@ -121,10 +120,16 @@ func (f *Facts) bridge() *bridge {
 	rules = rules[:0:0]
 	for _, flow := range f.Observed.Flows {
 		rules = append(rules, forward.Read(flow.BoundFlow))
-		b.counters[flow.ID()], b.there[flow.ID()] = flow.Packets, true
+		b.counters[flow.ID()] = flow.Packets
 	}
 	b.have = forward.NewTables(rules)
 	return b
+}
+
+// there reports whether the switch has a flow.
+func (b *bridge) there(r *forward.Rule) bool {
+	_, there := b.counters[r.Flow.ID()]
+	return there
 }
 
 // text is a flow with ports by name.

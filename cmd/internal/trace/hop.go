@@ -182,10 +182,6 @@ func (h *hop) tableStep(s forward.Step) Step {
 		out.Stage = "table " + strconv.Itoa(s.Table)
 	}
 	want := h.b.wanted.Lookup(s.Table, s.Packet)
-	var wanted ovs.Flow
-	if want != nil {
-		wanted = h.b.classes[want.Flow.ID()]
-	}
 	if s.Rule != nil {
 		out.Cookie, out.Packets = fmt.Sprintf("%#x", s.Rule.Flow.Cookie), h.b.counters[s.Rule.Flow.ID()]
 	}
@@ -197,13 +193,13 @@ func (h *hop) tableStep(s forward.Step) Step {
 				h.b.text(s.Unsure[0]), match),
 		)
 	case s.Rule == nil || (h.Observed != nil && (want == nil || !s.Rule.Same(want))):
-		return h.mismatch(out, s, want, wanted)
+		return h.mismatch(out, s, want)
 	}
-	own, ours := h.b.classes[s.Rule.Flow.ID()]
+	own, ours := h.b.rules[s.Rule.Flow.ID()]
 	if !ours {
-		own = wanted // two flows that do the same, or a changed text
+		own = want // two flows that do the same, or a changed text
 	}
-	return h.asWanted(out, own)
+	return h.asWanted(out, own.Flow.Flow)
 }
 
 // asWanted tells a flow that is as it should be.
@@ -228,12 +224,12 @@ func (s Step) unknown(text string) Step {
 }
 
 // mismatch tells a flow that took the packet in the place of another.
-func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule, wanted ovs.Flow) Step {
+func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule) Step {
 	out.State, out.Wanted = Broken, h.b.text(want)
 	instead := "nothing of Baize's"
 	if want != nil {
-		instead = fmt.Sprintf("%q", wanted.Class)
-		out.Key, out.Revision = wanted.Reason.Key, wanted.Reason.Revision
+		instead = fmt.Sprintf("%q", want.Flow.Class)
+		out.Key, out.Revision = want.Flow.Reason.Key, want.Flow.Reason.Revision
 	}
 	const restored = "a running agent restores it: 'baize status' there"
 	switch {
@@ -245,38 +241,29 @@ func (h *hop) mismatch(out Step, s forward.Step, want *forward.Rule, wanted ovs.
 				fmt.Sprintf("a flow that is not Baize's takes the packet, and nobody can say what %s does", action),
 			)
 		}
-		out.Text = fmt.Sprintf(
-			"a flow that is not Baize's (cookie %s) takes the packet in the place of %s",
-			out.Cookie,
-			instead,
-		)
+		does := "takes"
 		if s.Rule.Flow.Drops() {
-			out.Text = fmt.Sprintf(
-				"a flow that is not Baize's (cookie %s) drops the packet in the place of %s",
-				out.Cookie,
-				instead,
-			)
+			does = "drops"
 		}
+		out.Text = fmt.Sprintf("a flow that is not Baize's (cookie %s) %s the packet in the place of %s",
+			out.Cookie, does, instead)
 		out.Remedy = fmt.Sprintf("'ovs-ofctl -O OpenFlow14 del-flows %s cookie=%s/-1,table=%d' there, if nobody needs it",
 			h.Wanted.Bridge.Name, out.Cookie, s.Table)
-	case want != nil && h.b.there[want.Flow.ID()] && want.Flow.ID() != s.Rule.Flow.ID():
+	case want != nil && h.b.there(want) && want.Flow.ID() != s.Rule.Flow.ID():
 		out.Text, out.Remedy = "another flow with Baize's mark takes the packet in the place of "+instead, restored
 	case want != nil && want.Flow.ID() == s.Rule.Flow.ID():
 		out.Text, out.Remedy = "the flow for "+instead+" was changed by hand", restored
 	default:
 		out.Text, out.Remedy = "the flow for "+instead+" is missing, and a more general one takes the packet", restored
-		if wanted.Drops() && !s.Rule.Flow.Drops() {
-			out.Text = "an old flow sends on what is to be dropped: " + wanted.Class
-			if strings.HasSuffix(wanted.Class, isDown) {
-				h.down = wanted.Class + ": "
+		if want != nil && want.Flow.Drops() && !s.Rule.Flow.Drops() {
+			out.Text = "an old flow sends on what is to be dropped: " + want.Flow.Class
+			if _, down := ovs.DownPort(want.Flow.Class); down {
+				h.down = want.Flow.Class + ": "
 			}
 		}
 	}
 	return out
 }
-
-// isDown ends the class of a flow whose port does not work (ovs.State.Bind).
-const isDown = " is down"
 
 // remedy says what a person can do about a drop.
 func (h *hop) remedy(class string) string {
@@ -290,7 +277,7 @@ func (h *hop) remedy(class string) string {
 	case pipeline.DropUnknownKey:
 		return "the nodes do not agree on the network's VNI: 'baize network list', 'baize plan --diff' on both"
 	}
-	if strings.HasSuffix(class, isDown) {
+	if _, down := ovs.DownPort(class); down {
 		return "'baize status' on " + h.View.Node.Name + " names the port and what is wrong with it"
 	}
 	return "'baize explain' with the flow's line tells more"

@@ -115,7 +115,7 @@ func (e *execution) do(actions []action, depth int) {
 		case "goto", "resubmit":
 			e.table(a.table, depth+1)
 		case "dec_ttl":
-			if !e.packet.older() {
+			if !e.packet.DecTTL() {
 				return
 			}
 		default:

@@ -15,19 +15,11 @@ type Packet struct{ fields [fieldCount]value }
 // Broadcast is everybody's MAC.
 var Broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-func macValue(m net.HardwareAddr) value {
-	var out uint64
-	for _, b := range m {
-		out = out<<8 | uint64(b)
-	}
-	return value{0, out}
-}
-
 // Frame is a frame of any EtherType.
 func Frame(fromMAC, toMAC net.HardwareAddr, etherType uint16) Packet {
 	var p Packet
-	p.set(EthSrc, macValue(fromMAC))
-	p.set(EthDst, macValue(toMAC))
+	p.SetMAC(EthSrc, fromMAC)
+	p.SetMAC(EthDst, toMAC)
 	p.Set(EthType, uint64(etherType))
 	return p
 }
@@ -57,7 +49,7 @@ func Who(fromMAC net.HardwareAddr, from, target netip.Addr) Packet {
 	group := [16]byte{0xff, 2, 11: 1, 12: 0xff, 13: t[13], 14: t[14], 15: t[15]}
 	p := IP(fromMAC, net.HardwareAddr{0x33, 0x33, 0xff, t[13], t[14], t[15]}, from, netip.AddrFrom16(group))
 	p.neighbour(135, target)
-	p.set(NDSLL, macValue(fromMAC))
+	p.SetMAC(NDSLL, fromMAC)
 	return p
 }
 
@@ -65,12 +57,12 @@ func Who(fromMAC net.HardwareAddr, from, target netip.Addr) Packet {
 func Here(fromMAC, toMAC net.HardwareAddr, from, to netip.Addr) Packet {
 	if from.Is4() {
 		p := arp(fromMAC, toMAC, from, to, 2)
-		p.set(ARPTHA, macValue(toMAC))
+		p.SetMAC(ARPTHA, toMAC)
 		return p
 	}
 	p := IP(fromMAC, toMAC, from, to)
 	p.neighbour(136, from)
-	p.set(NDTLL, macValue(fromMAC))
+	p.SetMAC(NDTLL, fromMAC)
 	return p
 }
 
@@ -79,7 +71,7 @@ func arp(fromMAC, toMAC net.HardwareAddr, from, target netip.Addr, op uint64) Pa
 	p.Set(ARPOp, op)
 	p.set(ARPSPA, addrValue(from))
 	p.set(ARPTPA, addrValue(target))
-	p.set(ARPSHA, macValue(fromMAC))
+	p.SetMAC(ARPSHA, fromMAC)
 	return p
 }
 
@@ -92,6 +84,15 @@ func (p *Packet) neighbour(kind uint64, target netip.Addr) {
 
 // Set gives a field of at most 64 bits a value.
 func (p *Packet) Set(f Field, v uint64) { p.set(f, value{0, v}) }
+
+// SetMAC gives a field that is a link address a value.
+func (p *Packet) SetMAC(f Field, m net.HardwareAddr) {
+	var out uint64
+	for _, b := range m {
+		out = out<<8 | uint64(b)
+	}
+	p.Set(f, out)
+}
 
 func (p *Packet) set(f Field, v value) { p.fields[f] = v }
 
@@ -166,8 +167,8 @@ func (p *Packet) put(x part, v value) {
 	p.fields[x.field] = p.fields[x.field].and(mask.not()).or(v.shl(x.first).and(mask))
 }
 
-// older lowers the TTL, and reports whether the packet lives on.
-func (p *Packet) older() bool {
+// DecTTL lowers the TTL, and reports whether the packet lives on.
+func (p *Packet) DecTTL() bool {
 	ttl := p.Number(IPTTL)
 	if ttl <= 1 {
 		return false

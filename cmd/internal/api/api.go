@@ -25,6 +25,7 @@ import (
 	"context"
 	"encoding"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -144,6 +145,16 @@ func EndpointOf(e ovs.Endpoint) Endpoint {
 		Netns:        e.Netns, Ifname: e.Ifname, Port: e.Port,
 		Engine: e.Labels[LabelEngine], EngineNetwork: e.Labels[LabelNetwork], ContainerID: e.Labels[LabelID],
 		Container: cmp.Or(e.Labels[LabelContainer], shortID(e.Labels[LabelID])),
+	}
+}
+
+// OfSwitch turns it back into what the bridge's port says, but for labels.
+func (e Endpoint) OfSwitch() ovs.Endpoint {
+	mac, _ := net.ParseMAC(e.MAC) // there may be none
+	return ovs.Endpoint{
+		Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: mac, Allow: e.Allow,
+		AllowTraffic: e.AllowTraffic,
+		Netns:        e.Netns, Ifname: e.Ifname, Port: e.Port,
 	}
 }
 

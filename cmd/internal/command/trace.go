@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -316,7 +315,11 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 		}
 	}
 	host := trace.Host{DB: db, Flows: a.flows(), Kernel: linux.Host{}}
-	f, err := host.Read(ctx, view, opt, agentEndpoints(a.endpoints))
+	endpoints := make([]ovs.Endpoint, len(a.endpoints))
+	for i, e := range a.endpoints {
+		endpoints[i] = e.OfSwitch()
+	}
+	f, err := host.Read(ctx, view, opt, endpoints)
 	if err == nil {
 		a.facts = &f
 	}
@@ -354,18 +357,6 @@ func (a *traceAsker) live(req trace.Request, before trace.Result) (trace.Result,
 
 // liveTimeout bounds the second reading of this host.
 const liveTimeout = 20 * time.Second
-
-// agentEndpoints are the agent's, as the pipeline takes them.
-func agentEndpoints(list []api.Endpoint) (out []ovs.Endpoint) {
-	for _, e := range list {
-		mac, _ := net.ParseMAC(e.MAC) // there may be none
-		out = append(out, ovs.Endpoint{
-			Name: e.Name, Node: e.Node, Network: e.Network, IPs: e.IPs, MAC: mac, Allow: e.Allow, Netns: e.Netns,
-			Ifname: e.Ifname, Port: e.Port,
-		})
-	}
-	return out
-}
 
 // dropsAReason is how many headers --drops shows of one reason.
 const dropsAReason = 5

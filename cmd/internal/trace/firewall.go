@@ -173,30 +173,126 @@ func (r *run) rule(c *chain, rule filterRule, depth int) (verdict, where string,
 	place := fmt.Sprintf("%s, rule %d", c.where(), rule.Handle)
 	for _, expression := range rule.Expr {
 		for what, body := range expression {
-			switch what {
-			case "counter", "comment", "log", "notrack", "mangle":
-			case "match":
-				var m match
-				m.read(body)
-				ok, understood := m.matches(r.packet, r.hook)
-				if understood && !ok {
-					return "", "", false
-				}
-				known = known && understood
-			case "accept", "drop", "reject", "return", "jump", "goto":
-				if !known {
-					r.unsure = place
-					return "", "", false
-				}
-				if verdict, where, done = r.decide(what, body, c, place, depth); done {
+			switch e := r.effect(what, body); {
+			case e.kind == another:
+				return "", "", false
+			case e.kind == notKnown:
+				known = false
+			case e.kind == mayDecide || e.kind == decides && !known:
+				r.unsure = place
+				return "", "", false
+			case e.kind == decides:
+				if verdict, where, done = r.decide(e.verdict, e.body, c, place, depth); done {
 					return verdict, where, true
 				}
-			default:
-				known = false
 			}
 		}
 	}
 	return "", "", false
+}
+
+// effect is what an expression of a rule does to a packet.
+type effect struct {
+	kind effectKind
+	// verdict and body are those of a statement that decides.
+	verdict string
+	body    json.RawMessage
+}
+
+type effectKind int
+
+const (
+	nothing   effectKind = iota // the rule goes on
+	another                     // the rule is for other packets
+	notKnown                    // nobody can say whether the rule is for this one
+	mayDecide                   // nobody can say whether the packet gets further
+	decides
+)
+
+// effect says what an expression does (libnftables-json(5), "STATEMENTS").
+func (r *run) effect(what string, body json.RawMessage) effect {
+	switch what {
+	case "match":
+		var m match
+		m.read(body)
+		switch ok, understood := m.matches(r.packet, r.hook); {
+		case !understood:
+			return effect{kind: notKnown}
+		case !ok:
+			return effect{kind: another}
+		}
+		return effect{kind: nothing}
+	case "counter", "comment", "log", "notrack", "mangle":
+		return effect{kind: nothing}
+	case "accept", "drop", "reject", "return", "jump", "goto":
+		return effect{decides, what, body}
+	case "queue", "fwd", "synproxy", "tproxy":
+		return effect{kind: mayDecide}
+	case "vmap":
+		return r.verdictMap(body)
+	case "xt":
+		return extension(body)
+	}
+	return effect{kind: notKnown}
+}
+
+// verdictMap looks the packet up in a map of verdicts.
+func (r *run) verdictMap(body json.RawMessage) effect {
+	var m struct {
+		Key  operand `json:"key"`
+		Data struct {
+			Set [][2]json.RawMessage `json:"set"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(body, &m) != nil { // one with a name, for example
+		return effect{kind: mayDecide}
+	}
+	value, present, known := m.Key.value(r.packet, r.hook)
+	if !known {
+		return effect{kind: mayDecide}
+	}
+	for _, entry := range m.Data.Set {
+		var key any
+		var verdict map[string]json.RawMessage
+		if json.Unmarshal(entry[0], &key) != nil || json.Unmarshal(entry[1], &verdict) != nil {
+			return effect{kind: mayDecide}
+		}
+		is, understood := equals(key, value)
+		if !understood {
+			return effect{kind: mayDecide}
+		}
+		for what, body := range verdict {
+			if is && present {
+				return r.effect(what, body)
+			}
+		}
+	}
+	return effect{kind: nothing}
+}
+
+// passing are targets of iptables after which a packet goes on to the next rule, or
+// that translate addresses (iptables-extensions(8)).
+var passing = []string{
+	"AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DNAT", "DSCP", "ECN", "HL", "HMARK", "LOG", "MARK",
+	"MASQUERADE", "NETMAP", "NFLOG", "NOTRACK", "REDIRECT", "SECMARK", "SET", "SNAT", "TCPMSS", "TCPOPTSTRIP", "TEE",
+	"TOS", "TRACE", "TTL",
+}
+
+// extension is a match or a target of iptables.
+func extension(body json.RawMessage) effect {
+	var x struct {
+		Type string `json:"type"`
+		Name string `json:"name"`
+	}
+	switch err := json.Unmarshal(body, &x); {
+	case err != nil || x.Type != "target":
+		return effect{kind: notKnown}
+	case x.Name == "REJECT":
+		return effect{kind: decides, verdict: "reject"}
+	case slices.Contains(passing, x.Name):
+		return effect{kind: nothing}
+	}
+	return effect{kind: mayDecide}
 }
 
 // decide does what a rule says; done: the chain is over.
@@ -225,20 +321,23 @@ func (r *run) decide(
 
 // match is a condition of a rule.
 type match struct {
-	Op   string `json:"op"`
-	Left struct {
-		Payload *struct {
-			Protocol string `json:"protocol"`
-			Field    string `json:"field"`
-		} `json:"payload"`
-		Meta *struct {
-			Key string `json:"key"`
-		} `json:"meta"`
-		CT *struct {
-			Key string `json:"key"`
-		} `json:"ct"`
-	} `json:"left"`
-	Right any `json:"right"`
+	Op    string  `json:"op"`
+	Left  operand `json:"left"`
+	Right any     `json:"right"`
+}
+
+// operand is what a condition, or a map, looks at.
+type operand struct {
+	Payload *struct {
+		Protocol string `json:"protocol"`
+		Field    string `json:"field"`
+	} `json:"payload"`
+	Meta *struct {
+		Key string `json:"key"`
+	} `json:"meta"`
+	CT *struct {
+		Key string `json:"key"`
+	} `json:"ct"`
 }
 
 func (m *match) read(body json.RawMessage) {
@@ -250,7 +349,7 @@ func (m *match) read(body json.RawMessage) {
 // matches reports whether the packet meets the condition, and whether the
 // condition was understood.
 func (m *match) matches(p Passing, hook string) (ok, understood bool) {
-	value, present, known := m.value(p, hook)
+	value, present, known := m.Left.value(p, hook)
 	if !known {
 		return false, false
 	}
@@ -267,12 +366,12 @@ func (m *match) matches(p Passing, hook string) (ok, understood bool) {
 	return false, false
 }
 
-// value is what the condition looks at; present is false where packets of this
-// kind have no such field.
-func (m *match) value(p Passing, hook string) (value string, present, known bool) {
+// value is that of the packet; present is false where packets of this kind have no
+// such field.
+func (l operand) value(p Passing, hook string) (value string, present, known bool) {
 	proto := p.Packet.Number(forward.IPProto)
 	names := map[uint64]string{1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
-	switch l := m.Left; {
+	switch {
 	case l.Meta != nil:
 		switch l.Meta.Key {
 		case "iifname", "iif":
@@ -287,29 +386,29 @@ func (m *match) value(p Passing, hook string) (value string, present, known bool
 	case l.CT != nil && l.CT.Key == "state":
 		return "new", true, true
 	case l.Payload != nil:
-		return m.payload(p, names[proto])
+		return l.payload(p, names[proto])
 	}
 	return "", false, false
 }
 
-func (m *match) payload(p Passing, proto string) (value string, present, known bool) {
-	l := m.Left.Payload
+func (l operand) payload(p Passing, proto string) (value string, present, known bool) {
+	at := l.Payload
 	switch family := map[bool]string{true: "ip", false: "ip6"}[p.To.Is4()]; {
-	case l.Protocol == "ip" || l.Protocol == "ip6":
-		switch l.Field {
+	case at.Protocol == "ip" || at.Protocol == "ip6":
+		switch at.Field {
 		case "saddr":
-			return p.From.String(), l.Protocol == family, true
+			return p.From.String(), at.Protocol == family, true
 		case "daddr":
-			return p.To.String(), l.Protocol == family, true
+			return p.To.String(), at.Protocol == family, true
 		case "protocol", "nexthdr":
-			return proto, l.Protocol == family, true
+			return proto, at.Protocol == family, true
 		}
-	case l.Field == "dport" || l.Field == "sport":
+	case at.Field == "dport" || at.Field == "sport":
 		port := p.Packet.Number(forward.TPDst)
-		if l.Field == "sport" {
+		if at.Field == "sport" {
 			port = p.Packet.Number(forward.TPSrc)
 		}
-		return fmt.Sprint(port), l.Protocol == proto || l.Protocol == "th", true
+		return fmt.Sprint(port), at.Protocol == proto || at.Protocol == "th", true
 	}
 	return "", false, false
 }

@@ -46,6 +46,9 @@ func TestFilter(t *testing.T) {
 	meta := func(op, key, right string) string {
 		return `{"match":{"op":"` + op + `","left":{"meta":{"key":"` + key + `"}},"right":` + right + `}}`
 	}
+	vmap := func(key, entries string) string {
+		return `{"vmap":{"key":` + key + `,"data":{"set":[` + entries + `]}}}`
+	}
 	const drop, accept = `,{"counter":{"packets":0,"bytes":0}},{"drop":null}`, `,{"accept":null}`
 	for text, want := range map[string]string{
 		rule("c", payload("ip", "daddr", `"10.1.2.2"`)+drop):                                                   "drop",
@@ -64,11 +67,24 @@ func TestFilter(t *testing.T) {
 		rule("c", `{"jump":{"target":"sub"}}`) + "," + rule("sub", payload("ip", "daddr", `"10.1.2.2"`)+drop): "drop",
 		rule("c", `{"jump":{"target":"sub"}}`) + "," + rule("sub", `{"return":null}`) + "," +
 			rule("c", `{"drop":null}`): "drop",
-		rule("c", `{"goto":{"target":"sub"}}`) + "," + rule("c", `{"drop":null}`):                      "",
-		rule("c", payload("ip", "daddr", `"@blocked"`)+drop):                                           "unsure",
-		rule("c", `{"xt":{"type":"match","name":"recent"}}`+drop):                                      "unsure",
-		rule("c", `{"xt":{"type":"match","name":"recent"}}`+accept) + "," + rule("c", `{"drop":null}`): "unsure",
-		rule("c", meta("==", "iifname", `"eth9"`)+`,{"xt":{"type":"match","name":"recent"}}`+drop):     "",
+		rule("c", `{"goto":{"target":"sub"}}`) + "," + rule("c", `{"drop":null}`):                              "",
+		rule("c", payload("ip", "daddr", `"@blocked"`)+drop):                                                   "unsure",
+		rule("c", `{"xt":{"type":"match","name":"recent"}}`+drop):                                              "unsure",
+		rule("c", `{"xt":{"type":"match","name":"recent"}}`+accept) + "," + rule("c", `{"drop":null}`):         "unsure",
+		rule("c", meta("==", "iifname", `"eth9"`)+`,{"xt":{"type":"match","name":"recent"}}`+drop):             "",
+		rule("c", `{"xt":{"type":"target","name":"REJECT"}}`):                                                  "drop",
+		rule("c", `{"xt":{"type":"match","name":"recent"}},{"xt":{"type":"target","name":"REJECT"}}`):          "unsure",
+		rule("c", `{"xt":{"type":"target","name":"NFQUEUE"}}`):                                                 "unsure",
+		rule("c", `{"xt":{"type":"target","name":"LOG"}}`):                                                     "",
+		rule("c", `{"queue":{"num":1}}`):                                                                       "unsure",
+		rule("c", payload("ip", "daddr", `"10.1.2.3"`)+`,{"queue":{"num":1}}`):                                 "",
+		rule("c", vmap(`{"ct":{"key":"state"}}`, `["established",{"accept":null}],["new",{"drop":null}]`)):     "drop",
+		rule("c", vmap(`{"ct":{"key":"state"}}`, `["established",{"accept":null}],["invalid",{"drop":null}]`)): "",
+		rule("c", vmap(`{"meta":{"key":"iifname"}}`, `["bn-*",{"jump":{"target":"sub"}}]`)) + "," +
+			rule("sub", `{"drop":null}`): "drop",
+		rule("c", vmap(`{"payload":{"protocol":"tcp","field":"dport"}}`, `[53,{"drop":null}]`)): "",
+		rule("c", vmap(`{"meta":{"key":"mark"}}`, `[1,{"drop":null}]`)):                         "unsure",
+		rule("c", `{"vmap":{"key":{"ct":{"key":"state"}},"data":"@verdicts"}}`):                 "unsure",
 	} {
 		j := filter(text).Judge(packet)
 		got := map[bool]string{true: "drop"}[j.Drop]

@@ -46,12 +46,9 @@ func (h *hop) toKernel(port ovs.Port, p forward.Packet) {
 
 // route lets the kernel forward a packet that came in by the host's port.
 func (h *hop) route(in string, from, to netip.Addr, p forward.Packet) {
-	ttl := p.Number(forward.IPTTL)
-	if ttl <= 1 {
-		h.end(StageKernel, "its TTL is over", "")
+	if !h.lives(&p) {
 		return
 	}
-	p.Set(forward.IPTTL, ttl-1)
 	peer := home(h.network, h.View.Node.Name, to)
 	if h.Observed == nil {
 		h.step(StageKernel, Good, "the kernel routes it"+toWhom(peer))
@@ -80,6 +77,16 @@ func (h *hop) route(in string, from, to netip.Addr, p forward.Packet) {
 	if h.underlay(next) {
 		h.forwarded(peer, p, to)
 	}
+}
+
+// lives lowers the TTL of a packet that the kernel forwards, and ends the packet
+// where that is over.
+func (h *hop) lives(p *forward.Packet) bool {
+	if !p.DecTTL() {
+		h.end(StageKernel, "its TTL is over", "")
+		return false
+	}
+	return true
 }
 
 func toWhom(peer string) string {
@@ -162,6 +169,9 @@ func (h *hop) arriveRouted() {
 		return
 	}
 	p := h.q.Packet
+	if !h.lives(&p) {
+		return
+	}
 	if h.Observed != nil {
 		back := h.Observed.Way(h.peerVTEP(from))
 		way, passes := h.forward(back.Dev, from, to, p)
@@ -177,7 +187,6 @@ func (h *hop) arriveRouted() {
 			return
 		}
 	}
-	p.Set(forward.IPTTL, max(1, p.Number(forward.IPTTL))-1)
 	h.step(StageKernel, Good, "the kernel routes it into "+port.Name)
 	h.intoSwitch(port.Name, from, to, p)
 }
@@ -227,14 +236,7 @@ func (h *hop) intoSwitch(port string, from, to netip.Addr, p forward.Packet) {
 		h.out.Steps, h.out.Exits = append(h.out.Steps, asked.Steps...), append(h.out.Exits, asked.Exits...)
 		return
 	}
-	p.Set(forward.EthSrc, macNumber(host.MAC))
-	p.Set(forward.EthDst, macNumber(mac))
+	p.SetMAC(forward.EthSrc, host.MAC)
+	p.SetMAC(forward.EthDst, mac)
 	h.tables(port, p)
-}
-
-func macNumber(m net.HardwareAddr) (n uint64) {
-	for _, b := range m {
-		n = n<<8 | uint64(b)
-	}
-	return n
 }

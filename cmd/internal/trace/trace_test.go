@@ -287,6 +287,9 @@ func TestFaults(t *testing.T) {
 		}, node: "host1", stage: trace.StageKernel, says: "the kernel is no router: net/ipv4/ip_forward is 0"},
 		"TTL": {transport: topology.Route, request: trace.Request{Source: party(1), Destination: party(2), TTL: 1},
 			node: "host1", stage: trace.StageKernel, says: "its TTL is over"},
+		"TTL on the second host": {transport: topology.Route,
+			request: trace.Request{Source: party(1), Destination: party(2), TTL: 2},
+			node:    "host2", stage: trace.StageKernel, says: "its TTL is over"},
 		"firewall": {transport: topology.Route, harm: func(w *world) {
 			w.facts["host2"].Observed.Filter = filter(rule("c", `{"drop":null}`))
 		}, node: "host2", stage: trace.StageFirewall, says: "drops it: chain c of table inet t, rule 7"},

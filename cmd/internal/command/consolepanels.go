@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
@@ -60,29 +61,26 @@ func (p *panels) config(cfg console.Config) console.Config {
 
 // follow makes the panels as long as somebody looks, until ctx ends.
 func (p *panels) follow(ctx context.Context, watched console.Value[int]) {
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() { console.Follow(ctx, watched, findingsEvery, p.examine, p.findings) })
+	if p.latency == nil {
+		return
+	}
 	client := p.r.agentClient(p.c)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		console.Follow(ctx, watched, findingsEvery, p.examine, p.findings)
-	}()
-	if p.latency != nil {
-		both := make(chan struct{})
-		go func() {
-			defer close(both)
-			console.Follow(ctx, watched, latencyEvery, func(ctx context.Context) (console.Latency, error) {
-				ways, err := client.Mesh(ctx)
-				return latencyOf(ways, time.Now()), err
-			}, p.latency)
-		}()
+	following.Go(func() {
+		console.Follow(ctx, watched, latencyEvery, func(ctx context.Context) (console.Latency, error) {
+			ways, err := client.Mesh(ctx)
+			return latencyOf(ways, time.Now()), err
+		}, p.latency)
+	})
+	following.Go(func() {
 		console.Follow(ctx, watched, eventsEvery, func(ctx context.Context) (out []console.Event, err error) {
 			q := event.Query{Since: time.Now().Add(-eventsFor)}
 			err = client.Events(ctx, q, false, func(e event.Event) error { out = append(out, shownEvent(e)); return nil })
 			return out[max(0, len(out)-shownEvents):], err
 		}, p.events)
-		<-both
-	}
-	<-done
+	})
 }
 
 // examine asks the doctors of all hosts.
@@ -126,7 +124,8 @@ func findingsOf(r doctor.Report) []console.Finding {
 	return out
 }
 
-// latencyOf is the matrix of what probes told of each way.
+// latencyOf is the matrix of what probes told, of several ways between two hosts the
+// worst.
 func latencyOf(ways []api.Way, at time.Time) console.Latency {
 	l := console.Latency{Hosts: []string{}, At: at}
 	for _, w := range ways {
@@ -146,10 +145,10 @@ func latencyOf(ways []api.Way, at time.Time) console.Latency {
 	for _, w := range ways {
 		i, j := index[w.From], index[w.To]
 		if w.RTT > 0 {
-			l.RTT[i][j] = float64(time.Duration(w.RTT).Microseconds()) / 1000
+			l.RTT[i][j] = max(l.RTT[i][j], float64(time.Duration(w.RTT).Microseconds())/1000)
 		}
 		if w.LossOut != nil {
-			l.Loss[i][j] = float64(*w.LossOut) / 100
+			l.Loss[i][j] = max(l.Loss[i][j], float64(*w.LossOut)/100)
 		}
 	}
 	return l

@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -29,6 +30,13 @@ func TestLatencyPanel(t *testing.T) {
 		At:    at,
 	}, got)
 	require.Empty(t, latencyOf(nil, at).Hosts)
+	none := 0
+	got = latencyOf([]api.Way{
+		{From: "a", To: "b", Encap: topology.GRE, Probed: api.Probed{RTT: api.Duration(2 * time.Millisecond), LossOut: &loss}},
+		{From: "a", To: "b", Encap: topology.VXLAN, Probed: api.Probed{RTT: api.Duration(time.Millisecond), LossOut: &none}},
+	}, at)
+	assert.Equal(t, 2.0, got.RTT[0][1], "the worst of several tunnels")
+	assert.Equal(t, 0.25, got.Loss[0][1])
 }
 
 // A check that found nothing is on the page with what is in order, or why it was not made.

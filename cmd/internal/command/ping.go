@@ -168,6 +168,7 @@ func (r *runner) ping(c *ucli.Context, req *api.PingRequest) (api.Pong, error) {
 
 // nodeOf returns the node that has a name or an address; "" where none has.
 func nodeOf(s *topology.Snapshot, name string) string {
+	a, _ := netip.ParseAddr(name)
 	for _, n := range s.SortedNetworks() {
 		for _, form := range topology.NameForms(n.Name, name) {
 			for _, p := range s.Published(n.Name) {
@@ -176,19 +177,11 @@ func nodeOf(s *topology.Snapshot, name string) string {
 				}
 			}
 		}
-	}
-	a, err := netip.ParseAddr(name)
-	if err != nil {
-		return ""
-	}
-	for _, p := range s.Pins {
-		if p.Addr == a {
-			return p.Node
+		if pin, pinned := s.Pins[topology.PinID{Network: n.Name, Addr: a}]; pinned {
+			return pin.Node
 		}
-	}
-	for id, x := range s.Subnets {
-		if id.Prefix.Contains(a) {
-			return x.Node
+		if home, leased := s.Home(n.Name, a); leased {
+			return home.Node
 		}
 	}
 	return ""

@@ -16,7 +16,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/agent/part"
@@ -83,11 +83,11 @@ type Console struct {
 	// shown has the newest of each section; every stream sends from here, so that
 	// a slow one costs nothing but its own connection.
 	shown *part.Cell[sections]
-	// watched counts the open streams.
-	watched *part.Cell[int]
-	streams atomic.Int64
-	wake    part.Signal
-	ended   chan struct{}
+	// watched counts the open streams; counting is held to change it.
+	watched  *part.Cell[int]
+	counting sync.Mutex
+	wake     part.Signal
+	ended    chan struct{}
 }
 
 // sections are the parts of the page that change on their own, by the name of

@@ -22,20 +22,25 @@ func FollowAgent(ctx context.Context, watched Value[int], ask func(context.Conte
 }
 
 // Follow keeps out what ask says every so often, as long as somebody looks at the
-// console, until ctx ends. What was stays where ask fails.
+// console, until ctx ends. What was stays where ask fails. However many pages come and
+// go, it is not asked more often.
 func Follow[T any](
 	ctx context.Context, watched Value[int], every time.Duration, ask func(context.Context) (T, error), out *part.Cell[T],
 ) {
 	wake := part.NewSignal()
 	watched.Wakes(wake)
 	defer watched.Forget(wake)
+	var asked time.Time
 	for ctx.Err() == nil {
 		var again <-chan time.Time
 		if watched.Get() > 0 {
-			if v, err := ask(ctx); err == nil {
-				out.Set(v)
+			if time.Since(asked) >= every {
+				if v, err := ask(ctx); err == nil {
+					out.Set(v)
+				}
+				asked = time.Now()
 			}
-			again = time.After(every)
+			again = time.After(every - time.Since(asked))
 		}
 		select {
 		case <-ctx.Done():

@@ -5,12 +5,15 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -284,15 +287,33 @@ func TestStreamEndsWithTheConsole(t *testing.T) {
 // There is a bound to the streams, and a page that has gone makes room.
 func TestStreamsAreBounded(t *testing.T) {
 	c, base := serve(t, Config{Topology: threeHosts()})
-	c.streams.Store(maxStreams)
+	c.watched.Set(maxStreams)
 	status, h, body := get(t, "GET", base+"api/v1/stream")
 	assert.Equal(t, 503, status)
 	assert.Contains(t, body, "100 pages")
 	assert.NotEmpty(t, h.Get("Retry-After"))
-	assert.EqualValues(t, maxStreams, c.streams.Load())
-	c.streams.Store(maxStreams - 1)
+	assert.Equal(t, maxStreams, c.Watched().Get())
+	c.watched.Set(maxStreams - 1)
 	next(t, events(t, base), "state")
-	c.streams.Store(1)
+	c.watched.Set(1)
+}
+
+// Streams that come and go together are counted right: what nobody looks at is not
+// asked for.
+func TestStreamsAreCounted(t *testing.T) {
+	c := New(Config{Topology: threeHosts()})
+	var streams sync.WaitGroup
+	for range maxStreams {
+		streams.Go(func() {
+			for range 1000 {
+				if c.enter() {
+					c.leave()
+				}
+			}
+		})
+	}
+	streams.Wait()
+	assert.Zero(t, c.Watched().Get())
 }
 
 // A client that does not read costs its own connection only: others get every
@@ -367,6 +388,39 @@ func TestPart(t *testing.T) {
 	cancel()
 	require.NoError(t, <-ended)
 	assert.Empty(t, p.Faults())
+}
+
+// However pages come and go, what they show is asked for every so often, and not at all
+// while there is none.
+func TestFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		watched, out := part.NewCell[int](nil), part.NewCell[int](nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		asked := 0
+		go Follow(ctx, watched, 10*time.Second, func(context.Context) (int, error) {
+			if asked++; asked == 2 {
+				return 0, errors.New("no answer")
+			}
+			return asked, nil
+		}, out)
+		time.Sleep(time.Hour)
+		require.False(t, out.Known())
+		for n := range 9 { // a page is opened each second
+			watched.Set(n + 1)
+			time.Sleep(time.Second)
+			require.Equal(t, 1, out.Get())
+		}
+		watched.Set(0)
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, asked)
+		watched.Set(1)
+		time.Sleep(time.Second)
+		require.Equal(t, 2, asked)
+		require.Equal(t, 1, out.Get(), "what was stays where there is no answer")
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 3, out.Get())
+	})
 }
 
 func TestAs(t *testing.T) {

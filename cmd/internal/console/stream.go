@@ -28,14 +28,12 @@ const (
 // (WHATWG HTML, section 9.2). Nothing is queued: a client that reads slowly gets the
 // newest of what it missed.
 func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
-	if c.streams.Add(1) > maxStreams {
-		c.streams.Add(-1)
+	if !c.enter() {
 		w.Header().Set("Retry-After", "10")
 		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d pages follow this console already", maxStreams))
 		return
 	}
-	defer func() { c.watched.Set(int(c.streams.Add(-1))) }()
-	c.watched.Set(int(c.streams.Load()))
+	defer c.leave()
 	wake := part.NewSignal()
 	c.shown.Wakes(wake)
 	defer c.shown.Forget(wake)
@@ -56,6 +54,24 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 			err = s.write("event: beat\ndata: \n\n")
 		}
 	}
+}
+
+// enter counts a stream, where there is room for one more.
+func (c *Console) enter() bool {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	n := c.watched.Get()
+	if n >= maxStreams {
+		return false
+	}
+	c.watched.Set(n + 1)
+	return true
+}
+
+func (c *Console) leave() {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	c.watched.Set(c.watched.Get() - 1)
 }
 
 // sender writes events to one client.

@@ -14,8 +14,8 @@ import (
 // Topology returns what happened between two snapshots, in the order of etcd's
 // revisions: networks, nodes, subnets, pins, liveness. What came and went between the
 // two is not seen. Time and Node are left open. Either may be nil: then there is
-// nothing to compare. Where before was kept on disk, it has no liveness, and alive
-// says that there is none to compare.
+// nothing to compare. alive says whether liveness is compared: a snapshot that was
+// kept on disk has none.
 func Topology(before, after *topology.Snapshot, alive bool) []Event {
 	if before == nil || after == nil || before == after {
 		return nil
@@ -50,18 +50,15 @@ func compare[K comparable, V any](before, after map[K]V, revision func(V) int64,
 		if there && revision(was) == revision(is) {
 			continue
 		}
-		now := is // what f is given outlives the loop
-		if !there {
-			f(nil, &now)
-			continue
+		if there {
+			f(&was, &is)
+		} else {
+			f(nil, &is)
 		}
-		then := was
-		f(&then, &now)
 	}
 	for k, was := range before {
 		if _, there := after[k]; !there {
-			then := was
-			f(&then, nil)
+			f(&was, nil)
 		}
 	}
 }

@@ -18,9 +18,14 @@ import (
 
 // started is the event of an agent's start, with how the one before it ended.
 func started(j *Journal, self hub.Identity, version string) event.Event {
-	before, ran := j.Last(event.AgentStarted)
-	end, _ := j.Last(event.AgentStarted, event.AgentStopped)
-	return afterEnd(before, ran, end.Kind == event.AgentStopped, self, version)
+	runs, _ := j.Read(event.Query{Kinds: []string{string(event.AgentStarted), string(event.AgentStopped)}})
+	stopped := len(runs) > 0 && runs[len(runs)-1].Kind == event.AgentStopped
+	for _, before := range slices.Backward(runs) {
+		if before.Kind == event.AgentStarted {
+			return afterEnd(before, true, stopped, self, version)
+		}
+	}
+	return afterEnd(event.Event{}, false, stopped, self, version)
 }
 
 // afterEnd says how an agent starts: before is the start of the one before it, where it

@@ -207,16 +207,13 @@ func (p *Part) etcd(now hub.Topology) event.Event {
 // difference compares two topologies. The first one is compared with that which the
 // agent before this one saw last.
 func (p *Part) difference(before, now hub.Topology) []event.Event {
-	was, alive, late := before.Snapshot, !before.Cached, false
-	if was == nil || before.Cached {
-		was, alive, late = p.sources.Hub.Earlier(), false, true
-		if before.Cached {
-			was = before.Snapshot
-		}
+	was, kept := before.Snapshot, before.Cached
+	if was == nil {
+		was, kept = p.sources.Hub.Earlier(), true
 	}
-	events := event.Topology(was, now.Snapshot, alive)
-	for i := range events {
-		if late {
+	events := event.Topology(was, now.Snapshot, !kept)
+	if kept {
+		for i := range events {
 			events[i].Cause += ", while no agent ran here or etcd did not answer it"
 		}
 	}

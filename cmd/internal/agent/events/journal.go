@@ -49,7 +49,7 @@ type Journal struct {
 	// torn: the file does not end with a whole line.
 	torn bool
 	last int64
-	// waiting were not written yet, lost is how many of them were given up.
+	// waiting were not written yet, lost is how many before them were given up.
 	waiting []event.Event
 	lost    int
 	newest  []event.Event
@@ -108,23 +108,28 @@ func (j *Journal) take(events []event.Event) {
 
 // flush writes what waits.
 func (j *Journal) flush() error {
-	if j.lost > 0 {
-		j.waiting = slices.Insert(j.waiting, 0, event.Event{
-			ID: j.waiting[0].ID - 1, Time: j.waiting[0].Time, Node: j.node, Kind: event.EventsLost, Subject: "journal",
-			Text: fmt.Sprintf("%d earlier events were not written", j.lost), Cause: "the disk took none",
-		})
-		j.lost = 0
-	}
 	for len(j.waiting) > 0 {
 		// Not more at a time than one rotation is for.
 		n := min(len(j.waiting), 256)
-		if err := j.write(j.waiting[:n]); err != nil {
+		if err := j.write(append(j.givenUp(), j.waiting[:n]...)); err != nil {
 			return err
 		}
-		j.waiting = slices.Delete(j.waiting, 0, n)
+		j.lost, j.waiting = 0, slices.Delete(j.waiting, 0, n)
 	}
 	j.waiting = nil
 	return nil
+}
+
+// givenUp is the event that stands for those that were given up, where any were. It is
+// made when it is written: until then there may be more of them.
+func (j *Journal) givenUp() []event.Event {
+	if j.lost == 0 {
+		return nil
+	}
+	return []event.Event{{
+		ID: j.waiting[0].ID - 1, Time: j.waiting[0].Time, Node: j.node, Kind: event.EventsLost, Subject: "journal",
+		Text: fmt.Sprintf("%d earlier events were not written", j.lost), Cause: "the disk took none",
+	}}
 }
 
 // write appends lines in one write(2).
@@ -230,7 +235,7 @@ func (j *Journal) paths() []string {
 // Read returns the events that a query chooses, by time.
 func (j *Journal) Read(q event.Query) ([]event.Event, error) {
 	j.mu.Lock()
-	waiting := slices.Clone(j.waiting)
+	waiting := append(j.givenUp(), j.waiting...)
 	files, err := openAll(j.paths()) // none is renamed meanwhile
 	j.mu.Unlock()
 	if err != nil {
@@ -246,17 +251,6 @@ func (j *Journal) Read(q event.Query) ([]event.Event, error) {
 // no agent answers.
 func ReadDir(dir string, q event.Query) ([]event.Event, error) {
 	return NewJournal(dir, "").Read(q)
-}
-
-// Last is the newest event of one of some kinds, if there is one.
-func (j *Journal) Last(kinds ...event.Kind) (e event.Event, ok bool) {
-	all, _ := j.Read(event.Query{})
-	for _, x := range slices.Backward(all) {
-		if slices.Contains(kinds, x.Kind) {
-			return x, true
-		}
-	}
-	return e, false
 }
 
 // after returns the events above an ID, in the order of IDs.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -224,6 +225,38 @@ func TestJournalWithoutItsDirectory(t *testing.T) {
 	assert.Equal(t, strconv.Itoa(len(many)+1), list[maxWaiting].Text)
 	_, lost := j.Counts()
 	assert.EqualValues(t, 12, lost)
+	require.NoError(t, j.Close())
+}
+
+// However often a full disk was tried, what was given up is counted, and only that.
+func TestFullDiskCountsWhatItLoses(t *testing.T) {
+	dir := t.TempDir()
+	j := NewJournal(dir, "host1")
+	require.NoError(t, j.Add(numbered(0)))
+	path := filepath.Join(dir, journalFile)
+	require.NoError(t, j.file.Close())
+	var err error
+	j.file, err = os.Open(path) // takes no writes
+	require.NoError(t, err)
+	require.Error(t, j.Add(slices.Repeat([]event.Event{numbered(1)}, maxWaiting)...))
+	for range 7 {
+		require.Error(t, j.Add(numbered(1)))
+	}
+	list, err := j.Read(event.Query{Kinds: []string{string(event.EventsLost)}})
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, "7 earlier events were not written", list[0].Text)
+
+	require.NoError(t, j.file.Close())
+	j.file, err = os.OpenFile(path, os.O_APPEND|os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, j.Add(numbered(2)))
+	_, lost := j.Counts()
+	assert.EqualValues(t, 8, lost)
+	list, err = j.Read(event.Query{Kinds: []string{string(event.EventsLost)}})
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, "8 earlier events were not written", list[0].Text)
 	require.NoError(t, j.Close())
 }
 

@@ -125,6 +125,9 @@ func (p *Part) Name() string { return "fastpath" }
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
+
 // State is that at the end of the last pass.
 func (p *Part) State() *part.Cell[State] { return p.state }
 

@@ -40,6 +40,12 @@ type Pong struct {
 // empty where the peer has one way only; size is that of an endpoint's IP packet, 0
 // for the least. Errors are of kind ErrNotFound, ErrInvalid and ErrUnavailable.
 func (p *Part) Ping(ctx context.Context, node string, encap topology.Transport, size int) (Pong, error) {
+	if size < 0 || size > maxFrame-ethernet {
+		return Pong{}, &topology.Error{
+			Kind: topology.ErrInvalid, Item: fmt.Sprintf("a probe of %d bytes", size), What: "no frame has such a size",
+			Remedy: fmt.Sprintf("give a size from 0 to %d", maxFrame-ethernet),
+		}
+	}
 	p.mu.Lock()
 	w, err := p.way(node, encap)
 	if err != nil {
@@ -51,13 +57,12 @@ func (p *Part) Ping(ctx context.Context, node string, encap topology.Transport, 
 		s, length = large, size+ethernet
 	}
 	f := w.next(kindProbe, s, length, time.Now())
-	k := awaited{w.Key, kindAnswer, s, f.seq}
-	answer := p.await(k)
+	pong := Pong{Key: w.Key, Size: length - ethernet}
+	answer := p.await(awaited{w.Key, kindAnswer, s, f.seq})
 	out := p.engine.outgoing(w, f)
 	p.mu.Unlock()
 	p.send([]outgoing{out})
 
-	pong := Pong{Key: k.key, Size: length - ethernet}
 	select {
 	case got := <-answer:
 		pong.RTT = max(got.rtt, time.Microsecond)
@@ -66,7 +71,7 @@ func (p *Part) Ping(ctx context.Context, node string, encap topology.Transport, 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.waiting, k)
+	delete(p.waiting, answer)
 	pong.There = "unknown"
 	if r := w.tx[s].find(f.seq); r != nil && r.fate == arrived {
 		pong.There = "yes"
@@ -79,7 +84,7 @@ func (p *Part) Ping(ctx context.Context, node string, encap topology.Transport, 
 // await returns where a frame will be. It needs p.mu.
 func (p *Part) await(k awaited) chan arrival {
 	c := make(chan arrival, 1)
-	p.waiting[k] = c
+	p.waiting[c] = k
 	return c
 }
 
@@ -197,7 +202,6 @@ func (p *Part) row(ctx context.Context, key Key, names map[uint64]string) (Row, 
 }
 
 func (p *Part) rowPart(ctx context.Context, key Key, first int) (arrival, bool) {
-	k := awaited{key: key, kind: kindRow, seq: uint32(first)}
 	for range rowTries {
 		p.mu.Lock()
 		w := p.engine.peers[key]
@@ -205,7 +209,7 @@ func (p *Part) rowPart(ctx context.Context, key Key, first int) (arrival, bool) 
 			p.mu.Unlock()
 			return arrival{}, false
 		}
-		answer := p.await(k)
+		answer := p.await(awaited{key: key, kind: kindRow, seq: uint32(first)})
 		out := p.engine.ask(w, first)
 		p.mu.Unlock()
 		p.send([]outgoing{out})
@@ -218,7 +222,7 @@ func (p *Part) rowPart(ctx context.Context, key Key, first int) (arrival, bool) 
 			cancel()
 		}
 		p.mu.Lock()
-		delete(p.waiting, k)
+		delete(p.waiting, answer)
 		p.mu.Unlock()
 		if ctx.Err() != nil {
 			break

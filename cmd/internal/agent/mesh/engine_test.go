@@ -277,6 +277,21 @@ func TestPathMTUNeeded(t *testing.T) {
 	require.Equal(t, fmt.Sprint(testSize-14), l.way(0, 1).Detail)
 }
 
+// What is lost of larger frames than networks need, which somebody sends with 'baize
+// ping --size', says nothing: neither once nor again and again.
+func TestLargerThanNeeded(t *testing.T) {
+	l := up(t, 2)
+	p := l.engines[0].peers[Key{"host2", topology.VXLAN}]
+	for range 20 {
+		for range 2 * missesToFail {
+			p.next(kindProbe, large, 9014, l.now) // does not arrive
+		}
+		l.pass(time.Minute)
+		l.healthy()
+	}
+	require.Equal(t, 1450, l.way(0, 1).Passes)
+}
+
 // An agent that is started anew, one that stops and one that never answered probes.
 func TestAgents(t *testing.T) {
 	l := up(t, 3)

@@ -68,8 +68,9 @@ type Part struct {
 
 	mu     sync.Mutex
 	engine *engine
-	// waiting are those who wait for an answer or a part of a row.
-	waiting map[awaited]chan arrival
+	// waiting are those who wait for an answer or a part of a row, several for one
+	// perhaps.
+	waiting map[chan arrival]awaited
 	// paths are the ways without encapsulation, lastPath the last number of one.
 	paths       map[Key]*path
 	pathsByAddr map[netip.Addr]*path
@@ -93,7 +94,7 @@ func New(
 ) *Part {
 	return &Part{
 		cfg: cfg, hub: h, outcome: outcome, wire: w, echo: e, log: log.WithField("part", "mesh"),
-		wake: part.NewSignal(), turn: part.NewSignal(), waiting: map[awaited]chan arrival{},
+		wake: part.NewSignal(), turn: part.NewSignal(), waiting: map[chan arrival]awaited{},
 		engine: newEngine(h.Self().Node, newLife(), cfg.Interval),
 	}
 }
@@ -110,6 +111,9 @@ func (p *Part) Name() string { return "mesh" }
 
 // Faults implements part.Part.
 func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
+
+// FaultsWake implements part.FaultTeller.
+func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 
 // Cleanup implements part.Part: nothing is left of probes.
 func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
@@ -189,7 +193,7 @@ func (p *Part) received(packet openflow.Packet) {
 func (p *Part) take(port int, b []byte, now time.Time) {
 	p.mu.Lock()
 	out, got, woken, err := p.engine.receive(port, b, now)
-	var waits chan arrival
+	var waits []chan arrival
 	if err == nil {
 		waits = p.answered(got)
 	}
@@ -199,8 +203,8 @@ func (p *Part) take(port int, b []byte, now time.Time) {
 		return
 	}
 	p.send(out)
-	if waits != nil {
-		waits <- got // it has room
+	for _, c := range waits {
+		c <- got // it has room
 	}
 	if woken {
 		p.turn.Wake()
@@ -208,7 +212,7 @@ func (p *Part) take(port int, b []byte, now time.Time) {
 }
 
 // answered returns who waits for a frame, once.
-func (p *Part) answered(got arrival) chan arrival {
+func (p *Part) answered(got arrival) (waits []chan arrival) {
 	k := awaited{key: got.key, kind: got.frame.kind}
 	switch got.frame.kind {
 	case kindAnswer:
@@ -218,8 +222,12 @@ func (p *Part) answered(got arrival) chan arrival {
 	default:
 		return nil
 	}
-	waits := p.waiting[k]
-	delete(p.waiting, k)
+	for c, x := range p.waiting {
+		if x == k {
+			waits = append(waits, c)
+			delete(p.waiting, c)
+		}
+	}
 	return waits
 }
 

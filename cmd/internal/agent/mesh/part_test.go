@@ -180,10 +180,13 @@ func TestPart(t *testing.T) {
 			require.Empty(t, p.Faults())
 		}
 
+		told := part.NewSignal()
+		parts[0].FaultsWake(told)
 		w.mu.Lock()
 		w.down = func(from, to int) bool { return from == 0 && to == 1 }
 		w.mu.Unlock()
 		time.Sleep(time.Minute)
+		require.Len(t, told, 1, "a fault more is told")
 		require.Equal(t, []fault.Code{fault.PeerDeaf}, codesOf(parts[0]))
 		require.Equal(t, []fault.Code{fault.PeerSilent}, codesOf(parts[1]))
 		require.Contains(t, parts[1].Faults()[0].What, "though its host answers ping")
@@ -245,6 +248,10 @@ func TestPing(t *testing.T) {
 			_, err := ping(node, topology.VXLAN, 0)
 			require.ErrorContains(t, err, want)
 		}
+		for _, size := range []int{-1, maxFrame - ethernet + 1, 1 << 62} {
+			_, err := ping("host2", topology.VXLAN, size)
+			require.ErrorIs(t, err, topology.ErrInvalid)
+		}
 		_, err = ping("host2", "", 0)
 		require.ErrorContains(t, err, "has tunnels of 2 encapsulations")
 		require.Empty(t, parts[0].waiting)
@@ -275,6 +282,26 @@ func TestRows(t *testing.T) {
 				}
 				require.Equal(t, want, r.Verdict, "%s of %s over %s", row.Node, r.Node, r.Encap)
 			}
+		}
+		require.Empty(t, parts[0].waiting)
+	})
+}
+
+// Whoever asks at the same time gets the same rows, and none waits for another.
+func TestRowsAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parts, _ := nodes(t, 3, everybody(3))
+		time.Sleep(time.Minute)
+		began := time.Now()
+		var asked sync.WaitGroup
+		var rows [10][]Row
+		for i := range rows {
+			asked.Go(func() { rows[i] = parts[0].Rows(t.Context()) })
+		}
+		asked.Wait()
+		require.Less(t, time.Since(began), rowTimeout)
+		for _, r := range rows {
+			require.Len(t, r, 3)
 		}
 		require.Empty(t, parts[0].waiting)
 	})

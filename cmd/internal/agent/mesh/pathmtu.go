@@ -57,7 +57,10 @@ func (m *pathMTU) found() (passes int, smaller bool) {
 
 // tried takes what became of a frame.
 func (m *pathMTU) tried(size int, ok bool) {
-	if !ok && m.fails > 0 && size >= m.fails {
+	switch {
+	case !ok && size > m.want: // nobody needs that much
+		return
+	case !ok && m.fails > 0 && size >= m.fails:
 		m.healing = 0 // as is known
 		return
 	}

@@ -374,13 +374,9 @@ func (p *peer) silent(newcomer time.Duration, now time.Time) bool {
 	if (p.verdict == Silent || p.verdict == Down) && p.inRow < mended {
 		return true
 	}
-	patience := silence
-	if p.heardAt.Before(p.expected) {
-		patience = max(patience, newcomer)
-	}
-	last := p.heardAt
+	last, patience := p.heardAt, silence
 	if last.Before(p.expected) {
-		last = p.expected
+		last, patience = p.expected, max(silence, newcomer)
 	}
 	return p.sent >= silentFrames && now.Sub(last) >= patience && now.Sub(p.sentAt) >= silence/2
 }

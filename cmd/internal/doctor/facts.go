@@ -6,7 +6,6 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/drift"
-	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -32,16 +31,7 @@ type Facts struct {
 	Engine    Engine     `json:"engine"`
 	// Preflight is nil but before an agent is installed.
 	Preflight *Preflight `json:"preflight,omitempty"`
-
-	// snap is the topology that was read; it is in no file.
-	snap *topology.Snapshot
 }
-
-// Topology is what was read of etcd when the facts were gathered; nil where it was not.
-func (f Facts) Topology() *topology.Snapshot { return f.snap }
-
-// SetTopology says what was read.
-func (f *Facts) SetTopology(s *topology.Snapshot) { f.snap = s }
 
 // Read says whether something could be read. Its zero value says that it was.
 type Read struct {

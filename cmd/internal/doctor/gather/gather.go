@@ -55,7 +55,8 @@ const (
 type gatherer struct {
 	cfg   Config
 	facts doctor.Facts
-	// snap is the topology, own the endpoints that the agent's file has.
+	// snap is the topology as etcd has it, or as the agent has kept it where etcd does not
+	// answer; own are the endpoints that the agent's file has.
 	snap *topology.Snapshot
 	own  []ovs.Endpoint
 	// observed is Open vSwitch's database.
@@ -68,22 +69,27 @@ type gatherer struct {
 
 // Facts gathers the facts of this host.
 func Facts(ctx context.Context, cfg Config) (doctor.Facts, error) {
-	began := time.Now()
 	g := gatherer{cfg: cfg}
-	f := &g.facts
+	err := g.gather(ctx)
+	return g.facts, err
+}
+
+// gather gathers the facts that there are of every host.
+func (g *gatherer) gather(ctx context.Context) error {
+	began, cfg, f := time.Now(), g.cfg, &g.facts
 	f.At, f.Version, f.Node = began, cfg.Version, cfg.Node
 	f.Hostname, _ = hostnet.Hostname()
 	f.Endpoints = []doctor.Endpoint{}
 	f.Mesh.Skipped = "no agent answers; 'underlay' is what can be seen from this host"
 	db, err := vswitch.New(vswitch.Config{Endpoint: cfg.OVSDB, Bridge: cfg.Bridge})
 	if err != nil {
-		return *f, err
+		return err
 	}
 	defer db.Close()
 	g.db, g.flows = db, openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.RunDir, Timeout: toolTimeout})
 	store, err := etcdstore.Open(ctx, cfg.Etcd)
 	if err != nil {
-		return *f, err
+		return err
 	}
 	defer func() { _ = store.Close() }()
 	g.own, _ = attach.ReadFile(cfg.StateDir)
@@ -103,7 +109,7 @@ func Facts(ctx context.Context, cfg Config) (doctor.Facts, error) {
 	wg.Wait()
 	g.lostNow(ctx)
 	f.Took = time.Since(began)
-	return *f, ctx.Err()
+	return ctx.Err()
 }
 
 // agent asks the agent.
@@ -168,13 +174,10 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 	}
 	f.Certificates = certificates(g.cfg.Etcd)
 	began := time.Now()
-	if err := s.Check(ctx); err != nil {
+	if snap, err := read(ctx, s); err != nil {
 		x := fault.Of(err)
 		f.Why = &x
 		g.snap = g.cached()
-	} else if snap, err := s.Snapshot(ctx); err != nil {
-		x := fault.Of(err)
-		f.Why = &x
 	} else {
 		f.Took = time.Since(began)
 		if g.cfg.Merge != nil {
@@ -182,7 +185,6 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 		}
 		g.snap = snap
 		f.LookAt(snap)
-		g.facts.SetTopology(snap)
 		if err := s.MayWrite(ctx); err != nil {
 			x := fault.Of(err)
 			f.Write = &x
@@ -198,6 +200,14 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 		}
 		f.Members = append(f.Members, x)
 	}
+}
+
+// read reads the topology. Check says better than a read what keeps etcd from answering.
+func read(ctx context.Context, s *etcdstore.Store) (*topology.Snapshot, error) {
+	if err := s.Check(ctx); err != nil {
+		return nil, err
+	}
+	return s.Snapshot(ctx)
 }
 
 // run runs a program and returns what it printed, both streams together where it failed.

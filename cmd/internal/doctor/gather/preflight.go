@@ -18,9 +18,11 @@ import (
 // Preflight gathers what is looked at before an agent is installed. vtep is what the
 // agent would be given, etcd are addresses of etcd.
 func Preflight(ctx context.Context, cfg Config, vtep string, etcd []netip.Addr) (doctor.Facts, error) {
-	f, err := Facts(ctx, cfg)
+	g := gatherer{cfg: cfg}
+	err := g.gather(ctx)
+	f := &g.facts
 	if err != nil {
-		return f, err
+		return *f, err
 	}
 	f.Node = cfg.Node // also where an agent runs here under another name
 	p := &doctor.Preflight{Root: os.Geteuid() == 0}
@@ -40,12 +42,10 @@ func Preflight(ctx context.Context, cfg Config, vtep string, etcd []netip.Addr) 
 	} else {
 		p.Device, p.VTEPs, p.MTU = u.Interface, u.Addrs, u.MTU
 	}
-	g := gatherer{cfg: cfg}
-	g.devices, _ = hostnet.Interfaces("")
 	f.Underlay.VXLANPort, f.Underlay.GenevePort = cfg.VXLANPort, cfg.GenevePort
 	f.Underlay.Takers = g.takers()
 	p.Neighbours = neighbouring(g.devices)
-	if snap := f.Topology(); snap != nil {
+	if snap := g.snap; snap != nil {
 		id, _ := os.ReadFile(filepath.Join(cfg.StateDir, "node-id"))
 		if n, there := snap.Nodes[cfg.Node]; there && n.ID != strings.TrimSpace(string(id)) {
 			p.Owner = n.Hostname
@@ -56,7 +56,7 @@ func Preflight(ctx context.Context, cfg Config, vtep string, etcd []netip.Addr) 
 			}
 		}
 	}
-	return f, nil
+	return *f, nil
 }
 
 // neighbouring are signs of other programs that make networks for containers.

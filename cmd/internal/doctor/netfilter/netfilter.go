@@ -42,10 +42,11 @@ type Ruleset struct{ chains []*chain }
 
 type chain struct {
 	family, table, name string
-	// hook and device are those of a base chain.
-	hook, device string
-	drop         bool // its policy
-	rules        []rule
+	// hook and devices are those of a base chain; without devices it is for all.
+	hook    string
+	devices []string
+	drop    bool // its policy
+	rules   []rule
 	// legacy is the program that changes it: iptables-legacy; empty: nft.
 	legacy string
 }
@@ -104,10 +105,8 @@ func (c *chain) sees(p Packet) bool {
 		return !a.IsValid() || a.Is4()
 	case "ip6":
 		return !a.IsValid() || a.Is6()
-	case "netdev":
-		return c.device == p.In || c.device == p.Out
-	case "inet":
-		return c.device == "" || c.device == p.In || c.device == p.Out
+	case "netdev", "inet":
+		return len(c.devices) == 0 || slices.Contains(c.devices, p.In) || slices.Contains(c.devices, p.Out)
 	}
 	return false
 }
@@ -174,13 +173,13 @@ func (w *walk) chain(c *chain, depth int) (verdict, decider) {
 			return dropped, decider{c, r}
 		case "return":
 			return goesOn, decider{}
-		case "jump":
+		case "jump", "goto":
 			next := w.set.find(c, target)
 			if next == nil || depth > deepest {
 				w.doubt = true
 				continue
 			}
-			if v, by := w.chain(next, depth+1); v != goesOn {
+			if v, by := w.chain(next, depth+1); v != goesOn || action == "goto" {
 				return v, by
 			}
 		}
@@ -198,7 +197,7 @@ func (r Ruleset) find(from *chain, name string) *chain {
 }
 
 // match says whether a rule is for the packet, and what it does then: accept, drop,
-// return, jump, or nothing.
+// return, jump, goto, or nothing.
 func (w *walk) match(r *rule) (holds trool, action, target string) {
 	holds = yes
 	words := r.words
@@ -208,7 +207,7 @@ func (w *walk) match(r *rule) (holds trool, action, target string) {
 		if a != "" {
 			action, target = a, to
 		}
-		words = words[n:]
+		words = words[min(n, len(words)):]
 	}
 	return holds, action, target
 }
@@ -227,14 +226,14 @@ func (w *walk) word(words []string) (holds trool, n int, action, target string) 
 	case "reject":
 		return yes, len(words), "drop", ""
 	case "jump", "goto":
-		return yes, 2, "jump", arg(1)
+		return yes, 2, words[0], arg(1)
 	case "counter":
 		if arg(1) == "packets" {
 			return yes, 5, "", ""
 		}
 		return yes, 1, "", ""
 	case "comment":
-		return yes, 2, "", ""
+		return yes, 1 + quoted(words[1:]), "", ""
 	case "iifname", "iif":
 		holds, n = compare(words[1:], w.p.In, name)
 		return holds, n + 1, "", ""
@@ -266,14 +265,35 @@ func (w *walk) dport(words []string) (holds trool, n int, action, target string)
 	return holds, n + 2, "", ""
 }
 
-// last is the verdict at the end of a rule that is not understood.
+// last is the verdict at the end of a rule that is not understood: drop where it can be
+// nothing else.
 func last(words []string) string {
+	drops := false
 	for _, w := range words {
-		if w == "drop" || w == "reject" {
-			return "drop"
+		switch w {
+		case "drop", "reject":
+			drops = true
+		case "accept", "return", "jump", "goto", "vmap":
+			return "accept"
 		}
 	}
+	if drops {
+		return "drop"
+	}
 	return "accept"
+}
+
+// quoted is how many words a text in quotes has.
+func quoted(words []string) int {
+	if len(words) == 0 || !strings.HasPrefix(words[0], `"`) {
+		return 1
+	}
+	for i, w := range words {
+		if len(w) > 1 && strings.HasSuffix(w, `"`) {
+			return i + 1
+		}
+	}
+	return len(words)
 }
 
 // field reads a match on a field of two words: "ip saddr 10.0.0.0/8".
@@ -337,8 +357,13 @@ func protocol(pattern, value string) bool {
 // state: "established,related" and "new".
 func state(pattern, value string) bool { return slices.Contains(strings.Split(pattern, ","), value) }
 
+// operators are what may stand between a field and its pattern and is not looked into: a
+// map of verdicts, a second field, bits, a comparison of sizes.
+var operators = []string{"vmap", ".", "&", "|", "^", "and", "or", "xor", "<<", ">>", "<", ">", "<=", ">=", "=="}
+
 // compare compares a value with a pattern, "!= PATTERN" or "{ PATTERN, PATTERN }", and
-// returns how many words that was. A set by name may have anything in it.
+// returns how many words that was. A set by name may have anything in it, and so may
+// what an operator stands before, up to the end of the rule.
 func compare(words []string, value string, same func(pattern, value string) bool) (holds trool, n int) {
 	if len(words) == 0 {
 		return maybe, 0
@@ -349,6 +374,9 @@ func compare(words []string, value string, same func(pattern, value string) bool
 	}
 	if i >= len(words) {
 		return maybe, i
+	}
+	if slices.Contains(operators, words[i]) {
+		return maybe, len(words)
 	}
 	patterns, n := []string{words[i]}, i+1
 	if words[i] == "{" {
@@ -374,8 +402,13 @@ func compareAddr(words []string, a netip.Addr) (holds trool, n int) {
 		if p, err := netip.ParsePrefix(pattern); err == nil {
 			return p.Contains(a)
 		}
-		x, err := netip.ParseAddr(pattern)
-		return err == nil && x == a
+		from, to, isRange := strings.Cut(pattern, "-")
+		if !isRange {
+			to = from
+		}
+		least, err := netip.ParseAddr(from)
+		most, err2 := netip.ParseAddr(to)
+		return err == nil && err2 == nil && least.Compare(a) <= 0 && a.Compare(most) <= 0
 	})
 	if !a.IsValid() {
 		return maybe, n

@@ -46,6 +46,16 @@ func TestDrops(t *testing.T) {
 		"policy, perhaps accepted":   {"ip saddr @s udp dport 4789 accept # handle 9\n", "drop", ""},
 		"in another chain":           {"jump other # handle 9\n", "accept", "udp dport 4789 drop"},
 		"reject":                     {"udp dport 4789 reject with icmp port-unreachable # handle 9\n", "accept", "udp dport 4789 reject with icmp port-unreachable"},
+		"a map of verdicts":          {"udp dport vmap { 53 : drop, 4789 : accept } # handle 9\n", "drop", ""},
+		"a map that goes elsewhere":  {"iifname vmap { \"lo\" : accept, \"eth0\" : jump other } # handle 9\n", "drop", ""},
+		"a map of something unknown": {"meta mark vmap { 1 : drop, 2 : accept } # handle 9\n", "drop", ""},
+		"two fields at once":         {"ip saddr . udp dport { 192.168.77.12 . 4789 } accept # handle 9\n", "drop", ""},
+		"ports above one":            {"udp dport >= 1024 accept # handle 9\n", "drop", ""},
+		"a range of addresses":       {"ip saddr 192.168.77.1-192.168.77.20 accept # handle 9\n", "drop", ""},
+		"another range":              {"ip saddr 192.168.77.13-192.168.77.20 accept # handle 9\n", "drop", "policy drop"},
+		"a comment":                  {"udp dport 4789 drop comment \"no tunnels here\" # handle 9\n", "accept", "udp dport 4789 drop comment \"no tunnels here\""},
+		"a set that does not end":    {"udp dport { 53, 4789 # handle 9\n", "accept", ""},
+		"goes elsewhere for good":    {"goto empty # handle 9\ndrop # handle 10\n\t}\n\tchain empty {\n", "accept", ""},
 		"returned":                   {"return # handle 8\ndrop # handle 9\n", "accept", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -57,6 +67,17 @@ func TestDrops(t *testing.T) {
 			require.Len(t, got, 1)
 			require.Equal(t, tc.want, got[0].Rule)
 		})
+	}
+}
+
+// A chain of some devices has nothing to do with what comes by others.
+func TestDevices(t *testing.T) {
+	for devices, drops := range map[string]int{`device "eth0"`: 1, `devices = { "eth0", "eth9" }`: 1, `devices = { eth7, eth8 }`: 0} {
+		rules := ParseNFT("table netdev t {\n\tchain in {\n\t\ttype filter hook ingress " + devices +
+			" priority filter; policy accept;\n\t\tdrop # handle 9\n\t}\n}\n")
+		p := tunnelIn
+		p.Hook = "ingress"
+		require.Len(t, rules.Drops(p), drops, devices)
 	}
 }
 
@@ -101,4 +122,7 @@ COMMIT
 	require.Len(t, rs.Drops(p), 1, "the raw table of Docker 28")
 	p.In = "docker0"
 	require.Empty(t, rs.Drops(p))
+
+	rs = ParseSave("*filter\n:INPUT ACCEPT [0:0]\n:EMPTY - [0:0]\n-A INPUT -g EMPTY\n-A INPUT -j DROP\nCOMMIT\n", "iptables-legacy", "ip")
+	require.Empty(t, rs.Drops(tunnelIn), "a chain that is gone to does not come back")
 }

@@ -51,7 +51,8 @@ func (p *parser) line(words []string, r rule) {
 	}
 }
 
-// base reads "type filter hook input priority filter; policy drop;".
+// base reads "type filter hook input priority filter; policy drop;", with "device eth0" or
+// "devices = { eth0, eth1 }" of some hooks.
 func (c *chain) base(words []string) {
 	for i, w := range words {
 		next := ""
@@ -62,7 +63,14 @@ func (c *chain) base(words []string) {
 		case "hook":
 			c.hook = next
 		case "device":
-			c.device = next
+			c.devices = []string{next}
+		case "devices":
+			for _, d := range words[min(i+3, len(words)):] {
+				if d == "}" {
+					break
+				}
+				c.devices = append(c.devices, strings.Trim(d, `",`))
+			}
 		case "policy":
 			c.drop = next == "drop"
 		}
@@ -168,6 +176,6 @@ func target(words []string) []string {
 	case "LOG", "MARK", "CONNMARK", "NOTRACK", "CT", "TCPMSS", "CHECKSUM", "NFLOG":
 		return []string{"continue"} // they decide nothing
 	default:
-		return []string{"jump", to}
+		return []string{map[string]string{"-j": "jump", "-g": "goto"}[words[0]], to}
 	}
 }

@@ -115,7 +115,7 @@ lab_way() {
 	once "$name" "$peer" in_lab host1/c1 --
 }
 
-# median FILE, low FILE, high FILE.
+# pick FILE QUANTILE: a number of those in a file; 0.5 is the median, 0 the least, 1 the most.
 pick() { sort -n "$1" | awk -v q="$2" '{ v[NR] = $1 } END { print v[1 + int((NR - 1) * q + 0.5)] }'; }
 
 export PATH="$PWD/bin:$PATH"

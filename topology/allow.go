@@ -21,26 +21,22 @@ type Allowance struct {
 // "0.0.0.0/0", "ra", "redirect". item names in messages where the text is from. Errors
 // are *Error of kind ErrInvalid.
 func ParseAllowance(item string, texts []string) (a Allowance, err error) {
-	var prefixes, kinds []string
+	var prefixes []string
 	for _, s := range texts {
-		// Every prefix has one of these.
-		if word := strings.TrimSpace(s); word != "" && !strings.ContainsAny(word, ".:/") {
-			kinds = append(kinds, word)
-		} else {
+		kind := Traffic(strings.TrimSpace(s))
+		switch {
+		case kind == "" || strings.ContainsAny(string(kind), ".:/"): // every prefix has one of these
 			prefixes = append(prefixes, s)
-		}
-	}
-	for _, k := range kinds {
-		if !slices.Contains(Traffics(), Traffic(k)) {
-			return a, &Error{
-				Kind: ErrInvalid, Item: item, What: fmt.Sprintf("%q is neither a prefix nor a kind of traffic", k),
+		case slices.Contains(Traffics(), kind):
+			a.Traffic = append(a.Traffic, kind)
+		default:
+			return Allowance{}, &Error{
+				Kind: ErrInvalid, Item: item, What: fmt.Sprintf("%q is neither a prefix nor a kind of traffic", kind),
 				Remedy: fmt.Sprintf("write prefixes like 10.2.0.0/16, fd00:2::/64 or 10.1.5.9, kinds like %v", Traffics()),
 			}
 		}
 	}
-	if a.Traffic, err = ParseTraffic(item, kinds); err != nil {
-		return Allowance{}, err
-	}
+	a.Traffic = SortTraffic(a.Traffic)
 	if a.Prefixes, err = ParseAllowed(item, prefixes); err != nil {
 		return Allowance{}, err
 	}

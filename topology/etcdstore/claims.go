@@ -36,7 +36,7 @@ func (s *Store) ClaimAddress(ctx context.Context, c topology.Claim) (topology.Cl
 	a := claiming{s: s, want: c}
 	err := s.attempts(ctx, addressItem(c.Network, c.Addr), func() (bool, error) { return a.step(ctx) })
 	if a.lease != 0 && a.lease != clientv3.LeaseID(a.out.Lease) {
-		(&keeper{s: s}).release(ctx, a.lease)
+		s.revoke(ctx, a.lease)
 	}
 	return a.out, err
 }

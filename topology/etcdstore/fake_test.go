@@ -123,6 +123,31 @@ func TestAListingThatSaysNothingNewIsShared(t *testing.T) {
 	})
 }
 
+// A question is asked once, also where etcd does not answer for a while.
+func TestQuestionsOverAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := etcdfake.New()
+		s := openFake(t, cluster.Host("a"))
+		asked := map[string]int{}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Questions(ctx, func(q topology.Question) { asked[q.ID]++ }) }()
+		put := func(id string) {
+			cluster.Put(topology.DefaultPrefix+"/~questions/"+id, `{"kind": "echo", "seconds": 60}`)
+			pass(time.Minute)
+		}
+		put("q1")
+		cluster.Stop()
+		pass(time.Minute)
+		cluster.Start()
+		pass(time.Minute)
+		put("q2")
+		cancel()
+		require.NoError(t, <-ended)
+		require.Equal(t, map[string]int{"q1": 1, "q2": 1}, asked)
+	})
+}
+
 // A full etcd is told from one that is down.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

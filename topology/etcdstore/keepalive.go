@@ -34,7 +34,7 @@ func (s *Store) KeepAlive(ctx context.Context, l topology.Liveness, ttl time.Dur
 			b = s.backoff()
 			err = k.hold(ctx, held)
 			if ctx.Err() != nil {
-				k.release(ctx, held)
+				k.s.revoke(ctx, held)
 				return nil
 			}
 		}
@@ -87,7 +87,7 @@ func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
 		return 0, err
 	}
 	if err := k.take(ctx, grant.ID); err != nil {
-		k.release(ctx, grant.ID)
+		k.s.revoke(ctx, grant.ID)
 		return 0, err
 	}
 	return grant.ID, nil
@@ -205,12 +205,12 @@ func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
 	return nil
 }
 
-// release revokes a lease, its key with it, so that a clean stop shows at
-// once. etcd expires it anyway.
-func (k *keeper) release(ctx context.Context, id clientv3.LeaseID) {
+// revoke ends a lease, its keys with it, so that a clean stop shows at once. etcd
+// expires it anyway.
+func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_, _ = request(ctx, k.s, func(ctx context.Context, c Client) (*clientv3.LeaseRevokeResponse, error) {
+	_, _ = request(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseRevokeResponse, error) {
 		return c.Revoke(ctx, id)
 	})
 }

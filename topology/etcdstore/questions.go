@@ -4,9 +4,11 @@ import (
 	"context"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // An answer may be on its way when a question's time is over: Ask waits answerGrace
@@ -34,7 +36,7 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 	if err != nil {
 		return err
 	}
-	defer (&keeper{s: s}).release(ctx, grant.ID)
+	defer s.revoke(ctx, grant.ID)
 	resp, err := s.commit(ctx, txn{
 		cmps: []clientv3.Cmp{s.sameBirth(q.Key(), 0)},
 		then: []clientv3.Op{clientv3.OpPut(s.key(q.Key()), string(topology.Encode(q)), clientv3.WithLease(grant.ID))},
@@ -50,31 +52,32 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 	}
 	within, cancel := context.WithTimeout(ctx, limit+answerGrace)
 	defer cancel()
-	err = s.followDir(within, topology.AnswersDir(q.ID), func(r topology.Record) bool {
+	f := s.follower(topology.AnswersDir(q.ID), func(r topology.Record) bool {
 		a, ok := r.(topology.NodeAnswer)
 		return ok && answered(a)
 	})
-	if within.Err() != nil {
-		err = ctx.Err()
+	for b := s.backoff(); within.Err() == nil; b.wait(within) {
+		if enough, err := f.follow(within); enough || (err != nil && within.Err() == nil) {
+			return err
+		}
 	}
-	return err
+	return ctx.Err()
 }
 
 // Questions calls asked with every question that is there or comes, once, until ctx
 // ends; then it returns nil. It goes on when etcd is back after an outage. Asked is
 // called from the calling goroutine.
 func (s *Store) Questions(ctx context.Context, asked func(topology.Question)) error {
-	for b := s.backoff(); ctx.Err() == nil; {
-		err := s.followDir(ctx, topology.DirQuestions, func(r topology.Record) bool {
-			if q, ok := r.(topology.Question); ok {
-				asked(q)
-			}
-			return false
-		})
-		if err == nil {
+	f := s.follower(topology.DirQuestions, func(r topology.Record) bool {
+		if q, ok := r.(topology.Question); ok {
+			asked(q)
+		}
+		return false
+	})
+	for b := s.backoff(); ctx.Err() == nil; b.wait(ctx) {
+		if _, err := f.follow(ctx); err == nil {
 			b = s.backoff()
 		}
-		b.wait(ctx)
 	}
 	return nil
 }
@@ -93,30 +96,24 @@ func (s *Store) PutAnswer(ctx context.Context, q topology.Question, a topology.N
 	return err
 }
 
-// followDir calls each with every record of a directory and every one that comes, once
-// for each revision of a key, until that returns true or ctx ends; both are no error.
-// Keys that cannot be read are left out.
-func (s *Store) followDir(ctx context.Context, dir string, each func(topology.Record) (enough bool)) error {
-	seen := map[string]int64{}
-	deliver := func(kv topology.KV) bool {
-		if seen[kv.Key] >= kv.ModRevision {
-			return false
-		}
-		seen[kv.Key] = kv.ModRevision
-		r, err := topology.Decode(kv)
-		return err == nil && each(r)
-	}
-	for b := s.backoff(); ctx.Err() == nil; b.wait(ctx) {
-		enough, err := s.followOnce(ctx, dir, deliver)
-		if enough || (err != nil && ctx.Err() == nil) {
-			return err
-		}
-	}
-	return nil
+// follower hands over every record of a directory that is there or comes, once for each
+// revision of its key, also over outages of etcd. Keys that cannot be read are left out.
+type follower struct {
+	s    *Store
+	dir  string
+	each func(topology.Record) (enough bool)
+	// seen has the revisions of the keys that are there, by key.
+	seen map[string]int64
 }
 
-// followOnce lists a directory and follows it until the watch ends.
-func (s *Store) followOnce(ctx context.Context, dir string, deliver func(topology.KV) bool) (enough bool, err error) {
+func (s *Store) follower(dir string, each func(topology.Record) (enough bool)) *follower {
+	return &follower{s: s, dir: dir, each: each, seen: map[string]int64{}}
+}
+
+// follow lists the directory and follows it until each says that it is enough, the watch
+// ends or ctx does.
+func (f *follower) follow(ctx context.Context) (enough bool, err error) {
+	s := f.s
 	c, err := s.connect(ctx)
 	if err != nil {
 		return false, s.explain(ctx, err)
@@ -124,21 +121,18 @@ func (s *Store) followOnce(ctx context.Context, dir string, deliver func(topolog
 	// Over a new connection etcd may be another one than before.
 	reconnected := c.Reconnected()
 	list, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.GetResponse, error) {
-		return c.Get(ctx, s.key(dir), clientv3.WithPrefix())
+		return c.Get(ctx, s.key(f.dir), clientv3.WithPrefix())
 	})
 	if err != nil {
 		return false, err
 	}
-	for _, kv := range list.Kvs {
-		if deliver(s.kv(kv)) {
-			return true, nil
-		}
+	if f.list(list) {
+		return true, nil
 	}
 	wctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	limit := time.AfterFunc(s.cfg.Timeout, cancel) // Watch blocks until etcd has answered
-	events := c.Watch(wctx, s.key(dir), clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1),
-		clientv3.WithFilterDelete())
+	events := c.Watch(wctx, s.key(f.dir), clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1))
 	if !limit.Stop() {
 		return false, s.stalled(ctx)
 	}
@@ -153,10 +147,38 @@ func (s *Store) followOnce(ctx context.Context, dir string, deliver func(topolog
 				return false, s.stalled(ctx)
 			}
 			for _, e := range resp.Events {
-				if deliver(s.kv(e.Kv)) {
+				if f.event(e) {
 					return true, nil
 				}
 			}
 		}
 	}
+}
+
+// list takes a listing. What is not in it any more is forgotten.
+func (f *follower) list(list *clientv3.GetResponse) (enough bool) {
+	before := f.seen
+	f.seen = make(map[string]int64, len(list.Kvs))
+	for _, kv := range list.Kvs {
+		key := string(kv.Key)
+		f.seen[key] = kv.ModRevision
+		if before[key] < kv.ModRevision && f.deliver(kv) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *follower) event(e *clientv3.Event) (enough bool) {
+	if e.Type == clientv3.EventTypeDelete {
+		delete(f.seen, string(e.Kv.Key))
+		return false
+	}
+	f.seen[string(e.Kv.Key)] = e.Kv.ModRevision
+	return f.deliver(e.Kv)
+}
+
+func (f *follower) deliver(kv *mvccpb.KeyValue) (enough bool) {
+	r, err := topology.Decode(f.s.kv(kv))
+	return err == nil && f.each(r)
 }

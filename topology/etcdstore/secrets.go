@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -44,8 +45,8 @@ func (c Config) checkPlain(e endpoint) error {
 	if c.Password == "" || c.PlainPassword || e.tls || e.network != "tcp" {
 		return nil
 	}
-	host := e.addr[:strings.LastIndexByte(e.addr, ':')]
-	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); (err == nil && a.IsLoopback()) || host == "localhost" {
+	host, _, _ := net.SplitHostPort(e.addr) // it was parsed before
+	if a, err := netip.ParseAddr(host); (err == nil && a.IsLoopback()) || host == "localhost" {
 		return nil
 	}
 	return invalid("etcd endpoint "+e.raw+c.origin(),

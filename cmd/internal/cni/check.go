@@ -8,6 +8,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 )
@@ -48,7 +49,7 @@ func checkInside(result *current.Result, in hostnet.Inside, routes []hostnet.Ins
 
 func checkRoute(want *types.Route, routes []hostnet.InsideRoute) error {
 	dst, ok := prefixOf(want.Dst)
-	if !ok || (want.Table != nil && *want.Table != 0 && *want.Table != mainTable) {
+	if !ok || (want.Table != nil && *want.Table != 0 && *want.Table != unix.RT_TABLE_MAIN) {
 		return nil // a later plugin's: this one uses the main table only
 	}
 	gw, _ := netip.AddrFromSlice(want.GW)
@@ -56,14 +57,14 @@ func checkRoute(want *types.Route, routes []hostnet.InsideRoute) error {
 	there := slices.ContainsFunc(routes, func(r hostnet.InsideRoute) bool {
 		return r.Dst == dst.Masked() && (!gw.IsValid() || r.Gateway == gw)
 	})
-	if !there {
+	switch {
+	case there:
+		return nil
+	case gw.IsValid():
 		return broken("the route to %s by %s is gone", dst, gw)
 	}
-	return nil
+	return broken("the route to %s is gone", dst)
 }
-
-// mainTable is RT_TABLE_MAIN (linux/rtnetlink.h).
-const mainTable = 254
 
 // broken is the error of CHECK for a container that is not as it was left.
 func broken(format string, args ...any) error {

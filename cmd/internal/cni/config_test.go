@@ -192,6 +192,9 @@ func TestResult(t *testing.T) {
 		require.ErrorContains(t, checkInside(r, in, routes, "/run/netns/c1"), name)
 	}
 	require.ErrorContains(t, checkInside(r, inside(), inside().Routes, "/run/netns/c2"), "prevResult")
+
+	r.Routes = []*types.Route{{Dst: ipNet(netip.MustParsePrefix("10.9.0.0/16"))}}
+	require.ErrorContains(t, checkInside(r, inside(), inside().Routes, "/run/netns/c1"), "the route to 10.9.0.0/16 is gone")
 }
 
 func TestAssignedBy(t *testing.T) {

@@ -355,7 +355,7 @@ func (p plugin) allowed() {
 	p.within("host3", "floats", "ip", "addr", "add", float.String()+"/32", "dev", "eth0")
 	p.reach("host1", "peer", float)
 	p.reach("host3", "plain", float)
-	// Row U8: a running container is not cut off by the command line without a word.
+	// A running container is not cut off by the command line without a word.
 	id := p.docker("host3", "inspect", "-f", "{{with index .NetworkSettings.Networks \"shop\"}}{{slice .EndpointID 0 12}}{{end}}", "floats")
 	out, err := p.Run("host3", "baize", "endpoint", "remove", "docker-"+id)
 	require.ErrorContains(p.T, err, "--yes", out)

@@ -368,14 +368,11 @@ func (w *traceWorld) firewall(h string) string {
 	}
 	rule := []string{
 		"ip daddr " + e.IPs[0].String() + " drop", "ip6 saddr " + e.IPs[1].String() + " drop", "meta l4proto icmp drop",
-		"udp dport 7000 reject", `iifname "bn-route" drop`, `oifname "bn-*" ip version 4 drop`, "ct state new drop",
+		"udp dport 7000 reject", `iifname "bn-route" drop`, `oifname "bn-*" drop`, "ct state new drop",
 	}[w.random.IntN(7)]
 	hook := []string{"forward", "prerouting"}[w.random.IntN(2)]
 	if strings.HasPrefix(rule, "oifname") || strings.Contains(rule, "reject") {
 		hook = "forward"
-	}
-	if strings.Contains(rule, "version") {
-		rule = `oifname "bn-*" drop`
 	}
 	for _, line := range []string{
 		"add table inet faulty",

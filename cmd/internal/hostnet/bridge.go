@@ -44,9 +44,8 @@ func FindBridge(name string) (*Bridge, error) {
 	at := l.Attrs()
 	b := &Bridge{MAC: at.HardwareAddr, MTU: at.MTU, Up: at.Flags&net.FlagUp != 0}
 	for _, a := range addrs {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok {
-			ones, _ := a.Mask.Size()
-			b.Addrs = append(b.Addrs, netip.PrefixFrom(ip.Unmap(), ones))
+		if p, ok := prefixOf(a.IPNet); ok {
+			b.Addrs = append(b.Addrs, p)
 		}
 	}
 	return b, nil

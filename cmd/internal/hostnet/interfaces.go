@@ -77,9 +77,8 @@ func interfaces(h *netlink.Handle, where string) ([]Interface, error) {
 			i.UDPPort = int(d.Dport)
 		}
 		for _, a := range addrs {
-			if a.LinkIndex == at.Index {
-				ones, _ := a.Mask.Size()
-				i.Addrs = append(i.Addrs, netip.PrefixFrom(addrOf(a.IP), ones))
+			if p, ok := prefixOf(a.IPNet); ok && a.LinkIndex == at.Index {
+				i.Addrs = append(i.Addrs, p)
 			}
 		}
 		out = append(out, i)

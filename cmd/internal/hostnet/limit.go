@@ -24,7 +24,7 @@ const (
 
 // Limit limits what an endpoint receives, at the host's end of its pair, and what it
 // sends, at the end in its namespace: what Open vSwitch takes from the host's end has
-// passed no queue there. A rate without bits takes the limit away.
+// passed no queue there. A rate without bits leaves that direction as it is.
 func Limit(hostIfname, netns, ifname string, receives, sends Rate) error {
 	host, err := hostHandle()
 	if err != nil {

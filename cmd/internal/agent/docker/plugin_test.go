@@ -335,7 +335,7 @@ func TestAllowedPrefixes(t *testing.T) {
 	}
 }
 
-// Row U5: what is asked of a network to come, its gateway included, is part of it from
+// What is asked of a network to come, its gateway included, is part of it from
 // the beginning, so that nothing is made and then refused.
 func TestGatewayOfANewNetwork(t *testing.T) {
 	other := blue

@@ -297,6 +297,11 @@ func (p *Part) attach(ctx context.Context, v topology.View) ([]ovs.Segment, erro
 	if !ok {
 		return nil, nil // lease says why
 	}
+	// A pair that is made and taken away again is told to whoever watches links, this
+	// part among them, which would never rest.
+	if _, err := p.host.FindBridge(Bridge); errors.Is(err, topology.ErrConflict) {
+		return nil, err
+	}
 	h := fnv.New32a()
 	h.Write([]byte(p.hub.Self().ID))
 	err := p.host.Attach(ctx, hostnet.AttachSpec{

@@ -1,6 +1,7 @@
 package docker0
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/topology"
 )
@@ -118,5 +120,38 @@ func TestDockerNetwork(t *testing.T) {
 		} else {
 			assert.ErrorContains(t, err, c.err, name)
 		}
+	}
+}
+
+// host has a device docker0, and counts what is attached.
+type host struct {
+	Host
+	device   error
+	attached int
+}
+
+func (h *host) FindBridge(string) (*hostnet.Bridge, error) { return nil, h.device }
+
+func (h *host) Attach(context.Context, hostnet.AttachSpec) error {
+	h.attached++
+	return h.device
+}
+
+// Of a docker0 that is no bridge no pair is made, only to be taken away again: each is a
+// message that wakes the part.
+func TestNoPairForOtherDevices(t *testing.T) {
+	v := topology.View{Networks: []topology.NetworkView{{
+		Network: topology.Network{Name: "blue"}, Segments: []topology.Segment{{Name: Bridge}},
+	}}}
+	other := &topology.Error{Kind: topology.ErrConflict, Item: "bridge docker0", What: "the device of that name is a dummy"}
+	for _, c := range []struct {
+		device error
+		pairs  int
+	}{{nil, 1}, {other, 0}} {
+		h := &host{device: c.device}
+		segments, err := (&Part{host: h, hub: hub.New(hub.Identity{Node: "host1"})}).attach(t.Context(), v)
+		assert.Equal(t, c.device, err)
+		assert.Len(t, segments, c.pairs)
+		assert.Equal(t, c.pairs, h.attached)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -397,28 +398,33 @@ func TestFollow(t *testing.T) {
 		watched, out := part.NewCell[int](nil), part.NewCell[int](nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		asked := 0
+		pass := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		}
+		var asked atomic.Int32
 		go Follow(ctx, watched, 10*time.Second, func(context.Context) (int, error) {
-			if asked++; asked == 2 {
+			n := asked.Add(1)
+			if n == 2 {
 				return 0, errors.New("no answer")
 			}
-			return asked, nil
+			return int(n), nil
 		}, out)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		require.False(t, out.Known())
 		for n := range 9 { // a page is opened each second
 			watched.Set(n + 1)
-			time.Sleep(time.Second)
+			pass(time.Second)
 			require.Equal(t, 1, out.Get())
 		}
 		watched.Set(0)
-		time.Sleep(time.Hour)
-		require.Equal(t, 1, asked)
+		pass(time.Hour)
+		require.EqualValues(t, 1, asked.Load())
 		watched.Set(1)
-		time.Sleep(time.Second)
-		require.Equal(t, 2, asked)
+		pass(time.Second)
+		require.EqualValues(t, 2, asked.Load())
 		require.Equal(t, 1, out.Get(), "what was stays where there is no answer")
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		require.Equal(t, 3, out.Get())
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/doctor/gather"
 	"github.com/baize-net/baize/cmd/internal/event"
+	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/ovs/openflow"
@@ -53,6 +54,7 @@ func (c Config) hop(ctx context.Context, h *hub.Hub, q trace.Question) (trace.Ho
 	defer db.Close()
 	host := trace.Host{
 		DB: db, Flows: openflow.New(openflow.Config{Bridge: c.Bridge, RunDir: c.OVSRunDir}), Kernel: linux.Host{},
+		FastPath: bpf.Read,
 	}
 	view := t.View()
 	f, err := host.Read(ctx, view, pipeline.Options{

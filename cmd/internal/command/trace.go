@@ -15,6 +15,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/ovs"
@@ -314,7 +315,7 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 			opt.Direct = nil
 		}
 	}
-	host := trace.Host{DB: db, Flows: a.flows(), Kernel: linux.Host{}}
+	host := trace.Host{DB: db, Flows: a.flows(), Kernel: linux.Host{}, FastPath: bpf.Read}
 	endpoints := make([]ovs.Endpoint, len(a.endpoints))
 	for i, e := range a.endpoints {
 		endpoints[i] = e.OfSwitch()

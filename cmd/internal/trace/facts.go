@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/baize-net/baize/cmd/internal/fastpath"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/forward"
@@ -38,6 +39,8 @@ type Observed struct {
 	Way func(netip.Addr) kernel.Way
 	// Filter is the host's firewall (nftables).
 	Filter Filter
+	// FastPath is what the programs have that forward past the switch.
+	FastPath fastpath.State
 }
 
 // Computed are the facts of a node that etcd alone knows, with ends that are taken

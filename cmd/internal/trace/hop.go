@@ -65,7 +65,7 @@ func (h *hop) enter() {
 		h.end(StagePort, fmt.Sprintf("no endpoint %s is on the node", h.q.From), "'baize endpoint list' there")
 		return
 	}
-	if h.usable(port, "endpoint "+h.q.From) {
+	if !h.fastFrom(port, h.q.Packet) && h.usable(port, "endpoint "+h.q.From) {
 		h.tables(port, h.q.Packet)
 	}
 }

@@ -109,14 +109,10 @@ func (h *hop) forwarded(peer string, p forward.Packet, to netip.Addr) {
 // does the firewall let it pass?
 func (h *hop) forward(in string, from, to netip.Addr, p forward.Packet) (kernel.Way, bool) {
 	o := h.Observed
-	key := "net/ipv4/ip_forward"
-	if to.Is6() {
-		key = "net/ipv6/conf/all/forwarding"
-	}
-	if v, known := o.Kernel.Sysctls[key]; known && v != "1" {
+	if key, ok := h.router(to); !ok {
 		h.end(
 			StageKernel,
-			fmt.Sprintf("the kernel is no router: %s is %s", key, v),
+			fmt.Sprintf("the kernel is no router: %s is %s", key, o.Kernel.Sysctls[key]),
 			"a running agent sets it; 'sysctl "+key+"' there",
 		)
 		return kernel.Way{}, false
@@ -128,6 +124,17 @@ func (h *hop) forward(in string, from, to netip.Addr, p forward.Packet) (kernel.
 		return way, false
 	}
 	return way, h.firewall(Passing{In: in, Out: way.Dev, From: from, To: to, Packet: p})
+}
+
+// router reports whether the kernel forwards packets to addresses like this one, and
+// which sysctl says so.
+func (h *hop) router(to netip.Addr) (key string, ok bool) {
+	key = "net/ipv4/ip_forward"
+	if to.Is6() {
+		key = "net/ipv6/conf/all/forwarding"
+	}
+	v, known := h.Observed.Kernel.Sysctls[key]
+	return key, !known || v == "1"
 }
 
 // firewall lets a packet pass the hooks of the kernel's packet filter.
@@ -169,7 +176,7 @@ func (h *hop) arriveRouted() {
 		return
 	}
 	p := h.q.Packet
-	if !h.lives(&p) {
+	if h.fastTo(from, p) || !h.lives(&p) {
 		return
 	}
 	if h.Observed != nil {

@@ -43,12 +43,14 @@ func last(r Result) Phase {
 // counted any before one that did not.
 func live(p Phase) string {
 	var seen *Step
-	node := ""
+	node, fast := "", false
 	for i := range p.Hops {
 		h := &p.Hops[i]
 		for j := range h.Steps {
 			s := &h.Steps[j]
 			switch {
+			case s.Stage == StageFastPath:
+				fast = true
 			case !h.Observed || s.Cookie == "":
 			case s.Counted > 0:
 				seen, node = s, h.Node
@@ -65,6 +67,9 @@ func live(p Phase) string {
 				)
 			}
 		}
+	}
+	if seen == nil && fast {
+		return "they take the fast path, which counts by endpoint and peer: 'baize status' on both hosts"
 	}
 	if seen == nil {
 		return "no host of the way was asked: nothing is counted"

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/baize-net/baize/cmd/internal/fastpath"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
@@ -35,6 +36,8 @@ type Host struct {
 	DB     Database
 	Flows  FlowTables
 	Kernel Kernel
+	// FastPath reads what the programs of the fast path have; nil: there are none.
+	FastPath func(context.Context) (fastpath.State, error)
 }
 
 // Read observes the host. Endpoints that the agent knows, and that the switch may
@@ -62,6 +65,11 @@ func (h Host) Read(
 	}
 	if o.Up, err = h.Kernel.Up(); err != nil {
 		return f, err
+	}
+	if h.FastPath != nil {
+		if o.FastPath, err = h.FastPath(ctx); err != nil {
+			return f, err
+		}
 	}
 	rules, err := h.Kernel.Ruleset(ctx)
 	if err == nil {

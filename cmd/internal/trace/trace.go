@@ -116,6 +116,7 @@ const (
 const (
 	StagePort     = "port"
 	StageTunnel   = "encapsulation"
+	StageFastPath = "fast path"
 	StageKernel   = "kernel"
 	StageFirewall = "firewall"
 	StageUnderlay = "underlay"

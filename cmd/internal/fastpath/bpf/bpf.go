@@ -106,6 +106,12 @@ func (b *Host) Observe(context.Context) (Seen, error) {
 	return out, b.read(l, &out.State)
 }
 
+// Read reads what the programs of this host have.
+func Read(ctx context.Context) (fastpath.State, error) {
+	seen, err := new(Host).Observe(ctx)
+	return seen.State, err
+}
+
 // read adds what is in the maps.
 func (b *Host) read(l look, s *fastpath.State) error {
 	err := each(b.maps[mapPorts], func(k uint32, v portValue) {

@@ -117,8 +117,6 @@ const (
 	dirReceived = 1 // from another node
 )
 
-const hopsTaken = 2 // as the pipeline has it
-
 // family is where things are in a packet of one family, Ethernet header included.
 type family struct {
 	name         string

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/fastpath"
 	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/forward"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/ovstest"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -179,6 +181,19 @@ func (p packet) bytes(t *testing.T, endpoints []ovs.Endpoint) []byte {
 		etherType = 0x8100
 	}
 	return testkit.Frame(to, sender, etherType, b)
+}
+
+// model is the packet without its bytes; false where those say more.
+func (p packet) model(t *testing.T, endpoints []ovs.Endpoint) (forward.Packet, bool) {
+	t.Helper()
+	frame := p.bytes(t, endpoints)
+	m := forward.IP(frame[6:12], frame[:6], netip.MustParseAddr(p.src), netip.MustParseAddr(p.dst))
+	m.Set(forward.IPProto, uint64(cmp.Or(p.proto, 17)))
+	m.Set(forward.IPTTL, uint64(cmp.Or(p.ttl, 64)))
+	if p.proto == 58 {
+		m.Set(forward.ICMPType, uint64(p.icmp))
+	}
+	return m, !p.vlan && !p.options && p.size == 0
 }
 
 // sum is the Internet checksum before its complement (RFC 1071).
@@ -391,6 +406,14 @@ func TestSamePlace(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			frame := p.bytes(t, r.endpoints)
 			taken, after := r.run(t, progFrom, p.from, frame)
+			if model, ok := p.model(t, r.endpoints); ok {
+				sent, takes := r.state.Send(p.from, model)
+				assert.Equal(t, taken, takes, "what fastpath.State says")
+				if taken {
+					assert.Equal(t, map[bool]string{true: "eth0"}[p.fast == "host2"], sent.Dev)
+					assert.Equal(t, map[bool]string{false: p.fast}[p.fast == "host2"], sent.Local.Dev)
+				}
+			}
 			assert.Equal(t, p.fast != "", taken)
 			if !taken {
 				assert.Equal(t, frame, after, "it goes on as it was")
@@ -482,6 +505,11 @@ func TestSameEndpoint(t *testing.T) {
 			frame := p.bytes(t, r.endpoints)
 			taken, after := r.run(t, progTo, dev, frame)
 			require.Equal(t, p.fast != "", taken)
+			if model, ok := p.model(t, r.endpoints); ok && p.mac == l.HardwareAddr.String() {
+				local, takes := r.state.Receive(dev, model)
+				assert.Equal(t, taken, takes, "what fastpath.State says")
+				assert.True(t, !taken || local.Dev == p.fast)
+			}
 			if !taken {
 				assert.Equal(t, frame, after, "it goes on as it was")
 				return

@@ -5,6 +5,8 @@ import (
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/fastpath"
 )
 
 // fromEndpoint is the program at the host's end of an endpoint.
@@ -24,7 +26,7 @@ func fromEndpoint() asm.Instructions {
 
 // send is the part of one family.
 func (c *code) send(f family) {
-	c.whole(f, hopsTaken)
+	c.whole(f, fastpath.HopsTaken)
 	// The endpoint's own address.
 	c.add(
 		asm.LoadMem(asm.R0, asm.R9, portFlags, asm.Word),

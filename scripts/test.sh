@@ -20,10 +20,11 @@ export GORACE="${GORACE-atexit_sleep_ms=100}"
 lint() { scripts/lint.sh; }
 
 # unit runs more packages at a time than there are processors: some
-# wait for connections and for timers of libraries. go vet is lint's.
+# wait for connections and for timers of libraries. go vet is lint's. With -trimpath
+# another clone of the same sources has nothing to compile anew.
 unit() {
 	# shellcheck disable=SC2086 # a list of flags
-	go test -race -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} ./...
+	go test -race -trimpath -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} ./...
 }
 
 # system runs the tests of the packages that have some for a real Open vSwitch

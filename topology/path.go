@@ -167,9 +167,47 @@ type Path struct {
 	// Foreign: the route is somebody else's, and Baize makes none.
 	Foreign bool
 	// Encap is the encapsulation of PathTunnel.
-	Encap Transport
-	// Why says the reason in words.
-	Why string
+	Encap  Transport
+	reason reason
+}
+
+// reason is why a path is what it is. It is written when somebody wants to read it: of
+// a thousand nodes nobody does, most of the time.
+type reason struct {
+	kind reasonKind
+	// text is what the kind says it of: a transport, a node, a router's reason.
+	text   string
+	family Family
+	via    netip.Addr
+}
+
+type reasonKind int
+
+const (
+	byTransport reasonKind = iota
+	byBridge
+	byHop
+	byNoVTEP
+	byLink
+	byRouter
+)
+
+// Why says the reason in words.
+func (p Path) Why() string {
+	switch r := p.reason; r.kind {
+	case byTransport:
+		return "the network's transport is " + r.text
+	case byBridge:
+		return "it is on a bridge of " + r.text + ", as frames"
+	case byNoVTEP:
+		return fmt.Sprintf("%s has no %s underlay address that could be a next hop", r.text, r.family)
+	case byLink:
+		return fmt.Sprintf("%s is on-link on %s", p.Via, p.Dev)
+	case byRouter:
+		return fmt.Sprintf("%s is behind a router", r.via)
+	default:
+		return r.text
+	}
 }
 
 // Paths returns the path of every subnet and pin of other nodes, subnets
@@ -197,19 +235,20 @@ func (n NetworkView) Paths(onLink OnLink, hops NextHops) []Path {
 func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, onLink OnLink, hops NextHops) Path {
 	out := Path{Network: n.Name, Prefix: p, Node: peer.Node, MAC: mac, Kind: PathTunnel, Encap: peer.Encap}
 	if !n.Transport.Routed() {
-		out.Why = "the network's transport is " + string(n.Transport)
+		out.reason = reason{kind: byTransport, text: string(n.Transport)}
 		return out
 	}
 	if peer.Encap == "" {
 		out.Kind = PathNone
 	}
 	if slices.Contains(peer.Bridged, p) {
-		out.Why = "it is on a bridge of " + peer.Node + ", as frames"
+		out.reason = reason{kind: byBridge, text: peer.Node}
 		return out
 	}
 	hop, known := hops[p.Masked()]
 	through := func() Path {
-		out.Kind, out.Via, out.Dev, out.Foreign, out.Why, out.Encap = PathRoute, hop.Via, hop.Dev, hop.Foreign, hop.Why, ""
+		out.Kind, out.Via, out.Dev, out.Foreign, out.Encap = PathRoute, hop.Via, hop.Dev, hop.Foreign, ""
+		out.reason = reason{kind: byHop, text: hop.Why}
 		return out
 	}
 	if known && hop.Foreign {
@@ -221,19 +260,19 @@ func (n NetworkView) path(peer *Peer, p netip.Prefix, mac string, onLink OnLink,
 		if known {
 			return through()
 		}
-		out.Why = fmt.Sprintf("%s has no %s underlay address that could be a next hop", peer.Node, f)
+		out.reason = reason{kind: byNoVTEP, text: peer.Node, family: f}
 		return out
 	}
 	via := peer.VTEPs[i]
 	if dev := onLink[via]; dev != "" {
 		out.Kind, out.Via, out.Dev, out.Encap = PathRoute, via, dev, ""
-		out.Why = fmt.Sprintf("%s is on-link on %s", via, dev)
+		out.reason = reason{kind: byLink}
 		return out
 	}
 	if known {
 		return through()
 	}
-	out.Why = fmt.Sprintf("%s is behind a router", via)
+	out.reason = reason{kind: byRouter, via: via}
 	return out
 }
 

@@ -1,6 +1,7 @@
 package topology_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -68,11 +69,48 @@ func TestPaths(t *testing.T) {
 					got += ","
 				}
 				got += string(p.Kind) + " " + string(p.Encap)
-				require.NotEmpty(t, p.Why)
+				require.NotEmpty(t, p.Why())
 				require.Equal(t, p.Kind == topology.PathRoute, p.Via.IsValid())
 			}
 			require.Equal(t, c.want, got)
 		})
+	}
+}
+
+// Each reason has its words.
+func TestWhy(t *testing.T) {
+	link := topology.OnLink{netip.MustParseAddr("192.168.77.12"): "eth0"}
+	hops := topology.NextHops{netip.MustParsePrefix("10.1.7.0/24"): {
+		Via: netip.MustParseAddr("192.168.77.1"), Dev: "eth0", Why: "learned by BGP from 192.168.77.1",
+	}}
+	var got []string
+	for _, p := range routedNetwork(t, topology.Auto, "").Paths(link, hops) {
+		got = append(got, p.Why())
+	}
+	require.Equal(t, []string{
+		"192.168.77.12 is on-link on eth0", "fd77::12 is behind a router", "learned by BGP from 192.168.77.1",
+		"host3 has no IPv6 underlay address that could be a next hop", "192.168.77.13 is behind a router",
+	}, got)
+	require.Equal(t, "the network's transport is gre", routedNetwork(t, topology.GRE, "").Paths(link, nil)[0].Why())
+}
+
+// BenchmarkPaths computes the paths to a thousand nodes.
+func BenchmarkPaths(b *testing.B) {
+	n := topology.NetworkView{Network: topology.Network{Name: "blue", Transport: topology.Auto}}
+	onLink := topology.OnLink{}
+	for i := range 1000 {
+		vtep := netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})
+		n.Peers = append(n.Peers, topology.Peer{
+			Node: fmt.Sprint("host", i), Encap: topology.VXLAN, VTEPs: []netip.Addr{vtep},
+			Subnets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)},
+		})
+		if i%2 == 0 {
+			onLink[vtep] = "eth0"
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		n.Paths(onLink, nil)
 	}
 }
 

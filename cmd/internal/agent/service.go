@@ -146,7 +146,7 @@ func (a *Agent) Routes(context.Context) ([]api.Route, error) {
 		for _, path := range n.Paths(k.OnLink, k.NextHops) {
 			x := api.Route{
 				Network: n.Name, Prefix: path.Prefix, Node: path.Node, Pin: path.MAC != "", Kind: string(path.Kind),
-				Encap: path.Encap, Device: path.Dev, Why: path.Why,
+				Encap: path.Encap, Device: path.Dev, Why: path.Why(),
 			}
 			if path.Via.IsValid() {
 				x.Via = path.Via.String()

@@ -199,7 +199,7 @@ func unreachable(n route.Network, onLink topology.OnLink, hops topology.NextHops
 				Code:     fault.Unreachable,
 				Severity: fault.Error,
 				Item:     fmt.Sprintf("network %s, node %s", n.Name, p.Node),
-				What:     fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why),
+				What:     fmt.Sprintf("%s cannot be reached without encapsulation: %s", p.Prefix, p.Why()),
 				Remedy: "'baize network update " + n.Name + " --transport auto', " +
 					"or let the routers know the way: 'baize agent --bgp', see docs/routing.md",
 			})

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 
 	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/doctor/gather"
 	"github.com/baize-net/baize/cmd/internal/event"
@@ -99,6 +101,14 @@ func (a *Agent) kinds() answers.Kinds {
 		list, err := a.rooms.events.Journal().Read(q)
 		return event.Newest(list, topology.MaxAnswer), err
 	}}
+	out[api.EndpointsKind] = func(ctx context.Context, arguments json.RawMessage) (any, error) {
+		var name string
+		if err := json.Unmarshal(arguments, &name); err != nil {
+			return nil, err
+		}
+		list, err := a.Endpoints(ctx)
+		return slices.DeleteFunc(list, func(e api.Endpoint) bool { return !e.Is(name) }), err
+	}
 	maps.Copy(out, a.world.kinds(a.rooms.hub))
 	return out
 }

@@ -133,6 +133,13 @@ type Endpoint struct {
 // EngineDocker is the Engine of a container's endpoint.
 const EngineDocker = "docker"
 
+// EndpointsKind is the question for a node's endpoints of a name, which is the question's
+// argument; the answer is a list of Endpoint.
+const EndpointsKind = "endpoints"
+
+// Is reports whether a name is the endpoint's, or its container's.
+func (e Endpoint) Is(name string) bool { return name != "" && (name == e.Name || name == e.Container) }
+
 // EndpointOf turns what the bridge's port says into what clients see.
 func EndpointOf(e ovs.Endpoint) Endpoint {
 	ips := e.IPs

@@ -30,7 +30,7 @@ func (r *runner) traceCommand() *ucli.Command {
 		Name: "trace", Usage: "follow a packet from one endpoint to another, hop by hop, and say where it ends and why",
 		ArgsUsage: "[SOURCE] [DESTINATION]",
 		Description: `SOURCE and DESTINATION are endpoints or containers of this node, published names, or
-addresses; host1/c1 is an endpoint of a node. Each step says which table of which
+addresses; host2/c1 is an endpoint of another node, whose agent is asked. Each step says which table of which
 switch decides, and which key in etcd, at which revision, put that flow there. First
 the sender asks for the link address of the receiver, and the answer comes back.
 
@@ -44,7 +44,7 @@ With --live, the flows of the way are counted while your own packets go that way
 The exit code is 0 where the packet is delivered, and 7 where it is not, or where
 nobody can say.
 
-  baize trace c1 10.1.65.2
+  baize trace c1 host3/c1
   baize trace web 10.1.65.2 --proto tcp --port 443
   baize trace c1 10.1.65.2 --arp
   baize trace c1 10.1.65.2 --live --for 10s
@@ -269,7 +269,7 @@ func (a *traceAsker) Ask(ctx context.Context, q trace.Question) (trace.Hop, erro
 		}
 		note = strings.TrimSpace(err.Error())
 	} else if a.store != nil {
-		hop, err := a.askNode(ctx, q)
+		hop, err := askNode[trace.Hop](ctx, a, q.Node, trace.QuestionKind, q)
 		if err == nil {
 			return hop, nil
 		}
@@ -278,22 +278,22 @@ func (a *traceAsker) Ask(ctx context.Context, q trace.Question) (trace.Hop, erro
 	return trace.Computed(view, planOptions(a.c, a.snap.Nodes[q.Node]), note, q.Assume).Hop(q), nil
 }
 
-// askNode asks another node's agent what it has now.
-func (a *traceAsker) askNode(ctx context.Context, q trace.Question) (trace.Hop, error) {
-	if _, alive := a.snap.Alive[q.Node]; !alive {
-		return trace.Hop{}, errors.New("its agent does not run")
+// askNode asks another node's agent.
+func askNode[T any](ctx context.Context, a *traceAsker, node, kind string, arguments any) (out T, err error) {
+	if _, alive := a.snap.Alive[node]; !alive {
+		return out, errors.New("its agent does not run")
 	}
-	if err := a.silent[q.Node]; err != nil {
-		return trace.Hop{}, err // it is not waited for twice
+	if err := a.silent[node]; err != nil {
+		return out, err // it is not waited for twice
 	}
-	hops, errs, err := ask[trace.Hop](ctx, a.store, trace.QuestionKind, []string{q.Node}, q)
+	answers, errs, err := ask[T](ctx, a.store, kind, []string{node}, arguments)
 	if err == nil {
-		err = errs[q.Node]
+		err = errs[node]
 	}
 	if err != nil {
-		a.silent[q.Node] = err
+		a.silent[node] = err
 	}
-	return hops[q.Node], err
+	return answers[node], err
 }
 
 // observed reads this host, once.

@@ -1,12 +1,15 @@
 package command
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/topology"
 )
@@ -120,16 +123,16 @@ func (a *traceAsker) parties(arg, network string) (out []trace.Party, err error)
 	} else if _, err := findNode(a.snap, node); err != nil {
 		return nil, err
 	}
+	on, endpoints, askErr := a.self, a.endpoints, error(nil)
+	if node != "" && node != a.self {
+		on = node
+		endpoints, askErr = a.endpointsOf(node, name)
+	}
 	var known []string
-	for _, e := range a.endpoints {
+	for _, e := range endpoints {
 		known = append(known, e.Name, e.Container)
-		if (name == e.Name || name == e.Container) && (node == "" || node == a.self) &&
-			(network == "" || network == e.Network) {
-			for _, ip := range e.IPs {
-				out = append(out, trace.Party{
-					Node: a.self, Network: e.Network, Endpoint: e.Name, Address: ip, MAC: e.MAC, Known: true,
-				})
-			}
+		if e.Is(name) && (network == "" || network == e.Network) {
+			out = append(out, partiesOf(on, e)...)
 		}
 	}
 	if len(out) > 0 {
@@ -137,16 +140,38 @@ func (a *traceAsker) parties(arg, network string) (out []trace.Party, err error)
 	}
 	out, published := a.byName(name, node, network)
 	if len(out) == 0 {
-		err = notFound("endpoint", arg, append(known, published...), a.whereKnown(node))
+		err = notFound("endpoint", arg, append(known, published...), a.whereKnown(node, askErr))
 	}
 	return out, err
 }
 
+// partiesOf are the addresses of a known endpoint.
+func partiesOf(node string, e api.Endpoint) (out []trace.Party) {
+	for _, ip := range e.IPs {
+		out = append(out, trace.Party{
+			Node: node, Network: e.Network, Endpoint: e.Name, Address: ip, MAC: e.MAC, Known: true,
+		})
+	}
+	return out
+}
+
+// endpointsOf asks a node's agent for its endpoints of a name, which it alone knows.
+func (a *traceAsker) endpointsOf(node, name string) ([]api.Endpoint, error) {
+	if a.store == nil {
+		return nil, errors.New("other nodes are not asked here")
+	}
+	return waiting(a.r, a.c, "asking "+node, func(ctx context.Context) ([]api.Endpoint, error) {
+		return askNode[[]api.Endpoint](ctx, a, node, api.EndpointsKind, name)
+	})
+}
+
 // whereKnown says where the endpoint may be found.
-func (a *traceAsker) whereKnown(node string) string {
+func (a *traceAsker) whereKnown(node string, askErr error) string {
 	switch {
+	case askErr != nil:
+		return fmt.Sprintf("endpoints of %s are known there only, and %v: give an address", node, askErr)
 	case node != "" && node != a.self:
-		return "endpoints of " + node + " are known there only: give its address, or run this there"
+		return "'baize endpoint list' on " + node + " shows what there is; an address does as well"
 	case a.agentErr != nil:
 		return "no agent answers here, which knows the endpoints of this node: give addresses"
 	}

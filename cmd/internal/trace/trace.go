@@ -35,6 +35,16 @@ func (p Party) String() string {
 	return p.Endpoint + " (" + p.Address.String() + ")"
 }
 
+// from is the party as somebody on a node calls it: "host3/c1 (10.1.5.2)" where it is on
+// another one.
+func (p Party) from(node string) string {
+	text := p.String()
+	if text == p.Address.String() || p.Node == node || p.Node == "" {
+		return text
+	}
+	return p.Node + "/" + text
+}
+
 func (p Party) mac() net.HardwareAddr {
 	m, err := net.ParseMAC(p.MAC)
 	if err != nil {

@@ -91,7 +91,7 @@ func (w *walk) run() error {
 	}
 	p := forward.IP(src.mac(), mac, src.Address, dst.Address)
 	w.setProtocol(&p)
-	about := fmt.Sprintf("%s from %s to %s at %s", w.protocol(), src, dst, mac)
+	about := fmt.Sprintf("%s from %s to %s at %s", w.protocol(), src, dst.from(src.Node), mac)
 	arrived, err := w.send("packet", about, Question{Node: src.Node, From: src.Endpoint, Packet: p})
 	if err != nil {
 		return err

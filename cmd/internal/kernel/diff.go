@@ -107,7 +107,11 @@ func (d *differ) addresses() {
 	}
 	for _, a := range d.want.Addresses {
 		if d.have.Devices[a.Dev] && !slices.Contains(d.have.Addresses, a) {
-			d.make = append(d.make, ChangeAddress{Add, a})
+			verb := Add
+			if a.Prefix.Addr().IsLinkLocalUnicast() {
+				verb = Replace // the kernel makes it as well, when the link comes up
+			}
+			d.make = append(d.make, ChangeAddress{verb, a})
 		}
 	}
 	ours := d.ownDevices()

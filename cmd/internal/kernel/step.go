@@ -55,7 +55,7 @@ type (
 	SetSysctl struct{ Sysctl }
 	// SetLink changes those settings of a device that are not zero.
 	SetLink struct{ Link }
-	// ChangeAddress adds or deletes an address.
+	// ChangeAddress adds, replaces or deletes an address.
 	ChangeAddress struct {
 		Verb
 		Address
@@ -111,7 +111,7 @@ func (s SetLink) item() string { return "device " + s.Name }
 
 func (s ChangeAddress) String() string {
 	out := fmt.Sprintf("ip address %s %s", s.Verb, s.Address)
-	if s.Verb == Add && s.Prefix.Addr().Is6() {
+	if s.Verb != Delete && s.Prefix.Addr().Is6() {
 		out += " nodad" // the address is leased
 	}
 	return out

@@ -292,8 +292,9 @@ func (h *Host) changeAddress(s kernel.ChangeAddress) error {
 	switch {
 	case s.Verb == kernel.Add && i >= 0:
 		return syscall.EEXIST
-	case s.Verb == kernel.Add:
+	case s.Verb == kernel.Add, s.Verb == kernel.Replace && i < 0:
 		h.addAddress(s.Address)
+	case s.Verb == kernel.Replace:
 	case i < 0:
 		return syscall.EADDRNOTAVAIL
 	default:

@@ -49,6 +49,17 @@ func TestJumps(t *testing.T) {
 	}
 }
 
+// An address that is replaced may be there already.
+func TestReplaceAddress(t *testing.T) {
+	h := host()
+	again := kernel.ChangeAddress{Verb: kernel.Replace, Address: kernel.Address{
+		Dev: "eth0", Prefix: netip.MustParsePrefix("192.0.2.9/24"),
+	}}
+	for range 2 {
+		require.NoError(t, h.Apply(t.Context(), kernel.Change{Steps: []kernel.Step{again}}))
+	}
+}
+
 // The errors of the real kernel.
 func TestErrors(t *testing.T) {
 	h := host()

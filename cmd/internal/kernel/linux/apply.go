@@ -84,6 +84,9 @@ func changeAddress(h *netlink.Handle, s kernel.ChangeAddress) error {
 	if s.Prefix.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
+	if s.Verb == kernel.Replace {
+		return h.AddrReplace(l, a)
+	}
 	return h.AddrAdd(l, a)
 }
 

@@ -204,6 +204,18 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// The kernel makes a link-local address of its own: meanwhile, perhaps.
+func TestLinkLocalTwice(t *testing.T) {
+	host(t)
+	address := kernel.ChangeAddress{Verb: kernel.Replace, Address: kernel.Address{
+		Dev: kernelfake.Underlay, Prefix: netip.MustParsePrefix("fe80::42/64"),
+	}}
+	for range 2 {
+		require.NoError(t, Host{}.Apply(t.Context(), kernel.Change{Steps: []kernel.Step{address}}))
+		require.Contains(t, observe(t).Addresses, address.Address)
+	}
+}
+
 // A bad element costs only itself, and says what is wrong.
 func TestOneBadElement(t *testing.T) {
 	host(t)

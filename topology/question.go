@@ -34,8 +34,8 @@ const (
 
 // Question asks agents for something that they alone know: key ~questions/<id>.
 // It only reads: an agent changes nothing to answer it. It is held under an etcd
-// lease, and its answers under the same one, so that all of it vanishes when whoever
-// asked has gone.
+// lease, so that it vanishes when whoever asked has gone; each answer under one of its
+// own, because etcd lets nobody put a key under a lease that holds keys of others.
 type Question struct {
 	// ID is unique in the cluster: random letters and digits.
 	ID string `json:"-"`
@@ -63,7 +63,9 @@ func (q Question) Asks(node string) bool {
 // Key returns the question's key.
 func (q Question) Key() string { return DirQuestions + q.ID }
 
-// NodeAnswer is what one node answers: key ~answers/<question>/<node>.
+// NodeAnswer is what one node answers: key ~answers/<node>/<question>. The node comes
+// first, so that etcd's roles, which are by range of keys, can keep a node from
+// answering for another one.
 type NodeAnswer struct {
 	Question string `json:"-"`
 	Node     string `json:"-"`
@@ -77,10 +79,10 @@ type NodeAnswer struct {
 }
 
 // Key returns the answer's key.
-func (a NodeAnswer) Key() string { return AnswersDir(a.Question) + a.Node }
+func (a NodeAnswer) Key() string { return AnswersDir(a.Node) + a.Question }
 
-// AnswersDir returns the directory of a question's answers.
-func AnswersDir(question string) string { return DirAnswers + question + "/" }
+// AnswersDir returns the directory of a node's answers.
+func AnswersDir(node string) string { return DirAnswers + node + "/" }
 
 // Check says what is wrong with a question.
 func (q Question) Check() error {
@@ -119,9 +121,9 @@ func decodeQuestion(id string, kv KV) (Record, error) {
 }
 
 func decodeAnswer(rest string, kv KV) (Record, error) {
-	question, node, _ := strings.Cut(rest, "/")
+	node, question, _ := strings.Cut(rest, "/")
 	if question == "" || CheckName("node", node) != nil {
-		return nil, errors.New("the key is not " + DirAnswers + "<question>/<node>")
+		return nil, errors.New("the key is not " + DirAnswers + "<node>/<question>")
 	}
 	a := NodeAnswer{Question: question, Node: node, Meta: kv.Meta}
 	if err := decodeValue(kv.Value, &a, &a.Extra); err != nil {

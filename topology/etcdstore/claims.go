@@ -65,13 +65,9 @@ func (a *claiming) step(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	if a.lease == 0 {
-		grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
-			return c.Grant(ctx, int64(claimTTL/time.Second))
-		})
-		if err != nil {
+		if a.lease, err = s.grant(ctx, claimTTL); err != nil {
 			return false, err
 		}
-		a.lease = grant.ID
 	}
 	resp, err := s.commit(ctx, txn{
 		cmps: append(cmps, more...),

@@ -80,17 +80,15 @@ func (k *keeper) acquire(ctx context.Context) (clientv3.LeaseID, error) {
 	if err := k.free(v); err != nil {
 		return 0, err // before there is a lease to give up
 	}
-	grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
-		return c.Grant(ctx, int64(k.ttl/time.Second))
-	})
+	id, err := s.grant(ctx, k.ttl)
 	if err != nil {
 		return 0, err
 	}
-	if err := k.take(ctx, grant.ID); err != nil {
-		k.s.revoke(ctx, grant.ID)
+	if err := k.take(ctx, id); err != nil {
+		k.s.revoke(ctx, id)
 		return 0, err
 	}
-	return grant.ID, nil
+	return id, nil
 }
 
 // take puts the key under a lease. It refuses when another agent has it.
@@ -203,6 +201,17 @@ func (k *keeper) renew(ctx context.Context, id clientv3.LeaseID) error {
 		return errLost
 	}
 	return nil
+}
+
+// grant makes an etcd lease.
+func (s *Store) grant(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, error) {
+	resp, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
+		return c.Grant(ctx, int64(ttl/time.Second))
+	})
+	if err != nil {
+		return 0, err
+	}
+	return resp.ID, nil
 }
 
 // revoke ends a lease, its keys with it, so that a clean stop shows at once. etcd

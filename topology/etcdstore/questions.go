@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -12,7 +13,7 @@ import (
 )
 
 // An answer may be on its way when a question's time is over: Ask waits answerGrace
-// longer. The question lives for questionGrace, where Ask cannot remove it.
+// longer. Question and answers live for questionGrace, where Ask cannot remove them.
 const (
 	answerGrace   = time.Second
 	questionGrace = 5 * time.Second
@@ -30,16 +31,14 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 		return err
 	}
 	limit := time.Duration(q.Seconds) * time.Second
-	grant, err := do(ctx, s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
-		return c.Grant(ctx, int64((limit+questionGrace)/time.Second))
-	})
+	lease, err := s.grant(ctx, limit+questionGrace)
 	if err != nil {
 		return err
 	}
-	defer s.revoke(ctx, grant.ID)
+	defer s.revoke(ctx, lease)
 	resp, err := s.commit(ctx, txn{
 		cmps: []clientv3.Cmp{s.sameBirth(q.Key(), 0)},
-		then: []clientv3.Op{clientv3.OpPut(s.key(q.Key()), string(topology.Encode(q)), clientv3.WithLease(grant.ID))},
+		then: []clientv3.Op{clientv3.OpPut(s.key(q.Key()), string(topology.Encode(q)), clientv3.WithLease(lease))},
 	})
 	if err != nil {
 		return err
@@ -52,9 +51,15 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 	}
 	within, cancel := context.WithTimeout(ctx, limit+answerGrace)
 	defer cancel()
-	f := s.follower(topology.AnswersDir(q.ID), func(r topology.Record) bool {
+	var seen []clientv3.Op
+	defer func() { s.sweep(ctx, seen) }()
+	f := s.follower(topology.DirAnswers, func(r topology.Record) bool {
 		a, ok := r.(topology.NodeAnswer)
-		return ok && answered(a)
+		if !ok || a.Question != q.ID {
+			return false
+		}
+		seen = append(seen, clientv3.OpDelete(s.key(a.Key())))
+		return answered(a)
 	})
 	for b := s.backoff(); within.Err() == nil; b.wait(within) {
 		if enough, err := f.follow(within); enough || (err != nil && within.Err() == nil) {
@@ -62,6 +67,20 @@ func (s *Store) Ask(ctx context.Context, q topology.Question, answered func(topo
 		}
 	}
 	return ctx.Err()
+}
+
+// sweep deletes answers. Where it may not, or cannot, they expire.
+func (s *Store) sweep(ctx context.Context, answers []clientv3.Op) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	for part := range slices.Chunk(answers, maxTxnOps) {
+		_, err := request(ctx, s, func(ctx context.Context, c Client) (*clientv3.TxnResponse, error) {
+			return c.Txn(ctx).Then(part...).Commit()
+		})
+		if err != nil {
+			return
+		}
+	}
 }
 
 // Questions calls asked with every question that is there or comes, once, until ctx
@@ -87,12 +106,17 @@ func (s *Store) Questions(ctx context.Context, asked func(topology.Question)) er
 func (s *Store) PutAnswer(ctx context.Context, q topology.Question, a topology.NodeAnswer) error {
 	a.Question = q.ID
 	a = a.Bounded()
-	_, err := s.commit(ctx, txn{
+	id, err := s.grant(ctx, time.Duration(q.Seconds)*time.Second+questionGrace)
+	if err != nil {
+		return err
+	}
+	resp, err := s.commit(ctx, txn{
 		cmps: []clientv3.Cmp{s.unchanged(q.Key(), q.ModRevision)},
-		then: []clientv3.Op{
-			clientv3.OpPut(s.key(a.Key()), string(topology.Encode(a)), clientv3.WithLease(clientv3.LeaseID(q.Lease))),
-		},
+		then: []clientv3.Op{clientv3.OpPut(s.key(a.Key()), string(topology.Encode(a)), clientv3.WithLease(id))},
 	})
+	if err != nil || !resp.Succeeded {
+		s.revoke(ctx, id)
+	}
 	return err
 }
 

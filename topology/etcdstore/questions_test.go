@@ -47,7 +47,7 @@ func TestAskIsAnsweredByAllAndLeavesNothing(t *testing.T) {
 	}))
 	require.Equal(t, map[string]string{"host1": `{"a":1}`, "host2": `{"a":1}`}, got)
 	require.Empty(t, getRaw(t, raw(t, endpoint), question("q1").Key()), "the question")
-	require.Empty(t, getRaw(t, raw(t, endpoint), "~answers/q1/host1"), "an answer")
+	require.Empty(t, getRaw(t, raw(t, endpoint), "~answers/host1/q1"), "an answer")
 }
 
 // Who follows the topology must not get what others ask and answer: of a thousand
@@ -59,7 +59,7 @@ func TestQuestionsAreNoPartOfTheTopology(t *testing.T) {
 	updates := watch(t, s)
 	require.Empty(t, receive(t, updates).Snapshot.Networks)
 	putRaw(t, c, "~questions/q1", `{"kind": "echo", "seconds": 5}`)
-	putRaw(t, c, "~answers/q1/host1", `nonsense`)
+	putRaw(t, c, "~answers/host1/q1", `nonsense`)
 	mustCreate(t, s, blue())
 	u := receive(t, updates)
 	require.Contains(t, u.Snapshot.Networks, "blue", "the first update is that of the network")
@@ -111,5 +111,5 @@ func TestPutAnswerBounds(t *testing.T) {
 	gone := question("q2")
 	gone.ModRevision = 1
 	require.NoError(t, s.PutAnswer(t.Context(), gone, topology.NodeAnswer{Node: "host1"}), "nobody asks any more")
-	require.Empty(t, getRaw(t, raw(t, endpoint), "~answers/q2/host1"))
+	require.Empty(t, getRaw(t, raw(t, endpoint), "~answers/host1/q2"))
 }

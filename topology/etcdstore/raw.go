@@ -53,13 +53,8 @@ func (k *Keys) Attempts(ctx context.Context, item string, f func() (done bool, e
 
 // Grant makes a lease that ends after ttl unless it is renewed.
 func (k *Keys) Grant(ctx context.Context, ttl time.Duration) (lease int64, err error) {
-	resp, err := do(ctx, k.s, func(ctx context.Context, c Client) (*clientv3.LeaseGrantResponse, error) {
-		return c.Grant(ctx, int64(ttl/time.Second))
-	})
-	if err != nil {
-		return 0, err
-	}
-	return int64(resp.ID), nil
+	id, err := k.s.grant(ctx, ttl)
+	return int64(id), err
 }
 
 // Renew has a lease last for its whole time from now on. The error is of kind

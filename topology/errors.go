@@ -2,6 +2,7 @@ package topology
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -22,6 +23,8 @@ var (
 	ErrFull = errors.New("full")
 	// ErrUnavailable: etcd (or the agent, or OVS) does not answer.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrDenied: etcd's user may not; it is ErrUnavailable as well.
+	ErrDenied = fmt.Errorf("denied: %w", ErrUnavailable)
 	// ErrUnclaimed: the address's owner has to be asked first.
 	ErrUnclaimed = errors.New("not claimed")
 )

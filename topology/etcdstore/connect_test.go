@@ -182,7 +182,7 @@ func TestTLS(t *testing.T) {
 		},
 		"other prefix": {
 			func(c *etcdstore.Config) { c.Prefix = "/other" },
-			[]string{"etcd prefix /other", "permission denied", "user baize", "grant-permission"},
+			[]string{"etcd prefix /other", "permission denied", "user baize", "baize auth add"},
 		},
 		"no user": {func(c *etcdstore.Config) { c.Username, c.Password = "", "" }, []string{"etcd"}},
 	} {

@@ -227,7 +227,11 @@ func (s *Store) LetGo(ctx context.Context, network, node string) error {
 	if err != nil || !marked {
 		return err
 	}
-	return ignoring(s.FinishDeletion(ctx, network), topology.ErrInUse, topology.ErrConflict)
+	err = s.FinishDeletion(ctx, network)
+	if errors.Is(err, topology.ErrDenied) {
+		return nil // whoever deletes it may, and removes the record
+	}
+	return ignoring(err, topology.ErrInUse, topology.ErrConflict)
 }
 
 // ownPart is a key of a node, and what is done to it.

@@ -111,19 +111,14 @@ func (s *Store) item() string { return "etcd " + strings.Join(s.cfg.Endpoints, "
 // refused explains an answer that another attempt would get as well; nil when
 // another may be answered.
 func (s *Store) refused(err error) error {
-	user := "the client"
-	if s.cfg.Username != "" {
-		user = "user " + s.cfg.Username
-	}
+	user := s.user()
 	coded := func(c fault.Code, e *topology.Error) error {
 		e.Code = c
 		return e
 	}
 	switch {
 	case is(err, rpctypes.ErrPermissionDenied):
-		item := "etcd prefix " + s.cfg.Prefix + s.cfg.origin()
-		return coded(fault.StoreDenied, unavailable(item, "permission denied for "+user, fmt.Sprintf(
-			"grant a role of that user: etcdctl role grant-permission ROLE readwrite --prefix %s/", s.cfg.Prefix)))
+		return s.denied("etcd prefix "+s.cfg.Prefix+s.cfg.origin(), "use it")
 	case is(err, rpctypes.ErrAuthFailed):
 		return coded(fault.StoreDenied,
 			unavailable(s.item(), "authentication failed for "+user, "check the user name and password"))
@@ -140,4 +135,15 @@ func (s *Store) refused(err error) error {
 		return unavailable(s.item(), rpctypes.ErrorDesc(err), "see the log of etcd")
 	}
 	return nil
+}
+
+// user is who the store is to etcd.
+func (s *Store) user() string {
+	switch {
+	case s.cfg.Username != "":
+		return "user " + s.cfg.Username
+	case s.cfg.CertFile != "":
+		return "the user of certificate " + s.cfg.CertFile
+	}
+	return "a client without a user"
 }

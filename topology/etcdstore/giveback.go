@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,8 +14,10 @@ import (
 // leases, pins and names; its reservations stay. A network that was created for
 // Docker goes with the last part that any node has of it, unless somebody reserved
 // a subnet in it. Of two nodes that are the last at the same moment one removes the
-// record. It is no error where there is nothing to remove.
+// record. It is no error where there is nothing to remove. Where the user may not remove
+// the record, it stays: an operator removes it.
 func (s *Store) GiveBack(ctx context.Context, network, node string) error {
+	mayRemove := true
 	return s.attempts(ctx, fmt.Sprintf("node %s in network %s", node, network), func() (bool, error) {
 		v, err := s.readNetwork(ctx, network, topology.NamesKey(network, node))
 		if err != nil {
@@ -23,7 +26,8 @@ func (s *Store) GiveBack(ctx context.Context, network, node string) error {
 		n, there := v.Networks[network]
 		parts := s.partsOf(v, network, node)
 		chunk := parts[:min(len(parts), maxTxnOps-4)]
-		last := there && n.CreatedBy == topology.CreatedByDocker && len(chunk) == len(parts) && v.lastIs(network, node)
+		docker := there && n.CreatedBy == topology.CreatedByDocker && mayRemove
+		last := docker && len(chunk) == len(parts) && v.lastIs(network, node)
 		if len(parts) == 0 && !last {
 			return true, nil
 		}
@@ -38,8 +42,12 @@ func (s *Store) GiveBack(ctx context.Context, network, node string) error {
 				clientv3.WithPrefix()))
 		}
 		resp, err := s.commit(ctx, t)
+		if last && errors.Is(err, topology.ErrDenied) {
+			mayRemove = false
+			return false, nil
+		}
 		// Another node may have given up its part meanwhile: then this one is the last.
-		return err == nil && resp.Succeeded && (last || (len(chunk) == len(parts) && n.CreatedBy == "")), err
+		return err == nil && resp.Succeeded && (last || (len(chunk) == len(parts) && !docker)), err
 	})
 }
 

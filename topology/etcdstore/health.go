@@ -2,7 +2,6 @@ package etcdstore
 
 import (
 	"context"
-	"math"
 	"sync"
 	"time"
 
@@ -63,17 +62,4 @@ func (s *Store) member(ctx context.Context, c *clientv3.Client, e endpoint) Memb
 	m.Version, m.Leader, m.Size, m.Quota, m.Alarms = resp.Version, resp.Leader != 0, resp.DbSize, resp.DbSizeQuota,
 		resp.Errors
 	return m
-}
-
-// MayWrite asks whether a write would be accepted, and writes nothing: a transaction
-// with a put whose comparison cannot hold. etcd checks the user's permission, and
-// whether its database is full, before it compares.
-func (s *Store) MayWrite(ctx context.Context) error {
-	key := s.key("alive/~")
-	_, err := request(ctx, s, func(ctx context.Context, c Client) (*clientv3.TxnResponse, error) {
-		return c.Txn(ctx).
-			If(clientv3.Compare(clientv3.CreateRevision(key), "=", math.MaxInt64)).
-			Then(clientv3.OpPut(key, "")).Commit()
-	})
-	return s.explain(ctx, err)
 }

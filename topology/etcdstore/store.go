@@ -177,7 +177,7 @@ func (s *Store) commit(ctx context.Context, t txn) (answer, error) {
 		sent++
 		return c.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.other...).Commit()
 	})
-	return answer{resp, sent > 1}, err
+	return answer{resp, sent > 1}, s.nameDenied(ctx, t, err)
 }
 
 // attempts runs a compare-and-swap until f says it is done; each call reads

@@ -82,3 +82,12 @@ func NodeName(publicIP netip.Addr) string { return Name + "-" + publicIP.String(
 func VtepMAC(vtep netip.Addr) string {
 	return topology.RouterMAC(topology.Node{VTEPs: []netip.Addr{vtep.Unmap()}}).String()
 }
+
+// NodeRights are what a node's agent may do with flannel's keys below a prefix: read all
+// of them, and write leases. A lease's key does not say whose it is, so it may write all
+// of these.
+func NodeRights(prefix string) []topology.Right {
+	return []topology.Right{
+		{Key: prefix + "/", Below: true}, {Key: prefix + "/" + dirSubnets, Below: true, Write: true},
+	}
+}

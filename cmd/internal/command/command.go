@@ -103,7 +103,7 @@ func (r *runner) app() *ucli.App {
 			r.statusCommand(), r.doctorCommand(), r.topologyCommand(), r.consoleCommand(), r.planCommand(),
 			r.traceCommand(), r.traceHopCommand(), r.explainCommand(), r.pingCommand(), r.eventsCommand(),
 			r.agentCommand(), r.dockerCommand(), r.podmanCommand(), r.kubernetesCommand(), r.migrateCommand(),
-			r.backupCommand(), r.restoreCommand(),
+			r.backupCommand(), r.restoreCommand(), r.authCommand(),
 			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),
 			r.versionCommand(), r.schemaCommand(), r.completionCommand(), r.docsCommand(), r.probeCommand(),
 			r.withSettingsCommand(),

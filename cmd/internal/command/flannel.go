@@ -37,6 +37,27 @@ func sourceFlag() ucli.Flag {
 	}
 }
 
+// sourceRightsFlags are for users that have to do with flannel's keys.
+func sourceRightsFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.BoolFlag{Name: "flannel", Usage: "with rights to flannel's keys, too"}, sourceFlag(),
+	}
+}
+
+// sourceRights are those that the flags ask for, beside rights of a role to Baize's own keys.
+func sourceRights(c *ucli.Context, role string) []topology.Right {
+	prefix := cmp.Or(c.String("flannel-prefix"), flannel.DefaultPrefix)
+	switch {
+	case !c.Bool("flannel"):
+		return nil
+	case role == roleOperator:
+		return topology.OperatorRights(prefix)
+	case role == roleReader:
+		return topology.ReaderRights(prefix)
+	}
+	return flannel.NodeRights(prefix)
+}
+
 // flannelKeys opens flannel's keys in the same etcd.
 func (r *runner) flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
 	cfg, err := r.storeConfig(c)

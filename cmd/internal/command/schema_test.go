@@ -28,6 +28,7 @@ import (
 
 // kindTypes are the types that -o json prints.
 var kindTypes = map[string]reflect.Type{
+	"auth":        reflect.TypeFor[authItem](),
 	"network":     reflect.TypeFor[networkItem](),
 	"node":        reflect.TypeFor[nodeItem](),
 	"subnet":      reflect.TypeFor[subnetItem](),

@@ -39,6 +39,17 @@ type TLS struct {
 	// OtherCertFile and OtherKeyFile are of an authority the server does not
 	// know, OtherCAFile.
 	OtherCAFile, OtherCertFile, OtherKeyFile string
+	// RootPassword is root's.
+	RootPassword string
+
+	ca  *authority
+	dir string
+}
+
+// Issue writes a client certificate with a common name.
+func (s *TLS) Issue(t testing.TB, name string) (certFile, keyFile string) {
+	t.Helper()
+	return s.ca.issue(t, s.dir, name)
 }
 
 // StartTLS runs a server with authentication on and one user whose role is
@@ -49,6 +60,7 @@ func StartTLS(t testing.TB, prefix string) *TLS {
 	ca, other := newAuthority(t, dir, "ca"), newAuthority(t, dir, "other")
 	serverCert, serverKey := ca.issue(t, dir, "server")
 	s := &TLS{CAFile: ca.file, OtherCAFile: other.file, Username: "baize", Password: "secret of baize"}
+	s.ca, s.dir, s.RootPassword = ca, dir, "root's secret"
 	s.CertFile, s.KeyFile = ca.issue(t, dir, "client")
 	s.OtherCertFile, s.OtherKeyFile = other.issue(t, dir, "stranger")
 	s.Member = Run(t, etcdserver.Config{
@@ -65,7 +77,7 @@ func StartTLS(t testing.TB, prefix string) *TLS {
 	defer func() { _ = c.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	_, err = c.UserAdd(ctx, "root", "root's secret")
+	_, err = c.UserAdd(ctx, "root", s.RootPassword)
 	must(t, err)
 	_, err = c.UserGrantRole(ctx, "root", "root")
 	must(t, err)

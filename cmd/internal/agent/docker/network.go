@@ -260,7 +260,7 @@ func (w *wanted) choose(all []topology.Network) error {
 	}
 	switch len(found) {
 	case 0:
-		w.Name = "docker-" + strings.NewReplacer("/", "-", ":", "-").
+		w.Name = topology.DockerNetworks + strings.NewReplacer("/", "-", ":", "-").
 			Replace(strings.ReplaceAll(w.Pools[0].String(), "::", ""))
 	case 1:
 		w.Name = found[0]

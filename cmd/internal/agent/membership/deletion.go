@@ -97,6 +97,9 @@ func (p *Part) leave(ctx context.Context, s *topology.Snapshot, n topology.Netwo
 		if errors.Is(err, topology.ErrConflict) || errors.Is(err, topology.ErrInUse) {
 			return nil // it is not as the snapshot says: the next one will tell
 		}
+		if errors.Is(err, topology.ErrDenied) {
+			return nil // a node's user may not: 'baize network delete' removes the record
+		}
 		return err
 	}
 	return nil

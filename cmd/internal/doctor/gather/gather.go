@@ -185,7 +185,7 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 		}
 		g.snap = snap
 		f.LookAt(snap)
-		if err := s.MayWrite(ctx); err != nil {
+		if err := s.MayWrite(ctx, g.rights(s.Prefix())...); err != nil {
 			x := fault.Of(err)
 			f.Write = &x
 		}
@@ -200,6 +200,26 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 		}
 		f.Members = append(f.Members, x)
 	}
+}
+
+// rights are those that the agent of this node needs: in the networks that it has a part of.
+func (g *gatherer) rights(prefix string) []topology.Right {
+	if g.cfg.Node == "" {
+		return nil
+	}
+	var networks []string
+	for _, sub := range g.snap.SortedSubnets() {
+		if sub.Node == g.cfg.Node && g.snap.Networks[sub.Network].Layout == "" {
+			networks = append(networks, sub.Network)
+		}
+	}
+	if len(networks) > 0 {
+		return topology.NodeRights(prefix, g.cfg.Node, networks)
+	}
+	return slices.DeleteFunc(topology.NodeRights(prefix, g.cfg.Node, nil), func(r topology.Right) bool {
+		own := r.Key == prefix+"/"+topology.NodeKey(g.cfg.Node) || r.Key == prefix+"/"+topology.AliveKey(g.cfg.Node)
+		return !own
+	})
 }
 
 // read reads the topology. Check says better than a read what keeps etcd from answering.

@@ -1,6 +1,7 @@
 package gather
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/drift"
+	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 	"github.com/baize-net/baize/topology/etcdstore"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -79,4 +82,60 @@ func TestCertificates(t *testing.T) {
 	for _, c := range got {
 		require.NotEmpty(t, c.Error)
 	}
+}
+
+// A user of etcd that lacks rights of the node's agent is a finding that names them.
+func TestMissingRights(t *testing.T) {
+	t.Parallel()
+	endpoint := etcdtest.Start(t)
+	open := func(user string) *etcdstore.Store {
+		cfg := etcdstore.Config{Endpoints: []string{endpoint}}
+		if user != "" {
+			cfg.Username, cfg.Password = user, "secret"
+		}
+		s, err := etcdstore.Open(t.Context(), cfg)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = s.Close() })
+		return s
+	}
+	s, p := open(""), topology.DefaultPrefix
+	_, err := s.CreateNetwork(t.Context(), topology.Network{Name: "blue", IPv4: netip.MustParsePrefix("10.1.0.0/16")})
+	require.NoError(t, err)
+	_, err = s.RegisterNode(t.Context(), topology.Node{
+		Name: "host1", ID: "1", VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Encapsulations: []topology.Transport{topology.VXLAN},
+	})
+	require.NoError(t, err)
+	_, err = s.LeaseSubnet(t.Context(), "blue", "host1", topology.IPv4, false)
+	require.NoError(t, err)
+	a, err := s.Access(t.Context())
+	require.NoError(t, err)
+	changes, err := a.Plan(p, etcdstore.Member{User: "root", Role: "root", Password: "secret"}, etcdstore.Member{
+		User: "host1", Role: topology.NodeRole(p, "host1"), Rights: topology.NodeRights(p, "host1", nil), Password: "secret",
+	}, etcdstore.Member{
+		User: "host2", Role: topology.NodeRole(p, "host2"), Rights: topology.NodeRights(p, "host2", []string{"red"}),
+		Password: "secret",
+	})
+	require.NoError(t, err)
+	for _, c := range changes {
+		require.NoError(t, s.ChangeAccess(t.Context(), c))
+	}
+	require.NoError(t, s.EnableAccess(t.Context(), true))
+
+	look := func(user string) *fault.Fault {
+		g := gatherer{cfg: Config{Node: "host1"}}
+		g.store(t.Context(), open(user))
+		require.Nil(t, g.facts.Store.Why)
+		return g.facts.Store.Write
+	}
+	require.Nil(t, look("host1"))
+	f := look("host2")
+	require.NotNil(t, f)
+	require.Equal(t, fault.StoreDenied, f.Code)
+	for _, want := range []string{
+		"user host2", "/baize/v1/nodes/host1", "/baize/v1/subnets/blue/*", "/baize/v1/names/blue/host1", "baize auth add",
+	} {
+		require.Contains(t, f.String(), want)
+	}
+	require.NotContains(t, f.String(), "questions")
 }

@@ -155,7 +155,7 @@ func TestKeyspaceDocExamplesAreOneCluster(t *testing.T) {
 	require.True(t, ok)
 	require.Len(t, blue.Peers, 1)
 	assert.Equal(t, "host2", blue.Peers[0].Node)
-	assert.Len(t, blue.Pins, 2)
+	assert.Len(t, blue.Pins, 3)
 }
 
 func TestKeyspaceDocUnknownFieldsAreKept(t *testing.T) {

@@ -274,6 +274,9 @@ type Pin struct {
 	// Unconfirmed: the node that leases the address's subnet was not asked, for
 	// its agent did not run. The endpoint's node asks when it does.
 	Unconfirmed bool `json:"unconfirmed,omitempty"`
+	// MovedFrom is the node that had the endpoint before it was moved here: it lets go
+	// of it.
+	MovedFrom string `json:"movedFrom,omitempty"`
 
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`

@@ -55,6 +55,9 @@ func (g *pinning) step(ctx context.Context) (bool, error) {
 	_, claimed := v.Claims[id]
 	if ours {
 		next.Extra, next.Unconfirmed = mergeExtra(old.Extra, p.Extra), old.Unconfirmed
+		if old.MAC == p.MAC {
+			next.MovedFrom = old.MovedFrom // the other node may not have seen it yet
+		}
 	}
 	if !ours || old.Unconfirmed {
 		more, absent, err := s.right(ctx, v, p)

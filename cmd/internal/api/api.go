@@ -87,6 +87,9 @@ type EndpointRequest struct {
 	// AllowTraffic kinds of traffic that it may send beside those its network allows.
 	Allow        []netip.Prefix     `json:"allow,omitempty"`
 	AllowTraffic []topology.Traffic `json:"allowTraffic,omitempty"`
+	// MoveFrom is the node that has an endpoint of the same name with these addresses and
+	// this MAC: it is moved here.
+	MoveFrom string `json:"moveFrom,omitempty"`
 	// Attachment is what the endpoint is of where an engine's plugin asks for it: Name
 	// and Ifname are empty then.
 	Attachment *Attachment `json:"attachment,omitempty"`
@@ -137,8 +140,11 @@ const EngineDocker = "docker"
 // argument; the answer is a list of Endpoint.
 const EndpointsKind = "endpoints"
 
-// Is reports whether a name is the endpoint's, or its container's.
-func (e Endpoint) Is(name string) bool { return name != "" && (name == e.Name || name == e.Container) }
+// Is reports whether a name is the endpoint's, its network's before it or not, or its
+// container's.
+func (e Endpoint) Is(name string) bool {
+	return name != "" && (name == e.Name || name == e.Network+"/"+e.Name || name == e.Container)
+}
 
 // EndpointOf turns what the bridge's port says into what clients see.
 func EndpointOf(e ovs.Endpoint) Endpoint {

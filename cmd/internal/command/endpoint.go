@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdstore"
 )
 
 func (r *runner) endpointCommand() *ucli.Command {
@@ -64,6 +66,27 @@ disconnect', or 'docker rm', is what removes it. So that is asked first.`,
 				Action: r.endpointRemove,
 			},
 			{
+				Name: "move", Usage: "move an endpoint of another host to a namespace of this one", ArgsUsage: "NAME HOST",
+				Description: `Run it on the host that the endpoint goes to; HOST is the one that has it. Its
+addresses, its MAC and what it is allowed come along, and packets go to the new
+namespace from one moment on: the interface is ready there before etcd says so, in
+one transaction, and HOST's agent removes the old one after it. What runs in the
+old namespace, and its connections, stay behind. Both agents have to run.
+
+  baize endpoint move web host1 --netns web
+
+A container is moved by its engine: stop it, and start it on the other host with
+its address and MAC ('docker run --ip … --mac-address …').`,
+				Flags: []ucli.Flag{
+					&ucli.StringFlag{Name: "netns", Usage: "the namespace here: a `PATH`, or a name that 'ip netns' knows", Required: true},
+					&ucli.StringFlag{
+						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default as it was)", Action: isDevice("ifname"),
+					},
+					outputFlag(formatsItem...),
+				},
+				Action: r.endpointMove,
+			},
+			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the endpoints of this node",
 				Flags: endpoints.flags(
 					&ucli.StringFlag{Name: "network", Usage: "only those in the network with this `NAME`"},
@@ -99,12 +122,9 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 	req := api.EndpointRequest{
 		Name: c.Args().First(), Network: c.String("network"), Netns: c.String("netns"), Ifname: c.String("ifname"),
 	}
-	if strings.ContainsRune(req.Netns, '/') {
-		abs, err := filepath.Abs(req.Netns) // the agent has another working directory
-		if err != nil {
-			return err
-		}
-		req.Netns = abs
+	var err error
+	if req.Netns, err = netnsPath(req.Netns); err != nil {
+		return err
 	}
 	families := map[topology.Family]bool{}
 	for _, s := range c.StringSlice("ip") {
@@ -139,6 +159,88 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 	}
 	sentence := fmt.Sprintf("endpoint %s added to network %s: %s, MAC %s", e.Name, e.Network, joined(e.IPs), e.MAC)
 	return r.item(c, e, nil, sentence)
+}
+
+// netnsPath makes a namespace's path absolute: the agent has another working directory.
+func netnsPath(netns string) (string, error) {
+	if !strings.ContainsRune(netns, '/') {
+		return netns, nil
+	}
+	return filepath.Abs(netns)
+}
+
+func (r *runner) endpointMove(c *ucli.Context) error {
+	name, host := c.Args().Get(0), c.Args().Get(1)
+	if c.NArg() != 2 {
+		return usagef("baize endpoint move", "name the endpoint and the HOST that has it")
+	}
+	netns, err := netnsPath(c.String("netns"))
+	if err != nil {
+		return err
+	}
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+		if _, err := findNode(snap, host); err != nil {
+			return err
+		}
+		old, err := r.endpointOn(c, s, host, name)
+		if err != nil {
+			return err
+		}
+		req := api.EndpointRequest{
+			Name: old.Name, Network: old.Network, Netns: netns, Ifname: cmp.Or(c.String("ifname"), old.Ifname),
+			IPs: old.IPs, MAC: old.MAC, Allow: old.Allow, AllowTraffic: old.AllowTraffic, MoveFrom: host,
+		}
+		e, err := waiting(r, c, "moving the endpoint", func(ctx context.Context) (api.Endpoint, error) {
+			return r.agentClient(c).AddEndpoint(ctx, req)
+		})
+		if err != nil {
+			return err
+		}
+		return r.item(c, e, nil, fmt.Sprintf("endpoint %s of network %s moved from %s to %s: %s, MAC %s", e.Name, e.Network,
+			host, e.Node, joined(e.IPs), e.MAC))
+	})
+}
+
+// endpointOn asks the agent of another node for one of its endpoints.
+func (r *runner) endpointOn(c *ucli.Context, s *etcdstore.Store, host, name string) (api.Endpoint, error) {
+	type heard struct {
+		answers map[string][]api.Endpoint
+		errs    map[string]error
+	}
+	h, err := waiting(r, c, "asking "+host+" for it", func(ctx context.Context) (h heard, err error) {
+		h.answers, h.errs, err = ask[[]api.Endpoint](ctx, s, api.EndpointsKind, []string{host}, name)
+		return h, err
+	})
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	item := "endpoint " + name + " of " + host
+	if why := h.errs[host]; why != nil {
+		return api.Endpoint{}, &topology.Error{
+			Kind: topology.ErrUnavailable, Item: item, What: why.Error(),
+			Remedy: "its agent has to run, and be no older than this one: 'baize node list'",
+		}
+	}
+	list := h.answers[host]
+	switch {
+	case len(list) == 0:
+		return api.Endpoint{}, &topology.Error{
+			Kind: topology.ErrNotFound, Item: item, What: "there is none of that name",
+			Remedy: "'baize endpoint list' on " + host + " shows those there",
+		}
+	case len(list) > 1:
+		return api.Endpoint{}, &topology.Error{
+			Kind: topology.ErrConflict, Item: item, What: "there is one in several networks",
+			Remedy: "name it " + list[0].Network + "/" + name,
+		}
+	case list[0].Engine != "":
+		return api.Endpoint{}, &topology.Error{
+			Kind: topology.ErrInvalid, Item: item, What: "it is that of " + containerOf(list[0]),
+			Remedy: fmt.Sprintf("stop the container there, and start it here with --ip %s and --mac-address %s",
+				joined(list[0].IPs), list[0].MAC),
+		}
+	}
+	return list[0], nil
 }
 
 func (r *runner) endpointRemove(c *ucli.Context) error {

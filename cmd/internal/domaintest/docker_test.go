@@ -53,6 +53,7 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		{"a container's life is in the journal", testDockerEvents},
 		{"internal, published and outward", testDockerOutside},
 		{"a restart with the same address", testDockerRestart},
+		{"a container goes to another host", testDockerMove},
 		{"etcd is down", testDockerWithoutEtcd},
 		{"the agent is killed and stopped", testDockerWithoutAgent},
 		{"the agent is restarted all the time", testDockerAgentRestarts},
@@ -450,6 +451,27 @@ func testDockerOutside(p plugin) {
 	p.reach("host1", "in1", p.addr("host2", "in2", "inner"))
 	assert.NotContains(p.T, p.within("host1", "in1", "ip", "route"), "default")
 	p.refused("host1", nil, "exec", "in1", "ping", "-c", "1", "-W", "1", outside)
+}
+
+// A container is stopped on one engine and started on another one with its address and MAC:
+// who has its MAC in the neighbour cache reaches it from its start on.
+func testDockerMove(p plugin) {
+	p.container("host1", "peer", "--network", "shop")
+	at := netip.MustParseAddr("10.7.251.7")
+	start := func(host string) {
+		p.container(host, "server", "--network", "shop", "--ip", at.String(), "--mac-address", "02:00:00:00:77:07")
+	}
+	start("host2")
+	p.reach("host1", "peer", at)
+	for _, way := range [][2]string{{"host2", "host3"}, {"host3", "host2"}} {
+		p.docker(way[0], "rm", "-f", "server")
+		start(way[1])
+		pings := p.Ping(p.containerNetns("host1", "peer"), at, 10*time.Millisecond)
+		pings.Goes(100)
+		lost := len(pings.Ends().Missing)
+		p.T.Logf("started on %s: %d ms lost", way[1], 10*lost)
+		assert.LessOrEqual(p.T, lost, moveLoss)
+	}
 }
 
 func testDockerRestart(p plugin) {

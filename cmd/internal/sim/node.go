@@ -244,6 +244,29 @@ func (n *Node) Add(network, name string, ips ...netip.Addr) error {
 	return err
 }
 
+// Move moves an endpoint, named network/name, from another host to this one.
+func (n *Node) Move(from *Node, name string) error {
+	if !n.Runs() {
+		return errors.New("no agent runs")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	old := from.Wanted[name]
+	e, err := n.Agent().AddEndpoint(ctx, api.EndpointRequest{
+		Name: old.Name, Network: old.Network, Netns: "/run/netns/" + old.Name, IPs: old.IPs, MAC: old.MAC, MoveFrom: from.Name,
+	})
+	n.world.note("%s: endpoint move %s from %s: %v", n.Name, name, from.Name, err)
+	if err == nil {
+		from.mu.Lock()
+		delete(from.Wanted, name)
+		from.mu.Unlock()
+		n.mu.Lock()
+		n.Wanted[name] = e
+		n.mu.Unlock()
+	}
+	return err
+}
+
 // Remove detaches an endpoint.
 func (n *Node) Remove(name string) error {
 	if !n.Runs() {

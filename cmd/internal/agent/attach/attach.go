@@ -69,6 +69,8 @@ type Leases interface {
 	// Pin says that an address lives on this node. Where another node leases its
 	// subnet, that node has to agree first.
 	Pin(ctx context.Context, p topology.Pin) error
+	// Move pins the addresses of an endpoint of another node to this one, all at once.
+	Move(ctx context.Context, from string, pins []topology.Pin) error
 	// Claim is for an address that will be pinned, before it is promised to somebody.
 	// what it is for is for messages.
 	Claim(ctx context.Context, network string, a netip.Addr, what string) error
@@ -118,6 +120,9 @@ type Part struct {
 	// mtus are those that the endpoints' devices are known to have at the most, by
 	// port: the kernel is asked when a network's changes. Only look has them.
 	mtus map[string]int
+	// lingering says since when endpoints are known to have been moved away, by port. Only
+	// look has them.
+	lingering map[string]time.Time
 
 	// background is what goes on after a request was answered, until lifetime
 	// ends; Run sets it.
@@ -199,9 +204,10 @@ func (p *Part) look() {
 	if err := p.finish(p.detachNow); err != nil {
 		p.log.Warn(err)
 	}
+	p.letGoOfMoved()
 	var faults []fault.Fault
 	if t := p.hub.Records().Get(); t.Known() {
-		endpoints := p.known.Get().Endpoints
+		endpoints := p.settled(t.Snapshot)
 		faults = append(endpointFaults(t.View(), endpoints), p.lowerMTUs(t.View(), endpoints)...)
 	}
 	if err := p.save(); err != nil {

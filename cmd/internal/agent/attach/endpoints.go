@@ -49,18 +49,23 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err != nil {
 		return e, err
 	}
-	e, err = p.plan(ctx, t, &n, e, req.IPs)
+	e, err = p.plan(ctx, t, &n, e, req)
 	if err != nil {
 		return e, err
 	}
 	defer p.forget(e)
-	if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
-		return e, err
+	if req.MoveFrom == "" {
+		if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
+			return e, err
+		}
 	}
 	if err := p.host.Attach(ctx, p.attachSpec(n, e)); err != nil {
 		return e, err
 	}
 	if err := p.connect(ctx, e, p.disconnect); err != nil {
+		return e, err
+	}
+	if err := p.takeOver(ctx, e, req); err != nil {
 		return e, err
 	}
 	if req.Attachment != nil { // its container is not to wait for those who remember another MAC
@@ -105,6 +110,9 @@ func (p *Part) requested(req api.EndpointRequest) (ovs.Endpoint, hub.Topology, e
 	_ = p.loadOnce() // a fault of the part
 	t := p.hub.Records().Get()
 	e, err := endpointOf(req)
+	if err == nil {
+		err = p.checkMove(req)
+	}
 	if err == nil && !t.Known() {
 		err = unknownTopology(req.Network)
 	}
@@ -114,8 +122,9 @@ func (p *Part) requested(req api.EndpointRequest) (ovs.Endpoint, hub.Topology, e
 // plan chooses addresses and MAC. The endpoint is pending then: they are taken until
 // it is put or forgotten. n grows by the subnets that are leased for it.
 func (p *Part) plan(
-	ctx context.Context, t hub.Topology, n *topology.NetworkView, e ovs.Endpoint, static []netip.Addr,
+	ctx context.Context, t hub.Topology, n *topology.NetworkView, e ovs.Endpoint, req api.EndpointRequest,
 ) (ovs.Endpoint, error) {
+	static := req.IPs
 	if err := p.checkBehindKernel(*n, static); err != nil {
 		return e, err
 	}
@@ -125,7 +134,7 @@ func (p *Part) plan(
 		}
 	}
 	for {
-		full, err := p.choose(*n, &e, static)
+		full, err := p.choose(*n, &e, static, req.MoveFrom)
 		if err == nil || full == 0 {
 			return e, err
 		}
@@ -184,6 +193,7 @@ func (p *Part) choose(
 	n topology.NetworkView,
 	e *ovs.Endpoint,
 	static []netip.Addr,
+	from string,
 ) (full topology.Family, err error) {
 	p.change(func() {
 		if err = p.checkOpen(n.Name); err != nil {
@@ -197,7 +207,7 @@ func (p *Part) choose(
 			}
 			return
 		}
-		if e.IPs, full, err = addresses.ChooseAll(n, static, p.occupied(n.Name, static...)); err != nil {
+		if e.IPs, full, err = addresses.ChooseAll(n, static, p.occupiedBut(n.Name, static, from)); err != nil {
 			return
 		}
 		if e.MAC == nil {
@@ -205,7 +215,9 @@ func (p *Part) choose(
 		}
 		if err = p.checkMAC(n, *e); err == nil {
 			p.pending[e.Port] = *e
-			delete(p.unfinished, e.Port)
+			if delete(p.unfinished, e.Port); from != "" {
+				p.moving[e.Port] = true
+			}
 		}
 	})
 	return full, err

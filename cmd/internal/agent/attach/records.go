@@ -36,6 +36,9 @@ type Known struct {
 	Endpoints []ovs.Endpoint
 	// Pending are on their way: their addresses are taken, they have no port yet.
 	Pending []ovs.Endpoint
+	// Moving are the ports of those that are being moved here: another node has their
+	// addresses until it is done.
+	Moving map[string]bool
 	// Complete: the ports of the bridge have been read, so that there are no
 	// others.
 	Complete bool
@@ -66,6 +69,7 @@ type records struct {
 	mu        sync.Mutex
 	endpoints map[string]ovs.Endpoint // by port
 	pending   map[string]ovs.Endpoint // by port
+	moving    map[string]bool         // by port
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving map[string]bool
 	// unfinished are those of them that an agent before this one began to remove:
@@ -94,7 +98,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
+		moving: map[string]bool{}, leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
 		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{},
 		removals: map[api.Attachment]moment{},
 	}
@@ -115,7 +119,11 @@ func (r *records) change(f func()) {
 	byPort := func(m map[string]ovs.Endpoint) []ovs.Endpoint {
 		return slices.SortedFunc(maps.Values(m), func(a, b ovs.Endpoint) int { return cmp.Compare(a.Port, b.Port) })
 	}
-	r.known.Set(Known{Endpoints: byPort(r.endpoints), Pending: byPort(r.pending), Complete: r.complete})
+	known := Known{Endpoints: byPort(r.endpoints), Pending: byPort(r.pending), Complete: r.complete}
+	if len(r.moving) > 0 {
+		known.Moving = maps.Clone(r.moving)
+	}
+	r.known.Set(known)
 }
 
 // put makes an endpoint one that is to have a port.
@@ -179,7 +187,12 @@ func (r *records) await(e ovs.Endpoint, checks ...func() error) (err error) {
 }
 
 // forget takes an endpoint out of those on their way.
-func (r *records) forget(e ovs.Endpoint) { r.change(func() { delete(r.pending, e.Port) }) }
+func (r *records) forget(e ovs.Endpoint) {
+	r.change(func() {
+		delete(r.pending, e.Port)
+		delete(r.moving, e.Port)
+	})
+}
 
 // Adopt implements openvswitch.Endpoints. Endpoints that only their port tells
 // of are those of an agent that did not keep a file, or lost it.

@@ -47,6 +47,7 @@ type Store interface {
 	ClaimSubnet(ctx context.Context, s topology.Subnet) (topology.Subnet, error)
 	PutPin(ctx context.Context, p topology.Pin) (topology.Pin, error)
 	DeletePin(ctx context.Context, p topology.Pin) error
+	MovePins(ctx context.Context, from string, pins []topology.Pin) error
 	ClaimAddress(ctx context.Context, c topology.Claim) (topology.Claim, error)
 	AnswerClaim(ctx context.Context, c topology.Claim) error
 	DropClaim(ctx context.Context, c topology.Claim) error

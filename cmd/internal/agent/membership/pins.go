@@ -45,18 +45,18 @@ func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, known attach.
 	}
 	var errs []error
 	for _, e := range known.Endpoints {
-		if _, ok := s.Networks[e.Network]; !ok {
-			continue // when the network is back, so are its pins
+		if _, ok := s.Networks[e.Network]; !ok || known.Moving[e.Port] {
+			continue // when the network is back, so are its pins; a move writes its own
 		}
 		for _, ip := range e.IPs {
 			id := topology.PinID{Network: e.Network, Addr: ip}
-			if want, away := wanted[id]; away {
+			if want, away := wanted[id]; away && !attach.MovedAway(s.Pins[id], e, self) {
 				errs = append(errs, p.syncPin(ctx, s, want))
 			}
 		}
 	}
 	for id, pin := range s.Pins {
-		if _, ok := wanted[id]; pin.Node == self && !ok {
+		if _, ok := wanted[id]; pin.Node == self && !ok && !cameHome(pin, known) {
 			if err := p.store.DeletePin(ctx, pin); err != nil {
 				errs = append(errs, fmt.Errorf("take back the pin of an endpoint that is gone: %w", err))
 			}
@@ -68,6 +68,20 @@ func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, known attach.
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// cameHome reports whether a pin is that of an endpoint which was moved to the node that
+// leases its address. It stays as long as the endpoint: the node that had it may not have
+// seen it yet.
+func cameHome(pin topology.Pin, known attach.Known) bool {
+	return pin.MovedFrom != "" && slices.ContainsFunc(known.All(), func(e ovs.Endpoint) bool {
+		return e.Network == pin.Network && slices.Contains(e.IPs, pin.Addr) && e.MAC.String() == pin.MAC
+	})
+}
+
+// Move implements attach.Leases.
+func (p *Part) Move(ctx context.Context, from string, pins []topology.Pin) error {
+	return p.store.MovePins(ctx, from, pins)
 }
 
 func pinOf(e ovs.Endpoint, ip netip.Addr, self string) topology.Pin {

@@ -84,7 +84,7 @@ func (s *Store) FinishDeletion(ctx context.Context, name string) error {
 }
 
 func (s *Store) removeNetwork(ctx context.Context, name string, marked bool) error {
-	repeated := false
+	var lost int64 // the birth of the record that a transaction without an answer may have deleted
 	return s.attempts(ctx, "network "+name, func() (bool, error) {
 		v, err := s.readNetwork(ctx, name)
 		if err != nil {
@@ -92,7 +92,7 @@ func (s *Store) removeNetwork(ctx context.Context, name string, marked bool) err
 		}
 		meta, there := v.meta[topology.NetworkKey(name)]
 		switch {
-		case !there && (marked || repeated): // repeated: it was this call that deleted it, its answer lost
+		case !there && marked, lost != 0 && lost != meta.CreateRevision: // it was this call that deleted it
 			return true, nil
 		case !there:
 			_, err := v.network(name)
@@ -121,7 +121,9 @@ func (s *Store) removeNetwork(ctx context.Context, name string, marked bool) err
 		if err != nil {
 			return false, err
 		}
-		repeated = resp.repeated
+		if resp.repeated {
+			lost = meta.CreateRevision
+		}
 		return resp.Succeeded, nil
 	})
 }

@@ -98,12 +98,16 @@ func (s *Store) HandOverNode(ctx context.Context, name, id string) error {
 	refuse := func(kind error, what, remedy string) error {
 		return &topology.Error{Kind: kind, Item: "node " + name, What: what, Remedy: remedy}
 	}
+	lost := "" // whose a transaction without an answer may have made it nobody's
 	return s.attempts(ctx, "node "+name, func() (bool, error) {
 		v, err := s.read(ctx, key, alive)
 		if err != nil {
 			return false, err
 		}
 		meta, there := v.meta[key]
+		if lost != "" && v.Nodes[name].ID != lost {
+			return true, nil // it was this call; whoever has it now has taken it since
+		}
 		if !there {
 			return false, refuse(topology.ErrNotFound, "there is no such node", "see 'baize node list'")
 		}
@@ -117,6 +121,7 @@ func (s *Store) HandOverNode(ctx context.Context, name, id string) error {
 		if n.ID == "" || (id != "" && n.ID != id) {
 			return true, nil
 		}
+		had := n.ID
 		n.ID = ""
 		resp, err := s.commit(ctx, txn{
 			cmps: []clientv3.Cmp{s.unchanged(key, meta.ModRevision), s.sameBirth(alive, 0)},
@@ -124,6 +129,9 @@ func (s *Store) HandOverNode(ctx context.Context, name, id string) error {
 		})
 		if err != nil {
 			return false, err
+		}
+		if resp.repeated {
+			lost = had
 		}
 		return resp.Succeeded, nil
 	})

@@ -307,17 +307,17 @@ func (s *Store) ReleaseSubnet(ctx context.Context, network string, prefix netip.
 	if err := topology.CheckName("network", network); err != nil {
 		return err
 	}
-	repeated := false
+	var lost int64 // the birth of the record that a transaction without an answer may have deleted
 	return s.attempts(ctx, item, func() (bool, error) {
 		v, err := s.read(ctx, key)
 		if err != nil {
 			return false, err
 		}
 		meta, there := v.meta[key]
+		if lost != 0 && lost != meta.CreateRevision {
+			return true, nil // it was this call that deleted it; what is there now is somebody else's
+		}
 		if !there {
-			if repeated { // it was this call that deleted it, its answer lost
-				return true, nil
-			}
 			return false, &topology.Error{
 				Kind: topology.ErrNotFound, Item: item, What: "nobody leases or reserves it", Remedy: "see 'baize subnet list'",
 			}
@@ -345,7 +345,9 @@ func (s *Store) ReleaseSubnet(ctx context.Context, network string, prefix netip.
 		if err != nil {
 			return false, err
 		}
-		repeated = resp.repeated
+		if resp.repeated {
+			lost = meta.CreateRevision
+		}
 		return resp.Succeeded, nil
 	})
 }

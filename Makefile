@@ -155,8 +155,12 @@ lint: check-go ## shell scripts and Go sources, import directions included
 	@scripts/lint.sh
 
 .PHONY: fuzz
-fuzz: check-go ## each fuzz target for FUZZTIME
+fuzz: check-go ## each fuzz target for FUZZTIME: records, flannel, what OVS prints and sends, engines, CNI, DNS (minutes)
 	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: vuln
+vuln: check-go ## known vulnerabilities that the programs can reach (govulncheck; fails where its database cannot be reached)
+	@scripts/vuln.sh
 
 .PHONY: bench
 bench: check-go deps deps-docker ## cost at 10 to 10 000 nodes; with a real switch where run as root

@@ -16,5 +16,5 @@ if [ -z "$targets" ]; then
 fi
 printf '%s\n' "$targets" | while read -r package target; do
 	printf '=== %s %s\n' "$package" "$target"
-	go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package" || exit 1
+	go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 1s "$package" || exit 1
 done

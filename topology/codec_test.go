@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 var blue = topology.Network{
@@ -207,10 +208,15 @@ func FuzzDecode(f *testing.F) {
 	f.Add("nodes/host1", `{"id":"a","vteps":["::ffff:1.2.3.4"]}`)
 	f.Add("subnets/blue/10.1.5.0-24", `{"node":"host1"}`)
 	f.Add("pins/blue/10.1.5.9", `{"node":"host1","mac":"02:42:0a:01:05:09"}`)
+	f.Add("claims/blue/10.1.5.9", `{"node":"host2","id":"x","owner":"host1","answer":"refused","holder":"web"}`)
+	f.Add("names/blue/host1", `{"names":{"web":["10.1.5.2","fd00::2"]}}`)
+	f.Add("alive/host1", `{"id":"a","epoch":"b","probes":true}`)
+	f.Add("~questions/q", `{"kind":"doctor","seconds":5}`)
+	f.Add("~answers/host1/q", `{"body":{"a":1}}`)
 	f.Fuzz(func(t *testing.T, key, value string) {
 		r, err := topology.Decode(kv(key, value))
 		if err != nil {
-			if !errors.Is(err, topology.ErrInvalid) || !strings.Contains(err.Error(), key) {
+			if !errors.Is(err, topology.ErrInvalid) || !strings.Contains(err.Error(), fault.Printable(key)) {
 				t.Fatalf("the error does not name the key: %v", err)
 			}
 			return

@@ -60,11 +60,10 @@ func NodeRights(prefix, node string, networks []string) []Right {
 	return out
 }
 
-// ReaderRights and OperatorRights are those of people: to see everything below a
-// prefix, and to change everything.
+// ReaderRights are those of people who look: at everything below a prefix.
 func ReaderRights(prefix string) []Right { return []Right{{Key: prefix + "/", Below: true}} }
 
-// OperatorRights: see ReaderRights.
+// OperatorRights are those of people who change things: everything below a prefix.
 func OperatorRights(prefix string) []Right {
 	return []Right{{Key: prefix + "/", Below: true, Write: true}}
 }

@@ -219,8 +219,9 @@ func (p *Packet) has(t fieldType) bool {
 		solicits, advertises := p.Number(ICMPType) == 135, p.Number(ICMPType) == 136
 		return solicits && t.field != NDTLL || advertises && t.field != NDSLL
 	case TPSrc, TPDst:
+		_, _, ip := p.Addrs()
 		proto := p.Number(IPProto)
-		return proto == protoTCP || proto == protoUDP
+		return ip && (proto == protoTCP || proto == protoUDP)
 	}
 	return p.matches(t.needs)
 }

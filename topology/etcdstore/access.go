@@ -270,11 +270,11 @@ func (s *Store) EnableAccess(ctx context.Context, on bool) error {
 // admin asks a real etcd for something that is root's.
 func admin[T any](ctx context.Context, s *Store, f func(*clientv3.Client, context.Context) (T, error)) (T, error) {
 	out, err := request(ctx, s, func(ctx context.Context, c Client) (out T, err error) {
-		real, ok := c.(*netClient)
+		etcd, ok := c.(*netClient)
 		if !ok {
 			return out, errors.New("there is no etcd with users and roles behind the store")
 		}
-		return f(real.Client, ctx)
+		return f(etcd.Client, ctx)
 	})
 	if is(err, rpctypes.ErrPermissionDenied) || is(err, rpctypes.ErrUserEmpty) {
 		return out, &topology.Error{

@@ -69,7 +69,8 @@ func (m moving) step(ctx context.Context) (bool, error) {
 	}
 	if _, runs := v.meta[alive]; !runs {
 		return false, &topology.Error{
-			Kind: topology.ErrConflict, Item: "node " + m.from, What: "its agent does not run, and cannot let go of the endpoint",
+			Kind: topology.ErrConflict, Item: "node " + m.from,
+			What: "its agent does not run, and cannot let go of the endpoint",
 			Remedy: "start it; if the host is gone for good, 'baize node remove " + m.from +
 				"' frees its addresses for 'baize endpoint add --ip'",
 		}

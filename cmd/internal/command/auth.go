@@ -160,7 +160,8 @@ func (a access) usersOf(node string) []string { return a.Having(topology.NodeRol
 
 func (r *runner) authInit(c *ucli.Context) error {
 	return r.withAccess(c, func(a access) error {
-		members := []etcdstore.Member{{User: etcdstore.RootUser, Role: etcdstore.RootUser}, a.operator(c, ""), a.reader(c, "")}
+		root := etcdstore.Member{User: etcdstore.RootUser, Role: etcdstore.RootUser}
+		members := []etcdstore.Member{root, a.operator(c, ""), a.reader(c, "")}
 		for _, n := range a.nodes {
 			if users := a.usersOf(n); len(users) > 0 {
 				continue // its rights are what 'auth add' has made of them

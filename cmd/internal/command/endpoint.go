@@ -78,7 +78,9 @@ old namespace, and its connections, stay behind. Both agents have to run.
 A container is moved by its engine: stop it, and start it on the other host with
 its address and MAC ('docker run --ip … --mac-address …').`,
 				Flags: []ucli.Flag{
-					&ucli.StringFlag{Name: "netns", Usage: "the namespace here: a `PATH`, or a name that 'ip netns' knows", Required: true},
+					&ucli.StringFlag{
+						Name: "netns", Usage: "the namespace here: a `PATH`, or a name that 'ip netns' knows", Required: true,
+					},
 					&ucli.StringFlag{
 						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default as it was)", Action: isDevice("ifname"),
 					},

@@ -253,7 +253,8 @@ func (n *Node) Move(from *Node, name string) error {
 	defer cancel()
 	old := from.Wanted[name]
 	e, err := n.Agent().AddEndpoint(ctx, api.EndpointRequest{
-		Name: old.Name, Network: old.Network, Netns: "/run/netns/" + old.Name, IPs: old.IPs, MAC: old.MAC, MoveFrom: from.Name,
+		Name: old.Name, Network: old.Network, Netns: "/run/netns/" + old.Name, IPs: old.IPs, MAC: old.MAC,
+		MoveFrom: from.Name,
 	})
 	n.world.note("%s: endpoint move %s from %s: %v", n.Name, name, from.Name, err)
 	if err == nil {

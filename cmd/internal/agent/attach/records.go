@@ -98,7 +98,8 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		moving: map[string]bool{}, leaving: map[string]bool{}, reserved: map[reservation]promise{}, lent: map[reservation]loan{},
+		moving: map[string]bool{}, leaving: map[string]bool{},
+		reserved: map[reservation]promise{}, lent: map[reservation]loan{},
 		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{},
 		removals: map[api.Attachment]moment{},
 	}

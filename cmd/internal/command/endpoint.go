@@ -184,6 +184,12 @@ func (r *runner) endpointMove(c *ucli.Context) error {
 		if _, err := findNode(snap, host); err != nil {
 			return err
 		}
+		if _, runs := snap.Alive[host]; !runs {
+			return &topology.Error{
+				Kind: topology.ErrUnavailable, Item: "node " + host, What: "its agent does not run, and cannot let go of the endpoint",
+				Remedy: "start it",
+			}
+		}
 		old, err := r.endpointOn(c, s, host, name)
 		if err != nil {
 			return err

@@ -186,8 +186,8 @@ func (r *runner) endpointMove(c *ucli.Context) error {
 		}
 		if _, runs := snap.Alive[host]; !runs {
 			return &topology.Error{
-				Kind: topology.ErrUnavailable, Item: "node " + host, What: "its agent does not run, and cannot let go of the endpoint",
-				Remedy: "start it",
+				Kind: topology.ErrUnavailable, Item: "node " + host,
+				What: "its agent does not run, and cannot let go of the endpoint", Remedy: "start it",
 			}
 		}
 		old, err := r.endpointOn(c, s, host, name)

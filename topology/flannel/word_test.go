@@ -22,6 +22,7 @@ var knowing = map[string]string{
 	"cmd/internal/command/agent.go":          "flags",
 	"cmd/internal/command/flannel.go":        "flags, and the wiring of the source",
 	"cmd/internal/command/dockerhost.go":     "the flag",
+	"cmd/internal/command/auth_test.go":      "the flag",
 	"cmd/internal/command/lab.go":            "flags, and the topology of a lab",
 	"cmd/internal/command/labforeign.go":     "flags of a lab",
 	"cmd/internal/command/migrate.go":        "the flag, the wiring of the source, 'migrate flannel'",

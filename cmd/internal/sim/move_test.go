@@ -9,6 +9,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/sim"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -72,6 +73,34 @@ func TestEndpointMoves(t *testing.T) {
 		quiet(t, w)
 		require.Empty(t, w.CheckForwarding())
 	})
+	for name, done := range map[string]bool{
+		"done, and its answer is lost": true, "not done, for etcd was out of reach": false,
+	} {
+		scenario(t, name, func(t *testing.T) {
+			w := world(t, 3)
+			first, second := w.Nodes[0], w.Nodes[1]
+			// A second each way: first it reads, then it writes, which is on its way then.
+			second.Etcd.Set(etcdfake.Faults{Delay: 2 * time.Second})
+			f := etcdfake.Faults{Cut: !done, LoseAnswers: done}
+			time.AfterFunc(2500*time.Millisecond, func() { second.Etcd.Set(f) })
+			require.ErrorIs(t, second.Move(first, "blue/c-host1"), topology.ErrUnavailable)
+			second.Etcd.Set(etcdfake.Faults{})
+			if done {
+				second.Wanted["blue/c-host1"] = first.Wanted["blue/c-host1"]
+				delete(first.Wanted, "blue/c-host1")
+			}
+			w.Pass(2 * time.Minute)
+			for _, n := range w.Nodes {
+				list, err := n.Agent().Endpoints(t.Context())
+				require.NoError(t, err)
+				_, wanted := n.Wanted["blue/c-host1"]
+				require.Equal(t, wanted, len(named(list, "c-host1")) == 1, n.Name)
+			}
+			quiet(t, w)
+			require.Empty(t, w.CheckForwarding())
+			w.Settle()
+		})
+	}
 	scenario(t, "not what another node has", func(t *testing.T) {
 		w := world(t, 3)
 		first, second, third := w.Nodes[0], w.Nodes[1], w.Nodes[2]

@@ -204,6 +204,7 @@ func (p *Part) look() {
 	if err := p.finish(p.detachNow); err != nil {
 		p.log.Warn(err)
 	}
+	p.decideUnsure()
 	p.letGoOfMoved()
 	var faults []fault.Fault
 	if t := p.hub.Records().Get(); t.Known() {

@@ -3,6 +3,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -18,8 +19,9 @@ import (
 // removes its own when it sees them. So there is at every moment somebody to whom the
 // packets go.
 
-// takeOver pins the addresses of an endpoint that is moved here. Where that fails the
-// other node keeps it.
+// takeOver pins the addresses of an endpoint that is moved here. Where that is refused the
+// other node keeps it. Where etcd does not answer it may have been done, and the other node
+// may have let go: the endpoint is kept until etcd tells.
 func (p *Part) takeOver(ctx context.Context, e ovs.Endpoint, req api.EndpointRequest) error {
 	if req.MoveFrom == "" {
 		return nil
@@ -30,12 +32,62 @@ func (p *Part) takeOver(ctx context.Context, e ovs.Endpoint, req api.EndpointReq
 			Network: e.Network, Addr: ip.Unmap(), Node: p.hub.Self().Node, MAC: e.MAC.String(), Endpoint: e.Name,
 		})
 	}
-	if err := p.leases.Move(ctx, req.MoveFrom, pins); err != nil {
+	err := p.leases.Move(ctx, req.MoveFrom, pins)
+	if errors.Is(err, topology.ErrUnavailable) && !errors.Is(err, topology.ErrDenied) || ctx.Err() != nil {
+		p.change(func() { p.unsure[e.Port] = time.Now() })
+		time.AfterFunc(unsureFor, p.wake.Wake)
+		return fmt.Errorf("%w; it may be done: that shows when etcd answers, and until then both nodes have the endpoint", err)
+	}
+	if err != nil {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		return errors.Join(err, p.disconnect(limited, e))
 	}
 	return nil
+}
+
+// unsureFor is how long a transaction that was not answered may still be done.
+const unsureFor = 15 * time.Second
+
+// decideUnsure removes endpoints that were not moved here after all, and keeps those that
+// were.
+func (p *Part) decideUnsure() {
+	t := p.hub.Topology().Get()
+	if !t.Known() || t.Cached || t.Err != nil {
+		return
+	}
+	for _, e := range p.known.Get().Endpoints {
+		p.mu.Lock()
+		since, unsure := p.unsure[e.Port]
+		p.mu.Unlock()
+		if !unsure || time.Since(since) < unsureFor {
+			continue
+		}
+		p.change(func() {
+			delete(p.unsure, e.Port)
+			delete(p.moving, e.Port)
+		})
+		if !slices.ContainsFunc(e.IPs, func(ip netip.Addr) bool {
+			pin := t.Snapshot.Pins[topology.PinID{Network: e.Network, Addr: ip}]
+			return pin.Node == p.hub.Self().Node && pin.MAC == e.MAC.String()
+		}) {
+			p.log.Warnf("endpoint %s of network %s was not moved here", e.Name, e.Network)
+			p.detachLater(e, "it was not moved here")
+		}
+	}
+}
+
+// detachLater removes an endpoint; nobody waits for it.
+func (p *Part) detachLater(e ovs.Endpoint, why string) {
+	p.remove(e.Port)
+	p.note(e, Detached, why)
+	p.later(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
+		defer cancel()
+		if err := p.unplug(ctx, e); err != nil {
+			p.log.Warn(err)
+		}
+	})
 }
 
 // checkMove refuses a move that does not say what is moved.
@@ -113,15 +165,7 @@ func (p *Part) letGoOfMoved() {
 			continue
 		}
 		p.log.Infof("endpoint %s of network %s was moved to node %s", e.Name, e.Network, to)
-		p.remove(e.Port)
-		p.note(e, Detached, "it was moved to node "+to)
-		p.later(func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
-			defer cancel()
-			if err := p.unplug(ctx, e); err != nil {
-				p.log.Warn(err)
-			}
-		})
+		p.detachLater(e, "it was moved to node "+to)
 	}
 }
 

@@ -70,6 +70,7 @@ type records struct {
 	endpoints map[string]ovs.Endpoint // by port
 	pending   map[string]ovs.Endpoint // by port
 	moving    map[string]bool         // by port
+	unsure    map[string]time.Time    // by port: moves that etcd may have done, and since when
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving map[string]bool
 	// unfinished are those of them that an agent before this one began to remove:
@@ -98,7 +99,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		moving: map[string]bool{}, leaving: map[string]bool{},
+		moving: map[string]bool{}, unsure: map[string]time.Time{}, leaving: map[string]bool{},
 		reserved: map[reservation]promise{}, lent: map[reservation]loan{},
 		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{},
 		removals: map[api.Attachment]moment{},
@@ -191,7 +192,9 @@ func (r *records) await(e ovs.Endpoint, checks ...func() error) (err error) {
 func (r *records) forget(e ovs.Endpoint) {
 	r.change(func() {
 		delete(r.pending, e.Port)
-		delete(r.moving, e.Port)
+		if _, unsure := r.unsure[e.Port]; !unsure {
+			delete(r.moving, e.Port)
+		}
 	})
 }
 

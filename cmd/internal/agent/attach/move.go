@@ -36,7 +36,8 @@ func (p *Part) takeOver(ctx context.Context, e ovs.Endpoint, req api.EndpointReq
 	if errors.Is(err, topology.ErrUnavailable) && !errors.Is(err, topology.ErrDenied) || ctx.Err() != nil {
 		p.change(func() { p.unsure[e.Port] = time.Now() })
 		time.AfterFunc(unsureFor, p.wake.Wake)
-		return fmt.Errorf("%w; it may be done: that shows when etcd answers, and until then both nodes have the endpoint", err)
+		return fmt.Errorf("%w; it may be done: that shows when etcd answers, and both nodes have the endpoint until then",
+			err)
 	}
 	if err != nil {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)

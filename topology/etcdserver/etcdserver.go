@@ -62,9 +62,15 @@ type Config struct {
 	// UnsafeNoFsync does not wait for the disk. A crash of the machine may
 	// lose data: for labs and tests only.
 	UnsafeNoFsync bool
+	// CheapPasswords hashes passwords as cheaply as possible: for tests only, where the
+	// race detector makes the default cost seconds.
+	CheapPasswords bool
 	// Logger receives etcd's own log. Nothing is logged when nil.
 	Logger *zap.Logger
 }
+
+// cheapestBcrypt is the least cost that bcrypt takes.
+const cheapestBcrypt = 4
 
 // compactionRetention keeps an hour of history: plenty for a watcher that was
 // cut off, and a lab that runs for months does not grow.
@@ -191,6 +197,9 @@ func (c Config) embed() (*embed.Config, error) {
 	tick, election := c.timing()
 	ec.TickMs, ec.ElectionMs = uint(tick.Milliseconds()), uint(election.Milliseconds())
 	ec.UnsafeNoFsync = c.UnsafeNoFsync
+	if c.CheapPasswords {
+		ec.BcryptCost = cheapestBcrypt
+	}
 	ec.AutoCompactionMode = embed.CompactorModePeriodic
 	ec.AutoCompactionRetention = compactionRetention
 	ec.EnableGRPCGateway = false

@@ -473,20 +473,22 @@ func TestModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, seed uint64) *modelled {
-	m := newModelled(t, seed, 4)
+	m := newModelled(t, seed, 5)
+	// One only watches; its requests have no faults, its host has.
+	watcher, clients := m.actors[0], m.actors[1:]
 	var updates etcdstore.Update
 	watching, stop := context.WithCancel(t.Context())
 	watched := make(chan error, 1)
 	go func() {
-		watched <- m.actors[0].s.Watch(watching, func(u etcdstore.Update) {
+		watched <- watcher.s.Watch(watching, func(u etcdstore.Update) {
 			if u.Snapshot != nil && updates.Snapshot != nil && u.Snapshot.Revision < updates.Snapshot.Revision {
 				t.Errorf("revision %d is followed by %d", updates.Snapshot.Revision, u.Snapshot.Revision)
 			}
 			updates = u
 		})
 	}()
-	var clients sync.WaitGroup
-	for _, a := range m.actors {
+	var running sync.WaitGroup
+	for _, a := range clients {
 		a.fault = func() stepFault {
 			if a.random.IntN(4) == 0 {
 				time.Sleep(time.Duration(a.random.Int64N(int64(100 * time.Millisecond))))
@@ -496,12 +498,12 @@ func runModel(t *testing.T, seed uint64) *modelled {
 			}
 			return noFault
 		}
-		clients.Go(func() { m.client(t, a) })
+		running.Go(func() { m.client(t, a) })
 	}
 	ended := make(chan struct{})
-	go func() { clients.Wait(); close(ended) }()
+	go func() { running.Wait(); close(ended) }()
 	m.harm(rand.New(rand.NewPCG(seed, 99)), ended)
-	for _, a := range m.actors {
+	for _, a := range clients {
 		a.fault = func() stepFault { return noFault }
 	}
 	pass(time.Minute)

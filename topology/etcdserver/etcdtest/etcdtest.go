@@ -55,7 +55,7 @@ func Run(t testing.TB, cfg etcdserver.Config) *Member {
 }
 
 func newMember(t testing.TB, cfg etcdserver.Config) *Member {
-	cfg.UnsafeNoFsync = true
+	cfg.UnsafeNoFsync, cfg.CheapPasswords = true, true
 	if cfg.Dir == "" {
 		cfg.Dir = filepath.Join(t.TempDir(), "etcd")
 	}

@@ -157,17 +157,32 @@ func (l *Lease) decodeValue(value []byte) error {
 		return errors.New("PublicIP or PublicIPv6 is of the other family")
 	}
 	l.BackendType = in.BackendType
+	return l.SetData(in.BackendData, in.BackendV6Data)
+}
+
+// SetData sets the tunnel endpoints to what the backend's data says, BackendType
+// being set.
+func (l *Lease) SetData(v4, v6 []byte) error {
 	if l.BackendType != VXLAN && l.BackendType != HostGW {
 		return nil // what its data means is not known here
 	}
 	var err error
-	if l.VTEP, err = decodeVTEP(in.BackendData); err == nil {
-		l.IPv6VTEP, err = decodeVTEP(in.BackendV6Data)
+	if l.VTEP, err = decodeVTEP(v4); err == nil {
+		l.IPv6VTEP, err = decodeVTEP(v6)
 	}
 	return err
 }
 
-func decodeVTEP(raw json.RawMessage) (VTEP, error) {
+// Data is the endpoint as flannel writes it.
+func (v VTEP) Data() []byte {
+	b, err := json.Marshal(vtepJSON{VNI: v.VNI, VtepMAC: v.MAC})
+	if err != nil {
+		panic(fmt.Sprintf("topology: a flannel endpoint cannot be encoded: %v", err)) // no field can fail
+	}
+	return b
+}
+
+func decodeVTEP(raw []byte) (VTEP, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return VTEP{}, nil
 	}

@@ -1,6 +1,7 @@
 package flannel
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -22,15 +23,46 @@ func Merge(own, raw *topology.Snapshot, self string) *topology.Snapshot {
 	if migrated(own) || raw == nil {
 		return own
 	}
-	m := merger{Snapshot: *own, self: self}
+	l := Listing{Layout: Name, Config: raw.Raw[ConfigKey]}
+	for _, key := range slices.Sorted(maps.Keys(raw.Raw)) {
+		if strings.HasPrefix(key, dirSubnets) {
+			lease, err := DecodeLease(raw.Raw[key])
+			l.Hosts = append(l.Hosts, Host{Key: key, Lease: lease, Err: err})
+		}
+	}
+	return l.Merge(own, self)
+}
+
+// Listing is all that a registry says of flannel's network.
+type Listing struct {
+	// Layout is that of what comes from it.
+	Layout string
+	// Config is flannel's configuration; without a key where there is none.
+	Config topology.KV
+	Hosts  []Host
+}
+
+// Host is a host of flannel's network.
+type Host struct {
+	// Key is what its lease is called, in messages.
+	Key string
+	// Name is the host's name; "" where only its address is known.
+	Name string
+	Lease
+	// Err is why the lease cannot be read.
+	Err error
+}
+
+// Merge returns own with what the listing says; see the function.
+func (l Listing) Merge(own *topology.Snapshot, self string) *topology.Snapshot {
+	m := merger{Snapshot: *own, self: self, layout: l.Layout}
 	m.Malformed = maps.Clone(own.Malformed)
-	kv, ok := raw.Raw[ConfigKey]
-	if !ok {
+	if l.Config.Key == "" {
 		m.report(ConfigKey, "there is no such key below the prefix of flannel",
 			`etcdctl put `+DefaultPrefix+"/"+ConfigKey+` '`+exampleConfig+`'`)
 		return &m.Snapshot
 	}
-	c, err := DecodeConfig(kv.Value)
+	c, err := DecodeConfig(l.Config.Value)
 	if err != nil {
 		m.Malformed[malformedKey(ConfigKey)] = fault.Of(err)
 		return &m.Snapshot
@@ -39,23 +71,21 @@ func Merge(own, raw *topology.Snapshot, self string) *topology.Snapshot {
 	m.Networks, m.Nodes, m.Subnets = maps.Clone(own.Networks), maps.Clone(own.Nodes), maps.Clone(own.Subnets)
 	// Those that a migration has written before it was cut off do not count.
 	maps.DeleteFunc(m.Subnets, func(id topology.SubnetID, _ topology.Subnet) bool { return id.Network == Network })
-	m.Networks[Network] = c.network(own.Nodes[self], kv.Meta)
+	n := c.network(own.Nodes[self], l.Config.Meta)
+	n.Layout = l.Layout
+	m.Networks[Network] = n
 	m.byVTEP = map[netip.Addr]string{}
 	for name, n := range own.Nodes {
 		for _, a := range n.VTEPs {
 			m.byVTEP[a] = name
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(raw.Raw)) {
-		if !strings.HasPrefix(key, dirSubnets) {
+	for _, h := range l.Hosts {
+		if h.Err != nil {
+			m.Malformed[malformedKey(h.Key)] = fault.Of(h.Err)
 			continue
 		}
-		l, err := DecodeLease(raw.Raw[key])
-		if err != nil {
-			m.Malformed[malformedKey(key)] = fault.Of(err)
-			continue
-		}
-		m.lease(key, l)
+		m.lease(h)
 	}
 	return &m.Snapshot
 }
@@ -75,6 +105,7 @@ type merger struct {
 	topology.Snapshot
 	config Config
 	self   string
+	layout string
 	byVTEP map[netip.Addr]string // Baize nodes
 }
 
@@ -85,11 +116,15 @@ func (m *merger) report(key, what, remedy string) {
 }
 
 // lease adds one lease.
-func (m *merger) lease(key string, l Lease) {
+func (m *merger) lease(h Host) {
+	key, l := h.Key, h.Lease
 	node := m.byVTEP[l.PublicIP]
+	if h.Name != "" && h.Name == m.self {
+		node = h.Name
+	}
 	prefixes := l.Prefixes()
-	switch {
-	case l.ofBaize() && node != "":
+	switch own, registered := m.Nodes[node]; {
+	case registered && l.VTEP.MAC == topology.RouterMAC(own).String():
 	case l.Reserved && l.VTEP.MAC == "" && l.BackendType != HostGW:
 		// A reservation that its host has not taken up.
 	case node == m.self && node != "":
@@ -100,7 +135,7 @@ func (m *merger) lease(key string, l Lease) {
 			return
 		}
 		delete(m.Nodes, node) // a host that went back to flannel
-		host := m.host(l)
+		host := m.host(h)
 		node, m.Nodes[host.Name] = host.Name, host
 		if l.IPv6Subnet.IsValid() && !l.reachableIPv6() {
 			prefixes = prefixes[:1]
@@ -134,10 +169,10 @@ func (l Lease) reachableIPv6() bool {
 }
 
 // host returns the node of a host that runs flannel: a router.
-func (m *merger) host(l Lease) topology.Node {
+func (m *merger) host(l Host) topology.Node {
 	n := topology.Node{
-		Name: NodeName(l.PublicIP), VTEPs: []netip.Addr{l.PublicIP},
-		Router: &topology.RouterHost{}, Layout: Name, Meta: l.Meta,
+		Name: cmp.Or(l.Name, NodeName(l.PublicIP)), VTEPs: []netip.Addr{l.PublicIP},
+		Router: &topology.RouterHost{}, Layout: m.layout, Meta: l.Meta,
 	}
 	n.ID = n.Name
 	if l.BackendType == VXLAN {

@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// renewEvery is how often the lease is put off: it lasts a day.
-	renewEvery = time.Hour
 	// lookEvery is how often the node's lease is looked at when nothing happens,
 	// lookTimeout bounds one look, retryFirst and retryLast the wait after one that
 	// failed.
@@ -42,7 +40,9 @@ type Env struct {
 type Options struct {
 	// Node is the name of the node that asks.
 	Node string
-	Keys Keys
+	// Keys are flannel's in etcd; nil where Registry has the leases.
+	Keys     Keys
+	Registry Registry
 	// Cache may be nil: then nothing is kept.
 	Cache source.Cache
 	// Changed is called, without a lock held, when Merge has something new.
@@ -61,16 +61,16 @@ type Options struct {
 
 // Source is flannel's network as a topology source.
 type Source struct {
-	o    Options
-	wake chan struct{}
+	o        Options
+	registry Registry
+	wake     chan struct{}
 
-	mu      sync.Mutex
-	raw     *topology.Snapshot // nil before the keys were seen
-	gone    bool               // the configuration was deleted: raw is as it was before
-	merged  memo
-	lease   Lease
-	renewed time.Time
-	ready   bool
+	mu     sync.Mutex
+	raw    *topology.Snapshot // nil before the registry was seen
+	gone   bool               // the configuration was deleted: raw is as it was before
+	merged memo
+	lease  Lease
+	ready  bool
 	// watchErr is why the keys cannot be read, joinErr why the node has no lease.
 	watchErr, joinErr error
 }
@@ -88,11 +88,15 @@ func NewSource(o Options) *Source {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	return &Source{o: o, wake: make(chan struct{}, 1)}
+	s := &Source{o: o, registry: o.Registry, wake: make(chan struct{}, 1)}
+	if s.registry == nil {
+		s.registry = &keysRegistry{keys: o.Keys, node: o.Node, logf: o.Logf}
+	}
+	return s
 }
 
 // Name implements source.Source.
-func (s *Source) Name() string { return Name }
+func (s *Source) Name() string { return s.registry.Layout() }
 
 // Wake implements source.Source.
 func (s *Source) Wake() {
@@ -126,7 +130,7 @@ func (s *Source) Run(ctx context.Context) error {
 			}
 		})
 	}
-	err := s.o.Keys.Watch(ctx, s.seen)
+	err := s.registry.Watch(ctx, s.seen)
 	end(err)
 	joined.Wait()
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
@@ -188,7 +192,7 @@ func (s *Source) useCache() {
 	}
 	s.mu.Unlock()
 	if use {
-		s.o.Logf("flannel's keys cannot be read: using those of revision %d, seen last", last.Revision)
+		s.o.Logf("%s cannot be read: using what was there at revision %d, seen last", s.registry.Where(), last.Revision)
 		s.o.Changed()
 	}
 }
@@ -203,7 +207,7 @@ func (s *Source) Merge(own *topology.Snapshot) (*topology.Snapshot, bool) {
 	last := s.merged
 	switch {
 	case last.raw != s.raw || !sameRecords(last.own, own):
-		last.out = Merge(own, s.raw, s.o.Node)
+		last.out = s.registry.Merge(own, s.raw)
 		s.Wake()
 	case last.own != own:
 		// Liveness and names change often, and nothing here comes from them.
@@ -296,7 +300,7 @@ func (s *Source) Join(ctx context.Context, m source.Member) error {
 	for _, sub := range subnets {
 		prefixes = append(prefixes, sub.Prefix)
 	}
-	if n.Layout == Name {
+	if n.Layout == s.Name() {
 		l, err := s.keepLease(ctx, n, m)
 		if err != nil {
 			return err
@@ -336,7 +340,7 @@ func (s *Source) writeEnv(n topology.Network, subnets []netip.Prefix) error {
 	return nil
 }
 
-// keepLease makes the lease that of this node and renews it.
+// keepLease makes the lease that of this node, and keeps it.
 func (s *Source) keepLease(ctx context.Context, n topology.Network, m source.Member) (Lease, error) {
 	want := WantLease(n, m.Underlay)
 	if !want.PublicIP.IsValid() {
@@ -346,45 +350,19 @@ func (s *Source) keepLease(ctx context.Context, n topology.Network, m source.Mem
 		}
 	}
 	s.mu.Lock()
-	have, renewed := s.lease, s.renewed
-	held := have.PublicIP == want.PublicIP && have.Subnet.IsValid() &&
-		string(s.raw.Raw[have.Key()].Value) == string(have.Encode()) && string(encodeFor(want, have)) == string(have.Encode())
+	have, raw := s.lease, s.raw
 	s.mu.Unlock()
-	if held {
-		if time.Since(renewed) < renewEvery {
-			return have, nil
-		}
-		if err := Renew(ctx, s.o.Keys, have); err == nil {
-			s.hold(have)
-			return have, nil
-		}
-		// It has expired: the same subnet is taken again below.
-	}
-	l, err := Take(ctx, s.o.Keys, s.o.Node, want, s.prefer(n, m, have))
+	l, err := s.registry.Keep(ctx, raw, have, want, s.prefer(n, m, have))
 	if err != nil {
-		return l, err
-	}
-	// It may be an old one of this host that is about to expire.
-	if err := Renew(ctx, s.o.Keys, l); err != nil {
 		return l, err
 	}
 	if l.Subnet != have.Subnet {
 		s.o.Logf("leased %s of flannel's network %s", l.Subnet, n.IPv4)
 	}
-	s.hold(l)
-	return l, nil
-}
-
-func (s *Source) hold(l Lease) {
 	s.mu.Lock()
-	s.lease, s.renewed = l, time.Now()
+	s.lease = l
 	s.mu.Unlock()
-}
-
-// encodeFor is want's value with the subnets of have.
-func encodeFor(want, have Lease) []byte {
-	want.Subnet, want.IPv6Subnet = have.Subnet, have.IPv6Subnet
-	return want.Encode()
+	return l, nil
 }
 
 // prefer returns the subnets that containers of this node have addresses of:
@@ -445,16 +423,16 @@ func (s *Source) Faults() []fault.Fault {
 	if s.watchErr != nil {
 		f := fault.Of(s.watchErr)
 		f.Code, f.What = fault.SourceUnavailable, f.Item+": "+f.What
-		f.Item = "flannel's keys below " + s.o.Keys.Prefix()
+		f.Item = s.registry.Where()
 		out = append(out, f)
 	} else {
 		out = fault.All(s.joinErr)
 	}
-	if s.gone && s.merged.out != nil && s.merged.out.Networks[Network].Layout == Name {
+	if s.gone && s.merged.out != nil && s.merged.out.Networks[Network].Layout == s.Name() {
 		out = append(out, fault.Fault{
 			Code: fault.SourceMalformed, Item: "flannel's " + ConfigKey,
-			What:   "is gone from etcd: forwarding goes on by what it was",
-			Remedy: "put it back: etcdctl put " + whole(s.o.Keys, ConfigKey) + " '…'",
+			What:   "is gone: forwarding goes on by what it was",
+			Remedy: "put it back: " + s.registry.PutConfig(),
 		})
 	}
 	return append(out, s.ignored()...)
@@ -467,7 +445,7 @@ func (s *Source) ignored() []fault.Fault {
 		return nil
 	}
 	n := s.merged.out.Networks[Network]
-	if n.Layout != Name || !n.IPv6.IsValid() {
+	if n.Layout != s.Name() || !n.IPv6.IsValid() {
 		return nil
 	}
 	self, joined := s.merged.out.Nodes[s.o.Node]
@@ -475,7 +453,7 @@ func (s *Source) ignored() []fault.Fault {
 		return nil
 	}
 	for _, peer := range s.merged.out.Nodes {
-		if peer.Router != nil && peer.Layout == Name {
+		if peer.Router != nil && peer.Layout == s.Name() {
 			return []fault.Fault{{
 				Code: fault.SourceIgnoresNode, Item: "node " + s.o.Node,
 				What: "has no IPv6 underlay address: hosts that run flannel ignore its lease, for IPv4 as well, " +

@@ -16,6 +16,11 @@ import (
 // is a folder with all that is below it.
 var knowing = map[string]string{
 	"topology/flannel/":                      "the package that knows it",
+	"topology/kube/":                         "nodes of Kubernetes in place of its keys",
+	"cmd/internal/command/kube.go":           "flags, and the wiring of that source",
+	"cmd/internal/command/kube_test.go":      "its test",
+	"cmd/internal/sim/kube_test.go":          "agents with that source",
+	"cmd/internal/kubernetes/":               "system tests of that source, beside a real flannel",
 	"cmd/internal/flannel/":                  "its system tests, and a real flannel for them",
 	"cmd/internal/subnetenv/":                "a file whose format and names are flannel's",
 	"cmd/internal/dockerhost/":               "--flannel: what systemd starts Docker with",

@@ -84,8 +84,11 @@ type Config struct {
 	DockerNetwork string
 	// DockerEnv is the file that says what Docker must be started with.
 	DockerEnv string
-	// Etcd says where the topology is.
-	Etcd etcdstore.Config
+	// Etcd says where the topology is. WithoutEtcd: there is none, and the topology is
+	// that of Sources; Reach is then what they are reached at.
+	Etcd        etcdstore.Config
+	WithoutEtcd bool
+	Reach       []Reached
 	// Sources make the further sources of the topology.
 	Sources []SourceMaker `json:"-"`
 	// Masquerade says of which networks packets that leave get this host's address;
@@ -100,6 +103,13 @@ type Config struct {
 	Version string
 	// Settings are the flags that all this came from, for the local API.
 	Settings []settings.Setting `json:"-"`
+}
+
+// Reached is an address that the agent has to reach for its topology.
+type Reached struct {
+	Addr netip.Addr
+	// What it is, in messages: "etcd's address".
+	What string
 }
 
 // SourceMaker makes a source of the topology for an agent.
@@ -180,26 +190,30 @@ func (c Config) Defaults() (Config, error) {
 // speaks reports whether BGP was asked for.
 func (c Config) speaks() bool { return c.BGP.AS != 0 || len(c.BGP.Neighbors) > 0 }
 
-// etcdAddrs returns the addresses among etcd's endpoints.
-func (c Config) etcdAddrs() []netip.Addr {
-	var out []netip.Addr
+// reached returns what the agent has to reach: etcd's endpoints that are addresses, or
+// what Reach says.
+func (c Config) reached() []Reached {
+	if c.WithoutEtcd {
+		return c.Reach
+	}
+	var out []Reached
 	for _, e := range c.Etcd.Endpoints {
 		if _, rest, ok := strings.Cut(e, "://"); ok {
 			e = rest
 		}
 		if ap, err := netip.ParseAddrPort(e); err == nil {
-			out = append(out, ap.Addr())
+			out = append(out, Reached{ap.Addr(), "etcd's address"})
 		}
 	}
 	return out
 }
 
-// protected are etcd's addresses: a network that covers one would cut this host
-// off from it.
+// protected are those addresses: a network that covers one would cut this host off
+// from it.
 func (c Config) protected() []kernel.Protected {
 	var out []kernel.Protected
-	for _, a := range c.etcdAddrs() {
-		out = append(out, kernel.Protected{Addr: a, What: "etcd's address"})
+	for _, r := range c.reached() {
+		out = append(out, kernel.Protected{Addr: r.Addr, What: r.What})
 	}
 	return out
 }

@@ -25,14 +25,8 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 		Node: a.cfg.Node, Version: a.cfg.Version, Bridge: a.cfg.Bridge, Datapath: a.world.Datapath,
 		DatapathReason: a.world.DatapathReason,
 		Uptime:         api.Duration(time.Since(a.started).Round(time.Second)),
-		Etcd:           api.Etcd{Connected: t.Err == nil && t.Known(), Endpoints: a.cfg.Etcd.Endpoints},
+		Etcd:           a.etcdStatus(t),
 		Problems:       a.Faults(), Endpoints: apiEndpoints(a.rooms.attach.Endpoints(), a.containers()),
-	}
-	if t.Err != nil {
-		st.Etcd.Error = t.Err.Error()
-	}
-	if t.Known() {
-		st.Etcd.Revision = t.Snapshot.Revision
 	}
 	sw, err := a.rooms.sw.Status(ctx)
 	st.Problems = fault.Add(st.Problems, err)
@@ -49,6 +43,21 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	a.networkStatus(&st, t, sw)
 	a.addProbed(st.Peers)
 	return st, nil
+}
+
+// etcdStatus is how the agent stands with etcd.
+func (a *Agent) etcdStatus(t hub.Topology) api.Etcd {
+	if a.cfg.WithoutEtcd {
+		return api.Etcd{Unused: true, Endpoints: []string{}}
+	}
+	out := api.Etcd{Connected: t.Err == nil && t.Known(), Endpoints: a.cfg.Etcd.Endpoints}
+	if t.Err != nil {
+		out.Error = t.Err.Error()
+	}
+	if t.Known() {
+		out.Revision = t.Snapshot.Revision
+	}
+	return out
 }
 
 // dropForgedTunnel is the label of what the host's firewall drops of tunnelled packets.

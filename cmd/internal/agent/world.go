@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/mesh"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
+	"github.com/baize-net/baize/cmd/internal/agent/standalone"
 	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -100,8 +101,12 @@ func realWorld(ctx context.Context, cfg Config, log *logrus.Logger) (World, erro
 	return w, nil
 }
 
-// connect gives the world its etcd, which need not answer yet.
+// connect gives the world its etcd, which need not answer yet, or what stands for it.
 func (w *World) connect(ctx context.Context, cfg Config) error {
+	if cfg.WithoutEtcd {
+		w.Store = standalone.New(cfg.Node, w.Identity.ID, hub.ReadCache(cfg.StateDir))
+		return nil
+	}
 	store, err := etcdstore.Open(ctx, cfg.Etcd)
 	if err != nil {
 		return err
@@ -115,7 +120,7 @@ func (w *World) connect(ctx context.Context, cfg Config) error {
 // once.
 func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 	w := World{
-		Identity: hub.Identity{Node: cfg.Node}, Host: host{vtep: cfg.VTEP, etcd: cfg.etcdAddrs()}, Kernel: linux.Host{},
+		Identity: hub.Identity{Node: cfg.Node}, Host: cfg.host(), Kernel: linux.Host{},
 		Programs: &bpf.Host{}, Netfilter: linux.Host{},
 	}
 	var err error
@@ -156,13 +161,21 @@ func chooseDatapath(cfg Config, log *logrus.Logger) (datapath, why string) {
 
 // host is the real one.
 type host struct {
-	vtep string
-	etcd []netip.Addr
+	vtep  string
+	reach []netip.Addr
+}
+
+func (c Config) host() host {
+	h := host{vtep: c.VTEP}
+	for _, r := range c.reached() {
+		h.reach = append(h.reach, r.Addr)
+	}
+	return h
 }
 
 var _ Host = host{}
 
-func (h host) Underlay() (hostnet.Underlay, error) { return hostnet.VTEP(h.vtep, h.etcd) }
+func (h host) Underlay() (hostnet.Underlay, error) { return hostnet.VTEP(h.vtep, h.reach) }
 
 func (host) Attach(ctx context.Context, s hostnet.AttachSpec) error { return hostnet.Attach(ctx, s) }
 

@@ -255,6 +255,8 @@ type BGPSession struct {
 
 // Etcd is how the agent stands with the store.
 type Etcd struct {
+	// Unused: the agent has no etcd, and its topology from elsewhere.
+	Unused    bool     `json:"unused,omitempty"`
 	Connected bool     `json:"connected"`
 	Endpoints []string `json:"endpoints"`
 	// Revision is that of the snapshot in force, which may be older than

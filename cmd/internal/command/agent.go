@@ -29,7 +29,7 @@ subnets in the networks that something on it needs, and keeps Open vSwitch in th
 state that the topology asks for. When it stops, forwarding goes on. It tells
 systemd when the node forwards (Type=notify).`,
 		Flags: slices.Concat(
-			agentFlags(), watchFlags(), dockerFlags(), bgpFlags(), flannelFlags(), consoleFlags(), bridgeFlags(),
+			agentFlags(), watchFlags(), dockerFlags(), bgpFlags(), flannelFlags(), kubeFlags(), consoleFlags(), bridgeFlags(),
 		),
 		Action: r.agentRun,
 		Subcommands: []*ucli.Command{
@@ -214,7 +214,8 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		Etcd: etcd, Version: currentVersion().Version, Settings: all,
 	}
 	addFlannel(c, &cfg)
-	return cfg, nil
+	err = addKube(c, &cfg)
+	return cfg, err
 }
 
 // notTheAgents are global flags that mean nothing to an agent.

@@ -21,13 +21,19 @@ func flannelFlags() []ucli.Flag {
 		&ucli.BoolFlag{Name: "flannel", Usage: "take part in flannel's network, with its leases in etcd"},
 		sourceFlag(),
 		&ucli.StringFlag{
-			Name: "subnet-file", Usage: "`FILE` that --flannel writes the node's subnet into", Value: subnetenv.FlannelFile,
+			Name: "subnet-file", Value: subnetenv.FlannelFile,
+			Usage: "`FILE` that --flannel or --kube-subnet-mgr writes the node's subnet into",
 		},
-		&ucli.BoolFlag{Name: "ip-masq", Usage: "with --flannel: masquerade what leaves the network, and tell Docker not to"},
+		&ucli.BoolFlag{
+			Name:  "ip-masq",
+			Usage: "with --flannel or --kube-subnet-mgr: masquerade what leaves the network, and tell Docker not to",
+		},
 	}
 }
 
-var foreignManFile = manFile{subnetenv.FlannelFile, "the node's subnet for flannel's plugins, with --flannel"}
+var foreignManFile = manFile{
+	subnetenv.FlannelFile, "the node's subnet for flannel's plugins, with --flannel or --kube-subnet-mgr",
+}
 
 // sourceFlag says where flannel's keys are, which are no part of Baize's
 // own.
@@ -153,20 +159,32 @@ func addFlannel(c *ucli.Context, cfg *agent.Config) {
 	}
 	etcd, file, masquerade := cfg.Etcd, c.String("subnet-file"), c.Bool("ip-masq")
 	etcd.Prefix = c.String("flannel-prefix")
-	cfg.Masquerade = func(n topology.Network) bool { return masquerade && n.Name == flannel.Network }
+	cfg.Masquerade = masqueraded(masquerade)
 	cfg.Sources = append(cfg.Sources, func(d agent.SourceDeps) (source.Source, error) {
 		keys, err := etcdstore.OpenKeys(c.Context, etcd)
 		if err != nil {
 			return nil, err
 		}
-		s := flannel.NewSource(flannel.Options{
-			Node: d.Node, Keys: keys, Cache: d.Cache("flannel.json", topology.NewRawSnapshot),
-			Changed: d.Changed, Member: d.Member, Logf: d.Infof,
-			WriteEnv: func(e flannel.Env) error { return subnetenv.Write(file, envOf(e, masquerade)) },
-			ReadEnv:  func() (flannel.Env, error) { return readEnv(file) },
-		})
-		return closing{s, keys}, nil
+		o := flannelOptions(d, "flannel.json", file, masquerade)
+		o.Keys = keys
+		return closing{flannel.NewSource(o), keys}, nil
 	})
+}
+
+// masqueraded says of which networks what leaves is masqueraded.
+func masqueraded(wanted bool) func(topology.Network) bool {
+	return func(n topology.Network) bool { return wanted && n.Name == flannel.Network }
+}
+
+// flannelOptions are what every source of flannel's network is made with: kept is the
+// file with what it saw last, file the subnet file.
+func flannelOptions(d agent.SourceDeps, kept, file string, masquerade bool) flannel.Options {
+	return flannel.Options{
+		Node: d.Node, Cache: d.Cache(kept, topology.NewRawSnapshot),
+		Changed: d.Changed, Member: d.Member, Logf: d.Infof,
+		WriteEnv: func(e flannel.Env) error { return subnetenv.Write(file, envOf(e, masquerade)) },
+		ReadEnv:  func() (flannel.Env, error) { return readEnv(file) },
+	}
 }
 
 // closing closes the keys with the source.

@@ -239,7 +239,10 @@ func sinceText(t time.Time) string {
 
 func agentText(b *strings.Builder, a api.Status) {
 	etcd := fmt.Sprintf("connected, revision %d", a.Etcd.Revision)
-	if !a.Etcd.Connected {
+	switch {
+	case a.Etcd.Unused:
+		etcd = "none, the topology is from elsewhere"
+	case !a.Etcd.Connected:
 		etcd = fmt.Sprintf("not connected, working from revision %d", a.Etcd.Revision)
 	}
 	rows := [][]string{

@@ -257,6 +257,28 @@ func (w *World) route(f *ovsfake.Fabric, a, b attached, i int) (out []ovsfake.Ar
 	return nil, 1 // in circles
 }
 
+// SendRouted sends a packet from behind a host, which routes it, and says where it
+// comes out: at which ports of which nodes.
+func (w *World) SendRouted(n *Node, from, to netip.Addr) (where []string) {
+	o, err := n.kernel.fake.Observe(context.Background(), model.Query{})
+	require.NoError(w.t, err)
+	r := way(o, to)
+	l := slices.IndexFunc(o.Links, func(l model.Link) bool { return l.Name == r.Dev })
+	if l < 0 || r.Unreachable {
+		return nil
+	}
+	mac, err := net.ParseMAC(o.Links[l].MAC)
+	require.NoError(w.t, err)
+	out, lost := w.fabric().Send(n.Switch, r.Dev, forward.IP(mac, topology.AnyRouterMAC(), from, to))
+	for _, a := range out {
+		where = append(where, w.owner(a.Switch)+"/"+a.Port)
+	}
+	for range lost {
+		where = append(where, "lost in a tunnel")
+	}
+	return where
+}
+
 // way is the route of a kernel to an address.
 func way(o model.Observed, to netip.Addr) (best route.Route) {
 	all := slices.Clone(o.Routes.Own)

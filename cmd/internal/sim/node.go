@@ -19,6 +19,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/standalone"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
@@ -40,6 +41,8 @@ type Node struct {
 	Hostname, Epoch, ID string
 	// Ahead are the networks that its next agent leases in before it needs them.
 	Ahead []string
+	// Configure changes what its next agent is started with; nil: nothing.
+	Configure func(*agent.Config)
 
 	world  *World
 	kernel *kernel
@@ -89,15 +92,23 @@ func (n *Node) Start() {
 	log.SetLevel(logrus.PanicLevel)
 	n.Etcd = n.world.Etcd.Host(life)
 	r := &run{store: n.world.store(n.Etcd, life), gate: newGate(), done: make(chan struct{})}
-	cfg, err := agent.Config{
+	cfg := agent.Config{
 		Node: n.Name, StateDir: n.dir, Datapath: "netdev", DockerPlugin: "off", LivenessTTL: livenessTTL,
 		Networks: n.Ahead, LeaseGrace: n.world.LeaseGrace, Version: "sim",
 		Etcd: etcdstore.Config{Endpoints: []string{"fake"}},
-	}.Defaults()
+	}
+	if n.Configure != nil {
+		n.Configure(&cfg)
+	}
+	cfg, err := cfg.Defaults()
 	require.NoError(n.world.t, err)
+	var store agent.Store = r.store
+	if cfg.WithoutEtcd {
+		store = standalone.New(n.Name, n.ID, hub.ReadCache(n.dir))
+	}
 	r.agent, err = agent.New(cfg, agent.World{
 		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
-		Store:    r.store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
+		Store:    store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
 		Host: host{n.kernel, n.VTEP, r.gate}, Kernel: routing{n.kernel.fake, r.gate},
 		Datapath: "netdev", DatapathReason: "simulated",
 	}, log)

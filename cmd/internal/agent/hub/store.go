@@ -44,6 +44,16 @@ func NewRecords(h *Hub, store Watcher, stateDir string, log *logrus.Entry) *Reco
 	return &Records{hub: h, store: store, cache: cache, log: log}
 }
 
+// ReadCache returns what was in force when an agent ran last; nil where that is not
+// known.
+func ReadCache(stateDir string) *topology.Snapshot {
+	s, err := NewCache(filepath.Join(stateDir, CacheFile), topology.NewSnapshot, func(error) {}).Load()
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
 // Name implements part.Part.
 func (r *Records) Name() string { return "topology" }
 

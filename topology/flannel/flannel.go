@@ -1,7 +1,7 @@
 // Package flannel is all that Baize knows of flannel: its configuration and
 // leases in etcd, what they are in a topology, how a node takes part, and the
-// move into Baize's own keys. No other package of topology and ovs knows the
-// word.
+// move into Baize's own keys. Of the packages of topology and ovs, only package
+// kube, which reads the same of a Kubernetes cluster, knows the word.
 //
 // Flannel's layout is a second codec of the topology: one network in "config",
 // a lease for each host in "subnets/10.1.5.0-24", both relative to a prefix

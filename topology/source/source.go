@@ -1,6 +1,6 @@
 // Package source says what a topology source is: a place other than Baize's own
 // keys that networks, nodes and subnets come from, such as the keys of another
-// program in the same etcd. The agent holds a list of sources and does not know
+// program in the same etcd, or the Kubernetes API. The agent holds a list of sources and does not know
 // what they are.
 //
 // A source that has nothing yet holds the whole topology back, and each keeps

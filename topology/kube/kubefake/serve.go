@@ -14,11 +14,18 @@ import (
 
 const nodesPath = "/api/v1/nodes"
 
+// Handler serves clients that are given nothing but a URL.
+func (c *Cluster) Handler() http.Handler { return http.HandlerFunc(c.answer) }
+
 func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer "+token {
 		refuse(w, http.StatusUnauthorized, "Unauthorized", "who are you?")
 		return
 	}
+	c.answer(w, r)
+}
+
+func (c *Cluster) answer(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	verb := "list"
 	switch {

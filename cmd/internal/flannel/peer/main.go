@@ -1,6 +1,6 @@
 // Command peer is a flannel host for tests, made of flannel's own packages: it
-// leases a subnet in etcd and programs the kernel for its peers, as flanneld
-// does. It tells on standard output what flanneld writes into subnet.env.
+// leases a subnet in etcd, or has that of its Kubernetes node, and programs the kernel
+// for its peers, as flanneld does. It tells on standard output what flanneld writes into subnet.env.
 package main
 
 import (
@@ -21,7 +21,9 @@ import (
 	_ "github.com/flannel-io/flannel/pkg/backend/hostgw" // by its name in the configuration
 	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"  // by its name in the configuration
 	"github.com/flannel-io/flannel/pkg/ip"
+	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/subnet/etcd"
+	"github.com/flannel-io/flannel/pkg/subnet/kube"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -41,18 +43,17 @@ func run(ctx context.Context) error {
 	file := flag.String("subnet-file", "/run/flannel/subnet.env", "where to write the subnet")
 	config := flag.String("put-config", "", "only write this configuration into etcd")
 	remove := flag.String("delete", "", "only delete the key with this name below the prefix")
+	api := flag.String("kube-api-url", "", "the Kubernetes API, instead of etcd")
+	node := flag.String("node", "", "the node's name there (flannel's NODE_NAME)")
+	netConf := flag.String("net-config-path", "", "flannel's configuration, with -kube-api-url")
 	flag.Parse()
 	if *config != "" || *remove != "" {
 		return change(ctx, *endpoint, *prefix, *config, *remove)
 	}
-	prev4, prev6 := previous(*file)
-	sm, err := etcd.NewLocalManager(
-		ctx,
-		&etcd.EtcdConfig{Endpoints: []string{*endpoint}, Prefix: *prefix},
-		prev4,
-		prev6,
-		60,
-	)
+	if err := os.Setenv("NODE_NAME", *node); err != nil {
+		return err
+	}
+	sm, err := manager(ctx, *endpoint, *prefix, *file, *api, *netConf)
 	if err != nil {
 		return err
 	}
@@ -83,6 +84,15 @@ func run(ctx context.Context) error {
 	err = sm.CompleteLease(ctx, bn.Lease(), &wg)
 	wg.Wait()
 	return err
+}
+
+// manager is where flannel finds its peers.
+func manager(ctx context.Context, endpoint, prefix, file, api, netConf string) (subnet.Manager, error) {
+	if api != "" {
+		return kube.NewSubnetManager(ctx, api, "", "flannel.alpha.coreos.com", netConf, true)
+	}
+	prev4, prev6 := previous(file)
+	return etcd.NewLocalManager(ctx, &etcd.EtcdConfig{Endpoints: []string{endpoint}, Prefix: prefix}, prev4, prev6, 60)
 }
 
 // underlay is the interface of that name or address.

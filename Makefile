@@ -128,6 +128,10 @@ test-console: check-go ## the console in a headless Chromium, which is installed
 	@scripts/install-deps.sh console
 	CGO_ENABLED=0 go test -trimpath -tags browser -vet=off -count=1 -timeout 15m $(TESTFLAGS) ./cmd/internal/console
 
+.PHONY: test-kubernetes
+test-kubernetes: check-go need-root deps-test ## a real Kubernetes whose network is Baize (builds it, once: 10 minutes)
+	@scripts/test-kubernetes.sh
+
 .PHONY: never-again
 never-again: check-go need-root deps-test ## the failures that users of overlays know, each with the test that shows what becomes of it
 	@scripts/never-again.sh

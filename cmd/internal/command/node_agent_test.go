@@ -286,6 +286,20 @@ func TestStatusOfANode(t *testing.T) {
 	assert.Equal(t, cli.ExitUnavailable, res.code, "neither answers")
 }
 
+// An agent without etcd is all there is to ask.
+func TestStatusWithoutEtcd(t *testing.T) {
+	t.Setenv("BAIZE_ETCD_ENDPOINTS", "http://127.0.0.1:1")
+	t.Setenv("BAIZE_ETCD_TIMEOUT", "300ms")
+	f := &fakeAgent{status: healthy()}
+	f.status.Etcd = api.Etcd{Unused: true, Endpoints: []string{}}
+	f.serve(t)
+	res := baize(t, "status")
+	assert.Equal(t, cli.ExitOK, res.code, res.err)
+	assert.Contains(t, res.out, "none, the topology is from elsewhere")
+	assert.Contains(t, res.out, "Cluster: unknown here, because the agent has no etcd")
+	conforms(t, "status", baize(t, "status", "-o", "json").out)
+}
+
 func TestTopologyShowsEndpointsOfThisNode(t *testing.T) {
 	cluster(t)
 	f := &fakeAgent{

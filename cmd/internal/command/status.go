@@ -90,6 +90,9 @@ func (r *runner) status(c *ucli.Context) error {
 // the other does.
 func (r *runner) statusOf(c *ucli.Context, item *statusItem) error {
 	agentErr := r.agentStatus(c, item)
+	if item.Agent != nil && item.Agent.Etcd.Unused {
+		return nil // then there is none to ask
+	}
 	clusterErr := r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		item.Cluster = newClusterItem(snap)
 		item.add(snap.Validate()...)
@@ -133,7 +136,10 @@ func (s *statusItem) agentLine() string {
 
 // clusterLine says why there is nothing to tell of the cluster.
 func (s *statusItem) clusterLine() string {
-	if errors.Is(s.clusterErr, os.ErrPermission) {
+	switch {
+	case s.Agent != nil && s.Agent.Etcd.Unused:
+		return "Cluster: unknown here, because the agent has no etcd"
+	case errors.Is(s.clusterErr, os.ErrPermission):
 		return "Cluster: unknown, because this user may not read where etcd is"
 	}
 	return "Cluster: etcd does not answer"

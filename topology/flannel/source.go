@@ -287,6 +287,9 @@ func (s *Source) Join(ctx context.Context, m source.Member) error {
 	s.mu.Unlock()
 	switch {
 	case watchErr != nil:
+		if merged != nil {
+			s.lookAtEnv(merged)
+		}
 		return watchErr
 	case merged == nil:
 		return nil // Merge wakes us
@@ -319,7 +322,22 @@ func (s *Source) noNetwork(merged *topology.Snapshot) error {
 	return &topology.Error{Kind: topology.ErrNotFound, Code: f.Code, Item: f.Item, What: f.What, Remedy: f.Remedy}
 }
 
-func (s *Source) writeEnv(n topology.Network, subnets []netip.Prefix) error {
+// lookAtEnv finds out whether the subnet file has what is in force, as an agent before
+// this one wrote it: then nobody has to wait until the registry can be read.
+func (s *Source) lookAtEnv(merged *topology.Snapshot) {
+	n := merged.Networks[Network]
+	var prefixes []netip.Prefix
+	for _, sub := range merged.NodeSubnets(n.Name, s.o.Node) {
+		prefixes = append(prefixes, sub.Prefix)
+	}
+	env := envOf(n, prefixes)
+	have, err := s.o.ReadEnv()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = s.ready || (err == nil && env.Subnet.IsValid() && have == env)
+}
+
+func envOf(n topology.Network, subnets []netip.Prefix) Env {
 	env := Env{Network: n.IPv4, IPv6Network: n.IPv6, MTU: n.MTU}
 	for _, p := range subnets {
 		if p.Addr().Is4() {
@@ -328,6 +346,11 @@ func (s *Source) writeEnv(n topology.Network, subnets []netip.Prefix) error {
 			env.IPv6Subnet = p
 		}
 	}
+	return env
+}
+
+func (s *Source) writeEnv(n topology.Network, subnets []netip.Prefix) error {
+	env := envOf(n, subnets)
 	if !env.Subnet.IsValid() {
 		return nil // to be leased yet, in Baize's layout
 	}

@@ -282,11 +282,20 @@ func TestStartWithoutAPI(t *testing.T) {
 		synctest.Wait()
 		_, known := r.source.Merge(r.own)
 		assert.False(t, known, "a moment ago it was there: it may be back at once")
-		time.Sleep(5 * time.Second)
+		time.Sleep(10 * time.Second)
 		assert.Equal(t, before, subnetsOf(r.merged()))
+		assert.True(t, r.source.Ready(), "the subnet file is as it was written")
 		r.cluster.Start()
 		time.Sleep(10 * time.Second)
 		assert.Empty(t, r.source.Faults())
+
+		// Where the file is not there, as after a boot, who needs it waits.
+		r.stop()
+		r.cluster.Stop()
+		r.env = nil
+		r.start()
+		time.Sleep(10 * time.Second)
+		assert.False(t, r.source.Ready())
 	})
 }
 

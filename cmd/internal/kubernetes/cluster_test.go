@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 )
 
@@ -52,6 +53,9 @@ type cluster struct {
 	admin string
 	api   netip.Addr
 	nodes []string
+	// startAPI starts the API server.
+	startAPI func() (stop func())
+	stopAPI  func()
 }
 
 // up brings a control plane up in the fabric of a lab, and no nodes yet.
@@ -74,11 +78,18 @@ func up(t *testing.T, hosts int) *cluster {
 	return c
 }
 
-// component starts one of Kubernetes' programs in a member.
-func (c *cluster) component(member, name string, args ...string) {
+// run starts a program in a member, with a log of its own.
+func (c *cluster) run(member, name string, argv ...string) (stop func()) {
 	c.T.Helper()
-	c.Start(member, append([]string{"sh", "-c", `exec "$@" >"$0" 2>&1`,
-		filepath.Join(c.dir, member+"-"+name+".log"), program, name}, args...)...)
+	stop, _ = c.Start(member, append([]string{"sh", "-c", `exec "$@" >>"$0" 2>&1`,
+		filepath.Join(c.dir, member+"-"+name+".log")}, argv...)...)
+	return stop
+}
+
+// component starts one of Kubernetes' programs.
+func (c *cluster) component(member, name string, args ...string) (stop func()) {
+	c.T.Helper()
+	return c.run(member, name, append([]string{program, name}, args...)...)
 }
 
 // controlPlane starts the API server, on the lab's etcd, and what it needs.
@@ -94,7 +105,7 @@ func (c *cluster) controlPlane(etcd string) {
 	p.user("baize", "")
 	// Else it would hide that a node lacks a way to the pods of another.
 	c.Must("fabric", "sysctl", "-qw", "net.ipv4.ip_forward=0")
-	c.component("fabric", "kube-apiserver", "--etcd-servers", etcd, "--etcd-prefix", "/kubernetes",
+	args := []string{"--etcd-servers", etcd, "--etcd-prefix", "/kubernetes",
 		"--bind-address", "0.0.0.0", "--advertise-address", c.api.String(), "--secure-port", fmt.Sprint(apiPort),
 		"--cert-dir", filepath.Join(c.dir, "apiserver-certs"),
 		"--tls-cert-file", p.file("apiserver.crt"), "--tls-private-key-file", p.file("apiserver.key"),
@@ -104,11 +115,16 @@ func (c *cluster) controlPlane(etcd string) {
 		"--service-cluster-ip-range", serviceNetwork, "--authorization-mode", "Node,RBAC",
 		"--enable-admission-plugins", "NodeRestriction", "--allow-privileged",
 		"--kubelet-preferred-address-types", "InternalIP",
-		"--kubelet-client-certificate", p.file("kubelet-client.crt"), "--kubelet-client-key", p.file("kubelet-client.key"))
-	c.Await("the API server", func() (bool, string) {
-		out, err := c.kubectl("get", "--raw", "/readyz")
-		return err == nil, fmt.Sprint(out, err)
-	})
+		"--kubelet-client-certificate", p.file("kubelet-client.crt"), "--kubelet-client-key", p.file("kubelet-client.key")}
+	c.startAPI = func() (stop func()) {
+		stop = c.component("fabric", "kube-apiserver", args...)
+		c.Await("the API server", func() (bool, string) {
+			out, err := c.kubectl("get", "--raw", "/readyz")
+			return err == nil, fmt.Sprint(out, err)
+		})
+		return stop
+	}
+	c.stopAPI = c.startAPI()
 	c.component("fabric", "kube-controller-manager", "--kubeconfig", controllers, "--bind-address", "127.0.0.1",
 		"--leader-elect=false", "--use-service-account-credentials",
 		"--service-account-private-key-file", p.file("accounts.key"), "--root-ca-file", p.file("ca.crt"),
@@ -172,6 +188,7 @@ func (c *cluster) startNodes(network func(node string)) {
 		c.kubelet(n)
 	}
 	for _, n := range c.nodes {
+		c.prepare(n)
 		network(n)
 	}
 	c.Await("the nodes", func() (bool, string) {
@@ -225,8 +242,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
 `, image, filepath.Join(c.dir, "cni"), filepath.Join(c.dir, "cni.d")), 0o600))
-	c.Start(n, "sh", "-c", `exec containerd --config "$1" >"$2" 2>&1`, "sh", config,
-		filepath.Join(c.dir, n+"-containerd.log"))
+	c.run(n, "containerd", "containerd", "--config", config)
 	c.AwaitRun("containerd of "+n, n, "ctr", "version")
 	c.Must(n, "ctr", "-n", "k8s.io", "images", "import", filepath.Join(c.dir, "image.tar"))
 }
@@ -292,15 +308,20 @@ func (c *cluster) addr(n string) netip.Addr {
 	return netip.Addr{}
 }
 
+// prepare makes a node one whose network is not the lab's own agent's.
+func (c *cluster) prepare(n string) {
+	c.T.Helper()
+	if _, err := c.Run(n, "ip", "route", "get", serviceIP); err != nil {
+		// A ClusterIP is looked up before kube-proxy's rules.
+		c.Must(n, "ip", "route", "add", "default", "via", c.api.String())
+	}
+	require.NoError(c.T, c.Host(n).StopService(c.T.Context(), lab.ServiceAgent))
+}
+
 // baize starts Baize in flannel's place on a node, and waits until it is ready.
 func (c *cluster) baize(n string) (stop func()) {
 	c.T.Helper()
-	if _, err := c.Run(n, "ip", "route", "get", serviceIP); err != nil {
-		c.Must(n, "ip", "route", "add", "default", "via", c.api.String()) // a ClusterIP is looked up before kube-proxy's rules
-	}
-	require.NoError(c.T, c.Host(n).StopService(c.T.Context(), lab.ServiceAgent)) // the lab's own, with etcd
-	stop, _ = c.Start(n, "sh", "-c", `exec "$@" >"$0" 2>&1`, filepath.Join(c.dir, n+"-baize.log"),
-		"baize", "agent", "--kube-subnet-mgr", "--kubeconfig-file", c.pki.file("baize.conf"),
+	stop = c.run(n, "baize", "baize", "agent", "--kube-subnet-mgr", "--kubeconfig-file", c.pki.file("baize.conf"),
 		"--net-config-path", filepath.Join(c.dir, "net-conf.json"), "--node", n, "--ip-masq",
 		"--docker-plugin", "off", "--state-dir", "/var/lib/baize/kubernetes")
 	c.Await("Baize on "+n, func() (bool, string) {
@@ -308,4 +329,16 @@ func (c *cluster) baize(n string) (stop func()) {
 		return strings.Contains(out, "Node "+n+": ready"), fmt.Sprint(out, err)
 	})
 	return stop
+}
+
+// flannel starts flannel on a node, made of its own packages.
+func (c *cluster) flannel(n string) {
+	c.T.Helper()
+	peer, err := labkit.Build("flannel-peer", "../flannel/peer", ".", "GOFLAGS=-mod=readonly")
+	require.NoError(c.T, err)
+	c.Must(n, "baize", "agent", "cleanup")
+	c.Must(n, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	c.run(n, "flannel", peer, "-node", n, "-kubeconfig-file", c.pki.file("baize.conf"),
+		"-net-config-path", filepath.Join(c.dir, "net-conf.json"), "-iface", c.addr(n).String())
+	c.AwaitRun("flannel on "+n, n, "grep", "FLANNEL_SUBNET", subnetenv.FlannelFile)
 }

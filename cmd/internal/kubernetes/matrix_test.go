@@ -5,14 +5,15 @@ package kubernetes
 import (
 	"fmt"
 	"strings"
-	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
-// nodePort is that of the service.
-const nodePort = 30080
+// nodePort is that of the service, hostPort that of the servers.
+const (
+	nodePort = 30080
+	hostPort = 8088
+)
 
 // startPods starts a client and a server on every node, and a service of the servers.
 func (c *cluster) startPods() {
@@ -42,8 +43,9 @@ spec:
     - -c
     - |
       mkdir /www && echo server-%[1]s >/www/name && dd if=/dev/zero of=/www/bulk bs=1M count=20 && httpd -f -p 8080 -h /www
+    ports: [{containerPort: 8080, hostPort: %[3]d}]
     readinessProbe: {httpGet: {path: /name, port: 8080}, periodSeconds: 1}
-`, n, image)
+`, n, image, hostPort)
 	}
 	fmt.Fprintf(&b, `---
 apiVersion: v1
@@ -100,6 +102,9 @@ func (c *cluster) matrix() {
 			assert.Equal(t, server, strings.TrimSpace(out))
 			_, err = c.fetch(client, fmt.Sprintf("http://%s:%d/name", c.addr(b), nodePort))
 			assert.NoError(t, err, "%s to the NodePort on %s", client, b)
+			out, err = c.fetch(client, fmt.Sprintf("http://%s:%d/name", c.addr(b), hostPort))
+			assert.NoError(t, err, "%s to the hostPort on %s", client, b)
+			assert.Equal(t, server, out)
 			_, err = c.inPod(client, "ping", "-c", "1", "-W", "5", c.addr(b).String())
 			assert.NoError(t, err, "%s to the node %s", client, b)
 		}
@@ -125,19 +130,4 @@ func (c *cluster) requireAllServe(client, url string) {
 		}
 	}
 	assert.Fail(c.T, "not every server answers for the service", "%s: %v", client, seen)
-}
-
-// TestFlannelsPlace is a cluster whose network is Baize in flannel's place: pods reach
-// each other, services and nodes, on the same node and on others.
-func TestFlannelsPlace(t *testing.T) {
-	c := up(t, 2)
-	c.startNodes(func(n string) { c.baize(n) })
-	c.startPods()
-	c.matrix()
-	require.False(t, t.Failed())
-	for _, n := range c.nodes {
-		assert.Empty(t, c.AgentStatus(n).Problems, n)
-		out := c.must("get", "node", n, "-o", `jsonpath={.metadata.annotations}`)
-		assert.Contains(t, out, `"flannel.alpha.coreos.com/kube-subnet-manager":"true"`)
-	}
 }

@@ -43,9 +43,11 @@ func run(ctx context.Context) error {
 	file := flag.String("subnet-file", "/run/flannel/subnet.env", "where to write the subnet")
 	config := flag.String("put-config", "", "only write this configuration into etcd")
 	remove := flag.String("delete", "", "only delete the key with this name below the prefix")
-	api := flag.String("kube-api-url", "", "the Kubernetes API, instead of etcd")
+	var k kubernetes
+	flag.StringVar(&k.url, "kube-api-url", "", "the Kubernetes API, instead of etcd")
+	flag.StringVar(&k.config, "kubeconfig-file", "", "how the Kubernetes API is reached, instead of etcd")
 	node := flag.String("node", "", "the node's name there (flannel's NODE_NAME)")
-	netConf := flag.String("net-config-path", "", "flannel's configuration, with -kube-api-url")
+	flag.StringVar(&k.netConf, "net-config-path", "", "flannel's configuration, in Kubernetes")
 	flag.Parse()
 	if *config != "" || *remove != "" {
 		return change(ctx, *endpoint, *prefix, *config, *remove)
@@ -53,7 +55,7 @@ func run(ctx context.Context) error {
 	if err := os.Setenv("NODE_NAME", *node); err != nil {
 		return err
 	}
-	sm, err := manager(ctx, *endpoint, *prefix, *file, *api, *netConf)
+	sm, err := manager(ctx, *endpoint, *prefix, *file, k)
 	if err != nil {
 		return err
 	}
@@ -86,10 +88,13 @@ func run(ctx context.Context) error {
 	return err
 }
 
+// kubernetes is where the API is.
+type kubernetes struct{ url, config, netConf string }
+
 // manager is where flannel finds its peers.
-func manager(ctx context.Context, endpoint, prefix, file, api, netConf string) (subnet.Manager, error) {
-	if api != "" {
-		return kube.NewSubnetManager(ctx, api, "", "flannel.alpha.coreos.com", netConf, true)
+func manager(ctx context.Context, endpoint, prefix, file string, k kubernetes) (subnet.Manager, error) {
+	if k.url != "" || k.config != "" {
+		return kube.NewSubnetManager(ctx, k.url, k.config, "flannel.alpha.coreos.com", k.netConf, true)
 	}
 	prev4, prev6 := previous(file)
 	return etcd.NewLocalManager(ctx, &etcd.EtcdConfig{Endpoints: []string{endpoint}, Prefix: prefix}, prev4, prev6, 60)

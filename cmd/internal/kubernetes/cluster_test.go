@@ -286,13 +286,21 @@ imageGCLowThresholdPercent: 99
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: %q}
 hostnameOverride: %s
-mode: nftables
+mode: %s
 clusterCIDR: %s
 bindAddress: %s
 # These are the whole machine's.
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-`, c.pki.file("system:kube-proxy.conf"), n, podNetwork, addr), 0o600))
+`, c.pki.file("system:kube-proxy.conf"), n, proxyMode(n), podNetwork, addr), 0o600))
 	c.component(n, "kube-proxy", "--config", proxy, "--v", "2")
+}
+
+// proxyMode is that of a node's kube-proxy: the cluster has both.
+func proxyMode(n string) string {
+	if n == "host2" {
+		return "iptables"
+	}
+	return "nftables"
 }
 
 // addr is a node's address in the underlay.
@@ -332,13 +340,14 @@ func (c *cluster) baize(n string) (stop func()) {
 }
 
 // flannel starts flannel on a node, made of its own packages.
-func (c *cluster) flannel(n string) {
+func (c *cluster) flannel(n string) (stop func()) {
 	c.T.Helper()
 	peer, err := labkit.Build("flannel-peer", "../flannel/peer", ".", "GOFLAGS=-mod=readonly")
 	require.NoError(c.T, err)
 	c.Must(n, "baize", "agent", "cleanup")
 	c.Must(n, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-	c.run(n, "flannel", peer, "-node", n, "-kubeconfig-file", c.pki.file("baize.conf"),
+	stop = c.run(n, "flannel", peer, "-node", n, "-kubeconfig-file", c.pki.file("baize.conf"),
 		"-net-config-path", filepath.Join(c.dir, "net-conf.json"), "-iface", c.addr(n).String())
 	c.AwaitRun("flannel on "+n, n, "grep", "FLANNEL_SUBNET", subnetenv.FlannelFile)
+	return stop
 }

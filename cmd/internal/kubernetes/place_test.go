@@ -32,13 +32,13 @@ func TestFlannelsPlace(t *testing.T) {
 
 // TestBesideFlannel is a cluster in which one node runs flannel: all reach all. An agent
 // that ends, and the API that goes away, cost no packet; what was started meanwhile works
-// by what was seen last.
+// by what was seen last. At the end flannel's node runs Baize as well.
 func TestBesideFlannel(t *testing.T) {
 	c := up(t, 3)
 	stops := map[string]func(){}
 	c.startNodes(func(n string) {
 		if n == "host3" {
-			c.flannel(n)
+			stops[n] = c.flannel(n)
 			return
 		}
 		stops[n] = c.baize(n)
@@ -68,6 +68,17 @@ func TestBesideFlannel(t *testing.T) {
 		assert.Empty(t, e.Missing, "lost, of %d", e.Sent)
 	}
 	c.matrix()
+
+	// As docs/kubernetes.md has it, from flannel to Baize: pods stay as they are.
+	stops["host3"]()
+	c.Must("host3", "ip", "link", "delete", "flannel.1")
+	c.baize("host3")
+	c.Await("the others to hear of it", func() (bool, string) {
+		out, err := c.fetch("client-host1", "http://"+c.podIP("server-host3")+":8080/name")
+		return err == nil && out == "server-host3", fmt.Sprint(out, err)
+	})
+	c.matrix()
+	assert.NotContains(t, c.must("get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"), "1")
 }
 
 // pingPod pings the server of one node from the client of another, until it ends.

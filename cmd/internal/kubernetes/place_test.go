@@ -25,7 +25,10 @@ func TestFlannelsPlace(t *testing.T) {
 	c.matrix()
 	for _, n := range c.nodes {
 		assert.Empty(t, c.AgentStatus(n).Problems, n)
-		out := c.must("get", "node", n, "-o", `jsonpath={.metadata.annotations}`)
+		out, err := c.Run(n, "baize", "doctor")
+		assert.NoError(t, err, out)
+		assert.Contains(t, out, "the agent has no etcd")
+		out = c.must("get", "node", n, "-o", `jsonpath={.metadata.annotations}`)
 		assert.Contains(t, out, `"flannel.alpha.coreos.com/kube-subnet-manager":"true"`)
 	}
 }

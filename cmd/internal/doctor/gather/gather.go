@@ -45,6 +45,9 @@ type Config struct {
 	Version string
 }
 
+// withoutEtcd says why there is no topology to look at.
+const withoutEtcd = "the agent has no etcd, and tells the topology to nobody"
+
 // Limits of what may take long.
 const (
 	agentTimeout = 5 * time.Second
@@ -101,6 +104,10 @@ func (g *gatherer) gather(ctx context.Context) error {
 		wg.Go(func() { part(ctx) })
 	}
 	wg.Wait()
+	if a := f.Agent.Status; a != nil && a.Etcd.Unused {
+		// Whatever answered where this command looks for etcd is not this node's.
+		f.Store, g.snap = doctor.Store{Read: doctor.Read{Skipped: withoutEtcd}}, nil
+	}
 	// These need what the ones above have found.
 	g.compare(ctx)
 	for _, part := range []func(context.Context){g.underlay, g.endpoints, g.host} {

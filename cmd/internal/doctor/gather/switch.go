@@ -267,6 +267,8 @@ func (g *gatherer) comparable() string {
 	switch {
 	case !g.facts.Switch.Database.OK() || !g.facts.Switch.Daemon.OK():
 		return "Open vSwitch does not answer"
+	case g.facts.Store.Skipped != "":
+		return g.facts.Store.Skipped
 	case g.snap == nil:
 		return "the topology is not known: etcd does not answer, and the agent has kept no copy"
 	}

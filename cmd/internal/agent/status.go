@@ -176,7 +176,8 @@ func (a *Agent) peer(
 	sw openvswitch.Status,
 	names pipeline.Names,
 ) api.Peer {
-	out := api.Peer{Node: peer.Node, VTEPs: s.Nodes[peer.Node].VTEPs, Encap: peer.Encap}
+	node := s.Nodes[peer.Node]
+	out := api.Peer{Node: peer.Node, VTEPs: node.VTEPs, Encap: peer.Encap, Layout: node.Layout}
 	_, out.Alive = s.Alive[peer.Node]
 	if peer.Encap != "" {
 		out.Port = names.Tunnel(peer.Encap, peer.Node)

@@ -297,8 +297,11 @@ type Peer struct {
 	OFPort int                `json:"ofport,omitempty"`
 	Encap  topology.Transport `json:"encap,omitempty"`
 	// Alive: its agent says so in etcd. Forwarding does not depend on it.
-	Alive bool   `json:"alive"`
-	Error string `json:"error,omitempty"`
+	Alive bool `json:"alive"`
+	// Layout is the topology source that the node comes from, which does not say whether
+	// anything runs there; empty where it is Baize's own records.
+	Layout string `json:"layout,omitempty"`
+	Error  string `json:"error,omitempty"`
 	// Probed is what probes tell of the tunnel; null where there are none.
 	Probed *Probed `json:"probed,omitempty"`
 }

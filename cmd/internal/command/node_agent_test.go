@@ -292,10 +292,12 @@ func TestStatusWithoutEtcd(t *testing.T) {
 	t.Setenv("BAIZE_ETCD_TIMEOUT", "300ms")
 	f := &fakeAgent{status: healthy()}
 	f.status.Etcd = api.Etcd{Unused: true, Endpoints: []string{}}
+	f.status.Peers[0].Alive, f.status.Peers[0].Layout = false, "kubernetes"
 	f.serve(t)
 	res := baize(t, "status")
 	assert.Equal(t, cli.ExitOK, res.code, res.err)
 	assert.Contains(t, res.out, "none, the topology is from elsewhere")
+	assert.Regexp(t, f.status.Peers[0].Node+` .* kubernetes `, res.out)
 	assert.Contains(t, res.out, "Cluster: unknown here, because the agent has no etcd")
 	conforms(t, "status", baize(t, "status", "-o", "json").out)
 }

@@ -311,8 +311,11 @@ func fastPathText(x api.FastPath) string {
 
 func peerRow(p api.Peer) []string {
 	alive, tunnel := "down", "up" // a port that can forward says nothing of what arrives
-	if p.Alive {
+	switch {
+	case p.Alive:
 		alive = "ready"
+	case p.Layout != "":
+		alive = p.Layout
 	}
 	if p.Error != "" {
 		tunnel = p.Error

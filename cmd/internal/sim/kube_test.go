@@ -108,6 +108,7 @@ func TestKubernetes(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, st.Etcd.Unused)
 		require.Len(t, st.Peers, 2)
+		require.Equal(t, kube.Name, st.Peers[0].Layout)
 	})
 	scenario(t, "an outage", func(t *testing.T) {
 		c := newCluster(t, 3)

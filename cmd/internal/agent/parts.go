@@ -119,6 +119,10 @@ func (a *Agent) addCore() openvswitch.Inputs {
 		Version: cfg.Version, Probes: a.probes(), EtcdEndpoints: cfg.Etcd.Endpoints,
 	}, h, w.Store, w.Host, a.log)
 	endpoints := attach.New(h, member, w.Host, cfg.StateDir, userspace, a.log)
+	if w.Disk != nil {
+		records.SetDisk(w.Disk)
+		endpoints.SetDisk(w.Disk)
+	}
 	in := openvswitch.NewInputs()
 	in.HasSegments = cfg.DockerBridge != ""
 	sw := openvswitch.New(openvswitch.Config{

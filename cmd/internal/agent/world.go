@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/standalone"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/kernel"
@@ -53,6 +54,8 @@ type World struct {
 	Flows    openvswitch.FlowTables
 	Host     Host
 	Kernel   kernel.Host
+	// Disk writes what the agent must have at its next start; nil: atomicfile.Write does.
+	Disk atomicfile.Writer
 	// Programs are those of the fast path, Netfilter what they must not pass by; nil:
 	// there is no fast path.
 	Programs  fastpath.Programs

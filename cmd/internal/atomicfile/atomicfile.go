@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 )
 
+// Writer is Write, or what stands for it where a disk is slow on purpose.
+type Writer func(file string, b []byte, mode os.FileMode) error
+
 // Write replaces a file, or makes it, in one step (rename(2) in the file's
 // directory, which must exist). A file that has these contents already is not
 // touched: its modification time stays.

@@ -96,3 +96,18 @@ func TestPairOfNobody(t *testing.T) {
 	require.Error(t, MakePair(t.Context(), PairSpec{HostIfname: "bz1", MAC: mac(t, "02:42:0a:01:05:02"), MTU: 10}))
 	noVeths(t)
 }
+
+// Row 11: checksums are to be finished from the first packet on. The container's end has
+// its offload switched off before anybody can move it, also where it is moved at once, and
+// a device that is not there is an error rather than nothing to do.
+func TestChecksumOffloadIsOffFirst(t *testing.T) {
+	ns := newNetns(t)
+	s := PairSpec{HostIfname: HostIfname("blue/offload"), MAC: mac(t, "02:42:0a:01:05:09"), MTU: 1450}
+	for range 20 {
+		require.NoError(t, MakePair(t.Context(), s))
+		mustIP(t, "link set "+PeerIfname(s.HostIfname)+" netns "+ns+" name eth0 up")
+		require.Contains(t, output(t, ns, "ethtool -k eth0"), "tx-checksumming: off")
+		require.NoError(t, Detach(context.Background(), s.HostIfname))
+	}
+	require.Error(t, checksumOff("bznothing"))
+}

@@ -57,6 +57,12 @@ func (k *kernel) set(device string, exists bool) {
 	k.sw.SetDevice(device, exists)
 }
 
+func (k *kernel) veths() ([]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(k.devices)), func(d string) bool { return !k.devices[d] }), nil
+}
+
 func (k *kernel) setMTU(device string, mtu int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -131,7 +137,10 @@ func (h host) Underlay() (hostnet.Underlay, error) {
 	}, nil
 }
 
-func (h host) Attach(_ context.Context, s hostnet.AttachSpec) error {
+func (h host) Attach(ctx context.Context, s hostnet.AttachSpec) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	h.k.setMTU(s.HostIfname, s.MTU)
 	h.k.set(s.HostIfname, true)
 	return nil
@@ -143,7 +152,10 @@ func (h host) MakePair(_ context.Context, s hostnet.PairSpec) error {
 	return nil
 }
 
-func (h host) Detach(_ context.Context, port string) error {
+func (h host) Detach(ctx context.Context, port string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	h.k.set(port, false)
 	return nil
 }
@@ -177,11 +189,7 @@ func (h host) Devices() (map[string]bool, error) {
 	return out, nil
 }
 
-func (h host) Veths() ([]string, error) {
-	h.k.mu.Lock()
-	defer h.k.mu.Unlock()
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.k.devices)), func(d string) bool { return !h.k.devices[d] }), nil
-}
+func (h host) Veths() ([]string, error) { return h.k.veths() }
 
 func (h host) WatchLinks(ctx context.Context, fire func()) error {
 	for {

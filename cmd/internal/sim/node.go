@@ -21,6 +21,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/standalone"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
 	"github.com/baize-net/baize/topology"
@@ -51,7 +52,8 @@ type Node struct {
 
 	mu    sync.Mutex
 	run   *run
-	ended error // why the last agent ended by itself
+	disk  time.Duration // what it takes to write a file
+	ended error         // why the last agent ended by itself
 	// Wanted are the endpoints that were attached and not removed, by network
 	// and name.
 	Wanted map[string]api.Endpoint
@@ -110,7 +112,7 @@ func (n *Node) Start() {
 		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
 		Store:    store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
 		Host: host{n.kernel, n.VTEP, r.gate}, Kernel: routing{n.kernel.fake, r.gate},
-		Datapath: "netdev", DatapathReason: "simulated",
+		Datapath: "netdev", DatapathReason: "simulated", Disk: n.write,
 	}, log)
 	require.NoError(n.world.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -129,6 +131,28 @@ func (n *Node) Start() {
 		}
 		_ = r.store.Close()
 	}()
+}
+
+// SetDisk says how long the node's disk takes to write a file.
+func (n *Node) SetDisk(d time.Duration) {
+	n.world.note("%s: disk takes %s", n.Name, d)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.disk = d
+}
+
+func (n *Node) write(file string, b []byte, mode os.FileMode) error {
+	n.mu.Lock()
+	d := n.disk
+	n.mu.Unlock()
+	time.Sleep(d)
+	return atomicfile.Write(file, b, mode)
+}
+
+// Devices are the endpoints' devices on the host, whoever they belong to.
+func (n *Node) Devices() []string {
+	all, _ := n.kernel.veths()
+	return all
 }
 
 // Runs reports whether an agent runs, frozen or not.

@@ -81,6 +81,7 @@ func (d Database) Apply(ctx context.Context, c ovs.DBChange) error {
 	}
 	f.Bridge, f.Ports = bridge, ports
 	f.changes++
+	f.written += len(c.AddPorts) + len(c.UpdatePorts) + len(c.RemovePorts)
 	f.takeOver(false)
 	f.wake()
 	return nil

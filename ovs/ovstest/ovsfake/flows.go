@@ -101,6 +101,7 @@ func (t FlowTables) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.Fl
 	}
 	t.f.touched()
 	t.f.changes++
+	t.f.written += len(add) + len(del)
 	return nil
 }
 

@@ -48,11 +48,13 @@ type Switch struct {
 	vswitchd bool // ovs-vswitchd runs
 	ovsdb    bool // ovsdb-server answers
 	hangs    bool // ovs-vswitchd takes no changes over
+	mute     bool // neither server answers
 	// connection counts the starts of ovs-vswitchd and the bridges made.
 	connection int
 	edits      int // changes of flows by others
 	restore    struct{ set, owned bool }
 	changes    int
+	written    int
 	changed    chan struct{} // closed at the next change
 	rules      map[ovs.FlowID]*forward.Rule
 	// tables are the rules as packets pass them, ids those of the flows; nil: to be made.
@@ -100,6 +102,13 @@ func (f *Switch) Changes() int {
 	return f.changes
 }
 
+// Written counts the flows and ports that were written or deleted by changes.
+func (f *Switch) Written() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.written
+}
+
 // StopVswitchd ends ovs-vswitchd: with it go all flows.
 func (f *Switch) StopVswitchd() {
 	f.update(func() {
@@ -121,6 +130,10 @@ func (f *Switch) StartVswitchd() {
 
 // Hang lets ovs-vswitchd take over no change until it is started again.
 func (f *Switch) Hang() { f.update(func() { f.hangs = true }) }
+
+// Mute lets no call be answered until it is taken back: callers wait for as long as
+// they do.
+func (f *Switch) Mute(mute bool) { f.update(func() { f.mute = mute }) }
 
 // StopOVSDB and StartOVSDB end and start ovsdb-server, whose data stays.
 func (f *Switch) StopOVSDB() { f.update(func() { f.ovsdb = false }) }
@@ -293,6 +306,19 @@ func (f *Switch) Internal() (devices []string, life int, changed <-chan struct{}
 
 // pause is the time a call takes; it ends early with ctx.
 func (f *Switch) pause(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		mute, changed := f.mute, f.changed
+		f.mu.Unlock()
+		if !mute {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
 	if f.Latency == 0 {
 		return ctx.Err()
 	}

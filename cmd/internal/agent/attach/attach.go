@@ -25,6 +25,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/addresses"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -36,6 +37,8 @@ const (
 	// undoing after a failure.
 	endpointTimeout = 30 * time.Second
 	undoTimeout     = 10 * time.Second
+	// saveWait is how long a request waits for its file: its port has the record as well.
+	saveWait = 2 * time.Second
 	// lookEvery is how often endpoints whose device is gone are looked for though
 	// the kernel reports nothing.
 	lookEvery = time.Minute
@@ -144,6 +147,9 @@ func New(h *hub.Hub, leases Leases, host Host, stateDir string, userspace bool, 
 
 // SetSwitch says who makes ports of the endpoints.
 func (p *Part) SetSwitch(s Switch) { p.sw = s }
+
+// SetDisk says how the file of the endpoints is written; before Run.
+func (p *Part) SetDisk(w atomicfile.Writer) { p.disk = w }
 
 // Name implements part.Part.
 func (p *Part) Name() string { return "attach" }
@@ -305,9 +311,7 @@ func (p *Part) connect(
 		if err := p.put(e); err != nil {
 			return err
 		}
-		if err := p.save(); err != nil {
-			p.log.Warn(err) // its port has the record as well
-		}
+		p.keep(ctx)
 		return nil
 	})
 	if err == nil {
@@ -347,10 +351,28 @@ func (p *Part) retract(ctx context.Context, e ovs.Endpoint) error {
 // unplug waits until the port of an endpoint that is to have none is gone, and
 // removes its device.
 func (p *Part) unplug(ctx context.Context, e ovs.Endpoint) error {
-	if err := p.save(); err != nil {
-		p.log.Warn(err)
+	p.keep(ctx)
+	err := p.sw.Detached(ctx, e.Port)
+	// A switch that does not answer has used up the request's time, and not the device's.
+	return errors.Join(err, p.detachNow(e.Port))
+}
+
+// keep saves what changed. A disk that is slow is waited for for a while; the file is
+// written all the same, and until then the ports have the records.
+func (p *Part) keep(ctx context.Context) {
+	saved := make(chan error, 1)
+	go func() { saved <- p.save() }()
+	wait := time.NewTimer(saveWait)
+	defer wait.Stop()
+	select {
+	case err := <-saved:
+		if err != nil {
+			p.log.Warn(err)
+		}
+	case <-ctx.Done():
+	case <-wait.C:
+		p.log.Warnf("%s: the disk takes longer than %s to write it", p.file, saveWait)
 	}
-	return errors.Join(p.sw.Detached(ctx, e.Port), p.host.Detach(ctx, e.Port))
 }
 
 // view returns the network as this node has it.

@@ -133,9 +133,7 @@ func (p *Part) DetachAttachment(ctx context.Context, d api.Detachment) error {
 	if err != nil {
 		return err
 	}
-	if err := p.save(); err != nil {
-		p.log.Warn(err) // it is remembered until the agent ends
-	}
+	p.keep(ctx)
 	found := p.of(a)
 	for _, e := range found {
 		if began < madeAt(e) {
@@ -155,15 +153,14 @@ func (p *Part) DetachAttachment(ctx context.Context, d api.Detachment) error {
 // detachRest removes what is left of an endpoint that has no record: the port of one
 // whose device is gone, the device of an agent that was killed.
 func (p *Part) detachRest(ctx context.Context, port string) error {
+	var err error
 	if p.isLeaving(port) {
-		if err := p.sw.Detached(ctx, port); err != nil {
-			return err
-		}
+		err = p.sw.Detached(ctx, port)
 	}
 	if p.host.LinkExists(port) {
-		return p.host.Detach(ctx, port)
+		return errors.Join(err, p.detachNow(port))
 	}
-	return nil
+	return err
 }
 
 // madeAt is when the request began that made an endpoint; 0 where that was before this

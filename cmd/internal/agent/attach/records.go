@@ -64,6 +64,7 @@ type promise struct {
 // records are the endpoints, in memory and in a file.
 type records struct {
 	file  string
+	disk  atomicfile.Writer
 	known *part.Cell[Known]
 
 	mu        sync.Mutex
@@ -91,13 +92,13 @@ type records struct {
 	loading sync.Once
 	loadErr error
 	// saving is held while the file is written, mu is not.
-	saving sync.Mutex
+	saving part.Lock
 	saved  int // the version in the file
 }
 
 func newRecords(file string) *records {
 	return &records{
-		file: file, wake: part.NewSignal(), known: part.NewCell(sameKnown),
+		file: file, disk: atomicfile.Write, saving: part.NewLock(), wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
 		moving: map[string]bool{}, unsure: map[string]time.Time{}, leaving: map[string]bool{},
 		reserved: map[reservation]promise{}, lent: map[reservation]loan{},
@@ -419,7 +420,7 @@ func (r *records) save() error {
 	})
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err == nil {
-		err = atomicfile.Write(r.file, append(b, '\n'), 0o600)
+		err = r.disk(r.file, append(b, '\n'), 0o600)
 	}
 	if err != nil {
 		return &topology.Error{

@@ -31,8 +31,9 @@ type Cache struct {
 	file   string
 	decode func(int64, []topology.KV) *topology.Snapshot
 	warn   func(error)
+	disk   atomicfile.Writer
 	// writing is held while the file is written, mu never.
-	writing sync.Mutex
+	writing part.Lock
 
 	mu   sync.Mutex
 	next *topology.Snapshot // not yet written
@@ -47,7 +48,7 @@ var _ source.Cache = (*Cache)(nil)
 // NewCache returns a cache of snapshots that decode makes; warn gets what cannot
 // be written.
 func NewCache(file string, decode func(int64, []topology.KV) *topology.Snapshot, warn func(error)) *Cache {
-	return &Cache{file: file, decode: decode, warn: warn}
+	return &Cache{file: file, decode: decode, warn: warn, disk: atomicfile.Write, writing: part.NewLock()}
 }
 
 type cachedTopology struct {
@@ -73,6 +74,16 @@ func (c *Cache) Save(s *topology.Snapshot) {
 	if c.timer == nil {
 		c.timer = time.AfterFunc(max(cacheDelay, cacheEvery-time.Since(c.saved)), c.Flush)
 	}
+}
+
+// FlushSoon is Flush at this moment for somebody who does not wait for the disk.
+func (c *Cache) FlushSoon() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.timer = time.AfterFunc(0, c.Flush)
 }
 
 // Flush implements source.Cache.
@@ -114,7 +125,7 @@ func (c *Cache) write(s *topology.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(c.file, b, 0o600)
+	return c.disk(c.file, b, 0o600)
 }
 
 // Load implements source.Cache.

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 	"github.com/baize-net/baize/topology/fault"
@@ -53,6 +54,9 @@ func ReadCache(stateDir string) *topology.Snapshot {
 	}
 	return s
 }
+
+// SetDisk says how the copy is written; before Run.
+func (r *Records) SetDisk(w atomicfile.Writer) { r.cache.disk = w }
 
 // Name implements part.Part.
 func (r *Records) Name() string { return "topology" }
@@ -121,7 +125,7 @@ func (r *Records) keep(s *topology.Snapshot) {
 		return out
 	}
 	if r.kept == nil || !maps.Equal(own(r.kept), own(s)) {
-		r.cache.Flush()
+		r.cache.FlushSoon() // what the store says next is not to wait for a slow disk
 	}
 	r.kept = s
 }

@@ -117,6 +117,9 @@ const (
 	UpcallsLost Code = "BZ0327"
 	// BridgeAltered: the settings of Baize's bridge were changed.
 	BridgeAltered Code = "BZ0328"
+	// SwitchMemory: ovs-vswitchd takes much of the host's memory, or runs far more threads
+	// than there are processors for.
+	SwitchMemory Code = "BZ0329"
 
 	// 04: the underlay.
 

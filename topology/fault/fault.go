@@ -89,7 +89,7 @@ func (c Code) Severity() Severity {
 	switch c {
 	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
 		SessionDown, AddressUnconfirmed, StoreSlow, StoreMemberDown, StoreNearlyFull, CertificateExpires, ClockSkew,
-		NetworkNearlyFull, FlowForeign, PortUnknown, SwitchStarved, UpcallsLost, UnderlayShaped, NeighbourTableFull,
+		NetworkNearlyFull, FlowForeign, PortUnknown, SwitchStarved, SwitchMemory, UpcallsLost, UnderlayShaped, NeighbourTableFull,
 		ConntrackFull, Leftover, AgentDown, PeerSlow:
 		return Warning
 	}

@@ -36,13 +36,16 @@ func healthy() Facts {
 		},
 		Switch: Switch{
 			Version: "3.1.0", Bridge: "br-baize", Datapath: "system", Drift: &drift.Drift{Same: true}, Flows: 60, Up: time.Hour,
-			Handlers: 2, FlowLimit: 200000, FlowsNow: 7,
+			Handlers: 2, FlowLimit: 200000, FlowsNow: 7, PID: 77, Processors: 2, Memory: 100 << 20, MemoryTotal: 8 << 30,
 			Tunnels: []Tunnel{{Bridge: "br-baize", Port: "vx-host2", Type: "vxlan", Local: "192.0.2.1", Remote: "192.0.2.2", Key: "flow"}},
 		},
 		Underlay: Underlay{
 			Device: "eth0", VTEPs: []netip.Addr{own}, MTU: 1500, VXLANPort: 4789, GenevePort: 6081, Encaps: []string{"vxlan"},
-			Peers:      []Peer{{Node: "host2", Addr: peer, Alive: true, Dev: "eth0", Sent: 3, Answered: 3}},
-			Neighbours: 3, NeighbourMax: 1024,
+			Peers: []Peer{{Node: "host2", Addr: peer, Alive: true, Dev: "eth0", Sent: 3, Answered: 3}},
+			Neighbours: []NeighbourTable{
+				{Family: "IPv4", Entries: 3, Thresholds: [3]int{128, 512, 1024}},
+				{Family: "IPv6", Entries: 9, Thresholds: [3]int{128, 512, 1024}},
+			},
 		},
 		Mesh: Mesh{Read: Read{Skipped: "nobody probes"}},
 		Host: Host{Conntrack: 5, ConntrackMax: 1000},
@@ -149,7 +152,13 @@ func TestFindings(t *testing.T) {
 		}, fault.TunnelForeign, "port vx-host2", "ovs-vsctl del-port br-x vx", fault.Warning},
 		"restore wait": {func(f *Facts) { f.Switch.RestoreWait = true }, fault.RestoreWaitForeign, "other_config:flow-restore-wait",
 			"ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-restore-wait", fault.Warning},
-		"starved":    {func(f *Facts) { f.Switch.LongPolls = 40 }, fault.SwitchStarved, "ovs-vswitchd", "", fault.Warning},
+		"starved": {func(f *Facts) { f.Switch.LongPolls = 40 }, fault.SwitchStarved, "ovs-vswitchd", "", fault.Warning},
+		"stopped": {func(f *Facts) {
+			f.Switch.Daemon, f.Switch.Stopped = down(fault.SwitchUnavailable, "ovs-vswitchd"), true
+		}, fault.SwitchStarved, "ovs-vswitchd", "kill -CONT 77", fault.Error},
+		"handler threads": {func(f *Facts) { f.Switch.Handlers, f.Switch.HandlersSet = 200, "200" }, fault.SwitchMemory, "ovs-vswitchd",
+			"ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads", fault.Warning},
+		"memory":     {func(f *Facts) { f.Switch.Memory = 3 << 30 }, fault.SwitchMemory, "ovs-vswitchd", "", fault.Warning},
 		"flow limit": {func(f *Facts) { f.Switch.FlowsNow = 190000 }, fault.SwitchStarved, "ovs-vswitchd", "", fault.Warning},
 		"lost":       {func(f *Facts) { f.Switch.LostAfter = 3 }, fault.UpcallsLost, "datapath of bridge br-baize", "", fault.Warning},
 
@@ -183,8 +192,10 @@ func TestFindings(t *testing.T) {
 			f.Underlay.ReversePath = map[string]int{"all": 0, "eth0": 1}
 			f.Underlay.Peers[0].Dev = "eth1"
 		}, fault.ReversePathDrops, "node host2, VTEP 192.0.2.2", "sysctl -w net.ipv4.conf.eth0.rp_filter=2", fault.Error},
-		"neighbours": {func(f *Facts) { f.Underlay.Neighbours = 1000 }, fault.NeighbourTableFull, "table of neighbours",
-			"sysctl -w net.ipv4.neigh.default.gc_thresh3=4096", fault.Warning},
+		"neighbours": {func(f *Facts) { f.Underlay.Neighbours[0].Entries = 1000 }, fault.NeighbourTableFull,
+			"table of IPv4 neighbours", "sysctl -w net.ipv4.neigh.default.gc_thresh3=4096", fault.Warning},
+		"IPv6 neighbours": {func(f *Facts) { f.Underlay.Neighbours[1].Entries = 1000 }, fault.NeighbourTableFull,
+			"table of IPv6 neighbours", "sysctl -w net.ipv6.neigh.default.gc_thresh3=4096", fault.Warning},
 
 		"route missing": {func(f *Facts) { f.Switch.Drift = &drift.Drift{Kernel: []string{"ip route add 10.1.6.0/24 dev x"}} },
 			fault.KernelDiffers, "kernel of this host", "ip route add 10.1.6.0/24 dev x", fault.Error},
@@ -275,7 +286,7 @@ func TestText(t *testing.T) {
 	require.Contains(t, text, "✗ BZ0607      host1: endpoint c1: its interface has MTU 9000")
 	require.Contains(t, text, "\n              → lower it\n                $ nsenter --net=/run/netns/c1 ip link set dev eth0 mtu 1450\n")
 	require.Contains(t, text, "– mesh        not checked, tunnels: ")
-	require.True(t, strings.HasSuffix(text, "\n1 error, 28 passed, 1 not checked\n"), text)
+	require.True(t, strings.HasSuffix(text, "\n1 error, 29 passed, 1 not checked\n"), text)
 	require.Contains(t, Examine(f).Text(Style{Verbose: true}), "✓ store: records ")
 }
 

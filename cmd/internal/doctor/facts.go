@@ -149,8 +149,18 @@ type Switch struct {
 	// Up is how long ovs-vswitchd runs, AfterBoot how long after the boot it started.
 	Up        time.Duration `json:"upNanoseconds"`
 	AfterBoot time.Duration `json:"afterBootNanoseconds"`
-	// Handlers is how many threads take new packets.
-	Handlers int `json:"handlers"`
+	// PID is that of ovs-vswitchd, 0 where none runs. Stopped: a signal stops it (proc(5),
+	// state T).
+	PID     int  `json:"pid,omitempty"`
+	Stopped bool `json:"stopped,omitempty"`
+	// Handlers is how many threads take new packets. HandlersSet is what somebody set
+	// (n-handler-threads), Processors is how many there are.
+	Handlers    int    `json:"handlers"`
+	HandlersSet string `json:"handlersSet,omitempty"`
+	Processors  int    `json:"processors"`
+	// Memory is what ovs-vswitchd has in memory, MemoryTotal what the host has; in bytes.
+	Memory      uint64 `json:"memory"`
+	MemoryTotal uint64 `json:"memoryTotal"`
 	// LongPolls are the long poll intervals in the last minute.
 	LongPolls int `json:"longPolls"`
 	// FlowLimit is how many flows the datapath may hold now, FlowsNow how many it does.
@@ -204,10 +214,19 @@ type Underlay struct {
 	// ReversePath are values of rp_filter by device; that of "all" counts where it is
 	// the larger one.
 	ReversePath map[string]int `json:"reversePath,omitempty"`
-	// Neighbours are the entries of the kernel's table, NeighbourMax is how many it may
-	// have; 0: it does not say.
-	Neighbours   int `json:"neighbours"`
-	NeighbourMax int `json:"neighbourMax"`
+	// Neighbours are the kernel's tables; none where it does not say.
+	Neighbours []NeighbourTable `json:"neighbourTables,omitempty"`
+}
+
+// NeighbourTable is the table of IPv4's or IPv6's neighbours, of which a kernel has one for
+// all network namespaces.
+type NeighbourTable struct {
+	Family string `json:"family"`
+	// Entries are those that the limits count.
+	Entries int `json:"entries"`
+	// Thresholds are gc_thresh1 to gc_thresh3 (arp(7)); the last is how many entries there
+	// may be.
+	Thresholds [3]int `json:"thresholds"`
 }
 
 // Taker has a UDP port that a tunnel needs.

@@ -12,10 +12,20 @@ import (
 var switchChecks = []check{
 	{"open vswitch", switchRuns}, {"version", switchVersion}, {"bridge", switchBridge}, {"ports", switchPorts},
 	{"flows", switchFlows}, {"foreign", switchForeign}, {"tunnel ends", switchTunnels}, {"load", switchLoad},
+	{"memory", switchMemory},
 }
 
 func switchRuns(f *Facts, r *result) {
 	s := f.Switch
+	if s.Database.OK() && s.Daemon.Why != nil && s.Stopped {
+		r.found(Finding{
+			Code: fault.SwitchStarved, Severity: fault.Error, Item: "ovs-vswitchd",
+			What:     "a signal has stopped it: it gets no processor time at all, and takes no new packet",
+			Evidence: fmt.Sprintf("/proc/%d/stat: state T", s.PID), Remedy: "let it go on",
+			Commands: []string{fmt.Sprintf("kill -CONT %d", s.PID)}, Safe: true,
+		})
+		return
+	}
 	for _, part := range []Read{s.Database, s.Daemon} {
 		switch {
 		case part.Why != nil:
@@ -286,4 +296,37 @@ func switchLoad(f *Facts, r *result) {
 		})
 	}
 	r.ok(fmt.Sprintf("%d datapath flows of %d, %d handlers, nothing lost", s.FlowsNow, s.FlowLimit, s.Handlers))
+}
+
+// manyHandlers is how many handler threads are many whatever the number of processors.
+const manyHandlers = 16
+
+// switchMemory looks at what ovs-vswitchd takes. Each of its threads has a stack and sockets
+// of its own, and with --mlockall all of it stays in memory.
+func switchMemory(f *Facts, r *result) {
+	if !f.answers(r) {
+		return
+	}
+	s := f.Switch
+	if s.Memory == 0 || s.MemoryTotal == 0 {
+		r.unchecked("the kernel does not say how much memory ovs-vswitchd has")
+		return
+	}
+	used := fmt.Sprintf("%d MB of %d MB, %d handler threads, %d processors", s.Memory>>20, s.MemoryTotal>>20, s.Handlers,
+		s.Processors)
+	x := Finding{Code: fault.SwitchMemory, Item: "ovs-vswitchd", Evidence: used}
+	switch {
+	case s.Handlers > max(manyHandlers, 4*s.Processors) && s.HandlersSet != "":
+		x.What = fmt.Sprintf("runs %d handler threads, because other_config:n-handler-threads is %s: they take memory and no work",
+			s.Handlers, s.HandlersSet)
+		x.Remedy = "remove the setting: it has one thread for each processor then"
+		x.Commands = []string{"ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads"}
+	case s.Memory > s.MemoryTotal/4:
+		x.What = "takes more than a quarter of the host's memory"
+		x.Remedy = "'ovs-appctl memory/show' says what for; restart it if it only grows, and update Open vSwitch"
+	default:
+		r.ok("ovs-vswitchd takes " + used)
+		return
+	}
+	r.found(x)
 }

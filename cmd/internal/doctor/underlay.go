@@ -302,24 +302,31 @@ func underlayNeighbours(f *Facts, r *result) {
 	if !f.underlayKnown(r) {
 		return
 	}
-	u := f.Underlay
-	if u.NeighbourMax == 0 {
-		r.unchecked("the kernel does not say in this network namespace how many neighbours it may have")
+	if len(f.Underlay.Neighbours) == 0 {
+		r.unchecked("the kernel does not say how many neighbours it may have")
 		return
 	}
-	if u.Neighbours*10 >= u.NeighbourMax*9 {
+	var all []string
+	for _, t := range f.Underlay.Neighbours {
+		most := t.Thresholds[2]
+		all = append(all, fmt.Sprintf("%d of %d (%s)", t.Entries, most, t.Family))
+		if t.Entries*10 < most*9 {
+			continue
+		}
+		name := map[string]string{"IPv4": "ipv4", "IPv6": "ipv6"}[t.Family]
 		x := Finding{
-			Code: fault.NeighbourTableFull, Item: "table of neighbours",
-			What: fmt.Sprintf("has %d of %d entries: new addresses on the link are not resolved when it is full",
-				u.Neighbours, u.NeighbourMax),
-			Remedy: "make it larger, and persistently so in /etc/sysctl.d",
-			Commands: []string{
-				fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh3=%d", 4*u.NeighbourMax),
-				fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh2=%d", 2*u.NeighbourMax),
-			},
+			Code: fault.NeighbourTableFull, Item: "table of " + t.Family + " neighbours",
+			What: fmt.Sprintf("has %d of %d entries, those of containers included: new addresses are not resolved when it is full",
+				t.Entries, most),
+			Evidence: fmt.Sprintf("net.%s.neigh.default.gc_thresh3=%d", name, most),
+			Remedy: "make it larger, and persistently so in /etc/sysctl.d; the host's own network namespace has the setting, " +
+				"a container's has not",
 			Safe: true,
+		}
+		for i := 3; i > 0; i-- {
+			x.Commands = append(x.Commands, fmt.Sprintf("sysctl -w net.%s.neigh.default.gc_thresh%d=%d", name, i, 4*t.Thresholds[i-1]))
 		}
 		r.found(x)
 	}
-	r.ok(fmt.Sprintf("%d neighbours of %d", u.Neighbours, u.NeighbourMax))
+	r.ok(strings.Join(all, ", ") + " neighbours")
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,14 +41,16 @@ func (g *gatherer) ovs(ctx context.Context) {
 			s.Datapath = "system"
 		}
 	}
+	g.daemon(s)
 	out, err := g.flows.AppCtl(ctx, "upcall/show")
 	if err != nil {
+		s.Stopped = stopped(strconv.Itoa(s.PID))
 		x := fault.Of(err)
 		s.Daemon.Why = &x
 		return
 	}
 	s.FlowsNow, s.FlowLimit = upcalls(out)
-	g.daemon(s)
+	s.HandlersSet = g.handlersSet(ctx)
 	if out, err := g.flows.AppCtl(ctx, "coverage/show"); err == nil {
 		s.LongPolls = longPolls(out)
 	}
@@ -126,12 +129,47 @@ func (g *gatherer) daemon(s *doctor.Switch) {
 	}
 	pid := strings.TrimSpace(string(b))
 	threads, _ := filepath.Glob("/proc/" + pid + "/task/*/comm")
+	if len(threads) == 0 {
+		return // an old file
+	}
 	for _, t := range threads {
 		if name, err := os.ReadFile(t); err == nil && strings.HasPrefix(string(name), "handler") {
 			s.Handlers++
 		}
 	}
+	s.PID, _ = strconv.Atoi(pid)
 	s.AfterBoot, s.Up = started(pid)
+	s.Processors = runtime.NumCPU()
+	s.Memory, s.MemoryTotal = kilobytes("/proc/"+pid+"/status", "VmRSS:"), kilobytes("/proc/meminfo", "MemTotal:")
+}
+
+// kilobytes reads a value of a file such as /proc/meminfo, in bytes.
+func kilobytes(file, key string) uint64 {
+	b, _ := os.ReadFile(file)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == key {
+			n, _ := strconv.ParseUint(f[1], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// stopped reports whether a signal has stopped a process (proc(5), /proc/PID/stat field 3).
+func stopped(pid string) bool {
+	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+	_, rest, _ := strings.Cut(string(stat), ") ") // the name may have spaces
+	return strings.HasPrefix(rest, "T ")
+}
+
+// handlersSet is the number of handler threads that somebody chose; empty where nobody did.
+func (g *gatherer) handlersSet(ctx context.Context) string {
+	out, err := run(ctx, "ovs-vsctl", "--db="+g.cfg.OVSDB, "--timeout=5", "--if-exists", "get", "Open_vSwitch", ".",
+		"other_config:n-handler-threads")
+	if err != nil {
+		return ""
+	}
+	return strings.Trim(strings.TrimSpace(out), `"`)
 }
 
 // started returns how long after the boot a process started, and how long it runs

@@ -73,7 +73,7 @@ func (g *gatherer) underlay(ctx context.Context) {
 	}
 	u.Takers = g.takers()
 	u.ReversePath = reversePaths()
-	u.Neighbours, u.NeighbourMax = neighbours()
+	u.Neighbours = neighbours()
 	view := g.snap.View(g.facts.Node)
 	g.encaps(view)
 	g.needs(view)
@@ -233,25 +233,6 @@ func reversePaths() map[string]int {
 		out[filepath.Base(filepath.Dir(f))] = number(f)
 	}
 	return out
-}
-
-// neighbours counts the kernel's neighbours. How many there may be is told in the first
-// network namespace alone.
-func neighbours() (n, most int) {
-	most = number("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
-	if most == 0 {
-		return 0, 0
-	}
-	list, err := netlink.NeighList(0, netlink.FAMILY_V4)
-	if err != nil {
-		return 0, 0
-	}
-	for _, x := range list {
-		if x.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) == 0 {
-			n++
-		}
-	}
-	return n, most
 }
 
 // shaping lists what tc(8) does to the packets of the underlay.

@@ -207,6 +207,8 @@ const (
 	EndpointDown Code = "BZ0622"
 	// PluginSocketStale: Docker finds the socket of a plugin that nobody serves.
 	PluginSocketStale Code = "BZ0623"
+	// EndpointChecksum: an endpoint leaves checksums to a device, and nobody finishes them.
+	EndpointChecksum Code = "BZ0625"
 	// Leftover: a device or a port of Baize's belongs to nothing any more.
 	Leftover Code = "BZ0624"
 

@@ -73,6 +73,15 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 			"set it up, and restore its addresses and routes",
 			append([]string{e.inside("ip link set dev %s up", arg(e.Inside.Name))}, e.restoreIPv6()...)...)
 	}
+	if e.Inside.NoARP {
+		add(fault.EndpointDown, "its interface does not take part in ARP: nobody finds it, and it finds nobody",
+			"interface "+e.Inside.Name+": NOARP", "let it", e.inside("ip link set dev %s arp on", arg(e.Inside.Name)))
+	}
+	if e.Inside.Offload && f.userspace() {
+		add(fault.EndpointChecksum, "its kernel leaves checksums to its interface, and the userspace datapath reads frames as "+
+			"they are: pings pass, and TCP and UDP do not", "interface "+e.Inside.Name+": tx-checksumming on",
+			"switch it off", e.inside("ethtool -K %s tx off", arg(e.Inside.Name)))
+	}
 	if !strings.EqualFold(e.Inside.MAC, e.MAC) {
 		add(fault.EndpointMAC, fmt.Sprintf("its interface has MAC %s, and was given %s: what it sends is dropped",
 			e.Inside.MAC, e.MAC),
@@ -84,6 +93,7 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 			"interface "+e.Inside.Name, "lower it", e.inside("ip link set dev %s mtu %d", arg(e.Inside.Name), e.MTU))
 	}
 	r.addresses(e, item)
+	r.masks(e, item)
 }
 
 // renew is the command that attaches an endpoint anew; a container's engine does it
@@ -166,6 +176,24 @@ func (r *result) addresses(e *Endpoint, item string) {
 		return
 	}
 	r.found(x)
+}
+
+// masks looks at the lengths of an endpoint's prefixes: to it its network is one Ethernet.
+func (r *result) masks(e *Endpoint, item string) {
+	for _, p := range e.Inside.Addrs {
+		want := e.withBits(p.Addr())
+		if !slices.Contains(e.IPs, p.Addr()) || p == want || slices.Contains(e.Inside.Addrs, want) || want.IsSingleIP() {
+			continue
+		}
+		r.found(Finding{
+			Code: fault.EndpointAddress, Severity: fault.Warning, Item: item,
+			What:     fmt.Sprintf("its address has the prefix length %d, its network %d: it looks for the others elsewhere", p.Bits(), want.Bits()),
+			Evidence: fmt.Sprintf("interface %s has %s", e.Inside.Name, orNone(e.Inside.Addrs)), Remedy: "give it that of the network",
+			Commands: []string{
+				e.inside("ip addr add %s dev %s", want, arg(e.Inside.Name)), e.inside("ip addr del %s dev %s", p, arg(e.Inside.Name)),
+			},
+		})
+	}
 }
 
 func orNone(list []netip.Prefix) string {

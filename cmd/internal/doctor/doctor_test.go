@@ -36,7 +36,7 @@ func healthy() Facts {
 		},
 		Switch: Switch{
 			Version: "3.1.0", Bridge: "br-baize", Datapath: "system", Drift: &drift.Drift{Same: true}, Flows: 60, Up: time.Hour,
-			Handlers: 2, FlowLimit: 200000, FlowsNow: 7, PID: 77, Processors: 2, Memory: 100 << 20, MemoryTotal: 8 << 30,
+			Handlers: 2, FlowLimit: 200000, FlowsNow: 7, Processors: 2, Memory: 100 << 20, MemoryTotal: 8 << 30,
 			Tunnels: []Tunnel{{Bridge: "br-baize", Port: "vx-host2", Type: "vxlan", Local: "192.0.2.1", Remote: "192.0.2.2", Key: "flow"}},
 		},
 		Underlay: Underlay{
@@ -154,10 +154,33 @@ func TestFindings(t *testing.T) {
 			"ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-restore-wait", fault.Warning},
 		"starved": {func(f *Facts) { f.Switch.LongPolls = 40 }, fault.SwitchStarved, "ovs-vswitchd", "", fault.Warning},
 		"stopped": {func(f *Facts) {
-			f.Switch.Daemon, f.Switch.Stopped = down(fault.SwitchUnavailable, "ovs-vswitchd"), true
+			f.Switch.Daemon, f.Switch.Stopped = down(fault.SwitchUnavailable, "ovs-vswitchd"), []Process{{"ovs-vswitchd", 77}}
 		}, fault.SwitchStarved, "ovs-vswitchd", "kill -CONT 77", fault.Error},
-		"handler threads": {func(f *Facts) { f.Switch.Handlers, f.Switch.HandlersSet = 200, "200" }, fault.SwitchMemory, "ovs-vswitchd",
+		"handler threads": {func(f *Facts) {
+			f.Switch.Handlers, f.Switch.Settings = 200, map[string]string{"n-handler-threads": "200"}
+		}, fault.SwitchMemory, "ovs-vswitchd",
 			"ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads", fault.Warning},
+		"flow limit set": {func(f *Facts) { f.Switch.Settings = map[string]string{"flow-limit": "5"} }, fault.SwitchStarved,
+			"other_config:flow-limit", "ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-limit", fault.Warning},
+		"database stopped": {func(f *Facts) {
+			f.Switch.Database, f.Switch.Stopped = down(fault.SwitchUnavailable, "Open vSwitch database"), []Process{{"ovsdb-server", 78}}
+		}, fault.SwitchStarved, "ovsdb-server", "kill -CONT 78", fault.Error},
+		"etcd hangs": {func(f *Facts) {
+			f.Store.Why = &fault.Fault{Code: fault.StoreUnavailable, Item: "etcd", What: "it accepts the connection but says nothing"}
+		}, fault.StoreUnavailable, "etcd", "systemctl restart etcd", fault.Error},
+		"fixed neighbour": {func(f *Facts) { f.Underlay.Peers[0].Answered, f.Underlay.Peers[0].Fixed = 0, "02:00:00:00:00:99" },
+			fault.PeerUnreachable, "node host2, VTEP 192.0.2.2", "ip neigh del 192.0.2.2 dev eth0", fault.Warning},
+		"egress hook": {func(f *Facts) {
+			f.Host.Forwards = []Forward{{"blue", "host2", netip.MustParseAddr("10.1.6.2"), netip.MustParseAddr("10.1.5.2"), "eth0", "bn-blue"}}
+			f.Host.NFTables = "table netdev f {\n\tchain out {\n\t\ttype filter hook egress device \"bn-blue\" priority filter; " +
+				"policy accept;\n\t\tip daddr 10.1.5.2 drop # handle 8\n\t}\n}\n"
+		}, fault.FirewallDrops, "firewall, netdev f out", "nft delete rule netdev f out handle 8", fault.Error},
+		"no ARP": {func(f *Facts) { f.Endpoints[0].Inside.NoARP = true }, fault.EndpointDown, "endpoint c1",
+			"nsenter --net=/run/netns/c1 ip link set dev eth0 arp on", fault.Error},
+		"checksums": {func(f *Facts) { f.Switch.Datapath, f.Endpoints[0].Inside.Offload = "netdev", true }, fault.EndpointChecksum,
+			"endpoint c1", "nsenter --net=/run/netns/c1 ethtool -K eth0 tx off", fault.Error},
+		"prefix length": {func(f *Facts) { f.Endpoints[0].Inside.Addrs[0] = netip.MustParsePrefix("10.1.5.2/24") },
+			fault.EndpointAddress, "endpoint c1", "nsenter --net=/run/netns/c1 ip addr add 10.1.5.2/16 dev eth0", fault.Warning},
 		"memory":     {func(f *Facts) { f.Switch.Memory = 3 << 30 }, fault.SwitchMemory, "ovs-vswitchd", "", fault.Warning},
 		"flow limit": {func(f *Facts) { f.Switch.FlowsNow = 190000 }, fault.SwitchStarved, "ovs-vswitchd", "", fault.Warning},
 		"lost":       {func(f *Facts) { f.Switch.LostAfter = 3 }, fault.UpcallsLost, "datapath of bridge br-baize", "", fault.Warning},
@@ -165,8 +188,7 @@ func TestFindings(t *testing.T) {
 		"MTU of the underlay": {func(f *Facts) { f.Underlay.MTU, f.Underlay.MTUDevice, f.Underlay.Need = 1400, "eth0", 1500 },
 			fault.UnderlayMTU, "device eth0", "ip link set dev eth0 mtu 1500", fault.Error},
 		"device down": {func(f *Facts) { f.Underlay.Down = []string{"eth0"} }, fault.UnderlayDown, "device eth0", "ip link set dev eth0 up", fault.Error},
-		"no VTEP": {func(f *Facts) { f.Underlay.Lacking = f.Underlay.VTEPs }, fault.UnderlayDown, "VTEP 192.0.2.1",
-			"systemctl restart baize", fault.Error},
+		"no VTEP":     {func(f *Facts) { f.Underlay.Lacking = f.Underlay.VTEPs }, fault.UnderlayDown, "VTEP 192.0.2.1", "", fault.Error},
 		"port taken": {func(f *Facts) { f.Underlay.Takers = []Taker{{Port: 4789, Process: "theirs", PID: 7}} }, fault.TunnelPortTaken,
 			"UDP port 4789", "kill 7", fault.Error},
 		"VXLAN device": {func(f *Facts) { f.Underlay.Takers = []Taker{{Port: 4789, Device: "vx9"}} }, fault.TunnelPortTaken,

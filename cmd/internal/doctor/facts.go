@@ -149,15 +149,13 @@ type Switch struct {
 	// Up is how long ovs-vswitchd runs, AfterBoot how long after the boot it started.
 	Up        time.Duration `json:"upNanoseconds"`
 	AfterBoot time.Duration `json:"afterBootNanoseconds"`
-	// PID is that of ovs-vswitchd, 0 where none runs. Stopped: a signal stops it (proc(5),
-	// state T).
-	PID     int  `json:"pid,omitempty"`
-	Stopped bool `json:"stopped,omitempty"`
-	// Handlers is how many threads take new packets. HandlersSet is what somebody set
-	// (n-handler-threads), Processors is how many there are.
-	Handlers    int    `json:"handlers"`
-	HandlersSet string `json:"handlersSet,omitempty"`
-	Processors  int    `json:"processors"`
+	// Stopped are its processes that a signal has stopped (proc(5), state T).
+	Stopped []Process `json:"stopped,omitempty"`
+	// Handlers is how many threads take new packets, Processors is how many there are.
+	Handlers   int `json:"handlers"`
+	Processors int `json:"processors"`
+	// Settings are those of Open_vSwitch's other_config that somebody chose.
+	Settings map[string]string `json:"settings,omitempty"`
 	// Memory is what ovs-vswitchd has in memory, MemoryTotal what the host has; in bytes.
 	Memory      uint64 `json:"memory"`
 	MemoryTotal uint64 `json:"memoryTotal"`
@@ -170,6 +168,12 @@ type Switch struct {
 	// and when it ended.
 	LostBefore uint64 `json:"lostBefore"`
 	LostAfter  uint64 `json:"lostAfter"`
+}
+
+// Process is a program that runs.
+type Process struct {
+	Name string `json:"name"`
+	PID  int    `json:"pid"`
 }
 
 // Tunnel is a tunnel port of a bridge.
@@ -256,6 +260,9 @@ type Peer struct {
 	Dev        string `json:"dev,omitempty"`
 	Via        string `json:"via,omitempty"`
 	RouteError string `json:"routeError,omitempty"`
+	// Fixed is the link address that somebody wrote down for its next hop; empty where the
+	// kernel asks for it.
+	Fixed string `json:"fixed,omitempty"`
 	// Blocked is the route that refuses it, as ip(8) prints it.
 	Blocked string `json:"blocked,omitempty"`
 	// Sent and Answered are ICMP echoes.
@@ -333,6 +340,10 @@ type Interface struct {
 	MTU   int            `json:"mtu"`
 	MAC   string         `json:"mac,omitempty"`
 	Addrs []netip.Prefix `json:"addrs,omitempty"`
+	// NoARP: it asks for no link address and answers no question for its own. Offload: its
+	// kernel leaves checksums to it.
+	NoARP   bool `json:"noARP,omitempty"`
+	Offload bool `json:"offload,omitempty"`
 }
 
 // Engine is Docker.

@@ -39,10 +39,15 @@ func hostForwarding(f *Facts, r *result) {
 	}
 	rules, seen := f.Host.rules(), map[string]bool{}
 	for _, w := range f.Host.Forwards {
-		in := netfilter.Packet{Src: w.From, Dst: w.To, In: w.In}
-		through := in
-		in.Hook, through.Hook, through.Out = "prerouting", "forward", w.Out
-		for _, p := range []netfilter.Packet{in, through} {
+		p := netfilter.Packet{Src: w.From, Dst: w.To}
+		for _, hook := range []string{"ingress", "prerouting", "forward", "postrouting", "egress"} {
+			p.Hook, p.In, p.Out = hook, w.In, w.Out
+			switch hook {
+			case "ingress", "prerouting":
+				p.Out = ""
+			case "postrouting", "egress":
+				p.In = ""
+			}
 			for _, d := range rules.Drops(p, ownTables...) {
 				if seen[d.Where+d.Rule] {
 					continue

@@ -24,6 +24,9 @@ func remedied(f Finding) Finding {
 		f.Commands = []string{"etcdctl defrag", "etcdctl alarm disarm"}
 	case fault.StoreUnavailable:
 		f.Commands = []string{"systemctl start etcd"}
+		if strings.Contains(f.What, "says nothing") {
+			f.Commands = []string{"systemctl restart etcd"}
+		}
 	case fault.RecordMalformed:
 		if key := strings.TrimPrefix(f.Item, "key "); strings.Contains(key, "/") && !strings.Contains(key, " ") {
 			f.Commands = []string{"etcdctl del " + arg(keyPrefix+key)}

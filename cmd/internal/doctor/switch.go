@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,14 +18,16 @@ var switchChecks = []check{
 
 func switchRuns(f *Facts, r *result) {
 	s := f.Switch
-	if s.Database.OK() && s.Daemon.Why != nil && s.Stopped {
+	for _, p := range s.Stopped {
 		r.found(Finding{
-			Code: fault.SwitchStarved, Severity: fault.Error, Item: "ovs-vswitchd",
-			What:     "a signal has stopped it: it gets no processor time at all, and takes no new packet",
-			Evidence: fmt.Sprintf("/proc/%d/stat: state T", s.PID), Remedy: "let it go on",
-			Commands: []string{fmt.Sprintf("kill -CONT %d", s.PID)}, Safe: true,
+			Code: fault.SwitchStarved, Severity: fault.Error, Item: p.Name,
+			What:     "a signal has stopped it: it gets no processor time at all",
+			Evidence: fmt.Sprintf("/proc/%d/stat: state T", p.PID), Remedy: "let it go on",
+			Commands: []string{fmt.Sprintf("kill -CONT %d", p.PID)}, Safe: true,
 		})
-		return
+	}
+	if len(s.Stopped) > 0 {
+		return // that it does not answer follows from it
 	}
 	for _, part := range []Read{s.Database, s.Daemon} {
 		switch {
@@ -264,6 +267,9 @@ func switchTunnels(f *Facts, r *result) {
 	r.ok("no other bridge has a tunnel with the ends of one of Baize's")
 }
 
+// fewFlows is how many are too few for a datapath: Open vSwitch begins with 10000.
+const fewFlows = 10000
+
 // busyPolls is how many long poll intervals in a minute are too many.
 const busyPolls = 12
 
@@ -283,7 +289,14 @@ func switchLoad(f *Facts, r *result) {
 		starved("has no handler threads: new packets are lost", "threads named handler: 0",
 			"remove other_config:n-handler-threads, or restart it")
 	}
-	if s.FlowLimit > 0 && s.FlowsNow*10 >= s.FlowLimit*9 {
+	if limit, err := strconv.Atoi(s.Settings["flow-limit"]); err == nil && limit < fewFlows {
+		r.found(Finding{
+			Code: fault.SwitchStarved, Item: "other_config:flow-limit",
+			What:     fmt.Sprintf("is %d: the datapath holds no more flows than that, and every other packet is slow", limit),
+			Evidence: fmt.Sprintf("%d flows now", s.FlowsNow), Remedy: "remove it: Open vSwitch finds a limit by itself",
+			Commands: []string{"ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-limit"},
+		})
+	} else if s.FlowLimit > 0 && s.FlowsNow*10 >= s.FlowLimit*9 {
 		starved(fmt.Sprintf("its datapath holds %d flows of %d: new ones are made slowly", s.FlowsNow, s.FlowLimit),
 			"upcall/show: current, limit", "who sends to so many addresses? A scan shows like this")
 	}
@@ -297,6 +310,8 @@ func switchLoad(f *Facts, r *result) {
 	}
 	r.ok(fmt.Sprintf("%d datapath flows of %d, %d handlers, nothing lost", s.FlowsNow, s.FlowLimit, s.Handlers))
 }
+
+const handlersSetting = "n-handler-threads"
 
 // manyHandlers is how many handler threads are many whatever the number of processors.
 const manyHandlers = 16
@@ -316,11 +331,11 @@ func switchMemory(f *Facts, r *result) {
 		s.Processors)
 	x := Finding{Code: fault.SwitchMemory, Item: "ovs-vswitchd", Evidence: used}
 	switch {
-	case s.Handlers > max(manyHandlers, 4*s.Processors) && s.HandlersSet != "":
-		x.What = fmt.Sprintf("runs %d handler threads, because other_config:n-handler-threads is %s: they take memory and no work",
-			s.Handlers, s.HandlersSet)
+	case s.Handlers > max(manyHandlers, 4*s.Processors) && s.Settings[handlersSetting] != "":
+		x.What = fmt.Sprintf("runs %d handler threads, because other_config:%s is %s: they take memory and no work",
+			s.Handlers, handlersSetting, s.Settings[handlersSetting])
 		x.Remedy = "remove the setting: it has one thread for each processor then"
-		x.Commands = []string{"ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads"}
+		x.Commands = []string{"ovs-vsctl --no-wait remove Open_vSwitch . other_config " + handlersSetting}
 	case s.Memory > s.MemoryTotal/4:
 		x.What = "takes more than a quarter of the host's memory"
 		x.Remedy = "'ovs-appctl memory/show' says what for; restart it if it only grows, and update Open vSwitch"

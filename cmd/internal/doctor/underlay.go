@@ -42,10 +42,8 @@ func underlayDevice(f *Facts, r *result) {
 		}
 		r.found(Finding{
 			Code: fault.UnderlayDown, Item: "VTEP " + a.String(),
-			What: "no device of this host has the address that peers send to",
-			Remedy: fmt.Sprintf("give it back to its device, with its prefix: 'ip addr add %s/%d dev …'; or restart the agent, "+
-				"which takes the address that etcd is reached from", a, bits),
-			Commands: []string{restartAgent},
+			What:   "no device of this host has the address that peers send to",
+			Remedy: fmt.Sprintf("give it back to its device, with its prefix: 'ip addr add %s/%d dev …'", a, bits),
 		})
 	}
 	if u.MTU > 0 && u.MTU < u.Need {
@@ -253,6 +251,15 @@ func underlayPeers(f *Facts, r *result) {
 			x.Severity = fault.Warning // echoes alone may be filtered
 			if !p.Alive {
 				x.What += ", and its agent does not run"
+			}
+			if p.Fixed != "" {
+				hop := p.Addr.String()
+				if p.Via != "" {
+					hop = p.Via
+				}
+				x.Evidence = fmt.Sprintf("somebody wrote down %s as the link address of %s", p.Fixed, hop)
+				x.Remedy = "remove the entry: the kernel asks for the address then"
+				x.Commands = []string{fmt.Sprintf("ip neigh del %s dev %s", hop, arg(p.Dev))}
 			}
 		case p.Answered < p.Sent:
 			asked++

@@ -34,6 +34,22 @@ func checksumOff(ifname string) error {
 	return nil
 }
 
+// ChecksumOffload reports whether an interface of a network namespace is to finish
+// checksums that its kernel leaves open.
+func ChecksumOffload(netns, ifname string) (on bool, err error) {
+	err = InNetns(netns, func() error {
+		e, err := ethtool.NewEthtool()
+		if err != nil {
+			return err
+		}
+		defer e.Close()
+		features, err := txFeatures(e, ifname)
+		on = len(features) > 0
+		return err
+	})
+	return on, err
+}
+
 // txFeatures returns the checksum features that are on and may be changed, each with the value to set.
 func txFeatures(e *ethtool.Ethtool, ifname string) (map[string]bool, error) {
 	features, err := e.FeaturesWithState(ifname)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Interface is a network device as it is.
@@ -17,6 +18,8 @@ type Interface struct {
 	MTU  int
 	// Up is what 'ip link set up' sets, Carrier says that the other end is there.
 	Up, Carrier bool
+	// NoARP: it takes no part in ARP.
+	NoARP bool
 	// Master is the bridge or bond that it is a port of, Parent the device that a VLAN,
 	// or the like, is on; empty where there is none here.
 	Master, Parent string
@@ -65,7 +68,7 @@ func interfaces(h *netlink.Handle, where string) ([]Interface, error) {
 		i := Interface{
 			Name: at.Name, Kind: l.Type(), MAC: at.HardwareAddr, MTU: at.MTU, Up: at.Flags&net.FlagUp != 0,
 			Carrier: at.OperState == netlink.OperUp || at.OperState == netlink.OperUnknown,
-			Master:  names[at.MasterIndex],
+			Master:  names[at.MasterIndex], NoARP: at.RawFlags&unix.IFF_NOARP != 0,
 		}
 		if at.NetNsID < 0 { // of a pair, the other end may be in another namespace, under any number
 			i.Parent = names[at.ParentIndex]

@@ -116,6 +116,9 @@ func (g *gatherer) endpoints(context.Context) {
 			x.Host = interfaceOf(d)
 		}
 		x.Inside = inside(e)
+		if g.facts.Switch.Datapath == "netdev" && x.Inside.There {
+			x.Inside.Offload, _ = hostnet.ChecksumOffload(e.Netns, x.Inside.Name)
+		}
 		g.facts.Endpoints = append(g.facts.Endpoints, x)
 	}
 }
@@ -143,7 +146,8 @@ func (g *gatherer) known() []api.Endpoint {
 }
 
 func interfaceOf(d hostnet.Interface) doctor.Interface {
-	return doctor.Interface{There: true, Name: d.Name, Up: d.Up, MTU: d.MTU, MAC: d.MAC.String(), Addrs: d.Addrs}
+	return doctor.Interface{There: true, Name: d.Name, Up: d.Up, MTU: d.MTU, MAC: d.MAC.String(), Addrs: d.Addrs,
+		NoARP: d.NoARP}
 }
 
 // inside looks for the interface of an endpoint in its namespace: by its name, or, where

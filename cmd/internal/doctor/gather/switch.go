@@ -29,7 +29,7 @@ func (g *gatherer) ovs(ctx context.Context) {
 	have, err := g.db.Observe(ctx)
 	if err != nil {
 		x := fault.Of(err)
-		s.Database.Why = &x
+		s.Database.Why, s.Stopped = &x, g.stopped()
 		s.Daemon.Skipped = "its database does not answer"
 		return
 	}
@@ -44,13 +44,13 @@ func (g *gatherer) ovs(ctx context.Context) {
 	g.daemon(s)
 	out, err := g.flows.AppCtl(ctx, "upcall/show")
 	if err != nil {
-		s.Stopped = stopped(strconv.Itoa(s.PID))
+		s.Stopped = g.stopped()
 		x := fault.Of(err)
 		s.Daemon.Why = &x
 		return
 	}
 	s.FlowsNow, s.FlowLimit = upcalls(out)
-	s.HandlersSet = g.handlersSet(ctx)
+	g.list(ctx, "Open_vSwitch", "other_config", func(row map[string]any) { s.Settings = ovsMap(row["other_config"]) })
 	if out, err := g.flows.AppCtl(ctx, "coverage/show"); err == nil {
 		s.LongPolls = longPolls(out)
 	}
@@ -119,25 +119,16 @@ func (g *gatherer) lost(ctx context.Context) uint64 {
 
 // daemon looks at the process of ovs-vswitchd.
 func (g *gatherer) daemon(s *doctor.Switch) {
-	dir := g.cfg.RunDir
-	if dir == "" {
-		dir = openflow.DefaultRunDir
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "ovs-vswitchd.pid"))
-	if err != nil {
-		return
-	}
-	pid := strings.TrimSpace(string(b))
+	pid := g.pid("ovs-vswitchd")
 	threads, _ := filepath.Glob("/proc/" + pid + "/task/*/comm")
 	if len(threads) == 0 {
-		return // an old file
+		return // none runs
 	}
 	for _, t := range threads {
 		if name, err := os.ReadFile(t); err == nil && strings.HasPrefix(string(name), "handler") {
 			s.Handlers++
 		}
 	}
-	s.PID, _ = strconv.Atoi(pid)
 	s.AfterBoot, s.Up = started(pid)
 	s.Processors = runtime.NumCPU()
 	s.Memory, s.MemoryTotal = kilobytes("/proc/"+pid+"/status", "VmRSS:"), kilobytes("/proc/meminfo", "MemTotal:")
@@ -155,21 +146,28 @@ func kilobytes(file, key string) uint64 {
 	return 0
 }
 
-// stopped reports whether a signal has stopped a process (proc(5), /proc/PID/stat field 3).
-func stopped(pid string) bool {
-	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
-	_, rest, _ := strings.Cut(string(stat), ") ") // the name may have spaces
-	return strings.HasPrefix(rest, "T ")
+// stopped are the processes of Open vSwitch that a signal has stopped (proc(5),
+// /proc/PID/stat field 3).
+func (g *gatherer) stopped() (out []doctor.Process) {
+	for _, name := range []string{"ovsdb-server", "ovs-vswitchd"} {
+		pid := g.pid(name)
+		stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+		_, rest, _ := strings.Cut(string(stat), ") ") // the name may have spaces
+		if n, err := strconv.Atoi(pid); err == nil && strings.HasPrefix(rest, "T ") {
+			out = append(out, doctor.Process{Name: name, PID: n})
+		}
+	}
+	return out
 }
 
-// handlersSet is the number of handler threads that somebody chose; empty where nobody did.
-func (g *gatherer) handlersSet(ctx context.Context) string {
-	out, err := run(ctx, "ovs-vsctl", "--db="+g.cfg.OVSDB, "--timeout=5", "--if-exists", "get", "Open_vSwitch", ".",
-		"other_config:n-handler-threads")
-	if err != nil {
-		return ""
+// pid reads a pidfile of Open vSwitch; empty where there is none.
+func (g *gatherer) pid(name string) string {
+	dir := g.cfg.RunDir
+	if dir == "" {
+		dir = openflow.DefaultRunDir
 	}
-	return strings.Trim(strings.TrimSpace(out), `"`)
+	b, _ := os.ReadFile(filepath.Join(dir, name+".pid"))
+	return strings.TrimSpace(string(b))
 }
 
 // started returns how long after the boot a process started, and how long it runs
@@ -192,33 +190,34 @@ func started(pid string) (afterBoot, up time.Duration) {
 	return afterBoot, time.Duration(now*float64(time.Second)) - afterBoot
 }
 
-// tunnels lists the tunnel ports of all bridges. The database's monitor has only what
-// concerns Baize's own.
-func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
-	db := g.cfg.OVSDB
-	list := func(table, columns string, each func(row map[string]any)) {
-		out, err := run(ctx, "ovs-vsctl", "--db="+db, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns,
-			"list", table)
-		if err != nil {
-			return
-		}
-		var t struct {
-			Headings []string `json:"headings"`
-			Data     [][]any  `json:"data"`
-		}
-		if json.Unmarshal([]byte(out), &t) != nil {
-			return
-		}
-		for _, d := range t.Data {
-			row := map[string]any{}
-			for i, h := range t.Headings {
-				row[h] = d[i]
-			}
-			each(row)
-		}
+// list reads columns of a table of Open vSwitch's database. The monitor that Observe uses
+// has only what concerns Baize's own.
+func (g *gatherer) list(ctx context.Context, table, columns string, each func(row map[string]any)) {
+	out, err := run(ctx, "ovs-vsctl", "--db="+g.cfg.OVSDB, "--timeout=5", "-f", "json", "-d", "json", "--columns="+columns,
+		"list", table)
+	if err != nil {
+		return
 	}
+	var t struct {
+		Headings []string `json:"headings"`
+		Data     [][]any  `json:"data"`
+	}
+	if json.Unmarshal([]byte(out), &t) != nil {
+		return
+	}
+	for _, d := range t.Data {
+		row := map[string]any{}
+		for i, h := range t.Headings {
+			row[h] = d[i]
+		}
+		each(row)
+	}
+}
+
+// tunnels lists the tunnel ports of all bridges.
+func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 	var found []doctor.Tunnel
-	list("Interface", "name,type,options,error", func(row map[string]any) {
+	g.list(ctx, "Interface", "name,type,options,error", func(row map[string]any) {
 		options := ovsMap(row["options"])
 		kind, _ := row["type"].(string)
 		if options["remote_ip"] == "" {

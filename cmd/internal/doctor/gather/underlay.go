@@ -328,9 +328,12 @@ func way(ctx context.Context, p *doctor.Peer) {
 		if l, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
 			p.Dev = l.Attrs().Name
 		}
-		if len(routes[0].Gw) > 0 {
-			p.Via = routes[0].Gw.String()
+		hop := p.Addr
+		if gw, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+			hop = gw.Unmap()
+			p.Via = hop.String()
 		}
+		p.Fixed = fixed(routes[0].LinkIndex, hop)
 		return
 	}
 	switch {
@@ -355,6 +358,17 @@ func way(ctx context.Context, p *doctor.Peer) {
 			return
 		}
 	}
+}
+
+// fixed is the link address that somebody wrote down for a neighbour; empty where nobody did.
+func fixed(link int, a netip.Addr) string {
+	list, _ := netlink.NeighList(link, 0)
+	for _, n := range list {
+		if have, ok := netip.AddrFromSlice(n.IP); ok && have.Unmap() == a && n.State&unix.NUD_PERMANENT != 0 {
+			return n.HardwareAddr.String()
+		}
+	}
+	return ""
 }
 
 // ask sends ICMP echoes.

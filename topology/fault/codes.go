@@ -120,6 +120,8 @@ const (
 	// SwitchMemory: ovs-vswitchd takes much of the host's memory, or runs far more threads
 	// than there are processors for.
 	SwitchMemory Code = "BZ0329"
+	// PortLimited: somebody limits a port of Baize's, or closed it for one direction.
+	PortLimited Code = "BZ0330"
 
 	// 04: the underlay.
 

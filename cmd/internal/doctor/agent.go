@@ -120,3 +120,20 @@ var same = map[fault.Code]bool{
 	fault.StoreUnavailable: true, fault.StoreFull: true, fault.SwitchUnavailable: true, fault.BridgeMissing: true,
 	fault.StateUnwritable: true, fault.RestoreWaitForeign: true, fault.UnderlayMTU: true,
 }
+
+// followVanished takes away what follows from a network's record that vanished: that its
+// subnets, pins and names have no network. To delete them would be the next loss.
+func (r *Report) followVanished() {
+	gone := map[string]bool{}
+	for _, x := range r.Findings() {
+		if name, ok := strings.CutPrefix(x.Item, "networks/"); ok && x.Code == fault.RecordVanished {
+			gone[name] = true
+		}
+	}
+	for i := range r.Results {
+		r.Results[i].Findings = slices.DeleteFunc(r.Results[i].Findings, func(x Finding) bool {
+			parts := strings.Split(x.Item, "/")
+			return x.Code == fault.RecordOrphaned && len(parts) == 3 && gone[parts[1]]
+		})
+	}
+}

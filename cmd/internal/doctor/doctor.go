@@ -132,6 +132,7 @@ func Examine(f Facts) Report {
 	}
 	out.takeAgents(&f)
 	out.once()
+	out.followVanished()
 	for i := range out.Results {
 		out.Results[i].settle(f.Node)
 		for j := range out.Results[i].Findings {

@@ -160,6 +160,14 @@ func TestFindings(t *testing.T) {
 			f.Switch.Handlers, f.Switch.Settings = 200, map[string]string{"n-handler-threads": "200"}
 		}, fault.SwitchMemory, "ovs-vswitchd",
 			"ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads", fault.Warning},
+		"policing": {func(f *Facts) { f.Switch.Limits = []PortLimit{{Port: "bz1", Rate: 8}} }, fault.PortLimited, "port bz1",
+			"ovs-vsctl set interface bz1 ingress_policing_rate=0 ingress_policing_burst=0", fault.Error},
+		"closed port": {func(f *Facts) { f.Switch.Limits = []PortLimit{{Port: "bz1", NoReceive: true}} }, fault.PortLimited, "port bz1",
+			"ovs-ofctl -O OpenFlow14 mod-port br-baize bz1 receive", fault.Error},
+		"vanished": {func(f *Facts) {
+			f.Agent.Status.Problems = []fault.Fault{{Code: fault.RecordVanished, Item: "networks/blue", What: "gone", Remedy: "put it back"}}
+			f.Store.Topology = []fault.Fault{{Code: fault.RecordOrphaned, Item: "subnets/blue/10.1.5.0-24", What: "no network"}}
+		}, fault.RecordVanished, "networks/blue", "", fault.Error},
 		"flow limit set": {func(f *Facts) { f.Switch.Settings = map[string]string{"flow-limit": "5"} }, fault.SwitchStarved,
 			"other_config:flow-limit", "ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-limit", fault.Warning},
 		"database stopped": {func(f *Facts) {
@@ -308,7 +316,7 @@ func TestText(t *testing.T) {
 	require.Contains(t, text, "✗ BZ0607      host1: endpoint c1: its interface has MTU 9000")
 	require.Contains(t, text, "\n              → lower it\n                $ nsenter --net=/run/netns/c1 ip link set dev eth0 mtu 1450\n")
 	require.Contains(t, text, "– mesh        not checked, tunnels: ")
-	require.True(t, strings.HasSuffix(text, "\n1 error, 29 passed, 1 not checked\n"), text)
+	require.True(t, strings.HasSuffix(text, "\n1 error, 30 passed, 1 not checked\n"), text)
 	require.Contains(t, Examine(f).Text(Style{Verbose: true}), "✓ store: records ")
 }
 

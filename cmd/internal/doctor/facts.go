@@ -146,6 +146,8 @@ type Switch struct {
 	Flows    int          `json:"flows"`
 	// Tunnels are those of all bridges.
 	Tunnels []Tunnel `json:"tunnels,omitempty"`
+	// Limits are what somebody does to the traffic of Baize's ports.
+	Limits []PortLimit `json:"limits,omitempty"`
 	// Up is how long ovs-vswitchd runs, AfterBoot how long after the boot it started.
 	Up        time.Duration `json:"upNanoseconds"`
 	AfterBoot time.Duration `json:"afterBootNanoseconds"`
@@ -168,6 +170,16 @@ type Switch struct {
 	// and when it ended.
 	LostBefore uint64 `json:"lostBefore"`
 	LostAfter  uint64 `json:"lostAfter"`
+}
+
+// PortLimit is what somebody does to the traffic of a port.
+type PortLimit struct {
+	Port string `json:"port"`
+	// Rate is how much it may send, in kbit/s; 0: as much as it likes (ingress_policing_rate).
+	Rate int `json:"rate,omitempty"`
+	// NoForward: nothing goes out of it. NoReceive: what comes in by it is dropped.
+	NoForward bool `json:"noForward,omitempty"`
+	NoReceive bool `json:"noReceive,omitempty"`
 }
 
 // Process is a program that runs.
@@ -197,8 +209,10 @@ type Underlay struct {
 	VTEPs  []netip.Addr `json:"vteps"`
 	// Lacking are those of VTEPs that no device has.
 	Lacking []netip.Addr `json:"lacking,omitempty"`
-	// Down are the devices of Device and Below that are down or have no carrier.
-	Down []string `json:"down,omitempty"`
+	// Down are the devices of Device and Below that somebody set down, NoCarrier those that
+	// are up and have no other end.
+	Down      []string `json:"down,omitempty"`
+	NoCarrier []string `json:"noCarrier,omitempty"`
 	// MTU is the smallest of Device and Below, that of MTUDevice. Need is what the
 	// largest packet of a network takes there, and NeedOf says of which.
 	MTU       int    `json:"mtu"`

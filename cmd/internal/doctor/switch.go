@@ -12,7 +12,7 @@ import (
 
 var switchChecks = []check{
 	{"open vswitch", switchRuns}, {"version", switchVersion}, {"bridge", switchBridge}, {"ports", switchPorts},
-	{"flows", switchFlows}, {"foreign", switchForeign}, {"tunnel ends", switchTunnels}, {"load", switchLoad},
+	{"flows", switchFlows}, {"foreign", switchForeign}, {"tunnel ends", switchTunnels}, {"limits", switchLimits}, {"load", switchLoad},
 	{"memory", switchMemory},
 }
 
@@ -265,6 +265,31 @@ func switchTunnels(f *Facts, r *result) {
 		}
 	}
 	r.ok("no other bridge has a tunnel with the ends of one of Baize's")
+}
+
+func switchLimits(f *Facts, r *result) {
+	if !f.answers(r) {
+		return
+	}
+	for _, p := range f.Switch.Limits {
+		x := Finding{Code: fault.PortLimited, Item: "port " + p.Port, Remedy: "take it back: no flow of Baize's needs it"}
+		mod := "ovs-ofctl -O OpenFlow14 mod-port " + arg(f.Switch.Bridge) + " " + arg(p.Port) + " "
+		if p.Rate > 0 {
+			x.What = fmt.Sprintf("may send %d kbit/s: what comes in by it above that is dropped", p.Rate)
+			x.Evidence = "ingress_policing_rate"
+			x.Commands = []string{"ovs-vsctl set interface " + arg(p.Port) + " ingress_policing_rate=0 ingress_policing_burst=0"}
+			r.found(x)
+		}
+		if p.NoForward {
+			x.What, x.Evidence, x.Commands = "is closed for what goes out of it", "config: NO_FWD", []string{mod + "forward"}
+			r.found(x)
+		}
+		if p.NoReceive {
+			x.What, x.Evidence, x.Commands = "is closed for what comes in by it", "config: NO_RECV", []string{mod + "receive"}
+			r.found(x)
+		}
+	}
+	r.ok("nobody limits Baize's ports")
 }
 
 // fewFlows is how many are too few for a datapath: Open vSwitch begins with 10000.

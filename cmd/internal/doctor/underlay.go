@@ -31,8 +31,14 @@ func underlayDevice(f *Facts, r *result) {
 	for _, d := range u.Down {
 		r.found(Finding{
 			Code: fault.UnderlayDown, Item: "device " + d, What: "is down: no packet of a tunnel passes it",
-			Evidence: "the VTEPs are on " + u.Device, Remedy: "set it up; if it has no carrier, look at its cable",
+			Evidence: "the VTEPs are on " + u.Device, Remedy: "set it up",
 			Commands: []string{"ip link set dev " + arg(d) + " up"}, Safe: true,
+		})
+	}
+	for _, d := range u.NoCarrier {
+		r.found(Finding{
+			Code: fault.UnderlayDown, Item: "device " + d, What: "has no carrier: no packet of a tunnel passes it",
+			Evidence: "the VTEPs are on " + u.Device, Remedy: "look at its cable, and at the port of the switch at its other end",
 		})
 	}
 	for _, a := range u.Lacking {

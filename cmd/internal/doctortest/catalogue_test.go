@@ -13,12 +13,17 @@ type injected struct {
 	name string
 	// quick: it is among those that every run of the tests injects.
 	quick bool
-	// inject and undo are scripts of sh(1) on host1; service is stopped before inject,
-	// and signal sent to the agent.
-	inject, undo string
-	service      string
-	stopped      bool // the agent hangs
-	// code and item (a regular expression) are what doctor has to find on host1.
+	// inject and undo are scripts of sh(1) on the host "on" (host1 where empty), clean is
+	// one that puts away what they leave; service is stopped before inject, and hangs after
+	// it.
+	inject, undo, clean string
+	on                  string
+	service, hangs      string
+	// args are added to the doctor's command line.
+	args []string
+	// at is the host that has the fault, host1 where empty; of another one host1's doctor is
+	// asked with --all. Code and item (a regular expression) are what it has to find there.
+	at   string
 	code fault.Code
 	item string
 	// also are the codes of what follows from it, and may be found as well.
@@ -39,12 +44,18 @@ var switchDown = []fault.Code{
 	fault.SwitchUnavailable, fault.BridgeMissing, fault.StoreMemberDown, fault.EgressForeign, fault.PortDead,
 }
 
+// cutOff is what follows from an underlay that does not work.
+var cutOff = []fault.Code{
+	fault.StoreUnavailable, fault.StoreMemberDown, fault.PeerUnreachable, fault.PeerDeaf, fault.PeerSilent, fault.EgressForeign,
+	fault.NodeDown, fault.StoreSlow,
+}
+
 // catalogue is the table of faults. In it, PORT is the device of host1's endpoint c1 on
 // the host, FLOWS the bridge with OpenFlow 1.4, and PREFIX the cluster's keys in etcd.
 var catalogue = []injected{
 	// The agent.
 	{name: "agent stopped", quick: true, service: "agent", code: fault.AgentDown, item: "agent of node host1", also: agentDown},
-	{name: "agent hangs", stopped: true, code: fault.AgentHangs, item: "agent of node host1", also: agentDown},
+	{name: "agent hangs", hangs: "agent", code: fault.AgentHangs, item: "agent of node host1", also: agentDown},
 	{
 		name: "state directory full", inject: "mount -t tmpfs -o size=1M tmpfs /var/lib/baize && dd if=/dev/zero " +
 			"of=/var/lib/baize/fill bs=1k count=1100 2>/dev/null; true",
@@ -82,7 +93,91 @@ var catalogue = []injected{
 		person: "baize network delete small --force --yes",
 	},
 
+	{name: "etcd hangs", hangs: "etcd", code: fault.StoreUnavailable, item: "etcd", also: []fault.Code{fault.StoreMemberDown}},
+	{
+		name: "two nodes with one VTEP", inject: "etcdctl --endpoints=$ETCD put PREFIX/nodes/twin '{\"id\": \"y\", \"vteps\": " +
+			"[\"192.168.77.12\"]}'",
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/nodes/twin", code: fault.RecordConflict, item: "twin",
+		also: []fault.Code{fault.NodeDown}, person: "etcdctl --endpoints=$ETCD del PREFIX/nodes/twin",
+	},
+	{
+		name: "overlapping subnets", inject: "etcdctl --endpoints=$ETCD put PREFIX/subnets/blue/10.1.152.0-22 '{\"node\": \"host2\"}'",
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/subnets/blue/10.1.152.0-22", code: fault.RecordConflict, item: "subnets/blue",
+		person: "etcdctl --endpoints=$ETCD del PREFIX/subnets/blue/10.1.152.0-22",
+	},
+	{
+		name: "orphaned pin", inject: "etcdctl --endpoints=$ETCD put PREFIX/pins/nowhere/10.9.5.9 '{\"node\": \"host1\", " +
+			"\"mac\": \"02:42:0a:09:05:09\"}'",
+		undo: "etcdctl --endpoints=$ETCD del PREFIX/pins/nowhere/10.9.5.9", code: fault.RecordOrphaned, item: "nowhere",
+	},
+	{
+		name: "network deleted from etcd by hand", inject: "etcdctl --endpoints=$ETCD get --print-value-only PREFIX/networks/blue " +
+			">/tmp/blue && etcdctl --endpoints=$ETCD del PREFIX/networks/blue",
+		undo: "etcdctl --endpoints=$ETCD put PREFIX/networks/blue \"$(cat /tmp/blue)\"", code: fault.RecordVanished, item: "networks/blue",
+		person: "etcdctl --endpoints=$ETCD put PREFIX/networks/blue \"$(cat /tmp/blue)\"",
+	},
+	{
+		name: "subnets of the dead", inject: "baize network create dead --subnet 10.78.0.0/24 --subnet-len 26 && " +
+			"etcdctl --endpoints=$ETCD put PREFIX/nodes/ghost '{\"id\": \"x\", \"vteps\": [\"192.168.77.99\"]}' && " +
+			"for i in 64 128 192; do etcdctl --endpoints=$ETCD put PREFIX/subnets/dead/10.78.0.$i-26 '{\"node\": \"ghost\"}'; done",
+		undo: "baize node remove ghost --yes", clean: "baize network delete dead --force --yes", code: fault.NetworkNearlyFull,
+		item: "network dead", also: []fault.Code{fault.NodeDown},
+	},
+	{
+		name: "etcd asks for a password", inject: "etcdctl --endpoints=$ETCD user add root:pw && etcdctl --endpoints=$ETCD " +
+			"user grant-role root root && etcdctl --endpoints=$ETCD auth enable",
+		undo: "etcdctl --endpoints=$ETCD --user root:pw auth disable; etcdctl --endpoints=$ETCD user delete root",
+		code: fault.StoreDenied, item: "etcd", also: []fault.Code{fault.StoreUnavailable, fault.StoreMemberDown},
+		person: "etcdctl --endpoints=$ETCD --user root:pw auth disable && etcdctl --endpoints=$ETCD user delete root",
+	},
+
 	// The switch.
+	{
+		name: "too many handler threads", quick: true, inject: "ovs-vsctl --no-wait set Open_vSwitch . other_config:n-handler-threads=40",
+		undo: "ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads", code: fault.SwitchMemory, item: "ovs-vswitchd",
+	},
+	{
+		name: "ovs-vswitchd gets no processor time", quick: true, hangs: "ovs-vswitchd", code: fault.SwitchStarved, item: "ovs-vswitchd",
+		severity: fault.Error, also: switchDown,
+	},
+	{
+		name: "ovsdb-server gets no processor time", hangs: "ovsdb-server", code: fault.SwitchStarved, item: "ovsdb-server",
+		severity: fault.Error, also: switchDown,
+	},
+	{
+		name: "datapath limited to five flows", inject: "ovs-vsctl --no-wait set Open_vSwitch . other_config:flow-limit=5",
+		undo: "ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-limit", code: fault.SwitchStarved,
+		item: "other_config:flow-limit",
+	},
+	{
+		name: "endpoint's port limited to 8 kbit/s", quick: true, inject: "ovs-vsctl set interface PORT ingress_policing_rate=8",
+		undo: "ovs-vsctl set interface PORT ingress_policing_rate=0", code: fault.PortLimited, item: "port PORT",
+	},
+	{
+		name: "endpoint's port closed for what comes in", inject: "ovs-ofctl mod-port br-baize PORT no-receive",
+		undo: "ovs-ofctl mod-port br-baize PORT receive", code: fault.PortLimited, item: "port PORT",
+	},
+	{
+		name: "tunnel's port closed for what goes out", inject: "ovs-ofctl mod-port br-baize vx-host2 no-forward",
+		undo: "ovs-ofctl mod-port br-baize vx-host2 forward", code: fault.PortLimited, item: "port vx-host2",
+		also: []fault.Code{fault.PeerDeaf, fault.PeerSilent},
+	},
+	{
+		name: "name of a tunnel port taken, agent stopped", service: "agent",
+		inject: "ovs-vsctl del-port vx-host2 && ovs-vsctl add-port br-phy vx-host2 -- set interface vx-host2 type=internal",
+		undo:   "ovs-vsctl --if-exists del-port br-phy vx-host2", code: fault.PortForeign, item: "vx-host2",
+		also:   append(slices.Clone(agentDown), fault.FlowMissing, fault.PortMissing, fault.PortDead, fault.UnderlayDown),
+		person: "ovs-vsctl del-port br-phy vx-host2",
+	},
+	{
+		name: "record of an endpoint's port mangled, agent stopped", service: "agent",
+		inject: "ovs-vsctl set port PORT external_ids:baize-ips=nonsense", code: fault.PortMissing, item: "port PORT",
+		also: append(slices.Clone(agentDown), fault.PortMalformed),
+	},
+	{
+		name: "meters deleted, agent stopped", service: "agent", inject: "ovs-ofctl -O OpenFlow14 del-meters br-baize",
+		code: fault.FlowMissing, item: "flows of bridge br-baize", also: agentDown,
+	},
 	{name: "ovs-vswitchd stopped", service: "ovs-vswitchd", code: fault.SwitchUnavailable, item: "ovs-vswitchd", also: switchDown},
 	{name: "ovsdb-server stopped", service: "ovsdb-server", code: fault.SwitchUnavailable, item: "Open vSwitch database", also: switchDown},
 	{
@@ -179,6 +274,51 @@ var catalogue = []injected{
 		undo: "ip link set eth0 mtu 1500", code: fault.UnderlayMTU, item: "device eth0",
 	},
 
+	{
+		name: "unreachable route to a peer", inject: "ip route add unreachable 192.168.77.12/32",
+		undo: "ip route del unreachable 192.168.77.12/32", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
+	},
+	{
+		name: "prohibited route to a peer", inject: "ip route add prohibit 192.168.77.12/32",
+		undo: "ip route del prohibit 192.168.77.12/32", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
+	},
+	{
+		name: "wrong link address of a peer", quick: true,
+		inject: "ip neigh replace 192.168.77.12 lladdr 02:00:00:00:00:99 dev br-phy nud permanent",
+		undo:   "ip neigh del 192.168.77.12 dev br-phy", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
+		also: []fault.Code{fault.PeerDeaf, fault.PeerSilent},
+	},
+	{
+		name: "UDP 4789 dropped by nft, ingress",
+		inject: "nft add table netdev theirs && nft 'add chain netdev theirs in { type filter hook ingress device eth0 priority 0; }' " +
+			"&& nft add rule netdev theirs in udp dport 4789 drop",
+		undo: "nft delete table netdev theirs", code: fault.TunnelFiltered, item: "firewall, netdev theirs in", severity: fault.Warning,
+	},
+	{
+		name: "a peer dropped by nft, output",
+		inject: "nft add table ip theirs && nft 'add chain ip theirs out { type filter hook output priority 0; }' " +
+			"&& nft add rule ip theirs out ip daddr 192.168.77.12 drop",
+		undo: "nft delete table ip theirs", code: fault.TunnelFiltered, item: "firewall, ip theirs out", severity: fault.Warning,
+		also: []fault.Code{fault.PeerUnreachable},
+	},
+	{
+		name: "tunnel port taken by a program",
+		inject: "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Proto => \"udp\", LocalPort => 4789) or die; sleep 3600' " +
+			">/dev/null 2>&1 &",
+		undo: "pkill -f LocalPort", code: fault.TunnelPortTaken, item: "UDP port 4789", severity: fault.Warning,
+	},
+	{
+		name: "cable of the underlay unplugged", inject: "UNPLUG", undo: "PLUG", person: "PLUG", code: fault.UnderlayDown,
+		item: "device eth0", also: cutOff,
+	},
+	{
+		name: "UDP 4789 dropped by nft on another host, egress", on: "host2", at: "host2",
+		inject: "nft add table netdev theirs && nft 'add chain netdev theirs out { type filter hook egress device eth0 priority 0; }' " +
+			"&& nft add rule netdev theirs out udp dport 4789 drop",
+		undo: "nft delete table netdev theirs", code: fault.TunnelFiltered, item: "firewall, netdev theirs out", severity: fault.Error,
+		also: []fault.Code{fault.PeerDeaf, fault.PeerSilent},
+	},
+
 	// Containers.
 	{name: "end on the host down", quick: true, inject: "ip link set PORT down", undo: "ip link set PORT up", code: fault.EndpointDown,
 		item: "endpoint c1"},
@@ -210,6 +350,28 @@ var catalogue = []injected{
 	{
 		name: "device left over", quick: true, inject: "ip link add bzdeadbeef01 type veth peer name peerofdead",
 		undo: "ip link del bzdeadbeef01", code: fault.Leftover, item: "device bzdeadbeef01",
+	},
+	{
+		name: "container does not answer ARP", quick: true, inject: "INSIDE ip link set eth0 arp off", code: fault.EndpointDown,
+		item: "endpoint c1",
+	},
+	{
+		name: "checksum offload switched on", quick: true, inject: "INSIDE ethtool -K eth0 tx on", undo: "INSIDE ethtool -K eth0 tx off",
+		code: fault.EndpointChecksum, item: "endpoint c1",
+	},
+	{
+		name: "container's prefix length changed", quick: true,
+		inject: "INSIDE ip -4 addr flush dev eth0 && INSIDE ip addr add OWN/24 dev eth0",
+		undo:   "INSIDE ip -4 addr flush dev eth0 && INSIDE ip addr add OWN/16 dev eth0", code: fault.EndpointAddress,
+		item: "endpoint c1", severity: fault.Warning,
+	},
+	{
+		name: "container's address removed", inject: "INSIDE ip -4 addr flush dev eth0", undo: "INSIDE ip addr add OWN/16 dev eth0",
+		code: fault.EndpointAddress, item: "endpoint c1", severity: fault.Error,
+	},
+	{
+		name: "another host's container has another MAC", on: "host2", at: "host2",
+		inject: "nsenter --net=/run/netns/c1 ip link set eth0 address 02:00:00:00:00:98", code: fault.EndpointMAC, item: "endpoint c1",
 	},
 	{
 		name: "stale plugin socket", service: "agent", inject: "STALE", code: fault.PluginSocketStale,

@@ -17,7 +17,7 @@ import (
 
 // What the doctor does beside looking at its own host, in one lab.
 func TestModes(t *testing.T) {
-	p := newPatient(t)
+	p := newPatient(t, lab.Config{})
 	p.awaitHealthy()
 	for _, c := range []struct {
 		name string
@@ -79,7 +79,7 @@ func testAllWithoutAgent(p *patient) {
 }
 
 func testFix(p *patient) {
-	p.script("ip link set PORT down")
+	p.script("host1", "ip link set PORT down")
 	p.Await("the fault is named", func() (bool, string) {
 		r, saw := p.doctor("host1")
 		return finding(r, fault.EndpointDown, "host1"), saw
@@ -91,7 +91,7 @@ func testFix(p *patient) {
 }
 
 func testBundle(p *patient) {
-	p.script("INSIDE ip link set eth0 address 02:00:00:00:00:99")
+	p.script("host1", "INSIDE ip link set eth0 address 02:00:00:00:00:99")
 	file := filepath.Join(p.T.TempDir(), "b.tar.gz")
 	_, said := p.doctor("host1")
 	out, err := p.Run("host1", "env", "BAIZE_ETCD_USERNAME=somebody", "BAIZE_ETCD_PASSWORD=very-secret",
@@ -108,7 +108,7 @@ func testBundle(p *patient) {
 	for _, s := range []string{"table=", "br-baize", "baize-endpoint", "facts.json"} {
 		require.Contains(p.T, text+p.Must("host1", "tar", "-tzf", file), s)
 	}
-	p.script("INSIDE ip link set eth0 address " + p.Endpoint("host1/c1").MAC)
+	p.script("host1", "INSIDE ip link set eth0 address "+p.Endpoint("host1/c1").MAC)
 	p.awaitHealthy()
 }
 

@@ -108,6 +108,7 @@ func (g *gatherer) gather(ctx context.Context) error {
 		// Whatever answered where this command looks for etcd is not this node's.
 		f.Store, g.snap = doctor.Store{Read: doctor.Read{Skipped: withoutEtcd}}, nil
 	}
+	g.inForce()
 	// These need what the ones above have found.
 	g.compare(ctx)
 	for _, part := range []func(context.Context){g.underlay, g.endpoints, g.host} {

@@ -39,6 +39,23 @@ func TestLongPolls(t *testing.T) {
 	require.Zero(t, longPolls("poll_create_node         335.6/sec   290.550/sec       37.9583/sec   total: 137212\n"))
 }
 
+func TestPortConfig(t *testing.T) {
+	got := portConfig.FindAllStringSubmatch(`OFPST_PORT_DESC reply (OF1.4) (xid=0x2):
+ 1(vx-host2): addr:ca:6e:7b:81:98:2b
+     config:     0
+     state:      LIVE
+     speed: 0 Mbps now, 0 Mbps max
+ 2(bz1): addr:fe:42:0a:01:99:02
+     config:     NO_RECV
+     state:      LIVE
+ LOCAL(br-baize): addr:5e:4f:e0:9c:e9:44
+     config:     PORT_DOWN
+`, -1)
+	require.Len(t, got, 2)
+	require.Equal(t, []string{"vx-host2", "0"}, got[0][1:])
+	require.Equal(t, []string{"bz1", "NO_RECV"}, got[1][1:])
+}
+
 func TestOVSMap(t *testing.T) {
 	got := ovsMap([]any{"map", []any{[]any{"key", "flow"}, []any{"remote_ip", "192.0.2.1"}}})
 	require.Equal(t, map[string]string{"key": "flow", "remote_ip": "192.0.2.1"}, got)

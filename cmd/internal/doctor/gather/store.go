@@ -5,11 +5,13 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // cached is the topology that the agent has seen last; nil where it has kept none.
@@ -47,4 +49,16 @@ func certificates(cfg etcdstore.Config) []doctor.Certificate {
 		}
 	}
 	return out
+}
+
+// inForce makes the topology that of the agent, which keeps records in force that vanished
+// from etcd under running endpoints.
+func (g *gatherer) inForce() {
+	st := g.facts.Agent.Status
+	if st == nil || !slices.ContainsFunc(st.Problems, func(f fault.Fault) bool { return f.Code == fault.RecordVanished }) {
+		return
+	}
+	if kept := g.cached(); kept != nil {
+		g.snap = kept
+	}
 }

@@ -3,6 +3,7 @@ package gather
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -57,6 +58,7 @@ func (g *gatherer) ovs(ctx context.Context) {
 	s.LostBefore = g.lost(ctx)
 	s.LostAfter = s.LostBefore
 	s.Tunnels = g.tunnels(ctx)
+	s.Limits = g.limits(ctx)
 }
 
 var (
@@ -237,6 +239,36 @@ func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 		}
 	}
 	return slices.DeleteFunc(found, func(t doctor.Tunnel) bool { return t.Bridge == "" })
+}
+
+// portConfig is a port and its configuration (ovs-ofctl dump-ports-desc).
+var portConfig = regexp.MustCompile(`(?m)^ \d+\(([^)]+)\): .*\n +config: +(.*)$`)
+
+// limits lists what somebody does to the traffic of Baize's ports.
+func (g *gatherer) limits(ctx context.Context) (out []doctor.PortLimit) {
+	all := map[string]doctor.PortLimit{}
+	g.list(ctx, "Interface", "name,ingress_policing_rate", func(row map[string]any) {
+		name, _ := row["name"].(string)
+		rate, _ := row["ingress_policing_rate"].(float64)
+		all[name] = doctor.PortLimit{Port: name, Rate: int(rate)}
+	})
+	dir := g.cfg.RunDir
+	if dir == "" {
+		dir = openflow.DefaultRunDir
+	}
+	desc, _ := run(ctx, "ovs-ofctl", "-O", "OpenFlow14", "dump-ports-desc", "unix:"+filepath.Join(dir, g.cfg.Bridge+".mgmt"))
+	for _, m := range portConfig.FindAllStringSubmatch(desc, -1) {
+		p := all[m[1]]
+		p.Port, p.NoForward, p.NoReceive = m[1], strings.Contains(m[2], "NO_FWD"), strings.Contains(m[2], "NO_RECV")
+		all[m[1]] = p
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		p := all[name]
+		if _, own := g.observed.Ports[name]; own && (p.Rate > 0 || p.NoForward || p.NoReceive) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // ovsMap reads a map as OVSDB writes it (RFC 7047, section 5.1): ["map", [[k, v], …]].

@@ -67,8 +67,11 @@ func (g *gatherer) underlay(ctx context.Context) {
 		if there && (u.MTU == 0 || d.MTU <= u.MTU) { // of two the one below, which the other follows
 			u.MTU, u.MTUDevice = d.MTU, name
 		}
-		if there && (!d.Up || (name != u.Device && !d.Carrier)) {
+		switch {
+		case there && !d.Up:
 			u.Down = append(u.Down, name)
+		case there && name != u.Device && !d.Carrier:
+			u.NoCarrier = append(u.NoCarrier, name)
 		}
 	}
 	u.Takers = g.takers()

@@ -196,7 +196,15 @@ func TestFindings(t *testing.T) {
 		"MTU of the underlay": {func(f *Facts) { f.Underlay.MTU, f.Underlay.MTUDevice, f.Underlay.Need = 1400, "eth0", 1500 },
 			fault.UnderlayMTU, "device eth0", "ip link set dev eth0 mtu 1500", fault.Error},
 		"device down": {func(f *Facts) { f.Underlay.Down = []string{"eth0"} }, fault.UnderlayDown, "device eth0", "ip link set dev eth0 up", fault.Error},
-		"no VTEP":     {func(f *Facts) { f.Underlay.Lacking = f.Underlay.VTEPs }, fault.UnderlayDown, "VTEP 192.0.2.1", "", fault.Error},
+		"no carrier":  {func(f *Facts) { f.Underlay.NoCarrier = []string{"eth0"} }, fault.UnderlayDown, "device eth0", "", fault.Error},
+		"blackhole within a network": {func(f *Facts) {
+			f.Host.Refusals = []Refusal{{Network: "red", To: "10.2.14.2/32", Why: "a blackhole takes its packets", Route: "blackhole 10.2.14.2/32"}}
+		}, fault.RouteForeign, "route to 10.2.14.2/32", "ip route del blackhole 10.2.14.2/32", fault.Error},
+		"policy rule": {func(f *Facts) {
+			f.Host.Refusals = []Refusal{{Network: "red", Node: "host2", To: "10.2.14.2", Why: "no route"}}
+		},
+			fault.RouteForeign, "route to 10.2.14.2", "", fault.Error},
+		"no VTEP": {func(f *Facts) { f.Underlay.Lacking = f.Underlay.VTEPs }, fault.UnderlayDown, "VTEP 192.0.2.1", "", fault.Error},
 		"port taken": {func(f *Facts) { f.Underlay.Takers = []Taker{{Port: 4789, Process: "theirs", PID: 7}} }, fault.TunnelPortTaken,
 			"UDP port 4789", "kill 7", fault.Error},
 		"VXLAN device": {func(f *Facts) { f.Underlay.Takers = []Taker{{Port: 4789, Device: "vx9"}} }, fault.TunnelPortTaken,
@@ -316,7 +324,7 @@ func TestText(t *testing.T) {
 	require.Contains(t, text, "✗ BZ0607      host1: endpoint c1: its interface has MTU 9000")
 	require.Contains(t, text, "\n              → lower it\n                $ nsenter --net=/run/netns/c1 ip link set dev eth0 mtu 1450\n")
 	require.Contains(t, text, "– mesh        not checked, tunnels: ")
-	require.True(t, strings.HasSuffix(text, "\n1 error, 30 passed, 1 not checked\n"), text)
+	require.True(t, strings.HasSuffix(text, "\n1 error, 31 passed, 1 not checked\n"), text)
 	require.Contains(t, Examine(f).Text(Style{Verbose: true}), "✓ store: records ")
 }
 

@@ -305,6 +305,8 @@ type Host struct {
 	Legacy6   string `json:"legacy6,omitempty"`
 	// Forwards are ways that the kernel forwards packets of routed networks on.
 	Forwards []Forward `json:"forwards,omitempty"`
+	// Refusals are addresses of networks that are routed to which the kernel sends nothing.
+	Refusals []Refusal `json:"refusals,omitempty"`
 	// Leftovers are devices named as those of endpoints that belong to none.
 	Leftovers []string `json:"leftovers,omitempty"`
 }
@@ -318,6 +320,17 @@ type Forward struct {
 	To      netip.Addr `json:"to"`
 	In      string     `json:"in"`
 	Out     string     `json:"out"`
+}
+
+// Refusal is where the kernel sends no packet to, though other nodes are there.
+type Refusal struct {
+	Network string `json:"network"`
+	// Node has the address, where that is known; To is an address or a prefix.
+	Node string `json:"node,omitempty"`
+	To   string `json:"to"`
+	Why  string `json:"why"`
+	// Route is the one that refuses, as ip(8) prints it, where it is one of the main table.
+	Route string `json:"route,omitempty"`
 }
 
 // Endpoint is an endpoint of this node, as it should be and as it is.

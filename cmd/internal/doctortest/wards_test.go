@@ -29,7 +29,7 @@ var pairs = [][2]string{
 // drop is a script that drops what a host sends into the fabric.
 func drop(host, match string) string {
 	return "nft add table netdev trouble && nft 'add chain netdev trouble in { type filter hook ingress device " + host +
-		" priority 0; }' && nft add rule netdev trouble in " + match + " drop"
+		" priority 0; }' && nft 'add rule netdev trouble in " + match + " drop'"
 }
 
 const heal = "nft delete table netdev trouble"
@@ -75,8 +75,8 @@ var routed = ward{
 	faults: []injected{
 		{
 			name: "policy of another program's forward chain", inject: "nft add table inet theirs && " +
-				"nft 'add chain inet theirs fwd { type filter hook forward priority 10; policy drop; }'",
-			undo: "nft delete table inet theirs", code: fault.FirewallDrops, item: "firewall, inet theirs fwd", also: unreachable,
+				"nft 'add chain inet theirs through { type filter hook forward priority 10; policy drop; }'",
+			undo: "nft delete table inet theirs", code: fault.FirewallDrops, item: "firewall, inet theirs through", also: unreachable,
 		},
 		{
 			name: "drop in the raw table, as Docker's", inject: "nft add table ip theirs && " +
@@ -97,10 +97,6 @@ var routed = ward{
 			undo: "nft delete table netdev theirs", code: fault.FirewallDrops, item: "firewall, netdev theirs in", also: unreachable,
 		},
 		{
-			name: "drop by iptables in FORWARD", inject: "iptables -I FORWARD -d 10.2.0.0/16 -j DROP",
-			undo: "iptables -D FORWARD -d 10.2.0.0/16 -j DROP", code: fault.FirewallDrops, item: "FORWARD", also: unreachable,
-		},
-		{
 			name: "a container's way taken by a blackhole", inject: "ip route add blackhole PEER/32", undo: "ip route del blackhole PEER/32",
 			code: fault.RouteForeign, item: "PEER", also: unreachable,
 		},
@@ -108,11 +104,7 @@ var routed = ward{
 			name: "a policy rule before all routes", inject: "ip rule add pref 5 to 10.2.0.0/16 lookup 77 && " +
 				"ip route add blackhole default table 77",
 			undo: "ip rule del pref 5; ip route flush table 77", clean: "ip route flush table 77", code: fault.RouteForeign,
-			item: "host2", also: unreachable,
-		},
-		{
-			name: "reverse path filter made strict", inject: "sysctl -w net.ipv4.conf.br-phy.rp_filter=1",
-			undo: "sysctl -w net.ipv4.conf.br-phy.rp_filter=2", code: fault.ReversePathStrict, item: "br-phy",
+			item: "route to 10.2.", also: unreachable, person: "ip rule del pref 5",
 		},
 	},
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/probe"
+	"github.com/baize-net/baize/cmd/internal/route"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 )
@@ -144,6 +145,7 @@ func (g *gatherer) forwards(view topology.View) {
 		if !n.Transport.Routed() || len(n.Subnets) == 0 {
 			continue
 		}
+		g.refusals(n)
 		for _, p := range n.Peers {
 			for _, theirs := range p.Subnets {
 				i := slices.IndexFunc(n.Subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == theirs.Addr().Is4() })
@@ -339,17 +341,15 @@ func way(ctx context.Context, p *doctor.Peer) {
 		p.Fixed = fixed(routes[0].LinkIndex, hop)
 		return
 	}
-	switch {
-	case errors.Is(err, unix.EINVAL):
-		p.RouteError = "a blackhole takes its packets"
-	case errors.Is(err, unix.EACCES):
-		p.RouteError = "a route prohibits it"
-	case errors.Is(err, unix.EHOSTUNREACH):
-		p.RouteError = "a route says unreachable"
-	case err != nil:
-		p.RouteError = err.Error()
+	if err == nil {
 		return
 	}
+	p.RouteError = err.Error()
+	why := refusal(err)
+	if why == "" {
+		return
+	}
+	p.RouteError = why
 	family := "-4"
 	if p.Addr.Is6() {
 		family = "-6"
@@ -372,6 +372,62 @@ func fixed(link int, a netip.Addr) string {
 		}
 	}
 	return ""
+}
+
+// refusal says what kind of route refuses a packet; empty where the error is another one.
+func refusal(err error) string {
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		return "a blackhole takes its packets"
+	case errors.Is(err, unix.EACCES):
+		return "a route prohibits it"
+	case errors.Is(err, unix.EHOSTUNREACH):
+		return "a route says unreachable"
+	case errors.Is(err, unix.ENETUNREACH):
+		return "there is no route"
+	}
+	return ""
+}
+
+// refusals looks for what keeps packets of a network that is routed from other nodes.
+func (g *gatherer) refusals(n topology.NetworkView) {
+	refusing := refusingRoutes(n)
+	for to, kind := range refusing {
+		g.facts.Host.Refusals = append(g.facts.Host.Refusals, doctor.Refusal{
+			Network: n.Name, To: to.String(), Why: "a route says " + kind, Route: kind + " " + to.String(),
+		})
+	}
+	for _, p := range n.Peers {
+		for _, theirs := range p.Subnets {
+			to := third(theirs)
+			_, err := netlink.RouteGet(to.AsSlice())
+			told := slices.ContainsFunc(slices.Collect(maps.Keys(refusing)), func(r netip.Prefix) bool { return r.Contains(to) })
+			if why := refusal(err); err != nil && why != "" && !told {
+				g.facts.Host.Refusals = append(g.facts.Host.Refusals, doctor.Refusal{
+					Network: n.Name, Node: p.Node, To: to.String(), Why: why,
+				})
+			}
+		}
+	}
+}
+
+// refusingRoutes are those of others in the main table that refuse packets of a network:
+// blackhole, unreachable or prohibit, by destination.
+func refusingRoutes(n topology.NetworkView) map[netip.Prefix]string {
+	kinds := map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit"}
+	out := map[netip.Prefix]string{}
+	list, _ := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	for _, x := range list {
+		if x.Dst == nil || kinds[x.Type] == "" || x.Protocol == route.Protocol {
+			continue
+		}
+		a, _ := netip.AddrFromSlice(x.Dst.IP)
+		bits, _ := x.Dst.Mask.Size()
+		if n.Prefix(topology.FamilyOf(a.Unmap())).Contains(a.Unmap()) {
+			out[netip.PrefixFrom(a.Unmap(), bits)] = kinds[x.Type]
+		}
+	}
+	return out
 }
 
 // ask sends ICMP echoes.

@@ -106,7 +106,7 @@ var catalogue = []injected{
 		person: "etcdctl --endpoints=$ETCD del PREFIX/subnets/blue/10.1.152.0-22",
 	},
 	{
-		name: "orphaned pin", inject: "etcdctl --endpoints=$ETCD put PREFIX/pins/nowhere/10.9.5.9 '{\"node\": \"host1\", " +
+		name: "orphaned pin", inject: "etcdctl --endpoints=$ETCD put PREFIX/pins/nowhere/10.9.5.9 '{\"node\": \"ghost\", " +
 			"\"mac\": \"02:42:0a:09:05:09\"}'",
 		undo: "etcdctl --endpoints=$ETCD del PREFIX/pins/nowhere/10.9.5.9", code: fault.RecordOrphaned, item: "nowhere",
 	},

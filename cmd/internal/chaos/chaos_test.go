@@ -1,0 +1,223 @@
+//go:build system
+
+package chaos
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
+)
+
+var (
+	minutes = flag.Float64("chaos-minutes", 0, "how long TestChaos goes on; 0: for a few steps")
+	seed    = flag.Uint64("chaos-seed", 0, "seed of TestChaos; 0: another in each run")
+)
+
+// fewSteps is how many there are in every run of the tests.
+const fewSteps = 4
+
+// kind is a kind of fault.
+type kind struct {
+	name string
+	// service is what it concerns: two of one at a time are not what is meant. place is
+	// where that is, a host drawn at random where empty.
+	service, place string
+	// breaks: what is sent to and from the host may be lost meanwhile. Of all others no
+	// packet may be.
+	breaks bool
+	// harm does it, and returns what undoes it; nil: it heals without anybody.
+	harm func(c *chaos, host string) (heal func())
+}
+
+var kinds = []kind{
+	{name: "agent killed", service: lab.ServiceAgent, harm: func(c *chaos, h string) func() { return c.kill(h, lab.ServiceAgent) }},
+	{name: "agent stopped", service: lab.ServiceAgent, harm: func(c *chaos, h string) func() { return c.stop(h, lab.ServiceAgent) }},
+	{name: "etcd killed", service: lab.ServiceEtcd, place: fabric,
+		harm: func(c *chaos, h string) func() { return c.kill(h, lab.ServiceEtcd) }},
+	{name: "etcd stopped", service: lab.ServiceEtcd, place: fabric,
+		harm: func(c *chaos, h string) func() { return c.stop(h, lab.ServiceEtcd) }},
+	{name: "ovs-vswitchd killed", service: lab.ServiceVswitchd, breaks: true,
+		harm: func(c *chaos, h string) func() { return c.kill(h, lab.ServiceVswitchd) }},
+	{name: "all flows deleted", service: "flows", breaks: true, harm: func(c *chaos, h string) func() {
+		return c.try(h, "ovs-ofctl", "-O", "OpenFlow14", "del-flows", "br-baize")
+	}},
+	{name: "flows of a table deleted", service: "flows", breaks: true, harm: func(c *chaos, h string) func() {
+		table := []int{0, 5, 10, 20, 30, 70}[c.random.IntN(6)]
+		return c.try(h, "ovs-ofctl", "-O", "OpenFlow14", "del-flows", "br-baize", fmt.Sprintf("table=%d", table))
+	}},
+	{name: "flows changed", service: "flows", breaks: true, harm: func(c *chaos, h string) func() {
+		return c.try(h, "ovs-ofctl", "-O", "OpenFlow14", "mod-flows", "br-baize", "table=20,actions=drop")
+	}},
+	{name: "a port deleted", service: "ports", breaks: true, harm: func(c *chaos, h string) func() {
+		out, _ := c.Run(h, "ovs-vsctl", "--timeout=5", "list-ports", "br-baize")
+		ports := strings.Fields(out)
+		slices.Sort(ports)
+		if len(ports) == 0 {
+			return nil // another fault has taken them all
+		}
+		return c.try(h, "ovs-vsctl", "--timeout=5", "--no-wait", "del-port", "br-baize", ports[c.random.IntN(len(ports))])
+	}},
+	{name: "the bridge deleted", service: "ports", breaks: true, harm: func(c *chaos, h string) func() {
+		return c.try(h, "ovs-vsctl", "--timeout=5", "--no-wait", "--if-exists", "del-br", "br-baize")
+	}},
+	{name: "the firewall flushed", service: "firewall", harm: func(c *chaos, h string) func() {
+		return c.try(h, "nft", "delete", "table", "inet", "baize")
+	}},
+	{name: "cut off", service: "cable", breaks: true, harm: func(c *chaos, h string) func() {
+		require.NoError(c.T, c.Host(h).Unplug())
+		return func() { require.NoError(c.T, c.Host(h).Plug()) }
+	}},
+}
+
+// chaos is a lab, and what happened to it.
+type chaos struct {
+	*labkit.Lab
+	random  *rand.Rand
+	hosts   []string
+	began   time.Time
+	history []string
+	healthy seen
+}
+
+// note writes down what happens.
+func (c *chaos) note(format string, args ...any) {
+	line := fmt.Sprintf("%7.1fs %s", time.Since(c.began).Seconds(), fmt.Sprintf(format, args...))
+	c.history = append(c.history, line)
+}
+
+// kill kills a service, which its supervisor starts again.
+func (c *chaos) kill(h, service string) func() {
+	require.NoError(c.T, c.Host(h).Kill(c.T.Context(), service, unix.SIGKILL))
+	return func() { require.NoError(c.T, c.Host(h).AwaitService(c.T.Context(), service)) }
+}
+
+func (c *chaos) stop(h, service string) func() {
+	require.NoError(c.T, c.Host(h).StopService(c.T.Context(), service))
+	return func() { require.NoError(c.T, c.Host(h).StartService(c.T.Context(), service)) }
+}
+
+// try runs a command that another fault may have left nothing to do.
+func (c *chaos) try(h string, argv ...string) func() {
+	out, err := c.Run(h, argv...)
+	if err != nil {
+		c.note("%s: %s: %v %s", h, strings.Join(argv, " "), err, strings.TrimSpace(out))
+	}
+	return nil
+}
+
+// TestChaos harms a lab at random, one or two faults at a time, and heals it: then all is
+// as it was, and nobody has lost a packet who was not harmed. What happens is the same for
+// the same seed; how long the parts of it take is not.
+func TestChaos(t *testing.T) {
+	l := labkit.Up(t, lab.Config{Hosts: 3, Networks: []lab.NetworkSpec{
+		{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
+	}})
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	c := &chaos{
+		Lab: l, random: rand.New(rand.NewPCG(*seed, 1)), hosts: []string{"host1", "host2", "host3"}, began: time.Now(),
+	}
+	t.Logf("-chaos-seed %d", *seed)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d; what happened:\n%s", *seed, strings.Join(c.history, "\n"))
+		}
+	})
+	c.Await("a first look", func() (ok bool, saw string) {
+		var err error
+		c.healthy, err = c.see()
+		return err == nil && len(differences(c.healthy, c.healthy)) == 0, fmt.Sprint(err)
+	})
+	steps := 0
+	for ; steps < fewSteps || time.Since(c.began).Minutes() < *minutes; steps++ {
+		c.step()
+	}
+	t.Logf("%d steps in %s, seed %d, no finding", steps, time.Since(c.began).Round(time.Second), *seed)
+}
+
+// harm is one fault of a step.
+type harm struct {
+	kind
+	host string
+}
+
+// draw chooses one or two faults.
+func (c *chaos) draw() (out []harm) {
+	for range 1 + c.random.IntN(2) {
+		k := kinds[c.random.IntN(len(kinds))]
+		h := k.place
+		if h == "" {
+			h = c.hosts[c.random.IntN(len(c.hosts))]
+		}
+		if !slices.ContainsFunc(out, func(o harm) bool { return o.host == h && o.service == k.service }) {
+			out = append(out, harm{k, h})
+		}
+	}
+	return out
+}
+
+// step lets faults happen under traffic, heals them, and compares.
+func (c *chaos) step() {
+	c.T.Helper()
+	harms := c.draw()
+	stay := time.Duration(c.random.IntN(3000)) * time.Millisecond
+	broken := map[string]bool{}
+	var traffic []labkit.Pings
+	ends := map[string][2]string{}
+	for _, from := range c.hosts {
+		for _, to := range c.hosts {
+			if from != to {
+				p := c.PingEndpoint(from+"/c1", to+"/c1", 20*time.Millisecond)
+				traffic, ends[p.Name] = append(traffic, p), [2]string{from, to}
+			}
+		}
+	}
+	var heals []func()
+	for _, x := range harms {
+		c.note("%s: %s", x.host, x.name)
+		broken[x.host] = broken[x.host] || x.breaks
+		if heal := x.harm(c, x.host); heal != nil {
+			heals = append(heals, heal)
+		}
+	}
+	time.Sleep(stay) // that is how long it lasts
+	for _, heal := range slices.Backward(heals) {
+		heal()
+	}
+	c.note("healed after %s", stay)
+	c.settles()
+	labkit.GoOn(5, traffic...)
+	for _, p := range traffic {
+		e, err := p.End()
+		require.NoError(c.T, err, p.Name)
+		if pair := ends[p.Name]; !broken[pair[0]] && !broken[pair[1]] {
+			require.Empty(c.T, e.Missing, "%s: %d of %d packets were lost though nobody harmed it", p.Name, len(e.Missing), e.Sent)
+		}
+	}
+}
+
+// settles waits until all is as it was.
+func (c *chaos) settles() {
+	c.T.Helper()
+	c.Await("all is as it was", func() (bool, string) {
+		now, err := c.see()
+		if err != nil {
+			return false, err.Error()
+		}
+		found := differences(c.healthy, now)
+		return len(found) == 0, strings.Join(found, "\n")
+	})
+	c.note("all is as it was")
+}

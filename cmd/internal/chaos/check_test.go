@@ -1,0 +1,111 @@
+//go:build system
+
+package chaos
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// fabric is the lab's member with the underlay and etcd.
+const fabric = "fabric"
+
+// prefix is that of the cluster's keys in etcd.
+const prefix = "/baize/v1/"
+
+// seen is what a look found: a line of what there is, by what it is. Two looks that are
+// equal found the same.
+type seen map[string]string
+
+// see looks at the whole domain: what there is in etcd, in every host's switch. The error
+// says what did not answer.
+func (c *chaos) see() (seen, error) {
+	out := seen{}
+	if err := c.seeStore(out); err != nil {
+		return nil, err
+	}
+	for _, h := range c.hosts {
+		if err := c.seeSwitch(h, out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// seeStore reads etcd by key: who has which subnet, who is where, whose agent is alive.
+func (c *chaos) seeStore(out seen) error {
+	text, err := c.Run(fabric, "etcdctl", "--endpoints="+c.EtcdEndpoint(), "get", "--prefix", prefix)
+	if err != nil {
+		return fmt.Errorf("etcd: %w: %s", err, text)
+	}
+	lines := strings.Split(text, "\n")
+	for i := 0; i+1 < len(lines); i += 2 {
+		key := strings.TrimPrefix(lines[i], prefix)
+		var value struct {
+			Node  string   `json:"node"`
+			VTEPs []string `json:"vteps"`
+			IPv4  string   `json:"ipv4"`
+			VNI   int      `json:"vni"`
+		}
+		if err := json.Unmarshal([]byte(lines[i+1]), &value); err != nil {
+			return fmt.Errorf("key %s: %w", key, err)
+		}
+		out["key "+key] = fmt.Sprintf("%+v", value)
+	}
+	return nil
+}
+
+// cookie is where a flow's comes; actions and matches are compared as they are.
+var cookie = regexp.MustCompile(`^ *cookie=0x[0-9a-f]+, `)
+
+// seeSwitch reads the ports and the flows of a host's bridge.
+func (c *chaos) seeSwitch(h string, out seen) error {
+	ports, err := c.Run(h, "ovs-vsctl", "--timeout=5", "list-ports", "br-baize")
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", h, err, ports)
+	}
+	for _, p := range strings.Fields(ports) {
+		text, err := c.Run(h, "ovs-vsctl", "--timeout=5", "--columns=type,options,error", "list", "interface", p)
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", h, err, text)
+		}
+		out[h+": port "+p] = strings.Join(strings.Fields(text), " ")
+	}
+	flows, err := c.Run(h, "ovs-ofctl", "-O", "OpenFlow14", "--names", "--no-stats", "dump-flows", "br-baize")
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", h, err, flows)
+	}
+	for line := range strings.Lines(flows) {
+		if text := strings.TrimSpace(cookie.ReplaceAllString(line, "")); strings.Contains(text, "actions=") {
+			out[h+": flow "+text] = "there"
+		}
+	}
+	return nil
+}
+
+// differences are what one look found and another did not, a few of them.
+func differences(was, is seen) []string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(was)) {
+		switch now, there := is[k]; {
+		case !there:
+			out = append(out, "is gone: "+k)
+		case now != was[k]:
+			out = append(out, fmt.Sprintf("%s was %q and is %q", k, was[k], now))
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(is)) {
+		if _, there := was[k]; !there {
+			out = append(out, "is new: "+k)
+		}
+	}
+	const some = 8
+	if n := len(out) - some; n > 0 {
+		out = append(out[:some], fmt.Sprintf("and %d more", n))
+	}
+	return out
+}

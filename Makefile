@@ -16,6 +16,7 @@ PREFIX     ?= /usr/local
 HOSTS      ?= 3
 TRANSPORT  ?= vxlan
 FUZZTIME   ?= 20s
+MINUTES    ?= 5
 STAMP      := github.com/baize-net/baize/cmd/internal/command
 # -buildvcs=false: the version is stamped here, and Go's own stamp fails where
 # git distrusts the directory's owner (sudo, containers).
@@ -118,6 +119,11 @@ test-race: check-go deps-test ## the system tests with the race detector in ever
 test-faults: check-go need-root deps-test ## every fault of the catalogue: injected into a lab, named by 'baize doctor', mended by its remedy
 	BAIZE_TEST_FAULTS=all CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -timeout 30m -v \
 		-run TestCatalogue ./cmd/internal/doctortest
+
+.PHONY: chaos
+chaos: check-go need-root deps-test ## random faults under traffic in a lab, and a checker of its own (MINUTES=5 SEED=…)
+	CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -timeout 0 -v -run 'TestChaos$$' ./cmd/internal/chaos \
+		-chaos-minutes $(MINUTES) $(if $(SEED),-chaos-seed $(SEED))
 
 .PHONY: test-kernel
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel

@@ -42,6 +42,14 @@ What users of other overlays ran into, and what was found in Baize itself. Each 
 A row counts as proven where its tests, which inject the failure, exist and pass. ` + "`make never-again`" + ` runs them all
 and counts (as root; the labs and the virtual machine take a while); ` + "`make test`" + ` checks that every test named here
 exists. This page is made of ` + "`scripts/neveragain/rows.yaml`" + ` by ` + "`make docs`" + `.
+
+What nobody has thought of is looked for at random. ` + "`make chaos MINUTES=5`" + ` makes a lab of three hosts with traffic
+between all of them, and then, again and again, one or two faults at a time: an agent or ovs-vswitchd is killed, etcd
+too, or stopped for a while; flows are deleted or changed, a port or the bridge deleted, the firewall's table flushed, a
+host cut off. A checker of its own reads etcd by key and every switch with Open vSwitch's tools: after each step all has
+to be as it was, by itself, within a minute, and of packets between hosts that nobody harmed none may be lost. What it
+finds comes with the history that led there, and ` + "`SEED=`" + ` draws the same faults again. A few steps of it are in
+` + "`make test`" + `.
 `
 
 // page is docs/reliability.md.

@@ -64,6 +64,13 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 		add(fault.EndpointGone, which, e.Netns, "attach it again; a container is to be started again", renew...)
 		return
 	}
+	e.link(f.userspace(), add)
+	r.addresses(e, item)
+	r.masks(e, item)
+}
+
+// link looks at the two ends of an endpoint, but for addresses.
+func (e *Endpoint) link(userspace bool, add func(code fault.Code, what, evidence, remedy string, commands ...string)) {
 	if !e.Host.Up {
 		add(fault.EndpointDown, "its end on the host is down", "device "+e.Port, "set it up",
 			"ip link set dev "+arg(e.Port)+" up")
@@ -77,9 +84,9 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 		add(fault.EndpointDown, "its interface does not take part in ARP: nobody finds it, and it finds nobody",
 			"interface "+e.Inside.Name+": NOARP", "let it", e.inside("ip link set dev %s arp on", arg(e.Inside.Name)))
 	}
-	if e.Inside.Offload && f.userspace() {
-		add(fault.EndpointChecksum, "its kernel leaves checksums to its interface, and the userspace datapath reads frames as "+
-			"they are: pings pass, and TCP and UDP do not", "interface "+e.Inside.Name+": tx-checksumming on",
+	if e.Inside.Offload && userspace {
+		add(fault.EndpointChecksum, "its kernel leaves checksums to its interface, and the userspace datapath reads "+
+			"frames as they are: pings pass, and TCP and UDP do not", "interface "+e.Inside.Name+": tx-checksumming on",
 			"switch it off", e.inside("ethtool -K %s tx off", arg(e.Inside.Name)))
 	}
 	if !strings.EqualFold(e.Inside.MAC, e.MAC) {
@@ -92,8 +99,6 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 			e.MTU),
 			"interface "+e.Inside.Name, "lower it", e.inside("ip link set dev %s mtu %d", arg(e.Inside.Name), e.MTU))
 	}
-	r.addresses(e, item)
-	r.masks(e, item)
 }
 
 // renew is the command that attaches an endpoint anew; a container's engine does it
@@ -187,10 +192,13 @@ func (r *result) masks(e *Endpoint, item string) {
 		}
 		r.found(Finding{
 			Code: fault.EndpointAddress, Severity: fault.Warning, Item: item,
-			What:     fmt.Sprintf("its address has the prefix length %d, its network %d: it looks for the others elsewhere", p.Bits(), want.Bits()),
-			Evidence: fmt.Sprintf("interface %s has %s", e.Inside.Name, orNone(e.Inside.Addrs)), Remedy: "give it that of the network",
+			What: fmt.Sprintf("its address has the prefix length %d, its network %d: it looks for the others elsewhere",
+				p.Bits(), want.Bits()),
+			Evidence: fmt.Sprintf("interface %s has %s", e.Inside.Name, orNone(e.Inside.Addrs)),
+			Remedy:   "give it that of the network",
 			Commands: []string{
-				e.inside("ip addr add %s dev %s", want, arg(e.Inside.Name)), e.inside("ip addr del %s dev %s", p, arg(e.Inside.Name)),
+				e.inside("ip addr add %s dev %s", want, arg(e.Inside.Name)),
+				e.inside("ip addr del %s dev %s", p, arg(e.Inside.Name)),
 			},
 		})
 	}

@@ -7,7 +7,9 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-var hostChecks = []check{{"kernel", hostKernel}, {"routes", hostRoutes}, {"forwarding", hostForwarding}, {"conntrack", hostConntrack}}
+var hostChecks = []check{
+	{"kernel", hostKernel}, {"routes", hostRoutes}, {"forwarding", hostForwarding}, {"conntrack", hostConntrack},
+}
 
 func hostKernel(f *Facts, r *result) {
 	if !f.compared(r) {
@@ -32,8 +34,9 @@ func hostRoutes(f *Facts, r *result) {
 	for _, x := range f.Host.Refusals {
 		finding := Finding{
 			Code: fault.RouteForeign, Item: "route to " + x.To, Evidence: x.Route,
-			What:   fmt.Sprintf("packets of network %s are not sent there: %s", x.Network, x.Why),
-			Remedy: "a rule or a route of another program comes before Baize's: 'ip rule' and 'ip route get " + x.To + "' show it",
+			What: fmt.Sprintf("packets of network %s are not sent there: %s", x.Network, x.Why),
+			Remedy: "a rule or a route of another program comes before Baize's: 'ip rule' and 'ip route get " + x.To +
+				"' show it",
 		}
 		if x.Node != "" {
 			finding.What = fmt.Sprintf("packets of network %s are not sent to node %s: %s", x.Network, x.Node, x.Why)

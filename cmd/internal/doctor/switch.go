@@ -12,8 +12,8 @@ import (
 
 var switchChecks = []check{
 	{"open vswitch", switchRuns}, {"version", switchVersion}, {"bridge", switchBridge}, {"ports", switchPorts},
-	{"flows", switchFlows}, {"foreign", switchForeign}, {"tunnel ends", switchTunnels}, {"limits", switchLimits}, {"load", switchLoad},
-	{"memory", switchMemory},
+	{"flows", switchFlows}, {"foreign", switchForeign}, {"tunnel ends", switchTunnels}, {"limits", switchLimits},
+	{"load", switchLoad}, {"memory", switchMemory},
 }
 
 func switchRuns(f *Facts, r *result) {

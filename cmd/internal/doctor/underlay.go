@@ -38,7 +38,8 @@ func underlayDevice(f *Facts, r *result) {
 	for _, d := range u.NoCarrier {
 		r.found(Finding{
 			Code: fault.UnderlayDown, Item: "device " + d, What: "has no carrier: no packet of a tunnel passes it",
-			Evidence: "the VTEPs are on " + u.Device, Remedy: "look at its cable, and at the port of the switch at its other end",
+			Evidence: "the VTEPs are on " + u.Device,
+			Remedy:   "look at its cable, and at the port of the switch at its other end",
 		})
 	}
 	for _, a := range u.Lacking {
@@ -329,15 +330,16 @@ func underlayNeighbours(f *Facts, r *result) {
 		name := map[string]string{"IPv4": "ipv4", "IPv6": "ipv6"}[t.Family]
 		x := Finding{
 			Code: fault.NeighbourTableFull, Item: "table of " + t.Family + " neighbours",
-			What: fmt.Sprintf("has %d of %d entries, those of containers included: new addresses are not resolved when it is full",
-				t.Entries, most),
+			What: fmt.Sprintf("has %d of %d entries, those of containers included: new addresses are not resolved when it is "+
+				"full", t.Entries, most),
 			Evidence: fmt.Sprintf("net.%s.neigh.default.gc_thresh3=%d", name, most),
 			Remedy: "make it larger, and persistently so in /etc/sysctl.d; the host's own network namespace has the setting, " +
 				"a container's has not",
 			Safe: true,
 		}
 		for i := 3; i > 0; i-- {
-			x.Commands = append(x.Commands, fmt.Sprintf("sysctl -w net.%s.neigh.default.gc_thresh%d=%d", name, i, 4*t.Thresholds[i-1]))
+			x.Commands = append(x.Commands,
+				fmt.Sprintf("sysctl -w net.%s.neigh.default.gc_thresh%d=%d", name, i, 4*t.Thresholds[i-1]))
 		}
 		r.found(x)
 	}

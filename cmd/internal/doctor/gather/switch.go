@@ -256,7 +256,8 @@ func (g *gatherer) limits(ctx context.Context) (out []doctor.PortLimit) {
 	if dir == "" {
 		dir = openflow.DefaultRunDir
 	}
-	desc, _ := run(ctx, "ovs-ofctl", "-O", "OpenFlow14", "dump-ports-desc", "unix:"+filepath.Join(dir, g.cfg.Bridge+".mgmt"))
+	bridge := "unix:" + filepath.Join(dir, g.cfg.Bridge+".mgmt")
+	desc, _ := run(ctx, "ovs-ofctl", "-O", "OpenFlow14", "dump-ports-desc", bridge)
 	for _, m := range portConfig.FindAllStringSubmatch(desc, -1) {
 		p := all[m[1]]
 		p.Port, p.NoForward, p.NoReceive = m[1], strings.Contains(m[2], "NO_FWD"), strings.Contains(m[2], "NO_RECV")

@@ -414,9 +414,12 @@ func (g *gatherer) refusals(n topology.NetworkView) {
 // refusingRoutes are those of others in the main table that refuse packets of a network:
 // blackhole, unreachable or prohibit, by destination.
 func refusingRoutes(n topology.NetworkView) map[netip.Prefix]string {
-	kinds := map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit"}
+	kinds := map[int]string{
+		unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit",
+	}
 	out := map[netip.Prefix]string{}
-	list, _ := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	main := &netlink.Route{Table: unix.RT_TABLE_MAIN}
+	list, _ := netlink.RouteListFiltered(netlink.FAMILY_ALL, main, netlink.RT_FILTER_TABLE)
 	for _, x := range list {
 		if x.Dst == nil || kinds[x.Type] == "" || x.Protocol == route.Protocol {
 			continue

@@ -89,8 +89,8 @@ func (c Code) Severity() Severity {
 	switch c {
 	case CertificateUnusable, NodeDown, NetworkDeleting, RestoreWaitForeign, ReversePathStrict, KernelUnavailable,
 		SessionDown, AddressUnconfirmed, StoreSlow, StoreMemberDown, StoreNearlyFull, CertificateExpires, ClockSkew,
-		NetworkNearlyFull, FlowForeign, PortUnknown, SwitchStarved, SwitchMemory, UpcallsLost, UnderlayShaped, NeighbourTableFull,
-		ConntrackFull, Leftover, AgentDown, PeerSlow:
+		NetworkNearlyFull, FlowForeign, PortUnknown, SwitchStarved, SwitchMemory, UpcallsLost, UnderlayShaped,
+		NeighbourTableFull, ConntrackFull, Leftover, AgentDown, PeerSlow:
 		return Warning
 	}
 	return Error

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -59,8 +60,13 @@ func (c *chaos) seeStore(out seen) error {
 	return nil
 }
 
-// cookie is where a flow's comes; actions and matches are compared as they are.
-var cookie = regexp.MustCompile(`^ *cookie=0x[0-9a-f]+, `)
+// What a flow has that may be another when it was made anew: its cookie, the numbers of
+// meters, and those of ports, which become their names.
+var (
+	cookie = regexp.MustCompile(`^ *cookie=0x[0-9a-f]+, `)
+	meter  = regexp.MustCompile(`meter:\d+`)
+	toPort = regexp.MustCompile(`set_field:0x([0-9a-f]+)->reg2`)
+)
 
 // seeSwitch reads the ports and the flows of a host's bridge.
 func (c *chaos) seeSwitch(h string, out seen) error {
@@ -68,11 +74,15 @@ func (c *chaos) seeSwitch(h string, out seen) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", h, err, ports)
 	}
+	names := map[string]string{}
 	for _, p := range strings.Fields(ports) {
-		text, err := c.Run(h, "ovs-vsctl", "--timeout=5", "--columns=type,options,error", "list", "interface", p)
+		text, err := c.Run(h, "ovs-vsctl", "--timeout=5", "--columns=type,options,error,ofport", "list", "interface", p)
 		if err != nil {
 			return fmt.Errorf("%s: %w: %s", h, err, text)
 		}
+		text, number, _ := strings.Cut(text, "ofport")
+		n, _ := strconv.Atoi(strings.Trim(number, " :\n"))
+		names[fmt.Sprintf("%x", n)] = p
 		out[h+": port "+p] = strings.Join(strings.Fields(text), " ")
 	}
 	flows, err := c.Run(h, "ovs-ofctl", "-O", "OpenFlow14", "--names", "--no-stats", "dump-flows", "br-baize")
@@ -80,6 +90,10 @@ func (c *chaos) seeSwitch(h string, out seen) error {
 		return fmt.Errorf("%s: %w: %s", h, err, flows)
 	}
 	for line := range strings.Lines(flows) {
+		line = toPort.ReplaceAllStringFunc(line, func(x string) string {
+			return "to " + names[toPort.FindStringSubmatch(x)[1]]
+		})
+		line = meter.ReplaceAllString(line, "meter")
 		if text := strings.TrimSpace(cookie.ReplaceAllString(line, "")); strings.Contains(text, "actions=") {
 			out[h+": flow "+text] = "there"
 		}

@@ -121,7 +121,8 @@ func (c command) run(passed map[string]bool) error {
 	case "system":
 		cmd = exec.CommandContext(ctx, "go", "test", "-trimpath", "-tags", "system", "-vet=off", "-count=1", "-json",
 			"-timeout", "30m", "-run", c.pattern, "./"+c.pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		// Of the catalogue of faults only a quick part is run otherwise.
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "BAIZE_TEST_FAULTS=all")
 	default:
 		cmd = exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-json", "-run", c.pattern, "./"+c.pkg)
 	}

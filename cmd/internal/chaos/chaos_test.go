@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -184,6 +186,7 @@ func (c *chaos) step() {
 			}
 		}
 	}
+	before := c.lost()
 	var heals []func()
 	for _, x := range harms {
 		c.note("%s: %s", x.host, x.name)
@@ -199,13 +202,34 @@ func (c *chaos) step() {
 	c.note("healed after %s", stay)
 	c.settles()
 	labkit.GoOn(5, traffic...)
+	after := c.lost()
 	for _, p := range traffic {
 		e, err := p.End()
 		require.NoError(c.T, err, p.Name)
-		if pair := ends[p.Name]; !broken[pair[0]] && !broken[pair[1]] {
-			require.Empty(c.T, e.Missing, "%s: %d of %d packets were lost though nobody harmed it", p.Name, len(e.Missing), e.Sent)
+		pair := ends[p.Name]
+		if broken[pair[0]] || broken[pair[1]] {
+			continue
+		}
+		// A machine that is busy with other tests loses some in Open vSwitch itself, which counts them.
+		itself := after[pair[0]] - before[pair[0]] + after[pair[1]] - before[pair[1]]
+		require.LessOrEqual(c.T, len(e.Missing), itself, "%s: %d of %d packets were lost though nobody harmed it", p.Name,
+			len(e.Missing), e.Sent)
+	}
+}
+
+var lostCount = regexp.MustCompile(`lookups:.* lost:(\d+)`)
+
+// lost is how many packets the datapaths of the hosts lost on their way to ovs-vswitchd.
+func (c *chaos) lost() map[string]int {
+	out := map[string]int{}
+	for _, h := range c.hosts {
+		text, _ := c.Run(h, "ovs-appctl", "dpctl/show")
+		for _, m := range lostCount.FindAllStringSubmatch(text, -1) {
+			n, _ := strconv.Atoi(m[1])
+			out[h] += n
 		}
 	}
+	return out
 }
 
 // settles waits until all is as it was.

@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // fabric is the lab's member with the underlay and etcd.
@@ -122,4 +125,17 @@ func differences(was, is seen) []string {
 		out = append(out[:some], fmt.Sprintf("and %d more", n))
 	}
 	return out
+}
+
+// The checker sees what is gone, new or another.
+func TestDifferences(t *testing.T) {
+	was := seen{"a": "1", "b": "1", "c": "1"}
+	require.Empty(t, differences(was, maps.Clone(was)))
+	require.Equal(t, []string{`b was "1" and is "2"`, "is gone: c", "is new: d"}, differences(was, seen{"a": "1", "b": "2", "d": "1"}))
+	many := seen{}
+	for i := range 20 {
+		many[fmt.Sprintf("flow %02d", i)] = "there"
+	}
+	require.Len(t, differences(many, seen{}), 9)
+	require.Equal(t, "and 12 more", differences(many, seen{})[8])
 }

@@ -137,7 +137,7 @@ var catalogue = []injected{
 		undo: "ovs-vsctl --no-wait remove Open_vSwitch . other_config n-handler-threads", code: fault.SwitchMemory, item: "ovs-vswitchd",
 	},
 	{
-		name: "ovs-vswitchd gets no processor time", quick: true, hangs: "ovs-vswitchd", code: fault.SwitchStarved, item: "ovs-vswitchd",
+		name: "ovs-vswitchd gets no processor time", hangs: "ovs-vswitchd", code: fault.SwitchStarved, item: "ovs-vswitchd",
 		severity: fault.Error, also: switchDown,
 	},
 	{
@@ -191,7 +191,7 @@ var catalogue = []injected{
 		severity: fault.Warning,
 	},
 	{
-		name: "port of another program", quick: true,
+		name:   "port of another program",
 		inject: "ovs-vsctl add-port br-baize theirs -- set interface theirs type=internal",
 		undo:   "ovs-vsctl --if-exists del-port theirs", code: fault.PortUnknown, item: "port theirs",
 	},
@@ -283,7 +283,7 @@ var catalogue = []injected{
 		undo: "ip route del prohibit 192.168.77.12/32", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
 	},
 	{
-		name: "wrong link address of a peer", quick: true,
+		name:   "wrong link address of a peer",
 		inject: "ip neigh replace 192.168.77.12 lladdr 02:00:00:00:00:99 dev br-phy nud permanent",
 		undo:   "ip neigh del 192.168.77.12 dev br-phy", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
 		also: []fault.Code{fault.PeerDeaf, fault.PeerSilent},
@@ -348,7 +348,7 @@ var catalogue = []injected{
 		undo: "INSIDE ip link set eth0 mtu 1450", code: fault.EndpointMTU, item: "endpoint c1",
 	},
 	{
-		name: "device left over", quick: true, inject: "ip link add bzdeadbeef01 type veth peer name peerofdead",
+		name: "device left over", inject: "ip link add bzdeadbeef01 type veth peer name peerofdead",
 		undo: "ip link del bzdeadbeef01", code: fault.Leftover, item: "device bzdeadbeef01",
 	},
 	{

@@ -14,11 +14,11 @@ import (
 // pairs are faults of the catalogue that are there at the same time: neither hides the
 // other. The first is quick.
 var pairs = [][2]string{
+	{"blackhole route to a peer", "end on the host down"},
 	{"container's MAC changed", "drop flow above Baize's"},
 	{"malformed record", "tunnel port taken by a VXLAN device"},
 	{"UDP 4789 dropped by nft, egress", "container's MTU 9000"},
 	{"agent stopped", "container's prefix length changed"},
-	{"blackhole route to a peer", "end on the host down"},
 	{"device left over", "too many handler threads"},
 	{"etcd stopped", "container does not answer ARP"},
 	{"flow deleted, agent stopped", "port of another program"},

@@ -11,6 +11,7 @@
 //	docker0      Docker's own bridge as a part of a network
 //	docker       Docker's network and IPAM plugin
 //	names        names of containers, published and answered
+//	captures     packets that other hosts ask this one to capture
 //	answers      what other hosts ask this one, by way of etcd
 //	bgp          the routers of the fabric
 //	mesh         probes of the ways to all peers

@@ -97,6 +97,8 @@ type Config struct {
 	// BGP makes the agent speak with the routers of the fabric, where it has an
 	// AS or neighbours.
 	BGP bgp.Config
+	// NoRemoteCapture: packets are captured for commands of this host only.
+	NoRemoteCapture bool
 	// Console is how the console is served; without Listen it is not.
 	Console console.Access
 	// Version is the program's.

@@ -10,6 +10,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/capture"
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/doctor/gather"
 	"github.com/baize-net/baize/cmd/internal/event"
@@ -109,6 +110,7 @@ func (a *Agent) kinds() answers.Kinds {
 		list, err := a.Endpoints(ctx)
 		return slices.DeleteFunc(list, func(e api.Endpoint) bool { return !e.Is(name) }), err
 	}
+	out[capture.QuestionKind] = a.rooms.captures.Answer
 	maps.Copy(out, a.world.kinds(a.rooms.hub))
 	return out
 }

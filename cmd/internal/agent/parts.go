@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -11,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/bgp"
+	"github.com/baize-net/baize/cmd/internal/agent/captures"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/events"
@@ -41,6 +43,7 @@ type rooms struct {
 	bgp        *bgp.Part
 	mesh       *mesh.Part
 	events     *events.Part
+	captures   *captures.Part
 }
 
 // New puts an agent together. It starts nothing. cfg has its defaults.
@@ -94,6 +97,7 @@ func (a *Agent) addParts() (called *part.Cell[names.Called], err error) {
 	}
 	a.followUse(in)
 	a.add(names.NewPart(r.hub, w.Store, r.attach.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
+	a.addCaptures()
 	a.add(answers.New(cfg.Node, w.Store, a.kinds(), a.log))
 	if cfg.speaks() {
 		speaker, err := bgp.NewPart(cfg.BGP, r.hub, a.log)
@@ -105,6 +109,26 @@ func (a *Agent) addParts() (called *part.Cell[names.Called], err error) {
 		a.add(speaker)
 	}
 	return called, nil
+}
+
+// addCaptures adds what captures packets for other nodes.
+func (a *Agent) addCaptures() {
+	a.rooms.captures = captures.New(captures.Config{
+		Refuse: a.cfg.NoRemoteCapture, Find: a.Point,
+		IsNode: func(addr netip.Addr) bool {
+			t := a.rooms.hub.Topology().Get()
+			if !t.Known() {
+				return false
+			}
+			for _, n := range t.Snapshot.Nodes {
+				if slices.Contains(n.VTEPs, addr) {
+					return true
+				}
+			}
+			return false
+		},
+	}, a.log)
+	a.add(a.rooms.captures)
 }
 
 // addCore adds what every agent has: its records, its endpoints, the switch and the

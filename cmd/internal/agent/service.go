@@ -6,7 +6,9 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/capture"
 	"github.com/baize-net/baize/cmd/internal/event"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -135,6 +137,29 @@ func (a *Agent) Events(
 		}
 	}
 	return err
+}
+
+// Point implements api.Service.
+func (a *Agent) Point(_ context.Context, name string) (api.Point, error) {
+	t := a.rooms.hub.Topology().Get()
+	if !t.Known() {
+		return api.Point{}, &topology.Error{
+			Kind: topology.ErrUnavailable, Item: "the agent", What: "does not know the topology yet",
+			Remedy: "see 'baize status'",
+		}
+	}
+	h := capture.Host{
+		View: t.View(), Endpoints: apiEndpoints(a.rooms.attach.Endpoints(), a.containers()),
+		Observed: a.rooms.sw.Outcome().Get().Observed, UDPPorts: a.udpPorts(), Fast: map[string]bool{},
+		Device: hostnet.DeviceTo,
+	}
+	h.View.Node.Datapath = a.world.Datapath
+	if a.rooms.fastpath != nil {
+		for _, n := range a.rooms.fastpath.State().Get().Networks {
+			h.Fast[n.Name] = n.Used
+		}
+	}
+	return h.Find(name)
 }
 
 // Routes implements api.Service: how every prefix of other nodes is reached, as

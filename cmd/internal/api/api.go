@@ -14,6 +14,7 @@
 //	POST   /v1/attachments/retain  Retention
 //	GET    /v1/mesh                []Way
 //	POST   /v1/ping                PingRequest → Pong
+//	GET    /v1/points?name=NAME    Point
 //	GET    /v1/events?follow=true  event.Query → a Streamed a line
 //
 // A refusal keeps its kind over the wire: errors.Is(err, topology.ErrNotFound)
@@ -63,6 +64,9 @@ type Service interface {
 	Mesh(ctx context.Context) ([]Way, error)
 	// Ping sends one probe to another node and waits for its answer.
 	Ping(ctx context.Context, req PingRequest) (Pong, error)
+	// Point returns where the packets of an endpoint, or those from and to another node,
+	// can be captured.
+	Point(ctx context.Context, name string) (Point, error)
 	// Events calls show with the events of the node that q chooses, the oldest first.
 	// With follow it goes on with those that come, until ctx ends or the agent does,
 	// which is an error of kind ErrUnavailable. An error of show ends it.

@@ -97,6 +97,10 @@ func (f *fake) Ping(_ context.Context, req PingRequest) (Pong, error) {
 	return Pong{Node: req.Node, Encap: topology.VXLAN, Size: req.Size, RTT: 5}, f.note("ping %s", req.Node)
 }
 
+func (f *fake) Point(_ context.Context, name string) (Point, error) {
+	return Point{Node: "host1", Kind: PointTunnel, Name: name, Networks: map[uint32]string{7: "blue"}}, f.note("point %s", name)
+}
+
 func (f *fake) Events(ctx context.Context, q event.Query, follow bool, show func(event.Event) error) error {
 	if err := f.note("events %+v %t", q, follow); err != nil {
 		return err
@@ -183,11 +187,14 @@ func TestMethods(t *testing.T) {
 	pong, err := c.Ping(ctx, PingRequest{Node: "host2", Size: 1450, Timeout: Duration(time.Second)})
 	require.NoError(t, err)
 	assert.Equal(t, Pong{Node: "host2", Encap: topology.VXLAN, Size: 1450, RTT: 5}, pong)
+	point, err := c.Point(ctx, "a/b c?&")
+	require.NoError(t, err)
+	assert.Equal(t, Point{Node: "host1", Kind: PointTunnel, Name: "a/b c?&", Networks: map[uint32]string{7: "blue"}}, point)
 	assert.Equal(
 		t,
 		[]string{
 			"add c1", "list", "remove c1", "remove a/b c?&", "remove ..", "status", "config", "reconcile true",
-			"reconcile false", "mesh", "ping host2",
+			"reconcile false", "mesh", "ping host2", "point a/b c?&",
 		},
 		f.asked,
 	)

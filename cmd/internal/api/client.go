@@ -120,6 +120,13 @@ func (c *Client) Ping(ctx context.Context, req PingRequest) (Pong, error) {
 	return out, err
 }
 
+// Point implements Service.
+func (c *Client) Point(ctx context.Context, name string) (Point, error) {
+	var out Point
+	err := c.do(ctx, http.MethodGet, "/v1/points?name="+url.QueryEscape(name), nil, &out)
+	return out, err
+}
+
 // do sends in as JSON, if any, and decodes the answer into out, if any.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader

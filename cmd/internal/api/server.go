@@ -84,6 +84,9 @@ func Handler(svc Service) http.Handler {
 	endpointRoutes(svc, handle)
 	attachmentRoutes(svc, handle)
 	meshRoutes(svc, handle)
+	handle("GET /v1/points", func(r *http.Request) (any, error) {
+		return svc.Point(r.Context(), r.URL.Query().Get("name"))
+	})
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { streamEvents(svc, w, r) })
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, &topology.Error{

@@ -114,6 +114,10 @@ func watchFlags() []ucli.Flag {
 			Usage: "serve metrics for Prometheus at this `ADDRESS`, 127.0.0.1:9799 or unix:/run/baize/metrics.sock: " +
 				"see docs/metrics.md (default none)",
 		},
+		&ucli.BoolFlag{
+			Name:  "no-remote-capture",
+			Usage: "capture packets for commands of this host only, for none on another node: see docs/capture.md",
+		},
 		&ucli.DurationFlag{
 			Name: "ready-after",
 			Usage: "after which time systemd is told that the node is ready though it is not, so that Docker starts; never " +
@@ -200,7 +204,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		OVSDB:    c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
 		LeaseGrace: c.Duration("lease-grace"), Metrics: c.String("metrics"),
 		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
-		PublicNames: c.Bool("public-names"),
+		PublicNames: c.Bool("public-names"), NoRemoteCapture: c.Bool("no-remote-capture"),
 		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		ProbeInterval: c.Duration("probe-interval"), ReadyAfter: c.Duration("ready-after"),

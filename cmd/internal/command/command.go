@@ -101,7 +101,7 @@ func (r *runner) app() *ucli.App {
 			r.networkCommand(), r.nodeCommand(), r.subnetCommand(), r.endpointCommand(), r.pinCommand(), r.routeCommand(),
 			r.nameCommand(),
 			r.statusCommand(), r.doctorCommand(), r.topologyCommand(), r.consoleCommand(), r.planCommand(),
-			r.traceCommand(), r.traceHopCommand(), r.explainCommand(), r.pingCommand(), r.eventsCommand(),
+			r.traceCommand(), r.traceHopCommand(), r.explainCommand(), r.pingCommand(), r.captureCommand(), r.eventsCommand(),
 			r.agentCommand(), r.dockerCommand(), r.podmanCommand(), r.kubernetesCommand(), r.migrateCommand(),
 			r.backupCommand(), r.restoreCommand(), r.authCommand(),
 			r.labCommand(), r.etcdCommand(), r.configCommand(), r.contextCommand(),

@@ -137,6 +137,8 @@ func (cur *cursor) candidates(word string, ask asker) []candidate {
 			return firstArgument(command, ask)
 		}
 		return labTargets(cur.values["name"], word)
+	case name(cur.path[1:]) == "capture": // as many as one likes
+		return firstArgument("capture", ask)
 	case cur.args == 1 && name(cur.path[1:]) == "trace":
 		return parties(ask)
 	}
@@ -299,6 +301,8 @@ func firstArgument(command string, ask asker) []candidate {
 	switch command {
 	case "trace":
 		return parties(ask)
+	case "capture":
+		return append(ask("endpoint", "list"), ask("node", "list")...)
 	case "explain":
 		return faultCodes()
 	case "network show", "network update", "network delete":

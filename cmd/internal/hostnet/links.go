@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/baize-net/baize/topology"
 )
 
 // LinkExists reports whether this host has a device of that name. When the
@@ -59,6 +61,30 @@ func DeviceOf(p netip.Prefix, but string) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// DeviceTo returns the device that packets to an address leave this host by.
+func DeviceTo(a netip.Addr) (string, error) {
+	h, err := hostHandle()
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	routes, err := h.RouteGet(a.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return "", failed("route to "+a.String(), "looking for it", err)
+	}
+	l, _, err := finder{h}.leaving(routes[0])
+	if err == nil && l == nil {
+		err = &topology.Error{
+			Kind: topology.ErrNotFound, Item: "route to " + a.String(), What: "leads to no device",
+			Remedy: "'ip route get " + a.String() + "' shows it",
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return l.Attrs().Name, nil
 }
 
 // OnLink reports whether the kernel reaches an address without a router.

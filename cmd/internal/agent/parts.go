@@ -25,6 +25,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -187,7 +188,12 @@ func (a *Agent) addWatchers(called *part.Cell[names.Called]) {
 
 // metricSources are what metrics are taken from.
 func (a *Agent) metricSources() metrics.Sources {
+	var ways func() []api.Way
+	if a.rooms.mesh != nil {
+		ways = func() []api.Way { return waysOf(a.cfg.Node, a.rooms.mesh.Results()) }
+	}
 	return metrics.Sources{
+		Ways:    ways,
 		Version: a.cfg.Version, Started: a.started, Ready: a.isReady,
 		Topology: a.rooms.hub.Topology(), Known: a.rooms.attach.Known(), Switch: a.rooms.sw,
 		Faults: a.Faults, Failures: a.failures,

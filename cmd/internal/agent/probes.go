@@ -34,11 +34,18 @@ func (a *Agent) Mesh(ctx context.Context) ([]api.Way, error) {
 	defer cancel()
 	out := []api.Way{}
 	for _, row := range a.rooms.mesh.Rows(ctx) {
-		for _, r := range row.Results {
-			out = append(out, api.Way{From: row.Node, To: r.Node, Encap: r.Encap, Probed: probedOf(r)})
-		}
+		out = append(out, waysOf(row.Node, row.Results)...)
 	}
 	return out, nil
+}
+
+// waysOf are the ways from a node.
+func waysOf(from string, results []mesh.Result) []api.Way {
+	out := make([]api.Way, len(results))
+	for i, r := range results {
+		out[i] = api.Way{From: from, To: r.Node, Encap: r.Encap, Probed: probedOf(r)}
+	}
+	return out
 }
 
 // Ping implements api.Service.

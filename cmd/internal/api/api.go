@@ -334,6 +334,13 @@ const (
 	StateDown = "agent down"
 )
 
+// States are all states of a way.
+func States() []string {
+	return append([]string{
+		StateOK, StateSilent, StateDeaf, StateLossy, StateNarrow, StateSlow, StateMisled,
+	}, StatesUnknown()...)
+}
+
 // StatesUnknown are the states of a way that say nothing about it.
 func StatesUnknown() []string { return []string{StateUnknown, StateUnasked, StateDown} }
 

@@ -61,8 +61,20 @@ func testMetrics(d *domain) {
 		text = d.metrics("host1")
 		return value(text, `baize_tunnel_packets_total{direction="transmit",encapsulation="vxlan",peer="host2"}`) > 0, text
 	})
+	_, _ = d.Run("host1", "baize", "ping", "--mesh") // it makes probes go faster
+	d.Await("probes have told of the ways", func() (bool, string) {
+		text = d.metrics("host1")
+		return value(text, `baize_mesh_ways{state="ok"}`) == 2 &&
+			value(text, `baize_mesh_mtu_bytes{encapsulation="vxlan",peer="host2"}`) > 0 &&
+			value(text, `baize_mesh_rtt_seconds{encapsulation="vxlan",peer="host2"}`) > 0 &&
+			value(text, `baize_mesh_rtt_max_seconds{encapsulation="vxlan",peer="host2"}`) > 0, text
+	})
 	for series, want := range map[string]float64{
-		`baize_agent_ready`: 1, `baize_etcd_connected`: 1, `baize_nodes{state="alive"}`: 3, `baize_networks`: 2,
+		`baize_mesh_way_ok{encapsulation="vxlan",peer="host2"}`:                          1,
+		`baize_mesh_loss_ratio{direction="transmit",encapsulation="vxlan",peer="host2"}`: 0,
+		`baize_mesh_mtu_wanted_bytes{encapsulation="vxlan",peer="host2"}`:                1450,
+		`baize_mesh_ways{state="no answer"}`:                                             0,
+		`baize_agent_ready`:                                                              1, `baize_etcd_connected`: 1, `baize_nodes{state="alive"}`: 3, `baize_networks`: 2,
 		`baize_tunnel_up{encapsulation="vxlan",peer="host3"}`:  1,
 		`baize_network_peers{network="blue"}`:                  2,
 		`baize_scrape_source_up{source="flows"}`:               1,

@@ -13,6 +13,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
@@ -39,6 +40,8 @@ type Sources struct {
 	Sessions func() map[string]bool
 	// Events are those of the journal, by kind, and how many were lost.
 	Events func() (map[event.Kind]uint64, uint64)
+	// Ways are those from this node, as probes tell of them; nil: there are no probes.
+	Ways func() []api.Way
 }
 
 // Switch is the node's Open vSwitch.
@@ -75,6 +78,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		e.own(t.View(), t.Snapshot.Alive, s.Known.Get().Endpoints)
 	}
 	e.reconcilers(s)
+	if s.Ways != nil {
+		e.ways(s.Ways())
+	}
 	st, err := s.Switch.Status(ctx)
 	e.put(source, yes(err == nil), "flows")
 	e.flows(st, err)
@@ -212,6 +218,36 @@ func (e exporter) own(v topology.View, running map[string]topology.Liveness, lis
 // node's are.
 func capacity(s netip.Prefix) float64 {
 	return max(0, math.Exp2(float64(s.Addr().BitLen()-s.Bits()))-2)
+}
+
+// ways are what probes tell; what they do not know is not there.
+func (e exporter) ways(list []api.Way) {
+	counts := map[string]int{}
+	for _, w := range list {
+		counts[w.State]++
+		peer, encap := w.To, string(w.Encap)
+		if !slices.Contains(api.StatesUnknown(), w.State) {
+			e.put(meshOK, yes(w.State == api.StateOK), peer, encap)
+		}
+		for direction, percent := range map[string]*int{"transmit": w.LossOut, "receive": w.LossIn} {
+			if percent != nil {
+				e.put(meshLoss, float64(*percent)/100, peer, encap, direction)
+			}
+		}
+		for m, rtt := range map[*Metric]api.Duration{meshRTT: w.RTT, meshRTTMax: w.RTTMax} {
+			if rtt > 0 {
+				e.put(m, time.Duration(rtt).Seconds(), peer, encap)
+			}
+		}
+		for m, size := range map[*Metric]int{meshMTU: w.Passes, meshMTUWanted: w.Needed} {
+			if size > 0 {
+				e.put(m, float64(size), peer, encap)
+			}
+		}
+	}
+	for _, state := range api.States() {
+		e.put(meshWays, float64(counts[state]), state)
+	}
 }
 
 func (e exporter) reconcilers(s Sources) {

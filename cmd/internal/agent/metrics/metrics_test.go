@@ -26,6 +26,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/ovs"
@@ -111,7 +112,18 @@ func sources(t *testing.T, err error) Sources {
 			Drops: map[string]uint64{pipeline.DropMAC: 5, "port bzc1 is down": 2, "port vx-host3 is down": 1},
 		}},
 		Sessions: func() map[string]bool { return map[string]bool{"192.0.2.254": false} },
-		Events:   func() (map[event.Kind]uint64, uint64) { return map[event.Kind]uint64{event.NodeLost: 4}, 0 },
+		Ways: func() []api.Way {
+			some, none := 7, 0
+			return []api.Way{
+				{From: "host1", To: "host2", Encap: "vxlan", Probed: api.Probed{
+					State: api.StateLossy, LossOut: &some, LossIn: &none, RTT: api.Duration(1500 * time.Microsecond),
+					RTTMax: api.Duration(9 * time.Millisecond), Passes: 1400, Needed: 1450,
+				}},
+				{From: "host1", To: "host3", Encap: "vxlan", Probed: api.Probed{State: api.StateDown, Needed: 1450}},
+				{From: "host1", To: "host2", Encap: "route", Probed: api.Probed{State: api.StateOK, RTT: api.Duration(time.Millisecond)}},
+			}
+		},
+		Events: func() (map[event.Kind]uint64, uint64) { return map[event.Kind]uint64{event.NodeLost: 4}, 0 },
 	}
 }
 
@@ -220,7 +232,12 @@ const after = `
 Those that begin with ` + "`process_` and `go_`" + ` are of the agent's process, as every program of Prometheus' Go library has
 them.
 
-What is not measured yet is not there: loss and latency between nodes.
+The userspace datapath (seen with Open vSwitch 3.1) counts what it sends into a tunnel twice, and what it receives once:
+for rates take ` + "`direction=\"receive\"`" + ` of the other node.
+
+The ` + "`baize_mesh_`" + ` ones are what [probes](mesh.md) tell of the ways from this node to the others, by tunnel
+(` + "`encapsulation`" + `) or by route. They are those of the last minutes; what nobody knows, such as the loss to a node whose
+agent does not run, is not there. With ` + "`--probe-interval 0`" + ` there are none.
 `
 
 func TestLabelsAreBounded(t *testing.T) {

@@ -79,6 +79,23 @@ var (
 	peerAlive = metric("baize_peer_alive", "gauge",
 		"1 where the agent of another node that carries a network of this node runs.", "peer")
 
+	meshWays = metric("baize_mesh_ways", "gauge",
+		"Ways to peers that are probed, by the state that probes tell of: docs/mesh.md has the states.", "state")
+	meshOK = metric("baize_mesh_way_ok", "gauge",
+		"1 where probes of all sizes arrive in both directions, 0 where something is wrong. Not there where nobody knows.",
+		"peer", "encapsulation")
+	meshLoss = metric("baize_mesh_loss_ratio", "gauge",
+		"Part of the probes of the last minutes that was lost, 0 to 1: transmit to the peer, or receive from it.",
+		"peer", "encapsulation", "direction")
+	meshRTT = metric("baize_mesh_rtt_seconds", "gauge",
+		"Median of the round trips of the last probes, in seconds.", "peer", "encapsulation")
+	meshRTTMax = metric("baize_mesh_rtt_max_seconds", "gauge",
+		"Longest of the round trips of the last probes, in seconds.", "peer", "encapsulation")
+	meshMTU = metric("baize_mesh_mtu_bytes", "gauge",
+		"Largest packet of an endpoint that was proven to pass, in bytes.", "peer", "encapsulation")
+	meshMTUWanted = metric("baize_mesh_mtu_wanted_bytes", "gauge",
+		"Largest MTU of the networks on the way to a peer, in bytes.", "peer", "encapsulation")
+
 	lookups = metric("baize_datapath_lookups_total", "counter",
 		"Packets that the datapath looked up: hit, missed (an upcall to ovs-vswitchd), lost (an upcall that was dropped).",
 		"datapath", "result")
@@ -100,6 +117,7 @@ func Metrics() []*Metric {
 		buildInfo, startTime, ready, partFailures, faults, source, etcdConnected, etcdRevision, networks, nodes, pins,
 		networkSubnets, networkLeased, networkPeers, endpoints, subnetAddresses, subnetUsed, passes, passSeconds, passSuccess,
 		changes, repairs, vswitchdLost, flowsWanted, flowsPresent, portsWanted, portsPresent, foreign, dropped, tunnelUp,
-		tunnelBytes, tunnelPackets, peerAlive, lookups, datapathFlows, datapathLimit, bgpUp, events, eventsLost,
+		tunnelBytes, tunnelPackets, peerAlive, meshWays, meshOK, meshLoss, meshRTT, meshRTTMax, meshMTU, meshMTUWanted,
+		lookups, datapathFlows, datapathLimit, bgpUp, events, eventsLost,
 	}
 }

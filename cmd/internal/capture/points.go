@@ -29,7 +29,7 @@ type Host struct {
 const nameProbes = "(probes)"
 
 // Find returns the point of a name: that of an endpoint or its container, its port on the
-// bridge, another node, or the port of a tunnel to one.
+// bridge, a segment such as docker0, another node, or the port of a tunnel to one.
 func (h Host) Find(name string) (api.Point, error) {
 	node := h.View.Node.Name
 	for _, e := range h.Endpoints {
@@ -41,6 +41,13 @@ func (h Host) Find(name string) (api.Point, error) {
 			p.Netns, p.Devices = e.Netns, []string{e.Ifname}
 		}
 		return p, nil
+	}
+	for _, s := range h.Observed.Segments() {
+		if name == s.Name || name == s.Port {
+			return api.Point{
+				Node: node, Kind: api.PointEndpoint, Name: s.Name, Network: s.Network, Devices: []string{s.Port},
+			}, nil
+		}
 	}
 	if port, ok := h.Observed.Ports[name]; ok && port.Role() == ovs.RoleTunnel {
 		name = port.ExternalIDs[ovs.KeyNode]

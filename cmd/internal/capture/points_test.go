@@ -42,6 +42,9 @@ func TestFind(t *testing.T) {
 		Fast: map[string]bool{"fast": true},
 		Observed: ovs.Observed{
 			Ports: map[string]ovs.ObservedPort{
+				"bzseg": {Port: ovs.Port{ExternalIDs: map[string]string{
+					ovs.KeyOwner: ovs.Owner, ovs.KeyRole: ovs.RoleSegment, ovs.KeySegment: "docker0", ovs.KeyNetwork: "blue",
+				}}},
 				"vx1": {Port: ovs.Port{ExternalIDs: map[string]string{ovs.KeyRole: ovs.RoleTunnel, ovs.KeyNode: "host2"}}},
 			},
 			Foreign: map[string]string{"lo": "br-phy", "no-such-device": "br-phy", "br-phy": "br-phy", "other": "br-ex"},
@@ -60,6 +63,12 @@ func TestFind(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/run/netns/c2", p.Netns)
 	require.Equal(t, []string{"eth0"}, p.Devices)
+
+	p, err = h.Find("docker0")
+	require.NoError(t, err)
+	require.Equal(t, api.Point{
+		Node: "host1", Kind: api.PointEndpoint, Name: "docker0", Network: "blue", Devices: []string{"bzseg"},
+	}, p)
 
 	want := api.Point{
 		Node: "host1", Kind: api.PointTunnel, Name: "host2", Devices: []string{"br-phy"},

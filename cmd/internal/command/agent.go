@@ -205,7 +205,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		LeaseGrace: c.Duration("lease-grace"), Metrics: c.String("metrics"),
 		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
 		PublicNames: c.Bool("public-names"), NoRemoteCapture: c.Bool("no-remote-capture"),
-		VXLANPort:   c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
+		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		ProbeInterval: c.Duration("probe-interval"), ReadyAfter: c.Duration("ready-after"),
 		DockerBridge: c.String("docker-bridge"), DockerNetwork: c.String("docker-network"),

@@ -237,6 +237,10 @@ func (x *capturing) selfName(ctx context.Context) (string, error) {
 // addLocal is a point of this host.
 func (x *capturing) addLocal(ctx context.Context, name string) error {
 	p, err := x.r.agentClient(x.c).Point(ctx, name)
+	if errors.Is(err, api.ErrNoAgent) {
+		return fmt.Errorf("%w; without an agent, 'ovs-vsctl list-ports br-baize' names the ports, and 'tcpdump -i PORT' "+
+			"shows one", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -73,6 +73,11 @@ func captureLines(d *domain, from, to lab.EndpointStatus) {
 	assert.Contains(d.T, out, fmt.Sprintf("%s  out  %s > %s ICMP EchoRequest", from, from.IPs[0], to.IPs[0]))
 	assert.Contains(d.T, out, fmt.Sprintf("%s  in   %s > %s ICMP EchoReply", from, to.IPs[0], from.IPs[0]))
 	assert.Contains(d.T, out, from.String()+": 2 packets captured")
+	out, err := d.Run("host1", "baize", "capture", from.Name, "--both-ends")
+	assert.Error(d.T, err)
+	assert.Contains(d.T, out, "name both endpoints")
+	out = d.Must("host1", "baize", "capture", from.Name, "--proto", "tcp", "--duration", "1s")
+	assert.Contains(d.T, out, from.String()+": 0 packets captured", "the end of the time is no error")
 	// What reads from a pipe reads it as well.
 	out = d.Must("host1", "sh", "-c", "baize capture host2 --proto icmp --count 4 --write - | tcpdump -n -r -")
 	assert.Contains(d.T, out, fmt.Sprintf("IP %s > %s: ICMP echo request", from.IPs[0], to.IPs[0]))

@@ -48,6 +48,9 @@ func TestProbes(t *testing.T) {
 	}
 	well()
 	require.Contains(t, l.Must("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-meters", "br-baize"), "meter=controller")
+	for _, tr := range transports {
+		t.Run("capture of "+string(tr), func(t *testing.T) { captures(t, l.In(t), tr) })
+	}
 
 	l.Must("host1", "nft", "add table netdev trouble; "+
 		"add chain netdev trouble out { type filter hook egress device eth0 priority 0; }; "+

@@ -111,6 +111,7 @@ func (a *Agent) kinds() answers.Kinds {
 		return slices.DeleteFunc(list, func(e api.Endpoint) bool { return !e.Is(name) }), err
 	}
 	out[capture.QuestionKind] = a.rooms.captures.Answer
+	out[api.TrafficKind] = a.answerTraffic
 	maps.Copy(out, a.world.kinds(a.rooms.hub))
 	return out
 }

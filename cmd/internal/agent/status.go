@@ -9,7 +9,6 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/api"
-	"github.com/baize-net/baize/cmd/internal/fastpath"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
@@ -95,12 +94,8 @@ func (a *Agent) fastPathStatus(st *api.Status, v topology.View) error {
 		return nil
 	}
 	counters, err := a.rooms.fastpath.Counters()
-	nodes := map[uint64]string{0: a.cfg.Node}
-	for _, n := range v.Networks {
-		for i := range n.Peers {
-			nodes[fastpath.NodeID(n.Peers[i].Node)] = n.Peers[i].Node
-		}
-	}
+	nodes := fastPathNodes(v)
+	nodes[0] = a.cfg.Node
 	endpoints := map[string]api.Endpoint{}
 	for _, e := range st.Endpoints {
 		endpoints[e.Port] = e

@@ -11,7 +11,10 @@ import (
 
 // Escape sequences of ECMA-48 and of DEC's private modes, as xterm has them.
 const (
-	escHome     = "\x1b[H\x1b[2J"
+	escHome     = "\x1b[H"
+	escClear    = "\x1b[2J"
+	escLineEnd  = "\x1b[K"            // erases what is behind in the line
+	escBelow    = "\x1b[J"            // and what is below
 	escNoWrap   = "\x1b[?7l\x1b[?25l" // and no cursor
 	escWrap     = "\x1b[?7h\x1b[?25h"
 	defaultRows = 24
@@ -40,7 +43,12 @@ func (s *Screen) Show(text string) error {
 	}
 	out := text
 	if s.tty != nil {
-		out = escNoWrap + escHome + fit(text, s.rows())
+		// What was there is written over, not erased before: it does not flicker.
+		out = escNoWrap + escHome
+		if !s.begun {
+			out += escClear
+		}
+		out += strings.ReplaceAll(fit(text, s.rows()), "\n", escLineEnd+"\n") + escBelow
 	}
 	s.begun, s.last = true, text
 	_, err := io.WriteString(s.w, out)
@@ -54,6 +62,15 @@ func (s *Screen) Close() error {
 	}
 	_, err := io.WriteString(s.w, escWrap)
 	return err
+}
+
+// Rows is how many lines the screen has, that of the cursor included; 0 where it has no
+// end.
+func (s *Screen) Rows() int {
+	if s.tty == nil {
+		return 0
+	}
+	return s.rows()
 }
 
 func (s *Screen) rows() int {

@@ -149,9 +149,16 @@ func TestOutputsConformToTheirSchemas(t *testing.T) {
 // written there so far.
 func terminalOf(t *testing.T, env []string, line ...string) (tty *os.File, seen func() string, ended <-chan error) {
 	t.Helper()
+	return terminalSized(t, pty.Winsize{Rows: 6, Cols: 60}, env, line...)
+}
+
+func terminalSized(
+	t *testing.T, size pty.Winsize, env []string, line ...string,
+) (tty *os.File, seen func() string, ended <-chan error) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program(t), line...)
 	cmd.Env = append(append(os.Environ(), "TERM=xterm"), env...)
-	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 6, Cols: 60})
+	tty, err := pty.StartWithSize(cmd, &size)
 	require.NoError(t, err)
 	var mu sync.Mutex
 	var out bytes.Buffer
@@ -219,7 +226,7 @@ func TestWatchOnATerminal(t *testing.T) {
 	wait := func(what string, parts ...string) {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			drawings := strings.Split(seen(), "\x1b[2J")
+			drawings := strings.Split(seen(), "\x1b[H")
 			last := drawings[len(drawings)-1]
 			return !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(last, p) })
 		}, 20*time.Second, 10*time.Millisecond, "%s: %q", what, seen())
@@ -246,6 +253,7 @@ func TestWatchOnATerminal(t *testing.T) {
 		t.Fatal("it goes on")
 	}
 	assert.Contains(t, seen(), "\x1b[?25h", "the cursor is back")
+	assert.Equal(t, 1, strings.Count(seen(), "\x1b[2J"), "later drawings write over the one before")
 	assert.NotContains(t, seen(), "interrupted")
 }
 

@@ -7,6 +7,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/topology"
 )
@@ -18,12 +19,23 @@ func (r *runner) topologyCommand() *ucli.Command {
 answers on this machine. More than ten nodes are grouped by their state, and more
 than ten tunnels counted; -o wide shows them one by one.
 
+With --watch it is a live picture of the hosts and the links between them: states, what
+goes over them in a second, what is lost and how long answers take, as the agents of all
+nodes count it and their probes tell. They are asked by way of etcd, every five seconds,
+less often where they are many. Where the screen has no room for all, what is in trouble
+comes first, then what has most to do.
+
   baize topology
+  baize topology --watch
   baize topology -o svg > topology.svg
   baize topology -o dot | dot -Tpng > topology.png`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "network", Usage: "only the network with this `NAME`"},
-			sourceFlag(), outputFlag("tree", "wide", "json", "yaml", "jsonpath=", "dot", "svg"),
+			&ucli.BoolFlag{
+				Name: flagWatch, Aliases: []string{"w"}, EnvVars: cli.Env("topology-watch"),
+				Usage: "show hosts and links as they are now, with what goes over them, until Ctrl-C",
+			},
+			colorFlag(), sourceFlag(), outputFlag("tree", "wide", "json", "yaml", "jsonpath=", "dot", "svg"),
 		},
 		Action: r.topology,
 	}
@@ -33,6 +45,9 @@ func (r *runner) topology(c *ucli.Context) error {
 	format, err := outputOf(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool(flagWatch) {
+		return r.watchTopology(c, format)
 	}
 	return r.withTopology(c, "", func(snap *topology.Snapshot) error {
 		if network := c.String("network"); network != "" {

@@ -45,6 +45,7 @@ func TestMesh(t *testing.T) {
 		name string
 		test func(mesh)
 	}{
+		{"live picture", testMeshLive},
 		{"UDP one way", testMeshUDP},
 		{"GRE one way", testMeshGRE},
 		{"nothing arrives", testMeshSilent},

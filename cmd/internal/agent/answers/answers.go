@@ -27,7 +27,7 @@ const (
 	// atATime is how many questions are answered at the same time.
 	atATime = 2
 	// perMinute is how many are answered in a minute.
-	perMinute = 30
+	perMinute = 60
 	// storeTimeout bounds the writing of an answer.
 	storeTimeout = 5 * time.Second
 )

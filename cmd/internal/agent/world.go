@@ -23,6 +23,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
+	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -36,6 +37,7 @@ type Store interface {
 	docker0.Store
 	names.Store
 	answers.Store
+	panels.Asker
 }
 
 // Host is this host's devices and namespaces.

@@ -92,8 +92,8 @@ func (r *runner) console(c *ucli.Context) error {
 	own := *c
 	own.Context = ctx
 	more := r.newPanels(&own)
-	page := console.New(more.config(console.Config{
-		Version: currentVersion().Version, Topology: topo, Agent: agent, Token: door.Token,
+	page := console.New(more.Config(console.Config{
+		Version: currentVersion().Version, Topology: topo, Agent: agent, Token: door.Token, Tracer: more,
 	}))
 	fmt.Fprintf(r.Out, "console: %s\n", url)
 	if door.Token != "" {
@@ -103,7 +103,7 @@ func (r *runner) console(c *ucli.Context) error {
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
-	following.Go(func() { more.follow(ctx, page.Watched()) })
+	following.Go(func() { more.Follow(ctx, page.Watched()) })
 	following.Go(func() {
 		console.FollowAgent(ctx, page.Watched(), askAgent(r.agentClient(c), r.socket(c).Value), agent)
 	})

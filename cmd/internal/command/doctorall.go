@@ -2,16 +2,14 @@ package command
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/doctor"
+	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -21,7 +19,7 @@ func (r *runner) doctorAll(c *ucli.Context) error {
 	wait := min(c.Duration("wait"), topology.MaxQuestionSeconds*time.Second).Round(time.Second)
 	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		asked, err := waiting(r, c, "asking all nodes", func(ctx context.Context) ([]doctor.Asked, error) {
-			return askNodes(ctx, s, snap, wait)
+			return panels.AskDoctors(ctx, s, snap, wait)
 		})
 		if err != nil {
 			return err
@@ -35,48 +33,6 @@ func (r *runner) doctorAll(c *ucli.Context) error {
 		}
 		return r.diagnosis(c, report, answers == 0)
 	})
-}
-
-// askNodes asks the nodes with a running agent, and returns all nodes of the topology.
-func askNodes(
-	ctx context.Context, s *etcdstore.Store, snap *topology.Snapshot, wait time.Duration,
-) ([]doctor.Asked, error) {
-	var out []doctor.Asked
-	at, living := map[string]int{}, 0
-	for _, n := range snap.SortedNodes() {
-		if n.Router != nil {
-			continue // it runs another program
-		}
-		_, alive := snap.Alive[n.Name]
-		if alive {
-			living++
-		}
-		at[n.Name] = len(out)
-		out = append(out, doctor.Asked{Node: n.Name, Alive: alive, Version: n.Version})
-	}
-	if living == 0 {
-		return out, nil
-	}
-	host, _ := os.Hostname()
-	q := topology.Question{ID: rand.Text(), Kind: doctor.Kind, From: "doctor on " + host, Seconds: int(wait / time.Second)}
-	heard := 0
-	err := s.Ask(ctx, q, func(a topology.NodeAnswer) bool {
-		i, known := at[a.Node]
-		if !known {
-			return false
-		}
-		n := &out[i]
-		n.Heard, n.Why = time.Now(), a.Error
-		if a.Error == "" {
-			n.Answer = new(doctor.Answer)
-			if err := json.Unmarshal(a.Body, n.Answer); err != nil {
-				n.Answer, n.Why = nil, "its answer cannot be read: "+err.Error()
-			}
-		}
-		heard++
-		return heard >= living
-	})
-	return out, err
 }
 
 // fix runs the commands of a report that take nothing from anybody, and looks again.

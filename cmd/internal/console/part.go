@@ -55,15 +55,19 @@ type Part struct {
 	access Access
 	cfg    Config
 	ask    func(context.Context) Agent
+	more   func(context.Context, Value[int])
 	log    *logrus.Entry
 }
 
 var _ part.Part = (*Part)(nil)
 
 // NewPart returns the part. ask is asked for the agent's own status; Agent and Token of
-// cfg are set by the part.
-func NewPart(access Access, cfg Config, ask func(context.Context) Agent, log *logrus.Entry) *Part {
-	return &Part{access: access, cfg: cfg, ask: ask, log: log.WithField("part", "console")}
+// cfg are set by the part. more keeps other values of cfg up to date as long as somebody
+// looks, until its ctx ends.
+func NewPart(
+	access Access, cfg Config, ask func(context.Context) Agent, more func(context.Context, Value[int]), log *logrus.Entry,
+) *Part {
+	return &Part{access: access, cfg: cfg, ask: ask, more: more, log: log.WithField("part", "console")}
 }
 
 // Name implements part.Part.
@@ -95,5 +99,6 @@ func (p *Part) Run(ctx context.Context) error {
 	defer following.Wait()
 	defer cancel()
 	following.Go(func() { FollowAgent(ctx, page.Watched(), p.ask, agent) })
+	following.Go(func() { p.more(ctx, page.Watched()) })
 	return page.Serve(ctx, l)
 }

@@ -367,9 +367,9 @@ func TestPart(t *testing.T) {
 	asked := func(context.Context) Agent { return agentOf("host1") }
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	p := NewPart(Access{Listen: taken.Addr().String()}, Config{Topology: threeHosts()}, asked, logrus.NewEntry(log))
+	p := NewPart(Access{Listen: taken.Addr().String()}, Config{Topology: threeHosts()}, asked, func(context.Context, Value[int]) {}, logrus.NewEntry(log))
 	require.ErrorContains(t, p.Run(t.Context()), "name another address")
-	open := NewPart(Access{Listen: "0.0.0.0:0"}, Config{Topology: threeHosts()}, asked, logrus.NewEntry(log))
+	open := NewPart(Access{Listen: "0.0.0.0:0"}, Config{Topology: threeHosts()}, asked, func(context.Context, Value[int]) {}, logrus.NewEntry(log))
 	require.ErrorContains(t, open.Run(t.Context()), "--token-file")
 
 	base := "http://" + taken.Addr().String() + "/"

@@ -49,6 +49,15 @@ func TestConsoleOfAnAgent(t *testing.T) {
 		f, found := console()
 		return !found, f.String()
 	})
+	// Who looks sees what agents, probes and doctors say of all hosts.
+	stop, stream := l.Start("host1", "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/7474 && printf "GET /api/v1/stream HTTP/1.0\r\n`+
+		`Host: localhost\r\nAuthorization: Bearer correct-horse-battery\r\n\r\n" >&3 && cat <&3`)
+	l.Await("the panels are there", func() (bool, string) {
+		out := stream.String()
+		return strings.Contains(out, "event: latency\ndata: {\"hosts\":[\"host1\",\"host2\"]") &&
+			strings.Contains(out, "event: findings\ndata: [{\"outcome\"") && strings.Contains(out, "event: events\ndata: [{\"at\""), out
+	})
+	stop()
 	out, err := ask("guess")
 	assert.NoError(t, err)
 	assert.Contains(t, out, "401 Unauthorized")

@@ -1,4 +1,4 @@
-package command
+package panels
 
 import (
 	"testing"
@@ -58,7 +58,7 @@ func TestFindingsPanel(t *testing.T) {
 }
 
 func TestTraceAndEventPanels(t *testing.T) {
-	got := shownTrace(trace.Result{
+	got := TraceOf(trace.Result{
 		Phases: []trace.Phase{{Name: "question"}, {About: "icmp", Hops: []trace.Hop{{Node: "host1", Steps: []trace.Step{
 			{Stage: "steer", State: trace.Good, Text: "to the node", Key: "subnets/x"},
 			{Stage: trace.StageTunnel, State: trace.Good, Text: "into vx-host2"},
@@ -71,7 +71,7 @@ func TestTraceAndEventPanels(t *testing.T) {
 	assert.Equal(t, "to the node (because of subnets/x)", got.Hops[0].Steps[0].What)
 	assert.Equal(t, console.Failed, got.Hops[0].Steps[2].Outcome)
 	assert.False(t, got.Delivered)
-	assert.NotNil(t, shownTrace(trace.Result{}).Hops)
+	assert.NotNil(t, TraceOf(trace.Result{}).Hops)
 
 	e := shownEvent(event.Event{Subject: "node host2", Text: "left", Cause: "nodes/host2", Code: fault.NodeDown})
 	assert.Equal(t, "left (nodes/host2)", e.What)

@@ -33,7 +33,7 @@ const nameProbes = "(probes)"
 func (h Host) Find(name string) (api.Point, error) {
 	node := h.View.Node.Name
 	for _, e := range h.Endpoints {
-		if name != e.Name && name != e.Container && name != e.Port && name != e.Network+"/"+e.Name {
+		if !e.Is(name) && name != e.Port && name != e.Network+"/"+e.Name {
 			continue
 		}
 		p := api.Point{Node: node, Kind: api.PointEndpoint, Name: e.Name, Network: e.Network, Devices: []string{e.Port}}

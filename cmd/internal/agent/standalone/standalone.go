@@ -105,6 +105,11 @@ func (*Store) Questions(ctx context.Context, _ func(topology.Question)) error {
 	return nil
 }
 
+// Ask refuses: questions go by way of etcd.
+func (*Store) Ask(_ context.Context, q topology.Question, _ func(topology.NodeAnswer) bool) error {
+	return refuse("question " + q.ID)
+}
+
 // PutAnswer is not called, since nobody asks.
 func (*Store) PutAnswer(_ context.Context, q topology.Question, _ topology.NodeAnswer) error {
 	return refuse("question " + q.ID)

@@ -46,7 +46,7 @@ func TestParts(t *testing.T) {
 			require.Positive(t, running[p.Name()], "%s runs", p.Name())
 			require.LessOrEqual(t, running[p.Name()], 12, "%s: a part has a few goroutines, whatever it knows of", p.Name())
 		}
-		require.Equal(t, []string{"topology", "membership", "attach", "switch", "kernel", "names", "answers", "events"}, names)
+		require.Equal(t, []string{"topology", "membership", "attach", "switch", "kernel", "names", "captures", "answers", "events"}, names)
 	})
 }
 

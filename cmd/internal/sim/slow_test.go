@@ -105,11 +105,19 @@ func TestTwoHundredEndpoints(t *testing.T) {
 			require.NoError(t, n.Add("blue", fmt.Sprintf("e%d", i)))
 			return cost{time.Since(began), n.Switch.Changes() - changes, n.Switch.Written() - written}
 		}
-		first := add(1)
-		for i := 2; i < 200; i++ {
-			add(i)
+		// What the agent does every so often, such as an audit, falls together with some of
+		// them, which wait for it: the least of a few counts.
+		least := func(from, to int) cost {
+			out := add(from)
+			for i := from + 1; i <= to; i++ {
+				c := add(i)
+				out = cost{min(out.took, c.took), min(out.changes, c.changes), min(out.written, c.written)}
+			}
+			return out
 		}
-		last := add(200)
+		first := least(1, 10)
+		least(11, 190)
+		last := least(191, 200)
 		t.Logf("the first: %+v, the last: %+v", first, last)
 		require.Equal(t, first.changes, last.changes)
 		require.LessOrEqual(t, last.took, first.took+2*time.Millisecond)

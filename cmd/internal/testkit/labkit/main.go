@@ -91,7 +91,7 @@ var raceAll = os.Getenv("BAIZE_TEST_RACE") != ""
 var raceAgent = sync.OnceValues(func() (string, error) {
 	file := filepath.Join(dir, "baize-race")
 	out, err := testkit.Try(10*time.Minute, []string{"CGO_ENABLED=1"},
-		"go", "build", "-race", "-buildvcs=false", "-o", file, "github.com/baize-net/baize/cmd/baize")
+		"go", "build", "-race", "-trimpath", "-buildvcs=false", "-o", file, "github.com/baize-net/baize/cmd/baize")
 	if err != nil {
 		return "", fmt.Errorf("build the agent with the race detector: %w\n%s", err, out)
 	}

@@ -158,7 +158,7 @@ test-upgrade: check-go need-root deps-test ## two versions side by side in one c
 .PHONY: test-trace
 test-trace: check-go need-root deps-test ## verdicts of 'baize trace' against real packets: 500 pairs, random faults (20 minutes)
 	CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -timeout 60m -run 'TestTrace$$' -v \
-		./cmd/internal/domaintest -trace-rounds 125
+		./cmd/internal/domaintest -trace-rounds 125 -trace-seed 0
 
 .PHONY: lint
 lint: check-go ## shell scripts and Go sources, import directions included

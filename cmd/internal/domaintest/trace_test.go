@@ -28,7 +28,7 @@ import (
 
 var (
 	traceRounds = flag.Int("trace-rounds", 13, "rounds of TestTrace: a random fault each, and random pairs")
-	traceSeed   = flag.Uint64("trace-seed", 0, "seed of TestTrace; 0: another in each run")
+	traceSeed   = flag.Uint64("trace-seed", 1, "seed of TestTrace; 0: another in each run, as 'make test-trace' has it")
 )
 
 // pairsARound is how many pairs are tried with one fault.
@@ -366,10 +366,12 @@ func (w *traceWorld) firewall(h string) string {
 	for e.Network != w.near.network {
 		e = w.endpoint()
 	}
+	// None of connections: of those that come in by the fast path the kernel's packet
+	// filter sees the answers only, which begin none. An agent that runs turns it off then.
 	rule := []string{
 		"ip daddr " + e.IPs[0].String() + " drop", "ip6 saddr " + e.IPs[1].String() + " drop", "meta l4proto icmp drop",
-		"udp dport 7000 reject", `iifname "bn-route" drop`, `oifname "bn-*" drop`, "ct state new drop",
-	}[w.random.IntN(7)]
+		"udp dport 7000 reject", `iifname "bn-route" drop`, `oifname "bn-*" drop`,
+	}[w.random.IntN(6)]
 	hook := []string{"forward", "prerouting"}[w.random.IntN(2)]
 	if strings.HasPrefix(rule, "oifname") || strings.Contains(rule, "reject") {
 		hook = "forward"

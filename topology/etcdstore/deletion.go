@@ -218,11 +218,8 @@ func (s *Store) LetGo(ctx context.Context, network, node string) error {
 			return true, nil
 		}
 		chunk := parts[:min(len(parts), maxTxnOps-1)]
-		t := txn{cmps: []clientv3.Cmp{s.unchanged(n.Key(), n.ModRevision)}}
-		for _, p := range chunk {
-			t.cmps = append(t.cmps, s.unchanged(p.key, p.revision))
-			t.then = append(t.then, p.op)
-		}
+		t := s.settle(chunk)
+		t.cmps = append(t.cmps, s.unchanged(n.Key(), n.ModRevision))
 		resp, err := s.commit(ctx, t)
 		return err == nil && resp.Succeeded && len(chunk) == len(parts), err
 	})
@@ -241,6 +238,15 @@ type ownPart struct {
 	key      string
 	revision int64
 	op       clientv3.Op
+}
+
+// settle does what is to be done to keys of a node, as far as they are unchanged.
+func (s *Store) settle(parts []ownPart) (t txn) {
+	for _, p := range parts {
+		t.cmps = append(t.cmps, s.unchanged(p.key, p.revision))
+		t.then = append(t.then, p.op)
+	}
+	return t
 }
 
 // partsOf are the node's leases, pins and names in a network, to be deleted.

@@ -31,11 +31,7 @@ func (s *Store) GiveBack(ctx context.Context, network, node string) error {
 		if len(parts) == 0 && !last {
 			return true, nil
 		}
-		var t txn
-		for _, p := range chunk {
-			t.cmps = append(t.cmps, s.unchanged(p.key, p.revision))
-			t.then = append(t.then, p.op)
-		}
+		t := s.settle(chunk)
 		if last {
 			t.cmps = append(t.cmps, append(s.stillUnused(network, v.Revision), s.unchanged(n.Key(), n.ModRevision))...)
 			t.then = append(t.then, clientv3.OpDelete(s.key(n.Key())), clientv3.OpDelete(s.key(namesDir(network)),

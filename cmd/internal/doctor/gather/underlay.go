@@ -61,6 +61,21 @@ func (g *gatherer) underlay(ctx context.Context) {
 	if u.Device == "" {
 		return
 	}
+	g.links()
+	u.Takers = g.takers()
+	u.ReversePath = reversePaths()
+	u.Neighbours = neighbours()
+	view := g.snap.View(g.facts.Node)
+	g.encaps(view)
+	g.needs(view)
+	g.forwards(view)
+	u.Shaping = g.shaping(ctx)
+	g.peers(ctx, view)
+}
+
+// links looks at the device of the underlay, and at those below it.
+func (g *gatherer) links() {
+	u := &g.facts.Underlay
 	u.Below = g.below(u.Device)
 	for _, name := range append([]string{u.Device}, u.Below...) {
 		// Open vSwitch's own devices never have a carrier.
@@ -75,15 +90,6 @@ func (g *gatherer) underlay(ctx context.Context) {
 			u.NoCarrier = append(u.NoCarrier, name)
 		}
 	}
-	u.Takers = g.takers()
-	u.ReversePath = reversePaths()
-	u.Neighbours = neighbours()
-	view := g.snap.View(g.facts.Node)
-	g.encaps(view)
-	g.needs(view)
-	g.forwards(view)
-	u.Shaping = g.shaping(ctx)
-	g.peers(ctx, view)
 }
 
 // below returns the devices that the packets of a device pass as well.

@@ -54,28 +54,7 @@ With authentication on it is root's.
   baize auth init --certificates --dry-run`,
 				Flags: append(sourceRightsFlags(), passwords, certificates, plan), Action: r.authInit,
 			},
-			{
-				Name: "add", Usage: "make a user for a node or a person, or give one other rights", ArgsUsage: "NAME",
-				Description: `For a node before its agent starts for the first time, and for people:
-
-  baize auth add host4 --passwords /root/baize
-  baize auth add alice --role operator --passwords /root/baize
-  baize auth add host4 --network blue --network red
-
-With --network a node may have a part of these networks only, and write nothing in
-others; its Docker engine makes no networks.`,
-				Flags: append(sourceRightsFlags(),
-					&ucli.StringFlag{Name: "role", Usage: "`ROLE` is node, operator or reader", Value: roleNode},
-					&ucli.StringFlag{Name: "user", Usage: "the `USER` in etcd; one that is there gets the role (default NAME)"},
-					&ucli.StringSliceFlag{
-						Name: "network", Usage: "only in the network of this `NAME`; repeat it or separate with commas",
-						EnvVars: []string{"BAIZE_AUTH_NETWORK"}, // BAIZE_NETWORK is the agent's
-						Action:  areNames("network", "network"),
-					},
-					passwords, certificates, plan,
-				),
-				Action: r.authAdd,
-			},
+			r.authAddCommand(passwords, certificates, plan),
 			{
 				Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",
 				Usage: "take the user of a node or a person away",
@@ -106,6 +85,31 @@ its forwarding goes on.
 				Flags: []ucli.Flag{yesFlag()}, Action: r.authDisable,
 			},
 		},
+	}
+}
+
+// authAddCommand takes the flags that it shares with the others.
+func (r *runner) authAddCommand(shared ...ucli.Flag) *ucli.Command {
+	return &ucli.Command{
+		Name: "add", Usage: "make a user for a node or a person, or give one other rights", ArgsUsage: "NAME",
+		Description: `For a node before its agent starts for the first time, and for people:
+
+  baize auth add host4 --passwords /root/baize
+  baize auth add alice --role operator --passwords /root/baize
+  baize auth add host4 --network blue --network red
+
+With --network a node may have a part of these networks only, and write nothing in
+others; its Docker engine makes no networks.`,
+		Flags: slices.Concat(sourceRightsFlags(), []ucli.Flag{
+			&ucli.StringFlag{Name: "role", Usage: "`ROLE` is node, operator or reader", Value: roleNode},
+			&ucli.StringFlag{Name: "user", Usage: "the `USER` in etcd; one that is there gets the role (default NAME)"},
+			&ucli.StringSliceFlag{
+				Name: "network", Usage: "only in the network of this `NAME`; repeat it or separate with commas",
+				EnvVars: []string{"BAIZE_AUTH_NETWORK"}, // BAIZE_NETWORK is the agent's
+				Action:  areNames("network", "network"),
+			},
+		}, shared),
+		Action: r.authAdd,
 	}
 }
 

@@ -20,9 +20,30 @@ func (r *runner) endpointCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "endpoint", Aliases: []string{"ep"}, Usage: "attach namespaces of this node to networks, list and detach them",
 		Subcommands: []*ucli.Command{
+			r.endpointAddCommand(),
 			{
-				Name: "add", Usage: "attach a network namespace to a network", ArgsUsage: "[NAME]",
-				Description: `The agent of this node creates a veth pair: one end on the bridge, the other in
+				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
+				Description: `A container loses this interface without its engine knowing: 'docker network
+disconnect', or 'docker rm', is what removes it. So that is asked first.`,
+				Flags:  []ucli.Flag{yesFlag()},
+				Action: r.endpointRemove,
+			},
+			r.endpointMoveCommand(),
+			{
+				Name: "list", Aliases: []string{"ls"}, Usage: "list the endpoints of this node",
+				Flags: endpoints.flags(
+					&ucli.StringFlag{Name: "network", Usage: "only those in the network with this `NAME`"},
+				),
+				Action: endpoints.list(r, fromAgent(listEndpoints)),
+			},
+		},
+	}
+}
+
+func (r *runner) endpointAddCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "add", Usage: "attach a network namespace to a network", ArgsUsage: "[NAME]",
+		Description: `The agent of this node creates a veth pair: one end on the bridge, the other in
 the namespace, with an address of the node's subnet and the network's mask and MTU.
 It works while etcd is down, unless it is the node's first use of the network: then
 a subnet is leased ('baize agent --network' does that ahead). A static address outside the node's subnet becomes a
@@ -40,34 +61,30 @@ subnets; what lies behind a router is reached by those who have a route to it.
 
 Router advertisements and redirects, answers of DHCP servers, frames of bridges and
 tagged frames are dropped unless the network or the endpoint is allowed them.`,
-				Flags: []ucli.Flag{
-					&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
-					&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
-					&ucli.StringSliceFlag{
-						Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)",
-					},
-					&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
-					&ucli.StringSliceFlag{
-						Name: "allow", Usage: "`PREFIX` or address that it may send from as well, or a kind of traffic: " +
-							trafficNames(),
-					},
-					&ucli.StringFlag{
-						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)", Action: isDevice("ifname"),
-					},
-					outputFlag(formatsItem...),
-				},
-				Action: r.endpointAdd,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
+			&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},
+			&ucli.StringSliceFlag{
+				Name: "ip", Usage: "static `ADDRESS`, at most one of each family (default one of the node's subnet)",
 			},
-			{
-				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
-				Description: `A container loses this interface without its engine knowing: 'docker network
-disconnect', or 'docker rm', is what removes it. So that is asked first.`,
-				Flags:  []ucli.Flag{yesFlag()},
-				Action: r.endpointRemove,
+			&ucli.StringFlag{Name: "mac", Usage: "link `ADDRESS` (default 02:42 and the IPv4 address)"},
+			&ucli.StringSliceFlag{
+				Name: "allow", Usage: "`PREFIX` or address that it may send from as well, or a kind of traffic: " +
+					trafficNames(),
 			},
-			{
-				Name: "move", Usage: "move an endpoint of another host to a namespace of this one", ArgsUsage: "NAME HOST",
-				Description: `Run it on the host that the endpoint goes to; HOST is the one that has it. Its
+			&ucli.StringFlag{
+				Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)", Action: isDevice("ifname"),
+			},
+			outputFlag(formatsItem...),
+		},
+		Action: r.endpointAdd,
+	}
+}
+
+func (r *runner) endpointMoveCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "move", Usage: "move an endpoint of another host to a namespace of this one", ArgsUsage: "NAME HOST",
+		Description: `Run it on the host that the endpoint goes to; HOST is the one that has it. Its
 addresses, its MAC and what it is allowed come along, and packets go to the new
 namespace from one moment on: the interface is ready there before etcd says so, in
 one transaction, and HOST's agent removes the old one after it. What runs in the
@@ -77,25 +94,16 @@ old namespace, and its connections, stay behind. Both agents have to run.
 
 A container is moved by its engine: stop it, and start it on the other host with
 its address and MAC ('docker run --ip … --mac-address …').`,
-				Flags: []ucli.Flag{
-					&ucli.StringFlag{
-						Name: "netns", Usage: "the namespace here: a `PATH`, or a name that 'ip netns' knows", Required: true,
-					},
-					&ucli.StringFlag{
-						Name: "ifname", Usage: "`NAME` of the interface in the namespace (default as it was)", Action: isDevice("ifname"),
-					},
-					outputFlag(formatsItem...),
-				},
-				Action: r.endpointMove,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{
+				Name: "netns", Usage: "the namespace here: a `PATH`, or a name that 'ip netns' knows", Required: true,
 			},
-			{
-				Name: "list", Aliases: []string{"ls"}, Usage: "list the endpoints of this node",
-				Flags: endpoints.flags(
-					&ucli.StringFlag{Name: "network", Usage: "only those in the network with this `NAME`"},
-				),
-				Action: endpoints.list(r, fromAgent(listEndpoints)),
+			&ucli.StringFlag{
+				Name: "ifname", Usage: "`NAME` of the interface in the namespace (default as it was)", Action: isDevice("ifname"),
 			},
+			outputFlag(formatsItem...),
 		},
+		Action: r.endpointMove,
 	}
 }
 

@@ -55,15 +55,7 @@ With authentication on it is root's.
 				Flags: append(sourceRightsFlags(), passwords, certificates, plan), Action: r.authInit,
 			},
 			r.authAddCommand(passwords, certificates, plan),
-			{
-				Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",
-				Usage: "take the user of a node or a person away",
-				Description: `An agent that runs with the user cannot write any more; its forwarding goes on.
-A user that has other roles keeps them.
-
-  baize auth remove host4`,
-				Flags: []ucli.Flag{yesFlag(), plan}, Action: r.authRemove,
-			},
+			r.authRemoveCommand(plan),
 			{
 				Name: "status", Usage: "show whether etcd wants a user, and who may do what",
 				Flags: []ucli.Flag{outputFlag(formatsItem...)}, Action: r.authStatus,
@@ -85,6 +77,19 @@ its forwarding goes on.
 				Flags: []ucli.Flag{yesFlag()}, Action: r.authDisable,
 			},
 		},
+	}
+}
+
+// authRemoveCommand takes the flag that it shares with the others.
+func (r *runner) authRemoveCommand(plan ucli.Flag) *ucli.Command {
+	return &ucli.Command{
+		Name: "remove", Aliases: []string{"rm"}, ArgsUsage: "NAME",
+		Usage: "take the user of a node or a person away",
+		Description: `An agent that runs with the user cannot write any more; its forwarding goes on.
+A user that has other roles keeps them.
+
+  baize auth remove host4`,
+		Flags: []ucli.Flag{yesFlag(), plan}, Action: r.authRemove,
 	}
 }
 

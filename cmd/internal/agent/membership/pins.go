@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,16 +34,7 @@ type asked struct {
 // port, and whoever adds it sees to that.
 func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, known attach.Known) error {
 	self := p.hub.Self().Node
-	wanted := map[topology.PinID]topology.Pin{}
-	for _, e := range known.All() {
-		for _, ip := range e.IPs {
-			if _, ok := s.Networks[e.Network]; ok && p.atHome(s, e.Network, ip) {
-				continue
-			}
-			id := topology.PinID{Network: e.Network, Addr: ip}
-			wanted[id] = pinOf(e, ip, self)
-		}
-	}
+	wanted := p.wantedPins(s, known)
 	var errs []error
 	for _, e := range known.Endpoints {
 		if _, ok := s.Networks[e.Network]; !ok || known.Moving[e.Port] {
@@ -62,12 +54,25 @@ func (p *Part) syncPins(ctx context.Context, s *topology.Snapshot, known attach.
 			}
 		}
 	}
-	for id := range p.asking {
-		if _, ok := wanted[id]; !ok {
-			delete(p.asking, id)
+	maps.DeleteFunc(p.asking, func(id topology.PinID, _ asked) bool {
+		_, ok := wanted[id]
+		return !ok
+	})
+	return errors.Join(errs...)
+}
+
+// wantedPins are those of the addresses that endpoints have outside of the node's subnets.
+func (p *Part) wantedPins(s *topology.Snapshot, known attach.Known) map[topology.PinID]topology.Pin {
+	wanted := map[topology.PinID]topology.Pin{}
+	for _, e := range known.All() {
+		for _, ip := range e.IPs {
+			if _, ok := s.Networks[e.Network]; ok && p.atHome(s, e.Network, ip) {
+				continue
+			}
+			wanted[topology.PinID{Network: e.Network, Addr: ip}] = pinOf(e, ip, p.hub.Self().Node)
 		}
 	}
-	return errors.Join(errs...)
+	return wanted
 }
 
 // cameHome reports whether a pin is that of an endpoint which was moved to the node that

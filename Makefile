@@ -101,7 +101,7 @@ need-root:
 
 .PHONY: test
 test: check-go deps-test ## every test there is: lint, unit, system, kernel (root)
-	@scripts/test.sh lint unit system kernel
+	@scripts/test.sh lint kernel+unit system
 
 .PHONY: test-unit
 test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)

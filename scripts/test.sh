@@ -3,8 +3,10 @@
 #       a summary: which passed, and what each took. Exit 1 where one failed.
 # Why:  'make test' and CI are to show every failure of a run, and what it cost.
 #       One runs after the other: on two processors tiers that run side by side take
-#       longer in all, and what has a deadline of the real world misses it.
-# Use:  scripts/test.sh [lint] [unit] [system] [kernel]      (default: all)
+#       longer in all, and what has a deadline of the real world misses it. But
+#       'kernel+unit' runs unit on what kernel leaves of the processors, a quarter.
+# Use:  scripts/test.sh [lint] [unit] [system] [kernel] [TIER+TIER]    (default: all)
+#       Of TIER+TIER the first goes before the second; what that prints follows.
 #       TESTFLAGS='-run Name -v' is passed to go test.
 #       BAIZE_TEST_LABS=2 is how many tests with a lab of their own run at a time
 #       in each package, BAIZE_TEST_PACKAGES=2 how many packages of the system tier.
@@ -85,7 +87,9 @@ case $1 in
 	exit
 	;;
 esac
-for tier in "$@"; do
+# Words of a line without quotes: the tiers of all groups, one by one.
+tiers=$(echo "$@" | sed 's/+/ /g')
+for tier in $tiers; do
 	case $tier in
 	lint | unit | system | kernel) ;;
 	*)
@@ -109,23 +113,42 @@ ended() {
 trap ended EXIT
 trap 'exit 130' HUP INT TERM
 
-start=$(date +%s)
-for tier in "$@"; do
-	printf '\n=== %s\n' "$tier"
+# run_tier runs a tier as a command, if one is given, such as nice, and notes its result.
+run_tier() {
+	tier=$1
+	shift
 	begin=$(date +%s)
-	setsid -w sh "$self" --tier "$tier" "$logs/$tier.group" &
+	"$@" setsid -w sh "$self" --tier "$tier" "$logs/$tier.group" &
 	# In the background: the shell heeds a signal only between commands.
 	wait $! && result=ok || result=FAILED
 	end_group "$logs/$tier.group"
 	printf '%-8s %-7s %5d s\n' "$tier" "$result" "$(($(date +%s) - begin))" >"$logs/$tier.result"
-	printf '=== %s\n' "$(cat "$logs/$tier.result")"
+}
+
+start=$(date +%s)
+for group in "$@"; do
+	first=${group%%+*} others=$(echo "${group#"${group%%+*}"}" | sed 's/+/ /g')
+	for tier in $others; do
+		run_tier "$tier" nice -n 19 >"$logs/$tier.log" 2>&1 &
+		echo $! >"$logs/$tier.job"
+	done
+	printf '\n=== %s\n' "$first"
+	run_tier "$first"
+	printf '=== %s\n' "$(cat "$logs/$first.result")"
+	for tier in $others; do
+		printf '\n=== %s\n' "$tier"
+		wait "$(cat "$logs/$tier.job")" || :
+		cat "$logs/$tier.log"
+		printf '=== %s\n' "$(cat "$logs/$tier.result")"
+	done
 done
 
 printf '\n=== summary\n'
-result=ok
-for tier in "$@"; do
+result=ok count=0
+for tier in $tiers; do
 	cat "$logs/$tier.result"
+	count=$((count + 1))
 	! grep -q FAILED "$logs/$tier.result" || result=FAILED
 done
-[ $# -eq 1 ] || printf '%-8s %-7s %5d s\n' all "$result" "$(($(date +%s) - start))"
+[ $count -eq 1 ] || printf '%-8s %-7s %5d s\n' all "$result" "$(($(date +%s) - start))"
 [ $result = ok ]

@@ -28,6 +28,13 @@ const shellDies = `case "$*" in
 *) echo unit begins; echo unit ends ;;
 esac`
 
+// oneAwaitsTheOther is one whose kernel tier ends once the unit tier has begun.
+const oneAwaitsTheOther = `case "$*" in
+*"-tags system"*) echo system begins ;;
+*"-tags kernel"*) until [ -e "$D/unit" ]; do sleep 0.01; done ;;
+*) echo "unit begins, nice $(nice)"; : >"$D/unit"; exit 1 ;;
+esac`
+
 // tiers runs a copy of test.sh, with a go(1) of its own, in a tree of its own,
 // whose tiers print a line at their beginning and one at their end.
 func tiers(t *testing.T, goTool string, args ...string) (out string, code int, dir string) {
@@ -88,9 +95,36 @@ $`), out)
 	})
 	t.Run("unknown", func(t *testing.T) {
 		t.Parallel()
-		out, code, _ := tiers(t, goTool, "lint", "frob")
-		assert.Equal(t, 2, code)
-		assert.Equal(t, "test: unknown tier 'frob': use lint, unit, system or kernel\n", out)
+		for _, arg := range []string{"frob", "lint+frob"} {
+			out, code, _ := tiers(t, goTool, "lint", arg)
+			assert.Equal(t, 2, code)
+			assert.Equal(t, "test: unknown tier 'frob': use lint, unit, system or kernel\n", out)
+		}
+	})
+	t.Run("side by side", func(t *testing.T) {
+		t.Parallel()
+		out, code, _ := tiers(t, oneAwaitsTheOther, "kernel+unit", "system")
+		assert.Equal(t, 1, code, out)
+		assert.Regexp(t, `^
+=== kernel
+kernel begins
+kernel ends
+=== kernel   ok +\d+ s
+
+=== unit
+unit begins, nice 19
+=== unit     FAILED +\d+ s
+
+=== system
+system begins
+=== system   ok +\d+ s
+
+=== summary
+kernel   ok +\d+ s
+unit     FAILED +\d+ s
+system   ok +\d+ s
+all      FAILED +\d+ s
+$`, out)
 	})
 	t.Run("a tier's shell dies", func(t *testing.T) {
 		t.Parallel()

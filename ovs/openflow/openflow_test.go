@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const wait, tick = 20 * time.Second, 5 * time.Millisecond
+const wait, tick = time.Minute, 5 * time.Millisecond
 
 // start gives a bridge br-t with ports 1 to 3.
 func start(t testing.TB) (*ovstest.OVS, *openflow.Client) {
@@ -343,7 +343,7 @@ func TestErrors(t *testing.T) {
 	_, err = hasty.Observe(t.Context())
 	require.ErrorIs(t, err, topology.ErrUnavailable)
 	require.ErrorIs(t, hasty.Apply(t.Context(), sample(), nil), topology.ErrUnavailable)
-	require.Less(t, time.Since(begin), 10*time.Second)
+	require.Less(t, time.Since(begin), wait)
 	resume()
 
 	ctx, cancel := context.WithCancel(t.Context())

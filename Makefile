@@ -100,11 +100,11 @@ need-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "make: the lab makes network namespaces, which needs root: run 'sudo make $(firstword $(MAKECMDGOALS))'" >&2; exit 1; }
 
 .PHONY: test
-test: check-go deps-test ## every test there is: lint, unit, system, kernel (root)
-	@scripts/test.sh lint kernel+unit system
+test: check-go deps-test ## every test there is: lint, unit, race, system, kernel (root)
+	@scripts/test.sh lint unit kernel+race system
 
 .PHONY: test-unit
-test-unit: check-go ## pure and in-process tests, race detector on (needs gcc)
+test-unit: check-go ## pure and in-process tests
 	@scripts/test.sh unit
 
 .PHONY: test-system
@@ -112,8 +112,8 @@ test-system: check-go deps-test ## tests on a real Open vSwitch in namespaces (r
 	@scripts/test.sh system
 
 .PHONY: test-race
-test-race: check-go deps-test ## the system tests with the race detector in every agent of every lab (40 minutes)
-	@BAIZE_TEST_RACE=1 scripts/test.sh system
+test-race: check-go deps-test ## all with the race detector: in-process tests, and every agent of every lab (45 minutes)
+	@BAIZE_TEST_RACE=1 scripts/test.sh race system
 
 .PHONY: test-faults
 test-faults: check-go need-root deps-test ## every fault of the catalogue: injected into a lab, named by 'baize doctor', mended by its remedy

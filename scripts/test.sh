@@ -4,8 +4,8 @@
 # Why:  'make test' and CI are to show every failure of a run, and what it cost.
 #       One runs after the other: on two processors tiers that run side by side take
 #       longer in all, and what has a deadline of the real world misses it. But
-#       'kernel+unit' runs unit on what kernel leaves of the processors, a quarter.
-# Use:  scripts/test.sh [lint] [unit] [system] [kernel] [TIER+TIER]    (default: all)
+#       'kernel+race' runs race on what kernel leaves of the processors, a quarter.
+# Use:  scripts/test.sh [lint] [unit] [race] [system] [kernel] [TIER+TIER]    (default: all)
 #       Of TIER+TIER the first goes before the second; what that prints follows.
 #       TESTFLAGS='-run Name -v' is passed to go test.
 #       BAIZE_TEST_LABS=2 is how many tests with a lab of their own run at a time
@@ -21,12 +21,25 @@ export GORACE="${GORACE-atexit_sleep_ms=100}"
 
 lint() { scripts/lint.sh; }
 
-# unit runs more packages at a time than there are processors: some
-# wait for connections and for timers of libraries. go vet is lint's. With -trimpath
-# another clone of the same sources has nothing to compile anew.
+# unit and race run more packages at a time than there are processors: some wait for
+# connections and for timers of libraries. go vet is lint's. The flags are the system
+# tier's: nothing is compiled twice, and nothing anew in another clone.
 unit() {
 	# shellcheck disable=SC2086 # a list of flags
-	go test -race -trimpath -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} ./...
+	CGO_ENABLED=0 go test -trimpath -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} ./...
+}
+
+# race runs the unit tests of the packages in which something is shared, with the race
+# detector. Tests that repeat themselves do it less often then (testkit.Fewer), but for
+# those who want all of it (BAIZE_TEST_RACE=1).
+race() {
+	short=-short
+	[ "${BAIZE_TEST_RACE-}" != 1 ] || short=
+	shared='\bgo (func|[a-z]+\()|\.Go\(|"sync("|/)|synctest'
+	dirs=$(grep -rlE "$shared" --include='*.go' cmd ovs topology | xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
+	# shellcheck disable=SC2046,SC2086 # lists
+	go test -race $short -trimpath -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} \
+		$(go list -e -find -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $dirs)
 }
 
 # system runs the tests of the packages that have some for a real Open vSwitch
@@ -73,7 +86,7 @@ kernel() {
 	return "$result"
 }
 
-[ $# -gt 0 ] || set -- lint unit system kernel
+[ $# -gt 0 ] || set -- lint unit race system kernel
 case $1 in
 --tier)
 	# In a session of its own, so that it can be ended with all that it started.
@@ -81,6 +94,7 @@ case $1 in
 	case $2 in
 	lint) lint ;;
 	unit) unit ;;
+	race) race ;;
 	system) system ;;
 	kernel) kernel ;;
 	esac
@@ -91,9 +105,9 @@ esac
 tiers=$(echo "$@" | sed 's/+/ /g')
 for tier in $tiers; do
 	case $tier in
-	lint | unit | system | kernel) ;;
+	lint | unit | race | system | kernel) ;;
 	*)
-		echo "test: unknown tier '$tier': use lint, unit, system or kernel" >&2
+		echo "test: unknown tier '$tier': use lint, unit, race, system or kernel" >&2
 		exit 2
 		;;
 	esac

@@ -18,6 +18,8 @@ import (
 const goTool = `case "$*" in
 *"-tags system"*) echo system begins; echo system ends ;;
 *"-tags kernel"*) ;;
+list*) echo packages ;;
+*"-race -short"*) echo race begins; echo "flags $*"; echo race ends ;;
 *) echo unit begins; echo "flags $*"; echo unit ends; exit 1 ;;
 esac`
 
@@ -28,11 +30,11 @@ const shellDies = `case "$*" in
 *) echo unit begins; echo unit ends ;;
 esac`
 
-// oneAwaitsTheOther is one whose kernel tier ends once the unit tier has begun.
+// oneAwaitsTheOther is one whose kernel tier ends once the race tier has begun.
 const oneAwaitsTheOther = `case "$*" in
 *"-tags system"*) echo system begins ;;
-*"-tags kernel"*) until [ -e "$D/unit" ]; do sleep 0.01; done ;;
-*) echo "unit begins, nice $(nice)"; : >"$D/unit"; exit 1 ;;
+*"-tags kernel"*) until [ -e "$D/race" ]; do sleep 0.01; done ;;
+*"-race -short"*) echo "race begins, nice $(nice)"; : >"$D/race"; exit 1 ;;
 esac`
 
 // tiers runs a copy of test.sh, with a go(1) of its own, in a tree of its own,
@@ -70,7 +72,7 @@ func TestTiers(t *testing.T) {
 		t.Parallel()
 		out, code, _ := tiers(t, goTool)
 		assert.Equal(t, 1, code, out)
-		for _, tier := range []string{"lint", "unit", "system", "kernel"} {
+		for _, tier := range []string{"lint", "unit", "race", "system", "kernel"} {
 			// Whole, and under its heading.
 			_, rest, found := strings.Cut(out, "\n=== "+tier+"\n"+tier+" begins\n")
 			require.True(t, found, out)
@@ -80,6 +82,7 @@ func TestTiers(t *testing.T) {
 		assert.Regexp(t, regexp.MustCompile(`=== summary
 lint     ok +\d+ s
 unit     FAILED +\d+ s
+race     ok +\d+ s
 system   ok +\d+ s
 kernel   ok +\d+ s
 all      FAILED +\d+ s
@@ -98,12 +101,12 @@ $`), out)
 		for _, arg := range []string{"frob", "lint+frob"} {
 			out, code, _ := tiers(t, goTool, "lint", arg)
 			assert.Equal(t, 2, code)
-			assert.Equal(t, "test: unknown tier 'frob': use lint, unit, system or kernel\n", out)
+			assert.Equal(t, "test: unknown tier 'frob': use lint, unit, race, system or kernel\n", out)
 		}
 	})
 	t.Run("side by side", func(t *testing.T) {
 		t.Parallel()
-		out, code, _ := tiers(t, oneAwaitsTheOther, "kernel+unit", "system")
+		out, code, _ := tiers(t, oneAwaitsTheOther, "kernel+race", "system")
 		assert.Equal(t, 1, code, out)
 		assert.Regexp(t, `^
 === kernel
@@ -111,9 +114,9 @@ kernel begins
 kernel ends
 === kernel   ok +\d+ s
 
-=== unit
-unit begins, nice 19
-=== unit     FAILED +\d+ s
+=== race
+race begins, nice 19
+=== race     FAILED +\d+ s
 
 === system
 system begins
@@ -121,7 +124,7 @@ system begins
 
 === summary
 kernel   ok +\d+ s
-unit     FAILED +\d+ s
+race     FAILED +\d+ s
 system   ok +\d+ s
 all      FAILED +\d+ s
 $`, out)

@@ -31,7 +31,7 @@ import (
 
 var (
 	modelSeed  = flag.Uint64("model-seed", 0, "the one seed of TestModel; 0: the first -model-runs")
-	modelRuns  = flag.Int("model-runs", 40, "how many seeds TestModel runs")
+	modelRuns  = flag.Int("model-runs", 40, "how many seeds TestModel runs; with -short a quarter of them")
 	modelCalls = flag.Int("model-calls", 30, "how many calls each client makes")
 )
 
@@ -365,7 +365,11 @@ func (m *modelled) count(answer string) (n int) {
 func TestModel(t *testing.T) {
 	t.Parallel()
 	calls, lost := 0, 0
-	for i := range *modelRuns {
+	runs := *modelRuns
+	if testing.Short() {
+		runs /= 4
+	}
+	for i := range runs {
 		seed := uint64(i + 1)
 		if *modelSeed != 0 {
 			seed = *modelSeed

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -324,7 +325,7 @@ func TestBusyMachine(t *testing.T) {
 		l.t.Helper()
 		l.healthy()
 	}
-	for range 100 {
+	for range testkit.Fewer(100, 5) {
 		l.drops = func(int, int, int) bool { return true } // all, for three seconds
 		l.pass(time.Duration(l.rng.IntN(3000)) * time.Millisecond)
 		never()
@@ -338,7 +339,7 @@ func TestBusyMachine(t *testing.T) {
 	}
 	// Frames that get lost now and then, over hours.
 	l.drops = func(int, int, int) bool { return l.rng.IntN(100) == 0 }
-	for range 600 {
+	for range testkit.Fewer(600, 5) {
 		l.pass(time.Minute)
 		never()
 	}
@@ -392,7 +393,7 @@ func TestDisconnected(t *testing.T) {
 // The cost of a thousand peers, of which nothing is wrong: a probe of each kind and
 // its answer for each peer in each direction, spread over the round.
 func TestCost(t *testing.T) {
-	const n = 1000
+	n := testkit.Fewer(1000, 10)
 	e := newEngine("self", 1, testInterval)
 	now := time.Unix(1_000_000, 0)
 	peers := map[int]*engine{}

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/testkit"
 )
 
 // Whatever is lost, doubled or overtaken, both sides agree about what arrived.
 func TestWindows(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 20 {
+	for range testkit.Fewer(20, 5) {
 		now := time.Unix(1000, 0)
 		var s sender
 		var r receiver

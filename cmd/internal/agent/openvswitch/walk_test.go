@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/ovstest/ovsfake"
@@ -121,7 +122,7 @@ func step(t *testing.T, f *ovsfake.Switch, want ovs.State) outcome {
 // Whatever way a switch went, it must end in the state of a fresh start, and
 // a second pass must find nothing to do.
 func TestRandomWalkEndsWhereAFreshStartEnds(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(testkit.Fewer(20, 5)) {
 		w := &world{rng: rand.New(rand.NewPCG(seed, 1)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
 		w.put(
 			topology.Node{
@@ -223,7 +224,7 @@ func (c *counting) Observe(ctx context.Context) (openflow.Observed, error) {
 // agent changes in them; what others change is put right, and a lost watch is no
 // knowledge.
 func TestWatchedFlowsAreReadOnce(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range uint64(testkit.Fewer(10, 5)) {
 		w := &world{rng: rand.New(rand.NewPCG(seed, 2)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
 		w.put(topology.Node{
 			Name: "host1", ID: "host1", VTEPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")},

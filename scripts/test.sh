@@ -51,8 +51,9 @@ system() {
 		echo "test: the system tests make network namespaces, which needs root: run 'sudo make test-system'" >&2
 		return 1
 	fi
-	dirs=$(grep -rl '^//go:build system' --include='*_test.go' cmd ovs topology |
-		xargs -r -n 1 dirname | sort -u | sed 's,^,./,')
+	# The one that takes longest goes first: the others fill what it leaves.
+	dirs=$(grep -rl '^//go:build system' --include='*_test.go' cmd ovs topology | xargs -r -n 1 dirname |
+		sed 's,^,./,; s,.*/domaintest$,! &,' | LC_ALL=C sort -u | sed 's,^! ,,')
 	if [ -z "$dirs" ]; then
 		echo "test: no file begins with //go:build system: the tier is empty" >&2
 		return 1

@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	traceRounds = flag.Int("trace-rounds", 13, "rounds of TestTrace: a random fault each, and random pairs")
+	traceRounds = flag.Int("trace-rounds", 7, "rounds of TestTrace: a random fault each, and random pairs")
 	traceSeed   = flag.Uint64("trace-seed", 1, "seed of TestTrace; 0: another in each run, as 'make test-trace' has it")
 )
 

@@ -78,6 +78,7 @@ func TestKernel(t *testing.T) {
 }
 
 func TestIPv6Underlay(t *testing.T) {
+	t.Parallel()
 	c := lab.Config{
 		Hosts:        2,
 		IPv6Underlay: true,

@@ -17,6 +17,7 @@ import (
 // The probes of the agents go through the kernel's tunnels as frames of endpoints do:
 // they find what passes, and in which direction nothing does.
 func TestProbes(t *testing.T) {
+	t.Parallel()
 	c := lab.Config{Hosts: 2, NoProof: true, Env: []string{"BAIZE_PROBE_INTERVAL=2s"}}
 	transports := append(topology.Encapsulations(), topology.Route)
 	for i, tr := range transports {

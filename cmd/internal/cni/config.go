@@ -27,6 +27,9 @@ type config struct {
 	Network string `json:"network"`
 	// Socket is the agent's.
 	Socket string `json:"socket"`
+	// SubnetFile says which subnet this host routes to its containers (flannel's
+	// subnet.env). With it a container is no endpoint of a network: see routed.go.
+	SubnetFile string `json:"subnetFile"`
 	// Allow are prefixes that containers may send from beside their own addresses.
 	Allow []string `json:"allow"`
 	// IPMasq is a well-known key that is refused.
@@ -109,6 +112,7 @@ func (e envArgs) container() string {
 var keys = []string{
 	"cniVersion", "cniVersions", "name", "type", "capabilities", "ipam", "dns", "prevResult", "runtimeConfig", "args",
 	"disableCheck", "disableGC", "loadOnlyInlinedPlugins", "network", "socket", "allow", "ipMasq",
+	"subnetFile",
 }
 
 // parse reads a call's configuration. strict refuses what would be ignored otherwise:
@@ -144,14 +148,19 @@ func (c *config) checkKeys(stdin []byte) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		if !slices.Contains(keys, k) && !strings.HasPrefix(k, "cni.dev/") {
-			return unsupported(k, all[k], "known are network, socket, allow, ipam and dns; see docs/cni.md")
+			return unsupported(k, all[k], "known are network, socket, allow, subnetFile, ipam and dns; see docs/cni.md")
+		}
+	}
+	for _, k := range []string{"network", "socket", "allow"} {
+		if c.SubnetFile != "" && all[k] != nil {
+			return unsupported(k, all[k], "with subnetFile containers are routed by their host, and in no network of Baize's")
 		}
 	}
 	if c.IPMasq {
 		return unsupported("ipMasq", all["ipMasq"],
 			"a network's way out is its gateway: 'baize network create --router', 'baize agent --masquerade'")
 	}
-	if len(c.Runtime.IPRanges) > 0 && c.IPAM.Type == "" {
+	if len(c.Runtime.IPRanges) > 0 && c.IPAM.Type == "" && c.SubnetFile == "" {
 		return unsupported("runtimeConfig.ipRanges", c.Runtime.IPRanges,
 			"addresses are those of the node's subnet; ranges are for an ipam plugin such as host-local")
 	}
@@ -183,7 +192,7 @@ func (c *config) request(args *skel.CmdArgs, assigned []netip.Addr) (api.Endpoin
 	req := api.EndpointRequest{
 		Network: c.Network, Netns: args.Netns, Attachment: &a, IPs: assigned, Container: c.env.container(),
 		Aliases: c.Runtime.Aliases.of(c.Name),
-		MAC:     cmp.Or(c.Runtime.MAC, c.Args.CNI.MAC, string(c.env.MAC)),
+		MAC:     c.wantedMAC(),
 	}
 	var err error
 	if c.IPAM.Type == "" {
@@ -208,6 +217,9 @@ func (c *config) request(args *skel.CmdArgs, assigned []netip.Addr) (api.Endpoin
 	}
 	return req, nil
 }
+
+// wantedMAC is the link address that the runtime wants, in the order of wanted.
+func (c *config) wantedMAC() string { return cmp.Or(c.Runtime.MAC, c.Args.CNI.MAC, string(c.env.MAC)) }
 
 // wanted are the addresses that the runtime wants: of the capability, of args, or of
 // CNI_ARGS, which is the order of CONVENTIONS.md. Their prefix lengths are the

@@ -126,6 +126,9 @@ func add(ctx context.Context, args *skel.CmdArgs) (err error) {
 	if err := hostnet.CheckNetns(args.Netns); err != nil {
 		return netnsError(err)
 	}
+	if c.SubnetFile != "" {
+		return c.addRouted(ctx, args, before)
+	}
 	assigned, err := delegateAdd(ctx, c, args)
 	if err != nil {
 		return err
@@ -154,23 +157,23 @@ func add(ctx context.Context, args *skel.CmdArgs) (err error) {
 	undo = append(undo, func(ctx context.Context) error {
 		return plugin.Remove(ctx, c.Socket, *req.Attachment, c.Network)
 	})
-	result, err := finish(c, args, e, assigned, before)
+	result, err := c.finish(args, e.Port, assigned, before)
 	if err != nil {
 		return err
 	}
 	return types.PrintResult(result, c.CNIVersion)
 }
 
-// finish does what is the plugin's own after the agent has attached the container, and
-// describes what stands there.
-func finish(
-	c *config, args *skel.CmdArgs, e api.Endpoint, assigned assignment, before *current.Result,
+// finish does what is the plugin's own after the container was attached, and describes
+// what stands there. port is the host's end.
+func (c *config) finish(
+	args *skel.CmdArgs, port string, assigned assignment, before *current.Result,
 ) (*current.Result, error) {
 	if err := hostnet.AddRoutes(args.Netns, args.IfName, assigned.routes); err != nil {
 		return nil, err
 	}
 	if receives, sends := c.Runtime.Bandwidth.rates(); receives.Bits != 0 || sends.Bits != 0 {
-		if err := hostnet.Limit(e.Port, args.Netns, args.IfName, receives, sends); err != nil {
+		if err := hostnet.Limit(port, args.Netns, args.IfName, receives, sends); err != nil {
 			return nil, err
 		}
 	}
@@ -178,11 +181,11 @@ func finish(
 	if err != nil {
 		return nil, err
 	}
-	hostMAC, err := hostnet.HostMAC(e.Port)
+	hostMAC, err := hostnet.HostMAC(port)
 	if err != nil {
 		return nil, err
 	}
-	out := resultOf(before, in, e.Port, hostMAC, args.Netns)
+	out := resultOf(before, in, port, hostMAC, args.Netns)
 	if d := c.dns(); !d.IsEmpty() {
 		out.DNS = d
 	} else if out.DNS.IsEmpty() {
@@ -197,6 +200,9 @@ func del(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := parse(args, false)
 	if err != nil {
 		return err
+	}
+	if c.SubnetFile != "" {
+		return c.delRouted(ctx, args)
 	}
 	ipam := delegateDel(ctx, c, args)
 	return errors.Join(errorOf(plugin.Remove(ctx, c.Socket, c.attachment(args), c.Network)), ipam)
@@ -215,19 +221,11 @@ func check(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return types.NewError(types.ErrDecodingFailure, "prevResult cannot be read", err.Error())
 	}
-	if c.IPAM.Type != "" {
-		if err := invoke.DelegateCheck(ctx, c.IPAM.Type, args.StdinData, nil); err != nil {
-			return err
-		}
-	}
 	if err := hostnet.CheckNetns(args.Netns); err != nil {
 		return netnsError(err)
 	}
-	e, err := api.NewClient(c.Socket).CheckAttachment(ctx, c.attachment(args))
-	switch {
-	case errors.Is(err, topology.ErrNotFound):
-		return broken("%v", err)
-	case err != nil:
+	port, err := c.checkHost(ctx, args, result)
+	if err != nil {
 		return err
 	}
 	in, err := hostnet.Inspect(args.Netns, args.IfName)
@@ -243,7 +241,24 @@ func check(ctx context.Context, args *skel.CmdArgs) error {
 	if err := checkInside(result, in, routes, args.Netns); err != nil {
 		return err
 	}
-	return checkLimits(c, args, e.Port)
+	return checkLimits(c, args, port)
+}
+
+// checkHost compares what stands on this host, and returns the host's end.
+func (c *config) checkHost(ctx context.Context, args *skel.CmdArgs, result *current.Result) (port string, err error) {
+	if c.SubnetFile != "" {
+		return c.routedIfname(args), c.checkRouted(ctx, args, result)
+	}
+	if c.IPAM.Type != "" {
+		if err := invoke.DelegateCheck(ctx, c.IPAM.Type, args.StdinData, nil); err != nil {
+			return "", err
+		}
+	}
+	e, err := api.NewClient(c.Socket).CheckAttachment(ctx, c.attachment(args))
+	if errors.Is(err, topology.ErrNotFound) {
+		err = broken("%v", err)
+	}
+	return e.Port, err
 }
 
 func checkLimits(c *config, args *skel.CmdArgs, port string) error {
@@ -264,6 +279,9 @@ func gc(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if c.SubnetFile != "" {
+		return c.gcRouted(ctx, args)
+	}
 	var ipam error
 	if c.IPAM.Type != "" {
 		ipam = invoke.DelegateGC(ctx, c.IPAM.Type, args.StdinData, nil)
@@ -282,6 +300,9 @@ func status(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := parse(args, true)
 	if err != nil {
 		return err
+	}
+	if c.SubnetFile != "" {
+		return c.statusRouted(ctx, args)
 	}
 	a, err := api.NewClient(c.Socket).Availability(ctx, c.Network)
 	switch {
@@ -310,16 +331,21 @@ func delegateAdd(ctx context.Context, c *config, args *skel.CmdArgs) (out assign
 	if c.IPAM.Type == "" {
 		return out, nil
 	}
+	return assign(ctx, c.IPAM.Type, args.StdinData)
+}
+
+// assign has an ipam plugin assign addresses.
+func assign(ctx context.Context, plugin string, conf []byte) (out assignment, err error) {
 	var result *current.Result
-	r, err := invoke.DelegateAdd(ctx, c.IPAM.Type, args.StdinData, nil)
+	r, err := invoke.DelegateAdd(ctx, plugin, conf, nil)
 	if err == nil {
 		result, err = current.NewResultFromResult(r)
 	}
 	if err == nil && len(result.IPs) == 0 {
-		err = types.NewError(types.ErrInternal, "ipam plugin "+c.IPAM.Type+" assigned no address", "")
+		err = types.NewError(types.ErrInternal, "ipam plugin "+plugin+" assigned no address", "")
 	}
 	if err != nil {
-		return out, errors.Join(err, delegateDel(ctx, c, args))
+		return out, errors.Join(err, invoke.DelegateDel(ctx, plugin, conf, nil))
 	}
 	out.dns = result.DNS
 	out.addrs, out.routes = assignedBy(result)

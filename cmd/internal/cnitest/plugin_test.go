@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -55,6 +56,7 @@ func TestCNI(t *testing.T) {
 		run  func(hosts)
 	}{
 		{"specification", specification},
+		{"routed", routed},
 		{"reference plugin", referencePlugin},
 		{"chain", chain},
 		{"etcd", withoutEtcd},
@@ -87,6 +89,45 @@ func specification(h hosts) {
 			b := own.As4()
 			b[3] = byte(254 - taken.Add(1)%64)
 			return netip.PrefixFrom(netip.AddrFrom4(b), 16).String()
+		},
+	})
+}
+
+// routed tests baize-cni by the text where the host routes to its containers, which needs
+// no agent. Debian's host-local does not speak 1.1.0.
+func routed(h hosts) {
+	const file, leases = "/run/baize/routed.env", "/var/lib/cni/networks/"
+	write := func() {
+		h.Must("host1", "sh", "-c", "printf 'FLANNEL_NETWORK=10.88.0.0/16\nFLANNEL_SUBNET=10.88.1.1/24\n"+
+			"FLANNEL_IPV6_NETWORK=fd00:88::/48\nFLANNEL_IPV6_SUBNET=fd00:88:0:1::1/64\n"+
+			"FLANNEL_MTU=1400\nFLANNEL_IPMASQ=false\n' >"+file)
+	}
+	write()
+	// Docker is beside, and drops what it does not know.
+	h.Must("host1", "iptables", "-I", "DOCKER-USER", "-s", "10.88.0.0/16", "-d", "10.88.0.0/16", "-j", "ACCEPT")
+	var taken atomic.Int64
+	cnitest.Run(h.T, cnitest.Suite{
+		Type: "baize-cni", Path: h.path(), Config: map[string]any{"subnetFile": file},
+		Versions: []string{"0.3.1", "0.4.0", "1.0.0"},
+		Wrap:     func(argv []string) (command, env []string, err error) { return h.ExecCommand("host1", argv) },
+		Broken: func(*testing.T) (repair func()) {
+			h.Must("host1", "rm", file)
+			return write
+		},
+		Left: func(t *testing.T, cniNetwork string) (left []string) {
+			links := h.in(t).Must("host1", "ip", "link", "show", "type", "veth")
+			left = regexp.MustCompile(`(?m)alias cni `+cniNetwork+` .*`).FindAllString(links, -1)
+			entries, _ := os.ReadDir(leases + cniNetwork)
+			for _, e := range entries {
+				if _, err := netip.ParseAddr(e.Name()); err == nil {
+					left = append(left, "address "+e.Name())
+				}
+			}
+			return left
+		},
+		Strict: true, MAC: true, Bandwidth: true, Parallel: 60,
+		Addr: func(*testing.T) string {
+			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 88, 1, byte(200 + taken.Add(1)%50)}), 32).String()
 		},
 	})
 }

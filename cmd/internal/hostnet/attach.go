@@ -54,7 +54,14 @@ type AttachSpec struct {
 //
 // Errors are *topology.Error of kind ErrInvalid, ErrNotFound (no namespace),
 // ErrExists (either name is taken), ErrUnavailable (no privileges).
-func Attach(ctx context.Context, spec AttachSpec) (err error) {
+func Attach(ctx context.Context, spec AttachSpec) error {
+	return attachBy(ctx, spec, func(a *attachment) []func() error {
+		return []func() error{a.quietHostEnd, a.configureInside, a.addRoutes, a.verify, a.hostUp}
+	})
+}
+
+// attachBy makes the pair, unless it is there, and takes steps with it.
+func attachBy(ctx context.Context, spec AttachSpec, steps func(*attachment) []func() error) (err error) {
 	if err := spec.check(); err != nil {
 		return err
 	}
@@ -92,7 +99,7 @@ func Attach(ctx context.Context, spec AttachSpec) (err error) {
 			}
 		}()
 	}
-	for _, step := range []func() error{a.quietHostEnd, a.configureInside, a.addRoutes, a.verify, a.hostUp} {
+	for _, step := range steps(&a) {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("attaching %s: %w", a.item(), err)
 		}
@@ -440,11 +447,11 @@ func (a *attachment) addRoutes() error {
 		if g.Is6() {
 			family, all = netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		have, err := a.inside.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return failed(a.item(), "listing routes", err)
+		there, err := a.defaultElsewhere(family)
+		if err != nil {
+			return err
 		}
-		if hasDefault(have, a.peer.Attrs().Index) {
+		if there {
 			continue
 		}
 		r := &netlink.Route{LinkIndex: a.peer.Attrs().Index, Dst: ipNet(all), Gw: g.AsSlice()}
@@ -455,11 +462,15 @@ func (a *attachment) addRoutes() error {
 	return nil
 }
 
-// hasDefault reports whether there is a default route by another interface.
-func hasDefault(routes []netlink.Route, index int) bool {
-	return slices.ContainsFunc(routes, func(r netlink.Route) bool {
-		return isDefault(r) && r.LinkIndex != index
-	})
+// defaultElsewhere reports whether there is a default route by another interface.
+func (a *attachment) defaultElsewhere(family int) (bool, error) {
+	have, err := a.inside.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, failed(a.item(), "listing routes", err)
+	}
+	return slices.ContainsFunc(have, func(r netlink.Route) bool {
+		return isDefault(r) && r.LinkIndex != a.peer.Attrs().Index
+	}), nil
 }
 
 func isDefault(r netlink.Route) bool {

@@ -22,6 +22,9 @@ const Dir = "/etc/cni/net.d"
 // pluginType is the plugin's name; a configuration that begins with it is Baize's.
 const pluginType = "baize-cni"
 
+// ImagePlugin is where the agent's image has the plugin.
+const ImagePlugin = "/usr/lib/baize/baize-cni"
+
 // Host is the host to configure.
 type Host struct {
 	// Root is put before every path; "" but for tests.
@@ -33,6 +36,11 @@ type Host struct {
 	First bool
 	// Ports: published ports are forwarded, by the plugin portmap.
 	Ports bool
+	// SubnetFile: containers are routed by their host, which has the subnets of that file,
+	// and Network is a name only.
+	SubnetFile string
+	// BinDir is where the plugin is copied to from Plugin; "" leaves plugins alone.
+	BinDir, Plugin string
 }
 
 // file is the path of the configuration. Runtimes order them by name.
@@ -51,8 +59,23 @@ func (h Host) Plan() ([]hostfile.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hostfile.Missing(h.Root, []hostfile.Change{{Path: h.file(), Text: text, Mode: 0o644}})
+	var all []hostfile.Change
+	if h.BinDir != "" {
+		// Before the configuration: with that, a node is ready for pods.
+		program, err := os.ReadFile(h.Plugin)
+		if err != nil {
+			return nil, &topology.Error{
+				Kind: topology.ErrNotFound, Item: h.Plugin, What: "the plugin cannot be read: " + err.Error(),
+				Remedy: "leave --bin-dir out where a package has installed it; the agent's image has it",
+			}
+		}
+		all = append(all, hostfile.Change{Path: h.plugin(), Text: program, Mode: 0o755})
+	}
+	return hostfile.Missing(h.Root, append(all, hostfile.Change{Path: h.file(), Text: text, Mode: 0o644}))
 }
+
+// plugin is the path that the plugin is copied to.
+func (h Host) plugin() string { return filepath.Join(h.BinDir, pluginType) }
 
 // Undo returns the changes that take it back.
 func (h Host) Undo() ([]hostfile.Change, error) {
@@ -66,15 +89,23 @@ func (h Host) Undo() ([]hostfile.Change, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return hostfile.Missing(h.Root, []hostfile.Change{{Path: h.file(), Shared: true}})
+	all := []hostfile.Change{{Path: h.file(), Shared: true}}
+	if h.BinDir != "" {
+		all = append(all, hostfile.Change{Path: h.plugin(), Shared: true})
+	}
+	return hostfile.Missing(h.Root, all)
 }
 
 // text is the configuration.
 func (h Host) text() ([]byte, error) {
-	plugins := []any{map[string]any{
-		"type": pluginType, "network": h.Network,
-		"capabilities": map[string]bool{"ips": true, "mac": true, "aliases": true, "dns": true, "bandwidth": true},
-	}}
+	capabilities := map[string]bool{"ips": true, "mac": true, "dns": true, "bandwidth": true}
+	first := map[string]any{"type": pluginType, "capabilities": capabilities}
+	if h.SubnetFile != "" {
+		first["subnetFile"] = h.SubnetFile
+	} else {
+		first["network"], capabilities["aliases"] = h.Network, true
+	}
+	plugins := []any{first}
 	if h.Ports {
 		plugins = append(plugins, map[string]any{
 			"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true,

@@ -89,3 +89,38 @@ func TestOthers(t *testing.T) {
 	_, err = cnihost.Host{Root: root, Network: "../x"}.Undo()
 	require.ErrorIs(t, err, topology.ErrInvalid)
 }
+
+// A host that routes to its containers has the plugin before the configuration, which says
+// that it is ready for pods.
+func TestRouted(t *testing.T) {
+	root := t.TempDir()
+	plugin := filepath.Join(root, "baize-cni")
+	h := cnihost.Host{
+		Root: root, Network: "baize", First: true, Ports: true, SubnetFile: "/run/flannel/subnet.env",
+		BinDir: "/opt/cni/bin", Plugin: plugin,
+	}
+	_, err := h.Plan()
+	require.ErrorIs(t, err, topology.ErrNotFound)
+	require.ErrorContains(t, err, plugin)
+	require.NoError(t, os.WriteFile(plugin, []byte{0x7f, 'E', 'L', 'F', 0}, 0o755))
+	changes, err := h.Plan()
+	require.NoError(t, err)
+	require.Len(t, changes, 2)
+	assert.Equal(t, "/opt/cni/bin/baize-cni", changes[0].Path)
+	require.NoError(t, hostfile.Apply(root, changes))
+	i, err := os.Stat(root + "/opt/cni/bin/baize-cni")
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o755), i.Mode().Perm())
+	list, err := libcni.ConfListFromFile(root + cnihost.Dir + "/10-baize.conflist")
+	require.NoError(t, err)
+	assert.Contains(t, string(list.Plugins[0].Bytes), `"subnetFile":"/run/flannel/subnet.env"`)
+	assert.NotContains(t, string(list.Plugins[0].Bytes), `"network"`)
+	changes, err = h.Plan()
+	require.NoError(t, err)
+	assert.Empty(t, changes)
+	changes, err = h.Undo()
+	require.NoError(t, err)
+	require.NoError(t, hostfile.Apply(root, changes))
+	assert.NoFileExists(t, root+"/opt/cni/bin/baize-cni")
+	assert.NoFileExists(t, root+cnihost.Dir+"/10-baize.conflist")
+}

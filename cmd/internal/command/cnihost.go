@@ -5,6 +5,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cnihost"
 	"github.com/baize-net/baize/cmd/internal/hostfile"
+	"github.com/baize-net/baize/cmd/internal/subnetenv"
 )
 
 func (r *runner) podmanCommand() *ucli.Command {
@@ -30,24 +31,61 @@ stay as they are. With netavark no file is needed:
 
 func (r *runner) kubernetesCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "kubernetes", Usage: "make a network that of Kubernetes' pods",
+		Name: "kubernetes", Usage: "make this host's pods those of Baize's",
 		Subcommands: []*ucli.Command{{
-			Name: "configure", Usage: "write the CNI configuration of a network for this host's kubelet, or undo that",
+			Name: "configure", Usage: "write the CNI configuration for this host's kubelet, or undo that",
 			Description: `Writes /etc/cni/net.d/10-NETWORK.conflist. Runtimes of Kubernetes take the first
 file there alone, so another one before it is reported. It takes effect for new
-pods. The cluster itself is not changed: see docs/cni.md for what Baize does not do.
+pods, and the cluster itself is not changed.
 
+With --provider pods have addresses of the node's podCIDR, and are routed by their
+node, as Services need it: see docs/kubernetes.md. With --network they are in that
+network: see docs/cni.md for what does not work then.
+
+  baize kubernetes configure --provider
   baize kubernetes configure --network pods --dry-run
   baize kubernetes configure --network pods
   baize kubernetes configure --network pods --undo`,
-			Flags: cniFlags(),
-			Action: func(c *ucli.Context) error {
-				h := cnihost.Host{Network: c.String("network"), First: true, Ports: true}
-				return r.cniConfigure(c, h)
-			},
+			Flags:  kubernetesFlags(),
+			Action: func(c *ucli.Context) error { return r.configureKubernetes(c) },
 		}},
 	}
 }
+
+// flagProvider makes Baize's plugin the one of the cluster's network.
+const flagProvider = "provider"
+
+func kubernetesFlags() []ucli.Flag {
+	flags := cniFlags()
+	flags[0].(*ucli.StringFlag).Required = false
+	return append(flags,
+		&ucli.BoolFlag{Name: flagProvider, Usage: "route pods by this node, for 'baize agent --kube-subnet-mgr'"},
+		&ucli.StringFlag{
+			Name: "subnet-file", Value: subnetenv.FlannelFile, Usage: "with --provider: the `FILE` that the agent writes",
+		},
+		&ucli.StringFlag{
+			Name: "bin-dir", Usage: "with --provider: copy the plugin of the agent's image into `DIR`, /opt/cni/bin for example",
+		},
+	)
+}
+
+func (r *runner) configureKubernetes(c *ucli.Context) error {
+	h := cnihost.Host{Network: c.String("network"), First: true, Ports: true}
+	provider := c.Bool(flagProvider)
+	switch {
+	case provider == (h.Network != ""):
+		return usagef(c.Command.HelpName, "use either --%s or --network NAME", flagProvider)
+	case !provider && (c.IsSet("subnet-file") || c.IsSet("bin-dir")):
+		return usagef(c.Command.HelpName, "--subnet-file and --bin-dir go with --%s", flagProvider)
+	case provider:
+		h.Network, h.SubnetFile = providerNetwork, c.String("subnet-file")
+		h.BinDir, h.Plugin = c.String("bin-dir"), cnihost.ImagePlugin
+	}
+	return r.cniConfigure(c, h)
+}
+
+// providerNetwork is the name of pods' network in the CNI configuration.
+const providerNetwork = "baize"
 
 func cniFlags() []ucli.Flag {
 	return []ucli.Flag{

@@ -3,6 +3,7 @@ package command
 import (
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -44,8 +45,8 @@ func (r *runner) showChange(c hostfile.Change, whole bool) error {
 	if err := r.say("write  %s", c.Path); err != nil || !whole {
 		return err
 	}
-	if strings.HasSuffix(c.Path, ".sh") {
-		return nil // long, and the same everywhere
+	if strings.HasSuffix(c.Path, ".sh") || !utf8.Valid(c.Text) {
+		return nil // long, and the same everywhere; or a program
 	}
 	for line := range strings.Lines(string(c.Text)) {
 		if err := r.say("       | %s", strings.TrimRight(line, "\n")); err != nil {

@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/baize-net/baize/cmd/internal/agent"
+	"github.com/baize-net/baize/cmd/internal/cnihost"
 	"github.com/baize-net/baize/topology/flannel"
 )
 
@@ -84,10 +85,10 @@ func TestKubeSubnetMgrRefused(t *testing.T) {
 	}
 }
 
-// manifest are the objects of Baize's manifest, by kind.
-func manifest(t *testing.T) map[string]map[string]any {
+// manifest are the objects of one of Baize's manifests, by kind.
+func manifest(t *testing.T, name string) map[string]map[string]any {
 	t.Helper()
-	b, err := os.ReadFile("../../../scripts/kubernetes/baize-flannel.yml")
+	b, err := os.ReadFile("../../../scripts/kubernetes/" + name)
 	require.NoError(t, err)
 	out := map[string]map[string]any{}
 	for d := yaml.NewDecoder(bytes.NewReader(b)); ; {
@@ -133,9 +134,39 @@ func stringsOf(list []any) []string {
 	return out
 }
 
-// The manifest has what the agent needs, and no more rights than flannel's.
-func TestKubeManifest(t *testing.T) {
-	all := manifest(t)
+// The manifests have what the agent needs, and no more rights than flannel's.
+func TestKubeManifests(t *testing.T) {
+	t.Run("in flannel's place", func(t *testing.T) {
+		all := manifest(t, "baize-flannel.yml")
+		testManifest(t, all)
+		require.Contains(t, at[string](t, all["ConfigMap"], "data", "cni-conf.json"), `"type": "flannel"`)
+	})
+	t.Run("provider", func(t *testing.T) {
+		all := manifest(t, "baize.yml")
+		testManifest(t, all)
+		// What writes the configuration is a command of the image.
+		before := at[map[string]any](t, all["DaemonSet"], "spec", "template", "spec", "initContainers", 0)
+		line := stringsOf(at[[]any](t, before, "args"))
+		_, err := parseLine(rootCommand((&runner{}).app()), line)
+		require.NoError(t, err)
+		require.Contains(t, line, "--"+flagProvider)
+		dir := line[slices.Index(line, "--bin-dir")+1]
+		for i, want := range []string{dir, cnihost.Dir} {
+			require.Equal(t, want, at[string](t, before, "volumeMounts", i, "mountPath"))
+			found := false
+			for _, v := range at[[]any](t, all["DaemonSet"], "spec", "template", "spec", "volumes") {
+				if v.(map[string]any)["name"] == at[string](t, before, "volumeMounts", i, "name") {
+					require.Equal(t, want, at[string](t, v, "hostPath", "path"))
+					found = true
+				}
+			}
+			require.True(t, found, want)
+		}
+	})
+}
+
+func testManifest(t *testing.T, all map[string]map[string]any) {
+	t.Helper()
 	set := all["DaemonSet"]
 	pod := at[map[string]any](t, set, "spec", "template", "spec")
 	container := at[map[string]any](t, pod, "containers", 0)
@@ -164,7 +195,6 @@ func TestKubeManifest(t *testing.T) {
 	}
 	_, err = flannel.DecodeConfig([]byte(at[string](t, all["ConfigMap"], "data", "net-conf.json")))
 	require.NoError(t, err)
-	require.Contains(t, at[string](t, all["ConfigMap"], "data", "cni-conf.json"), `"type": "flannel"`)
 	require.True(t, at[bool](t, pod, "hostNetwork"))
 
 	rights := map[string][]string{}
@@ -190,4 +220,34 @@ func TestKubeManifest(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(have)
 	require.Equal(t, want, have)
+}
+
+// The cluster's network is Baize's own plugin or one of Baize's networks, not both.
+func TestKubernetesConfigure(t *testing.T) {
+	run := func(line string) (string, error) {
+		var out bytes.Buffer
+		code := Run(t.Context(), strings.Fields(line), Streams{In: strings.NewReader(""), Out: &out, Err: &out})
+		if code != 0 {
+			return out.String(), errors.New(out.String())
+		}
+		return out.String(), nil
+	}
+	out, err := run("kubernetes configure --provider --subnet-file /run/x.env --dry-run")
+	require.NoError(t, err)
+	assert.Contains(t, out, "/etc/cni/net.d/10-baize.conflist")
+	assert.Contains(t, out, `"subnetFile": "/run/x.env"`)
+	assert.NotContains(t, out, `"network"`)
+	out, err = run("kubernetes configure --network blue --dry-run")
+	require.NoError(t, err)
+	assert.Contains(t, out, `"network": "blue"`)
+	assert.NotContains(t, out, "subnetFile")
+	for line, want := range map[string]string{
+		"kubernetes configure":                                               "--provider or --network",
+		"kubernetes configure --provider --network blue":                     "--provider or --network",
+		"kubernetes configure --network blue --bin-dir /opt/cni/bin":         "go with --provider",
+		"kubernetes configure --provider --dry-run --bin-dir " + t.TempDir(): "leave --bin-dir out",
+	} {
+		_, err := run(line)
+		require.ErrorContains(t, err, want, line)
+	}
 }

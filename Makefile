@@ -135,7 +135,8 @@ test-console: check-go ## the console in a headless Chromium, which is installed
 	CGO_ENABLED=0 go test -trimpath -tags browser -vet=off -count=1 -timeout 15m $(TESTFLAGS) ./cmd/internal/console
 
 .PHONY: test-kubernetes
-test-kubernetes: check-go need-root deps-test ## a real Kubernetes whose network is Baize (builds it, once: 10 minutes)
+test-kubernetes: check-go need-root ## a real Kubernetes whose network is Baize (builds it, once: 15 minutes)
+	@scripts/install-deps.sh kubernetes
 	@scripts/test-kubernetes.sh
 
 .PHONY: never-again

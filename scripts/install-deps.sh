@@ -3,9 +3,10 @@
 #       here, with apt-get. Does nothing, and needs no root, where all are here.
 # Why:  'make lab' is to work on a fresh Debian or Ubuntu machine that has
 #       nothing but git, make and Go.
-# Use:  scripts/install-deps.sh lab|docker|frr|test|vagrant|console
+# Use:  scripts/install-deps.sh lab|docker|frr|test|kubernetes|vagrant|console
 #       docker, frr: also what 'baize lab up' needs with --docker, with --segments;
-#       test: what the tests need; vagrant: also what 'make vagrant-test' needs;
+#       test: what the tests need; kubernetes: also what 'make test-kubernetes' needs;
+#       vagrant: also what 'make vagrant-test' needs;
 #       console: what 'make test-console' needs, and nothing of the lab's
 set -eu
 
@@ -14,9 +15,9 @@ set -eu
 PATH=$PATH:${SBIN-/usr/local/sbin:/usr/sbin:/sbin}
 
 case ${1:-lab} in
-lab | docker | frr | test | vagrant | console) ;;
+lab | docker | frr | test | kubernetes | vagrant | console) ;;
 *)
-	echo "install-deps: unknown set '$1': use lab, docker, frr, test, vagrant or console" >&2
+	echo "install-deps: unknown set '$1': use lab, docker, frr, test, kubernetes, vagrant or console" >&2
 	exit 2
 	;;
 esac
@@ -55,6 +56,10 @@ fi
 case ${1:-lab} in
 docker | test)
 	need docker.io dockerd docker
+	;;
+esac
+case ${1:-lab} in
+docker | test | kubernetes)
 	need containerd containerd
 	need runc runc
 	need iptables iptables
@@ -67,10 +72,20 @@ esac
 case ${1:-lab} in
 frr | test) need frr vtysh ;;
 esac
+case ${1:-lab} in
+test | kubernetes)
+	[ -e "${CNI_PLUGINS-/usr/lib/cni/bridge}" ] || packages="$packages containernetworking-plugins"
+	;;
+esac
+if [ "${1:-lab}" = kubernetes ]; then
+	# What pods of Kubernetes' own tests run.
+	need curl curl
+	need netcat-openbsd nc.openbsd
+	need bind9-dnsutils dig
+fi
 if [ "${1:-lab}" = test ]; then
 	need docker-compose docker-compose
 	need podman podman
-	[ -e "${CNI_PLUGINS-/usr/lib/cni/bridge}" ] || packages="$packages containernetworking-plugins"
 	need gcc gcc # the race detector needs cgo
 	[ -e "${LIBC_HEADER-/usr/include/stdlib.h}" ] || packages="$packages libc6-dev"
 	need shellcheck shellcheck

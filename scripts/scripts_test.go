@@ -201,13 +201,17 @@ func TestInstallDeps(t *testing.T) {
 			want:  []string{"--no-install-recommends apparmor\n"},
 		},
 		{
+			name: "Kubernetes", set: "kubernetes", fakes: with(withDocker(), "apt-get", apt), id: root, lines: 3,
+			want: []string{"--no-install-recommends curl netcat-openbsd bind9-dnsutils\n"},
+		},
+		{
 			name: "machines", set: "vagrant", fakes: with(installed(), "apt-get", apt), id: root,
 			want: []string{"--no-install-recommends vagrant libvirt-daemon-system libvirt-clients dnsmasq-base " +
 				"qemu-system-x86 qemu-utils debootstrap openssh-client\n"}, lines: 3,
 		},
 		{
 			name: "unknown set", set: "all", fakes: installed(), id: root, code: 2,
-			want: []string{"use lab, docker, frr, test, vagrant or console"}, lines: 1,
+			want: []string{"use lab, docker, frr, test, kubernetes, vagrant or console"}, lines: 1,
 		},
 		{
 			name: "a browser", set: "console", fakes: map[string]string{"apt-get": apt}, id: root,

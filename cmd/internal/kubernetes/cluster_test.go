@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/cnihost"
+	"github.com/baize-net/baize/cmd/internal/hostfile"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
@@ -53,6 +55,10 @@ type cluster struct {
 	admin string
 	api   netip.Addr
 	nodes []string
+	// provider: pods have Baize's own CNI plugin, and not flannel's.
+	provider bool
+	// cniBin and cniConf are where runtimes find CNI's plugins and their configurations.
+	cniBin, cniConf string
 	// startAPI starts the API server.
 	startAPI func() (stop func())
 	stopAPI  func()
@@ -63,6 +69,7 @@ func up(t *testing.T, hosts int) *cluster {
 	t.Helper()
 	c := &cluster{dir: t.TempDir()}
 	require.NoError(t, os.Chmod(c.dir, 0o755))
+	c.cniBin, c.cniConf = filepath.Join(c.dir, "cni"), filepath.Join(c.dir, cnihost.Dir)
 	c.Lab = labkit.Up(t, lab.Config{Hosts: hosts, Endpoints: -1, NoProof: true})
 	s, err := c.Status()
 	require.NoError(t, err)
@@ -182,7 +189,9 @@ func (c *cluster) apply(manifest string) {
 func (c *cluster) startNodes(network func(node string)) {
 	c.T.Helper()
 	writeImage(c.T, filepath.Join(c.dir, "image.tar"))
-	c.writePlugins()
+	if strings.HasPrefix(c.cniBin, c.dir) {
+		c.writePlugins()
+	}
 	for _, n := range c.nodes {
 		c.runtime(n)
 		c.kubelet(n)
@@ -197,26 +206,45 @@ func (c *cluster) startNodes(network func(node string)) {
 	})
 }
 
-// writePlugins makes the directory of CNI's plugins, and flannel's configuration of them,
-// which has the name "cbr0" in its manifest.
+// plugins are those of others that a cluster needs.
+var plugins = []string{"bridge", "host-local", "loopback", "portmap"}
+
+// writePlugins makes the directory of CNI's plugins, and the configuration of them.
 func (c *cluster) writePlugins() {
 	c.T.Helper()
-	bin, conf := filepath.Join(c.dir, "cni"), filepath.Join(c.dir, "cni.d")
-	require.NoError(c.T, errors.Join(os.MkdirAll(bin, 0o755), os.MkdirAll(conf, 0o755)))
-	for _, p := range []string{"bridge", "host-local", "loopback", "portmap"} {
-		require.NoError(c.T, os.Symlink(filepath.Join("/usr/lib/cni", p), filepath.Join(bin, p)))
+	require.NoError(c.T, errors.Join(os.MkdirAll(c.cniBin, 0o755), os.MkdirAll(c.cniConf, 0o755)))
+	for _, p := range plugins {
+		require.NoError(c.T, os.Symlink(filepath.Join("/usr/lib/cni", p), filepath.Join(c.cniBin, p)))
+	}
+	require.NoError(c.T, os.WriteFile(filepath.Join(c.dir, "net-conf.json"), []byte(netConf), 0o600))
+	if c.provider {
+		c.writeBaizePlugin()
+		return
 	}
 	stand, err := os.ReadFile("testdata/flannel")
 	require.NoError(c.T, err)
-	require.NoError(c.T, os.WriteFile(filepath.Join(bin, "flannel"), stand, 0o755))
-	require.NoError(c.T, os.WriteFile(filepath.Join(conf, "10-flannel.conflist"), []byte(`{
+	require.NoError(c.T, os.WriteFile(filepath.Join(c.cniBin, "flannel"), stand, 0o755))
+	// As in flannel's manifest.
+	require.NoError(c.T, os.WriteFile(filepath.Join(c.cniConf, "10-flannel.conflist"), []byte(`{
   "name": "cbr0", "cniVersion": "0.3.1", "plugins": [
     {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
     {"type": "portmap", "capabilities": {"portMappings": true}}]}`), 0o600))
-	require.NoError(c.T, os.WriteFile(filepath.Join(c.dir, "net-conf.json"), []byte(netConf), 0o600))
 }
 
-// runtime prepares a host and starts containerd in it, with the image.
+// writeBaizePlugin does what 'baize kubernetes configure --provider' does.
+func (c *cluster) writeBaizePlugin() {
+	c.T.Helper()
+	plugin, err := labkit.Build("baize-cni", "../../..", "./cmd/baize-cni")
+	require.NoError(c.T, err)
+	changes, err := cnihost.Host{
+		Root: c.dir, Network: "baize", First: true, Ports: true, SubnetFile: subnetenv.FlannelFile,
+		BinDir: "/" + filepath.Base(c.cniBin), Plugin: plugin,
+	}.Plan()
+	require.NoError(c.T, err)
+	require.NoError(c.T, hostfile.Apply(c.dir, changes))
+}
+
+// runtime prepares a host and starts containerd in it, with the images.
 func (c *cluster) runtime(n string) {
 	c.T.Helper()
 	script, err := filepath.Abs("testdata/host.sh")
@@ -241,10 +269,14 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
     conf_dir = %q
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
-`, image, filepath.Join(c.dir, "cni"), filepath.Join(c.dir, "cni.d")), 0o600))
+`, image, c.cniBin, c.cniConf), 0o600))
 	c.run(n, "containerd", "containerd", "--config", config)
 	c.AwaitRun("containerd of "+n, n, "ctr", "version")
-	c.Must(n, "ctr", "-n", "k8s.io", "images", "import", filepath.Join(c.dir, "image.tar"))
+	images, err := filepath.Glob(filepath.Join(c.dir, "*.tar"))
+	require.NoError(c.T, err)
+	for _, file := range images {
+		c.Must(n, "ctr", "-n", "k8s.io", "images", "import", file)
+	}
 }
 
 // cgroup is a node's control group; the lab removes what it leaves.
@@ -267,6 +299,7 @@ cgroupRoot: /%s
 protectKernelDefaults: true
 failSwapOn: false
 clusterDomain: cluster.local
+clusterDNS: [%s]
 resolvConf: %q
 podLogsDir: %q
 volumePluginDir: %q
@@ -276,7 +309,7 @@ evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFr
   imagefs.inodesFree: "0%%"}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-`, c.pki.file("ca.crt"), c.cgroup(n), filepath.Join(c.dir, "resolv.conf"), filepath.Join(dir, "pod-logs"),
+`, c.pki.file("ca.crt"), c.cgroup(n), namesIP, filepath.Join(c.dir, "resolv.conf"), filepath.Join(dir, "pod-logs"),
 		filepath.Join(dir, "volume-plugins")), 0o600))
 	c.component(n, "kubelet", "--config", config, "--kubeconfig", c.pki.file("system:node:"+n+".conf"),
 		"--root-dir", filepath.Join(dir, "kubelet"), "--cert-dir", filepath.Join(dir, "kubelet-certs"),

@@ -13,6 +13,8 @@ import (
 const (
 	nodePort = 30080
 	hostPort = 8088
+	// localPort is that of the service which only the node's own server answers.
+	localPort = 30081
 )
 
 // startPods starts a client and a server on every node, and a service of the servers.
@@ -31,7 +33,7 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: server-%[1]s, labels: {app: server}}
+metadata: {name: server-%[1]s, labels: {app: server, on: %[1]s}}
 spec:
   nodeName: %[1]s
   terminationGracePeriodSeconds: 0
@@ -45,6 +47,11 @@ spec:
       mkdir /www && echo server-%[1]s >/www/name && dd if=/dev/zero of=/www/bulk bs=1M count=20 && httpd -f -p 8080 -h /www
     ports: [{containerPort: 8080, hostPort: %[3]d}]
     readinessProbe: {httpGet: {path: /name, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: on-%[1]s}
+spec: {selector: {on: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
 `, n, image, hostPort)
 	}
 	fmt.Fprintf(&b, `---
@@ -52,7 +59,21 @@ apiVersion: v1
 kind: Service
 metadata: {name: server}
 spec: {selector: {app: server}, type: NodePort, ports: [{port: 80, targetPort: 8080, nodePort: %d}]}
-`, nodePort)
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local}
+spec:
+  selector: {app: server}
+  type: NodePort
+  externalTrafficPolicy: Local
+  ports: [{port: 80, targetPort: 8080, nodePort: %d}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sticky}
+spec: {selector: {app: server}, sessionAffinity: ClientIP, ports: [{port: 80, targetPort: 8080}]}
+`, nodePort, localPort)
 	c.apply(b.String())
 	c.Await("the pods", func() (bool, string) {
 		out, err := c.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=1s")
@@ -81,10 +102,16 @@ func (c *cluster) fetch(pod, url string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
+// clusterIP is the address of a service.
+func (c *cluster) clusterIP(service string) string {
+	c.T.Helper()
+	return c.must("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+}
+
 // matrix proves every way between pods, services and nodes.
 func (c *cluster) matrix() {
 	t := c.T
-	service := c.must("get", "service", "server", "-o", "jsonpath={.spec.clusterIP}")
+	service := c.clusterIP("server")
 	for _, a := range c.nodes {
 		client := "client-" + a
 		for _, b := range c.nodes {
@@ -114,6 +141,29 @@ func (c *cluster) matrix() {
 		// From outside of the cluster.
 		_, err = c.Run("fabric", "curl", "-sf", "-m", "5", fmt.Sprintf("http://%s:%d/name", c.addr(a), nodePort))
 		assert.NoError(t, err, "a stranger to the NodePort on %s", a)
+	}
+	c.services()
+}
+
+// services proves what depends on where the client is.
+func (c *cluster) services() {
+	t := c.T
+	sticky := c.clusterIP("sticky")
+	for _, n := range c.nodes {
+		server := "server-" + n
+		out, err := c.fetch(server, "http://"+c.clusterIP("on-"+n)+"/name")
+		assert.NoError(t, err, "%s to itself by a service", server)
+		assert.Equal(t, server, out)
+		seen := map[string]bool{}
+		for range 8 {
+			out, err = c.fetch("client-"+n, "http://"+sticky+"/name")
+			assert.NoError(t, err, "client-%s to the service with sessionAffinity", n)
+			seen[out] = true
+			out, err = c.Run("fabric", "curl", "-sf", "-m", "5", fmt.Sprintf("http://%s:%d/name", c.addr(n), localPort))
+			assert.NoError(t, err, "a stranger to the NodePort on %s, externalTrafficPolicy Local", n)
+			assert.Equal(t, server, strings.TrimSpace(out))
+		}
+		assert.Len(t, seen, 1, "servers that answered client-%s, with sessionAffinity", n)
 	}
 }
 

@@ -45,7 +45,9 @@ func newPKI(t *testing.T, dir string, api netip.Addr) *pki {
 	})
 	p.certificate("apiserver", &x509.Certificate{
 		Subject: pkix.Name{CommonName: "kube-apiserver"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"},
+		DNSNames: []string{
+			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+		},
 		IPAddresses: []net.IP{api.AsSlice(), net.ParseIP(serviceIP), net.IPv4(127, 0, 0, 1)},
 	})
 	p.certificate("kubelet-client", &x509.Certificate{

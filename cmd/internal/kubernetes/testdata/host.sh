@@ -6,7 +6,8 @@ dir=$1 cgroup=$2
 
 # Where Kubernetes, containerd and CNI's plugins write whatever they are told: private
 # copies, with what the lab has mounted there on top.
-for p in /var/lib /var/log; do
+hosts=$(cat /etc/hosts)
+for p in /var/lib /var/log /etc /opt; do
 	mkdir -p "$dir/overlay$p/upper" "$dir/overlay$p/work"
 	mount -t overlay -o "lowerdir=$p,upperdir=$dir/overlay$p/upper,workdir=$dir/overlay$p/work" overlay "$p"
 done
@@ -14,6 +15,12 @@ for d in openvswitch baize docker containerd; do
 	mkdir -p "/var/lib/$d"
 	mount --bind "$dir/lib-$d" "/var/lib/$d"
 done
+for d in openvswitch docker; do
+	mount --bind "$dir/etc-$d" "/etc/$d"
+done
+echo "$hosts" >/etc/hosts
+mkdir -p /etc/cni/net.d /opt/cni/bin
+rm -f /etc/cni/net.d/*
 for d in openvswitch baize-lab; do
 	mkdir -p "/var/log/$d"
 	mount --bind "$dir/log" "/var/log/$d"

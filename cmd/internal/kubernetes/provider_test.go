@@ -1,0 +1,58 @@
+//go:build kubernetes
+
+package kubernetes
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
+)
+
+// TestProvider is a cluster whose pods have Baize's own CNI plugin: each is routed by its
+// node. They start and end without the agent, whose end costs no packet.
+func TestProvider(t *testing.T) {
+	c := up(t, 2)
+	c.provider = true
+	stops := map[string]func(){}
+	c.startNodes(func(n string) { stops[n] = c.baize(n) })
+	c.startPods()
+	c.matrix()
+
+	pings := c.pingPod("host1", "host2")
+	stops["host1"]()
+	c.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: slow, annotations: {kubernetes.io/ingress-bandwidth: 10M, kubernetes.io/egress-bandwidth: 20M}}
+spec:
+  nodeName: host1
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: %q, command: [sleep, "1000000"]}]
+`, image))
+	c.must("wait", "--for=condition=Ready", "pod/slow", "--timeout=20s")
+	ip := c.podIP("slow")
+	end, _, _ := strings.Cut(c.Must("host1", "ip", "-o", "route", "get", ip), " src ")
+	_, end, _ = strings.Cut(end, " dev ")
+	assert.Contains(t, c.Must("host1", "tc", "qdisc", "show", "dev", strings.TrimSpace(end)), "tbf")
+	out, err := c.fetch("slow", "http://"+c.podIP("server-host2")+":8080/name")
+	assert.NoError(t, err, "started without an agent")
+	assert.Equal(t, "server-host2", out)
+	c.must("delete", "pod", "slow", "--wait")
+	c.Await("the route to the pod to go", func() (bool, string) {
+		out, err := c.Run("host1", "ip", "route", "show", ip)
+		return err == nil && out == "", fmt.Sprint(out, err)
+	})
+	stops["host1"] = c.baize("host1")
+	labkit.GoOn(20, pings)
+	e := pings.Ends()
+	assert.Empty(t, e.Missing, "lost, of %d", e.Sent)
+	for _, n := range c.nodes {
+		assert.Empty(t, c.AgentStatus(n).Problems, n)
+		out, err := c.Run(n, "baize", "doctor")
+		assert.NoError(t, err, out)
+	}
+}

@@ -80,7 +80,11 @@ var _ Nodes = (*API)(nil)
 // LoadConfig finds the API as flannel does: by a kubeconfig file, the server's URL, or
 // both; without either by the service account of the pod that this is run in.
 func LoadConfig(url, kubeconfig string) (*rest.Config, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags(url, kubeconfig)
+	load := rest.InClusterConfig // the other does this too, after a warning
+	if url != "" || kubeconfig != "" {
+		load = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags(url, kubeconfig) }
+	}
+	cfg, err := load()
 	if err != nil {
 		return nil, &topology.Error{
 			Kind: topology.ErrInvalid, Code: fault.SourceUnavailable, Item: "Kubernetes API", What: err.Error(),

@@ -28,8 +28,13 @@ const (
 	podNetwork     = "10.244.0.0/16"
 	serviceNetwork = "10.96.0.0/16"
 	serviceIP      = "10.96.0.1"
+	// Those of a cluster with both families.
+	podNetwork6     = "fd00:10:244::/56"
+	serviceNetwork6 = "fd00:10:96::/112"
 	// netConf is flannel's configuration in its own manifest.
-	netConf = `{"Network": "` + podNetwork + `", "EnableNFTables": false, "Backend": {"Type": "vxlan"}}`
+	netConf     = `{"Network": "` + podNetwork + `", "EnableNFTables": false, "Backend": {"Type": "vxlan"}}`
+	netConfDual = `{"Network": "` + podNetwork + `", "EnableIPv6": true, "IPv6Network": "` + podNetwork6 + `",
+		"Backend": {"Type": "vxlan"}}`
 )
 
 // programVar names the program with all of Kubernetes (cluster/main.go).
@@ -55,10 +60,14 @@ type cluster struct {
 	admin string
 	api   netip.Addr
 	nodes []string
+	// dual: pods and Services have addresses of both families.
+	dual bool
 	// provider: pods have Baize's own CNI plugin, and not flannel's.
 	provider bool
 	// cniBin and cniConf are where runtimes find CNI's plugins and their configurations.
 	cniBin, cniConf string
+	// kubelets and runtimes end a node's kubelet and containerd.
+	kubelets, runtimes map[string]func()
 	// startAPI starts the API server.
 	startAPI func() (stop func())
 	stopAPI  func()
@@ -67,7 +76,13 @@ type cluster struct {
 // up brings a control plane up in the fabric of a lab, and no nodes yet.
 func up(t *testing.T, hosts int) *cluster {
 	t.Helper()
-	c := &cluster{dir: t.TempDir()}
+	return upAs(t, hosts, false)
+}
+
+// upAs is up; dual is for both families.
+func upAs(t *testing.T, hosts int, dual bool) *cluster {
+	t.Helper()
+	c := &cluster{dir: t.TempDir(), dual: dual, kubelets: map[string]func(){}, runtimes: map[string]func(){}}
 	require.NoError(t, os.Chmod(c.dir, 0o755))
 	c.cniBin, c.cniConf = filepath.Join(c.dir, "cni"), filepath.Join(c.dir, cnihost.Dir)
 	c.Lab = labkit.Up(t, lab.Config{Hosts: hosts, Endpoints: -1, NoProof: true})
@@ -83,6 +98,14 @@ func up(t *testing.T, hosts int) *cluster {
 	c.admin = c.pki.user("admin", "system:masters")
 	c.controlPlane(s.Etcd)
 	return c
+}
+
+// both are values of both families, or that of IPv4.
+func (c *cluster) both(ipv4, ipv6 string) string {
+	if c.dual {
+		return ipv4 + "," + ipv6
+	}
+	return ipv4
 }
 
 // run starts a program in a member, with a log of its own.
@@ -111,7 +134,8 @@ func (c *cluster) controlPlane(etcd string) {
 	}
 	p.user("baize", "")
 	// Else it would hide that a node lacks a way to the pods of another.
-	c.Must("fabric", "sysctl", "-qw", "net.ipv4.ip_forward=0")
+	c.Must("fabric", "sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+	pods, services := c.both(podNetwork, podNetwork6), c.both(serviceNetwork, serviceNetwork6)
 	args := []string{"--etcd-servers", etcd, "--etcd-prefix", "/kubernetes",
 		"--bind-address", "0.0.0.0", "--advertise-address", c.api.String(), "--secure-port", fmt.Sprint(apiPort),
 		"--cert-dir", filepath.Join(c.dir, "apiserver-certs"),
@@ -119,7 +143,7 @@ func (c *cluster) controlPlane(etcd string) {
 		"--client-ca-file", p.file("ca.crt"), "--token-auth-file", p.file("tokens.csv"),
 		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file", p.file("accounts.pub"), "--service-account-signing-key-file", p.file("accounts.key"),
-		"--service-cluster-ip-range", serviceNetwork, "--authorization-mode", "Node,RBAC",
+		"--service-cluster-ip-range", services, "--authorization-mode", "Node,RBAC",
 		"--enable-admission-plugins", "NodeRestriction", "--allow-privileged",
 		"--kubelet-preferred-address-types", "InternalIP",
 		"--kubelet-client-certificate", p.file("kubelet-client.crt"), "--kubelet-client-key", p.file("kubelet-client.key")}
@@ -135,7 +159,7 @@ func (c *cluster) controlPlane(etcd string) {
 	c.component("fabric", "kube-controller-manager", "--kubeconfig", controllers, "--bind-address", "127.0.0.1",
 		"--leader-elect=false", "--use-service-account-credentials",
 		"--service-account-private-key-file", p.file("accounts.key"), "--root-ca-file", p.file("ca.crt"),
-		"--allocate-node-cidrs", "--cluster-cidr", podNetwork, "--service-cluster-ip-range", serviceNetwork,
+		"--allocate-node-cidrs", "--cluster-cidr", pods, "--service-cluster-ip-range", services,
 		"--node-monitor-period", "1s", "--node-monitor-grace-period", "12s")
 	c.component("fabric", "kube-scheduler", "--kubeconfig", scheduler, "--bind-address", "127.0.0.1", "--leader-elect=false")
 	c.apply(baizeRights)
@@ -216,7 +240,11 @@ func (c *cluster) writePlugins() {
 	for _, p := range plugins {
 		require.NoError(c.T, os.Symlink(filepath.Join("/usr/lib/cni", p), filepath.Join(c.cniBin, p)))
 	}
-	require.NoError(c.T, os.WriteFile(filepath.Join(c.dir, "net-conf.json"), []byte(netConf), 0o600))
+	conf := netConf
+	if c.dual {
+		conf = netConfDual
+	}
+	require.NoError(c.T, os.WriteFile(filepath.Join(c.dir, "net-conf.json"), []byte(conf), 0o600))
 	if c.provider {
 		c.writeBaizePlugin()
 		return
@@ -270,13 +298,19 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
 `, image, c.cniBin, c.cniConf), 0o600))
-	c.run(n, "containerd", "containerd", "--config", config)
-	c.AwaitRun("containerd of "+n, n, "ctr", "version")
+	c.startRuntime(n)
 	images, err := filepath.Glob(filepath.Join(c.dir, "*.tar"))
 	require.NoError(c.T, err)
 	for _, file := range images {
 		c.Must(n, "ctr", "-n", "k8s.io", "images", "import", file)
 	}
+}
+
+// startRuntime starts a node's containerd.
+func (c *cluster) startRuntime(n string) {
+	c.T.Helper()
+	c.runtimes[n] = c.run(n, "containerd", "containerd", "--config", filepath.Join(c.dir, n+"-containerd.toml"))
+	c.AwaitRun("containerd of "+n, n, "ctr", "version")
 }
 
 // cgroup is a node's control group; the lab removes what it leaves.
@@ -286,7 +320,7 @@ func (c *cluster) cgroup(n string) string { return "baize-" + c.Name() + "-" + n
 func (c *cluster) kubelet(n string) {
 	c.T.Helper()
 	dir := c.Host(n).Dir()
-	addr := c.addr(n)
+	addrs := c.addrs(n)
 	config := filepath.Join(c.dir, n+"-kubelet.yaml")
 	require.NoError(c.T, os.WriteFile(filepath.Join(c.dir, "resolv.conf"), []byte("# none\n"), 0o644))
 	require.NoError(c.T, os.WriteFile(config, fmt.Appendf(nil, `apiVersion: kubelet.config.k8s.io/v1beta1
@@ -311,9 +345,7 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 `, c.pki.file("ca.crt"), c.cgroup(n), namesIP, filepath.Join(c.dir, "resolv.conf"), filepath.Join(dir, "pod-logs"),
 		filepath.Join(dir, "volume-plugins")), 0o600))
-	c.component(n, "kubelet", "--config", config, "--kubeconfig", c.pki.file("system:node:"+n+".conf"),
-		"--root-dir", filepath.Join(dir, "kubelet"), "--cert-dir", filepath.Join(dir, "kubelet-certs"),
-		"--hostname-override", n, "--node-ip", addr.String(), "--v", "2")
+	c.startKubelet(n)
 	proxy := filepath.Join(c.dir, n+"-proxy.yaml")
 	require.NoError(c.T, os.WriteFile(proxy, fmt.Appendf(nil, `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -324,8 +356,18 @@ clusterCIDR: %s
 bindAddress: %s
 # These are the whole machine's.
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-`, c.pki.file("system:kube-proxy.conf"), n, proxyMode(n), podNetwork, addr), 0o600))
+`, c.pki.file("system:kube-proxy.conf"), n, proxyMode(n), c.both(podNetwork, podNetwork6), addrs[0]), 0o600))
 	c.component(n, "kube-proxy", "--config", proxy, "--v", "2")
+}
+
+// startKubelet starts a node's kubelet.
+func (c *cluster) startKubelet(n string) {
+	c.T.Helper()
+	dir, addrs := c.Host(n).Dir(), c.addrs(n)
+	c.kubelets[n] = c.component(n, "kubelet", "--config", filepath.Join(c.dir, n+"-kubelet.yaml"),
+		"--kubeconfig", c.pki.file("system:node:"+n+".conf"),
+		"--root-dir", filepath.Join(dir, "kubelet"), "--cert-dir", filepath.Join(dir, "kubelet-certs"),
+		"--hostname-override", n, "--node-ip", c.both(addrs[0].String(), addrs[1].String()), "--v", "2")
 }
 
 // proxyMode is that of a node's kube-proxy: the cluster has both.
@@ -337,17 +379,24 @@ func proxyMode(n string) string {
 }
 
 // addr is a node's address in the underlay.
-func (c *cluster) addr(n string) netip.Addr {
+func (c *cluster) addr(n string) netip.Addr { return c.addrs(n)[0] }
+
+// addrs are a node's addresses in the underlay, of IPv4 and of IPv6.
+func (c *cluster) addrs(n string) []netip.Addr {
 	s, err := c.Status()
 	require.NoError(c.T, err)
 	for _, h := range s.Hosts {
 		if h.Name == n {
-			return h.Addrs[0]
+			require.Len(c.T, h.Addrs, 2)
+			return h.Addrs
 		}
 	}
 	c.T.Fatalf("no host %s", n)
-	return netip.Addr{}
+	return nil
 }
+
+// fabricIPv6 is the fabric's address of the family.
+const fabricIPv6 = "fd77::1"
 
 // prepare makes a node one whose network is not the lab's own agent's.
 func (c *cluster) prepare(n string) {
@@ -355,6 +404,9 @@ func (c *cluster) prepare(n string) {
 	if _, err := c.Run(n, "ip", "route", "get", serviceIP); err != nil {
 		// A ClusterIP is looked up before kube-proxy's rules.
 		c.Must(n, "ip", "route", "add", "default", "via", c.api.String())
+	}
+	if c.dual {
+		c.Must(n, "ip", "-6", "route", "replace", "default", "via", fabricIPv6)
 	}
 	require.NoError(c.T, c.Host(n).StopService(c.T.Context(), lab.ServiceAgent))
 }

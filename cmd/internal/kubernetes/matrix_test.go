@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/stretchr/testify/assert"
@@ -44,26 +45,31 @@ spec:
     - sh
     - -c
     - |
-      mkdir /www && echo server-%[1]s >/www/name && dd if=/dev/zero of=/www/bulk bs=1M count=20 && httpd -f -p 8080 -h /www
+      mkdir /www && echo server-%[1]s >/www/name && dd if=/dev/zero of=/www/bulk bs=1M count=20 && httpd -f -p '[::]:8080' -h /www
     ports: [{containerPort: 8080, hostPort: %[3]d}]
     readinessProbe: {httpGet: {path: /name, port: 8080}, periodSeconds: 1}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: on-%[1]s}
-spec: {selector: {on: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {on: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
 `, n, image, hostPort)
 	}
 	fmt.Fprintf(&b, `---
 apiVersion: v1
 kind: Service
 metadata: {name: server}
-spec: {selector: {app: server}, type: NodePort, ports: [{port: 80, targetPort: 8080, nodePort: %d}]}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: server}
+  type: NodePort
+  ports: [{port: 80, targetPort: 8080, nodePort: %d}]
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: local}
 spec:
+  ipFamilyPolicy: PreferDualStack
   selector: {app: server}
   type: NodePort
   externalTrafficPolicy: Local
@@ -72,7 +78,11 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: sticky}
-spec: {selector: {app: server}, sessionAffinity: ClientIP, ports: [{port: 80, targetPort: 8080}]}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: server}
+  sessionAffinity: ClientIP
+  ports: [{port: 80, targetPort: 8080}]
 `, nodePort, localPort)
 	c.apply(b.String())
 	c.Await("the pods", func() (bool, string) {
@@ -91,6 +101,17 @@ func (c *cluster) podIP(pod string) string {
 	return c.must("get", "pod", pod, "-o", "jsonpath={.status.podIP}")
 }
 
+// families are the places of a family's addresses in lists of both.
+func (c *cluster) families() []int {
+	if c.dual {
+		return []int{0, 1}
+	}
+	return []int{0}
+}
+
+// at is an address of a family, and a port, in a URL.
+func at(addr string, port int) string { return "http://" + net.JoinHostPort(addr, fmt.Sprint(port)) }
+
 // inPod runs a command in a pod.
 func (c *cluster) inPod(pod string, argv ...string) (string, error) {
 	return c.kubectl(append([]string{"exec", pod, "--"}, argv...)...)
@@ -103,67 +124,73 @@ func (c *cluster) fetch(pod, url string) (string, error) {
 }
 
 // clusterIP is the address of a service.
-func (c *cluster) clusterIP(service string) string {
+func (c *cluster) clusterIP(service string, family int) string {
 	c.T.Helper()
-	return c.must("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+	return c.must("get", "service", service, "-o", fmt.Sprintf("jsonpath={.spec.clusterIPs[%d]}", family))
 }
 
 // matrix proves every way between pods, services and nodes.
 func (c *cluster) matrix() {
-	t := c.T
-	service := c.clusterIP("server")
-	for _, a := range c.nodes {
-		client := "client-" + a
-		for _, b := range c.nodes {
-			server, ip := "server-"+b, c.podIP("server-"+b)
-			where := fmt.Sprintf("%s to %s", client, server)
-			out, err := c.fetch(client, "http://"+ip+":8080/name")
-			assert.NoError(t, err, where)
-			assert.Equal(t, server, out, where)
-			out, err = c.inPod(client, "sh", "-c", "timeout 30 wget -qO- http://"+ip+":8080/bulk | wc -c")
-			assert.NoError(t, err, "20 MiB, "+where)
-			assert.Equal(t, fmt.Sprint(20<<20), strings.TrimSpace(out), "20 MiB, "+where)
-			// A node reaches its own pods, which is what probes need, and others'.
-			out, err = c.Run(a, "curl", "-sf", "-m", "5", "http://"+ip+":8080/name")
-			assert.NoError(t, err, "%s, a node, to %s", a, server)
-			assert.Equal(t, server, strings.TrimSpace(out))
-			_, err = c.fetch(client, fmt.Sprintf("http://%s:%d/name", c.addr(b), nodePort))
-			assert.NoError(t, err, "%s to the NodePort on %s", client, b)
-			out, err = c.fetch(client, fmt.Sprintf("http://%s:%d/name", c.addr(b), hostPort))
-			assert.NoError(t, err, "%s to the hostPort on %s", client, b)
-			assert.Equal(t, server, out)
-			_, err = c.inPod(client, "ping", "-c", "1", "-W", "5", c.addr(b).String())
-			assert.NoError(t, err, "%s to the node %s", client, b)
+	for _, f := range c.families() {
+		for _, a := range c.nodes {
+			for _, b := range c.nodes {
+				c.ways(a, b, f)
+			}
 		}
-		c.requireAllServe(client, "http://"+service+"/name")
-		_, err := c.Run(a, "curl", "-sf", "-m", "5", "http://"+service+"/name")
-		assert.NoError(t, err, "%s, a node, to the service", a)
-		// From outside of the cluster.
-		_, err = c.Run("fabric", "curl", "-sf", "-m", "5", fmt.Sprintf("http://%s:%d/name", c.addr(a), nodePort))
-		assert.NoError(t, err, "a stranger to the NodePort on %s", a)
+		c.services(f)
 	}
-	c.services()
 }
 
-// services proves what depends on where the client is.
-func (c *cluster) services() {
+// ways proves those from one node and its client to another and its server.
+func (c *cluster) ways(a, b string, family int) {
+	t, client, server := c.T, "client-"+a, "server-"+b
+	ip := c.must("get", "pod", server, "-o", fmt.Sprintf("jsonpath={.status.podIPs[%d].ip}", family))
+	node := c.addrs(b)[family].String()
+	where := fmt.Sprintf("%s to %s, %s", client, server, ip)
+	out, err := c.fetch(client, at(ip, 8080)+"/name")
+	assert.NoError(t, err, where)
+	assert.Equal(t, server, out, where)
+	out, err = c.inPod(client, "sh", "-c", "timeout 30 wget -qO- "+at(ip, 8080)+"/bulk | wc -c")
+	assert.NoError(t, err, "20 MiB, "+where)
+	assert.Equal(t, fmt.Sprint(20<<20), strings.TrimSpace(out), "20 MiB, "+where)
+	// A node reaches its own pods, which is what probes need, and others'.
+	out, err = c.Run(a, "curl", "-sf", "-m", "5", at(ip, 8080)+"/name")
+	assert.NoError(t, err, "%s, a node, to %s", a, server)
+	assert.Equal(t, server, strings.TrimSpace(out))
+	_, err = c.fetch(client, at(node, nodePort)+"/name")
+	assert.NoError(t, err, "%s to the NodePort on %s, %s", client, b, node)
+	out, err = c.fetch(client, at(node, hostPort)+"/name")
+	assert.NoError(t, err, "%s to the hostPort on %s, %s", client, b, node)
+	assert.Equal(t, server, out)
+	_, err = c.inPod(client, "ping", "-c", "1", "-W", "5", node)
+	assert.NoError(t, err, "%s to the node %s, %s", client, b, node)
+}
+
+// services proves what Services do.
+func (c *cluster) services(family int) {
 	t := c.T
-	sticky := c.clusterIP("sticky")
+	service, sticky := at(c.clusterIP("server", family), 80)+"/name", at(c.clusterIP("sticky", family), 80)+"/name"
 	for _, n := range c.nodes {
-		server := "server-" + n
-		out, err := c.fetch(server, "http://"+c.clusterIP("on-"+n)+"/name")
+		client, server, node := "client-"+n, "server-"+n, c.addrs(n)[family].String()
+		c.requireAllServe(client, service)
+		_, err := c.Run(n, "curl", "-sf", "-m", "5", service)
+		assert.NoError(t, err, "%s, a node, to the service %s", n, service)
+		// From outside of the cluster.
+		_, err = c.Run("fabric", "curl", "-sf", "-m", "5", at(node, nodePort)+"/name")
+		assert.NoError(t, err, "a stranger to the NodePort on %s", node)
+		out, err := c.fetch(server, at(c.clusterIP("on-"+n, family), 80)+"/name")
 		assert.NoError(t, err, "%s to itself by a service", server)
 		assert.Equal(t, server, out)
 		seen := map[string]bool{}
 		for range 8 {
-			out, err = c.fetch("client-"+n, "http://"+sticky+"/name")
-			assert.NoError(t, err, "client-%s to the service with sessionAffinity", n)
+			out, err = c.fetch(client, sticky)
+			assert.NoError(t, err, "%s to the service with sessionAffinity", client)
 			seen[out] = true
-			out, err = c.Run("fabric", "curl", "-sf", "-m", "5", fmt.Sprintf("http://%s:%d/name", c.addr(n), localPort))
-			assert.NoError(t, err, "a stranger to the NodePort on %s, externalTrafficPolicy Local", n)
+			out, err = c.Run("fabric", "curl", "-sf", "-m", "5", at(node, localPort)+"/name")
+			assert.NoError(t, err, "a stranger to the NodePort on %s, externalTrafficPolicy Local", node)
 			assert.Equal(t, server, strings.TrimSpace(out))
 		}
-		assert.Len(t, seen, 1, "servers that answered client-%s, with sessionAffinity", n)
+		assert.Len(t, seen, 1, "servers that answered %s, with sessionAffinity", client)
 	}
 }
 

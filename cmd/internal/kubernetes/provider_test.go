@@ -56,3 +56,15 @@ spec:
 		assert.NoError(t, err, out)
 	}
 }
+
+// TestDualStack is a cluster whose pods and Services have both families.
+func TestDualStack(t *testing.T) {
+	c := upAs(t, 2, true)
+	c.provider = true
+	c.startNodes(func(n string) { c.baize(n) })
+	c.startPods()
+	c.matrix()
+	for _, n := range c.nodes {
+		assert.Empty(t, c.AgentStatus(n).Problems, n)
+	}
+}

@@ -1,0 +1,58 @@
+//go:build kubernetes
+
+package kubernetes
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/cnihost"
+	"github.com/baize-net/baize/cmd/internal/testkit"
+	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
+)
+
+// TestManifest is a bare cluster that one manifest makes Ready: agent and plugin come from
+// the image, where runtimes look for plugins by default. A new agent costs no packet.
+func TestManifest(t *testing.T) {
+	c := up(t, 2)
+	c.cniBin, c.cniConf = "/opt/cni/bin", cnihost.Dir
+	_, err := testkit.Try(testkit.Patience*4, nil, "sh", "../../../scripts/image.sh", c.dir)
+	require.NoError(t, err)
+	images, err := filepath.Glob(filepath.Join(c.dir, "baize-image_*.tar.gz"))
+	require.NoError(t, err)
+	require.Len(t, images, 1)
+	// What is there as .tar, the nodes' runtimes get.
+	_, err = testkit.Try(testkit.Patience, nil, "gunzip", images[0])
+	require.NoError(t, err)
+	manifest, err := os.ReadFile("../../../scripts/kubernetes/baize.yml")
+	require.NoError(t, err)
+	last := c.nodes[len(c.nodes)-1]
+	c.startNodes(func(n string) {
+		for _, p := range plugins {
+			c.Must(n, "cp", filepath.Join("/usr/lib/cni", p), c.cniBin)
+		}
+		if n == last {
+			c.apply(string(manifest))
+		}
+	})
+	c.startPods()
+	c.matrix()
+
+	pings := c.pingPod("host1", "host2")
+	c.must("-n", "kube-baize", "rollout", "restart", "daemonset/baize")
+	c.Await("new agents", func() (bool, string) {
+		out, err := c.kubectl("-n", "kube-baize", "rollout", "status", "daemonset/baize", "--timeout=1s")
+		return err == nil, out
+	})
+	labkit.GoOn(20, pings)
+	e := pings.Ends()
+	assert.Empty(t, e.Missing, "lost, of %d", e.Sent)
+	c.matrix()
+	for _, n := range c.nodes {
+		assert.Empty(t, c.AgentStatus(n).Problems, n)
+	}
+}

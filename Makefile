@@ -91,6 +91,12 @@ lab-flannel: check-go need-root deps build ## a cluster of Baize and of flannel,
 	cd cmd/internal/flannel/peer && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o $(CURDIR)/bin/flanneld .
 	$(BIN) lab up --hosts $(HOSTS) --transport $(TRANSPORT) --flannel
 
+.PHONY: lab-kubernetes
+lab-kubernetes: check-go need-root build ## a Kubernetes cluster whose network is Baize (builds Kubernetes, once: 10 minutes)
+	@scripts/install-deps.sh kubernetes
+	@scripts/test-kubernetes.sh --lab
+	$(BIN) lab up --hosts $(HOSTS) --kubernetes
+
 .PHONY: lab-down
 lab-down: need-root ## remove the lab without a trace
 	@if [ -x $(BIN) ]; then $(BIN) lab down; else echo '$(BIN) is not built: run make build, then make lab-down'; exit 1; fi

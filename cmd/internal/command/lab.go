@@ -14,6 +14,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/cmd/internal/kubernetes"
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/lab/pid1"
 	"github.com/baize-net/baize/cmd/internal/lab/supervisor"
@@ -77,7 +78,8 @@ At the end traffic between all endpoints is proven.
   baize lab up --transport auto --segments 2 --hosts 4
   baize lab up --docker
   baize lab up --docker-bridge
-  baize lab up --flannel`
+  baize lab up --flannel
+  baize lab up --kubernetes`
 
 func labUpFlags() []ucli.Flag {
 	flags := []ucli.Flag{
@@ -111,7 +113,7 @@ func labUpFlags() []ucli.Flag {
 			Name: "frr", Usage: "with --segments, FRR on every host announces its subnets to the router, in place of the agent",
 		},
 	}
-	flags = append(flags, labForeignFlags()...)
+	flags = append(append(flags, labForeignFlags()...), labKubernetesFlags()...)
 	return append(flags,
 		&ucli.BoolFlag{Name: "ipv6-underlay", Usage: "tunnels and etcd use the underlay's IPv6 addresses"},
 		&ucli.BoolFlag{Name: "no-proof", Usage: "do not send traffic at the end"},
@@ -194,10 +196,17 @@ func (r *runner) labUp(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	cluster, err := r.labKubernetesOf(c, &cfg)
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	l, err := lab.Up(c.Context, cfg)
 	if err != nil {
 		return err
+	}
+	if cluster != nil {
+		return cluster.up(c.Context, r, l, start)
 	}
 	lines := append(labForeignLines(cfg.Foreign, l),
 		fmt.Sprintf(
@@ -265,6 +274,9 @@ func labHints(baize, name string, hints []lab.Hint) []string {
 
 func (r *runner) labDown(c *ucli.Context) error {
 	removed, err := lab.Down(c.Context, r.labConfig(c))
+	if err == nil {
+		err = kubernetes.Remove(c.String("name"))
+	}
 	switch {
 	case err != nil:
 		return err

@@ -1,6 +1,6 @@
 //go:build kubernetes
 
-package kubernetes
+package kubernetes_test
 
 import (
 	"context"
@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/kubernetes"
 )
 
 const (
@@ -22,18 +24,7 @@ const (
 	conformance = 45
 	// conformanceLimit is for a machine that is busy with others; alone it is two minutes.
 	conformanceLimit = 20 * time.Minute
-	// namesIP is the Service's that names are asked of.
-	namesIP = "10.96.0.10"
-	// dnsImage is that of CoreDNS.
-	dnsImage = "baize.example/coredns:1"
 )
-
-// suiteImages are the names that the suite has for the images it takes (test/utils/image
-// of Kubernetes). Here they are one.
-var suiteImages = []string{
-	"registry.k8s.io/e2e-test-images/agnhost:2.56", "registry.k8s.io/e2e-test-images/jessie-dnsutils:1.7",
-	"registry.k8s.io/e2e-test-images/busybox:1.37.0-1",
-}
 
 // TestConformance is Kubernetes' own suite: what it demands of the network of any cluster.
 func TestConformance(t *testing.T) {
@@ -44,7 +35,7 @@ func TestConformance(t *testing.T) {
 func testConformance(t *testing.T, provider bool) {
 	c := up(t, 2)
 	c.provider = provider
-	c.writeSuiteImages()
+	require.NoError(t, c.k.WriteSuiteImages(t.Context()))
 	c.startNodes(func(n string) { c.baize(n) })
 	c.routePods()
 	c.apply(names)
@@ -56,35 +47,6 @@ func testConformance(t *testing.T, provider bool) {
 
 // beside is a file that was built with Kubernetes.
 func beside(name string) string { return filepath.Join(filepath.Dir(program), name) }
-
-// writeSuiteImages makes the images that the suite and the cluster's names need.
-func (c *cluster) writeSuiteImages() {
-	c.T.Helper()
-	l := newLayer(c.T)
-	// As upstream's Dockerfile (test/images/agnhost), of which the tests call these.
-	for _, command := range []string{"bash", "curl", "dig", "ss", "ip", "getent"} {
-		l.linked("usr/bin/"+command, command)
-		l.link("bin/"+command, "../usr/bin/"+command)
-	}
-	// The shell of busybox would take its own nc.
-	l.linked("bin/sh", "dash")
-	l.linked("bin/nc", "nc.openbsd")
-	l.copy("agnhost", beside("agnhost"))
-	l.link("agnhost-2", "agnhost")
-	l.copy("localhost.crt", beside("localhost.crt"))
-	l.copy("localhost.key", beside("localhost.key"))
-	l.dirs(0o755, "uploads")
-	l.file("etc/nsswitch.conf", []byte("hosts: files dns\n"), 0o644)
-	l.file("etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644)
-	l.busybox()
-	l.write(filepath.Join(c.dir, "suite.tar"), map[string]any{
-		"Entrypoint": []string{"/agnhost"}, "Cmd": []string{"pause"}, "Env": []string{"PATH=/usr/bin:/bin"},
-	}, suiteImages...)
-
-	l = newLayer(c.T)
-	l.copy("coredns", beside("coredns"))
-	l.write(filepath.Join(c.dir, "coredns.tar"), map[string]any{"Entrypoint": []string{"/coredns"}}, dnsImage)
-}
 
 // routePods gives the control plane, which is no node here, its way to the pods: the API
 // server is a proxy to them, and on nothing else a route of the underlay's may depend.
@@ -111,7 +73,7 @@ func (c *cluster) conformance() {
 	began := time.Now()
 	out, failed := c.Host("fabric").Exec(ctx, beside("ginkgo"), "--procs=4", `--focus=\[sig-network\].*\[Conformance\]`,
 		"--no-color", "--succinct", "--output-interceptor-mode=none", "--timeout="+conformanceLimit.String(),
-		"--output-dir="+c.dir, "--json-report=suite.json", beside("e2e.test"), "--", "--kubeconfig="+c.admin,
+		"--output-dir="+c.dir, "--json-report=suite.json", beside("e2e.test"), "--", "--kubeconfig="+c.k.Kubeconfig(),
 		"--provider=skeleton", "--kubectl-path="+kubectl, "--disable-log-dump")
 	took := time.Since(began)
 	passed, broken := c.report(filepath.Join(c.dir, "suite.json"), out)
@@ -199,7 +161,7 @@ spec:
       dnsPolicy: Default
       containers:
       - name: coredns
-        image: ` + dnsImage + `
+        image: ` + kubernetes.DNSImage + `
         args: [-conf, /etc/coredns/Corefile]
         volumeMounts: [{name: config, mountPath: /etc/coredns}]
         readinessProbe: {httpGet: {path: /ready, port: 8181}, periodSeconds: 1}
@@ -209,7 +171,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: kube-dns, namespace: kube-system, labels: {k8s-app: kube-dns}}
 spec:
-  clusterIP: ` + namesIP + `
+  clusterIP: ` + kubernetes.NamesIP + `
   selector: {k8s-app: kube-dns}
   ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 `

@@ -1,6 +1,6 @@
 //go:build kubernetes
 
-package kubernetes
+package kubernetes_test
 
 import (
 	"os"
@@ -11,15 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/cnihost"
+	"github.com/baize-net/baize/cmd/internal/kubernetes"
 	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 )
 
 // TestManifest is a bare cluster that one manifest makes Ready: agent and plugin come from
-// the image, where runtimes look for plugins by default. A new agent costs no packet.
+// the kubernetes.Image, where runtimes look for plugins by default. A new agent costs no packet.
 func TestManifest(t *testing.T) {
-	c := up(t, 2)
-	c.cniBin, c.cniConf = "/opt/cni/bin", cnihost.Dir
+	c := upAs(t, 2, kubernetes.Options{CNIBin: "/opt/cni/bin", CNIConf: cnihost.Dir})
 	_, err := testkit.Try(testkit.Patience*4, nil, "sh", "../../../scripts/image.sh", c.dir)
 	require.NoError(t, err)
 	images, err := filepath.Glob(filepath.Join(c.dir, "baize-image_*.tar.gz"))
@@ -32,8 +32,8 @@ func TestManifest(t *testing.T) {
 	require.NoError(t, err)
 	last := c.nodes[len(c.nodes)-1]
 	c.startNodes(func(n string) {
-		for _, p := range plugins {
-			c.Must(n, "cp", filepath.Join("/usr/lib/cni", p), c.cniBin)
+		for _, p := range kubernetes.Plugins {
+			c.Must(n, "cp", filepath.Join(kubernetes.ReferencePlugins, p), c.k.CNIBin)
 		}
 		if n == last {
 			c.apply(string(manifest))

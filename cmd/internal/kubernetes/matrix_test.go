@@ -1,6 +1,6 @@
 //go:build kubernetes
 
-package kubernetes
+package kubernetes_test
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/baize-net/baize/cmd/internal/kubernetes"
 )
 
 // nodePort is that of the service, hostPort that of the servers.
@@ -53,7 +55,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: on-%[1]s}
 spec: {ipFamilyPolicy: PreferDualStack, selector: {on: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
-`, n, image, hostPort)
+`, n, kubernetes.Image, hostPort)
 	}
 	fmt.Fprintf(&b, `---
 apiVersion: v1
@@ -85,14 +87,7 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `, nodePort, localPort)
 	c.apply(b.String())
-	c.Await("the pods", func() (bool, string) {
-		out, err := c.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=1s")
-		if err != nil {
-			seen, _ := c.kubectl("get", "events", "--sort-by=.lastTimestamp")
-			out += seen
-		}
-		return err == nil, fmt.Sprint(out, err)
-	})
+	c.ready("--all")
 }
 
 // podIP is the address of a pod.
@@ -103,7 +98,7 @@ func (c *cluster) podIP(pod string) string {
 
 // families are the places of a family's addresses in lists of both.
 func (c *cluster) families() []int {
-	if c.dual {
+	if c.k.Dual {
 		return []int{0, 1}
 	}
 	return []int{0}
@@ -145,7 +140,7 @@ func (c *cluster) matrix() {
 func (c *cluster) ways(a, b string, family int) {
 	t, client, server := c.T, "client-"+a, "server-"+b
 	ip := c.must("get", "pod", server, "-o", fmt.Sprintf("jsonpath={.status.podIPs[%d].ip}", family))
-	node := c.addrs(b)[family].String()
+	node := c.node(b).Addrs[family].String()
 	where := fmt.Sprintf("%s to %s, %s", client, server, ip)
 	out, err := c.fetch(client, at(ip, 8080)+"/name")
 	assert.NoError(t, err, where)
@@ -171,7 +166,7 @@ func (c *cluster) services(family int) {
 	t := c.T
 	service, sticky := at(c.clusterIP("server", family), 80)+"/name", at(c.clusterIP("sticky", family), 80)+"/name"
 	for _, n := range c.nodes {
-		client, server, node := "client-"+n, "server-"+n, c.addrs(n)[family].String()
+		client, server, node := "client-"+n, "server-"+n, c.node(n).Addrs[family].String()
 		c.requireAllServe(client, service)
 		_, err := c.Run(n, "curl", "-sf", "-m", "5", service)
 		assert.NoError(t, err, "%s, a node, to the service %s", n, service)

@@ -1,6 +1,6 @@
 //go:build kubernetes
 
-package kubernetes
+package kubernetes_test
 
 import (
 	"fmt"
@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/kubernetes"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -38,7 +39,7 @@ func TestFlannelsPlace(t *testing.T) {
 // by what was seen last. At the end flannel's node runs Baize as well.
 func TestBesideFlannel(t *testing.T) {
 	c := up(t, 3)
-	stops := map[string]func(){}
+	stops := map[string]kubernetes.Process{}
 	c.startNodes(func(n string) {
 		if n == "host3" {
 			stops[n] = c.flannel(n)
@@ -51,17 +52,17 @@ func TestBesideFlannel(t *testing.T) {
 	require.False(t, t.Failed())
 
 	pings := []labkit.Pings{c.pingPod("host1", "host2"), c.pingPod("host1", "host3"), c.pingPod("host3", "host2")}
-	stops["host1"]()
+	c.kill(stops["host1"])
 	stops["host1"] = c.baize("host1")
-	c.stopAPI()
+	c.kill(c.api)
 	c.Await("the agent to say that the API is away", func() (bool, string) {
 		problems := c.AgentStatus("host2").Problems
 		return len(problems) == 1 && problems[0].Code == fault.SourceUnavailable, fmt.Sprint(problems)
 	})
-	stops["host2"]()
+	c.kill(stops["host2"])
 	stops["host2"] = c.baize("host2")
 	labkit.GoOn(20, pings...)
-	c.stopAPI = c.startAPI()
+	c.startAPI()
 	c.Await("the agent to see the API again", func() (bool, string) {
 		problems := c.AgentStatus("host2").Problems
 		return len(problems) == 0, fmt.Sprint(problems)
@@ -73,7 +74,7 @@ func TestBesideFlannel(t *testing.T) {
 	c.matrix()
 
 	// As docs/kubernetes.md has it, from flannel to Baize: pods stay as they are.
-	stops["host3"]()
+	c.kill(stops["host3"])
 	c.Must("host3", "ip", "link", "delete", "flannel.1")
 	c.baize("host3")
 	c.Await("the others to hear of it", func() (bool, string) {

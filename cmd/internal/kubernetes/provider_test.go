@@ -1,6 +1,6 @@
 //go:build kubernetes
 
-package kubernetes
+package kubernetes_test
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
+	"github.com/baize-net/baize/cmd/internal/kubernetes"
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 )
 
@@ -17,13 +18,13 @@ import (
 func TestProvider(t *testing.T) {
 	c := up(t, 2)
 	c.provider = true
-	stops := map[string]func(){}
+	stops := map[string]kubernetes.Process{}
 	c.startNodes(func(n string) { stops[n] = c.baize(n) })
 	c.startPods()
 	c.matrix()
 
 	pings := c.pingPod("host1", "host2")
-	stops["host1"]()
+	c.kill(stops["host1"])
 	c.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
@@ -32,8 +33,8 @@ spec:
   nodeName: host1
   terminationGracePeriodSeconds: 0
   containers: [{name: c, image: %q, command: [sleep, "1000000"]}]
-`, image))
-	c.must("wait", "--for=condition=Ready", "pod/slow", "--timeout=20s")
+`, kubernetes.Image))
+	c.ready("slow")
 	ip := c.podIP("slow")
 	end, _, _ := strings.Cut(c.Must("host1", "ip", "-o", "route", "get", ip), " src ")
 	_, end, _ = strings.Cut(end, " dev ")
@@ -59,7 +60,7 @@ spec:
 
 // TestDualStack is a cluster whose pods and Services have both families.
 func TestDualStack(t *testing.T) {
-	c := upAs(t, 2, true)
+	c := upAs(t, 2, kubernetes.Options{Dual: true})
 	c.provider = true
 	c.startNodes(func(n string) { c.baize(n) })
 	c.startPods()

@@ -93,6 +93,8 @@ if [ "${1:-lab}" = test ]; then
 	need dpkg-dev dpkg-scanpackages
 	need gnupg gpg
 	need groff-base groff
+	need zsh zsh # completion is tested by typing
+	need fish fish
 	need debootstrap debootstrap # the clean root that packages are tried in
 	need qemu-system-x86 qemu-system-x86_64 # the machine of the kernel tests
 	need xz-utils xz

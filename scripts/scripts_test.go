@@ -179,7 +179,7 @@ func TestInstallDeps(t *testing.T) {
 		},
 		{
 			name: "tests need more", set: "test", fakes: with(withDocker(), "apt-get", apt), id: root,
-			want: []string{"--no-install-recommends frr podman gcc shellcheck apt-utils dpkg-dev gnupg groff-base debootstrap qemu-system-x86 xz-utils systemd " +
+			want: []string{"--no-install-recommends frr podman gcc shellcheck apt-utils dpkg-dev gnupg groff-base zsh fish debootstrap qemu-system-x86 xz-utils systemd " +
 				"etcd-client etcd-server openssl prometheus vagrant\n"}, lines: 3,
 		},
 		{name: "FRR is there", set: "frr", fakes: with(with(installed(), "vtysh", "exit 0"), "apt-get", apt), id: user},

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/jsonschema-go/jsonschema"
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
@@ -32,6 +33,10 @@ const completeTimeout = 3 * time.Second
 
 // candidate is one word that may come next.
 type candidate struct{ word, about string }
+
+// files stands for the names of files, which shells know better how to complete. It
+// is the only candidate without a word.
+var files = candidate{about: "files"}
 
 // complete prints the candidates, one a line: the word, a tab, a description.
 func (r *runner) complete(ctx context.Context, words []string) int {
@@ -53,7 +58,9 @@ func (r *runner) candidates(ctx context.Context, before []string, word string) [
 		}
 	}
 	ask := func(line ...string) []candidate { return r.ask(ctx, append(cur.global, line...)) }
-	return slices.DeleteFunc(cur.candidates(word, ask), func(c candidate) bool { return !strings.HasPrefix(c.word, word) })
+	return slices.DeleteFunc(cur.candidates(word, ask), func(c candidate) bool {
+		return c != files && !strings.HasPrefix(c.word, word)
+	})
 }
 
 // cursor is where in a command line the unfinished word stands.
@@ -132,15 +139,25 @@ func (cur *cursor) candidates(word string, ask asker) []candidate {
 			out = append(out, candidate{s.Name, s.Usage})
 		}
 		return out
-	case cur.args == 0:
-		if command := name(cur.path[1:]); command != "lab exec" {
-			return firstArgument(command, ask)
-		}
+	case cur.args > 0:
+		return laterArgument(cur.command().Category, name(cur.path[1:]), cur.args, ask)
+	case name(cur.path[1:]) == "lab exec":
 		return labTargets(cur.values["name"], word)
-	case name(cur.path[1:]) == "capture": // as many as one likes
-		return firstArgument("capture", ask)
-	case cur.args == 1 && name(cur.path[1:]) == "trace":
+	}
+	return firstArgument(name(cur.path[1:]), ask)
+}
+
+// laterArgument is what may come after some arguments.
+func laterArgument(category, command string, before int, ask asker) []candidate {
+	switch {
+	case category == takesCommand: // a command line of another program
+		return []candidate{files}
+	case command == "capture": // as many as one likes
+		return firstArgument(command, ask)
+	case command == "trace" && before == 1:
 		return parties(ask)
+	case command == "endpoint move" && before == 1:
+		return ask("node", "list")
 	}
 	return nil
 }
@@ -153,7 +170,9 @@ func (cur *cursor) valuesAfter(flagName string, ask asker) []candidate {
 	}
 	out := cur.flagValues(f, ask)
 	for i := range out {
-		out[i].word = flagName + "=" + out[i].word
+		if out[i] != files {
+			out[i].word = flagName + "=" + out[i].word
+		}
 	}
 	return out
 }
@@ -204,7 +223,7 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		return transports(topology.Transports())
 	case "encap":
 		return transports(append(topology.Encapsulations(), topology.Route))
-	case "network":
+	case "network", "docker-network":
 		return ask("network", "list")
 	case "node":
 		return ask("node", "list")
@@ -213,22 +232,55 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 	case flagKind:
 		return eventKinds()
 	case "netns":
-		return entries("/run/netns")
+		return append(entries("/run/netns"), files)
 	case "name":
 		if len(cur.path) > 1 && cur.path[1].Name == "lab" {
 			return labs()
 		}
 	case flagContext:
 		return ask("context", "list")
+	case flagSort, flagFilter:
+		return fields(f)
+	}
+	if _, placeholder, _ := strings.Cut(strings.Split(documentFlag(f).names, ", ")[0], " "); isFile(placeholder) {
+		return []candidate{files}
 	}
 	return nil
+}
+
+// isFile reports whether what stands for a value stands for a file.
+func isFile(placeholder string) bool {
+	return slices.Contains([]string{"FILE", "PATH", "DIRECTORY", "PROGRAM"}, strings.Trim(placeholder, "[]"))
+}
+
+// fields are those of the items of the listing that --sort or --filter belongs to,
+// whose variable names their kind.
+func fields(f ucli.Flag) (out []candidate) {
+	name := f.Names()[0]
+	variable := documentFlag(f).env
+	k := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(variable, "BAIZE_"), "_"+strings.ToUpper(name)))
+	if !slices.Contains(schemaKinds(), k) {
+		return nil
+	}
+	walkSchema(schemaOf(k), "", func(path, typ string, p *jsonschema.Schema) {
+		switch {
+		case typ == "object": // its fields have values, it has none
+		case name == flagFilter:
+			out = append(out, candidate{path + "=", p.Description})
+		default:
+			out = append(out, candidate{path, p.Description})
+		}
+	})
+	return out
 }
 
 // fixedValues are those of flags that take one of a few words.
 var fixedValues = map[string][]string{
 	"datapath":        {"auto", "system", "netdev"},
 	"fastpath":        {"auto", "off"},
+	"docker-plugin":   {"auto", "on", "off"},
 	"proto":           {trace.ICMP, trace.TCP, trace.UDP},
+	"role":            {roleNode, roleOperator, roleReader},
 	flagColor:         cli.Colors(),
 	cli.FlagLogLevel:  {"error", "warn", "info", "debug"},
 	cli.FlagLogFormat: {"text", "json"},
@@ -305,9 +357,11 @@ func firstArgument(command string, ask asker) []candidate {
 		return append(ask("endpoint", "list"), ask("node", "list")...)
 	case "explain":
 		return faultCodes()
-	case "network show", "network update", "network delete":
+	case "backup", "restore":
+		return []candidate{files}
+	case "network show", "network update", "network rename", "network delete":
 		return ask("network", "list")
-	case "node show", "node remove", "ping":
+	case "node show", "node hand-over", "node remove", "ping", "auth add", "auth remove":
 		return ask("node", "list")
 	case "subnet release":
 		return ask("subnet", "list")
@@ -376,27 +430,34 @@ _baize() {
     [[ -z $breaks || $word != *[$breaks]* ]] || before=${word%"${word##*[$breaks]}"}
     COMPREPLY=()
     while read -r line; do
-        line=${line%%$'\t'*}
-        COMPREPLY+=("${line#"$before"}")
+        case $line in
+        $'\t'files) compopt -o default ;;
+        *)
+            line=${line%%$'\t'*}
+            COMPREPLY+=("${line#"$before"}")
+            [[ $line != *[/=] ]] || compopt -o nospace
+            ;;
+        esac
     done < <("${COMP_WORDS[0]}" __complete "${words[@]:1}" 2>/dev/null)
 }
-complete -o default -F _baize baize
+complete -F _baize baize
 `,
 	"zsh": `#compdef baize
 # zsh completion for baize: put this in a directory of $fpath as _baize, or
 #   source <(baize completion zsh)
 _baize() {
-    local line
-    local -a out
+    local line files=
+    local -a out open
     for line in "${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
-        [[ -n $line ]] || continue
-        out+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+        case $line in
+        '') ;;
+        $'\t'files) files=yes ;;
+        *[/=]$'\t'*) open+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
+        *) out+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
+        esac
     done
-    if (( ${#out} )); then
-        _describe baize out
-    else
-        _files
-    fi
+    _describe baize out -- open -S ''
+    [[ -z $files ]] || { compset -P '--*='; _files; }
 }
 if [ "$funcstack[1]" = "_baize" ]; then
     _baize
@@ -407,8 +468,16 @@ fi
 	"fish": `# fish completion for baize: put this in ~/.config/fish/completions/baize.fish, or
 #   baize completion fish | source
 function __baize_complete
-    set -l words (commandline -opc) (commandline -ct)
-    $words[1] __complete $words[2..-1] 2>/dev/null
+    set -l word (commandline -ct)
+    set -l words (commandline -opc)
+    for line in ($words[1] __complete $words[2..-1] "$word" 2>/dev/null)
+        if test "$line" = \tfiles
+            set -l flag (string match -r -- '^--[^=]*=' "$word")
+            __fish_complete_path (string replace -r -- '^--[^=]*=' '' "$word") | string replace -r -- '^' "$flag"
+        else
+            echo $line
+        end
+    end
 end
 complete -c baize -f -a '(__baize_complete)'
 `,

@@ -42,12 +42,12 @@ mkdir -p /run/baize-lab/"$1" /run/netns; mount --bind /mnt/lab /run/baize-lab/"$
 			argv := append([]string{"unshare", "--mount", "sh", "-ec", alone, d.Dir(), d.Name()}, shell.Argv...)
 			in := "<--name><" + d.Name() + ">"
 			check(testkit.StartShell(t, argv, append(os.Environ(), path), dir, shell.Setup), map[string]string{
-				"lab st":                                  "<lab><status>",
-				"lab status --name t":                     "<lab><status>" + in,
-				"lab down --name=t":                       "<lab><down><--name=" + d.Name() + ">",
-				"lab exec --name " + d.Name() + " h":      "<lab><exec>" + in + "<host1>",
-				"lab exec --name " + d.Name() + " host1/": "<lab><exec>" + in + "<host1/c1>",
-				"endpoint add x --netns e":                "<endpoint><add><x><--netns><elsewhere>",
+				"lab st":                                   "<lab><status>",
+				"lab status --name t":                      "<lab><status>" + in,
+				"lab down --name=t":                        "<lab><down><--name=" + d.Name() + ">",
+				"lab exec --name " + d.Name() + " h":       "<lab><exec>" + in + "<host1>",
+				"lab exec --name " + d.Name() + " host1/r": "<lab><exec>" + in + "<host1/red-c1>",
+				"endpoint add x --netns e":                 "<endpoint><add><x><--netns><elsewhere>",
 			})
 			argv, env, err := d.ExecCommand("host1", shell.Argv)
 			require.NoError(t, err)

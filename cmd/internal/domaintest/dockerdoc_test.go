@@ -4,6 +4,7 @@ package domaintest
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ import (
 func TestDockerDocs(t *testing.T) {
 	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2})
+	firstHostsWithDocker(d)
 	// What a newcomer is told to try.
 	s, err := d.Status()
 	require.NoError(t, err)
@@ -57,6 +59,31 @@ func TestDockerDocs(t *testing.T) {
 		}
 	}
 	require.Greater(t, ran, 10)
+}
+
+// firstHostsWithDocker runs what docs/first-hosts.md has for hosts with Docker, and
+// README.md as well; packagetest runs the rest of that page. The engines here have
+// one image, which becomes nginx as well: it stays up, and that is all that is asked of it.
+func firstHostsWithDocker(d *domain) {
+	d.T.Helper()
+	const nginx = `docker create --name image busybox && docker commit --change 'CMD ["sleep", "1000"]' image nginx && docker rm image`
+	d.Must("host1", "sh", "-c", "PATH=/usr/bin:$PATH; "+nginx)
+	readme, err := os.ReadFile("../../../README.md")
+	require.NoError(d.T, err)
+	ran := 0
+	for _, c := range testkit.TypedAsRoot(d.T, "../../../docs/first-hosts.md") {
+		if strings.HasPrefix(c.Text, "docker ") {
+			assert.Contains(d.T, string(readme), "\n"+c.Host+"# "+c.Text+"\n")
+			out, err := runAsShown(d, c.Host, "PATH=/usr/bin:$PATH; "+c.Text)
+			require.NoError(d.T, err, "%s\n%s", c.Text, out)
+			ran++
+		}
+	}
+	require.Equal(d.T, 4, ran)
+	d.docker("host1", "rm", "-f", "web")
+	for _, host := range []string{"host1", "host2"} {
+		d.docker(host, "network", "rm", "blue")
+	}
 }
 
 // runAsShown runs a command of the page. Whoever types them is slower than a name

@@ -104,6 +104,7 @@ func TestPackages(t *testing.T) {
 		"deb":          func(t *testing.T) { life(t, archive, "deb", first, next) },
 		"rpm":          func(t *testing.T) { life(t, archive, "rpm", first, next) },
 		"repository":   func(t *testing.T) { repository(t, archive, key, first, next) },
+		"first hosts":  func(t *testing.T) { firstHosts(t, archive, first) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

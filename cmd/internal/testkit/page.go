@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -57,5 +58,36 @@ func Marked(t testing.TB, page string) map[string]string {
 		}
 	}
 	require.NotEmpty(t, out, "%s has no block to try", page)
+	return out
+}
+
+// Typed is what a page has somebody type as root: on a host, or on every one where
+// Host is empty. Text has several lines where it is a here-document.
+type Typed struct{ Host, Text string }
+
+// prompted is a line with a prompt: "# " or "host1# ".
+var prompted = regexp.MustCompile(`^([a-z0-9]*)# +(.*)`)
+
+// TypedAsRoot returns the commands of a page's indented blocks whose lines begin with a
+// prompt, in their order; lines without one go on with the command before.
+func TypedAsRoot(t testing.TB, page string) (out []Typed) {
+	t.Helper()
+	b, err := os.ReadFile(page)
+	require.NoError(t, err)
+	open := false
+	for line := range strings.Lines(string(b)) {
+		line, indented := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "    ")
+		m := prompted.FindStringSubmatch(line)
+		switch {
+		case !indented:
+			open = false
+		case m != nil:
+			open = true
+			out = append(out, Typed{Host: m[1], Text: m[2]})
+		case open:
+			out[len(out)-1].Text += "\n" + line
+		}
+	}
+	require.NotEmpty(t, out, "%s has no command with a prompt", page)
 	return out
 }

@@ -46,8 +46,9 @@ func (r *runner) endpointAddCommand() *ucli.Command {
 		Description: `The agent of this node creates a veth pair: one end on the bridge, the other in
 the namespace, with an address of the node's subnet and the network's mask and MTU.
 It works while etcd is down, unless it is the node's first use of the network: then
-a subnet is leased ('baize agent --network' does that ahead). A static address outside the node's subnet becomes a
-pin; where another node leases it, that node's agent has to agree first.
+a subnet is leased ('baize agent --network' does that ahead). A static address
+outside the node's subnet becomes a pin; where another node leases it, that node's
+agent has to agree first.
 
 An endpoint sends from its own addresses only, unless --allow gives it more: those
 behind a router, or one that moves between endpoints. 0.0.0.0/0 lets a router

@@ -207,35 +207,45 @@ func choose[T any](q cli.Query, items []T) ([]T, error) {
 
 // watch shows a listing until it is interrupted, which is how it is meant to end.
 func (k kind[T]) watch(r *runner, c *ucli.Context, f form, from origin[T]) error {
+	return r.watching(c, func(terminal bool, show func(string, error) error) error {
+		return from(r, c, true, func(items []T, stale error) error {
+			var out bytes.Buffer
+			empty, err := k.write(&out, f, items)
+			if err != nil {
+				return err
+			}
+			if terminal && empty != "" && isTable(string(f.format)) {
+				return show(empty+"\n", stale)
+			}
+			return show(out.String(), stale)
+		})
+	})
+}
+
+// watching runs what shows a text again and again, until it is interrupted. show says
+// why a text may be an old one: above it on a terminal, on the error stream elsewhere.
+func (r *runner) watching(c *ucli.Context, run func(terminal bool, show func(text string, stale error) error) error) error {
 	screen := cli.NewScreen(r.Out)
 	said := ""
-	err := from(r, c, true, func(items []T, stale error) error {
-		var out bytes.Buffer
-		empty, err := k.write(&out, f, items)
-		if err != nil {
-			return err
-		}
+	err := run(screen.Terminal(), func(text string, stale error) error {
 		hint := ""
 		if stale != nil {
 			hint = "as last known: " + cli.Printable(stale.Error()) + "\n"
 		}
-		if !screen.Terminal() {
-			if hint != said {
-				said = hint
-				_, _ = fmt.Fprint(r.Err, hint)
-			}
-			return screen.Show(out.String())
+		if screen.Terminal() {
+			return screen.Show(hint + text)
 		}
-		if empty != "" && isTable(string(f.format)) {
-			return screen.Show(hint + empty + "\n")
+		if hint != said {
+			said = hint
+			_, _ = fmt.Fprint(r.Err, hint)
 		}
-		return screen.Show(hint + out.String())
+		return screen.Show(text)
 	})
 	if cerr := screen.Close(); err == nil {
 		err = cerr
 	}
 	if c.Context.Err() != nil {
-		return nil
+		return nil // the way it is meant to end
 	}
 	return err
 }

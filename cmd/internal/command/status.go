@@ -1,9 +1,11 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -27,8 +29,15 @@ func (r *runner) statusCommand() *ucli.Command {
 there are problems, 5 when neither the agent nor etcd answers.
 
   baize status
+  baize status --watch
   baize status -o json`,
-		Flags:  []ucli.Flag{colorFlag(), outputFlag(formatsItem...)},
+		Flags: []ucli.Flag{
+			&ucli.BoolFlag{
+				Name: flagWatch, Aliases: []string{"w"}, EnvVars: cli.Env("status-watch"),
+				Usage: "show it again every two seconds, until Ctrl-C",
+			},
+			colorFlag(), outputFlag(formatsItem...),
+		},
 		Action: r.status,
 	}
 }
@@ -66,15 +75,14 @@ func (r *runner) status(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool(flagWatch) {
+		return r.watchStatus(c, format, color)
+	}
 	item := statusItem{Problems: []fault.Fault{}}
 	if err := r.statusOf(c, &item); err != nil {
 		return err
 	}
-	if !isTable(format) {
-		err = r.data(format, item)
-	} else {
-		err = r.statusText(item, color)
-	}
+	err = r.printStatus(format, item, color)
 	switch {
 	case err != nil:
 		return err
@@ -84,6 +92,35 @@ func (r *runner) status(c *ucli.Context) error {
 		return &cli.ExitStatus{Code: exitProblems}
 	}
 	return nil
+}
+
+func (r *runner) printStatus(format string, item statusItem, color bool) error {
+	if !isTable(format) {
+		return r.data(format, item)
+	}
+	return r.statusText(item, color)
+}
+
+// watchStatus shows the status again and again.
+func (r *runner) watchStatus(c *ucli.Context, format string, color bool) error {
+	quiet := *r // what it waits for would stand in the middle of the screen
+	quiet.Err = io.Discard
+	ask := polling("asking the agent and etcd", func(context.Context, *ucli.Context) ([]statusItem, error) {
+		item := statusItem{Problems: []fault.Fault{}}
+		err := quiet.statusOf(c, &item)
+		return []statusItem{item}, err
+	})
+	return r.watching(c, func(_ bool, show func(string, error) error) error {
+		return ask(r, c, true, func(items []statusItem, stale error) error {
+			var out bytes.Buffer
+			drawn := *r
+			drawn.Out = &out
+			if err := drawn.printStatus(format, items[0], color); err != nil {
+				return err
+			}
+			return show(out.String(), stale)
+		})
+	})
 }
 
 // statusOf asks the agent and etcd. One that does not answer is a fault where

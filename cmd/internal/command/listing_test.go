@@ -3,6 +3,9 @@ package command
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -16,6 +19,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
@@ -301,4 +305,87 @@ func TestWatchOfTheAgentIntoAPipe(t *testing.T) {
 	interrupt()
 	assert.Equal(t, 0, <-code)
 	assert.NotContains(t, errOut.String(), "interrupted")
+}
+
+// U14: whatever lists something has every way to list it, route list, name list and
+// events included.
+func TestEveryListing(t *testing.T) {
+	s := cluster(t)
+	t.Setenv("BAIZE_CONFIG", filepath.Join(t.TempDir(), "config.yaml"))
+	for _, name := range []string{"lab", "prod"} {
+		require.Zero(t, baize(t, "context", "set", name, "--etcd-endpoints", "http://127.0.0.1:1").code)
+	}
+	web := netip.MustParseAddr("10.1.153.2")
+	for _, node := range []string{"host1", "host2"} {
+		require.NoError(t, s.PutNames(t.Context(), topology.Names{
+			Network: "blue", Node: node, Names: map[string][]netip.Addr{"web": {web}},
+		}))
+	}
+	f := &fakeAgent{status: healthy(), events: someEvents(time.Now())}
+	for _, to := range []string{"host2", "host3"} {
+		f.ways = append(f.ways, api.Way{From: "host1", To: to, Encap: topology.VXLAN, Probed: api.Probed{State: api.StateOK}})
+	}
+	for _, name := range []string{"docker-1", "docker-2"} {
+		f.endpoints = append(f.endpoints, api.Endpoint{Name: name, Node: "host1", Network: "blue", IPs: []netip.Addr{web}})
+	}
+	for _, p := range []string{"10.1.14.0/24", "10.1.65.0/24"} {
+		f.routes = append(f.routes, api.Route{
+			Network: "blue", Prefix: netip.MustParsePrefix(p), Node: "host2", Kind: "tunnel", Encap: topology.VXLAN,
+		})
+	}
+	f.serve(t)
+	arguments := map[string][]string{"name resolve": {"web"}, "ping": {"--mesh"}}
+	var found []string
+	for _, path := range leavesOf([]*ucli.Command{testRoot()}) {
+		if _, sorts := findFlag(path, flagSort); sorts == nil {
+			continue
+		}
+		line := name(path[1:])
+		found = append(found, line)
+		t.Run(line, func(t *testing.T) {
+			everyWay(t, append(strings.Fields(line), arguments[line]...))
+		})
+	}
+	assert.Subset(t, found, []string{
+		"network list", "node list", "subnet list", "endpoint list", "pin list", "route list", "name list", "name resolve",
+		"context list", "events",
+	})
+}
+
+// everyWay lists in every way what a command line lists.
+func everyWay(t *testing.T, line []string) {
+	ask := func(more ...string) string {
+		t.Helper()
+		res := baize(t, append(slices.Clone(line), more...)...)
+		require.Equal(t, 0, res.code, "%v: %s", more, res.err)
+		return res.out
+	}
+	lines := func(out string) int { return strings.Count(out, "\n") }
+	var items []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(ask("-o", "json")), &items))
+	require.NotEmpty(t, items)
+	field := slices.Sorted(maps.Keys(items[0]))[0]
+	for _, known := range []string{"name", "prefix", "addr", "to", "kind"} {
+		if _, ok := items[0][known]; ok {
+			field = known
+		}
+	}
+	n := len(items)
+	assert.Equal(t, ask("-o", "name"), ask("-q"))
+	assert.LessOrEqual(t, lines(ask("-q")), n)
+	column := "custom-columns=F:." + field
+	ascending := ask("--sort", field, "-o", column, "--no-headers")
+	assert.Equal(t, n, lines(ascending))
+	assert.Equal(t, "F\n"+ascending, ask("--sort", field, "-o", column), "its header")
+	descending := strings.Split(strings.TrimSpace(ask("--sort", "-"+field, "-o", column, "--no-headers")), "\n")
+	slices.Reverse(descending)
+	assert.Equal(t, strings.TrimSpace(ascending), strings.Join(descending, "\n"))
+	assert.Equal(t, strings.Fields(ascending), strings.Fields(ask("--sort", field, "-o", "jsonpath={[*]."+field+"}")))
+	one := fmt.Sprint(items[0][field])
+	for got := range strings.Lines(ask("--filter", field+"="+one, "-o", column, "--no-headers")) {
+		assert.Equal(t, one, strings.TrimSpace(got))
+	}
+	assert.Contains(t, ask("-o", "yaml"), field+": ")
+	assert.NotContains(t, ask("--color", "never"), "\x1b")
+	assert.NotEmpty(t, ask("-o", "wide"))
 }

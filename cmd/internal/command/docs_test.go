@@ -50,6 +50,7 @@ func TestManPages(t *testing.T) {
 		}
 		for _, want := range []string{
 			`\nNAME\n +` + name + ` +- `, `\nSYNOPSIS\n +baize `, `\nDESCRIPTION\n`, `\nEXAMPLES\n +[a-z]`, `\nEXIT STATUS\n`,
+			`\nFILES\n +/etc/default/baize\n`,
 		} {
 			assert.True(t, regexp.MustCompile(want).MatchString(text), "%s has %q", name, want)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cpuguy83/go-md2man/v2/md2man"
@@ -11,21 +12,45 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/cnihost"
+	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
 )
 
 type manFile struct{ file, meaning string }
 
-// manFiles are the FILES of baize(8).
-var manFiles = []manFile{
-	{"/etc/default/baize", "the agent's settings, as environment variables (systemd.exec(5), EnvironmentFile=)"},
-	{api.DefaultSocket, "the socket of this node's agent"},
-	{docker.DefaultSocket, "the socket of the plugin for Docker"},
-	{"/var/lib/baize/node-id", "this installation's identity, which its leases in etcd are bound to"},
-	{"/var/lib/baize/endpoints.json", "this node's endpoints: they are restored from it"},
-	{"/var/lib/baize/topology.json", "the last topology that was read: an agent starts with it while etcd is down"},
-	{subnetenv.BaizeFile, "docker0's subnet and MTU, with --docker-bridge"},
-	foreignManFile,
+// Files that the pages name. Every command may have to know where etcd and the agent are.
+var (
+	commonFiles = []manFile{
+		{"/etc/default/baize", "the agent's settings, as environment variables (systemd.exec(5), EnvironmentFile=)"},
+		{"~/.config/baize/config.yaml", "the contexts: see baize-context(8)"},
+		{api.DefaultSocket, "the socket of this node's agent"},
+	}
+	journalFile = manFile{"/var/lib/baize/events.jsonl", "the journal of what happened on this node"}
+	subnetFile  = manFile{subnetenv.BaizeFile, "docker0's subnet and MTU, with --docker-bridge"}
+	agentFiles  = []manFile{
+		{docker.DefaultSocket, "the socket of the plugin for Docker"},
+		{"/var/lib/baize/node-id", "this installation's identity, which its leases in etcd are bound to"},
+		{"/var/lib/baize/endpoints.json", "this node's endpoints: they are restored from it"},
+		{"/var/lib/baize/topology.json", "the last topology that was read: an agent starts with it while etcd is down"},
+		journalFile, subnetFile, foreignManFile,
+	}
+)
+
+// manFiles are the FILES of a page beside those that every command may read; the
+// page without a name is baize(8).
+var manFiles = map[string][]manFile{
+	"":      agentFiles,
+	"agent": agentFiles,
+	"docker": {
+		{"/etc/systemd/system/docker.service.d/baize.conf", "what 'docker configure' writes for Docker"},
+		{"/etc/systemd/system/baize.service.d/docker.conf", "what 'docker configure' writes for the agent"},
+		subnetFile,
+	},
+	"events":     {journalFile},
+	"kubernetes": {{cnihost.Dir + "/10-NETWORK.conflist", "what 'kubernetes configure' writes"}},
+	"lab":        {{lab.DefaultBaseDir + "/NAME", "state and logs of a lab"}},
+	"podman":     {{cnihost.Dir + "/10-NETWORK.conflist", "what 'podman configure' writes"}},
 }
 
 // manExamples are the EXAMPLES of baize(8). Those of its commands are in their descriptions.
@@ -67,10 +92,8 @@ func manRoot(root *ucli.Command) string {
 	manFlags(&b, root.Flags)
 	manExitStatus(&b)
 	b.WriteString("# ENVIRONMENT\n\nEvery flag can be given as an environment variable, which its description names. " +
-		"A flag on the command line takes precedence.\n\n# FILES\n\n")
-	for _, f := range manFiles {
-		manItem(&b, "*"+manEscape(f.file)+"*", manEscape(f.meaning))
-	}
+		"A flag on the command line takes precedence.\n\n")
+	manFileList(&b, "")
 	manExample(&b, manExamples)
 	b.WriteString("# SEE ALSO\n\n" +
 		"**ovs-vsctl**(8), **ovs-ofctl**(8), **ovs-appctl**(8), **docker**(1), **etcdctl**(1)\n\n" +
@@ -106,7 +129,8 @@ func manCommand(root, c *ucli.Command) string {
 	}
 	manExample(&b, strings.Join(examples, "\n"))
 	manExitStatus(&b)
-	b.WriteString("# SEE ALSO\n\n**baize**(8) for the flags that every command has, exit codes and files.\n")
+	manFileList(&b, c.Name)
+	b.WriteString("# SEE ALSO\n\n**baize**(8) for the flags that every command has.\n")
 	return b.String()
 }
 
@@ -134,6 +158,13 @@ func manExitStatus(b *strings.Builder) {
 	b.WriteString("# EXIT STATUS\n\n")
 	for _, e := range exitCodes {
 		manItem(b, fmt.Sprintf("**%d**", e.code), capital(e.meaning)+".")
+	}
+}
+
+func manFileList(b *strings.Builder, command string) {
+	b.WriteString("# FILES\n\n")
+	for _, f := range slices.Concat(commonFiles, manFiles[command]) {
+		manItem(b, "*"+manEscape(f.file)+"*", manEscape(f.meaning))
 	}
 }
 

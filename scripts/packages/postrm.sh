@@ -7,6 +7,6 @@ set -e
 if [ -x /var/lib/baize/.last-baize ]; then
 	# The settings are the agent's: another bridge, another prefix. They are no shell
 	# script: a password may have anything in it.
-	/var/lib/baize/.last-baize with-settings /var/lib/baize/.last-default agent cleanup || echo "baize: what is named above is left; Open vSwitch has to run for it to be removed" >&2
+	/var/lib/baize/.last-baize with-settings /var/lib/baize/.last-default agent cleanup --yes || echo "baize: what is named above is left; Open vSwitch has to run for it to be removed" >&2
 fi
 rm -rf /var/lib/baize /run/baize

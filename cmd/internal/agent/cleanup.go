@@ -9,10 +9,12 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -23,23 +25,9 @@ import (
 // it removed and what it left, one line each. What one part cannot undo does not
 // keep the others from it.
 func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, error) {
-	cfg, err := cfg.Defaults()
+	cfg, err := forCleanup(ctx, cfg)
 	if err != nil {
 		return nil, err
-	}
-	if os.Geteuid() != 0 {
-		return nil, &topology.Error{
-			Kind:   topology.ErrUnavailable,
-			Item:   "baize agent cleanup",
-			What:   "needs root",
-			Remedy: "run it with sudo",
-		}
-	}
-	if _, err := api.NewClient(cfg.Socket).Status(ctx); err == nil {
-		return nil, &topology.Error{
-			Kind: topology.ErrInUse, Item: "socket " + cfg.Socket, What: "the agent is running and would put everything back",
-			Remedy: "stop it first: 'systemctl stop baize'",
-		}
 	}
 	// Every part that an agent of this host may have had.
 	cfg.DockerPlugin, cfg.DockerBridge = docker.ModeOn, docker0.Bridge
@@ -71,4 +59,37 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	}
 	files, err := part.RemoveFiles(cfg.identityFile())
 	return append(report, files...), errors.Join(append(errs, err)...)
+}
+
+// Kept returns the endpoints that Cleanup would cut off; an error where there can be
+// no cleanup.
+func Kept(ctx context.Context, cfg Config) ([]ovs.Endpoint, error) {
+	cfg, err := forCleanup(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return attach.ReadFile(cfg.StateDir)
+}
+
+// forCleanup completes a configuration, and refuses where nothing may be cleaned up.
+func forCleanup(ctx context.Context, cfg Config) (Config, error) {
+	cfg, err := cfg.Defaults()
+	if err != nil {
+		return cfg, err
+	}
+	if os.Geteuid() != 0 {
+		return cfg, &topology.Error{
+			Kind:   topology.ErrUnavailable,
+			Item:   "baize agent cleanup",
+			What:   "needs root",
+			Remedy: "run it with sudo",
+		}
+	}
+	if _, err := api.NewClient(cfg.Socket).Status(ctx); err == nil {
+		return cfg, &topology.Error{
+			Kind: topology.ErrInUse, Item: "socket " + cfg.Socket, What: "the agent is running and would put everything back",
+			Remedy: "stop it first: 'systemctl stop baize'",
+		}
+	}
+	return cfg, nil
 }

@@ -39,11 +39,11 @@ systemd when the node forwards (Type=notify).`,
 port hangs on it, the endpoints' interfaces and the state directory's files; and
 with them the traffic of every endpoint on this node. The node stays registered
 and keeps its subnets for the next installation of its name; 'baize node remove'
-gives them back. With the agent's flags of BGP, the routers forget the node at
-once:
+gives them back. Where the node has endpoints, a person at a terminal is asked first.
+With the agent's flags of BGP, the routers forget the node at once:
 
   baize agent --bgp 65001 --bgp-neighbor 65000@192.0.2.1 cleanup`,
-				Action: r.agentCleanup,
+				Flags: []ucli.Flag{yesFlag()}, Action: r.agentCleanup,
 			},
 		},
 	}
@@ -307,6 +307,28 @@ func hostName() (string, error) {
 	return h, err
 }
 
+// cleanupAgreed asks before endpoints lose their networks. What is no terminal is not
+// asked: packages call this, and who does has stopped the agent before.
+func (r *runner) cleanupAgreed(c *ucli.Context, cfg agent.Config) (bool, error) {
+	if in, ok := r.In.(*os.File); c.Bool(flagYes) || ok && !cli.IsTerminal(in) {
+		return true, nil
+	}
+	kept, err := agent.Kept(c.Context, cfg)
+	if err != nil || len(kept) == 0 {
+		return err == nil, err
+	}
+	const most = 5
+	var names []string
+	for _, e := range kept[:min(most, len(kept))] {
+		names = append(names, fmt.Sprintf("%s (%s in %s)", e.Name, joined(e.IPs), e.Network))
+	}
+	if more := len(kept) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return r.confirm(fmt.Sprintf("%s of this host lose their network: %s. Remove all that Baize made?",
+		capital(counted(len(kept), "endpoint")), strings.Join(names, ", ")))
+}
+
 func (r *runner) agentCleanup(c *ucli.Context) error {
 	cfg, err := r.agentConfig(c)
 	if err != nil {
@@ -314,6 +336,9 @@ func (r *runner) agentCleanup(c *ucli.Context) error {
 	}
 	log, err := cli.Logger(c, r.Err)
 	if err != nil {
+		return err
+	}
+	if ok, err := r.cleanupAgreed(c, cfg); err != nil || !ok {
 		return err
 	}
 	done, err := waiting(r, c, "removing what Baize made", func(ctx context.Context) ([]string, error) {

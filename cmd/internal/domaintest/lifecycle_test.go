@@ -371,6 +371,12 @@ func testCleanup(d *domain) {
 	c1 := d.Endpoint("host3/c1")
 	require.NoError(d.T, d.Host("host3").StopService(ctx, lab.ServiceAgent))
 	d.Reaches("host1/c1", c1) // a stopped agent takes nothing down
+	// Who sits at a terminal is asked first.
+	asked := d.Must("host3", "sh", "-c", "echo n | script -qec 'baize agent cleanup' /dev/null")
+	require.Contains(d.T, asked, "of this host lose their network: ")
+	require.Contains(d.T, asked, "c1 ("+c1.IPs[0].String())
+	require.Contains(d.T, asked, "nothing was changed")
+	d.Reaches("host1/c1", c1)
 	d.Must("host3", "baize", "agent", "cleanup")
 	bridges := d.Must("host3", "ovs-vsctl", "list-br")
 	require.NotContains(d.T, bridges, "br-baize")

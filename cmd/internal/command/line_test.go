@@ -156,7 +156,7 @@ func TestEveryFlagHasAVariable(t *testing.T) {
 			if env := d.GetEnvVars(); assert.Len(t, env, 1, "%s --%s", name(path), f.Names()[0]) {
 				// A few have a prefix more, and one is a plural: what BAIZE_NODE and BAIZE_NETWORK
 				// say is not meant for them.
-				assert.Regexp(t, "^BAIZE_((NETWORK|NODE|SUBNET|PIN|ENDPOINT|AUTH|ROUTE|NAME|CONTEXT|LAB|PROBE|PING|WAY|TRACE|EVENT|CONSOLE|CAPTURE|TOPOLOGY)_)?"+
+				assert.Regexp(t, "^BAIZE_((NETWORK|NODE|SUBNET|PIN|ENDPOINT|AUTH|ROUTE|NAME|CONTEXT|LAB|PROBE|PING|WAY|TRACE|EVENT|CONSOLE|CAPTURE|TOPOLOGY|STATUS)_)?"+
 					strings.TrimPrefix(EnvVar(f.Names()[0]), "BAIZE_")+"(S)?$", env[0])
 			}
 			assert.NotEmpty(t, d.GetUsage(), "%s --%s", name(path), f.Names()[0])

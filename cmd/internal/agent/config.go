@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
 	"github.com/baize-net/baize/cmd/internal/agent/fastpath"
 	"github.com/baize-net/baize/cmd/internal/agent/metrics"
+	"github.com/baize-net/baize/cmd/internal/agent/names"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/cmd/internal/console"
@@ -65,6 +66,9 @@ type Config struct {
 	// PublicNames: containers are answered names of the Internet, too, where a
 	// container elsewhere has one.
 	PublicNames bool
+	// HostNames is where processes of the host may ask for names, as CheckHostNames
+	// takes it; empty: nowhere.
+	HostNames string
 	// VXLANPort and GenevePort are UDP ports; 0: the standard ones.
 	VXLANPort, GenevePort int
 	// LivenessTTL is how long after its death peers see the agent as alive.
@@ -246,4 +250,11 @@ func (c Config) nodeID() (string, error) {
 		return "", fmt.Errorf("keep the node's identity: %w", err)
 	}
 	return id, nil
+}
+
+// CheckHostNames says whether HostNames can be a text: a loopback address, or one with
+// a port.
+func CheckHostNames(s string) error {
+	_, err := names.ParseHost(s)
+	return err
 }

@@ -101,7 +101,12 @@ func (a *Agent) addParts() (called *part.Cell[names.Called], err error) {
 		called = a.rooms.docker.Called()
 	}
 	a.followUse(in)
-	a.add(names.NewPart(r.hub, w.Store, r.attach.Known(), called, docker.LabelEndpoint, cfg.PublicNames, a.log))
+	host, err := names.ParseHost(cfg.HostNames)
+	if err != nil {
+		return nil, err
+	}
+	chosen := names.Settings{Public: cfg.PublicNames, Host: host}
+	a.add(names.NewPart(r.hub, w.Store, r.attach.Known(), called, docker.LabelEndpoint, chosen, a.log))
 	a.addCaptures()
 	a.add(answers.New(cfg.Node, w.Store, a.kinds(), a.log))
 	if cfg.speaks() {

@@ -163,6 +163,17 @@ func dockerFlags() []ucli.Flag {
 			Usage: "answer names of the Internet, such as example.com, where a container of another host has one: " +
 				"see docs/names.md",
 		},
+		&ucli.StringFlag{
+			Name: "host-names",
+			Usage: "loopback `ADDRESS` where processes of this host may ask for containers' names by DNS, such as 127.0.0.12: " +
+				"see docs/names.md (default none)",
+			Action: func(_ *ucli.Context, s string) error {
+				if err := agent.CheckHostNames(s); err != nil {
+					return usagef("baize agent", "--host-names: %v", err)
+				}
+				return nil
+			},
+		},
 	}
 }
 
@@ -204,7 +215,7 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 		OVSDB:    c.String("ovsdb"), OVSRunDir: c.String("ovs-rundir"), Networks: c.StringSlice("network"),
 		LeaseGrace: c.Duration("lease-grace"), Metrics: c.String("metrics"),
 		StateDir: c.String("state-dir"), Socket: c.String(flagSocket), DockerPlugin: c.String("docker-plugin"),
-		PublicNames: c.Bool("public-names"), NoRemoteCapture: c.Bool("no-remote-capture"),
+		PublicNames: c.Bool("public-names"), HostNames: c.String("host-names"), NoRemoteCapture: c.Bool("no-remote-capture"),
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		LivenessTTL: c.Duration("liveness-ttl"), AuditInterval: c.Duration("audit-interval"),
 		ProbeInterval: c.Duration("probe-interval"), ReadyAfter: c.Duration("ready-after"),

@@ -21,7 +21,7 @@ import (
 // What the lab shows and docs/docker.md are true, line by line.
 func TestDockerDocs(t *testing.T) {
 	t.Parallel()
-	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2})
+	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2, AgentArgs: []string{"--host-names", "127.0.0.12"}})
 	firstHostsWithDocker(d)
 	// What a newcomer is told to try.
 	s, err := d.Status()
@@ -80,9 +80,25 @@ func firstHostsWithDocker(d *domain) {
 		}
 	}
 	require.Equal(d.T, 4, ran)
+	hostAsksForNames(d)
 	d.docker("host1", "rm", "-f", "web")
 	for _, host := range []string{"host1", "host2"} {
 		d.docker(host, "network", "rm", "blue")
+	}
+}
+
+// hostAsksForNames: a process of a host finds a container of another one by the C
+// library's resolver, as docs/names.md has it for hosts without systemd-resolved.
+func hostAsksForNames(d *domain) {
+	d.T.Helper()
+	address := d.docker("host1", "inspect", "-f", "{{.NetworkSettings.Networks.blue.IPAddress}}", "web")
+	d.Must("host2", "sh", "-c", "echo nameserver 127.0.0.12 >/run/resolv.conf")
+	for _, name := range []string{"web.blue", "web"} {
+		d.Await("host2 finds "+name, func() (bool, string) {
+			out, err := d.Run("host2", "unshare", "--mount", "sh", "-ec",
+				"mount --bind /run/resolv.conf /etc/resolv.conf; getent ahostsv4 "+name)
+			return strings.HasPrefix(out, address+" "), fmt.Sprint(out, err)
+		})
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // Internet by its name, unless the operator wants that: such names are not answered,
 // and the next server is asked.
 func (p *Part) Lookup(network, name string) ([]netip.Addr, bool) {
-	if t := p.hub.Topology().Get(); t.Known() && (p.public || !isPublic(name)) {
+	if t := p.hub.Topology().Get(); t.Known() && (p.chosen.Public || !isPublic(name)) {
 		return t.Snapshot.Lookup(network, name)
 	}
 	return nil, false

@@ -136,10 +136,11 @@ func reverseAddr(name string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
-// Servers are the servers in containers of this host.
+// Servers are the servers in containers of this host, and that of the host itself.
 type Servers struct {
 	directory Directory
 	log       logrus.FieldLogger
+	host      netip.AddrPort // where thisHost is served
 
 	mu      sync.Mutex
 	running map[string]*server // by network namespace
@@ -195,7 +196,13 @@ func (s *Servers) Close() { s.Sync(nil) }
 const queryTimeout = 2 * time.Second
 
 func (s *Servers) start(path string) (*server, error) {
-	sockets, err := hostnet.ListenNames(path, Address)
+	var sockets hostnet.NameServer
+	var err error
+	if path == thisHost {
+		sockets, err = listenHost(s.host)
+	} else {
+		sockets, err = hostnet.ListenNames(path, Address)
+	}
 	if err != nil {
 		return nil, err
 	}

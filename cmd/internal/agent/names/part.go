@@ -63,7 +63,7 @@ type Part struct {
 	called  *part.Cell[Called]
 	label   Label
 	serve   bool
-	public  bool
+	chosen  Settings
 	reverse reverseIndex
 	servers *Servers
 	log     *logrus.Entry
@@ -73,19 +73,18 @@ type Part struct {
 }
 
 // NewPart returns the part. It starts nothing. called is nil where this host
-// has no engine: then names that an engine had published are taken back. public says
-// that names of the Internet are answered where a container has them.
+// has no engine: then names that an engine had published are taken back.
 func NewPart(
 	h *hub.Hub,
 	store Store,
 	known *part.Cell[attach.Known],
 	called *part.Cell[Called],
 	label Label,
-	public bool,
+	chosen Settings,
 	log *logrus.Entry,
 ) *Part {
 	p := &Part{
-		hub: h, store: store, known: known, called: called, label: label, serve: called != nil, public: public,
+		hub: h, store: store, known: known, called: called, label: label, serve: called != nil, chosen: chosen,
 		log: log.WithField("part", "names"), wake: part.NewSignal(),
 	}
 	if p.called == nil {
@@ -93,6 +92,7 @@ func NewPart(
 		p.called.Set(Called{Known: true})
 	}
 	p.servers = New(p, p.log)
+	p.servers.host = chosen.Host
 	return p
 }
 
@@ -142,7 +142,8 @@ func (p *Part) Run(ctx context.Context) error {
 }
 
 // keepServers has a name server in every container of an engine that is in a
-// network: in Docker's, and in others' that have names.
+// network: in Docker's, and in others' that have names. The host's own has the names of
+// all networks.
 func (p *Part) keepServers(endpoints []ovs.Endpoint) []fault.Fault {
 	wanted := map[string][]string{}
 	for _, e := range endpoints {
@@ -150,6 +151,9 @@ func (p *Part) keepServers(endpoints []ovs.Endpoint) []fault.Fault {
 		if named && e.Netns != "" {
 			wanted[e.Netns] = append(wanted[e.Netns], e.Network)
 		}
+	}
+	if t := p.hub.Topology().Get(); p.chosen.Host.IsValid() && t.Known() {
+		wanted[thisHost] = slices.Sorted(maps.Keys(t.Snapshot.Networks))
 	}
 	var out []fault.Fault
 	for _, err := range p.servers.Sync(wanted) {

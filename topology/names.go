@@ -24,6 +24,10 @@ type Names struct {
 	// at their end.
 	Names map[string][]netip.Addr `json:"names"`
 
+	// Layout names the topology source that the network comes from, unless it is
+	// Baize's own: then there is no record of the network beside them.
+	Layout string `json:"-"`
+
 	Extra Extra `json:"-"`
 	Meta  `json:"-"`
 }

@@ -10,7 +10,8 @@ import (
 
 // PutNames publishes what a node's containers are called in a network; nothing
 // is written when nothing changed. Without names the key is deleted. The node
-// and the network must be there: ErrNotFound.
+// and the network must be there: ErrNotFound. A network of another layout has no record
+// here.
 func (s *Store) PutNames(ctx context.Context, n topology.Names) error {
 	if err := topology.CheckName("network", n.Network); err != nil {
 		return err
@@ -33,7 +34,7 @@ func (s *Store) PutNames(ctx context.Context, n topology.Names) error {
 			}
 			then = clientv3.OpDelete(s.key(n.Key()))
 		} else {
-			if _, err := v.network(n.Network); err != nil {
+			if _, err := v.network(n.Network); err != nil && n.Layout == "" {
 				return false, err
 			}
 			if _, there := v.meta[node]; !there {

@@ -492,6 +492,9 @@ func TestNames(t *testing.T) {
 		Names:   map[string][]netip.Addr{"web": {prefix("10.1.2.3/32").Addr()}},
 	}
 	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "network blue")
+	foreign := web
+	foreign.Layout = "flannel"
+	refused(t, s.PutNames(ctx, foreign), topology.ErrNotFound, "node a")
 	mustCreate(t, s, blue())
 	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "node a")
 	_, err := s.RegisterNode(ctx, node("a"))

@@ -23,12 +23,7 @@ func TestDockerDocs(t *testing.T) {
 	t.Parallel()
 	d := up(t, topology.VXLAN, lab.Config{Docker: true, Hosts: 2, AgentArgs: []string{"--host-names", "127.0.0.12"}})
 	firstHostsWithDocker(d)
-	// What a newcomer is told to try.
-	s, err := d.Status()
-	require.NoError(t, err)
-	for _, h := range d.Hints(s) {
-		d.Must(h.Target, "sh", "-c", "PATH=/usr/bin:$PATH; "+h.Command)
-	}
+	hints(d)
 	const dir = "/run/page"
 	ran := 0
 	for _, b := range testkit.Blocks(t, "../../../docs/docker.md") {
@@ -59,6 +54,33 @@ func TestDockerDocs(t *testing.T) {
 		}
 	}
 	require.Greater(t, ran, 10)
+}
+
+// hints runs what a newcomer is told to try.
+func hints(d *domain) {
+	d.T.Helper()
+	s, err := d.Status()
+	require.NoError(d.T, err)
+	for _, h := range d.Hints(s) {
+		out, err := runAsShown(d, h.Target, "PATH=/usr/bin:$PATH; "+h.Command)
+		require.NoError(d.T, err, "%s: %s\n%s", h.Target, h.Command, out)
+	}
+}
+
+// U11: what 'lab up --flannel --docker' says to try failed: names of containers in
+// flannel's network were not published, and that was reported as a missing network.
+func TestDockerInFlannel(t *testing.T) {
+	t.Parallel()
+	d := up(t, topology.VXLAN, lab.Config{
+		Docker: true, Hosts: 2, Foreign: lab.Foreign{Flannel: true}, Networks: []lab.NetworkSpec{},
+	})
+	hints(d)
+	assert.Contains(t, d.Must("host1", "baize", "name", "list", "-q"), "web\n")
+	d.docker("host2", "rm", "-f", "web")
+	d.Await("the names are gone", func() (bool, string) {
+		out := d.Must("host1", "baize", "name", "list", "-q")
+		return out == "", out
+	})
 }
 
 // firstHostsWithDocker runs what docs/first-hosts.md has for hosts with Docker, and

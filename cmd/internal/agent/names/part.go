@@ -181,10 +181,16 @@ func (p *Part) publish(ctx context.Context, endpoints []ovs.Endpoint) error {
 	wanted := namesOf(endpoints, called.ByEndpoint, p.label)
 	var errs []error
 	for _, n := range t.Snapshot.SortedNetworks() {
-		next := topology.Names{Network: n.Name, Node: self, Names: wanted[n.Name]}
+		next := topology.Names{Network: n.Name, Node: self, Names: wanted[n.Name], Layout: n.Layout}
 		have, there := t.Snapshot.Names[topology.NamesID{Network: n.Name, Node: self}]
 		if (there || len(next.Names) > 0) && !reflect.DeepEqual(have.Names, next.Names) {
 			errs = append(errs, p.store.PutNames(ctx, next))
+		}
+	}
+	for id := range t.Snapshot.Names {
+		// That of another layout, which has no record that its names would go with.
+		if _, there := t.Snapshot.Networks[id.Network]; !there && id.Node == self {
+			errs = append(errs, p.store.PutNames(ctx, topology.Names{Network: id.Network, Node: self}))
 		}
 	}
 	return errors.Join(errs...)

@@ -241,6 +241,8 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		return ask("context", "list")
 	case flagSort, flagFilter:
 		return fields(f)
+	case "vtep":
+		return entries("/sys/class/net")
 	}
 	if _, placeholder, _ := strings.Cut(strings.Split(documentFlag(f).names, ", ")[0], " "); isFile(placeholder) {
 		return []candidate{files}

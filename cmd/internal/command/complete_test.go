@@ -1,6 +1,7 @@
 package command
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,9 +9,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/testkit"
+	"github.com/baize-net/baize/topology"
 )
 
 // complete returns the words proposed for a line, the last one unfinished.
@@ -150,5 +153,31 @@ func TestCompletionInShells(t *testing.T) {
 				assert.Equal(t, want, sh.Complete("baize "+line), line)
 			}
 		})
+	}
+}
+
+// U10: every argument is completed that is something's name, and a command that is new
+// is not forgotten.
+func TestEveryArgumentIsCompleted(t *testing.T) {
+	s := cluster(t)
+	require.NoError(t, s.PutNames(t.Context(), topology.Names{
+		Network: "blue", Node: "host1", Names: map[string][]netip.Addr{"web": {netip.MustParseAddr("10.1.153.2")}},
+	}))
+	f := &fakeAgent{endpoints: []api.Endpoint{{Name: "c1", Network: "blue"}}}
+	f.serve(t)
+	t.Setenv("BAIZE_CONFIG", filepath.Join(t.TempDir(), "config.yaml"))
+	require.Zero(t, baize(t, "context", "set", "prod", "--etcd-endpoints", "http://127.0.0.1:1").code)
+	nameless := map[string]string{
+		"network create": "a new name", "endpoint add": "a new name", "subnet reserve": "a prefix that nothing has",
+		"endpoint move": "what is on another host, and in no record",
+	}
+	for _, path := range leavesOf([]*ucli.Command{testRoot()}) {
+		command := name(path[1:])
+		if path[len(path)-1].ArgsUsage == "" || command == "lab exec" { // that needs a lab: see domaintest
+			continue
+		}
+		words := complete(t, append(strings.Fields(command), "")...)
+		why, none := nameless[command]
+		assert.Equal(t, none, len(words) == 0, "%s: %v %s", command, words, why)
 	}
 }

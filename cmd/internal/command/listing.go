@@ -224,7 +224,9 @@ func (k kind[T]) watch(r *runner, c *ucli.Context, f form, from origin[T]) error
 
 // watching runs what shows a text again and again, until it is interrupted. show says
 // why a text may be an old one: above it on a terminal, on the error stream elsewhere.
-func (r *runner) watching(c *ucli.Context, run func(terminal bool, show func(text string, stale error) error) error) error {
+func (r *runner) watching(
+	c *ucli.Context, run func(terminal bool, show func(text string, stale error) error) error,
+) error {
 	screen := cli.NewScreen(r.Out)
 	said := ""
 	err := run(screen.Terminal(), func(text string, stale error) error {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,7 +57,8 @@ func StartShell(t testing.TB, argv, env []string, dir, setup string) *Shell {
 	cmd := exec.CommandContext(t.Context(), path, argv[1:]...)
 	cmd.Dir = dir
 	// No colours, no questions to the terminal, nothing of the user's.
-	cmd.Env = append(env, "TERM=dumb", "PS1=$ ", "HISTFILE=", "HOME="+t.TempDir(), "LC_ALL=C.UTF-8")
+	own := []string{"TERM=dumb", "PS1=$ ", "HISTFILE=", "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8"}
+	cmd.Env = slices.Concat(env, own)
 	s := &Shell{t: t, out: new(Output)}
 	s.tty, err = pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 250})
 	require.NoError(t, err)

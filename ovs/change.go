@@ -15,12 +15,24 @@ type DBChange struct {
 	AddPorts, UpdatePorts []Port
 	// RemovePorts are the names of ports to remove.
 	RemovePorts []string
+	// SetCollectors are to be as they are here, RemoveCollectors to go, by number.
+	SetCollectors    []CollectorSet
+	RemoveCollectors []uint32
+	// SetSFlow is how the bridge is to tell of its packets; nil leaves it, RemoveSFlow
+	// ends it.
+	SetSFlow    *SFlow
+	RemoveSFlow bool
 }
 
 // Empty reports whether there is nothing to do.
 func (c DBChange) Empty() bool {
-	return c.SetBridge == nil && c.DeleteBridge == "" &&
+	return c.SetBridge == nil && c.DeleteBridge == "" && !c.sampling() &&
 		len(c.AddPorts)+len(c.UpdatePorts)+len(c.RemovePorts) == 0
+}
+
+// sampling reports whether it concerns what is told of packets.
+func (c DBChange) sampling() bool {
+	return len(c.SetCollectors)+len(c.RemoveCollectors) > 0 || c.SetSFlow != nil || c.RemoveSFlow
 }
 
 // FlowID is how an installed flow is recognised: Baize never compares texts

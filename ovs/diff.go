@@ -60,6 +60,7 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 			stale.RemovePorts = append(stale.RemovePorts, name)
 		}
 	}
+	problems = append(problems, want.diffSampling(have, &change, &stale)...)
 	slices.Sort(stale.RemovePorts)
 	change.RemovePorts, stale.RemovePorts = replaced(change, stale.RemovePorts, have)
 	return change, stale, problems
@@ -112,6 +113,12 @@ func (c DBChange) Split(have Observed) []DBChange {
 	var out []DBChange
 	if c.SetBridge != nil || c.DeleteBridge != "" {
 		out = append(out, DBChange{CreateBridge: c.CreateBridge, SetBridge: c.SetBridge, DeleteBridge: c.DeleteBridge})
+	}
+	if c.sampling() {
+		out = append(out, DBChange{
+			SetCollectors: c.SetCollectors, RemoveCollectors: c.RemoveCollectors,
+			SetSFlow: c.SetSFlow, RemoveSFlow: c.RemoveSFlow,
+		})
 	}
 	gone := make(map[string][]string, len(c.RemovePorts))
 	for _, name := range c.RemovePorts {

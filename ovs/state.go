@@ -65,6 +65,10 @@ type State struct {
 	Flows  []Flow
 	// Meters are sorted by port, the node's own first.
 	Meters []Meter
+	// Collectors are sorted by number.
+	Collectors []CollectorSet
+	// SFlow is nil where the bridge tells nobody of its packets.
+	SFlow *SFlow
 }
 
 // Bridge is the integration bridge.
@@ -166,6 +170,7 @@ func CompareFlows(a, b Flow) int {
 func (s *State) Sort() {
 	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.Meters, func(a, b Meter) int { return cmp.Compare(a.Port, b.Port) })
+	slices.SortFunc(s.Collectors, func(a, b CollectorSet) int { return cmp.Compare(a.ID, b.ID) })
 	// Counted, not compared: comparing the texts of thousands of flows would
 	// be the most expensive part of a small change.
 	type place struct{ table, priority int }
@@ -240,6 +245,9 @@ type Observed struct {
 	Version       string
 	DatapathTypes []string
 	IfaceTypes    []string
+	// Collectors are those of the bridge, by number; SFlow is nil where it has none.
+	Collectors map[uint32]ObservedCollectorSet
+	SFlow      *ObservedSFlow
 	// RestoreWait says that other_config:flow-restore-wait is set, and
 	// RestoreWaitOwned that Baize set it.
 	RestoreWait, RestoreWaitOwned bool

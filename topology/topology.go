@@ -71,6 +71,8 @@ type Network struct {
 	// BUM is how many broadcast, multicast and unknown unicast frames an endpoint may
 	// send, a second. 0: DefaultBUM; less: any number.
 	BUM int `json:"bum,omitempty"`
+	// IPFIX says where records of its flows go; nil: nowhere.
+	IPFIX *IPFIX `json:"ipfix,omitempty"`
 	// Deleting says that the network is on its way out, and how; empty: it is not.
 	Deleting Deletion `json:"deleting,omitempty"`
 	// CreatedBy is CreatedByDocker where a Docker engine asked for the network;

@@ -11,7 +11,7 @@ import (
 
 // action is one parsed action; do changes the packet or sends it.
 type action struct {
-	kind     string // meter, controller, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
+	kind     string // meter, controller, sample, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
 	port     int
 	table    int
 	meter    uint32
@@ -82,6 +82,9 @@ func parseAction(text string) (action, error) {
 	}
 	if strings.HasPrefix(text, "controller(") {
 		return action{kind: "controller"}, nil // nobody listens
+	}
+	if strings.HasPrefix(text, "sample(") {
+		return action{kind: "sample"}, nil // a copy, which no port gets
 	}
 	name, rest, _ := strings.Cut(text, ":")
 	switch name {

@@ -15,7 +15,7 @@ func portReason(port string) ovs.Reason { return ovs.Reason{Key: "port " + port}
 func (n *network) endpoint(e ovs.Endpoint) {
 	defer n.b.because(n.b.because(portReason(e.Port)))
 	in := inPort(e.Port)
-	enter := n.enterLocally()
+	enter := n.enterLocally() + n.sample()
 	n.b.flow(classEnter, TableClassify, prioPort, in, enter+","+goTo(TableFirstHop))
 	n.allowTraffic(e.Port, e.AllowTraffic)
 	n.meter(e.Port, 1)

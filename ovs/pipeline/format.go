@@ -36,6 +36,7 @@ func Format(w io.Writer, s ovs.State) error {
 		}
 		fmt.Fprintf(&b, "    Meter %s: %d frames a second\n", of, m.Rate)
 	}
+	formatSampling(&b, s)
 	table := -1
 	for _, f := range s.Flows {
 		if f.Table != table {
@@ -46,6 +47,15 @@ func Format(w io.Writer, s ovs.State) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func formatSampling(b *strings.Builder, s ovs.State) {
+	for _, c := range s.Collectors {
+		fmt.Fprintf(b, "    Collector set %d: IPFIX to %s, records of %d s\n", c.ID, strings.Join(c.Targets, " "), c.Timeout)
+	}
+	if s.SFlow != nil {
+		fmt.Fprintf(b, "    sFlow: 1 of %d packets to %s\n", s.SFlow.Sampling, strings.Join(s.SFlow.Targets, " "))
+	}
 }
 
 // FormatFlow writes one flow as ovs-ofctl does: priority and match, then

@@ -43,6 +43,7 @@ func (b *builder) network(v topology.NetworkView, endpoints []ovs.Endpoint) {
 	}
 	defer b.because(b.because(ovs.Reason{Key: n.source(topology.NetworkKey(n.Name)), Revision: n.ModRevision}))
 	n.findExceptions()
+	n.collectors()
 	n.host()
 	b.flow(DropNotMember, TableTunnel, prioStranger, fmt.Sprintf("tun_id=0x%x", n.VNI), drop)
 	n.localPorts()

@@ -24,6 +24,8 @@ type Options struct {
 	// this host's kernel routes at this moment. It is observed. Packets for a
 	// prefix that is not in it are encapsulated.
 	Direct map[topology.SubnetID]bool
+	// SFlow is how the node tells of its packets by sFlow; nil: not at all.
+	SFlow *ovs.SFlow
 }
 
 // Build returns the wanted state of the node whose view is given. Endpoints
@@ -38,7 +40,7 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	for _, n := range v.Networks {
 		peers += len(n.Peers)
 	}
-	b := &builder{opt: opt, names: NamesOf(v), tunnels: make(map[string]bool, peers)}
+	b := &builder{opt: opt, node: v.Node.Name, names: NamesOf(v), tunnels: make(map[string]bool, peers)}
 	b.state.Flows = make([]ovs.Flow, 0, 6*peers+32*(len(endpoints)+1))
 	b.state.Ports = make([]ovs.Port, 0, peers+len(endpoints))
 	b.state.Bridge = ovs.Bridge{
@@ -58,6 +60,7 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	for _, n := range v.Networks {
 		b.network(n, slices.DeleteFunc(slices.Clone(endpoints), func(e ovs.Endpoint) bool { return e.Network != n.Name }))
 	}
+	b.state.SFlow = opt.SFlow
 	if b.nodeRate > 0 {
 		b.state.Meters = append(b.state.Meters, ovs.Meter{Rate: b.nodeRate})
 	}
@@ -67,6 +70,7 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 
 type builder struct {
 	opt   Options
+	node  string
 	state ovs.State
 	names Names
 	// reason is the record that the flows being written stem from.

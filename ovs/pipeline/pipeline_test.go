@@ -179,6 +179,16 @@ func goldenCases() map[string]goldenCase {
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.200.1"), Node: "host1", MAC: "02:42:0a:01:c8:01"}),
 			[]ovs.Endpoint{endpoint("p", "blue", "10.1.200.1")}, pipeline.Options{Datapath: "system"},
 		},
+		"ipfix": {
+			threeHosts(topology.VXLAN).put(func() topology.Network {
+				n := network("blue", 100, topology.VXLAN, "10.1.0.0/16", "fd00:10:1::/48")
+				n.IPFIX = &topology.IPFIX{Collectors: []string{"[2001:db8::9]:4739", "192.0.2.9", "nonsense"}, Sampling: 1000}
+				return n
+			}(), segmentSubnet("10.1.6.0/24", 1)),
+			[]ovs.Endpoint{c1}, pipeline.Options{
+				Datapath: "system", Segments: []ovs.Segment{docker0}, SFlow: ovs.NewSFlow([]string{"192.0.2.9:6343"}, 400),
+			},
+		},
 		"route": {
 			threeHosts(topology.Route).put(
 				topology.Pin{Network: "blue", Addr: netip.MustParseAddr("10.1.5.77"), Node: "host2", MAC: "02:42:0a:01:05:4d"},

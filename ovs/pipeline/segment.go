@@ -49,7 +49,7 @@ func (n *network) segmentSubnet(p netip.Prefix, out string) {
 // its MAC is; but nobody has a MAC that is derived from another subnet.
 func (n *network) segmentGuard(in string, subnets []netip.Prefix) {
 	b, pass := n.b, goTo(TableSteer) // frames all the way: see topology.Peer.Bridged
-	enter := n.enterLocally() + "," + goTo(TableFirstHop)
+	enter := n.enterLocally() + n.sample() + "," + goTo(TableFirstHop)
 	allow := func(priority int, match string) { b.flow(classGuard, TableGuard, priority, in+","+match, pass) }
 	b.flow(classEnter, TableClassify, prioPort, in, enter)
 	if whole := n.Prefix(topology.IPv4); whole.IsValid() {

@@ -223,8 +223,10 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 	}
 	switch {
 	case br == nil && change.SetBridge != nil:
-		return t.insertBridge(*change.SetBridge, added)
-	case br == nil && len(added) > 0:
+		id, err := t.insertBridge(*change.SetBridge, added)
+		t.sampling(id, &vswitchd.Bridge{}, change)
+		return err
+	case br == nil && len(added)+len(change.SetCollectors) > 0:
 		return &topology.Error{
 			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge " + bridge, What: "is not there",
 		}
@@ -235,12 +237,14 @@ func (t *txn) build(bridge string, change ovs.DBChange) error {
 		t.updateBridge(br, *change.SetBridge)
 	}
 	t.membership(br, added, removed)
+	t.sampling(br.UUID, br, change)
 	return nil
 }
 
 // mayChange refuses what would add to a bridge of somebody else's.
 func mayChange(br *vswitchd.Bridge, change ovs.DBChange) error {
-	adds := change.SetBridge != nil || len(change.AddPorts)+len(change.UpdatePorts) > 0
+	adds := change.SetBridge != nil || change.SetSFlow != nil ||
+		len(change.AddPorts)+len(change.UpdatePorts)+len(change.SetCollectors) > 0
 	if br == nil || owned(br.ExternalIDs) || !adds {
 		return nil
 	}
@@ -313,6 +317,7 @@ func (t *txn) deleteBridge(name string) error {
 		}
 	}
 	t.guard(vswitchd.BridgeTable, name, b.ExternalIDs)
+	t.removeSets(func(s *vswitchd.FlowSampleCollectorSet) bool { return s.Bridge == b.UUID })
 	t.mutate(vswitchd.OpenvSwitchTable, t.r.root.UUID, []ovsdb.Mutation{{
 		Column: "bridges", Mutator: ovsdb.MutateOperationDelete, Value: set([]ovsdb.UUID{{GoUUID: b.UUID}}),
 	}})
@@ -322,17 +327,19 @@ func (t *txn) deleteBridge(name string) error {
 // insertBridge creates a bridge with its local port. That it fails secure is
 // part of its first transaction: with the tunnels of a full mesh, a moment of
 // standalone mode is a loop.
-func (t *txn) insertBridge(b ovs.Bridge, ports []ovsdb.UUID) error {
+func (t *txn) insertBridge(b ovs.Bridge, ports []ovsdb.UUID) (id string, err error) {
 	if p := t.index.ports[b.Name]; p != nil {
 		other := t.index.bridgeOf[p.UUID]
-		return &topology.Error{
+		return "", &topology.Error{
 			Kind: topology.ErrConflict, Code: fault.BridgeForeign, Item: "bridge " + b.Name,
 			What:   "a port of bridge " + other + " has this name",
 			Remedy: fmt.Sprintf("name another with --bridge, or 'ovs-vsctl del-port %s %s'", other, b.Name),
 		}
 	}
 	port := t.insertPort(ovs.Port{Name: b.Name, Type: "internal"})
-	id := t.insert(vswitchd.BridgeTable, ovsdb.Row{
+	// A set of collectors keeps its bridge's row, also one that is in use no more.
+	t.removeSets(func(s *vswitchd.FlowSampleCollectorSet) bool { return !slices.Contains(t.r.root.Bridges, s.Bridge) })
+	id = t.insert(vswitchd.BridgeTable, ovsdb.Row{
 		"name": b.Name, "datapath_type": b.Datapath, "fail_mode": optional(b.FailMode), "protocols": set(b.Protocols),
 		"other_config": dict(b.OtherConfig), "external_ids": dict(b.ExternalIDs),
 		"ports": set(append(ports, ovsdb.UUID{GoUUID: port})),
@@ -340,7 +347,7 @@ func (t *txn) insertBridge(b ovs.Bridge, ports []ovsdb.UUID) error {
 	t.mutate(vswitchd.OpenvSwitchTable, t.r.root.UUID, []ovsdb.Mutation{{
 		Column: "bridges", Mutator: ovsdb.MutateOperationInsert, Value: set([]ovsdb.UUID{{GoUUID: id}}),
 	}})
-	return nil
+	return id, nil
 }
 
 func (t *txn) updateBridge(old *vswitchd.Bridge, b ovs.Bridge) {

@@ -46,6 +46,9 @@ type rows struct {
 	bridges    map[string]*vswitchd.Bridge
 	ports      map[string]*vswitchd.Port
 	interfaces map[string]*vswitchd.Interface
+	sets       map[string]*vswitchd.FlowSampleCollectorSet
+	ipfix      map[string]*vswitchd.IPFIX
+	sflow      map[string]*vswitchd.SFlow
 }
 
 // rows returns libovsdb's copy of the rows, made sure to be up to date.
@@ -69,8 +72,32 @@ func (c *Client) rows(ctx context.Context) (*rows, error) {
 		bridges:    shallow[vswitchd.Bridge](copied, vswitchd.BridgeTable),
 		ports:      shallow[vswitchd.Port](copied, vswitchd.PortTable),
 		interfaces: shallow[vswitchd.Interface](copied, vswitchd.InterfaceTable),
+		sets:       shallow[vswitchd.FlowSampleCollectorSet](copied, vswitchd.FlowSampleCollectorSetTable),
+		ipfix:      shallow[vswitchd.IPFIX](copied, vswitchd.IPFIXTable),
+		sflow:      shallow[vswitchd.SFlow](copied, vswitchd.SFlowTable),
 	}
-	return r, c.setRoot(r, shallow[vswitchd.OpenvSwitch](copied, vswitchd.OpenvSwitchTable))
+	err = c.setRoot(r, shallow[vswitchd.OpenvSwitch](copied, vswitchd.OpenvSwitchTable))
+	r.forgetUnused()
+	return r, err
+}
+
+// forgetUnused takes out bridges that are in use no more, with their ports: a row of
+// Flow_Sample_Collector_Set keeps its bridge's row after 'ovs-vsctl del-br'.
+func (r *rows) forgetUnused() {
+	for id, b := range r.bridges {
+		if slices.Contains(r.root.Bridges, id) {
+			continue
+		}
+		delete(r.bridges, id)
+		for _, port := range b.Ports {
+			if p := r.ports[port]; p != nil {
+				for _, ifc := range p.Interfaces {
+					delete(r.interfaces, ifc)
+				}
+			}
+			delete(r.ports, port)
+		}
+	}
 }
 
 func shallow[T any](c *cache.TableCache, table string) map[string]*T {
@@ -105,10 +132,13 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 		selectOp(vswitchd.OpenvSwitchTable, "_uuid", "bridges", "ovs_version", "datapath_types", "iface_types",
 			"other_config", "external_ids"),
 		selectOp(vswitchd.BridgeTable, "_uuid", "name", "datapath_type", "datapath_id", "fail_mode", "protocols",
-			"other_config", "external_ids", "ports"),
+			"other_config", "external_ids", "ports", "sflow"),
 		selectOp(vswitchd.PortTable, "_uuid", "name", "interfaces", "external_ids"),
 		selectOp(vswitchd.InterfaceTable, "_uuid", "name", "type", "options", "ofport", "error", "link_state",
-			"status", "statistics"))
+			"status", "statistics"),
+		selectOp(vswitchd.FlowSampleCollectorSetTable, "_uuid", "id", "bridge", "ipfix", "external_ids"),
+		selectOp(vswitchd.IPFIXTable, "_uuid", "targets", "cache_active_timeout", "cache_max_flows", "other_config"),
+		selectOp(vswitchd.SFlowTable, "_uuid", "targets", "sampling", "header", "polling", "external_ids"))
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +170,11 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 		res[3],
 		func(r *vswitchd.Interface, id string) { r.UUID = id },
 	)
-	return r, err
+	if err != nil {
+		return nil, err
+	}
+	r.forgetUnused()
+	return r, r.selectSampling(schema, res[4:])
 }
 
 // transact runs a transaction, and gives up the connection when the server did
@@ -240,6 +274,7 @@ func (r *rows) observed(name string) ovs.Observed {
 			Protocols:   slices.Sorted(slices.Values(b.Protocols)),
 			OtherConfig: clone(b.OtherConfig), ExternalIDs: clone(b.ExternalIDs),
 		}
+		r.observeSampling(b, &o)
 	}
 	return o
 }

@@ -140,14 +140,20 @@ func (s *session) monitor(ctx context.Context) error {
 		br   vswitchd.Bridge
 		port vswitchd.Port
 		ifc  vswitchd.Interface
+		set  vswitchd.FlowSampleCollectorSet
+		ipf  vswitchd.IPFIX
+		sf   vswitchd.SFlow
 	)
 	m := s.cl.NewMonitor(
 		client.WithTable(&root, &root.Bridges, &root.OVSVersion, &root.DatapathTypes, &root.IfaceTypes,
 			&root.OtherConfig, &root.ExternalIDs),
 		client.WithTable(&br, &br.Name, &br.DatapathType, &br.DatapathID, &br.FailMode, &br.Protocols,
-			&br.OtherConfig, &br.ExternalIDs, &br.Ports),
+			&br.OtherConfig, &br.ExternalIDs, &br.Ports, &br.Sflow),
 		client.WithTable(&port, &port.Name, &port.Interfaces, &port.ExternalIDs),
 		client.WithTable(&ifc, &ifc.Name, &ifc.Type, &ifc.Options, &ifc.Ofport, &ifc.Error, &ifc.LinkState, &ifc.Status),
+		client.WithTable(&set, &set.ID, &set.Bridge, &set.IPFIX, &set.ExternalIDs),
+		client.WithTable(&ipf, &ipf.Targets, &ipf.CacheActiveTimeout, &ipf.CacheMaxFlows, &ipf.OtherConfig),
+		client.WithTable(&sf, &sf.Targets, &sf.Sampling, &sf.Header, &sf.Polling, &sf.ExternalIDs),
 	)
 	// With monitor_cond_since, libovsdb forgets an update it cannot apply; with
 	// monitor_cond it drops the connection, and we start anew.

@@ -122,6 +122,9 @@ const (
 	SwitchMemory Code = "BZ0329"
 	// PortLimited: somebody limits a port of Baize's, or closed it for one direction.
 	PortLimited Code = "BZ0330"
+	// SamplingForeign: somebody else has set where Baize's bridge tells of its packets by
+	// IPFIX or sFlow.
+	SamplingForeign Code = "BZ0331"
 
 	// 04: the underlay.
 

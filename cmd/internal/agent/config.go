@@ -46,6 +46,8 @@ type Config struct {
 	OVSDB, OVSRunDir string
 	// FastPath is "auto" or "off" (fastpath.Config).
 	FastPath string
+	// SFlow is how the bridge tells of its packets; nil: not at all.
+	SFlow *ovs.SFlow
 	// Networks are those that the node leases subnets in before anything needs them,
 	// LeaseGrace is how long it keeps its subnets after the last need.
 	Networks   []string

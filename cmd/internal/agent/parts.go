@@ -161,6 +161,7 @@ func (a *Agent) addCore() openvswitch.Inputs {
 	in.HasSegments = cfg.DockerBridge != ""
 	sw := openvswitch.New(openvswitch.Config{
 		Bridge: cfg.Bridge, Datapath: w.Datapath, Ports: a.udpPorts(), AuditInterval: cfg.AuditInterval,
+		SFlow: cfg.SFlow,
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), endpoints, sw.Offers())
@@ -235,7 +236,7 @@ func (a *Agent) addFastPath(userspace bool) {
 		return
 	}
 	a.rooms.fastpath = fastpath.New(fastpath.Config{
-		Mode: a.cfg.FastPath, Userspace: userspace, Every: a.cfg.AuditInterval,
+		Mode: a.cfg.FastPath, Userspace: userspace, SFlow: a.cfg.SFlow != nil, Every: a.cfg.AuditInterval,
 	}, a.world.Programs, a.world.Netfilter, a.rooms.kernel.State(), a.rooms.attach.Known(), a.rooms.sw.Outcome(), a.log)
 	a.add(a.rooms.fastpath)
 }

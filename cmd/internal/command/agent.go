@@ -18,6 +18,8 @@ import (
 	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/cmd/internal/settings"
 	"github.com/baize-net/baize/cmd/internal/subnetenv"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
 
@@ -113,6 +115,15 @@ func watchFlags() []ucli.Flag {
 			Name: "metrics",
 			Usage: "serve metrics for Prometheus at this `ADDRESS`, 127.0.0.1:9799 or unix:/run/baize/metrics.sock: " +
 				"see docs/metrics.md (default none)",
+		},
+		&ucli.StringSliceFlag{
+			Name: "sflow",
+			Usage: "tell of packets that come into this node's bridge by sFlow, to the collector at this `ADDRESS`, " +
+				"192.0.2.9:6343: see docs/metrics.md (default none)",
+		},
+		&ucli.IntFlag{
+			Name: "sflow-sampling", Usage: "tell by it of one of `N` packets", Value: topology.DefaultSampling,
+			Action: between("sflow-sampling", 1, math.MaxInt32),
 		},
 		&ucli.BoolFlag{
 			Name:  "no-remote-capture",
@@ -227,6 +238,13 @@ func (r *runner) agentConfig(c *ucli.Context) (agent.Config, error) {
 			KeyFile: c.String("console-" + flagTLSKey), TokenFile: c.String("console-" + flagTokenFile),
 		},
 		Etcd: etcd, Version: currentVersion().Version, Settings: all,
+	}
+	if c.IsSet("sflow") {
+		all, err := collectorsOf(c, "baize agent", "sflow", topology.SFlowPort)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.SFlow = ovs.NewSFlow(all, c.Int("sflow-sampling"))
 	}
 	addFlannel(c, &cfg)
 	err = addKube(c, &cfg)

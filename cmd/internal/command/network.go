@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -34,6 +35,19 @@ func networkSettings() []ucli.Flag {
 		&ucli.StringFlag{
 			Name: "bum", Usage: fmt.Sprintf("broadcast, multicast and unknown unicast `FRAMES` that an endpoint may send a "+
 				"second, or off (default %d)", topology.DefaultBUM),
+		},
+		&ucli.StringSliceFlag{
+			Name: "ipfix", Usage: "send records of its flows to the collector at this `ADDRESS`, 192.0.2.9:4739: see " +
+				"docs/metrics.md (default none)",
+		},
+		&ucli.IntFlag{
+			Name: "ipfix-sampling", Usage: fmt.Sprintf("look at one of `N` packets for them (default %d)", topology.DefaultSampling),
+			Action: between("ipfix-sampling", 1, topology.MaxSampling),
+		},
+		&ucli.DurationFlag{
+			Name: "ipfix-cache", Usage: fmt.Sprintf("how long packets of one flow are counted before a record tells of it; "+
+				"0: each packet is a record (default %ds)", topology.DefaultIPFIXCache),
+			Action: notNegative("ipfix-cache"),
 		},
 	}
 }
@@ -167,7 +181,55 @@ func setLimits(n *topology.Network, command string, c *ucli.Context) error {
 		}
 		n.BUM = rate
 	}
+	return setIPFIX(n, command, c)
+}
+
+// setIPFIX reads --ipfix and what belongs to it; what is not given stays as it is.
+func setIPFIX(n *topology.Network, command string, c *ucli.Context) error {
+	if !anySet(c, "ipfix", "ipfix-sampling", "ipfix-cache") {
+		return nil
+	}
+	var x topology.IPFIX
+	if n.IPFIX != nil {
+		x = *n.IPFIX
+	}
+	if c.IsSet("ipfix") {
+		all, err := collectorsOf(c, command, "ipfix", topology.IPFIXPort)
+		if err != nil {
+			return err
+		}
+		x.Collectors = all
+	}
+	if c.IsSet("ipfix-sampling") {
+		x.Sampling = c.Int("ipfix-sampling")
+	}
+	if c.IsSet("ipfix-cache") {
+		d := c.Duration("ipfix-cache")
+		if x.Cache = int(d / time.Second); d%time.Second != 0 || x.Cache > topology.MaxIPFIXCache {
+			return usagef(command, "--ipfix-cache %s: use whole seconds, %ds at most", d, topology.MaxIPFIXCache)
+		}
+		if x.Cache == 0 {
+			x.Cache = -1
+		}
+	}
+	n.IPFIX = &x
 	return nil
+}
+
+// collectorsOf reads the addresses of a flag.
+func collectorsOf(c *ucli.Context, command, flag string, port uint16) ([]string, error) {
+	given := c.StringSlice(flag)
+	out := make([]string, len(given))
+	for i, text := range given {
+		var err error
+		if out[i], err = topology.ParseCollector("--"+flag, text, port); err != nil {
+			return nil, usagef(command, "%v", err)
+		}
+	}
+	if len(out) > topology.MaxCollectors {
+		return nil, usagef(command, "--%s: %d collectors are too many: use %d at most", flag, len(out), topology.MaxCollectors)
+	}
+	return out, nil
 }
 
 // trafficNames lists all kinds of traffic in one sentence.

@@ -38,12 +38,22 @@ type networkItem struct {
 	// broadcast, multicast and unknown unicast frames a second one may; 0: any number.
 	Allow []topology.Traffic `json:"allow,omitempty"`
 	BUM   int                `json:"bum"`
+	// IPFIX says where records of the network's flows go.
+	IPFIX *ipfixItem `json:"ipfix,omitempty"`
 
 	LeasesIPv4     *leases       `json:"leasesIPv4,omitempty"`
 	LeasesIPv6     *leases       `json:"leasesIPv6,omitempty"`
 	Nodes          []networkNode `json:"nodes"`
 	CreateRevision int64         `json:"createRevision,omitempty"`
 	ModRevision    int64         `json:"modRevision,omitempty"`
+}
+
+// ipfixItem is where records of a network's flows go: of one of Sampling packets, after
+// Cache seconds; 0: at once.
+type ipfixItem struct {
+	Collectors []string `json:"collectors"`
+	Sampling   int      `json:"sampling"`
+	Cache      int      `json:"cache"`
 }
 
 // leases counts the subnets of a network that are leased or reserved, out of
@@ -68,6 +78,9 @@ func newNetworkItem(s *topology.Snapshot, n topology.Network) networkItem {
 		CreatedBy: n.CreatedBy, MTUDefault: n.MTUDefault, MTUNode: least, Allow: n.AllowTraffic, BUM: n.BUMRate(),
 		Gateways: []netip.Addr{}, Nodes: []networkNode{}, Deleting: n.Deleting,
 		CreateRevision: n.CreateRevision, ModRevision: n.ModRevision,
+	}
+	if x := n.Sampled(); len(x.Collectors) > 0 {
+		item.IPFIX = &ipfixItem{x.Collectors, x.Sampling, x.Cache}
 	}
 	if n.Deleting != "" {
 		item.Holders = s.Holders(n.Name)
@@ -187,6 +200,10 @@ func (n networkItem) describe() []field {
 		out = append(out, field{"Allowed", joined(n.Allow)})
 	}
 	out = append(out, field{"Flooding", n.bumText()})
+	if x := n.IPFIX; x != nil {
+		out = append(out, field{"IPFIX", fmt.Sprintf("1 of %d packets to %s, records of %d s", x.Sampling,
+			joined(x.Collectors), x.Cache)})
+	}
 	if n.Router {
 		out = append(out, field{"Router", "the nodes' kernels; a docker0 with the node's subnet is reached through its host"})
 	}

@@ -26,12 +26,14 @@ while no node uses the network.
   baize network update blue --mtu 1400
   baize network update blue --subnet fd00:10:1::/48
   baize network update blue --no-gateway
-  baize network update blue --allow ra,dhcp-server --bum 5000`,
+  baize network update blue --allow ra,dhcp-server --bum 5000
+  baize network update blue --ipfix 192.0.2.9:4739 --ipfix-sampling 1000`,
 		Flags: append(append([]ucli.Flag{
 			&ucli.StringSliceFlag{Name: "subnet", Usage: "`PREFIX` of its family, once for IPv4, once for IPv6, or both"},
 		}, append(divisionFlags(), networkSettings()...)...),
 			&ucli.BoolFlag{Name: "no-gateway", Usage: "remove the gateway"},
 			&ucli.BoolFlag{Name: "no-allow", Usage: "allow the endpoints no kind of traffic"},
+			&ucli.BoolFlag{Name: "no-ipfix", Usage: "send no records of its flows"},
 			dryRunFlag(), outputFlag(formatsItem...)),
 		Action: r.networkUpdate,
 	}
@@ -48,6 +50,7 @@ type networkChange struct {
 	// limits are --allow and --bum, as setLimits reads them.
 	limits  func(n *topology.Network) error
 	noAllow bool
+	noIPFIX bool
 }
 
 func (r *runner) networkUpdate(c *ucli.Context) error {
@@ -82,6 +85,7 @@ func anySet(c *ucli.Context, names ...string) bool { return slices.ContainsFunc(
 // readNetworkChange checks flags before anything is read from etcd.
 func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
 	out := networkChange{gateways: c.StringSlice("gateway"), noGateway: c.Bool("no-gateway"), noAllow: c.Bool("no-allow")}
+	out.noIPFIX = c.Bool("no-ipfix")
 	var err error
 	if out.transport, err = transportOf(c, command); err != nil {
 		return out, err
@@ -92,6 +96,9 @@ func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
 	if out.noAllow && c.IsSet("allow") {
 		return out, usagef(command, "--allow and --no-allow contradict each other")
 	}
+	if out.noIPFIX && anySet(c, "ipfix", "ipfix-sampling", "ipfix-cache") {
+		return out, usagef(command, "--no-ipfix contradicts the other flags of IPFIX")
+	}
 	out.limits = func(n *topology.Network) error { return setLimits(n, command, c) }
 	if err := out.limits(new(topology.Network)); err != nil {
 		return out, err
@@ -101,9 +108,9 @@ func readNetworkChange(c *ucli.Context, command string) (networkChange, error) {
 		out.mtu = &mtu
 	}
 	if !anySet(c, "subnet", "subnet-len", "subnet-len-v6", "transport", "mtu", "gateway", "no-gateway", "allow",
-		"no-allow", "bum") {
+		"no-allow", "bum", "ipfix", "ipfix-sampling", "ipfix-cache", "no-ipfix") {
 		return out, usagef(command, "nothing to change: give --subnet, --subnet-len, --subnet-len-v6, --transport, --mtu, "+
-			"--gateway, --no-gateway, --allow, --no-allow or --bum")
+			"--gateway, --no-gateway, --allow, --no-allow, --bum, --ipfix, --ipfix-sampling, --ipfix-cache or --no-ipfix")
 	}
 	if err := setPrefixes(&out.prefixes, command, c.StringSlice("subnet")); err != nil {
 		return out, err
@@ -142,6 +149,9 @@ func (x networkChange) apply(n *topology.Network, command string, snap *topology
 	}
 	if x.noAllow {
 		n.AllowTraffic = nil
+	}
+	if x.noIPFIX {
+		n.IPFIX = nil
 	}
 	if err := x.limits(n); err != nil {
 		return err

@@ -63,13 +63,15 @@ they differ.
 
 // planItem is a plan in JSON and YAML.
 type planItem struct {
-	Node     string        `json:"node"`
-	Bridge   planBridge    `json:"bridge"`
-	Ports    []planPort    `json:"ports"`
-	Meters   []planMeter   `json:"meters"`
-	Flows    []planFlow    `json:"flows"`
-	Kernel   kernel.State  `json:"kernel"`
-	Problems []fault.Fault `json:"problems"`
+	Node   string      `json:"node"`
+	Bridge planBridge  `json:"bridge"`
+	Ports  []planPort  `json:"ports"`
+	Meters []planMeter `json:"meters"`
+	// Collectors are where records of networks' flows go (IPFIX).
+	Collectors []planCollectors `json:"collectors"`
+	Flows      []planFlow       `json:"flows"`
+	Kernel     kernel.State     `json:"kernel"`
+	Problems   []fault.Fault    `json:"problems"`
 }
 
 type planBridge struct {
@@ -94,6 +96,13 @@ type planMeter struct {
 	Rate int    `json:"rate"`
 }
 
+// planCollectors get the packets that flows give to the set of this number.
+type planCollectors struct {
+	ID      uint32   `json:"id"`
+	Targets []string `json:"targets"`
+	Timeout int      `json:"timeout"`
+}
+
 type planFlow struct {
 	Table     int    `json:"table"`
 	TableName string `json:"tableName"`
@@ -109,13 +118,16 @@ func newPlanItem(v topology.View, s ovs.State, k kernel.State, problems []fault.
 			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
 			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
 		},
-		Ports: []planPort{}, Meters: []planMeter{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
+		Ports: []planPort{}, Meters: []planMeter{}, Collectors: []planCollectors{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
 	}
 	for _, p := range s.Ports {
 		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})
 	}
 	for _, m := range s.Meters {
 		item.Meters = append(item.Meters, planMeter{m.Port, m.Rate})
+	}
+	for _, c := range s.Collectors {
+		item.Collectors = append(item.Collectors, planCollectors{c.ID, c.Targets, c.Timeout})
 	}
 	for _, f := range s.Flows {
 		item.Flows = append(item.Flows, newPlanFlow(f))

@@ -86,6 +86,7 @@ func writeDiff(w io.Writer, d drift.Drift) error {
 	section("-", "flow", d.UnwantedFlows)
 	section("+", "flow", d.MissingFlows)
 	section("~", "meter", d.Meters)
+	section("~", "collector set", d.Collectors)
 	section("~", "kernel", d.Kernel)
 	if d.Same {
 		fmt.Fprintf(&b, "Open vSwitch is as node %s should be, and so is the kernel\n", d.Node)

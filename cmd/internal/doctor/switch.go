@@ -124,6 +124,15 @@ func switchBridge(f *Facts, r *result) {
 	case d.UpdateBridge:
 		x.Code, x.What = fault.BridgeAltered, "its settings are not those that Baize gave it"
 		r.found(x)
+	case len(d.Collectors) > 0:
+		x.Code, x.What = fault.BridgeAltered, "collector sets (IPFIX) are missing, or were changed"
+		x.Evidence = "Flow_Sample_Collector_Set " + strings.Join(d.Collectors, ", ")
+		r.found(x)
+	}
+	for _, p := range d.Problems {
+		if p.Code == fault.SamplingForeign {
+			r.found(of(p))
+		}
 	}
 	if f.Switch.RestoreWait && f.Switch.Up > time.Minute {
 		r.found(of(fault.Fault{

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/baize-net/baize/cmd/internal/api"
@@ -37,6 +38,8 @@ type Drift struct {
 	UnwantedFlows []string `json:"unwantedFlows"`
 	// Meters are the numbers of meters that are missing, wrong or not needed.
 	Meters []string `json:"meters"`
+	// Collectors are the numbers of collector sets that are missing, wrong or not needed.
+	Collectors []string `json:"collectors"`
 	// Kernel are the commands that would put the kernel right.
 	Kernel []string `json:"kernel"`
 	// Foreign ports and flows are not Baize's: they are left alone and are no
@@ -88,6 +91,7 @@ func (h Host) Compare(
 		MissingFlows:  []string{},
 		UnwantedFlows: []string{},
 		Meters:        []string{},
+		Collectors:    []string{},
 		Kernel:        []string{},
 		ForeignPorts:  []string{},
 		ForeignFlows:  []string{},
@@ -106,6 +110,9 @@ func (h Host) Compare(
 	}
 	slices.SortFunc(endpoints, ovs.CompareEndpoints)
 	opt.Segments = have.Segments()
+	if s := have.SFlow; s != nil && s.Owned {
+		opt.SFlow = &s.SFlow // a setting of the agent
+	}
 	want := pipeline.Build(view, endpoints, opt)
 	change, stale, problems := ovs.DiffDB(want, have)
 	item.Problems = append(item.Problems, problems...)
@@ -124,7 +131,7 @@ func (h Host) Compare(
 		return item, err
 	}
 	item.Same = !item.UpdateBridge && len(item.AddPorts)+len(item.UpdatePorts)+len(item.RemovePorts)+
-		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Meters)+len(item.Kernel) == 0
+		len(item.MissingFlows)+len(item.UnwantedFlows)+len(item.Meters)+len(item.Collectors)+len(item.Kernel) == 0
 	return item, nil
 }
 
@@ -138,6 +145,12 @@ func (d *Drift) ports(change, stale ovs.DBChange, have ovs.Observed) {
 		d.UpdatePorts = append(d.UpdatePorts, p.Name)
 	}
 	d.RemovePorts = append(d.RemovePorts, stale.RemovePorts...)
+	for _, c := range change.SetCollectors {
+		d.Collectors = append(d.Collectors, strconv.FormatUint(uint64(c.ID), 10))
+	}
+	for _, id := range stale.RemoveCollectors {
+		d.Collectors = append(d.Collectors, strconv.FormatUint(uint64(id), 10))
+	}
 	d.ForeignPorts = append(d.ForeignPorts, have.ForeignPorts()...)
 }
 

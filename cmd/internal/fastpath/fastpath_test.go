@@ -136,6 +136,12 @@ func TestWanted(t *testing.T) {
 			why:  "only what endpoints receive: it reads it; prefixes of other nodes: 1, endpoints: 1",
 			want: strings.TrimPrefix(all, fromBZ1),
 		},
+		{
+			name: "IPFIX", tr: topology.Auto,
+			change: func(in *Input) { in.View.Networks[0].IPFIX = &topology.IPFIX{Collectors: []string{"192.0.2.9"}} },
+			why:    "only what endpoints receive: Open vSwitch samples what they send (IPFIX); prefixes of other nodes: 1, endpoints: 1",
+			want:   strings.TrimPrefix(all, fromBZ1),
+		},
 		{name: "off", tr: topology.Auto, change: func(in *Input) { in.Off = "switched off" }, why: "switched off"},
 		{
 			name: "a firewall", tr: topology.Auto, change: func(in *Input) { in.Kept = map[string]string{"blue": "a rule"} },

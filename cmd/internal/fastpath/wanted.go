@@ -106,15 +106,25 @@ func (s State) network(
 	maps.Copy(s.Hops, part.Hops)
 	maps.Copy(s.Uplinks, part.Uplinks)
 	why = fmt.Sprintf("prefixes of other nodes: %d, endpoints: %d", hops, endpoints)
-	if in.Switch != "" {
-		why = "only what endpoints receive: " + in.Switch + "; " + why
+	if reads := in.reads(n); reads != "" {
+		why = "only what endpoints receive: " + reads + "; " + why
 	}
 	return true, why
+}
+
+// reads says why Open vSwitch has to have what endpoints of a network send; empty: it
+// need not.
+func (in Input) reads(n topology.NetworkView) string {
+	if len(n.Sampled().Collectors) > 0 {
+		return "Open vSwitch samples what they send (IPFIX)"
+	}
+	return in.Switch
 }
 
 // endpoints adds those of the network, and returns how many there are.
 func (s State) endpoints(in Input, n topology.NetworkView, port string, taken map[netip.Addr]int) (count int) {
 	host, _ := n.Host()
+	reads := in.reads(n)
 	for _, e := range in.Endpoints {
 		dev, there := in.Devices[e.Port]
 		if e.Network != n.Name || e.MAC == nil || !there {
@@ -136,7 +146,7 @@ func (s State) endpoints(in Input, n topology.NetworkView, port string, taken ma
 				s.Locals[a] = Local{Network: n.VNI, Dev: e.Port, MAC: p.MAC, Src: MACOf(host.MAC), Peer: dev.Away}
 			}
 		}
-		if in.Switch == "" {
+		if reads == "" {
 			s.Ports[e.Port] = p
 		}
 	}

@@ -46,6 +46,7 @@ func (d Database) Observe(ctx context.Context) (ovs.Observed, error) {
 		Ports: maps.Clone(d.f.Ports), Foreign: maps.Clone(d.f.Foreign), Version: "fake",
 		IfaceTypes: []string{"geneve", "gre", "vxlan"}, DatapathTypes: []string{"netdev"},
 		RestoreWait: d.f.restore.set, RestoreWaitOwned: d.f.restore.owned,
+		Collectors: maps.Clone(d.f.Collectors), SFlow: d.f.SFlow,
 	}
 	if d.f.Bridge != nil {
 		b := *d.f.Bridge
@@ -80,6 +81,7 @@ func (d Database) Apply(ctx context.Context, c ovs.DBChange) error {
 		f.connection++
 	}
 	f.Bridge, f.Ports = bridge, ports
+	f.changeSampling(c)
 	f.changes++
 	f.written += len(c.AddPorts) + len(c.UpdatePorts) + len(c.RemovePorts)
 	f.takeOver(false)
@@ -134,6 +136,26 @@ func (f *Switch) changePorts(bridge *ovs.Bridge, ports map[string]ovs.ObservedPo
 		delete(ports, name)
 	}
 	return nil
+}
+
+// changeSampling changes who is told of the bridge's packets. What is not Baize's stays.
+func (f *Switch) changeSampling(c ovs.DBChange) {
+	for _, s := range c.SetCollectors {
+		if old, there := f.Collectors[s.ID]; !there || old.Owned {
+			f.Collectors[s.ID] = ovs.ObservedCollectorSet{CollectorSet: s, Owned: true}
+		}
+	}
+	for _, id := range c.RemoveCollectors {
+		if f.Collectors[id].Owned {
+			delete(f.Collectors, id)
+		}
+	}
+	switch own := f.SFlow == nil || f.SFlow.Owned; {
+	case own && c.SetSFlow != nil:
+		f.SFlow = &ovs.ObservedSFlow{SFlow: *c.SetSFlow, Owned: true}
+	case own && c.RemoveSFlow:
+		f.SFlow = nil
+	}
 }
 
 // merged returns a bridge brought to a state; keys of others stay.

@@ -36,6 +36,9 @@ type Switch struct {
 	Ports   map[string]ovs.ObservedPort
 	Table   map[ovs.FlowID]ovs.BoundFlow
 	Foreign map[string]string
+	// Collectors are by number; SFlow is nil where there is none.
+	Collectors map[uint32]ovs.ObservedCollectorSet
+	SFlow      *ovs.ObservedSFlow
 	// Meters are by number.
 	Meters map[uint32]ovs.BoundMeter
 	// Devices are the network devices that exist; nil: every one does.
@@ -67,7 +70,7 @@ func New() *Switch {
 	return &Switch{
 		Ports: map[string]ovs.ObservedPort{}, Table: map[ovs.FlowID]ovs.BoundFlow{}, Foreign: map[string]string{},
 		vswitchd: true, ovsdb: true, changed: make(chan struct{}), rules: map[ovs.FlowID]*forward.Rule{},
-		Meters: map[uint32]ovs.BoundMeter{},
+		Meters: map[uint32]ovs.BoundMeter{}, Collectors: map[uint32]ovs.ObservedCollectorSet{},
 	}
 }
 
@@ -189,6 +192,8 @@ func (f *Switch) deleteBridge() {
 	f.Bridge = nil
 	f.connection++
 	clear(f.Ports)
+	clear(f.Collectors)
+	f.SFlow = nil
 	f.clearFlows()
 }
 

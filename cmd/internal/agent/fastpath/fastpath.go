@@ -72,6 +72,8 @@ type Config struct {
 	// Userspace: the datapath reads frames from packet sockets, which have their copy
 	// before any program.
 	Userspace bool
+	// SFlow: Open vSwitch tells of what endpoints send, so it has to have it.
+	SFlow bool
 	// Every is how often all is looked at though nothing is reported.
 	Every time.Duration
 }
@@ -207,6 +209,8 @@ func (p *Part) input(seen bpf.Seen) model.Input {
 	case p.cfg.Userspace:
 		// By packet sockets, which have their copy before any program.
 		in.Switch = "the userspace datapath reads by itself what they send"
+	case p.cfg.SFlow:
+		in.Switch = "Open vSwitch samples what they send (sFlow)"
 	}
 	return in
 }

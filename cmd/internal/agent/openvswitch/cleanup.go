@@ -3,6 +3,7 @@ package openvswitch
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/baize-net/baize/ovs"
@@ -52,7 +53,9 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 		}
 	}
 	slices.Sort(own)
-	if err := p.db.Apply(ctx, ovs.DBChange{RemovePorts: own}); err != nil {
+	sets := slices.Sorted(maps.Keys(observed.Collectors))
+	change := ovs.DBChange{RemovePorts: own, RemoveCollectors: sets, RemoveSFlow: observed.SFlow != nil}
+	if err := p.db.Apply(ctx, change); err != nil {
 		return report, err
 	}
 	return append(report,

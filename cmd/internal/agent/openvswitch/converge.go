@@ -155,6 +155,12 @@ func (c *converger) converge(ctx context.Context, want ovs.State, observed ovs.O
 			delete(out.Observed.Ports, name)
 		}
 	}
+	if ids := stale.RemoveCollectors; len(ids) > 0 {
+		if err := c.db.Apply(ctx, ovs.DBChange{RemoveCollectors: ids}); err != nil {
+			return out, fmt.Errorf("remove the collector sets %v: %w", ids, err)
+		}
+		out.Changes += len(ids)
+	}
 	out.Did.Own = out.Did.forEndpoints(want, observed)
 	c.placed = placed{want.Bridge, want.Ports, want.Flows, out.Bound}
 	return out, nil
@@ -307,7 +313,7 @@ func foreignBridge(o ovs.Observed) bool {
 // only itself.
 func (c *converger) applyPorts(ctx context.Context, change ovs.DBChange, out *outcome) error {
 	if err := c.db.Apply(ctx, change); err != nil {
-		if errors.Is(err, topology.ErrUnavailable) || ctx.Err() != nil || len(change.AddPorts)+len(change.UpdatePorts) < 2 {
+		if errors.Is(err, topology.ErrUnavailable) || ctx.Err() != nil || len(change.Split(out.Observed)) < 2 {
 			return fmt.Errorf("change the bridge: %w", err)
 		}
 		for _, one := range change.Split(out.Observed) {

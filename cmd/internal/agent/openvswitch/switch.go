@@ -49,6 +49,8 @@ type Config struct {
 	Datapath string
 	// Ports are the UDP ports of encapsulations; 0: the usual one.
 	Ports map[topology.Transport]int
+	// SFlow is how the bridge tells of its packets; nil: not at all.
+	SFlow *ovs.SFlow
 	// AuditInterval is how often whole flow texts are compared.
 	AuditInterval time.Duration
 }
@@ -416,6 +418,7 @@ func (p *Part) want(
 	}
 	*b = built{t, endpoints, segments, direct, pipeline.Build(t.View(), endpoints, pipeline.Options{
 		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, Ports: p.cfg.Ports, Segments: segments, Direct: direct,
+		SFlow: p.cfg.SFlow,
 	})}
 	return b.state
 }

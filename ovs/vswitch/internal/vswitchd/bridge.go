@@ -34,6 +34,7 @@ type Bridge struct {
 	OtherConfig  map[string]string `ovsdb:"other_config"`
 	Ports        []string          `ovsdb:"ports"`
 	Protocols    []BridgeProtocols `ovsdb:"protocols"`
+	Sflow        *string           `ovsdb:"sflow"`
 }
 
 func (a *Bridge) GetUUID() string {
@@ -208,6 +209,28 @@ func equalBridgeProtocols(a, b []BridgeProtocols) bool {
 	return true
 }
 
+func (a *Bridge) GetSflow() *string {
+	return a.Sflow
+}
+
+func copyBridgeSflow(a *string) *string {
+	if a == nil {
+		return nil
+	}
+	b := *a
+	return &b
+}
+
+func equalBridgeSflow(a, b *string) bool {
+	if (a == nil) != (b == nil) {
+		return false
+	}
+	if a == b {
+		return true
+	}
+	return *a == *b
+}
+
 func (a *Bridge) DeepCopyInto(b *Bridge) {
 	*b = *a
 	b.DatapathID = copyBridgeDatapathID(a.DatapathID)
@@ -216,6 +239,7 @@ func (a *Bridge) DeepCopyInto(b *Bridge) {
 	b.OtherConfig = copyBridgeOtherConfig(a.OtherConfig)
 	b.Ports = copyBridgePorts(a.Ports)
 	b.Protocols = copyBridgeProtocols(a.Protocols)
+	b.Sflow = copyBridgeSflow(a.Sflow)
 }
 
 func (a *Bridge) DeepCopy() *Bridge {
@@ -242,7 +266,8 @@ func (a *Bridge) Equals(b *Bridge) bool {
 		a.Name == b.Name &&
 		equalBridgeOtherConfig(a.OtherConfig, b.OtherConfig) &&
 		equalBridgePorts(a.Ports, b.Ports) &&
-		equalBridgeProtocols(a.Protocols, b.Protocols)
+		equalBridgeProtocols(a.Protocols, b.Protocols) &&
+		equalBridgeSflow(a.Sflow, b.Sflow)
 }
 
 func (a *Bridge) EqualsModel(b model.Model) bool {

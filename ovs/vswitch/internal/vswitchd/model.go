@@ -13,10 +13,13 @@ import (
 // FullDatabaseModel returns the DatabaseModel object to be used in libovsdb
 func FullDatabaseModel() (model.ClientDBModel, error) {
 	return model.NewClientDBModel("Open_vSwitch", map[string]model.Model{
-		"Bridge":       &Bridge{},
-		"Interface":    &Interface{},
-		"Open_vSwitch": &OpenvSwitch{},
-		"Port":         &Port{},
+		"Bridge":                    &Bridge{},
+		"Flow_Sample_Collector_Set": &FlowSampleCollectorSet{},
+		"IPFIX":                     &IPFIX{},
+		"Interface":                 &Interface{},
+		"Open_vSwitch":              &OpenvSwitch{},
+		"Port":                      &Port{},
+		"sFlow":                     &SFlow{},
 	})
 }
 
@@ -112,6 +115,16 @@ var schema = `{
             "min": 0,
             "max": "unlimited"
           }
+        },
+        "sflow": {
+          "type": {
+            "key": {
+              "type": "uuid",
+              "refTable": "sFlow"
+            },
+            "min": 0,
+            "max": 1
+          }
         }
       },
       "indexes": [
@@ -119,6 +132,119 @@ var schema = `{
           "name"
         ]
       ]
+    },
+    "Flow_Sample_Collector_Set": {
+      "columns": {
+        "bridge": {
+          "type": {
+            "key": {
+              "type": "uuid",
+              "refTable": "Bridge"
+            },
+            "min": 1,
+            "max": 1
+          }
+        },
+        "external_ids": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "value": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
+        },
+        "id": {
+          "type": {
+            "key": {
+              "type": "integer",
+              "minInteger": 0,
+              "maxInteger": 4294967295
+            },
+            "min": 1,
+            "max": 1
+          }
+        },
+        "ipfix": {
+          "type": {
+            "key": {
+              "type": "uuid",
+              "refTable": "IPFIX"
+            },
+            "min": 0,
+            "max": 1
+          }
+        }
+      },
+      "indexes": [
+        [
+          "id",
+          "bridge"
+        ]
+      ],
+      "isRoot": true
+    },
+    "IPFIX": {
+      "columns": {
+        "cache_active_timeout": {
+          "type": {
+            "key": {
+              "type": "integer",
+              "minInteger": 0,
+              "maxInteger": 4200
+            },
+            "min": 0,
+            "max": 1
+          }
+        },
+        "cache_max_flows": {
+          "type": {
+            "key": {
+              "type": "integer",
+              "minInteger": 0,
+              "maxInteger": 4294967295
+            },
+            "min": 0,
+            "max": 1
+          }
+        },
+        "external_ids": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "value": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
+        },
+        "other_config": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "value": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
+        },
+        "targets": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
+        }
+      }
     },
     "Interface": {
       "columns": {
@@ -315,6 +441,67 @@ var schema = `{
           "name"
         ]
       ]
+    },
+    "sFlow": {
+      "columns": {
+        "agent": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": 1
+          }
+        },
+        "external_ids": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "value": {
+              "type": "string"
+            },
+            "min": 0,
+            "max": "unlimited"
+          }
+        },
+        "header": {
+          "type": {
+            "key": {
+              "type": "integer"
+            },
+            "min": 0,
+            "max": 1
+          }
+        },
+        "polling": {
+          "type": {
+            "key": {
+              "type": "integer"
+            },
+            "min": 0,
+            "max": 1
+          }
+        },
+        "sampling": {
+          "type": {
+            "key": {
+              "type": "integer"
+            },
+            "min": 0,
+            "max": 1
+          }
+        },
+        "targets": {
+          "type": {
+            "key": {
+              "type": "string"
+            },
+            "min": 1,
+            "max": "unlimited"
+          }
+        }
+      }
     }
   }
 }`

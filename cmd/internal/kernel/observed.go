@@ -20,6 +20,9 @@ type Host interface {
 	// Apply does the steps of a change in their order. A step that fails costs
 	// only itself; the errors, *topology.Error with a code, are joined.
 	Apply(ctx context.Context, c Change) error
+	// Forget takes the connections of addresses out of the kernel's table of connections
+	// (conntrack), and returns how many there were.
+	Forget(ctx context.Context, addrs []netip.Addr) (int, error)
 	// Watch calls w.Fire until ctx ends, and then returns ctx's error.
 	Watch(ctx context.Context, w Watcher) error
 }

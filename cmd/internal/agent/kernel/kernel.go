@@ -89,6 +89,9 @@ type Part struct {
 	// alone uses them.
 	before   model.Observed
 	firewall firewall
+	// owners are the addresses of endpoints that this host had at the last pass; nil: there
+	// was none.
+	owners map[owner]bool
 	// settled: the switch has had its first pass, and said what its flows rely on.
 	// Before that nothing is taken away: what an earlier run of the agent made is
 	// in use.
@@ -192,7 +195,10 @@ func (p *Part) pass(ctx context.Context) error {
 		return nil // which ports there are is not known yet: none would take routes away
 	}
 	k := look{Part: p, State: State{View: t.View(), Complete: true}, faults: p.watchFaults()}
+	came, went := p.moved(k.View)
+	p.forget(ctx, came)
 	err := k.run(ctx)
+	p.forget(ctx, went)
 	for _, f := range p.faults.Set(fault.Add(k.faults, err)) {
 		p.log.Warn(f)
 	}

@@ -112,6 +112,34 @@ func TestPass(t *testing.T) {
 	assert.Contains(t, n.steps(), "ip route del 10.1.6.0/24")
 }
 
+// Connections of an address are forgotten when an endpoint comes with it and when it
+// goes, after its packets have their way to where it is now; those of endpoints that were
+// there when the agent started are left alone.
+func TestForget(t *testing.T) {
+	n := newNode(t, Config{})
+	endpoints := func(list ...ovs.Endpoint) string {
+		n.known.Set(attach.Known{Endpoints: list, Complete: true})
+		return n.steps()
+	}
+	c1 := ovs.Endpoint{Name: "c1", Network: "blue", Port: "bz1", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}}
+	assert.NotContains(t, endpoints(c1), "conntrack")
+	assert.Empty(t, n.steps())
+	c2 := c1
+	c2.Name, c2.Port = "c2", "bz2"
+	c2.IPs = []netip.Addr{netip.MustParseAddr("10.1.5.3"), netip.MustParseAddr("fd00::3")}
+	assert.Equal(t, "conntrack -D 10.1.5.3\nconntrack -D fd00::3", endpoints(c1, c2))
+	again := c1
+	again.Port = "bz3"
+	assert.Equal(t, "conntrack -D 10.1.5.2\nconntrack -D 10.1.5.2", endpoints(again, c2), "another one with its address")
+	n.topology(1)
+	gone := endpoints(c2)
+	assert.Contains(t, gone, "ip route del 10.1.6.0/24")
+	assert.True(t, strings.HasSuffix(gone, "\nconntrack -D 10.1.5.2"), gone)
+	foreign := c1
+	foreign.Network, foreign.Port = "other", "bz4"
+	assert.Empty(t, endpoints(c2, foreign), "no network that this kernel forwards")
+}
+
 // A port that the switch does not have yet costs its network only, and BGP waits.
 func TestPortMissing(t *testing.T) {
 	n := newNode(t, Config{})

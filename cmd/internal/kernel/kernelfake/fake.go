@@ -501,6 +501,16 @@ func insert(lines []string, w []string) []string {
 	return append(lines, rule)
 }
 
+// Forget implements kernel.Host: it is logged.
+func (h *Host) Forget(_ context.Context, addrs []netip.Addr) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range addrs {
+		h.log = append(h.log, "conntrack -D "+a.String())
+	}
+	return len(addrs), nil
+}
+
 // Watch implements kernel.Host.
 func (h *Host) Watch(ctx context.Context, w kernel.Watcher) error {
 	x := &watcher{w, kernel.NewPacer()}

@@ -166,10 +166,16 @@ func (l *Lab) Probe(from string, to netip.Addr, o probe.SendOptions) (string, er
 // function returned calls during, and then verifies that every byte arrived.
 func (l *Lab) Stream(from, to lab.EndpointStatus, ip netip.Addr) func(during func()) {
 	l.T.Helper()
+	return l.StreamInto(l.Netns(from.String()), l.Netns(to.String()), ip)
+}
+
+// StreamInto is Stream between network namespaces.
+func (l *Lab) StreamInto(from, to string, ip netip.Addr) func(during func()) {
+	l.T.Helper()
 	ctx, cancel := context.WithTimeout(l.T.Context(), 2*testkit.Patience)
 	l.T.Cleanup(cancel)
 	var listener net.Listener
-	require.NoError(l.T, hostnet.InNetns(l.Netns(to.String()), func() (err error) {
+	require.NoError(l.T, hostnet.InNetns(to, func() (err error) {
 		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", ":0")
 		return err
 	}))
@@ -177,7 +183,7 @@ func (l *Lab) Stream(from, to lab.EndpointStatus, ip netip.Addr) func(during fun
 	go func() { received <- receive(ctx, listener) }()
 	var conn net.Conn
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	require.NoError(l.T, hostnet.InNetns(l.Netns(from.String()), func() (err error) {
+	require.NoError(l.T, hostnet.InNetns(from, func() (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), port))
 		return err
 	}))

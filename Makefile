@@ -127,9 +127,9 @@ test-faults: check-go need-root deps-test ## every fault of the catalogue: injec
 		-run TestCatalogue ./cmd/internal/doctortest
 
 .PHONY: chaos
-chaos: check-go need-root deps-test ## random faults under traffic in a lab, and a checker of its own (MINUTES=5 SEED=…)
+chaos: check-go need-root deps-test ## random faults under traffic in a lab, and a checker of its own (MINUTES=5 SEED=… DOCKER=1)
 	CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -timeout 0 -v -run 'TestChaos$$' ./cmd/internal/chaos \
-		-chaos-minutes $(MINUTES) $(if $(SEED),-chaos-seed $(SEED))
+		-chaos-minutes $(MINUTES) $(if $(SEED),-chaos-seed $(SEED)) $(if $(DOCKER),-chaos-docker)
 
 .PHONY: test-kernel
 test-kernel: check-go deps-test ## tests on the kernel's datapath, in a virtual machine with Debian's kernel

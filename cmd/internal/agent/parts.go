@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -27,10 +26,6 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/openvswitch"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
-	"github.com/baize-net/baize/cmd/internal/console"
-	"github.com/baize-net/baize/cmd/internal/doctor"
-	"github.com/baize-net/baize/cmd/internal/event"
-	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/source"
@@ -282,43 +277,6 @@ func (a *Agent) dockerSettings() docker.Settings {
 		Relay:       a.cfg.DockerRelay,
 		AgentSocket: filepath.Join(filepath.Dir(a.cfg.Socket), agentDockerSocket),
 	}
-}
-
-// doctorPatience is how long the doctors of other nodes may take to answer the console.
-const doctorPatience = 5 * time.Second
-
-// addConsole makes the console a part, where it was asked for.
-func (a *Agent) addConsole() {
-	if a.cfg.Console.Listen == "" {
-		return
-	}
-	records := console.As(a.rooms.hub.Topology(), func(t hub.Topology) console.Topology {
-		return console.Topology{Snapshot: t.Snapshot, Err: t.Err}
-	})
-	sources := panels.Sources{
-		Events: func(_ context.Context, q event.Query) ([]event.Event, error) { return a.rooms.events.Journal().Read(q) },
-		Examine: func(ctx context.Context) (doctor.Report, error) {
-			t := a.rooms.hub.Topology().Get()
-			if !t.Known() {
-				return doctor.Report{}, errors.New("the topology is not known yet")
-			}
-			asked, err := panels.AskDoctors(ctx, a.world.Store, t.Snapshot, doctorPatience)
-			return doctor.Cluster(asked, time.Now(), a.cfg.Version, doctorPatience), err
-		},
-	}
-	if a.rooms.mesh != nil {
-		sources.Mesh = a.Mesh
-	}
-	more := panels.New(sources)
-	a.add(console.NewPart(a.cfg.Console, more.Config(console.Config{
-		Version: a.cfg.Version, Topology: records,
-	}), func(ctx context.Context) console.Agent {
-		s, err := a.Status(ctx)
-		if err != nil {
-			return console.Agent{Err: err}
-		}
-		return console.Agent{Status: &s}
-	}, more.Follow, a.log))
 }
 
 // addSources makes the further sources of the topology parts of the agent.

@@ -23,6 +23,7 @@ import (
 
 var (
 	minutes = flag.Float64("chaos-minutes", 0, "how long TestChaos goes on; 0: for a few steps")
+	docker  = flag.Bool("chaos-docker", false, "TestChaos has a Docker engine on every host, whose containers come and go")
 	seed    = flag.Uint64("chaos-seed", 0, "seed of TestChaos; 0: another in each run")
 )
 
@@ -90,6 +91,9 @@ type chaos struct {
 	began   time.Time
 	history []string
 	healthy seen
+	// invited counts guests, turned the ports that came and went with them, by host.
+	invited int
+	turned  map[string]int
 }
 
 // note writes down what happens.
@@ -122,7 +126,7 @@ func (c *chaos) try(h string, argv ...string) func() {
 // as it was, and nobody has lost a packet who was not harmed. What happens is the same for
 // the same seed; how long the parts of it take is not.
 func TestChaos(t *testing.T) {
-	l := labkit.Up(t, lab.Config{Hosts: 3, Networks: []lab.NetworkSpec{
+	l := labkit.Up(t, lab.Config{Hosts: 3, Docker: *docker, Networks: []lab.NetworkSpec{
 		{Name: "blue", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
 	}})
 	if *seed == 0 {
@@ -130,6 +134,7 @@ func TestChaos(t *testing.T) {
 	}
 	c := &chaos{
 		Lab: l, random: rand.New(rand.NewPCG(*seed, 1)), hosts: []string{"host1", "host2", "host3"}, began: time.Now(),
+		turned: map[string]int{},
 	}
 	t.Logf("-chaos-seed %d", *seed)
 	t.Cleanup(func() {
@@ -137,6 +142,9 @@ func TestChaos(t *testing.T) {
 			t.Logf("seed %d; what happened:\n%s", *seed, strings.Join(c.history, "\n"))
 		}
 	})
+	if *docker {
+		c.engines()
+	}
 	c.Await("a first look", func() (ok bool, saw string) {
 		var err error
 		c.healthy, err = c.see()
@@ -187,20 +195,8 @@ func (c *chaos) step() {
 		}
 	}
 	before := c.lost()
-	var heals []func()
-	for _, x := range harms {
-		c.note("%s: %s", x.host, x.name)
-		broken[x.host] = broken[x.host] || x.breaks
-		if heal := x.harm(c, x.host); heal != nil {
-			heals = append(heals, heal)
-		}
-	}
-	time.Sleep(stay) // that is how long it lasts
-	for _, heal := range slices.Backward(heals) {
-		heal()
-	}
-	c.note("healed after %s", stay)
-	c.settles()
+	clear(c.turned)
+	c.streams(func() { c.harmed(harms, stay, broken) })
 	labkit.GoOn(5, traffic...)
 	after := c.lost()
 	for _, p := range traffic {
@@ -211,22 +207,72 @@ func (c *chaos) step() {
 			continue
 		}
 		// A machine that is busy with other tests loses some in Open vSwitch itself, which counts them.
-		itself := after[pair[0]] - before[pair[0]] + after[pair[1]] - before[pair[1]]
+		// It does not count those that its userspace datapath loses where a port comes or goes, of
+		// whatever bridge: with 60 of them at a bridge of nobody's, 4 of 760 packets were lost (3.1.0).
+		itself := after[pair[0]] - before[pair[0]] + after[pair[1]] - before[pair[1]] + c.turned[pair[0]] + c.turned[pair[1]]
+		if n := len(e.Missing); n > 0 {
+			c.note("%s: %d of %d packets were lost, %d by Open vSwitch itself", p.Name, n, e.Sent, itself)
+			c.T.Log(c.history[len(c.history)-1])
+		}
 		require.LessOrEqual(c.T, len(e.Missing), itself, "%s: %d of %d packets were lost though nobody harmed it", p.Name,
 			len(e.Missing), e.Sent)
 	}
 }
 
-var lostCount = regexp.MustCompile(`lookups:.* lost:(\d+)`)
+// harmed lets faults happen while endpoints come and go, and heals them. broken are the
+// hosts that may lose packets by it.
+func (c *chaos) harmed(harms []harm, stay time.Duration, broken map[string]bool) {
+	c.T.Helper()
+	guests := c.invite()
+	var heals []func()
+	for _, x := range harms {
+		c.note("%s: %s", x.host, x.name)
+		broken[x.host] = broken[x.host] || x.breaks
+		if heal := x.harm(c, x.host); heal != nil {
+			heals = append(heals, heal)
+		}
+	}
+	lasts := time.After(stay)
+	guests.turn(c)
+	<-lasts
+	for _, heal := range slices.Backward(heals) {
+		heal()
+	}
+	c.note("healed after %s", stay)
+	guests.leave(c)
+	c.settles()
+}
 
-// lost is how many packets the datapaths of the hosts lost on their way to ovs-vswitchd.
+// streams sends bytes by TCP from each host's endpoint to that of the next, and verifies
+// that every one arrived: a connection outlasts whatever happens.
+func (c *chaos) streams(during func()) {
+	c.T.Helper()
+	for i, from := range c.hosts {
+		to := c.Endpoint(c.hosts[(i+1)%len(c.hosts)] + "/c1")
+		stream, inner := c.Trickle(c.Endpoint(from+"/c1"), to, to.IPs[0]), during
+		during = func() { stream(inner) }
+	}
+	during()
+}
+
+// What Open vSwitch counts of packets that it lost itself: on their way to ovs-vswitchd,
+// and, in the userspace datapath, those that needed a decision at the moment that a port
+// came or went.
+var lostCounts = map[string]*regexp.Regexp{
+	"dpctl/show":    regexp.MustCompile(`lookups:.* lost:(\d+)`),
+	"coverage/show": regexp.MustCompile(`datapath_drop_(?:lock|upcall)_error .* total: (\d+)`),
+}
+
+// lost is how many packets the datapaths of the hosts lost themselves.
 func (c *chaos) lost() map[string]int {
 	out := map[string]int{}
 	for _, h := range c.hosts {
-		text, _ := c.Run(h, "ovs-appctl", "dpctl/show")
-		for _, m := range lostCount.FindAllStringSubmatch(text, -1) {
-			n, _ := strconv.Atoi(m[1])
-			out[h] += n
+		for command, count := range lostCounts {
+			text, _ := c.Run(h, "ovs-appctl", command)
+			for _, m := range count.FindAllStringSubmatch(text, -1) {
+				n, _ := strconv.Atoi(m[1])
+				out[h] += n
+			}
 		}
 	}
 	return out

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/console"
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/event"
@@ -28,7 +28,22 @@ type consolePanels struct {
 }
 
 func (r *runner) newPanels(c *ucli.Context) consolePanels {
-	s := panels.Sources{Examine: func(ctx context.Context) (doctor.Report, error) { return r.examine(ctx, c) }}
+	s := panels.Sources{
+		Examine: func(ctx context.Context) (doctor.Report, error) { return r.examine(ctx, c) },
+		Traffic: func(ctx context.Context) (now map[string]*api.Traffic, silent map[string]error, err error) {
+			own := *c
+			own.Context = ctx
+			err = r.withStore(&own, func(s *etcdstore.Store) error {
+				snap, err := s.Snapshot(ctx)
+				if err != nil {
+					return err
+				}
+				now, silent, err = panels.AskTraffic(ctx, s, snap, askPatience)
+				return err
+			})
+			return now, silent, err
+		},
+	}
 	if _, err := os.Stat(r.socket(c).Value); err == nil {
 		client := r.agentClient(c)
 		s.Mesh = client.Mesh
@@ -63,10 +78,8 @@ func (r *runner) examine(ctx context.Context, c *ucli.Context) (out doctor.Repor
 func (p consolePanels) Trace(ctx context.Context, req console.TraceRequest) (out console.Trace, err error) {
 	own := *p.c
 	own.Context = ctx
-	if !slices.Contains([]string{trace.ICMP, trace.TCP, trace.UDP}, req.Protocol) {
-		return out, &topology.Error{
-			Kind: topology.ErrInvalid, Item: "protocol " + req.Protocol, What: "is unknown", Remedy: "use icmp, tcp or udp",
-		}
+	if err := panels.CheckTraced(req.Protocol); err != nil {
+		return out, err
 	}
 	a, err := p.r.newAsker(&own)
 	if err != nil {
@@ -78,7 +91,7 @@ func (p consolePanels) Trace(ctx context.Context, req console.TraceRequest) (out
 			a.snap = snap
 			a.withoutAgent(ctx)
 			q, err := a.request(asked{
-				command: "trace", args: []string{req.From, req.To}, protocol: req.Protocol, port: req.Port, ttl: defaultTTL,
+				command: "trace", args: []string{req.From, req.To}, protocol: req.Protocol, port: req.Port, ttl: panels.DefaultTTL,
 			})
 			if err != nil {
 				return err

@@ -6,33 +6,20 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/topology"
 )
 
-// rate is what goes in a second.
-type rate struct{ bits, packets float64 }
-
-func (r *rate) plus(x *rate) *rate {
-	switch {
-	case r == nil:
-		return x
-	case x == nil:
-		return r
-	}
-	return &rate{r.bits + x.bits, r.packets + x.packets}
-}
-
-// String is the rate for people; nil is not known.
-func (r *rate) String() string {
+// rateText is a rate for people; nil is not known.
+func rateText(r *panels.Rate) string {
 	if r == nil {
 		return "-"
 	}
-	return scaled(r.bits) + "bit/s " + scaled(r.packets) + "p/s"
+	return scaled(r.Bits) + "bit/s " + scaled(r.Packets) + "p/s"
 }
 
 // scaled writes a number in three digits or so, with the unit's prefix: "1.25 M".
@@ -60,20 +47,13 @@ type linkID struct {
 	encap topology.Transport
 }
 
-// answered are the last two answers of nodes.
-type answered struct {
-	before, now map[string]*api.Traffic
-	// silent says why a node did not answer.
-	silent map[string]error
-}
-
 // liveHost is a line of the picture.
 type liveHost struct {
 	name, state    string
 	wrong          bool
 	endpoints      string
 	links          int
-	sent, received *rate
+	sent, received *panels.Rate
 }
 
 // liveLink is one; ab is the direction from A to B.
@@ -81,7 +61,7 @@ type liveLink struct {
 	linkID
 	state        string
 	wrong, known bool
-	ab, ba       *rate
+	ab, ba       *panels.Rate
 	lossAB       *int
 	lossBA       *int
 	rtt          api.Duration
@@ -92,11 +72,11 @@ type live struct {
 	hosts    []liveHost
 	links    []liveLink
 	networks int
-	total    *rate
+	total    *panels.Rate
 }
 
 // liveOf puts the picture together.
-func liveOf(t draw.Topology, a answered) live {
+func liveOf(t draw.Topology, a panels.Answered) live {
 	l := live{networks: len(t.Networks)}
 	links := map[linkID]*liveLink{}
 	for _, x := range t.Tunnels {
@@ -104,7 +84,7 @@ func liveOf(t draw.Topology, a answered) live {
 		links[id] = &liveLink{linkID: id}
 	}
 	// What is routed has no tunnel: who probes or counts it says that there is a link.
-	for node, x := range a.now {
+	for node, x := range a.Now {
 		for _, k := range x.Links {
 			id := linkBetween(node, k.Node, k.Encap)
 			if k.Encap == topology.Route && isRouted(t, node, k.Node) && links[id] == nil {
@@ -124,13 +104,13 @@ func liveOf(t draw.Topology, a answered) live {
 		return cmp.Or(topology.CompareNames(x.a, y.a), topology.CompareNames(x.b, y.b), cmp.Compare(x.encap, y.encap))
 	})
 	for _, x := range l.links {
-		for node, way := range map[string][2]*rate{x.a: {x.ab, x.ba}, x.b: {x.ba, x.ab}} {
+		for node, way := range map[string][2]*panels.Rate{x.a: {x.ab, x.ba}, x.b: {x.ba, x.ab}} {
 			if h := hosts[node]; h != nil {
 				h.links++
-				h.sent, h.received = h.sent.plus(way[0]), h.received.plus(way[1])
+				h.sent, h.received = h.sent.Plus(way[0]), h.received.Plus(way[1])
 			}
 		}
-		l.total = l.total.plus(x.ab).plus(x.ba)
+		l.total = l.total.Plus(x.ab).Plus(x.ba)
 	}
 	for _, h := range hosts {
 		l.hosts = append(l.hosts, *h)
@@ -159,13 +139,13 @@ func linkBetween(x, y string, encap topology.Transport) linkID {
 	return linkID{x, y, encap}
 }
 
-func hostOf(n draw.Node, a answered) *liveHost {
+func hostOf(n draw.Node, a panels.Answered) *liveHost {
 	h := &liveHost{name: n.Name, state: string(n.Status), endpoints: "-"}
 	h.wrong = n.Status == draw.Down || n.Status == draw.Unknown
-	t := a.now[n.Name]
+	t := a.Now[n.Name]
 	switch {
 	case n.Status != draw.Ready:
-	case t == nil && a.silent[n.Name] != nil:
+	case t == nil && a.Silent[n.Name] != nil:
 		h.state, h.wrong = "no answer", true
 	case t == nil: // not asked yet
 	case !t.Ready:
@@ -179,34 +159,10 @@ func hostOf(n draw.Node, a answered) *liveHost {
 	return h
 }
 
-// end is what one node says of a link: how the way from it is, and what it counts.
-func (a answered) end(node, peer string, encap topology.Transport) (l api.Link, sent, received *rate) {
-	l, known := findLink(a.now[node], peer, encap)
-	before, earlier := findLink(a.before[node], peer, encap)
-	if !known || !earlier || l.Counted == nil || before.Counted == nil {
-		return l, nil, nil
-	}
-	seconds := time.Duration(a.now[node].At - a.before[node].At).Seconds()
-	x, y := before.Counted, l.Counted
-	return l, rateOf(x.SentBytes, y.SentBytes, x.SentPackets, y.SentPackets, seconds),
-		rateOf(x.ReceivedBytes, y.ReceivedBytes, x.ReceivedPackets, y.ReceivedPackets, seconds)
-}
-
-// rateOf is the rate between two readings; nil where the counters, or the agent, began
-// anew.
-func rateOf(bytes0, bytes1, packets0, packets1 uint64, seconds float64) *rate {
-	if seconds <= 0 || bytes1 < bytes0 || packets1 < packets0 {
-		return nil
-	}
-	return &rate{8 * float64(bytes1-bytes0) / seconds, float64(packets1-packets0) / seconds}
-}
-
 // fill takes what both ends say.
-func (x *liveLink) fill(a answered) {
-	one, sent, received := a.end(x.a, x.b, x.encap)
-	two, sentBack, receivedThere := a.end(x.b, x.a, x.encap)
-	// What arrived; Open vSwitch's userspace datapath counts twice what it sends.
-	x.ab, x.ba = cmp.Or(receivedThere, sent), cmp.Or(received, sentBack)
+func (x *liveLink) fill(a panels.Answered) {
+	var one, two api.Link
+	one, two, x.ab, x.ba = a.Both(x.a, x.b, x.encap)
 	x.lossAB, x.lossBA = cmp.Or(one.LossOut, two.LossIn), cmp.Or(two.LossOut, one.LossIn)
 	x.rtt = cmp.Or(one.RTT, two.RTT)
 	x.state = "-"
@@ -225,23 +181,11 @@ func (x *liveLink) fill(a answered) {
 	}
 }
 
-// findLink finds one in an answer.
-func findLink(t *api.Traffic, peer string, encap topology.Transport) (api.Link, bool) {
-	if t == nil {
-		return api.Link{}, false
-	}
-	i := slices.IndexFunc(t.Links, func(l api.Link) bool { return l.Node == peer && l.Encap == encap })
-	if i < 0 {
-		return api.Link{}, false
-	}
-	return t.Links[i], true
-}
-
 // draw writes the picture in so many lines; 0 for all.
 func (l live) draw(out *bytes.Buffer, rows int, color bool) {
 	hosts, links := l.rooms(rows)
 	fmt.Fprintf(out, "%s, %s, %s: %s\n", counted(len(l.hosts), "host"), counted(l.networks, "network"),
-		counted(len(l.links), "link"), l.total)
+		counted(len(l.links), "link"), rateText(l.total))
 	l.drawHosts(out, hosts, color)
 	if len(l.links) > 0 {
 		l.drawLinks(out, links, color)
@@ -264,7 +208,7 @@ func (l live) rooms(rows int) (hosts, links int) {
 
 func (l live) drawHosts(out *bytes.Buffer, room int, color bool) {
 	list := foremost(l.hosts, room, func(x, y liveHost) int {
-		return cmp.Or(wrongFirst(x.wrong, y.wrong), busier(x.sent.plus(x.received), y.sent.plus(y.received)))
+		return cmp.Or(wrongFirst(x.wrong, y.wrong), busier(x.sent.Plus(x.received), y.sent.Plus(y.received)))
 	})
 	rows := [][]string{{"HOST", "STATE", "ENDPOINTS", "LINKS", "SENT", "RECEIVED"}}
 	likes := [][]string{make([]string, len(rows[0]))}
@@ -273,27 +217,27 @@ func (l live) drawHosts(out *bytes.Buffer, room int, color bool) {
 		if h.wrong {
 			like = "down"
 		}
-		rows = append(rows, []string{h.name, h.state, h.endpoints, fmt.Sprint(h.links), h.sent.String(), h.received.String()})
+		rows = append(rows, []string{h.name, h.state, h.endpoints, fmt.Sprint(h.links), rateText(h.sent), rateText(h.received)})
 		likes = append(likes, []string{"", like, "", "", "", ""})
 	}
 	out.WriteByte('\n')
 	writeCells(out, rows, likes, color)
 	if rest := list[min(room, len(list)):]; len(rest) > 0 {
 		wrong := 0
-		var sent, received *rate
+		var sent, received *panels.Rate
 		for _, h := range rest {
 			if h.wrong {
 				wrong++
 			}
-			sent, received = sent.plus(h.sent), received.plus(h.received)
+			sent, received = sent.Plus(h.sent), received.Plus(h.received)
 		}
-		fmt.Fprintf(out, "… %d more, %d with trouble: %s sent, %s received\n", len(rest), wrong, sent, received)
+		fmt.Fprintf(out, "… %d more, %d with trouble: %s sent, %s received\n", len(rest), wrong, rateText(sent), rateText(received))
 	}
 }
 
 func (l live) drawLinks(out *bytes.Buffer, room int, color bool) {
 	list := foremost(l.links, room, func(x, y liveLink) int {
-		return cmp.Or(wrongFirst(x.wrong, y.wrong), busier(x.ab.plus(x.ba), y.ab.plus(y.ba)))
+		return cmp.Or(wrongFirst(x.wrong, y.wrong), busier(x.ab.Plus(x.ba), y.ab.Plus(y.ba)))
 	})
 	rows := [][]string{{"LINK", "OVER", "STATE", "→", "←", "LOSS → ←", "RTT"}}
 	likes := [][]string{make([]string, len(rows[0]))}
@@ -308,7 +252,7 @@ func (l live) drawLinks(out *bytes.Buffer, room int, color bool) {
 			loss = cmp.Or(percentText(x.lossAB), "-") + " " + cmp.Or(percentText(x.lossBA), "-")
 		}
 		rows = append(rows, []string{
-			x.a + " ↔ " + x.b, string(x.encap), x.state, x.ab.String(), x.ba.String(), loss, cmp.Or(rttText(x.rtt), "-"),
+			x.a + " ↔ " + x.b, string(x.encap), x.state, rateText(x.ab), rateText(x.ba), loss, cmp.Or(rttText(x.rtt), "-"),
 		})
 		likes = append(likes, []string{"", "", like, "", "", "", ""})
 	}
@@ -316,17 +260,17 @@ func (l live) drawLinks(out *bytes.Buffer, room int, color bool) {
 	writeCells(out, rows, likes, color)
 	if rest := list[min(room, len(list)):]; len(rest) > 0 {
 		ok, wrong := 0, 0
-		var both *rate
+		var both *panels.Rate
 		for _, x := range rest {
 			if x.wrong {
 				wrong++
 			} else if x.known {
 				ok++
 			}
-			both = both.plus(x.ab).plus(x.ba)
+			both = both.Plus(x.ab).Plus(x.ba)
 		}
 		fmt.Fprintf(out, "… %d more, %d ok, %d with trouble, %d not known: %s\n",
-			len(rest), ok, wrong, len(rest)-ok-wrong, both)
+			len(rest), ok, wrong, len(rest)-ok-wrong, rateText(both))
 	}
 }
 
@@ -351,12 +295,12 @@ func wrongFirst(x, y bool) int {
 	return 1
 }
 
-func busier(x, y *rate) int {
-	bits := func(r *rate) float64 {
+func busier(x, y *panels.Rate) int {
+	bits := func(r *panels.Rate) float64 {
 		if r == nil {
 			return -1
 		}
-		return r.bits
+		return r.Bits
 	}
 	return cmp.Compare(bits(y), bits(x))
 }

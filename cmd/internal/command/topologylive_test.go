@@ -20,6 +20,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/answers"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
@@ -58,16 +59,16 @@ func TestLive(t *testing.T) {
 	some := 7
 	broken := link("host3", api.StateLossy, 0, 0)
 	broken.LossOut = &some
-	a := answered{
-		before: map[string]*api.Traffic{
+	a := panels.Answered{
+		Before: map[string]*api.Traffic{
 			"host1": after(100, link("host2", "ok", 1_000_000, 0), link("host3", "ok", 0, 0)),
 			"host2": after(500, link("host1", "ok", 0, 1_000_000)),
 		},
-		now: map[string]*api.Traffic{
+		Now: map[string]*api.Traffic{
 			"host1": after(110, link("host2", "ok", 2_250_000, 0), broken),
 			"host2": after(510, link("host1", "ok", 0, 2_250_000)),
 		},
-		silent: map[string]error{"host3": errors.New("no answer")},
+		Silent: map[string]error{"host3": errors.New("no answer")},
 	}
 	require.Equal(t, []string{
 		"3 hosts, 1 network, 3 links: 1.00 Mbit/s 125 p/s",
@@ -84,13 +85,13 @@ func TestLive(t *testing.T) {
 	}, drawn(liveOf(pictureOf(3), a), 0))
 
 	// An agent that began anew, and counters that did, are no rates.
-	a.before["host1"], a.before["host2"] = after(900), after(900)
+	a.Before["host1"], a.Before["host2"] = after(900), after(900)
 	require.Contains(t, drawn(liveOf(pictureOf(3), a), 0)[0], "links: -")
 	// A fault, a tunnel without a port.
 	down := link("host2", "", 0, 0)
 	down.Down = true
-	a.now["host1"] = after(120, down)
-	a.now["host1"].Errors = 1
+	a.Now["host1"] = after(120, down)
+	a.Now["host1"].Errors = 1
 	out := strings.Join(drawn(liveOf(pictureOf(3), a), 0), "\n")
 	require.Regexp(t, `(?m)^host1 +1 error`, out)
 	require.Regexp(t, `(?m)^host1 ↔ host2 +vxlan +no port`, out)
@@ -104,7 +105,7 @@ func TestLiveRoutes(t *testing.T) {
 	top.Networks[0].Members = []draw.Member{{Node: "host1"}, {Node: "host2"}}
 	routed := link("host1", "ok", 0, 0)
 	routed.Encap = topology.Route
-	a := answered{now: map[string]*api.Traffic{"host2": after(1, routed)}}
+	a := panels.Answered{Now: map[string]*api.Traffic{"host2": after(1, routed)}}
 	require.Regexp(t, `host1 ↔ host2 +route +ok`, strings.Join(drawn(liveOf(top, a), 0), "\n"))
 	top.Networks[0].Members = top.Networks[0].Members[:1]
 	require.Empty(t, liveOf(top, a).links)
@@ -112,20 +113,20 @@ func TestLiveRoutes(t *testing.T) {
 
 // Fifty hosts have room on a screen: what is wrong comes first, then what is busy.
 func TestLiveOfMany(t *testing.T) {
-	a := answered{before: map[string]*api.Traffic{}, now: map[string]*api.Traffic{}}
+	a := panels.Answered{Before: map[string]*api.Traffic{}, Now: map[string]*api.Traffic{}}
 	for i := range 50 {
 		name := fmt.Sprintf("host%d", i+1)
-		a.before[name], a.now[name] = after(10), after(20)
+		a.Before[name], a.Now[name] = after(10), after(20)
 		for j := range 50 {
 			if i != j {
 				peer := fmt.Sprintf("host%d", j+1)
-				a.before[name].Links = append(a.before[name].Links, link(peer, "ok", 0, 0))
-				a.now[name].Links = append(a.now[name].Links, link(peer, "ok", uint64(i*1_000_000), uint64(j*1_000_000)))
+				a.Before[name].Links = append(a.Before[name].Links, link(peer, "ok", 0, 0))
+				a.Now[name].Links = append(a.Now[name].Links, link(peer, "ok", uint64(i*1_000_000), uint64(j*1_000_000)))
 			}
 		}
 	}
-	a.now["host7"].Ready = false
-	a.now["host5"].Links[20].State = api.StateSilent // to host22
+	a.Now["host7"].Ready = false
+	a.Now["host5"].Links[20].State = api.StateSilent // to host22
 	l := liveOf(pictureOf(50), a)
 	for _, rows := range []int{40, 24, 12, 9, 3} {
 		out := drawn(l, rows)
@@ -143,11 +144,11 @@ func TestLiveOfMany(t *testing.T) {
 }
 
 func TestRateText(t *testing.T) {
-	for want, r := range map[string]*rate{
-		"-": nil, "0 bit/s 0 p/s": {}, "999 bit/s 1 p/s": {999, 1}, "1.00 kbit/s 10.0 kp/s": {1000, 10_000},
-		"12.3 Mbit/s 123 kp/s": {12_345_678, 123_456}, "1.50 Gbit/s 0 p/s": {1.5e9, 0.2},
+	for want, r := range map[string]*panels.Rate{
+		"-": nil, "0 bit/s 0 p/s": {}, "999 bit/s 1 p/s": {Bits: 999, Packets: 1}, "1.00 kbit/s 10.0 kp/s": {Bits: 1000, Packets: 10_000},
+		"12.3 Mbit/s 123 kp/s": {Bits: 12_345_678, Packets: 123_456}, "1.50 Gbit/s 0 p/s": {Bits: 1.5e9, Packets: 0.2},
 	} {
-		assert.Equal(t, want, r.String())
+		assert.Equal(t, want, rateText(r))
 	}
 }
 

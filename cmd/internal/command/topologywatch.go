@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/draw"
+	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
 )
@@ -33,7 +34,7 @@ type watching struct {
 	mu      sync.Mutex
 	snap    *topology.Snapshot
 	stale   error
-	answers answered
+	answers panels.Answered
 }
 
 // watchTopology shows the live picture until it is interrupted.
@@ -127,7 +128,7 @@ func (w *watching) ask(ctx context.Context, s *etcdstore.Store) {
 			}
 			if err == nil { // else the picture says that etcd does not answer
 				w.mu.Lock()
-				w.answers = answered{before: w.answers.now, now: got, silent: silent}
+				w.answers = panels.Answered{Before: w.answers.Now, Now: got, Silent: silent}
 				w.mu.Unlock()
 				w.changed.Wake()
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/drift"
 	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
+	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/cmd/internal/trace"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
@@ -73,7 +74,7 @@ func packetFlags() []ucli.Flag {
 		&ucli.IntFlag{
 			Name:    "ttl",
 			Usage:   "`NUMBER` that the packet's TTL or hop limit begins with",
-			Value:   defaultTTL,
+			Value:   panels.DefaultTTL,
 			EnvVars: cli.Env("trace-ttl"),
 			Action:  between("ttl", 1, 255),
 		},

@@ -29,7 +29,7 @@ func whole(t *testing.T, n int) (etcd, base string) {
 	put(t, etcd, madeUp(n)...)
 	_, base = serve(t, Config{
 		Version: "v0.2.0", Topology: follow(t, etcd), Agent: cell(agentOf("host1")), Latency: cell(matrixOf(min(n, 200))),
-		Findings: cell(findingsOf()), Events: cell(eventsOf()), Tracer: tracer{},
+		Findings: cell(findingsOf()), Events: cell(eventsOf()), Rates: cell(ratesOf()), Tracer: tracer{},
 	})
 	return etcd, base
 }
@@ -76,6 +76,8 @@ func TestClickThrough(t *testing.T) {
 	p.awaitText("main", "192.168.77.11 → 192.168.77.12")
 	p.awaitText("main", "shop-web-1")
 	p.awaitText("main", "vx-host2")
+	p.awaitText("main", "940 Mbit/s")
+	p.awaitText("main", "12.5 Mbit/s")
 	p.click(`main a.net[href="#/networks/blue"]`)
 	p.awaitText("h1", "blue")
 	p.awaitText("main", "3 of 255 /24 leased")
@@ -115,6 +117,13 @@ func TestTrace(t *testing.T) {
 	p.awaitText("#verdict", "Dropped on host3")
 	assert.Equal(t, []string{"host1", "host3"}, js[[]string](p, "[...document.querySelectorAll('.hop h2')].map((x) => x.innerText)"))
 	assert.Equal(t, "local", js[string](p, "document.querySelector('.step.failed b').innerText"))
+	assert.Equal(t, []string{"host1/web", "host1", "host3", "10.1.3.9"},
+		js[[]string](p, "[...document.querySelectorAll('.rail .stop b')].map((x) => x.innerText)"))
+	assert.Equal(t, "stop failed", js[string](p, "document.querySelectorAll('.rail .stop')[2].className"))
+	assert.Equal(t, "stop unreached", js[string](p, "document.querySelectorAll('.rail .stop')[3].className"))
+	if *screenshots != "" {
+		p.shoot(filepath.Join(*screenshots, "console-trace.png"))
+	}
 	fill("to", "10.1.3.2")
 	p.press(kb.Enter)
 	p.awaitText("#verdict", "Delivered")

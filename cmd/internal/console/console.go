@@ -67,6 +67,7 @@ type Config struct {
 	Latency  Value[Latency]
 	Findings Value[[]Finding]
 	Events   Value[[]Event]
+	Rates    Value[Rates]
 	Tracer   Tracer
 	// Token is what a browser has to know; empty: nothing.
 	Token string
@@ -143,6 +144,9 @@ func (c *Console) values() (out []waker) {
 	if c.cfg.Events != nil {
 		out = append(out, c.cfg.Events)
 	}
+	if c.cfg.Rates != nil {
+		out = append(out, c.cfg.Rates)
+	}
 	return out
 }
 
@@ -179,6 +183,9 @@ func (c *Console) pass() error {
 		return err
 	}
 	if err := setKnown(set, "events", c.cfg.Events); err != nil {
+		return err
+	}
+	if err := setKnown(set, "rates", c.cfg.Rates); err != nil {
 		return err
 	}
 	if changed {

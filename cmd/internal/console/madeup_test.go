@@ -145,6 +145,14 @@ func matrixOf(n int) Latency {
 	return out
 }
 
+// ratesOf are those of host1's tunnels.
+func ratesOf() Rates {
+	return Rates{At: time.Date(2026, 11, 29, 14, 2, 0, 0, time.UTC), Links: []LinkRate{
+		{A: "host1", B: "host2", Encap: topology.VXLAN, AB: 940e6, BA: 12.5e6},
+		{A: "host1", B: "host3", Encap: topology.VXLAN, AB: 8_200, BA: -1},
+	}}
+}
+
 func findingsOf() []Finding {
 	return []Finding{
 		{Outcome: Passed, Check: "node", Item: "host1", Node: "host1", What: "ready, etcd 3 of 3, 2 ms"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -16,6 +17,22 @@ type Latency struct {
 	Loss [][]float64 `json:"loss"`
 	// At is when it was measured last.
 	At time.Time `json:"at"`
+}
+
+// Rates are what goes through the links between hosts.
+type Rates struct {
+	At    time.Time  `json:"at"`
+	Links []LinkRate `json:"links"`
+}
+
+// LinkRate is a link, A before B by name: bits a second from A to B, and back. A negative
+// number is not known.
+type LinkRate struct {
+	A     string             `json:"a"`
+	B     string             `json:"b"`
+	Encap topology.Transport `json:"encap"`
+	AB    float64            `json:"ab"`
+	BA    float64            `json:"ba"`
 }
 
 // Outcome is how a check, or a step of a trace, ended.

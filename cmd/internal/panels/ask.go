@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/doctor"
@@ -57,4 +60,43 @@ func AskDoctors(
 		return heard >= living
 	})
 	return out, err
+}
+
+// Ask puts a question of a kind to nodes, by way of etcd, for whole seconds, and returns what
+// each answered. A node that does not answer, or refuses, has an error.
+func Ask[T any](
+	ctx context.Context, s Asker, kind string, nodes []string, arguments any, wait time.Duration,
+) (map[string]T, map[string]error, error) {
+	body, err := json.Marshal(arguments)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, _ := os.Hostname()
+	q := topology.Question{
+		ID: rand.Text(), Kind: kind, Arguments: body, From: kind + " on " + host, Nodes: nodes,
+		Seconds: int(wait / time.Second),
+	}
+	answers, errs, heard := map[string]T{}, map[string]error{}, map[string]bool{}
+	for _, n := range nodes {
+		errs[n] = fmt.Errorf("its agent did not answer within %s", wait)
+	}
+	err = s.Ask(ctx, q, func(a topology.NodeAnswer) bool {
+		if !slices.Contains(nodes, a.Node) {
+			return false
+		}
+		heard[a.Node] = true
+		var v T
+		refused := json.Unmarshal(a.Body, &v)
+		if a.Error != "" {
+			refused = errors.New(a.Error)
+		}
+		if refused != nil {
+			errs[a.Node] = refused
+		} else {
+			answers[a.Node] = v
+			delete(errs, a.Node)
+		}
+		return len(heard) == len(nodes)
+	})
+	return answers, errs, err
 }

@@ -24,6 +24,8 @@ const (
 	latencyEvery  = 15 * time.Second
 	findingsEvery = 30 * time.Second
 	eventsEvery   = 2 * time.Second
+	// Open vSwitch counts anew every five seconds.
+	ratesEvery = 5 * time.Second
 	// eventsFor is how far back events are shown, shownEvents how many, the newest.
 	eventsFor   = 24 * time.Hour
 	shownEvents = 500
@@ -37,6 +39,8 @@ type Sources struct {
 	Events func(ctx context.Context, q event.Query) ([]event.Event, error)
 	// Examine asks the doctors of all hosts.
 	Examine func(ctx context.Context) (doctor.Report, error)
+	// Traffic asks all hosts what they count of their links.
+	Traffic func(ctx context.Context) (map[string]*api.Traffic, map[string]error, error)
 }
 
 // Panels are what a console shows.
@@ -45,13 +49,16 @@ type Panels struct {
 	latency  *part.Cell[console.Latency]
 	events   *part.Cell[[]console.Event]
 	findings *part.Cell[[]console.Finding]
+	rates    *part.Cell[console.Rates]
+	// answered are of the goroutine that makes rates.
+	answered Answered
 }
 
 // New returns the panels of sources. It starts nothing.
 func New(s Sources) *Panels {
 	return &Panels{
 		sources: s, latency: part.NewCell[console.Latency](nil), events: part.NewCell[[]console.Event](nil),
-		findings: part.NewCell[[]console.Finding](nil),
+		findings: part.NewCell[[]console.Finding](nil), rates: part.NewCell[console.Rates](nil),
 	}
 }
 
@@ -65,6 +72,9 @@ func (p *Panels) Config(cfg console.Config) console.Config {
 	}
 	if p.sources.Examine != nil {
 		cfg.Findings = p.findings
+	}
+	if p.sources.Traffic != nil {
+		cfg.Rates = p.rates
 	}
 	return cfg
 }
@@ -82,6 +92,9 @@ func (p *Panels) Follow(ctx context.Context, watched console.Value[int]) {
 	if p.sources.Examine != nil {
 		following.Go(func() { console.Follow(ctx, watched, findingsEvery, p.examine, p.findings) })
 	}
+	if p.sources.Traffic != nil {
+		following.Go(func() { console.Follow(ctx, watched, ratesEvery, p.flow, p.rates) })
+	}
 }
 
 func (p *Panels) ways(ctx context.Context) (console.Latency, error) {
@@ -96,6 +109,14 @@ func (p *Panels) lately(ctx context.Context) ([]console.Event, error) {
 		out = append(out, shownEvent(e))
 	}
 	return out, err
+}
+
+func (p *Panels) flow(ctx context.Context) (console.Rates, error) {
+	now, silent, err := p.sources.Traffic(ctx)
+	if err == nil {
+		p.answered = Answered{Before: p.answered.Now, Now: now, Silent: silent}
+	}
+	return ratesOf(p.answered, time.Now()), err
 }
 
 func (p *Panels) examine(ctx context.Context) ([]console.Finding, error) {

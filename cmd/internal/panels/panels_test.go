@@ -77,3 +77,29 @@ func TestTraceAndEventPanels(t *testing.T) {
 	assert.Equal(t, "left (nodes/host2)", e.What)
 	assert.Equal(t, fault.Warning, e.Severity)
 }
+
+// The rates of a link are what arrived at its ends, or else what left; what nobody counts,
+// or began anew, is not known.
+func TestRatesPanel(t *testing.T) {
+	at := time.Unix(1, 0)
+	node := func(seconds int, links ...api.Link) *api.Traffic {
+		return &api.Traffic{At: api.Duration(time.Duration(seconds) * time.Second), Links: links}
+	}
+	link := func(to string, sent, received uint64) api.Link {
+		return api.Link{Node: to, Encap: topology.VXLAN, Counted: &api.LinkCounters{SentBytes: sent, ReceivedBytes: received}}
+	}
+	a := Answered{
+		Before: map[string]*api.Traffic{"host1": node(10, link("host2", 0, 0), link("host3", 500, 0)), "host2": node(50, link("host1", 0, 0))},
+		Now: map[string]*api.Traffic{
+			"host1": node(12, link("host2", 2000, 250), link("host3", 100, 0), link("host4", 1, 1)),
+			"host2": node(52, link("host1", 700, 1000)), "host3": nil,
+		},
+	}
+	require.Equal(t, console.Rates{At: at, Links: []console.LinkRate{
+		{A: "host1", B: "host2", Encap: topology.VXLAN, AB: 4000, BA: 1000},
+		{A: "host1", B: "host3", Encap: topology.VXLAN, AB: -1, BA: 0},
+	}}, ratesOf(a, at))
+	delete(a.Now, "host2")
+	require.Equal(t, 8000.0, ratesOf(a, at).Links[0].AB, "what left, where the other end does not answer")
+	require.Empty(t, ratesOf(Answered{Now: a.Now}, at).Links, "the first answer")
+}

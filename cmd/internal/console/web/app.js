@@ -278,6 +278,7 @@ const connection = follow((name, value) => {
     fetchTunnels();
   }
   if (name === 'agent') ui.agent = value;
+  if (name === 'rates') ui.rates = value;
   later();
 }, (link, why) => {
   if (link === 'live') ui.heard = new Date();

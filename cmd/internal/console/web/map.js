@@ -1,7 +1,7 @@
 // The map: hosts by segment of the underlay, and the tunnels where they are few.
 
 import { h, count } from './dom.js';
-import { card, dot, empty, mark, stateClass } from './parts.js';
+import { bits, card, dot, empty, mark, ratesOf, stateClass } from './parts.js';
 
 // chosen are the hosts that the filters leave.
 export function chosen(state, filter) {
@@ -118,7 +118,9 @@ function ring(state, ui, hosts) {
   const lines = state.tunnels.filter((t) => at.has(t.a) && at.has(t.b)).flatMap((t) => t.networks
     .filter((n) => !ui.filter.network || n === ui.filter.network).map((n) => ({ ...t, network: n })));
   const order = new Map();
+  const rates = ratesOf(ui.rates);
   const arc = (t) => {
+    const [ab, ba] = rates?.(t.a, t.b, t.encap) ?? [-1, -1];
     const pair = t.a + ' ' + t.b;
     const i = order.get(pair) ?? 0;
     order.set(pair, i + 1);
@@ -131,8 +133,9 @@ function ring(state, ui, hosts) {
     const down = [t.a, t.b].some((n) => state.hosts.find((x) => x.name === n)?.status !== 'ready');
     return h('path.arc', {
       class: 'c-' + ui.colour(t.network) + (down ? ' down' : '') + lit(ui, t.a, t.b), d: `M${x1} ${y1}Q${qx} ${qy} ${x2} ${y2}`,
-      'data-key': pair + t.encap + t.network,
-    }, h('title', null, `${t.a} ↔ ${t.b}: ${t.network}, ${t.encap}, ${t.addressA} ↔ ${t.addressB}`));
+      'data-key': pair + t.encap + t.network, style: { '--busy': busy(Math.max(ab, ba)) },
+    }, h('title', null, `${t.a} ↔ ${t.b}: ${t.network}, ${t.encap}, ${t.addressA} ↔ ${t.addressB}`
+      + (ab >= 0 || ba >= 0 ? `; → ${bits(ab)}, ← ${bits(ba)}` : '')));
   };
   return card('Tunnels', count(new Set(lines.map((t) => t.a + ' ' + t.b + t.encap)).size, 'tunnel'),
     h('svg.ring', { viewBox: `0 0 ${w} ${height}`, role: 'img', 'aria-label': 'hosts and the tunnels between them' },
@@ -140,6 +143,10 @@ function ring(state, ui, hosts) {
       h('g', null, hosts.map((x) => node(x, at.get(x.name), ui)))),
     h('ul.legend', null, state.networks.map((n) => h('li', null, dot(ui.colour(n.name)), n.name, h('span.note', null, meshText(n))))));
 }
+
+// busy is how much wider a tunnel is drawn, in pixels: one for each power of ten from
+// 100 kbit/s on.
+const busy = (rate) => `${Math.min(5, Math.max(0, Math.log10(Math.max(rate, 1) / 1e5))).toFixed(1)}px`;
 
 const lit = (ui, ...names) => (ui.hover && names.includes(ui.hover) ? ' lit' : '');
 

@@ -116,9 +116,26 @@ export function trace(state, ui) {
   ];
 }
 
+// rail is the whole way in one line: who sends, the hosts, who receives, and where it ended.
+function rail(t) {
+  const ended = t.hops.findIndex((hop) => hop.steps.some((s) => s.outcome === 'failed'));
+  const stop = (state, sign, name, note) => h('li.stop', { class: state }, h('i', { 'aria-hidden': 'true' }, sign),
+    h('b', null, name), note && h('span.note', null, note));
+  const reached = t.delivered ? 'ok' : 'unreached';
+  return h('ol.rail', { 'aria-label': 'the way in short' },
+    stop('ok', '•', t.from.split(/[ (]/)[0], 'sends'),
+    t.hops.map((hop, i) => {
+      const failed = i === ended && !t.delivered;
+      const last = hop.steps.at(-1);
+      return stop(failed ? 'failed' : 'ok', failed ? signs.failed : signs.ok, hostLink(hop.node), failed ? `ends in ${last.stage}` : hop.wire ? 'into the tunnel' : null);
+    }),
+    stop(reached, t.delivered ? signs.ok : '?', t.to.split(/[ (]/)[0], t.delivered ? 'receives it' : 'is not reached'));
+}
+
 function path(t) {
   return h('section.path', { 'aria-label': 'the way of the packet' },
     h('p.packet', null, mono(t.from), ' → ', mono(t.to), h('span.note', null, t.packet)),
+    rail(t),
     h('ol.hops', null, t.hops.map((hop) => h('li.hop', null, h('h2', null, hostLink(hop.node)),
       h('ol.steps', null, hop.steps.map((s) => h('li.step', { class: s.outcome }, h('span.sign', { class: s.outcome }, signs[s.outcome], h('span.sr', null, s.outcome)),
         h('b', null, s.stage), h('span', null, s.what, s.evidence && h('span.evidence', null, s.evidence))))),

@@ -91,3 +91,19 @@ export function bigNumber(n) {
   const sup = String(e).split('').map((d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[d]).join('');
   return `${(n / 10 ** e).toFixed(1)} × 10${sup}`;
 }
+
+// bits writes bits a second; a negative number is not known.
+export function bits(n) {
+  if (!(n >= 0)) return '–';
+  for (const [unit, of] of [['G', 1e9], ['M', 1e6], ['k', 1e3]]) {
+    if (n >= of) return `${(n / of).toFixed(n >= 100 * of ? 0 : n >= 10 * of ? 1 : 2)} ${unit}bit/s`;
+  }
+  return `${Math.round(n)} bit/s`;
+}
+
+// ratesOf finds what goes from a host to a peer and back; null where nobody counts.
+export function ratesOf(rates) {
+  if (!rates?.links.length) return null;
+  const of = new Map(rates.links.flatMap((l) => [[[l.a, l.b, l.encap].join(' '), [l.ab, l.ba]], [[l.b, l.a, l.encap].join(' '), [l.ba, l.ab]]]));
+  return (from, to, encap) => of.get([from, to, encap].join(' ')) ?? [-1, -1];
+}

@@ -2,7 +2,7 @@
 
 import { h, count } from './dom.js';
 import {
-  bigNumber, card, dot, empty, facts, fault, hostLink, mark, mono, networkLink, pages, pill, table,
+  bigNumber, bits, card, dot, empty, facts, fault, hostLink, mark, mono, networkLink, pages, pill, ratesOf, table,
 } from './parts.js';
 import { meshText } from './map.js';
 
@@ -67,11 +67,13 @@ function tunnels(x, ui, agent) {
   if (!of) return card('Tunnels', null, empty('Reading…'));
   if (of.error) return card('Tunnels', null, empty(of.error));
   const peers = new Map((agent?.peers ?? []).map((p) => [p.node + ' ' + p.encap, p]));
-  const head = ['peer', 'agent', 'encapsulation', 'ends', 'networks', ...(agent ? ['port'] : [])];
+  const rates = ratesOf(ui.rates);
+  const head = ['peer', 'agent', 'encapsulation', 'ends', 'networks', ...(rates ? ['sent', 'received'] : []), ...(agent ? ['port'] : [])];
   return card('Tunnels', of.tunnels.length, of.tunnels.length ? table('Tunnels', head, of.tunnels.map((t) => {
     const p = peers.get(t.peer + ' ' + t.encap);
     return [hostLink(t.peer), pill(t.status), t.encap, mono(`${t.local} → ${t.remote}`),
       h('span.nets', null, t.networks.map((n) => networkLink(n, ui.colour(n)))),
+      ...(rates ? rates(x.name, t.peer, t.encap).map((r) => h('span.mono.rate', null, bits(r))) : []),
       ...(agent ? [p?.error ? h('span.bad', null, p.error) : mono(p?.port ?? '–')] : [])];
   })) : empty('None: no other host carries one of its networks in tunnels.'));
 }

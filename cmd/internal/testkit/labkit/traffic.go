@@ -172,6 +172,20 @@ func (l *Lab) Stream(from, to lab.EndpointStatus, ip netip.Addr) func(during fun
 // StreamInto is Stream between network namespaces.
 func (l *Lab) StreamInto(from, to string, ip netip.Addr) func(during func()) {
 	l.T.Helper()
+	stream := l.stream(from, to, ip, 32<<10)
+	return func(during func()) { l.T.Logf("%s to %s: %d bytes", from, ip, stream(during)) }
+}
+
+// Trickle is Stream that sends less than a tenth as much.
+func (l *Lab) Trickle(from, to lab.EndpointStatus, ip netip.Addr) func(during func()) {
+	l.T.Helper()
+	stream := l.stream(l.Netns(from.String()), l.Netns(to.String()), ip, 2<<10)
+	return func(during func()) { stream(during) }
+}
+
+// stream returns a function that says how many bytes there were.
+func (l *Lab) stream(from, to string, ip netip.Addr, chunk int) func(during func()) int64 {
+	l.T.Helper()
 	ctx, cancel := context.WithTimeout(l.T.Context(), 2*testkit.Patience)
 	l.T.Cleanup(cancel)
 	var listener net.Listener
@@ -188,8 +202,8 @@ func (l *Lab) StreamInto(from, to string, ip netip.Addr) func(during func()) {
 		return err
 	}))
 	stop := make(chan struct{})
-	go func() { sent <- send(ctx, conn, stop) }()
-	return func(during func()) {
+	go func() { sent <- send(ctx, conn, stop, chunk) }()
+	return func(during func()) int64 {
 		l.T.Helper()
 		during()
 		close(stop)
@@ -197,7 +211,7 @@ func (l *Lab) StreamInto(from, to string, ip netip.Addr) func(during func()) {
 		require.NoError(l.T, s.err)
 		require.NoError(l.T, r.err)
 		require.Equal(l.T, s, r)
-		l.T.Logf("%s to %s: %d bytes", from, ip, r.n)
+		return r.n
 	}
 }
 
@@ -222,17 +236,17 @@ func receive(ctx context.Context, listener net.Listener) sum {
 	return sum{[sha256.Size]byte(h.Sum(nil)), n, err}
 }
 
-// send sends a chunk every 5 ms until stop, and 1 MiB at least.
-func send(ctx context.Context, conn net.Conn, stop <-chan struct{}) sum {
+// send sends a chunk every 5 ms until stop, and 32 at least.
+func send(ctx context.Context, conn net.Conn, stop <-chan struct{}, size int) sum {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	h, chunk, n := sha256.New(), make([]byte, 32<<10), int64(0)
+	h, chunk, n := sha256.New(), make([]byte, size), int64(0)
 	ticks := time.NewTicker(5 * time.Millisecond)
 	defer ticks.Stop()
 	for last := false; !last; {
 		select {
 		case <-stop:
-			last = n > 1<<20
+			last = n >= int64(32*size)
 		case <-ticks.C:
 		}
 		_, _ = rand.Read(chunk)

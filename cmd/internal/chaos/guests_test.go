@@ -1,0 +1,156 @@
+//go:build system
+
+package chaos
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/baize-net/baize/cmd/internal/lab"
+)
+
+// dockerCLI is the engine's client on a host of the lab.
+const dockerCLI = "/usr/bin/docker"
+
+// guests are what comes and goes while faults last: one is there before and leaves, one
+// comes. With -chaos-docker they are containers in a network of Docker's, otherwise network
+// namespaces.
+type guests struct{ leaving, coming guest }
+
+type guest struct {
+	name, host string
+	container  bool
+}
+
+// invite has one guest come before the faults, and chooses where the other one will.
+func (c *chaos) invite() guests {
+	c.T.Helper()
+	c.invited++
+	draw := func(what string) guest {
+		host := c.hosts[c.random.IntN(len(c.hosts))]
+		return guest{fmt.Sprintf("%s%d", what, c.invited), host, *docker && c.random.IntN(2) == 0}
+	}
+	g := guests{draw("leaves"), draw("comes")}
+	c.comes(g.leaving)
+	return g
+}
+
+// turn lets one leave and the other one come, as far as the faults allow: they may be told
+// to try again.
+func (g guests) turn(c *chaos) {
+	c.note("%s: %s is to leave; %s: %s is to come", g.leaving.host, g.leaving.name, g.coming.host, g.coming.name)
+	c.remove(g.leaving)
+	c.add(g.coming)
+}
+
+// leave has the one be gone and the other one be reached, and then be gone as well.
+func (g guests) leave(c *chaos) {
+	c.T.Helper()
+	c.goes(g.leaving)
+	c.comes(g.coming)
+	c.goes(g.coming)
+}
+
+// comes waits until a guest is there and is reached from another host.
+func (c *chaos) comes(g guest) {
+	c.T.Helper()
+	c.Await(g.name+" comes to "+g.host, func() (bool, string) {
+		if addr, err := c.address(g); err == nil && addr.IsValid() {
+			from := c.hosts[(slices.Index(c.hosts, g.host)+1)%len(c.hosts)]
+			out, err := c.reach(from, addr, g.container)
+			return err == nil, fmt.Sprintf("%s from %s: %s", addr, from, out)
+		}
+		out := c.add(g)
+		return false, out
+	})
+}
+
+// goes waits until nothing is left of a guest.
+func (c *chaos) goes(g guest) {
+	c.T.Helper()
+	c.Await(g.name+" leaves "+g.host, func() (bool, string) {
+		addr, err := c.address(g)
+		if err == nil && !addr.IsValid() {
+			return true, ""
+		}
+		return false, c.remove(g)
+	})
+	if !g.container {
+		c.try(g.host, "ip", "netns", "delete", g.name)
+	}
+}
+
+func (c *chaos) add(g guest) string {
+	c.turned[g.host]++
+	if g.container {
+		_, _ = c.Run(g.host, dockerCLI, "rm", "-f", g.name)
+		out, err := c.Run(g.host, "timeout", "10", dockerCLI, "run", "-d", "--init", "--name", g.name, "--network", "shop",
+			lab.DockerImage, "sleep", "100000")
+		return fmt.Sprint(out, err)
+	}
+	_, _ = c.Run(g.host, "ip", "netns", "add", g.name)
+	out, err := c.Run(g.host, "timeout", "10", "baize", "endpoint", "add", g.name, "--network", "blue", "--netns", g.name)
+	return fmt.Sprint(out, err)
+}
+
+func (c *chaos) remove(g guest) string {
+	c.turned[g.host]++
+	argv := []string{"timeout", "10", "baize", "endpoint", "remove", g.name}
+	if g.container {
+		argv = []string{"timeout", "10", dockerCLI, "rm", "-f", g.name}
+	}
+	out, err := c.Run(g.host, argv...)
+	return fmt.Sprint(out, err)
+}
+
+// address is a guest's; invalid where there is no such guest.
+func (c *chaos) address(g guest) (netip.Addr, error) {
+	if g.container {
+		out, err := c.Run(g.host, dockerCLI, "ps", "-a", "--filter", "name=^"+g.name+"$", "--format", "{{.State}}")
+		if err != nil || strings.TrimSpace(out) == "" {
+			return netip.Addr{}, err
+		}
+		out, err = c.Run(g.host, dockerCLI, "inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", g.name)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		return netip.ParseAddr(strings.TrimSpace(out))
+	}
+	out, err := c.Run(g.host, "baize", "endpoint", "list", "-o", "json")
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	var all []struct {
+		Name string       `json:"name"`
+		IPs  []netip.Addr `json:"ips"`
+	}
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		return netip.Addr{}, err
+	}
+	for _, e := range all {
+		if e.Name == g.name && len(e.IPs) > 0 {
+			return e.IPs[0], nil
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+func (c *chaos) reach(from string, to netip.Addr, container bool) (string, error) {
+	if container {
+		return c.Run(from, dockerCLI, "exec", "peer", "ping", "-c", "1", "-W", "1", to.String())
+	}
+	return c.Run(from+"/c1", "ping", "-c", "1", "-W", "1", to.String())
+}
+
+// engines makes a network of Docker's on every host, with a container that stays.
+func (c *chaos) engines() {
+	c.T.Helper()
+	for _, h := range c.hosts {
+		c.Must(h, dockerCLI, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=shop",
+			"-o", "baize.network=shop", "--subnet", "10.7.0.0/16", "shop")
+		c.Must(h, dockerCLI, "run", "-d", "--init", "--name", "peer", "--network", "shop", lab.DockerImage, "sleep", "100000")
+	}
+}

@@ -73,7 +73,7 @@ func storeMembers(f *Facts, r *result) {
 }
 
 // certificateDays is how long before its end a certificate is reported.
-const certificateDays = 14
+const certificateDays = 30
 
 func storeCertificates(f *Facts, r *result) {
 	if len(f.Store.Certificates) == 0 {

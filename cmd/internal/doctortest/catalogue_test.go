@@ -50,6 +50,10 @@ var cutOff = []fault.Code{
 	fault.NodeDown, fault.StoreSlow,
 }
 
+// connectionsMax is the limit of the table of connections, which a network namespace cannot
+// change: a file takes its place, where the command that the doctor prints writes, too.
+const connectionsMax = "/proc/sys/net/netfilter/nf_conntrack_max"
+
 // catalogue is the table of faults. In it, PORT is the device of host1's endpoint c1 on
 // the host, FLOWS the bridge with OpenFlow 1.4, and PREFIX the cluster's keys in etcd.
 var catalogue = []injected{
@@ -93,6 +97,16 @@ var catalogue = []injected{
 		person: "baize network delete small --force --yes",
 	},
 
+	{
+		name: "table of connections full", quick: true, inject: "nft add table inet track && " +
+			"nft 'add chain inet track out { type filter hook output priority 0; }' && " +
+			"nft add rule inet track out ct state new counter && " +
+			"for i in $(seq 200); do ping -c 1 -W 1 127.0.0.1 >/dev/null; done; " +
+			"echo 100 >/run/connections && mount --bind /run/connections " + connectionsMax,
+		undo:  "umount " + connectionsMax + "; nft delete table inet track",
+		clean: "umount " + connectionsMax + "; nft delete table inet track",
+		code:  fault.ConntrackFull, item: "table of connections",
+	},
 	{name: "etcd hangs", hangs: "etcd", code: fault.StoreUnavailable, item: "etcd", also: []fault.Code{fault.StoreMemberDown}},
 	{
 		name: "two nodes with one VTEP", inject: "etcdctl --endpoints=$ETCD put PREFIX/nodes/twin '{\"id\": \"y\", \"vteps\": " +

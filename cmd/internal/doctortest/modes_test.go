@@ -29,6 +29,7 @@ func TestModes(t *testing.T) {
 		{"a bundle says what the host said", testBundle},
 		{"a topology on paper", testPaper},
 		{"preflight of a host that has no agent", testPreflight},
+		{"a certificate that expires", testCertificate},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(p.in(t)) })
 	}

@@ -30,6 +30,7 @@ func TestModes(t *testing.T) {
 		{"a topology on paper", testPaper},
 		{"preflight of a host that has no agent", testPreflight},
 		{"a certificate that expires", testCertificate},
+		{"all: a clock that is off is named", testClock},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(p.in(t)) })
 	}

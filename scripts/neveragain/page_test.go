@@ -48,8 +48,9 @@ between all of them, and then, again and again, one or two faults at a time: an 
 too, or stopped for a while; flows are deleted or changed, a port or the bridge deleted, the firewall's table flushed, a
 host cut off. A checker of its own reads etcd by key and every switch with Open vSwitch's tools: after each step all has
 to be as it was, by itself, within a minute, and of packets between hosts that nobody harmed none may be lost. What it
-finds comes with the history that led there, and ` + "`SEED=`" + ` draws the same faults again. A few steps of it are in
-` + "`make test`" + `.
+finds comes with the history that led there, and ` + "`SEED=`" + ` draws the same faults again. Bytes go from host to host by
+TCP all the while, and every one has to arrive. Endpoints come and go while faults last, with ` + "`DOCKER=1`" + ` containers of
+real engines, too: nothing of them may be left. A few steps of it are in ` + "`make test`" + `.
 `
 
 // page is docs/reliability.md.

@@ -255,12 +255,13 @@ func (c *chaos) streams(during func()) {
 	during()
 }
 
-// What Open vSwitch counts of packets that it lost itself: on their way to ovs-vswitchd,
-// and, in the userspace datapath, those that needed a decision at the moment that a port
-// came or went.
+// What is counted of packets that Open vSwitch lost itself: on their way to ovs-vswitchd;
+// in the userspace datapath, those that needed a decision at the moment that a port came or
+// went, and those that its sockets had no room for, because it got no processor time.
 var lostCounts = map[string]*regexp.Regexp{
-	"dpctl/show":    regexp.MustCompile(`lookups:.* lost:(\d+)`),
-	"coverage/show": regexp.MustCompile(`datapath_drop_(?:lock|upcall)_error .* total: (\d+)`),
+	"ovs-appctl dpctl/show":    regexp.MustCompile(`lookups:.* lost:(\d+)`),
+	"ovs-appctl coverage/show": regexp.MustCompile(`datapath_drop_(?:lock|upcall)_error .* total: (\d+)`),
+	"ss -f link -m":            regexp.MustCompile(`skmem:\([^)]*,d(\d+)\)`),
 }
 
 // lost is how many packets the datapaths of the hosts lost themselves.
@@ -268,7 +269,7 @@ func (c *chaos) lost() map[string]int {
 	out := map[string]int{}
 	for _, h := range c.hosts {
 		for command, count := range lostCounts {
-			text, _ := c.Run(h, "ovs-appctl", command)
+			text, _ := c.Run(h, strings.Fields(command)...)
 			for _, m := range count.FindAllStringSubmatch(text, -1) {
 				n, _ := strconv.Atoi(m[1])
 				out[h] += n

@@ -15,9 +15,9 @@ mount -t sysfs sysfs sys -o ro
 mount -t tmpfs memory sys/fs/cgroup
 mount -t cgroup2 none sys/fs/cgroup
 for d in run tmp dev; do mount -t tmpfs memory $d -o mode=755; done
-mkdir -p run/lock run/netns dev/pts dev/shm try
+mkdir -p run/lock run/netns dev/pts dev/shm dev/net try
 chmod 1777 tmp dev/shm
-for d in null zero full random urandom tty; do
+for d in null zero full random urandom tty net/tun; do
 	touch dev/$d
 	mount --bind /dev/$d dev/$d
 done

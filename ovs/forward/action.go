@@ -11,7 +11,9 @@ import (
 
 // action is one parsed action; do changes the packet or sends it.
 type action struct {
-	kind     string // meter, controller, sample, output, output_part, in_port, goto, resubmit, set, move, push, pop, dec_ttl
+	// kind: meter, controller, sample, output, output_part, in_port, goto, resubmit, set, move,
+	// push, pop, dec_ttl.
+	kind     string
 	port     int
 	table    int
 	meter    uint32

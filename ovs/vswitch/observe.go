@@ -174,7 +174,8 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 		return nil, err
 	}
 	r.forgetUnused()
-	return r, r.selectSampling(schema, res[4:])
+	err = r.selectSampling(schema, res[4:])
+	return r, err
 }
 
 // transact runs a transaction, and gives up the connection when the server did

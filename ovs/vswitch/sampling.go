@@ -101,7 +101,8 @@ func (t *txn) sampling(id string, br *vswitchd.Bridge, change ovs.DBChange) {
 func (t *txn) insertIPFIX(c ovs.CollectorSet) string {
 	return t.insert(vswitchd.IPFIXTable, ovsdb.Row{
 		"targets": set(c.Targets), "cache_active_timeout": c.Timeout, "cache_max_flows": c.Flows,
-		"other_config": dict(map[string]string{virtualObsID: c.Node, templateInterval: templateSeconds}), "external_ids": dict(ownMark),
+		"other_config": dict(map[string]string{virtualObsID: c.Node, templateInterval: templateSeconds}),
+		"external_ids": dict(ownMark),
 	})
 }
 

@@ -86,6 +86,7 @@ func (c *chaos) goes(g guest) {
 func (c *chaos) add(g guest) string {
 	c.turned[g.host]++
 	if g.container {
+		c.turned[g.host]++
 		_, _ = c.Run(g.host, dockerCLI, "rm", "-f", g.name)
 		out, err := c.Run(g.host, "timeout", "10", dockerCLI, "run", "-d", "--init", "--name", g.name, "--network", "shop",
 			lab.DockerImage, "sleep", "100000")

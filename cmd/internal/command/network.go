@@ -41,7 +41,8 @@ func networkSettings() []ucli.Flag {
 				"docs/metrics.md (default none)",
 		},
 		&ucli.IntFlag{
-			Name: "ipfix-sampling", Usage: fmt.Sprintf("look at one of `N` packets for them (default %d)", topology.DefaultSampling),
+			Name:   "ipfix-sampling",
+			Usage:  fmt.Sprintf("look at one of `N` packets for them (default %d)", topology.DefaultSampling),
 			Action: between("ipfix-sampling", 1, topology.MaxSampling),
 		},
 		&ucli.DurationFlag{
@@ -227,7 +228,7 @@ func collectorsOf(c *ucli.Context, command, flag string, port uint16) ([]string,
 		}
 	}
 	if len(out) > topology.MaxCollectors {
-		return nil, usagef(command, "--%s: %d collectors are too many: use %d at most", flag, len(out), topology.MaxCollectors)
+		return nil, usagef(command, "--%s: %d are too many: use %d at most", flag, len(out), topology.MaxCollectors)
 	}
 	return out, nil
 }

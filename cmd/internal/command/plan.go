@@ -118,7 +118,8 @@ func newPlanItem(v topology.View, s ovs.State, k kernel.State, problems []fault.
 			Name: s.Bridge.Name, Datapath: s.Bridge.Datapath, FailMode: s.Bridge.FailMode, Protocols: s.Bridge.Protocols,
 			OtherConfig: s.Bridge.OtherConfig, ExternalIDs: s.Bridge.ExternalIDs,
 		},
-		Ports: []planPort{}, Meters: []planMeter{}, Collectors: []planCollectors{}, Flows: []planFlow{}, Problems: append([]fault.Fault{}, problems...),
+		Ports: []planPort{}, Meters: []planMeter{}, Collectors: []planCollectors{}, Flows: []planFlow{},
+		Problems: append([]fault.Fault{}, problems...),
 	}
 	for _, p := range s.Ports {
 		item.Ports = append(item.Ports, planPort{p.Name, p.Type, p.Options, p.ExternalIDs})

@@ -217,7 +217,9 @@ func (l live) drawHosts(out *bytes.Buffer, room int, color bool) {
 		if h.wrong {
 			like = "down"
 		}
-		rows = append(rows, []string{h.name, h.state, h.endpoints, fmt.Sprint(h.links), rateText(h.sent), rateText(h.received)})
+		rows = append(rows, []string{
+			h.name, h.state, h.endpoints, fmt.Sprint(h.links), rateText(h.sent), rateText(h.received),
+		})
 		likes = append(likes, []string{"", like, "", "", "", ""})
 	}
 	out.WriteByte('\n')
@@ -231,7 +233,8 @@ func (l live) drawHosts(out *bytes.Buffer, room int, color bool) {
 			}
 			sent, received = sent.Plus(h.sent), received.Plus(h.received)
 		}
-		fmt.Fprintf(out, "… %d more, %d with trouble: %s sent, %s received\n", len(rest), wrong, rateText(sent), rateText(received))
+		fmt.Fprintf(out, "… %d more, %d with trouble: %s sent, %s received\n", len(rest), wrong, rateText(sent),
+			rateText(received))
 	}
 }
 

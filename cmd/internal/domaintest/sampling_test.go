@@ -5,7 +5,6 @@ package domaintest
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -85,9 +84,12 @@ func TestFlowRecords(t *testing.T) {
 			}
 			domains[message.ObservationDomainId] = true
 			for _, r := range data.Records {
-				text := fmt.Sprintf("%v", r)
-				if strings.Contains(text, fmt.Sprint(from.AsSlice())) && strings.Contains(text, fmt.Sprint(to.AsSlice())) &&
-					strings.Contains(text, fmt.Sprint([]byte("host1"))) {
+				var all []byte
+				for _, f := range r.Values {
+					b, _ := f.Value.([]byte)
+					all = append(all, b...)
+				}
+				if bytes.Contains(all, append(from.AsSlice(), to.AsSlice()...)) && bytes.Contains(all, []byte("host1")) {
 					return true
 				}
 			}

@@ -176,10 +176,11 @@ func (l *Lab) StreamInto(from, to string, ip netip.Addr) func(during func()) {
 	return func(during func()) { l.T.Logf("%s to %s: %d bytes", from, ip, stream(during)) }
 }
 
-// Trickle is Stream that sends less than a tenth as much.
+// Trickle is Stream that sends 50 kB a second: what the sockets of a userspace datapath have
+// room for while it is busy.
 func (l *Lab) Trickle(from, to lab.EndpointStatus, ip netip.Addr) func(during func()) {
 	l.T.Helper()
-	stream := l.stream(l.Netns(from.String()), l.Netns(to.String()), ip, 2<<10)
+	stream := l.stream(l.Netns(from.String()), l.Netns(to.String()), ip, 256)
 	return func(during func()) { stream(during) }
 }
 

@@ -94,6 +94,7 @@ func unpack(t *testing.T, archive string) string {
 
 // The same commit gives the same bytes, wherever and whenever it is built; the
 // package is installed, upgraded, removed and purged: see inside.sh.
+// Its unit is started, killed and stopped by systemd: see inside-unit.sh.
 func TestPackages(t *testing.T) {
 	t.Parallel()
 	key := secretKey(t)
@@ -103,6 +104,7 @@ func TestPackages(t *testing.T) {
 		"image":        func(t *testing.T) { image(t, only(t, first, "baize_*_linux_???64")) },
 		"deb":          func(t *testing.T) { life(t, archive, "deb", first, next) },
 		"rpm":          func(t *testing.T) { life(t, archive, "rpm", first, next) },
+		"unit":         func(t *testing.T) { unit(t, first, next) },
 		"repository":   func(t *testing.T) { repository(t, archive, key, first, next) },
 		"first hosts":  func(t *testing.T) { firstHosts(t, archive, first) },
 	} {

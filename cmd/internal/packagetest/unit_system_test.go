@@ -41,13 +41,13 @@ func cgroup(t *testing.T) string {
 	return dir
 }
 
-// The unit under a real systemd, process 1 of namespaces of its own: see inside-unit.sh.
-func TestUnit(t *testing.T) {
-	t.Parallel()
+// unit is the package's unit under a real systemd, process 1 of namespaces of its own: see
+// inside-unit.sh.
+func unit(t *testing.T, first, next string) {
 	require.FileExists(t, "/lib/systemd/systemd", "apt-get install systemd")
 	dir := t.TempDir()
 	for file, from := range map[string]string{
-		"old.deb": only(t, build(t, "0.0.1"), "*.deb"), "new.deb": only(t, build(t, "0.0.2"), "*.deb"),
+		"old.deb": only(t, first, "*.deb"), "new.deb": only(t, next, "*.deb"),
 		"inside-unit.sh": "inside-unit.sh",
 	} {
 		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, file))

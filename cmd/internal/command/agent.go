@@ -119,7 +119,7 @@ func watchFlags() []ucli.Flag {
 		&ucli.StringSliceFlag{
 			Name: "sflow",
 			Usage: "tell of packets that come into this node's bridge by sFlow, to the collector at this `ADDRESS`, " +
-				"192.0.2.9:6343: see docs/metrics.md (default none)",
+				"192.0.2.9:6343: see docs/flows.md (default none)",
 		},
 		&ucli.IntFlag{
 			Name: "sflow-sampling", Usage: "tell by it of one of `N` packets", Value: topology.DefaultSampling,

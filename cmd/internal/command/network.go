@@ -38,7 +38,7 @@ func networkSettings() []ucli.Flag {
 		},
 		&ucli.StringSliceFlag{
 			Name: "ipfix", Usage: "send records of its flows to the collector at this `ADDRESS`, 192.0.2.9:4739: see " +
-				"docs/metrics.md (default none)",
+				"docs/flows.md (default none)",
 		},
 		&ucli.IntFlag{
 			Name:   "ipfix-sampling",

@@ -252,6 +252,15 @@ var catalogue = []injected{
 		item: "flow-restore-wait",
 	},
 
+	{
+		name: "collectors of another program", inject: "baize network update blue --ipfix 192.0.2.9 && " +
+			"until ovs-vsctl list Flow_Sample_Collector_Set | grep -q baize; do sleep 0.1; done; " +
+			"ovs-vsctl clear Flow_Sample_Collector_Set $(ovs-vsctl --bare --columns=_uuid list Flow_Sample_Collector_Set) external_ids",
+		undo:  "ovs-vsctl --all destroy Flow_Sample_Collector_Set",
+		clean: "baize network update blue --no-ipfix",
+		code:  fault.SamplingForeign, item: "collector set", person: "ovs-vsctl --all destroy Flow_Sample_Collector_Set",
+	},
+
 	// The underlay.
 	{
 		name: "blackhole route to a peer", quick: true, inject: "ip route add blackhole 192.168.77.12/32",

@@ -90,8 +90,8 @@ type Part struct {
 	before   model.Observed
 	firewall firewall
 	// owners are the addresses of endpoints that this host had at the last pass; nil: there
-	// was none.
-	owners map[owner]bool
+	// was none. leaving are those that went while the switch still had their ports.
+	owners, leaving map[owner]bool
 	// settled: the switch has had its first pass, and said what its flows rely on.
 	// Before that nothing is taken away: what an earlier run of the agent made is
 	// in use.
@@ -115,6 +115,7 @@ func New(
 		hostPorts: sw.HostPorts(), outcome: sw.Outcome(), relied: sw.Relied(),
 		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), wake: part.NewSignal(),
 		log: log.WithField("part", "kernel"), unwatched: map[string]error{},
+		leaving: map[owner]bool{},
 	}
 }
 
@@ -195,10 +196,9 @@ func (p *Part) pass(ctx context.Context) error {
 		return nil // which ports there are is not known yet: none would take routes away
 	}
 	k := look{Part: p, State: State{View: t.View(), Complete: true}, faults: p.watchFaults()}
-	came, went := p.moved(k.View)
-	p.forget(ctx, came)
+	p.forget(ctx, p.moved(k.View))
 	err := k.run(ctx)
-	p.forget(ctx, went)
+	p.forget(ctx, p.left())
 	for _, f := range p.faults.Set(fault.Add(k.faults, err)) {
 		p.log.Warn(f)
 	}

@@ -132,7 +132,13 @@ func TestForget(t *testing.T) {
 	again.Port = "bz3"
 	assert.Equal(t, "conntrack -D 10.1.5.2\nconntrack -D 10.1.5.2", endpoints(again, c2), "another one with its address")
 	n.topology(1)
-	gone := endpoints(c2)
+	n.sw.Outcome().Set(openvswitch.Outcome{Complete: true, Observed: ovs.Observed{Ports: map[string]ovs.ObservedPort{"bz3": {}}}})
+	assert.NotContains(t, endpoints(c2), "conntrack", "it may still send")
+	n.topology(2)
+	n.steps()
+	n.topology(1)
+	n.sw.Outcome().Set(openvswitch.Outcome{Complete: true})
+	gone := n.steps()
 	assert.Contains(t, gone, "ip route del 10.1.6.0/24")
 	assert.True(t, strings.HasSuffix(gone, "\nconntrack -D 10.1.5.2"), gone)
 	foreign := c1

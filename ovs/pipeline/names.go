@@ -26,6 +26,9 @@ func tunnelPrefix(t topology.Transport) string {
 // hostPrefix is what the name of the host's own port in a network starts with.
 const hostPrefix = "bn-"
 
+// containerPrefix is what the names of ports start with that are named after containers.
+const containerPrefix = "bz-"
+
 // secondTunnel is added to a peer's name for the tunnel over IPv6 that it has
 // beside the one over IPv4. No name of a node has a space in it.
 const secondTunnel = " IPv6"
@@ -122,11 +125,17 @@ func portNames(prefix string, names []string) map[string]string {
 	return out
 }
 
+// ContainerPortName returns the name of the port of a container, after what people call
+// it. Where another port has the name, the next try has another.
+func ContainerPortName(container string, try int) string {
+	return portName(containerPrefix, container, try)
+}
+
 // portName returns the prefix and a name, which is replaced by 30 bits of a hash
-// and its own end where it is too long: what differs among machines' names is
-// usually at the end.
+// and its own end where it is too long, or taken: what differs among machines' names
+// is usually at the end.
 func portName(prefix, name string, try int) string {
-	if len(prefix)+len(name) <= maxIfname {
+	if try == 0 && len(prefix)+len(name) <= maxIfname {
 		return prefix + name
 	}
 	h := fnv.New64a()

@@ -149,6 +149,23 @@ func TestTunnelNames(t *testing.T) {
 	require.Regexp(t, `^bn-[a-z2-7]{6}-duct$`, pipeline.HostPortName("network-of-pro-duct"))
 }
 
+// Ports of containers are named after them (finding U13).
+func TestContainerPortName(t *testing.T) {
+	require.Equal(t, "bz-web", pipeline.ContainerPortName("web", 0))
+	require.Equal(t, "bz-shop-front-1", pipeline.ContainerPortName("shop-front-1", 0))
+	seen := map[string]bool{}
+	for _, name := range []string{"web", "accounting-front-1", "accounting-front-2", "accounting.front-1"} {
+		for try := range 5 {
+			port := pipeline.ContainerPortName(name, try)
+			require.LessOrEqual(t, len(port), 15)
+			require.False(t, seen[port], "%s, try %d: %s", name, try, port)
+			seen[port] = true
+		}
+	}
+	require.Regexp(t, "^bz-[a-z2-7]{6}-ont-1$", pipeline.ContainerPortName("accounting-front-1", 0))
+	require.Regexp(t, "^bz-[a-z2-7]{6}-web$", pipeline.ContainerPortName("web", 1))
+}
+
 // The second tunnel to one peer is another one, with a name of its own.
 func TestSecondTunnel(t *testing.T) {
 	s := withRouter(newCluster().put(dualNode(1), dualNode(2)), topology.VXLAN, true).s

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +53,7 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		{"connect and disconnect while it runs", testDockerConnect},
 		{"a container's life is in the journal", testDockerEvents},
 		{"internal, published and outward", testDockerOutside},
+		{"ports are named after containers", testDockerPortNames},
 		{"a restart with the same address", testDockerRestart},
 		{"a container goes to another host", testDockerMove},
 		{"etcd is down", testDockerWithoutEtcd},
@@ -190,7 +192,7 @@ func (p plugin) nothingLeft(host string) {
 		slices.Sort(wanted)
 		slices.Sort(have)
 		devices := strings.Count(
-			p.Must(host, "sh", "-c", "ip -o link show type veth | grep -E ': bz[0-9a-f]{11}@' || true"),
+			p.Must(host, "sh", "-c", "ip -o link show type veth | grep -E ': bz[^@]+@' || true"),
 			"\n",
 		)
 		saw := fmt.Sprintf("Docker has %v, Baize %v; %d endpoints, %d devices", wanted, have, ports, devices)
@@ -472,6 +474,61 @@ func testDockerMove(p plugin) {
 		p.T.Logf("started on %s: %d ms lost", way[1], 10*lost)
 		assert.LessOrEqual(p.T, lost, moveLoss)
 	}
+}
+
+// testDockerPortNames is U13: the switch shows containers by what people call them.
+func testDockerPortNames(p plugin) {
+	ports := func() []string {
+		return strings.Fields(p.Must("host2", "ovs-vsctl", "list-ports", "br-baize"))
+	}
+	p.container("host2", "named", "--network", "shop")
+	require.Contains(p.T, ports(), "bz-named")
+	require.Contains(p.T, p.Must("host2", "ovs-vsctl", "show"), "Port bz-named")
+	require.Contains(p.T, p.Must("host2", "baize", "endpoint", "list"), "named")
+	p.container("host1", "peer", "--network", "shop")
+	for range 3 { // it has the name again, at once
+		p.docker("host2", "restart", "-t", "0", "named")
+		require.Contains(p.T, ports(), "bz-named")
+	}
+	p.reach("host1", "peer", p.addr("host2", "named", "shop"))
+
+	// A container has the name in one network alone; what they share in long ones is not all.
+	p.network("host2", "other", "--subnet", "10.16.0.0/16")
+	p.T.Cleanup(func() { _, _ = p.Host("host2").Exec(context.Background(), dockerCLI, "network", "rm", "other") })
+	before := len(ports())
+	p.docker("host2", "network", "connect", "other", "named")
+	for _, name := range []string{"accounting-front-1", "accounting-front-2"} {
+		p.container("host2", name, "--network", "shop")
+	}
+	require.Len(p.T, ports(), before+3)
+	named := func(pattern string) (n int) {
+		for _, port := range ports() {
+			if ok, _ := path.Match(pattern, port); ok {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(p.T, 1, named("bz-??????-named"), "%v", ports())
+	require.Equal(p.T, 1, named("bz-??????-ont-1"), "%v", ports())
+	require.Equal(p.T, 1, named("bz-??????-ont-2"), "%v", ports())
+
+	// The name stays while the container runs, whatever it is called meanwhile.
+	stream := p.pingingFrom("host1", "peer", p.addr("host2", "named", "shop"))
+	p.docker("host2", "rename", "named", "renamed")
+	p.T.Cleanup(func() { _, _ = p.Host("host2").Exec(context.Background(), dockerCLI, "rm", "-f", "renamed") })
+	p.Await("its new name", func() (bool, string) {
+		out := p.Must("host2", "baize", "endpoint", "list")
+		return strings.Contains(out, "renamed"), out
+	})
+	require.Contains(p.T, ports(), "bz-named")
+	stream.Goes(10)
+	assert.Zero(p.T, stream.Ends().Row(), "packets lost")
+	p.docker("host2", "restart", "-t", "0", "renamed")
+	require.Contains(p.T, ports(), "bz-renamed")
+	p.docker("host2", "rm", "-f", "renamed", "accounting-front-1", "accounting-front-2")
+	p.docker("host1", "rm", "-f", "peer")
+	p.nothingLeft("host2")
 }
 
 func testDockerRestart(p plugin) {

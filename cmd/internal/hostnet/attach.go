@@ -116,7 +116,7 @@ func (s AttachSpec) check() error {
 		return &topology.Error{Kind: topology.ErrInvalid, Item: item, What: what, Remedy: remedy}
 	}
 	for _, name := range []string{s.Ifname, s.HostIfname} {
-		if !validIfname(name) {
+		if !ValidIfname(name) {
 			return bad(
 				fmt.Sprintf("interface name %q", name),
 				"the kernel does not take it",
@@ -154,8 +154,8 @@ func (s AttachSpec) check() error {
 	return nil
 }
 
-// validIfname follows dev_valid_name() of the kernel.
-func validIfname(s string) bool {
+// ValidIfname reports whether the kernel takes a name for a device: its dev_valid_name().
+func ValidIfname(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) >= unix.IFNAMSIZ {
 		return false
 	}

@@ -28,7 +28,7 @@ func mac(t *testing.T, s string) net.HardwareAddr {
 func TestHostIfname(t *testing.T) {
 	name := HostIfname("blue/c1")
 	assert.Regexp(t, regexp.MustCompile(`^bz[0-9a-f]{11}$`), name)
-	assert.True(t, validIfname(name))
+	assert.True(t, ValidIfname(name))
 	assert.Equal(t, name, HostIfname("blue/c1"), "the same key gives the same name")
 	assert.NotEqual(t, name, HostIfname("red/c1"))
 }
@@ -48,7 +48,7 @@ func TestValidIfname(t *testing.T) {
 		"": false, ".": false, "..": false, "sixteen-letters-": false, "a b": false, "a/b": false, "a:b": false, "a\n": false,
 		"a\x7f": false,
 	} {
-		assert.Equal(t, want, validIfname(name), "%q", name)
+		assert.Equal(t, want, ValidIfname(name), "%q", name)
 	}
 }
 

@@ -184,7 +184,7 @@ func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
 	return e, nil
 }
 
-// portOf returns the name of an endpoint's port.
+// portOf returns the name of an endpoint's port, unless it is named after a container.
 func portOf(e ovs.Endpoint) string { return hostnet.HostIfname(e.Network + "/" + e.Name) }
 
 // choose fills in addresses and MAC and makes the endpoint pending. full names

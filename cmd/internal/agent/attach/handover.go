@@ -10,6 +10,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/addresses"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -132,7 +133,7 @@ func (p *Part) Promise(ctx context.Context, e ovs.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	e.Port = portOf(e)
+	e.Port = p.portOf(e)
 	if err := p.await(e, func() error { return p.checkMAC(n, e) }); err != nil { // this keeps its pins
 		return err
 	}
@@ -156,7 +157,7 @@ func (p *Part) Pending() []ovs.Endpoint {
 // Forget undoes Promise for an endpoint that was not handed over, and removes
 // the device that an agent may have made when it was killed.
 func (p *Part) Forget(e ovs.Endpoint) {
-	e.Port = portOf(e)
+	e.Port = p.portOf(e)
 	p.forget(e)
 	if p.has(e.Port) {
 		return
@@ -169,8 +170,9 @@ func (p *Part) Forget(e ovs.Endpoint) {
 }
 
 // HandOver attaches an endpoint and returns the device, in the host's
-// namespace, that is to be moved into e.Netns by somebody else.
-func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err error) {
+// namespace, that is to be moved into e.Netns by somebody else. The port is named
+// after what people call the container, where that is known.
+func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint, called string) (device string, err error) {
 	ctx, cancel := p.limit(ctx)
 	defer cancel()
 	t, err := p.hub.Await(ctx)
@@ -181,13 +183,14 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 	if err != nil {
 		return "", err
 	}
-	e.Port = portOf(e)
+	e.Port = p.portOf(e)
 	if p.has(e.Port) {
 		// An agent before this one ended before its answer arrived.
 		if err := p.retract(ctx, e); err != nil {
 			return "", err
 		}
 	}
+	e.Port = p.nameAfter(ctx, e, called)
 	spec := hostnet.PairSpec{
 		HostIfname:      e.Port,
 		MAC:             e.MAC,
@@ -205,6 +208,46 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint) (device string, err
 	p.note(e, Attached, byEngine)
 	p.later(func(ctx context.Context) { p.announce(ctx, e) })
 	return hostnet.PeerIfname(e.Port), nil
+}
+
+const (
+	// nameTries is how many names a port may have that is named after a container: as
+	// many containers of a host may be called the same, one in each network.
+	nameTries = 64
+	// leaveWait is how long the port of a container that has just ended is waited for:
+	// started again, it has the name again.
+	leaveWait = time.Second
+)
+
+// nameAfter names the port of a pending endpoint after its container, and returns the
+// name. It is in the file before there is a device of it. A name that something else has,
+// or a port that an agent before this one named, stays.
+func (p *Part) nameAfter(ctx context.Context, e ovs.Endpoint, called string) string {
+	if called == "" || e.Port != portOf(e) {
+		return e.Port
+	}
+	for try := range nameTries {
+		name := pipeline.ContainerPortName(called, try)
+		if !hostnet.ValidIfname(name) {
+			break
+		}
+		if p.isLeaving(name) {
+			limited, cancel := context.WithTimeout(ctx, leaveWait)
+			err := p.sw.Detached(limited, name)
+			cancel()
+			if err != nil {
+				continue
+			}
+		}
+		if p.host.LinkExists(name) || !p.rename(e, name) {
+			continue
+		}
+		if err := p.save(); err != nil {
+			p.log.Warn(err)
+		}
+		return name
+	}
+	return e.Port
 }
 
 // announce announces an endpoint's addresses once its owner has configured it,

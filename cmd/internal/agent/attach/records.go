@@ -155,6 +155,36 @@ func (r *records) remove(port string) {
 	})
 }
 
+// portOf returns the name of the port that an endpoint has, or is to have.
+func (r *records) portOf(e ovs.Endpoint) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range []map[string]ovs.Endpoint{r.endpoints, r.pending} {
+		for port, o := range m {
+			if o.Network == e.Network && o.Name == e.Name {
+				return port
+			}
+		}
+	}
+	return portOf(e)
+}
+
+// rename gives a pending endpoint another port. It is refused where another endpoint has
+// that, or an agent before this one has left it.
+func (r *records) rename(e ovs.Endpoint, port string) (renamed bool) {
+	r.change(func() {
+		_, attached := r.endpoints[port]
+		_, coming := r.pending[port]
+		if _, pending := r.pending[e.Port]; !pending || attached || coming || r.unfinished[port] {
+			return
+		}
+		delete(r.pending, e.Port)
+		e.Port = port
+		r.pending[port], renamed = e, true
+	})
+	return renamed
+}
+
 // has reports whether an endpoint is to have a port.
 func (r *records) has(port string) bool {
 	r.mu.Lock()

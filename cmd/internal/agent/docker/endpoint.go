@@ -139,7 +139,7 @@ func (p *Plugin) join(ctx context.Context, r joinRequest) (joinAnswer, error) {
 		}
 	}
 	e.Netns = r.SandboxKey
-	device, err := p.node.HandOver(ctx, e)
+	device, err := p.node.HandOver(ctx, e, p.nameOf(ctx, r.NetworkID, r.EndpointID))
 	if err != nil {
 		return joinAnswer{}, err
 	}

@@ -101,6 +101,20 @@ func (e *engine) networks(ctx context.Context) (engineNetworks, error) {
 	return out, nil
 }
 
+// endpointName returns what an endpoint of a network is called.
+func (e *engine) endpointName(ctx context.Context, network, endpoint string) (string, error) {
+	var n engineNetwork
+	if err := e.get(ctx, "/networks/"+url.PathEscape(network), &n); err != nil {
+		return "", err
+	}
+	for _, c := range n.Containers {
+		if c.EndpointID == endpoint {
+			return c.Name, nil
+		}
+	}
+	return "", errors.New("the engine does not list it")
+}
+
 // record makes of what the engine says what CreateNetwork would have said.
 func (n engineNetwork) record(all []topology.Network) (network, error) {
 	raw := map[string]any{}

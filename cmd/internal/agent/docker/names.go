@@ -39,6 +39,38 @@ func (p *Plugin) Called() *part.Cell[names.Called] { return p.called }
 // namesEvery is how often names are read although the engine says nothing.
 const namesEvery = time.Minute
 
+const (
+	// nameTimeout bounds the question for the name of a container that starts: it is for
+	// people, and the container waits.
+	nameTimeout = 500 * time.Millisecond
+	// namePause is how long an engine that did not answer it is not asked again.
+	namePause = time.Minute
+)
+
+// nameOf asks the engine for the name of the container that joins an endpoint; "" where it
+// does not tell. Engines have it before they ask the driver: an endpoint has the name of its
+// container.
+func (p *Plugin) nameOf(ctx context.Context, network, endpoint string) string {
+	p.mu.Lock()
+	silent := time.Since(p.silent) < namePause
+	p.mu.Unlock()
+	if silent {
+		return ""
+	}
+	limited, cancel := context.WithTimeout(ctx, nameTimeout)
+	defer cancel()
+	name, err := p.engine.endpointName(limited, network, endpoint)
+	if err != nil {
+		p.log.Debugf("Docker: the name of endpoint %.12s: %v", endpoint, err)
+	}
+	if limited.Err() != nil {
+		p.mu.Lock()
+		p.silent = time.Now()
+		p.mu.Unlock()
+	}
+	return name
+}
+
 // nameLoop keeps the names as the engine has them.
 func (p *Plugin) nameLoop(ctx context.Context) {
 	for ctx.Err() == nil {

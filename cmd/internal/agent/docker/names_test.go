@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/agent/names"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
 )
 
 // An engine that is too busy to tell of a container is asked again, although it
@@ -63,4 +65,46 @@ func TestNamesOfABusyEngine(t *testing.T) {
 		p.Called().Get().Containers["e1"], "U13: what people call it")
 	cancel()
 	<-done
+}
+
+// Finding U13: the port of a container is named after it. An engine that does not tell in
+// time costs one container's start that time, and not every one's.
+func TestNameOfAContainerThatStarts(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "engine.sock")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
+	require.NoError(t, err)
+	var asked atomic.Int64
+	var hangs atomic.Bool
+	over := make(chan struct{})
+	engine := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			if hangs.Load() {
+				<-over
+			}
+			// As engines answer before the container is in the network.
+			_, _ = fmt.Fprintf(w, `{"Id":%q,"Containers":{"ep-%s":{"Name":"web","EndpointID":%q}}}`, netID, epID, epID)
+		})}}
+	engine.Start()
+	defer engine.Close()
+	defer close(over)
+
+	n := &node{networks: []topology.Network{blue}}
+	p := New(n, filepath.Join(t.TempDir(), "docker.json"), socket, quiet())
+	p.networks[netID] = network{Network: "blue"}
+	join := func(id string) string {
+		p.created[id] = planned{ovs.Endpoint{Name: "docker-" + id[:12], Network: "blue"}, time.Now()}
+		_, refused := call(t, p.Handler(), "NetworkDriver.Join",
+			`{"NetworkID":"`+netID+`","EndpointID":"`+id+`","SandboxKey":"/var/run/docker/netns/1","Options":{}}`)
+		require.Empty(t, refused)
+		return n.endpoints[len(n.endpoints)-1].Port
+	}
+	require.Equal(t, "p-web", join(epID))
+	other := "f" + epID[1:]
+	require.Equal(t, "p-docker-"+other[:12], join(other), "the engine does not list it")
+	hangs.Store(true)
+	require.Equal(t, "p-docker-"+epID[:12], join(epID))
+	before := asked.Load()
+	require.Equal(t, "p-docker-"+epID[:12], join(epID))
+	require.Equal(t, before, asked.Load())
 }

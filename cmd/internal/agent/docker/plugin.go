@@ -74,8 +74,9 @@ type Node interface {
 	// Forget undoes Promise for an endpoint that was not handed over.
 	Forget(e ovs.Endpoint)
 	// HandOver attaches an endpoint and returns the device, in the host's
-	// namespace, that is to be moved into e.Netns by somebody else.
-	HandOver(ctx context.Context, e ovs.Endpoint) (device string, err error)
+	// namespace, that is to be moved into e.Netns by somebody else. Its port is named
+	// after what people call the container, where that is known.
+	HandOver(ctx context.Context, e ovs.Endpoint, called string) (device string, err error)
 	// Endpoints are the node's, Pending those that were promised and not yet
 	// handed over.
 	Endpoints() []ovs.Endpoint
@@ -100,6 +101,7 @@ type Plugin struct {
 	asked    pool               // the one that the engine was left to accept last,
 	times    int                // and how often in a row
 	names    containerNames
+	silent   time.Time // when the engine last did not answer nameOf in time
 	// called tells of the names, used of the networks in use.
 	called *part.Cell[names.Called]
 	used   *part.Cell[map[string][]string]

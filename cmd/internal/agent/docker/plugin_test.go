@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,8 +85,8 @@ func (n *node) Promise(_ context.Context, e ovs.Endpoint) error {
 	return nil
 }
 func (n *node) Forget(ovs.Endpoint) { n.pinned = nil }
-func (n *node) HandOver(_ context.Context, e ovs.Endpoint) (string, error) {
-	e.Port = "p-" + e.Name
+func (n *node) HandOver(_ context.Context, e ovs.Endpoint, called string) (string, error) {
+	e.Port = "p-" + cmp.Or(called, e.Name)
 	n.endpoints = append(n.endpoints, e)
 	return "dev0", nil
 }

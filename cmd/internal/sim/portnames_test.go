@@ -1,0 +1,121 @@
+package sim_test
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/sim"
+	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
+)
+
+// started is what an engine asks of a node for a container that starts: an address, an
+// endpoint, its device. It returns the endpoint as the node has it then.
+func started(t *testing.T, n *sim.Node, endpoint, container string) ovs.Endpoint {
+	t.Helper()
+	a, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
+	require.NoError(t, err)
+	e := ovs.Endpoint{Name: endpoint, Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
+	require.NoError(t, n.Attach().Promise(t.Context(), e))
+	return joined(t, n, e, container)
+}
+
+func joined(t *testing.T, n *sim.Node, e ovs.Endpoint, container string) ovs.Endpoint {
+	t.Helper()
+	_, err := n.Attach().HandOver(t.Context(), e, container)
+	require.NoError(t, err)
+	for _, have := range n.Attach().Endpoints() {
+		if have.Name == e.Name {
+			require.Contains(t, n.Devices(), have.Port)
+			return have
+		}
+	}
+	t.Fatalf("the node has no endpoint %s", e.Name)
+	return e
+}
+
+// Finding U13: a container's port has its name.
+func TestPortNamedAfterContainer(t *testing.T) {
+	scenario(t, "and no two have one name", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		ports := map[string]bool{}
+		for endpoint, container := range map[string]string{
+			"docker-1": "web", "docker-2": "web", "docker-3": "accounting-db-1", "docker-4": "accounting-db-2",
+			"docker-5": "twelve-chars-and-more", "docker-6": "twelve-chars-and-less", "docker-7": "", "docker-8": "a/b",
+		} {
+			e := started(t, n, endpoint, container)
+			require.LessOrEqual(t, len(e.Port), 15)
+			require.False(t, ports[e.Port], "two ports are called %s", e.Port)
+			ports[e.Port] = true
+		}
+		require.True(t, ports["bz-web"], "%v", ports)
+		w.Settle()
+		require.Empty(t, n.Faults())
+	})
+	scenario(t, "again after a restart of the container", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		for _, endpoint := range []string{"docker-1", "docker-2", "docker-3"} {
+			e := started(t, n, endpoint, "web")
+			require.Equal(t, "bz-web", e.Port)
+			require.NoError(t, n.Attach().Detach(t.Context(), e))
+			n.Attach().Forget(ovs.Endpoint{Name: endpoint, Network: "blue"})
+			require.NotContains(t, n.Devices(), "bz-web")
+		}
+		w.Settle()
+		require.Empty(t, n.Faults())
+	})
+	scenario(t, "whatever agent was killed meanwhile", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		e := started(t, n, "docker-1", "web")
+		n.Kill()
+		n.Start()
+		w.Settle()
+		// The engine never got the answer, and asks again.
+		e.Port = ""
+		again := joined(t, n, e, "web")
+		require.Equal(t, "bz-web", again.Port)
+		require.Len(t, n.Devices(), 2, "its own, and that of the namespace")
+		// It gives up: nothing is left.
+		require.NoError(t, n.Attach().Detach(t.Context(), again))
+		n.Attach().Forget(e)
+		w.Settle()
+		require.Len(t, n.Devices(), 1)
+		require.Empty(t, n.Attach().Pending())
+		require.Empty(t, n.Faults())
+	})
+	scenario(t, "also of a device that a killed agent left", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		a, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
+		require.NoError(t, err)
+		e := ovs.Endpoint{Name: "docker-1", Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
+		require.NoError(t, n.Attach().Promise(t.Context(), e))
+		n.Switch.StopOVSDB()
+		gaveUp := make(chan struct{})
+		go func() {
+			defer close(gaveUp)
+			_, err := n.Attach().HandOver(t.Context(), e, "web")
+			assert.Error(t, err)
+		}()
+		synctest.Wait()
+		require.Contains(t, n.Devices(), "bz-web")
+		n.Kill()
+		<-gaveUp
+		n.Switch.StartOVSDB()
+		n.Start()
+		w.Settle()
+		n.Attach().Forget(e)
+		w.Settle()
+		require.NotContains(t, n.Devices(), "bz-web")
+		require.Empty(t, n.Attach().Pending())
+		require.Empty(t, n.Faults())
+	})
+}

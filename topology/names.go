@@ -91,30 +91,63 @@ func (s *Snapshot) Published(network string) []Published {
 	return out
 }
 
+// NamesDomain is the domain below which names of containers are answered by Baize alone:
+// an engine answers "web" by itself where it has one. .internal is for private use.
+const NamesDomain = "baize.internal"
+
+// allPrefix asks for all addresses of a name in NamesDomain.
+const allPrefix = "all."
+
+// InNamesDomain reports whether a name is below NamesDomain, and whether all its addresses
+// are asked for.
+func InNamesDomain(name string) (in, all bool) {
+	name = CanonicalName(name)
+	in = strings.HasSuffix(name, "."+NamesDomain)
+	return in, in && strings.HasPrefix(name, allPrefix)
+}
+
 // NameForms returns what a name that is asked for may be in a network, the first
-// that exists counts: "web.blue" is also web in the network blue.
+// that exists counts: "web.blue" is also web in the network blue, and so is each of the
+// two in NamesDomain.
 func NameForms(network, name string) []string {
 	name = CanonicalName(name)
 	forms := []string{name}
-	if short, ok := strings.CutSuffix(name, "."+CanonicalName(network)); ok {
-		forms = append(forms, short)
+	if short, ok := strings.CutSuffix(name, "."+NamesDomain); ok {
+		if forms = append(forms, short); strings.HasPrefix(short, allPrefix) {
+			forms = append(forms, short[len(allPrefix):])
+		}
+	}
+	for _, form := range forms {
+		if short, ok := strings.CutSuffix(form, "."+CanonicalName(network)); ok {
+			forms = append(forms, short)
+		}
 	}
 	return forms
 }
 
 // Lookup returns the addresses that any node publishes for a name of a
 // network, sorted; found is false where nobody does. Addresses outside the
-// network are left out: a node may publish names for the network's only.
+// network are left out: a node may publish names for the network's only. So are those of
+// nodes whose agent does not run, unless nobody else has the name.
 func (s *Snapshot) Lookup(network, name string) (addrs []netip.Addr, found bool) {
 	n, ok := s.Networks[network]
 	if !ok {
 		return nil, false
 	}
 	name = CanonicalName(name)
+	var silent []netip.Addr
 	for id, r := range s.Names {
-		if id.Network == network {
-			addrs = append(addrs, r.published(n, name).Addrs...)
+		if id.Network != network {
+			continue
 		}
+		has := &silent
+		if _, alive := s.Alive[id.Node]; alive {
+			has = &addrs
+		}
+		*has = append(*has, r.published(n, name).Addrs...)
+	}
+	if len(addrs) == 0 {
+		addrs = silent
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	addrs = slices.Compact(addrs)

@@ -33,6 +33,28 @@ func TestLookup(t *testing.T) {
 	require.Empty(t, s.LookupAddr("red", addr("10.1.6.9")))
 }
 
+// Finding U12: the dead are left out, unless there is nobody else.
+func TestLookupLeavesOutTheDead(t *testing.T) {
+	first, second := netip.MustParseAddr("10.1.5.2"), netip.MustParseAddr("10.1.6.9")
+	records := []topology.Record{
+		blue, host(1), host(2),
+		topology.Names{Network: "blue", Node: "host1", Names: map[string][]netip.Addr{"web": {first}}},
+		topology.Names{Network: "blue", Node: "host2", Names: map[string][]netip.Addr{"web": {second}}},
+	}
+	lookup := func(alive ...string) []netip.Addr {
+		all := records
+		for _, node := range alive {
+			all = append(all[:len(all):len(all)], topology.Liveness{Node: node, ID: node})
+		}
+		addrs, found := snapshot(all...).Lookup("blue", "web")
+		require.True(t, found)
+		return addrs
+	}
+	require.Equal(t, []netip.Addr{first, second}, lookup("host1", "host2"))
+	require.Equal(t, []netip.Addr{second}, lookup("host2"))
+	require.Equal(t, []netip.Addr{first, second}, lookup())
+}
+
 func TestPublished(t *testing.T) {
 	addr := netip.MustParseAddr
 	names := func(node string, m map[string][]netip.Addr) topology.Names {
@@ -52,7 +74,11 @@ func TestPublished(t *testing.T) {
 func TestNameForms(t *testing.T) {
 	for name, want := range map[string][]string{
 		"Web.": {"web"}, "web.blue": {"web.blue", "web"}, "web.BLUE.": {"web.blue", "web"}, "blue": {"blue"},
-		"web.red": {"web.red"},
+		"web.red":                      {"web.red"},
+		"web.baize.internal":           {"web.baize.internal", "web"},
+		"Web.Blue.baize.internal.":     {"web.blue.baize.internal", "web.blue", "web"},
+		"all.web.blue.baize.internal.": {"all.web.blue.baize.internal", "all.web.blue", "web.blue", "all.web", "web"},
+		"baize.internal":               {"baize.internal"},
 	} {
 		require.Equal(t, want, topology.NameForms("blue", name), name)
 	}

@@ -86,6 +86,50 @@ func TestNames(t *testing.T) {
 		require.Error(t, err)
 	})
 
+	// U12: an alias on two hosts was never balanced, because the engine answers first.
+	t.Run("an alias is balanced, the dead left out", func(t *testing.T) {
+		d := d.in(t)
+		addrs := []string{
+			start("host1", "pool-1", "--network", "blue", "--network-alias", "pool"),
+			start("host2", "pool-2", "--network", "blue", "--network-alias", "pool"),
+		}
+		start("host2", "asks", "--network", "blue", "--dns-search", topology.NamesDomain, "--dns-option", "ndots:1")
+		finds("all.pool."+topology.NamesDomain, addrs[0])
+		count := func(name string) (seen map[string]int) {
+			seen = map[string]int{}
+			// By the resolver of the C library, which sorts.
+			const ask = "for i in $(seq 60); do ping -c 1 -w 5 -q $0 | head -n 1; done"
+			for line := range strings.Lines(d.docker("host2", "exec", "asks", "sh", "-c", ask, name)) {
+				_, addr, _ := strings.Cut(line, "(")
+				addr, _, _ = strings.Cut(addr, ")")
+				seen[addr]++
+			}
+			t.Log(name, seen)
+			return seen
+		}
+		for _, name := range []string{"pool", "pool." + topology.NamesDomain, "pool.blue." + topology.NamesDomain} {
+			seen := count(name)
+			require.Equal(t, 60, seen[addrs[0]]+seen[addrs[1]], "%v", seen)
+			require.Greater(t, seen[addrs[0]], 10, "%v", seen) // five standard deviations
+			require.Greater(t, seen[addrs[1]], 10, "%v", seen)
+		}
+		d.docker("host2", "exec", "asks", "ping", "-c", "1", "-W", "5", "db")
+		_, err := d.Run("host2", dockerCLI, "exec", "asks", "nslookup", "nobody")
+		require.Error(t, err)
+
+		// host1 dies, as far as others can tell.
+		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceAgent, unix.SIGSTOP))
+		d.Await("only the living one to be answered", func() (bool, string) {
+			out, _ := d.Run("host2", dockerCLI, "exec", "asks", "nslookup", "all.pool."+topology.NamesDomain)
+			return strings.Contains(out, addrs[1]) && !strings.Contains(out, addrs[0]), out
+		})
+		require.Equal(t, 60, count("pool")[addrs[1]])
+		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceAgent, unix.SIGCONT))
+		finds("all.pool."+topology.NamesDomain, addrs[0])
+		d.docker("host1", "rm", "-f", "pool-1")
+		d.docker("host2", "rm", "-f", "pool-2", "asks")
+	})
+
 	t.Run("only names of networks it is in", func(t *testing.T) {
 		start("host1", "secret", "--network", "green")
 		start("host2", "friend", "--network", "green")

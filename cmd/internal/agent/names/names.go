@@ -8,6 +8,7 @@ package names
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -44,7 +45,9 @@ type Directory interface {
 // Answer answers a query of a container that is in the networks given. Names
 // are those of any of them, alone ("web") or with the network's ("web.blue").
 // For names that nobody has, the answer is SERVFAIL: then Docker's resolver
-// goes on to the next server. Any other answer would be the last word.
+// goes on to the next server. Any other answer would be the last word, which it is below
+// topology.NamesDomain. There a name has one of its addresses, by chance: resolvers that
+// sort several ones (RFC 6724, rule 9) would always take the nearest.
 func Answer(d Directory, networks []string, q *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetReply(q)
@@ -54,20 +57,35 @@ func Answer(d Directory, networks []string, q *dns.Msg) *dns.Msg {
 		return m
 	}
 	question := q.Question[0]
+	ours, all := topology.InNamesDomain(question.Name)
 	if question.Qtype == dns.TypePTR {
 		m.Answer = reverse(d, networks, question)
 	} else if addrs, found := forward(d, networks, question.Name); found {
-		for _, a := range addrs {
-			if r := record(question, a); r != nil {
-				m.Answer = append(m.Answer, r)
-			}
+		m.Answer = balanced(question, addrs)
+		if ours && !all && len(m.Answer) > 1 {
+			m.Answer = m.Answer[:1]
 		}
 		return m // without an answer as well: the name is there, but has no such record
 	}
-	if len(m.Answer) == 0 {
+	switch {
+	case ours:
+		m.Rcode = dns.RcodeNameError // a resolver goes on with the name alone
+	case len(m.Answer) == 0:
 		m.Rcode = dns.RcodeServerFailure
 	}
 	return m
+}
+
+// balanced returns the records asked for of addresses, in an order by chance (RFC 1794).
+func balanced(q dns.Question, addrs []netip.Addr) []dns.RR {
+	var out []dns.RR
+	for _, a := range addrs {
+		if r := record(q, a); r != nil {
+			out = append(out, r)
+		}
+	}
+	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
 }
 
 func header(q dns.Question) dns.RR_Header {

@@ -2,6 +2,7 @@ package names
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,8 +58,14 @@ func TestAnswer(t *testing.T) {
 		"reverse, IPv6": {
 			"blue", "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.0.0.0.1.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, none, "",
 		},
-		"reverse of nobody": {"blue", "2.6.2.10.in-addr.arpa.", dns.TypePTR, none, ""},
-		"no reverse name":   {"blue", "web.", dns.TypePTR, none, ""},
+		"alone in the domain":     {"blue", "WEB.Baize.Internal.", dns.TypeA, 0, "10.1.5.2"},
+		"with its network there":  {"red", "db.red.baize.internal.", dns.TypeA, 0, "10.2.6.2"},
+		"all in the domain":       {"blue red", "all.web.baize.internal.", dns.TypeA, 0, "10.1.5.2 10.2.5.2"},
+		"nobody in the domain":    {"blue red", "nobody.baize.internal.", dns.TypeA, dns.RcodeNameError, ""},
+		"another network's there": {"blue", "db.red.baize.internal.", dns.TypeA, dns.RcodeNameError, ""},
+		"no IPv6 in the domain":   {"red", "db.baize.internal.", dns.TypeAAAA, 0, ""},
+		"reverse of nobody":       {"blue", "2.6.2.10.in-addr.arpa.", dns.TypePTR, none, ""},
+		"no reverse name":         {"blue", "web.", dns.TypePTR, none, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := new(dns.Msg).SetQuestion(c.query, c.kind)
@@ -70,10 +77,31 @@ func TestAnswer(t *testing.T) {
 				require.Equal(t, c.query, r.Header().Name, "spelled as it was asked")
 				got = append(got, dns.Field(r, 1))
 			}
+			slices.Sort(got)
 			require.Equal(t, c.want, strings.Join(got, " "))
 			_, err := m.Pack()
 			require.NoError(t, err)
 		})
+	}
+}
+
+// Finding U12: containers of several hosts with one name share what is sent to it.
+func TestBalance(t *testing.T) {
+	pool := directory{"blue/web": nil}
+	for i := range 5 {
+		pool["blue/web"] = append(pool["blue/web"], netip.AddrFrom4([4]byte{10, 1, byte(i), 2}))
+	}
+	for name, records := range map[string]int{"web.": 5, "all.web.blue.baize.internal.": 5, "web.baize.internal.": 1} {
+		first := map[string]int{}
+		for range 1000 {
+			m := Answer(pool, []string{"blue"}, new(dns.Msg).SetQuestion(name, dns.TypeA))
+			require.Len(t, m.Answer, records)
+			first[dns.Field(m.Answer[0], 1)]++
+		}
+		require.Len(t, first, 5)
+		for addr, n := range first {
+			require.InDelta(t, 200, n, 100, "%s first of %s", addr, name) // eight standard deviations
+		}
 	}
 }
 

@@ -155,8 +155,12 @@ vagrant-test: check-go need-root ## the lab of machines: up, checked from inside
 	@scripts/vagrant-test.sh
 
 .PHONY: test-docker-mixed
-test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines of three releases in one lab (downloads two)
+test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines of three releases in one lab (downloads them)
 	@scripts/test-docker-mixed.sh
+
+.PHONY: test-engines
+test-engines: check-go need-root deps-test ## Docker 20.10, 26, 28 and 29 while their agents are killed every second (an hour)
+	@scripts/test-docker-mixed.sh '^TestEngines$$'
 
 .PHONY: test-upgrade
 test-upgrade: check-go need-root deps-test ## two versions side by side in one cluster, upgraded node by node

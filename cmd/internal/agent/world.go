@@ -196,6 +196,10 @@ func (host) Announce(ctx context.Context, netns, ifname string, mac net.Hardware
 	return hostnet.Announce(ctx, netns, ifname, mac, addrs)
 }
 
+func (host) ProbeAddress(ctx context.Context, devices []string, a netip.Addr) (*hostnet.Occupant, error) {
+	return hostnet.ProbeAddress(ctx, devices, a)
+}
+
 func (host) Abandoned(port string) (bool, error) { return hostnet.Abandoned(port) }
 
 func (host) LinkExists(name string) bool       { return hostnet.LinkExists(name) }

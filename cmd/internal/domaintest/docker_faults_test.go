@@ -69,64 +69,85 @@ func testDockerWithoutAgent(p plugin) {
 // Restarts of the agent, by SIGKILL and SIGTERM in turns, are none of Docker's
 // business: what starts meanwhile starts, what is to be restarted always is.
 func testDockerAgentRestarts(p plugin) {
-	const always, runs = 3, 6
-	for i := range always {
-		p.docker("host2", "run", "-d", "--restart", "always", "--network", "shop", "--name", fmt.Sprintf("always%d", i),
-			lab.DockerImage, "sh", "-c", "sleep 3; exit 1")
-	}
-	stop := make(chan struct{})
-	killed := make(chan int)
+	check := p.always("host2", "shop", 3, 3*time.Second)
+	killed := p.killing("host2", 2*time.Second, unix.SIGKILL, unix.SIGTERM)
+	failed := p.runs("host2", 4, "--network", "shop") + p.runs("host2", 2, "--network", "shop", "--ip", "10.7.0.77")
+	assert.GreaterOrEqual(p.T, killed(), 2, "the agent was killed while containers started")
+	assert.Zero(p.T, failed, "containers that did not start")
+	require.NoError(p.T, p.Host("host2").AwaitService(p.T.Context(), lab.ServiceAgent))
+	check()
+	p.nothingLeft("host2")
+}
+
+// killing kills a host's agent again and again, each time after it has lived for a
+// while, until the function returned is called, which says how often.
+func (p plugin) killing(host string, life time.Duration, signals ...unix.Signal) (stop func() int) {
+	over, killed := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
 		defer func() { killed <- n }()
 		for {
-			// Two seconds of life each time, on a machine however busy.
-			_ = p.Host("host2").AwaitService(p.T.Context(), lab.ServiceAgent)
+			// Its life begins when it is ready, on a machine however busy.
+			_ = p.Host(host).AwaitService(p.T.Context(), lab.ServiceAgent)
 			select {
-			case <-stop:
+			case <-over:
 				return
-			case <-time.After(2 * time.Second):
+			case <-time.After(life):
 			}
-			sig := []unix.Signal{unix.SIGKILL, unix.SIGTERM}[n%2]
-			if p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, sig) == nil {
+			if p.Host(host).Kill(p.T.Context(), lab.ServiceAgent, signals[n%len(signals)]) == nil {
 				n++
 			}
 		}
 	}()
-	failed := 0
-	for i := range runs {
-		args := []string{"docker", "run", "--rm", "--network", "shop"}
-		if i%3 == 0 {
-			args = append(args, "--ip", "10.7.0.77")
-		}
-		if out, err := p.Run("host2", append(args, lab.DockerImage, "true")...); err != nil {
+	return func() int {
+		close(over)
+		return <-killed
+	}
+}
+
+// runs starts containers one after the other that end at once, and counts those that
+// failed.
+func (p plugin) runs(host string, n int, args ...string) (failed int) {
+	argv := append(append([]string{dockerCLI, "run", "--rm"}, args...), lab.DockerImage, "true")
+	for i := range n {
+		if out, err := p.Run(host, argv...); err != nil {
 			failed++
-			p.T.Logf("run %d: %s", i, out)
+			p.T.Logf("%s: run %d: %s: %v", host, i, out, err)
 		}
 	}
-	close(stop)
-	assert.GreaterOrEqual(p.T, <-killed, 2, "the agent was killed while containers started")
-	assert.Zero(p.T, failed, "of %d containers did not start", runs)
-	require.NoError(p.T, p.Host("host2").AwaitService(p.T.Context(), lab.ServiceAgent))
-	for i := range always {
-		name := fmt.Sprintf("always%d", i)
-		count := func() string { return p.docker("host2", "inspect", "-f", "{{.RestartCount}}", name) }
-		before := count()
-		p.Await(name+" is started again and again", func() (bool, string) { now := count(); return now != before, now })
-		p.docker("host2", "rm", "-f", name)
+	return failed
+}
+
+// always starts containers that end after a while and are to be restarted. The function
+// returned requires that they still are, and removes them. An engine waits for up to a
+// minute before it restarts one that has not lived for ten seconds.
+func (p plugin) always(host, network string, n int, life time.Duration) (check func()) {
+	name := func(i int) string { return fmt.Sprintf("always-%s-%d", network, i) }
+	for i := range n {
+		p.docker(host, "run", "-d", "--restart", "always", "--network", network, "--name", name(i),
+			lab.DockerImage, "sh", "-c", fmt.Sprintf("sleep %.0f; exit 1", life.Seconds()))
 	}
-	p.nothingLeft("host2")
+	return func() {
+		for i := range n {
+			count := func() string { return p.docker(host, "inspect", "-f", "{{.RestartCount}}", name(i)) }
+			before := count()
+			p.Await(name(i)+" is started again and again", func() (bool, string) { now := count(); return now != before, now })
+			p.docker(host, "rm", "-f", name(i))
+		}
+	}
 }
 
 // An agent that hangs keeps Docker no longer than one that is away.
-func testDockerAgentHangs(p plugin) {
-	p.container("host2", "ends", "--network", "shop")
-	require.NoError(p.T, p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, unix.SIGSTOP))
-	p.docker("host2", "rm", "-f", "ends")
-	p.refused("host2", []string{"systemctl restart baize"}, "run", "--rm", "--network", "shop", lab.DockerImage, "true")
-	require.NoError(p.T, p.Host("host2").Kill(p.T.Context(), lab.ServiceAgent, unix.SIGCONT))
-	p.docker("host2", "run", "--rm", "--network", "shop", lab.DockerImage, "true")
-	p.nothingLeft("host2")
+func testDockerAgentHangs(p plugin) { p.hang("host2") }
+
+func (p plugin) hang(host string) {
+	p.container(host, "ends", "--network", "shop")
+	require.NoError(p.T, p.Host(host).Kill(p.T.Context(), lab.ServiceAgent, unix.SIGSTOP))
+	p.docker(host, "rm", "-f", "ends")
+	p.refused(host, []string{"systemctl restart baize"}, "run", "--rm", "--network", "shop", lab.DockerImage, "true")
+	require.NoError(p.T, p.Host(host).Kill(p.T.Context(), lab.ServiceAgent, unix.SIGCONT))
+	p.docker(host, "run", "--rm", "--network", "shop", lab.DockerImage, "true")
+	p.nothingLeft(host)
 }
 
 func testDockerEngine(p plugin) {

@@ -382,9 +382,37 @@ func (p plugin) theft() {
 	stream.Goes(100)
 	assert.Empty(p.T, stream.Ends().Missing, "whoever has the address is not disturbed")
 	p.docker("host1", "rm", "-f", "shopkeeper")
+	p.squatter()
 	p.container("host2", "heir", "--network", "shop", "--ip", owned.String())
 	p.reach("host3", "client", owned)
 	p.reach("host1", "peer", owned)
+}
+
+// squatter takes free addresses of host1's lease by hand, which nobody else can have then.
+func (p plugin) squatter() {
+	p.container("host1", "squatter", "--network", "shop", "--cap-add", "NET_ADMIN")
+	beside := func(a netip.Addr) netip.Addr {
+		b := a.AsSlice()
+		b[len(b)-1] ^= 0x80
+		a, _ = netip.AddrFromSlice(b)
+		return a
+	}
+	free6 := beside(p.addr6("host1", "squatter", "shop"))
+	for _, a := range []netip.Addr{beside(p.addr("host1", "squatter", "shop")), free6} {
+		p.within("host1", "squatter", "ip", "addr", "add", a.String()+"/"+fmt.Sprint(a.BitLen()), "dev", "eth0")
+		p.Await("duplicate address detection to end", func() (bool, string) {
+			out := p.within("host1", "squatter", "ip", "addr", "show", "eth0")
+			return !strings.Contains(out, "tentative"), out
+		})
+		p.refused("host2", []string{
+			a.String(), "node host1 has it: taken by endpoint docker-", "container squatter",
+			topology.MACOf(p.addr("host1", "squatter", "shop")).String() + " answers for it",
+		}, "run", "--rm", "--network", "shop", map[bool]string{true: "--ip", false: "--ip6"}[a.Is4()], a.String(),
+			lab.DockerImage, "true")
+		p.within("host1", "squatter", "ip", "addr", "del", a.String()+"/"+fmt.Sprint(a.BitLen()), "dev", "eth0")
+	}
+	p.docker("host2", "run", "--rm", "--network", "shop", "--ip6", free6.String(), lab.DockerImage, "true")
+	p.docker("host1", "rm", "-f", "squatter")
 }
 
 func testDockerRange(p plugin) {

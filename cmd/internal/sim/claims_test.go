@@ -91,6 +91,24 @@ func TestAddressIsNotStolen(t *testing.T) {
 		}
 		require.Empty(t, w.CheckSilence(time.Hour))
 	})
+	scenario(t, "of an endpoint that took it by itself", func(t *testing.T) {
+		w := world(t, 2)
+		a := beside(w.Nodes[0], 1)
+		n := w.Nodes[0]
+		n.Take(n.Attach().Endpoints()[0].Port, a)
+		conflict(t, w.Nodes[1].Add("blue", "thief", a), a.String(), "node host1", "endpoint c-host1", "02:00:00:00:00:01")
+		conflict(t, reserve(t, w.Nodes[1], a), a.String(), "node host1", "endpoint c-host1", "02:00:00:00:00:01")
+		require.Empty(t, w.Snapshot().Pins)
+		unclaimed(t, w)
+		require.Empty(t, n.Attach().Lent())
+		// It gives it back.
+		n.Take(n.Attach().Endpoints()[0].Port, netip.MustParseAddr("192.0.2.1"))
+		require.NoError(t, w.Nodes[1].Add("blue", "heir", a))
+		w.Settle()
+		for _, n := range w.Nodes {
+			require.Empty(t, n.Faults(), n.Name)
+		}
+	})
 	scenario(t, "of a container that is being started", func(t *testing.T) {
 		w := world(t, 2)
 		a := beside(w.Nodes[0], 1)

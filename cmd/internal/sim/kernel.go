@@ -24,8 +24,9 @@ type kernel struct {
 
 	mu      sync.Mutex
 	devices map[string]bool
-	mtus    map[string]int // of endpoints' devices
-	link    int            // the underlay's MTU
+	mtus    map[string]int        // of endpoints' devices
+	link    int                   // the underlay's MTU
+	taken   map[netip.Addr]string // addresses that endpoints took by themselves, by device
 	changed chan struct{}
 }
 
@@ -225,6 +226,15 @@ func (host) AwaitLink(context.Context, string, net.HardwareAddr, []netip.Addr) (
 
 func (host) Announce(context.Context, string, string, net.HardwareAddr, []netip.Addr) error {
 	return nil
+}
+
+func (h host) ProbeAddress(_ context.Context, devices []string, a netip.Addr) (*hostnet.Occupant, error) {
+	h.k.mu.Lock()
+	defer h.k.mu.Unlock()
+	if d := h.k.taken[a]; slices.Contains(devices, d) {
+		return &hostnet.Occupant{Device: d, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, nil
+	}
+	return nil, nil
 }
 
 func (host) Abandoned(string) (bool, error) { return false, nil }

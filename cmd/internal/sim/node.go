@@ -418,6 +418,13 @@ func (n *Node) SetUnderlayMTU(mtu int) {
 	n.TouchLinks()
 }
 
+// Take gives an address to the endpoint of a device, without asking anybody.
+func (n *Node) Take(device string, a netip.Addr) {
+	n.kernel.mu.Lock()
+	defer n.kernel.mu.Unlock()
+	n.kernel.taken = map[netip.Addr]string{a: device}
+}
+
 // MTU is that of an endpoint's device.
 func (n *Node) MTU(e api.Endpoint) int { return n.kernel.mtu(e.Port) }
 

@@ -90,6 +90,9 @@ type Host interface {
 	Detach(ctx context.Context, port string) error
 	AwaitLink(ctx context.Context, netns string, mac net.HardwareAddr, addrs []netip.Addr) (string, error)
 	Announce(ctx context.Context, netns, ifname string, mac net.HardwareAddr, addrs []netip.Addr) error
+	// ProbeAddress finds who has an address behind devices of this host; nil where nobody
+	// answers.
+	ProbeAddress(ctx context.Context, devices []string, a netip.Addr) (*hostnet.Occupant, error)
 	Abandoned(port string) (bool, error)
 	// LinkExists reports whether there is a device of that name; when in doubt it
 	// says yes.

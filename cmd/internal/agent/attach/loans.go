@@ -1,10 +1,15 @@
 package attach
 
 import (
+	"context"
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/baize-net/baize/cmd/internal/agent/addresses"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -44,6 +49,35 @@ func (p *Part) Lend(c topology.Claim) (holder string) {
 		}
 	}
 	return holder
+}
+
+// Probe implements membership.Lender: an endpoint may have taken an address that nobody gave
+// it. The others send what is for the address to this node, so behind its ports is where
+// somebody would have it.
+func (p *Part) Probe(ctx context.Context, c topology.Claim) (holder string, err error) {
+	ports := map[string]ovs.Endpoint{}
+	for _, e := range p.known.Get().Endpoints {
+		if e.Network == c.Network {
+			ports[e.Port] = e
+		}
+	}
+	if len(ports) == 0 {
+		return "", nil
+	}
+	found, err := p.host.ProbeAddress(ctx, slices.Sorted(maps.Keys(ports)), c.Addr)
+	if err != nil || found == nil {
+		return "", err
+	}
+	p.change(func() { delete(p.lent, reservation{c.Network, c.Addr}) })
+	if err := p.save(); err != nil {
+		p.log.Warn(err)
+	}
+	e := ports[found.Device]
+	holder = "endpoint " + e.Name
+	if called := p.Called(e); called != "" {
+		holder += ", " + called
+	}
+	return fmt.Sprintf("%s, which nobody gave it: %s answers for it", holder, found.MAC), nil
 }
 
 // Settle implements membership.Lender.

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -30,6 +32,9 @@ type Lender interface {
 	// Lend keeps the address of a claim out of the node's own allocation, unless the
 	// node has it in use: then it returns by what.
 	Lend(c topology.Claim) (holder string)
+	// Probe asks on the wire who has the address of a claim, although nobody of the node's
+	// is known to: then it returns who, and the loan is ended.
+	Probe(ctx context.Context, c topology.Claim) (holder string, err error)
 	// Settle ends the loans of claims that are gone from a topology that etcd has
 	// now. Where they were pinned, the pins are in it.
 	Settle(s *topology.Snapshot)
@@ -162,27 +167,41 @@ func (p *Part) answer(ctx context.Context) error {
 		return nil
 	}
 	p.lender.Settle(t.Stored)
-	var errs []error
+	var open errgroup.Group
+	open.SetLimit(answersAtOnce)
 	for _, c := range t.Stored.Claims {
 		home, _ := t.Stored.Home(c.Network, c.Addr)
 		if c.Owner != self.Node || c.Answer != "" || home.Node != self.Node || home.Segment != "" {
 			continue
 		}
-		c.Answer, c.Holder = topology.ClaimAgreed, p.lend(t.Stored, home, c)
-		if c.Holder != "" {
-			c.Answer = topology.ClaimRefused
-		}
-		p.log.Infof("address %s of network %s: node %s asks for it: %s %s", c.Addr, c.Network, c.Node, c.Answer, c.Holder)
-		errs = append(errs, p.store.AnswerClaim(ctx, c))
+		open.Go(func() error { return p.answerOne(ctx, t.Stored, home, c) })
 	}
-	return errors.Join(errs...)
+	return open.Wait()
+}
+
+// answersAtOnce is how many claims are looked into at the same time.
+const answersAtOnce = 16
+
+// answerOne answers a claim. Where it cannot be asked for the address on the wire, it has no
+// answer yet.
+func (p *Part) answerOne(ctx context.Context, s *topology.Snapshot, home topology.Subnet, c topology.Claim) error {
+	var err error
+	if c.Answer = topology.ClaimAgreed; topology.HostIndex(home.Prefix, c.Addr) < 2 {
+		c.Holder = "the node itself"
+	} else if c.Holder = p.lend(s, c); c.Holder == "" {
+		if c.Holder, err = p.lender.Probe(ctx, c); err != nil {
+			return err
+		}
+	}
+	if c.Holder != "" {
+		c.Answer = topology.ClaimRefused
+	}
+	p.log.Infof("address %s of network %s: node %s asks for it: %s %s", c.Addr, c.Network, c.Node, c.Answer, c.Holder)
+	return p.store.AnswerClaim(ctx, c)
 }
 
 // lend lends an address, or says what has it.
-func (p *Part) lend(s *topology.Snapshot, home topology.Subnet, c topology.Claim) (holder string) {
-	if topology.HostIndex(home.Prefix, c.Addr) < 2 {
-		return "the node itself"
-	}
+func (p *Part) lend(s *topology.Snapshot, c topology.Claim) (holder string) {
 	if holder = p.lender.Lend(c); holder == "" {
 		return ""
 	}

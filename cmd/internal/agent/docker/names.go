@@ -42,9 +42,9 @@ const namesEvery = time.Minute
 const (
 	// nameTimeout bounds the question for the name of a container that starts: it is for
 	// people, and the container waits.
-	nameTimeout = 500 * time.Millisecond
+	nameTimeout = time.Second
 	// namePause is how long an engine that did not answer it is not asked again.
-	namePause = time.Minute
+	namePause = 5 * time.Second
 )
 
 // nameOf asks the engine for the name of the container that joins an endpoint; "" where it

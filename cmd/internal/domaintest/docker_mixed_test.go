@@ -81,6 +81,7 @@ func TestEngines(t *testing.T) {
 			{"compose", func(p plugin) { p.engineCompose(h) }},
 			{"an agent that hangs", func(p plugin) { p.engineHangs(h) }},
 			{"an address that is taken", func(p plugin) { p.engineTheft(h, other) }},
+			{"an alias on two hosts", func(p plugin) { p.engineAlias(h, other) }},
 			{"ports are named after containers", func(p plugin) {
 				p.container(h, "named", "--network", "shop")
 				require.Contains(p.T, p.Must(h, "ovs-vsctl", "show"), "Port bz-named")
@@ -148,6 +149,22 @@ func (p plugin) engineHangs(host string) {
 	start := time.Now()
 	p.hang(host)
 	p.T.Logf("an agent that hangs is given up within %v, with what it does later", time.Since(start).Round(time.Second))
+}
+
+// engineAlias is U12.
+func (p plugin) engineAlias(host, other string) {
+	args := []string{"--network", "shop", "--network-alias", "pool"}
+	p.container(host, "near", args...)
+	p.container(other, "far", args...)
+	p.container(host, "asks", "--network", "shop", "--dns-search", topology.NamesDomain, "--dns-option", "ndots:1")
+	addrs := []string{p.addr(host, "near", "shop").String(), p.addr(other, "far", "shop").String()}
+	p.Await("both to be known", func() (bool, string) {
+		out, _ := p.Run(host, dockerCLI, "exec", "asks", "nslookup", "all.pool."+topology.NamesDomain)
+		return strings.Contains(out, addrs[0]) && strings.Contains(out, addrs[1]), out
+	})
+	p.balanced(host, "asks", "pool", addrs)
+	p.docker(host, "rm", "-f", "near", "asks")
+	p.docker(other, "rm", "-f", "far")
 }
 
 // engineTheft is U2.

@@ -3,6 +3,7 @@
 package domaintest
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,23 +96,8 @@ func TestNames(t *testing.T) {
 		}
 		start("host2", "asks", "--network", "blue", "--dns-search", topology.NamesDomain, "--dns-option", "ndots:1")
 		finds("all.pool."+topology.NamesDomain, addrs[0])
-		count := func(name string) (seen map[string]int) {
-			seen = map[string]int{}
-			// By the resolver of the C library, which sorts.
-			const ask = "for i in $(seq 60); do ping -c 1 -w 5 -q $0 | head -n 1; done"
-			for line := range strings.Lines(d.docker("host2", "exec", "asks", "sh", "-c", ask, name)) {
-				_, addr, _ := strings.Cut(line, "(")
-				addr, _, _ = strings.Cut(addr, ")")
-				seen[addr]++
-			}
-			t.Log(name, seen)
-			return seen
-		}
 		for _, name := range []string{"pool", "pool." + topology.NamesDomain, "pool.blue." + topology.NamesDomain} {
-			seen := count(name)
-			require.Equal(t, 60, seen[addrs[0]]+seen[addrs[1]], "%v", seen)
-			require.Greater(t, seen[addrs[0]], 10, "%v", seen) // five standard deviations
-			require.Greater(t, seen[addrs[1]], 10, "%v", seen)
+			d.balanced("host2", "asks", name, addrs)
 		}
 		d.docker("host2", "exec", "asks", "ping", "-c", "1", "-W", "5", "db")
 		_, err := d.Run("host2", dockerCLI, "exec", "asks", "nslookup", "nobody")
@@ -123,7 +109,7 @@ func TestNames(t *testing.T) {
 			out, _ := d.Run("host2", dockerCLI, "exec", "asks", "nslookup", "all.pool."+topology.NamesDomain)
 			return strings.Contains(out, addrs[1]) && !strings.Contains(out, addrs[0]), out
 		})
-		require.Equal(t, 60, count("pool")[addrs[1]])
+		require.Equal(t, 60, d.answers("host2", "asks", "pool", 60)[addrs[1]])
 		require.NoError(t, d.Host("host1").Kill(t.Context(), lab.ServiceAgent, unix.SIGCONT))
 		finds("all.pool."+topology.NamesDomain, addrs[0])
 		d.docker("host1", "rm", "-f", "pool-1")
@@ -172,4 +158,28 @@ func TestNames(t *testing.T) {
 		d.docker("host1", "start", "site")
 		finds("site", inBlue("host1", "site"))
 	})
+}
+
+// answers counts what a name stands for in a container, by the resolver of the C library,
+// which sorts.
+func (d *domain) answers(host, container, name string, n int) map[string]int {
+	d.T.Helper()
+	seen := map[string]int{}
+	const ask = "for i in $(seq $1); do ping -c 1 -w 5 -q $0 | head -n 1; done"
+	for line := range strings.Lines(d.docker(host, "exec", container, "sh", "-c", ask, name, strconv.Itoa(n))) {
+		_, addr, _ := strings.Cut(line, "(")
+		addr, _, _ = strings.Cut(addr, ")")
+		seen[addr]++
+	}
+	d.T.Log(name, seen)
+	return seen
+}
+
+// balanced requires that a name stands for each of two addresses about half of the time.
+func (d *domain) balanced(host, container, name string, addrs []string) {
+	d.T.Helper()
+	seen := d.answers(host, container, name, 60)
+	require.Equal(d.T, 60, seen[addrs[0]]+seen[addrs[1]], "%v", seen)
+	require.Greater(d.T, seen[addrs[0]], 10, "%v", seen) // five standard deviations
+	require.Greater(d.T, seen[addrs[1]], 10, "%v", seen)
 }

@@ -208,6 +208,7 @@ func (p *Part) look() {
 		}
 		p.log.Infof("endpoint %s of network %s: its namespace is gone, the port is removed", e.Name, e.Network)
 		p.remove(e.Port)
+		p.unplugged(e.Port)
 		p.note(e, Detached, "its namespace is gone")
 	}
 	if err := p.finish(p.detachNow); err != nil {
@@ -357,7 +358,11 @@ func (p *Part) unplug(ctx context.Context, e ovs.Endpoint) error {
 	p.keep(ctx)
 	err := p.sw.Detached(ctx, e.Port)
 	// A switch that does not answer has used up the request's time, and not the device's.
-	return errors.Join(err, p.detachNow(e.Port))
+	if derr := p.detachNow(e.Port); derr != nil {
+		return errors.Join(err, derr)
+	}
+	p.unplugged(e.Port)
+	return err
 }
 
 // keep saves what changed. A disk that is slow is waited for for a while; the file is

@@ -133,7 +133,7 @@ func (p *Part) Evict(ctx context.Context, network string) error {
 			if e.Network == network {
 				all = append(all, e)
 				delete(p.endpoints, port)
-				p.leaving[port] = true
+				p.leaving[port], p.plugged[port] = true, true
 			}
 		}
 		for x := range p.reserved {
@@ -149,7 +149,12 @@ func (p *Part) Evict(ctx context.Context, network string) error {
 	for _, e := range all {
 		p.log.Infof("endpoint %s detached: network %s is being deleted", e.Name, network)
 		p.note(e, Detached, "network "+network+" is being deleted")
-		errs = append(errs, p.sw.Detached(ctx, e.Port), p.host.Detach(ctx, e.Port))
+		errs = append(errs, p.sw.Detached(ctx, e.Port))
+		if err := p.host.Detach(ctx, e.Port); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.unplugged(e.Port)
 	}
 	return errors.Join(errs...)
 }

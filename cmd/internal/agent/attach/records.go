@@ -77,9 +77,12 @@ type records struct {
 	// unfinished are those of them that an agent before this one began to remove:
 	// their devices may be left.
 	unfinished map[string]bool
-	wake       part.Signal // there may be something to finish
-	reserved   map[reservation]promise
-	lent       map[reservation]loan
+	// plugged are those of them whose devices this agent has yet to remove. The file has
+	// them: an agent that is killed then leaves them to the next one.
+	plugged  map[string]bool
+	wake     part.Signal // there may be something to finish
+	reserved map[reservation]promise
+	lent     map[reservation]loan
 	// closed are networks that this node has let go of (leave.go), busy those with
 	// requests at work, and how many.
 	closed map[string]bool
@@ -102,7 +105,7 @@ func newRecords(file string) *records {
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
 		moving: map[string]bool{}, unsure: map[string]time.Time{}, leaving: map[string]bool{},
 		reserved: map[reservation]promise{}, lent: map[reservation]loan{},
-		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{},
+		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{}, plugged: map[string]bool{},
 		removals: map[api.Attachment]moment{},
 	}
 }
@@ -139,6 +142,7 @@ func (r *records) put(e ovs.Endpoint) (err error) {
 		delete(r.pending, e.Port)
 		delete(r.leaving, e.Port)
 		delete(r.unfinished, e.Port)
+		delete(r.plugged, e.Port)
 		for _, ip := range e.IPs {
 			delete(r.reserved, reservation{e.Network, ip})
 		}
@@ -151,8 +155,18 @@ func (r *records) remove(port string) {
 	r.change(func() {
 		delete(r.endpoints, port)
 		delete(r.pending, port)
-		r.leaving[port] = true
+		r.leaving[port], r.plugged[port] = true, true
 	})
+}
+
+// unplugged notes that the device of a removed endpoint is gone.
+func (r *records) unplugged(port string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.plugged[port] {
+		delete(r.plugged, port)
+		r.version++
+	}
 }
 
 // portOf returns the name of the port that an endpoint has, or is to have.
@@ -175,7 +189,7 @@ func (r *records) rename(e ovs.Endpoint, port string) (renamed bool) {
 	r.change(func() {
 		_, attached := r.endpoints[port]
 		_, coming := r.pending[port]
-		if _, pending := r.pending[e.Port]; !pending || attached || coming || r.unfinished[port] {
+		if _, pending := r.pending[e.Port]; !pending || attached || coming || r.unfinished[port] || r.plugged[port] {
 			return
 		}
 		delete(r.pending, e.Port)
@@ -428,12 +442,10 @@ func (r *records) save() error {
 	for port := range r.leaving {
 		c.Leaving = append(c.Leaving, port)
 	}
-	for port := range r.unfinished {
-		if !r.leaving[port] {
-			c.Leaving = append(c.Leaving, port)
-		}
-	}
+	c.Leaving = slices.AppendSeq(c.Leaving, maps.Keys(r.unfinished))
+	c.Leaving = slices.AppendSeq(c.Leaving, maps.Keys(r.plugged))
 	slices.Sort(c.Leaving)
+	c.Leaving = slices.Compact(c.Leaving)
 	c.Removals = r.recentRemovals()
 	for x, l := range r.lent {
 		c.Lent = append(c.Lent, lentAddr{x.network, x.addr, l.node, l.revision, l.at})

@@ -88,6 +88,28 @@ func TestRemovalIsFinished(t *testing.T) {
 	assert.Equal(t, []string{e.Port}, finish(), "once")
 	require.NoError(t, next.save())
 
+	// The switch has the port no more, the device is there still, and the file is written for
+	// another endpoint when the agent is killed.
+	other := ovs.Endpoint{Name: "db", Network: "blue", IPs: []netip.Addr{addr.Next()}, Port: "bz0000000002"}
+	require.NoError(t, r.put(e))
+	r.remove(e.Port)
+	assert.Empty(t, r.Adopt(nil))
+	require.NoError(t, r.put(other))
+	require.NoError(t, r.save())
+	next = newRecords(file)
+	assert.Equal(t, []ovs.Endpoint{other}, next.Adopt([]ovs.Endpoint{other}))
+	detached = nil
+	assert.Equal(t, []string{e.Port}, finish())
+	r.unplugged(e.Port)
+	r.remove(other.Port)
+	r.unplugged(other.Port)
+	r.Adopt(nil)
+	require.NoError(t, r.save())
+	next = newRecords(file)
+	assert.Empty(t, next.Adopt(nil))
+	detached = nil
+	assert.Empty(t, finish(), "what is gone is not looked for")
+
 	// One that is added again meanwhile keeps its device.
 	require.NoError(t, r.put(e))
 	r.remove(e.Port)

@@ -180,7 +180,7 @@ func (p *Part) answer(ctx context.Context) error {
 }
 
 // answersAtOnce is how many claims are looked into at the same time.
-const answersAtOnce = 16
+const answersAtOnce = 8
 
 // answerOne answers a claim. Where it cannot be asked for the address on the wire, it has no
 // answer yet.

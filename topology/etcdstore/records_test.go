@@ -493,7 +493,7 @@ func TestNames(t *testing.T) {
 	}
 	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "network blue")
 	foreign := web
-	foreign.Layout = "flannel"
+	foreign.Layout = "other"
 	refused(t, s.PutNames(ctx, foreign), topology.ErrNotFound, "node a")
 	mustCreate(t, s, blue())
 	refused(t, s.PutNames(ctx, web), topology.ErrNotFound, "node a")

@@ -27,8 +27,8 @@ type config struct {
 	Network string `json:"network"`
 	// Socket is the agent's.
 	Socket string `json:"socket"`
-	// SubnetFile says which subnet this host routes to its containers (flannel's
-	// subnet.env). With it a container is no endpoint of a network: see routed.go.
+	// SubnetFile says which subnet this host routes to its containers (package
+	// subnetenv). With it a container is no endpoint of a network: see routed.go.
 	SubnetFile string `json:"subnetFile"`
 	// Allow are prefixes that containers may send from beside their own addresses.
 	Allow []string `json:"allow"`

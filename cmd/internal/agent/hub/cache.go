@@ -17,10 +17,12 @@ const (
 	// CacheAfter is how long a starting agent waits for the store before it uses
 	// what it saw last.
 	CacheAfter = 3 * time.Second
-	// cacheEvery bounds how often the topology is written to disk, cacheDelay
-	// lets changes that come together be written together.
+	// cacheDelay lets changes that come together be written to disk together. What
+	// comes then waits for cacheShare times what writing took, for cacheEvery at most:
+	// a large topology on a slow disk is not written all the time.
+	cacheDelay = 300 * time.Millisecond
+	cacheShare = 50
 	cacheEvery = 10 * time.Second
-	cacheDelay = time.Second
 )
 
 // Cache keeps the last topology seen in a file, so that containers can be
@@ -39,8 +41,9 @@ type Cache struct {
 	next *topology.Snapshot // not yet written
 	// written is what the file has; nil where that is not known.
 	written *topology.Snapshot
-	saved   time.Time
-	timer   *time.Timer
+	// again is when the next one is written at the earliest.
+	again time.Time
+	timer *time.Timer
 }
 
 var _ source.Cache = (*Cache)(nil)
@@ -72,7 +75,7 @@ func (c *Cache) Save(s *topology.Snapshot) {
 	}
 	c.next = s
 	if c.timer == nil {
-		c.timer = time.AfterFunc(max(cacheDelay, cacheEvery-time.Since(c.saved)), c.Flush)
+		c.timer = time.AfterFunc(max(cacheDelay, time.Until(c.again)), c.Flush)
 	}
 }
 
@@ -95,19 +98,22 @@ func (c *Cache) Flush() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	if c.timer, c.saved = nil, time.Now(); next == nil {
+	if c.timer = nil; next == nil {
 		c.mu.Unlock()
 		return
 	}
 	c.next, c.written = nil, nil
 	c.mu.Unlock()
-	if err := c.write(next); err != nil {
-		c.warn(fmt.Errorf("keep a copy of the topology: %w", err))
-		return
-	}
+	began := time.Now()
+	err := c.write(next)
 	c.mu.Lock()
-	c.written = next
+	if c.again = time.Now().Add(min(cacheEvery, cacheShare*time.Since(began))); err == nil {
+		c.written = next
+	}
 	c.mu.Unlock()
+	if err != nil {
+		c.warn(fmt.Errorf("keep a copy of the topology: %w", err))
+	}
 }
 
 // sameFile compares what is written of a topology, by identity.

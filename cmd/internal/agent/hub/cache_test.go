@@ -48,3 +48,23 @@ func TestCacheIsNotWrittenForLiveness(t *testing.T) {
 		require.Equal(t, uint32(101), last.Networks["blue"].VNI)
 	})
 }
+
+// An agent that is killed, and started without the store, undoes what came after its
+// copy: each change is in that soon, also one that comes right after another.
+func TestCacheIsWrittenSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "topology.json")
+		c := hub.NewCache(file, topology.NewSnapshot, func(err error) { t.Error(err) })
+		s := topology.NewSnapshot(10, good())
+		for _, vni := range []uint32{101, 102, 103} {
+			n := topology.Network{Name: "blue", VNI: vni, IPv4: s.Networks["blue"].IPv4}
+			s = s.With(s.Revision+1, []topology.KV{key(n.Defaults(), s.Revision+1)}, nil)
+			c.Save(s)
+			time.Sleep(500 * time.Millisecond)
+			synctest.Wait()
+			last, err := c.Load()
+			require.NoError(t, err)
+			require.Equal(t, vni, last.Networks["blue"].VNI)
+		}
+	})
+}

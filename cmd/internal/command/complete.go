@@ -218,17 +218,14 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 	if list, ok := fixedValues[name]; ok {
 		return words(list...)
 	}
+	if kind, ok := listedValues[name]; ok {
+		return ask(kind, "list")
+	}
 	switch name {
 	case "transport":
 		return transports(topology.Transports())
 	case "encap":
 		return transports(append(topology.Encapsulations(), topology.Route))
-	case "network", "docker-network":
-		return ask("network", "list")
-	case "node":
-		return ask("node", "list")
-	case flagEndpoint:
-		return ask("endpoint", "list")
 	case flagKind:
 		return eventKinds()
 	case "netns":
@@ -237,8 +234,6 @@ func (cur *cursor) flagValues(f ucli.Flag, ask asker) []candidate {
 		if len(cur.path) > 1 && cur.path[1].Name == "lab" {
 			return labs()
 		}
-	case flagContext:
-		return ask("context", "list")
 	case flagSort, flagFilter:
 		return fields(f)
 	case "vtep":
@@ -274,6 +269,11 @@ func fields(f ucli.Flag) (out []candidate) {
 		}
 	})
 	return out
+}
+
+// listedValues are the kinds of what flags name: 'baize KIND list' has them all.
+var listedValues = map[string]string{
+	"network": "network", "docker-network": "network", "node": "node", flagEndpoint: "endpoint", flagContext: "context",
 }
 
 // fixedValues are those of flags that take one of a few words.

@@ -1,12 +1,16 @@
 package command
 
 import (
+	"bytes"
+	"context"
+	"flag"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/capture"
@@ -50,4 +54,29 @@ func TestPacketLine(t *testing.T) {
 	} {
 		require.Equal(t, x.want, packetLine(x.point, x.packet, "what", len("host1/host2")))
 	}
+}
+
+// Packets that come after enough of them are neither shown nor counted.
+func TestCaptureCount(t *testing.T) {
+	var out, said bytes.Buffer
+	flags := flag.NewFlagSet("capture", flag.ContinueOnError)
+	flags.Int("count", 2, "")
+	c := ucli.NewContext(ucli.NewApp(), flags, nil)
+	x := capturing{
+		r: &runner{Streams: Streams{Out: &out, Err: &said}}, c: c,
+		spots: []spot{{
+			point: api.Point{Node: "host1", Name: "c1", Kind: api.PointEndpoint},
+			run: func(ctx context.Context, emit func(capture.Packet)) (capture.Counts, error) {
+				for range 5 {
+					emit(capture.Packet{})
+				}
+				<-ctx.Done()
+				return capture.Counts{Captured: 5}, nil
+			},
+		}},
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	require.NoError(t, x.run(ctx, stop, &captureOutput{}))
+	assert.Equal(t, 2, bytes.Count(out.Bytes(), []byte("\n")), out.String())
+	assert.Contains(t, said.String(), "host1/c1: 2 packets captured")
 }

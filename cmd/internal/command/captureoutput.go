@@ -93,11 +93,12 @@ func (x *capturing) run(ctx context.Context, stop func(), out *captureOutput) er
 		})
 	}
 	go func() { running.Wait(); close(packets) }()
-	left := x.c.Int("count")
+	left, shown := x.c.Int("count"), make([]uint64, len(x.spots))
 	err = capture.Merge(packets, hold, func(p capture.Packet) error {
 		if err := show.write(p); err != nil {
 			return err
 		}
+		shown[p.Point]++
 		if left--; left == 0 {
 			return errEnough
 		}
@@ -105,6 +106,9 @@ func (x *capturing) run(ctx context.Context, stop func(), out *captureOutput) er
 	}, show.flush, stop)
 	if errors.Is(err, errEnough) {
 		err = show.flush()
+	}
+	for i := range counts { // what came after enough is not there
+		counts[i].Captured = shown[i]
 	}
 	err = errors.Join(err, show.end(counts))
 	return errors.Join(err, x.summary(counts), errors.Join(errs...))

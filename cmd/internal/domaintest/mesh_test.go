@@ -293,8 +293,10 @@ func testMeshForged(m mesh) {
 	m.Await("a probe on the wire", func() (bool, string) {
 		begin := []byte{0x02, 0xba, 0x12, 0xe0, 0, 0, 0x02, 0xba, 0x12, 0xe1}
 		for _, f := range wire.Frames(begin) {
-			_, rest, _ := bytes.Cut(f, begin)
-			probe = slices.Concat(begin, rest)
+			// A full one leaves no room for the mark in the endpoint's MTU.
+			if _, rest, _ := bytes.Cut(f, begin); len(rest) < 500 {
+				probe = slices.Concat(begin, rest)
+			}
 		}
 		return len(probe) > 0, ""
 	})

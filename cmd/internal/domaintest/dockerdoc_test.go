@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
 	"github.com/baize-net/baize/cmd/internal/testkit"
@@ -129,8 +131,49 @@ func hostAsksForNames(d *domain) {
 func runAsShown(d *domain, host, command string) (out string, err error) {
 	for end := time.Now().Add(20 * time.Second); ; {
 		out, err = d.Run(host, "sh", "-c", command)
-		if err == nil || !strings.Contains(err.Error()+out, "bad address") || time.Now().After(end) {
+		if err == nil || !strings.Contains(err.Error()+out, "bad address") {
+			return out, err
+		}
+		if time.Now().After(end) {
+			tellNames(d)
 			return out, err
 		}
 	}
+}
+
+// tellNames says, of a name that is not found, how far it came: from the engine of its
+// host to the agent there, from that to etcd, and from there to the others.
+func tellNames(d *domain) {
+	for _, host := range []string{"host1", "host2"} {
+		for _, command := range []string{
+			"docker network ls", "docker ps", "docker network inspect blue", "baize endpoint list -o json",
+			"baize name list -o json", "baize doctor",
+		} {
+			out, err := d.Run(host, "sh", "-c", "PATH=/usr/bin:$PATH; "+command)
+			d.T.Logf("%s: %s: %v\n%s", host, command, err, out)
+		}
+		d.T.Logf("%s: goroutines of the agent: %s", host, agentStacks(d, host))
+	}
+}
+
+// agentStacks ends the agent of a host in the way in which it says what it was doing.
+func agentStacks(d *domain, host string) string {
+	h := d.Host(host)
+	if err := h.Kill(d.T.Context(), lab.ServiceAgent, unix.SIGQUIT); err != nil {
+		return err.Error()
+	}
+	stacks := ""
+	d.Await("the agent of "+host+" has told its goroutines", func() (bool, string) {
+		log, err := os.ReadFile(filepath.Join(h.Dir(), "log", "agent.log"))
+		_, stacks, _ = strings.Cut(string(log), "SIGQUIT")
+		return strings.Contains(stacks, "rip "), fmt.Sprint(err)
+	})
+	var ours []string
+	for line := range strings.Lines(stacks) {
+		if strings.HasPrefix(line, "goroutine ") || strings.Contains(line, "agent/names.") ||
+			strings.Contains(line, "agent/docker.") {
+			ours = append(ours, line)
+		}
+	}
+	return strings.Join(ours, "")
 }

@@ -78,6 +78,9 @@ func (e *engine) get(ctx context.Context, path string, out any) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		if resp.StatusCode == http.StatusNotFound {
+			return fmt.Errorf("%w: the engine answers %s: %s", topology.ErrNotFound, resp.Status, b)
+		}
 		return fmt.Errorf("the engine answers %s: %s", resp.Status, b)
 	}
 	return json.NewDecoder(resp.Body).Decode(out)
@@ -93,7 +96,9 @@ func (e *engine) networks(ctx context.Context) (engineNetworks, error) {
 	for _, n := range list {
 		// The listing has no endpoints.
 		var whole engineNetwork
-		if err := e.get(ctx, "/networks/"+url.PathEscape(n.ID), &whole); err != nil {
+		if err := e.get(ctx, "/networks/"+url.PathEscape(n.ID), &whole); errors.Is(err, topology.ErrNotFound) {
+			continue // removed since
+		} else if err != nil {
 			return nil, err
 		}
 		out = append(out, whole)

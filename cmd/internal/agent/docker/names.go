@@ -208,7 +208,11 @@ func (e *engine) container(ctx context.Context, id, endpoint string) (container,
 // changed, until the engine ends, or ctx.
 func (e *engine) follow(ctx context.Context, changed func()) error {
 	filters := url.QueryEscape(`{"type":["network","container"],"event":["connect","disconnect","rename"]}`)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/events?filters="+filters, nil)
+	// Engines begin to answer before they listen to themselves: what comes in between is
+	// told by "since".
+	now := time.Now()
+	since := fmt.Sprintf("&since=%d.%09d", now.Unix(), now.Nanosecond())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/events?filters="+filters+since, nil)
 	if err != nil {
 		return err
 	}

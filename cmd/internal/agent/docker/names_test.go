@@ -67,6 +67,41 @@ func TestNamesOfABusyEngine(t *testing.T) {
 	<-done
 }
 
+// A network that is removed while names are read costs the others none of theirs. What an
+// engine tells between its answer's begin and its own listening is asked for again.
+func TestNamesWhileANetworkGoes(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "engine.sock")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
+	require.NoError(t, err)
+	engine := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/networks":
+				_, _ = fmt.Fprint(w, `[{"Id":"gone"},{"Id":"n1"}]`)
+			case "/networks/n1":
+				_, _ = fmt.Fprint(w, `{"Id":"n1","Containers":{"c1":{"Name":"web","EndpointID":"e1"}}}`)
+			case "/containers/c1/json":
+				_, _ = fmt.Fprint(w, `{"NetworkSettings":{"Networks":{"shop":{"EndpointID":"e1"}}}}`)
+			case "/events":
+				if r.URL.Query().Get("since") != "" {
+					_, _ = fmt.Fprint(w, `{"Action":"connect"}`)
+				}
+			default:
+				http.Error(w, "no such network", http.StatusNotFound)
+			}
+		})}}
+	engine.Start()
+	defer engine.Close()
+	p := New(nil, filepath.Join(t.TempDir(), "docker.json"), socket, quiet())
+	complete, err := p.readNames(t.Context())
+	require.NoError(t, err)
+	require.True(t, complete)
+	require.Equal(t, []string{"web"}, p.Called().Get().ByEndpoint["e1"])
+	told := 0
+	_ = p.engine.follow(t.Context(), func() { told++ })
+	require.Equal(t, 2, told, "at the begin, and what came before the engine listened")
+}
+
 // Finding U13: the port of a container is named after it. An engine that does not tell in
 // time costs one container's start that time, and not every one's.
 func TestNameOfAContainerThatStarts(t *testing.T) {

@@ -32,6 +32,10 @@ const (
 	OptionBUM = "baize.bum"
 )
 
+// keyEncrypted is the option by which Docker's overlay driver encrypts a network, whatever
+// its value.
+const keyEncrypted = "encrypted"
+
 const (
 	gatewayDocker  = "docker"
 	gatewayNetwork = "network"
@@ -351,6 +355,12 @@ func (p *Plugin) createNetwork(ctx context.Context, r networkCreation) error {
 	w, err := parseNetwork(r)
 	if err != nil {
 		return err
+	}
+	opts, _ := generic(r.Options) // parsed already
+	if _, asked := opts[keyEncrypted]; asked {
+		return invalid("option "+keyEncrypted,
+			"leave it out where the underlay is trusted, or encrypt there (docs/security.md, \"What is not protected\")",
+			"Baize encrypts nothing, and a network that only seems to be encrypted is worse than none")
 	}
 	if len(w.Pools) == 0 {
 		return &topology.Error{

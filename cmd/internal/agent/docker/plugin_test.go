@@ -287,6 +287,19 @@ func TestAllowedTraffic(t *testing.T) {
 	}
 }
 
+// Row 55: whoever moves from Docker's overlay driver, where "encrypted" needs no value,
+// does not get a network that only seems to be encrypted.
+func TestEncryptionIsRefused(t *testing.T) {
+	for _, option := range []string{`"encrypted":""`, `"encrypted":"true"`} {
+		n := &node{}
+		p := newPlugin(t, n)
+		_, refused := call(t, p.Handler(), "NetworkDriver.CreateNetwork", creation("10.1.0.0/16", option))
+		require.Contains(t, refused, "option encrypted: Baize encrypts nothing")
+		require.Empty(t, n.networks)
+		require.Empty(t, p.networks)
+	}
+}
+
 // Row B7: what a network's option and a container's own allow, together.
 func TestAllowedPrefixes(t *testing.T) {
 	prefixes := func(list ...string) (out []netip.Prefix) {

@@ -37,7 +37,7 @@ type container struct {
 func (p *Plugin) Called() *part.Cell[names.Called] { return p.called }
 
 // namesEvery is how often names are read although the engine says nothing.
-const namesEvery = time.Minute
+const namesEvery = 15 * time.Second
 
 const (
 	// nameTimeout bounds the question for the name of a container that starts: it is for
@@ -103,16 +103,21 @@ func (p *Plugin) followNames(ctx context.Context) error {
 		defer regular.Stop()
 		var again <-chan time.Time
 		for {
+			untold := false
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-changes:
-			case <-regular.C:
 			case <-again:
+			case <-regular.C:
+				untold = len(changes) == 0
 			}
-			complete, err := p.readNames(ctx)
+			complete, changed, err := p.readNames(ctx)
 			if err != nil {
 				return err
+			}
+			if changed && untold && len(changes) == 0 {
+				p.log.Info("Docker: names of containers have changed, and the engine has told nothing of it yet")
 			}
 			if again = nil; !complete {
 				again = time.After(sweepRetry)
@@ -124,10 +129,10 @@ func (p *Plugin) followNames(ctx context.Context) error {
 
 // readNames asks the engine. It is not complete where the engine told nothing of a
 // container: the container is ending, or the engine is too busy to answer in time.
-func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
+func (p *Plugin) readNames(ctx context.Context) (complete, changed bool, err error) {
 	known, err := p.engine.networks(ctx)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	complete = true
 	p.mu.Lock()
@@ -160,10 +165,11 @@ func (p *Plugin) readNames(ctx context.Context) (complete bool, err error) {
 	p.mu.Lock()
 	p.names = next
 	p.mu.Unlock()
-	if before.byEndpoint == nil || !maps.EqualFunc(before.byEndpoint, next.byEndpoint, slices.Equal) {
+	changed = before.byEndpoint == nil || !maps.EqualFunc(before.byEndpoint, next.byEndpoint, slices.Equal)
+	if changed {
 		p.called.Set(names.Called{ByEndpoint: next.byEndpoint, Containers: told, Known: true})
 	}
-	return complete, nil
+	return complete, changed, nil
 }
 
 // Labels of containers that compose starts (docs.docker.com, "Compose file reference").

@@ -93,9 +93,10 @@ func TestNamesWhileANetworkGoes(t *testing.T) {
 	engine.Start()
 	defer engine.Close()
 	p := New(nil, filepath.Join(t.TempDir(), "docker.json"), socket, quiet())
-	complete, err := p.readNames(t.Context())
+	complete, changed, err := p.readNames(t.Context())
 	require.NoError(t, err)
 	require.True(t, complete)
+	require.True(t, changed)
 	require.Equal(t, []string{"web"}, p.Called().Get().ByEndpoint["e1"])
 	told := 0
 	_ = p.engine.follow(t.Context(), func() { told++ })

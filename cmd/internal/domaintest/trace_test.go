@@ -27,7 +27,8 @@ import (
 )
 
 var (
-	traceRounds = flag.Int("trace-rounds", 7, "rounds of TestTrace: a random fault each, and random pairs")
+	traceRounds = flag.Int("trace-rounds", 7, "rounds of TestTrace in each topology: a random fault each, and random pairs")
+	traceLabs   = flag.Int("trace-topologies", 1, "topologies of TestTrace: three hosts on one segment, then random ones")
 	traceSeed   = flag.Uint64("trace-seed", 1, "seed of TestTrace; 0: another in each run, as 'make test-trace' has it")
 )
 
@@ -39,55 +40,91 @@ const pairsARound = 4
 // are stopped meanwhile, because they would repair most of it.
 func TestTrace(t *testing.T) {
 	t.Parallel()
-	var networks []lab.NetworkSpec
-	for i, tr := range []topology.Transport{topology.VXLAN, topology.GRE, topology.Geneve, topology.Route, topology.Auto} {
-		networks = append(networks, lab.NetworkSpec{Name: string(tr), Transport: tr, Prefixes: []netip.Prefix{
-			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(20 + i), 0, 0}), 16),
-			netip.MustParsePrefix(fmt.Sprintf("fd00:10:%d::/48", 20+i)),
-		}})
-	}
-	d := up(t, topology.VXLAN, lab.Config{Networks: networks, NoProof: true})
 	seed := *traceSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	t.Logf("-trace-seed %d", seed)
-	w := &traceWorld{domain: d, random: rand.New(rand.NewPCG(seed, 1)), hosts: []string{"host1", "host2", "host3"}}
+	for i := range *traceLabs {
+		random := rand.New(rand.NewPCG(seed, uint64(1+i)))
+		config := lab.Config{Hosts: 3}
+		if i > 0 {
+			config = traceTopology(random)
+		}
+		name := fmt.Sprintf("%d: %d hosts, FRR %v, IPv6 %v", i, config.Hosts, config.FRR, config.IPv6Underlay)
+		t.Run(name, func(t *testing.T) { traceIn(t, config, random) })
+	}
+}
+
+// traceTopology is a random one. Where there are two segments FRR is on the hosts, because
+// agents that are stopped announce nothing.
+func traceTopology(random *rand.Rand) lab.Config {
+	c := lab.Config{Hosts: 2 + random.IntN(3), IPv6Underlay: random.IntN(2) == 0}
+	if random.IntN(2) == 0 {
+		c.Segments, c.FRR = lab.MaxSegments, true
+	}
+	return c
+}
+
+func traceIn(t *testing.T, config lab.Config, random *rand.Rand) {
+	t.Helper()
+	config.NoProof = true
+	for i, tr := range []topology.Transport{topology.VXLAN, topology.GRE, topology.Geneve, topology.Route, topology.Auto} {
+		config.Networks = append(config.Networks, lab.NetworkSpec{Name: string(tr), Transport: tr, Prefixes: []netip.Prefix{
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(20 + i), 0, 0}), 16),
+			netip.MustParsePrefix(fmt.Sprintf("fd00:10:%d::/48", 20+i)),
+		}})
+	}
+	d := up(t, topology.VXLAN, config)
+	w := &traceWorld{domain: d, random: random, learned: config.FRR}
+	s, err := d.Status()
+	require.NoError(t, err)
+	for _, h := range s.Hosts {
+		w.hosts = append(w.hosts, h.Name)
+		w.underlay = append(w.underlay, h.Addrs[0])
+	}
 	w.endpoints = d.Endpoints("")
 	for _, e := range w.endpoints {
 		d.Serve(e.String())
 	}
-	for _, e := range w.endpoints {
-		d.Await(e.String()+" is answered", func() (bool, string) {
-			other := w.endpoints[slices.IndexFunc(w.endpoints, func(x lab.EndpointStatus) bool {
-				return x.Network == e.Network && x.Node != e.Node
-			})]
-			_, err := d.Probe(e.String(), other.IPs[0], probe.SendOptions{Datagrams: 1, Timeout: 3 * time.Second})
-			return err == nil, fmt.Sprint(err)
-		})
-	}
+	w.allAnswered()
 	for _, h := range w.hosts {
 		require.NoError(t, d.Host(h).StopService(t.Context(), lab.ServiceAgent))
 	}
 	for round := range *traceRounds {
 		w.round(round)
 	}
-	t.Logf(
-		"%d pairs in %d rounds: %d reached each other, %d did not, and trace said so of all",
-		w.reached+w.lost,
-		*traceRounds,
-		w.reached,
-		w.lost,
-	)
+	t.Logf("%d pairs in %d rounds: %d reached each other, %d did not, and trace said so of all",
+		w.reached+w.lost, *traceRounds, w.reached, w.lost)
 	require.Positive(t, w.reached)
 	require.Positive(t, w.lost, "no fault did any harm")
+}
+
+// allAnswered waits until each endpoint is answered by one on another host.
+func (w *traceWorld) allAnswered() {
+	w.T.Helper()
+	for _, e := range w.endpoints {
+		w.Await(e.String()+" is answered", func() (bool, string) {
+			other := w.endpoints[slices.IndexFunc(w.endpoints, func(x lab.EndpointStatus) bool {
+				return x.Network == e.Network && x.Node != e.Node
+			})]
+			for _, to := range other.IPs {
+				if _, err := w.Probe(e.String(), to, probe.SendOptions{Datagrams: 1, Timeout: 3 * time.Second}); err != nil {
+					return false, err.Error()
+				}
+			}
+			return true, ""
+		})
+	}
 }
 
 type traceWorld struct {
 	*domain
 	random        *rand.Rand
 	hosts         []string
+	underlay      []netip.Addr // of hosts, in their order
 	endpoints     []lab.EndpointStatus
+	learned       bool // routes between the hosts, by BGP
 	reached, lost int
 	// near is where the fault is: three of four pairs are chosen there.
 	near place
@@ -240,7 +277,11 @@ func (w *traceWorld) fault(round int) (what string, repair func()) {
 	case 4, 5, 6:
 		port := w.port(h, []string{ovs.RoleEndpoint, ovs.RoleTunnel, ovs.RoleTunnel}[kind-4])
 		if kind == 6 {
-			w.Must(h, "ovs-vsctl", "set", "interface", port, "options:remote_ip=192.168.77.99")
+			nobody := "192.168.77.99"
+			if strings.Contains(w.Must(h, "ovs-vsctl", "get", "interface", port, "options:remote_ip"), "::") {
+				nobody = "fd77::99"
+			}
+			w.Must(h, "ovs-vsctl", "set", "interface", port, fmt.Sprintf("options:remote_ip=%q", nobody))
 			return h + ": another end of " + port, agent
 		}
 		w.Must(h, "ovs-vsctl", "del-port", "br-baize", port)
@@ -285,13 +326,17 @@ func (w *traceWorld) linkState(h, port, state string) {
 	})
 }
 
-// linked waits until a host reaches the others.
+// linked waits until a host reaches the others, and by routes that a peer of BGP has to
+// learn again.
 func (w *traceWorld) linked(h string) {
 	w.T.Helper()
 	for i, other := range w.hosts {
 		if other != h {
-			w.AwaitRun(h+" reaches "+other, h, "ping", "-c", "1", "-W", "1", fmt.Sprintf("192.168.77.%d", 11+i))
+			w.AwaitRun(h+" reaches "+other, h, "ping", "-c", "1", "-W", "1", w.underlay[i].String())
 		}
+	}
+	if w.learned {
+		w.allAnswered()
 	}
 }
 

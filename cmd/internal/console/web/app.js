@@ -161,7 +161,7 @@ addEventListener('submit', async (e) => {
   if (e.target.dataset.form === 'token') {
     setToken($('token').value);
     connection.again();
-  } else if (e.target.dataset.form === 'trace') await runTrace();
+  } else if (e.target.dataset.form === 'trace' && !ui.tracing) await runTrace();
 });
 
 async function runTrace() {

@@ -19,8 +19,11 @@ type owner struct {
 const leavingPause = 500 * time.Millisecond
 
 // moved compares the endpoints with those of the pass before, and returns the addresses
-// that came to this host. Those that went are leaving. Which there are at the first pass
-// says nothing: an agent that starts finds endpoints at work.
+// that came to this host from another one. Those that went are leaving. Which there are at
+// the first pass says nothing: an agent that starts finds endpoints at work.
+//
+// The table is read as a whole, which takes a second where it has hundreds of thousands:
+// a container that starts with an address that never left this host does not wait for it.
 //
 // The kernel's table of connections has states of TCP, translations and expectations of
 // who had the address here before. What a connection does while its endpoint is on
@@ -31,18 +34,21 @@ func (p *Part) moved(v topology.View) (came []netip.Addr) {
 	if !known.Complete {
 		return nil
 	}
-	forwarded := map[string]bool{}
+	forwarded := map[string]topology.NetworkView{}
 	for _, n := range v.Networks {
-		_, forwarded[n.Name] = n.Host()
+		if _, ok := n.Host(); ok {
+			forwarded[n.Name] = n
+		}
 	}
 	now := map[owner]bool{}
 	for _, e := range known.All() {
 		for _, a := range e.IPs {
-			if forwarded[e.Network] {
+			if _, ok := forwarded[e.Network]; ok {
 				now[owner{e.Network, e.Port, a}] = true
 			}
 		}
 	}
+	p.noteAway(v.Node.Name, forwarded)
 	before := p.owners
 	p.owners = now
 	if before == nil {
@@ -54,11 +60,29 @@ func (p *Part) moved(v topology.View) (came []netip.Addr) {
 		}
 	}
 	for o := range now {
-		if !before[o] {
+		abroad := owner{network: o.network, addr: o.addr}
+		if !before[o] && (p.away[abroad] || !isHome(forwarded[o.network], o.addr)) {
 			came = append(came, o.addr)
+			delete(p.away, abroad)
 		}
 	}
 	return distinct(came)
+}
+
+// noteAway notes which addresses of this node's subnets live on other nodes. Their pins may be
+// gone before they come home.
+func (p *Part) noteAway(self string, networks map[string]topology.NetworkView) {
+	for _, n := range networks {
+		for _, pin := range n.Pins {
+			if pin.Node != self && isHome(n, pin.Addr) {
+				p.away[owner{network: n.Name, addr: pin.Addr}] = true
+			}
+		}
+	}
+}
+
+func isHome(n topology.NetworkView, a netip.Addr) bool {
+	return slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // left returns the addresses of endpoints that went and whose ports are gone: what an

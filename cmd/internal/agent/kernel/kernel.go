@@ -90,8 +90,9 @@ type Part struct {
 	before   model.Observed
 	firewall firewall
 	// owners are the addresses of endpoints that this host had at the last pass; nil: there
-	// was none. leaving are those that went while the switch still had their ports.
-	owners, leaving map[owner]bool
+	// was none. leaving are those that went while the switch still had their ports, away
+	// those of this node's subnets that were seen on other nodes, without ports.
+	owners, leaving, away map[owner]bool
 	// settled: the switch has had its first pass, and said what its flows rely on.
 	// Before that nothing is taken away: what an earlier run of the agent made is
 	// in use.
@@ -115,7 +116,7 @@ func New(
 		hostPorts: sw.HostPorts(), outcome: sw.Outcome(), relied: sw.Relied(),
 		learned: part.NewCell(sameLearned), state: part.NewCell[State](nil), wake: part.NewSignal(),
 		log: log.WithField("part", "kernel"), unwatched: map[string]error{},
-		leaving: map[owner]bool{},
+		leaving: map[owner]bool{}, away: map[owner]bool{},
 	}
 }
 

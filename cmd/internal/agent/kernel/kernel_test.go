@@ -59,7 +59,7 @@ func newNode(t *testing.T, cfg Config) *node {
 }
 
 // topology gives the node a routed network on several hosts.
-func (n *node) topology(hosts int) {
+func (n *node) topology(hosts int, pins ...topology.Pin) {
 	blue := topology.Network{
 		Name: "blue", VNI: 100, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Transport: topology.Auto,
 	}.Defaults()
@@ -76,6 +76,9 @@ func (n *node) topology(hosts int) {
 			Encapsulations: topology.Encapsulations(),
 		})
 		add(topology.Subnet{Network: "blue", Node: name, Prefix: topology.SubnetAt(blue, topology.IPv4, uint64(5+i))})
+	}
+	for _, pin := range pins {
+		add(pin)
 	}
 	n.hub.SetOwn(topology.NewSnapshot(int64(hosts), kvs), false)
 }
@@ -112,27 +115,28 @@ func TestPass(t *testing.T) {
 	assert.Contains(t, n.steps(), "ip route del 10.1.6.0/24")
 }
 
-// Connections of an address are forgotten when an endpoint comes with it and when it
-// goes, after its packets have their way to where it is now; those of endpoints that were
-// there when the agent started are left alone.
+// Connections of an address are forgotten when an endpoint brings it from another host and
+// when one goes with it, after its packets have their way to where it is now; those of
+// endpoints that were there when the agent started are left alone, and no container that
+// starts waits for the table.
 func TestForget(t *testing.T) {
 	n := newNode(t, Config{})
 	endpoints := func(list ...ovs.Endpoint) string {
 		n.known.Set(attach.Known{Endpoints: list, Complete: true})
 		return n.steps()
 	}
-	c1 := ovs.Endpoint{Name: "c1", Network: "blue", Port: "bz1", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}}
+	home := netip.MustParseAddr("10.1.5.2")
+	c1 := ovs.Endpoint{Name: "c1", Network: "blue", Port: "bz1", IPs: []netip.Addr{home}}
 	assert.NotContains(t, endpoints(c1), "conntrack")
 	assert.Empty(t, n.steps())
 	c2 := c1
-	c2.Name, c2.Port = "c2", "bz2"
-	c2.IPs = []netip.Addr{netip.MustParseAddr("10.1.5.3"), netip.MustParseAddr("fd00::3")}
-	assert.Equal(t, "conntrack -D 10.1.5.3\nconntrack -D fd00::3", endpoints(c1, c2))
-	again := c1
-	again.Port = "bz3"
-	assert.Equal(t, "conntrack -D 10.1.5.2\nconntrack -D 10.1.5.2", endpoints(again, c2), "another one with its address")
+	c2.Name, c2.Port, c2.IPs = "c2", "bz2", []netip.Addr{netip.MustParseAddr("10.1.5.3")}
+	assert.NotContains(t, endpoints(c1, c2), "conntrack", "a container that starts")
+	c2.Port, c2.IPs = "bz3", []netip.Addr{netip.MustParseAddr("10.1.6.3"), netip.MustParseAddr("fd00::3")}
+	assert.Equal(t, "conntrack -D 10.1.6.3\nconntrack -D fd00::3\nconntrack -D 10.1.5.3", endpoints(c1, c2), "of another host's subnet")
+
 	n.topology(1)
-	n.sw.Outcome().Set(openvswitch.Outcome{Complete: true, Observed: ovs.Observed{Ports: map[string]ovs.ObservedPort{"bz3": {}}}})
+	n.sw.Outcome().Set(openvswitch.Outcome{Complete: true, Observed: ovs.Observed{Ports: map[string]ovs.ObservedPort{"bz1": {}}}})
 	assert.NotContains(t, endpoints(c2), "conntrack", "it may still send")
 	n.topology(2)
 	n.steps()
@@ -141,6 +145,16 @@ func TestForget(t *testing.T) {
 	gone := n.steps()
 	assert.Contains(t, gone, "ip route del 10.1.6.0/24")
 	assert.True(t, strings.HasSuffix(gone, "\nconntrack -D 10.1.5.2"), gone)
+
+	n.topology(2, topology.Pin{Network: "blue", Addr: home, Node: "host2", MAC: "02:42:0a:01:05:02"})
+	n.steps()
+	n.topology(2)
+	assert.NotContains(t, n.steps(), "conntrack", "on its way home")
+	c1.Port = "bz4"
+	assert.Contains(t, endpoints(c2, c1), "conntrack -D 10.1.5.2")
+	assert.Equal(t, "conntrack -D 10.1.5.2", endpoints(c2), "it went")
+	assert.Empty(t, endpoints(c2, c1), "a container that starts")
+	assert.Equal(t, "conntrack -D 10.1.5.2", endpoints(c2))
 	foreign := c1
 	foreign.Network, foreign.Port = "other", "bz4"
 	assert.Empty(t, endpoints(c2, foreign), "no network that this kernel forwards")

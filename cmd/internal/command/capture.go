@@ -122,20 +122,15 @@ func (r *runner) capture(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	out, err := x.output()
-	if err != nil {
-		return err
-	}
 	names := c.Args().Slice()
 	remote := c.Bool(flagBothEnds) || slices.ContainsFunc(names, func(s string) bool { return strings.Contains(s, "/") })
 	if !remote {
-		return errors.Join(x.all(names, out), out.close())
+		return x.all(names)
 	}
-	err = r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
+	return r.withSnapshot(c, func(s *etcdstore.Store, snap *topology.Snapshot) error {
 		x.store, x.snap = s, snap
-		return x.all(names, out)
+		return x.all(names)
 	})
-	return errors.Join(err, out.close())
 }
 
 func (r *runner) newCapturing(c *ucli.Context) (*capturing, error) {
@@ -162,11 +157,11 @@ func (r *runner) newCapturing(c *ucli.Context) (*capturing, error) {
 		}
 		x.options.Filter.Host = p.Masked()
 	}
-	return x, nil
+	return x, x.checkOutput()
 }
 
-// all finds the points and captures at them.
-func (x *capturing) all(names []string, out *captureOutput) error {
+// all finds the points and captures at them. A file that is there is written only then.
+func (x *capturing) all(names []string) error {
 	ctx, stop := context.WithTimeout(x.c.Context, x.duration)
 	defer stop()
 	for _, name := range names {
@@ -179,7 +174,11 @@ func (x *capturing) all(names []string, out *captureOutput) error {
 			return err
 		}
 	}
-	return x.run(ctx, stop, out)
+	out, err := x.output()
+	if err != nil {
+		return err
+	}
+	return errors.Join(x.run(ctx, stop, out), out.close())
 }
 
 // add finds a point by its name.
@@ -200,7 +199,8 @@ func (x *capturing) add(ctx context.Context, name string) error {
 	return x.addLocal(ctx, name)
 }
 
-// addOtherEnds adds, of each tunnel, the end that is not yet there.
+// addOtherEnds adds, of each tunnel, the end that is not yet there. Two endpoints that are
+// named are both ends already.
 func (x *capturing) addOtherEnds(ctx context.Context) error {
 	tunnels := 0
 	for _, s := range slices.Clone(x.spots) {
@@ -216,7 +216,7 @@ func (x *capturing) addOtherEnds(ctx context.Context) error {
 			return err
 		}
 	}
-	if tunnels == 0 {
+	if tunnels == 0 && len(x.spots) < 2 {
 		return usagef("baize capture", "--both-ends is of a tunnel: name both endpoints, such as c1 host2/c1")
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -37,6 +38,17 @@ func TestCaptureUsage(t *testing.T) {
 		assert.Equal(t, x.code, res.code, "%v: %s", x.args, res.err)
 		assert.Contains(t, res.err, x.want, x.args)
 	}
+}
+
+// A capture that does not begin leaves the file as it was.
+func TestCaptureKeepsTheFile(t *testing.T) {
+	t.Setenv("BAIZE_SOCKET", filepath.Join(t.TempDir(), "agent.sock"))
+	file := filepath.Join(t.TempDir(), "c.pcapng")
+	require.NoError(t, os.WriteFile(file, []byte("of yesterday"), 0o600))
+	require.Equal(t, 5, baize(t, "capture", "c1", "--write", file).code)
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "of yesterday", string(b))
 }
 
 func TestPacketLine(t *testing.T) {

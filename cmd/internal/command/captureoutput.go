@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/capture"
@@ -30,26 +33,41 @@ type captureOutput struct {
 	file *os.File
 }
 
-// output opens the file, before anything is captured.
+// checkOutput refuses what nothing could be written to, and touches nothing.
+func (x *capturing) checkOutput() error {
+	switch name := x.c.String(flagWrite); name {
+	case "":
+	case "-":
+		if f, ok := x.r.Out.(*os.File); ok && cli.IsTerminal(f) {
+			return usagef("baize capture", "--write - is no text: pipe it, into 'wireshark -k -i -' or 'tcpdump -r -'")
+		}
+	default:
+		if err := unix.Access(filepath.Dir(name), unix.W_OK); err != nil {
+			return notWritten(name, err)
+		}
+	}
+	return nil
+}
+
+// output opens the file. What it had is gone then.
 func (x *capturing) output() (*captureOutput, error) {
 	switch name := x.c.String(flagWrite); name {
 	case "":
 		return &captureOutput{}, nil
 	case "-":
-		if f, ok := x.r.Out.(*os.File); ok && cli.IsTerminal(f) {
-			return nil, usagef("baize capture", "--write - is no text: pipe it, into 'wireshark -k -i -' or 'tcpdump -r -'")
-		}
 		return &captureOutput{pcap: x.r.Out}, nil
 	default:
 		// What others say to each other is for root alone.
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 		if err != nil {
-			return nil, &topology.Error{
-				Kind: topology.ErrInvalid, Item: "--write " + name, What: err.Error(), Remedy: "name another file",
-			}
+			return nil, notWritten(name, err)
 		}
 		return &captureOutput{pcap: f, file: f}, nil
 	}
+}
+
+func notWritten(file string, err error) error {
+	return &topology.Error{Kind: topology.ErrInvalid, Item: "--write " + file, What: err.Error(), Remedy: "name another file"}
 }
 
 func (o *captureOutput) close() error {

@@ -155,7 +155,8 @@ func ofNetwork(e lab.EndpointStatus) string {
 
 func captureEndpoints(d *domain, from, to lab.EndpointStatus) {
 	file := filepath.Join(d.T.TempDir(), "endpoints.pcapng")
-	out := d.Must("host1", "baize", "capture", from.Name, to.String(), "--proto", "icmp", "--count", "40", "--write", file)
+	out := d.Must("host1", "baize", "capture", from.Name, to.String(), "--both-ends", "--proto", "icmp", "--count", "40",
+		"--write", file)
 	require.Contains(d.T, out, "capturing at "+to.String()+": device ")
 	sameAtAll(d.T, readCapture(d.T, file), from.String(), to.String())
 }

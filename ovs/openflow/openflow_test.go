@@ -33,7 +33,7 @@ func start(t testing.TB) (*ovstest.OVS, *openflow.Client) {
 		"--", "add-port", "br-t", "p1", "--", "set", "interface", "p1", "ofport_request=1",
 		"--", "add-port", "br-t", "p2", "--", "set", "interface", "p2", "ofport_request=2",
 		"--", "add-port", "br-t", "p3", "--", "set", "interface", "p3", "ofport_request=3")
-	return o, openflow.New(openflow.Config{Bridge: "br-t", RunDir: o.RunDir()})
+	return o, openflow.New(openflow.Config{Bridge: "br-t", RunDir: o.RunDir(), Timeout: time.Minute})
 }
 
 func flow(table, priority int, match, actions string) ovs.BoundFlow {

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -52,7 +53,7 @@ func TestDropsOnARealSwitch(t *testing.T) {
 	)
 
 	sw := ovstest.Start(t)
-	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize"})
+	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize", Timeout: time.Minute})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	have, err := db.Observe(t.Context())
@@ -76,7 +77,7 @@ func TestDropsOnARealSwitch(t *testing.T) {
 	for _, f := range bound {
 		classes[fmt.Sprintf("0x%x", f.Cookie)] = f.Class
 	}
-	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir()})
+	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir(), Timeout: time.Minute})
 	// Two ways into the pipeline that it does not have itself.
 	numbers["unguarded"], numbers["undecided"] = 997, 998
 	for name, table := range map[string]int{"unguarded": pipeline.TableGuard, "undecided": pipeline.TableDeliver} {

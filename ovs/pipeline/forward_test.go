@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -102,7 +103,7 @@ func install(t *testing.T, sw *ovstest.OVS, state ovs.State, endpoints []ovs.End
 	t.Helper()
 	sw.Vsctl("--if-exists", "del-br", state.Bridge.Name)
 	state.Bridge.Datapath = "system"
-	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: state.Bridge.Name})
+	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: state.Bridge.Name, Timeout: time.Minute})
 	require.NoError(t, err)
 	defer db.Close()
 	have, err := db.Observe(t.Context())
@@ -114,7 +115,7 @@ func install(t *testing.T, sw *ovstest.OVS, state ovs.State, endpoints []ovs.End
 	have, err = db.Observe(t.Context())
 	require.NoError(t, err)
 	r := &realSwitch{
-		flows:  openflow.New(openflow.Config{Bridge: state.Bridge.Name, RunDir: sw.RunDir()}),
+		flows:  openflow.New(openflow.Config{Bridge: state.Bridge.Name, RunDir: sw.RunDir(), Timeout: time.Minute}),
 		values: map[string][]string{}, does: map[uint64]string{},
 	}
 	bound, missing := state.Bind(have.OFPorts())

@@ -103,10 +103,11 @@ type sampledSwitch struct {
 func newSampledSwitch(t *testing.T) *sampledSwitch {
 	t.Helper()
 	sw := ovstest.Start(t)
-	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize"})
+	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize", Timeout: time.Minute})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	return &sampledSwitch{sw, db, openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir()})}
+	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir(), Timeout: time.Minute})
+	return &sampledSwitch{sw, db, flows}
 }
 
 // converge makes before it breaks, as the agent does, and returns what stands in the way.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -62,10 +63,10 @@ func newTraced(t *testing.T) traced {
 		Bridge: "br-baize", Datapath: "system", Segments: []ovs.Segment{{Name: "docker0", Network: "blue", Port: "d0"}},
 	})
 
-	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize"})
+	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize", Timeout: time.Minute})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir()})
+	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: sw.RunDir(), Timeout: time.Minute})
 	observed, err := db.Observe(t.Context())
 	require.NoError(t, err)
 	c := newConverger(db, flows, &flowWatch{})

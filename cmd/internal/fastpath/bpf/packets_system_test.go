@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/assert"
@@ -253,11 +254,11 @@ func newRig(t *testing.T) rig {
 	require.Empty(t, fastpath.Diff(r.state, r.seen.State).String())
 
 	sw := ovstest.Start(t)
-	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize"})
+	db, err := vswitch.New(vswitch.Config{Endpoint: sw.Endpoint(), Bridge: "br-baize", Timeout: time.Minute})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	r.runDir = sw.RunDir()
-	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: r.runDir})
+	flows := openflow.New(openflow.Config{Bridge: "br-baize", RunDir: r.runDir, Timeout: time.Minute})
 	observed, err := db.Observe(t.Context())
 	require.NoError(t, err)
 	want := pipeline.Build(view, endpoints, pipeline.Options{Bridge: "br-baize", Datapath: "system", Direct: direct})

@@ -24,7 +24,7 @@ func endpoints(f *Facts, r *result) {
 	for i := range f.Endpoints {
 		r.endpoint(f, &f.Endpoints[i])
 	}
-	r.ok(fmt.Sprintf("%d endpoints have their interface, address, MAC and MTU", len(f.Endpoints)))
+	r.ok(fmt.Sprintf("all endpoints (%d) have their interface, address, MAC and MTU", len(f.Endpoints)))
 }
 
 // inside returns a command that does something to an endpoint's interface.

@@ -74,7 +74,7 @@ func TestExpiringCertificates(t *testing.T) {
 	srv := etcdtest.StartTLS(t, topology.DefaultPrefix)
 	s, err := Open(t.Context(), Config{
 		Endpoints: []string{srv.Endpoint}, CAFile: srv.CAFile, CertFile: srv.CertFile, KeyFile: srv.KeyFile,
-		Username: srv.Username, Password: srv.Password,
+		Username: srv.Username, Password: srv.Password, Timeout: time.Minute,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })

@@ -235,7 +235,7 @@ func TestNoGoroutineStays(t *testing.T) { // alone: others have goroutines too
 		goleak.IgnoreAnyFunction("google.golang.org/grpc/internal/transport.(*http2Server).keepalive"),
 		goleak.IgnoreCurrent(),
 	}
-	s, err := etcdstore.Open(t.Context(), etcdstore.Config{Endpoints: []string{ep}})
+	s, err := etcdstore.Open(t.Context(), etcdstore.Config{Endpoints: []string{ep}, Timeout: patience})
 	require.NoError(t, err)
 	goleak.VerifyNone(t, stays...) // Open starts none
 	ctx, cancel := context.WithCancel(t.Context())

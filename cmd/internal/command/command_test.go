@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 	// Nor what the machine has, or the user.
 	_ = os.Setenv("BAIZE_SETTINGS", "")
 	_ = os.Setenv("BAIZE_CONFIG", "/nonexistent/config.yaml")
+	completeTimeout = testkit.Patience
 	os.Exit(m.Run())
 }
 
@@ -79,13 +80,14 @@ func golden(t *testing.T, name, got string) {
 	assert.Equal(t, string(want), got, "%s differs; if that is meant, run 'go test ./cmd/internal/command -update'", path)
 }
 
-// etcd runs a server and points the command line at it.
+// etcd runs a server and points the command line at it, which has patience.
 func etcd(t *testing.T) *etcdstore.Store {
 	t.Helper()
 	endpoint := etcdtest.Start(t)
 	t.Setenv("BAIZE_ETCD_ENDPOINTS", endpoint)
+	t.Setenv("BAIZE_ETCD_TIMEOUT", testkit.Patience.String())
 	t.Setenv("BAIZE_SOCKET", filepath.Join(t.TempDir(), "none.sock"))
-	s, err := etcdstore.Open(t.Context(), etcdstore.Config{Endpoints: []string{endpoint}})
+	s, err := etcdstore.Open(t.Context(), etcdstore.Config{Endpoints: []string{endpoint}, Timeout: testkit.Patience})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	return s

@@ -28,8 +28,9 @@ import (
 // up to the cursor, the last of them unfinished.
 const completeCommand = "__complete"
 
-// completeTimeout bounds a request to etcd or the agent: somebody is waiting.
-const completeTimeout = 3 * time.Second
+// completeTimeout bounds a request to etcd or the agent: somebody is waiting. Tests have
+// more patience.
+var completeTimeout = 3 * time.Second
 
 // candidate is one word that may come next.
 type candidate struct{ word, about string }

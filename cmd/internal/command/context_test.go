@@ -13,6 +13,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/settings"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 )
@@ -159,7 +160,7 @@ func TestCredentials(t *testing.T) {
 	require.NoError(t, err)
 	server := etcdtest.StartTLS(t, topology.DefaultPrefix)
 	s := newShell(t)
-	t.Setenv("BAIZE_ETCD_TIMEOUT", "")
+	t.Setenv("BAIZE_ETCD_TIMEOUT", testkit.Patience.String())
 	t.Chdir(t.TempDir())
 	for name, from := range map[string]string{
 		"ca.crt": server.CAFile, "me.crt": server.CertFile, "me.key": server.KeyFile,

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/cli"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 	"github.com/baize-net/baize/topology/etcdstore"
@@ -139,7 +140,7 @@ func TestNoControlCharacters(t *testing.T) {
 func backupWith(t *testing.T, key, value string) string {
 	t.Helper()
 	s, err := etcdstore.Open(t.Context(), etcdstore.Config{
-		Endpoints: []string{os.Getenv("BAIZE_ETCD_ENDPOINTS")}, Raw: true,
+		Endpoints: []string{os.Getenv("BAIZE_ETCD_ENDPOINTS")}, Raw: true, Timeout: testkit.Patience,
 	})
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, s.Close()) }()

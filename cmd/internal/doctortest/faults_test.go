@@ -225,8 +225,8 @@ func (w ward) visit(t *testing.T) {
 			p.awaitHealthy() // the next fault begins with a healthy lab, or is not told from this one
 		}
 	}
-	t.Logf("%d of %d faults and %d pairs: %d named with host and item, and nothing besides; %d mended by their remedy",
-		len(visits), len(w.faults), len(w.pairs), named, mended)
+	t.Logf("%d of %d faults and pairs: %d named with host and item, and nothing besides; %d mended by their remedy",
+		len(visits), len(w.faults)+len(w.pairs), named, mended)
 }
 
 // TestCatalogue is the catalogue of faults in a lab of two hosts with one network of VXLAN.

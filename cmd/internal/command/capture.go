@@ -157,7 +157,10 @@ func (r *runner) newCapturing(c *ucli.Context) (*capturing, error) {
 		}
 		x.options.Filter.Host = p.Masked()
 	}
-	return x, x.checkOutput()
+	if err := x.checkOutput(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
 // all finds the points and captures at them. A file that is there is written only then.

@@ -67,7 +67,9 @@ func (x *capturing) output() (*captureOutput, error) {
 }
 
 func notWritten(file string, err error) error {
-	return &topology.Error{Kind: topology.ErrInvalid, Item: "--write " + file, What: err.Error(), Remedy: "name another file"}
+	return &topology.Error{
+		Kind: topology.ErrInvalid, Item: "--write " + file, What: err.Error(), Remedy: "name another file",
+	}
 }
 
 func (o *captureOutput) close() error {

@@ -50,10 +50,11 @@ func (l *Lab) EtcdByTLS() *EtcdTLS {
 	}))
 	l.T.Cleanup(func() { _ = listener.Close(); e.Cut() })
 	dial := func() (server net.Conn, err error) {
-		return server, hostnet.InNetns(fabric, func() (err error) {
+		err = hostnet.InNetns(fabric, func() (err error) {
 			server, err = net.Dial("tcp", etcdHost+":2379")
 			return err
 		})
+		return server, err
 	}
 	go func() {
 		for {

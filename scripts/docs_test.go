@@ -60,6 +60,25 @@ func TestLinksInDocuments(t *testing.T) {
 	}
 }
 
+// U16: what people look for has a page, and README.md leads to it.
+func TestPagesThatPeopleLookFor(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	for page, headings := range map[string][]string{
+		"first-hosts.md":     {"## 1. etcd, on one host", "## The life of a node", "## The life of a network", "## Questions"},
+		"troubleshooting.md": {"## By symptom", "## By code"},
+		"security.md":        {"## Whom Baize trusts", "## What is not protected"},
+		"performance.md":     {"# Performance"},
+	} {
+		assert.Contains(t, string(readme), "](docs/"+page+")")
+		b, err := os.ReadFile("../docs/" + page)
+		require.NoError(t, err)
+		for _, heading := range headings {
+			assert.Contains(t, strings.Split(string(b), "\n"), heading, page)
+		}
+	}
+}
+
 // TestLinesOfDocuments keeps prose readable in a terminal and in a diff; tables
 // and code may be wider.
 func TestLinesOfDocuments(t *testing.T) {

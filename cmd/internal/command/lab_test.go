@@ -67,7 +67,7 @@ func TestLabRefusals(t *testing.T) {
 	}
 }
 
-// The last line named the lab called "lab", whatever the name of this one.
+// U15: the last line named the lab called "lab", whatever the name of this one.
 func TestLabHintsNameTheLab(t *testing.T) {
 	hints := []lab.Hint{{Target: "host1", Command: "ovs-vsctl show"}}
 	for name, want := range map[string][]string{

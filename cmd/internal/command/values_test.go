@@ -96,7 +96,7 @@ func TestEnvironmentOfOtherCommands(t *testing.T) {
 	assert.Contains(t, res.err, "--audit-interval -5s")
 }
 
-// The nearest name wins, not the longest that begins the same.
+// U15: the nearest name wins, not the longest that begins the same.
 func TestTheNearestNameIsProposed(t *testing.T) {
 	assert.Equal(t, ": did you mean blue?", didYouMean("blu", []string{"blue", "blue2"}, ""))
 	assert.Equal(t, ": did you mean blue?", didYouMean("blu", []string{"blue2", "blue"}, ""))

@@ -66,7 +66,7 @@ func testDockerWithoutAgent(p plugin) {
 	assert.Less(p.T, stream.Ends().Row(), 5, "packets lost in a row, 20 ms apart")
 }
 
-// Restarts of the agent, by SIGKILL and SIGTERM in turns, are none of Docker's
+// U1: restarts of the agent, by SIGKILL and SIGTERM in turns, are none of Docker's
 // business: what starts meanwhile starts, what is to be restarted always is.
 func testDockerAgentRestarts(p plugin) {
 	check := p.always("host2", "shop", 3, 3*time.Second)
@@ -137,7 +137,7 @@ func (p plugin) always(host, network string, n int, life time.Duration) (check f
 	}
 }
 
-// An agent that hangs keeps Docker no longer than one that is away.
+// U7: an agent that hangs keeps Docker no longer than one that is away.
 func testDockerAgentHangs(p plugin) { p.hang("host2") }
 
 func (p plugin) hang(host string) {

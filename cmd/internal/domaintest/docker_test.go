@@ -45,10 +45,12 @@ func testDockerPlugin(t *testing.T, engines map[string]string) {
 		test func(plugin)
 	}{
 		{"the first engine creates, others join, a contradiction is refused", testDockerNetworks},
+		{"a network that is refused leaves nothing", testDockerRefusedNetwork},
 		{"a network goes with the last engine that has it", testDockerLastNetwork},
 		{"addresses, masks and MTU", testDockerAddresses},
 		{"bulk TCP over three hosts", testDockerBulk},
 		{"addresses that people choose", testDockerChosen},
+		{"on hosts that join, too", testDockerSecondHost},
 		{"an address range, and addresses kept", testDockerRange},
 		{"connect and disconnect while it runs", testDockerConnect},
 		{"a container's life is in the journal", testDockerEvents},
@@ -366,7 +368,7 @@ func (p plugin) allowed() {
 	p.reach("host1", "peer", float)
 }
 
-// theft tries to start a container on host2 with the address of one on host1, whose
+// theft is U2: it tries to start a container on host2 with the address of one on host1, whose
 // traffic goes on, and starts it once that one has stopped.
 func (p plugin) theft() {
 	p.container("host1", "shopkeeper", "--network", "shop")

@@ -103,7 +103,7 @@ func userspace() bool {
 	return err != nil
 }
 
-// firstHosts: ten minutes from two bare hosts to a ping, as the page has it.
+// firstHosts is U16: ten minutes from two bare hosts to a ping, as the page has it.
 func firstHosts(t *testing.T, archive, dist string) {
 	etcd, err := exec.LookPath("etcd")
 	require.NoError(t, err, "scripts/install-deps.sh test installs it")

@@ -77,6 +77,7 @@ func promise(t *testing.T, n *sim.Node, a netip.Addr) error {
 	})
 }
 
+// U2: an address that another node leases is asked for.
 func TestAddressIsNotStolen(t *testing.T) {
 	scenario(t, "of an endpoint", func(t *testing.T) {
 		w := world(t, 3)

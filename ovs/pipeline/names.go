@@ -131,6 +131,11 @@ func ContainerPortName(container string, try int) string {
 	return portName(containerPrefix, container, try)
 }
 
+// FitsContainerPort reports whether a port's name has all of a container's name.
+func FitsContainerPort(container string) bool {
+	return len(containerPrefix)+len(container) <= maxIfname
+}
+
 // portName returns the prefix and a name, which is replaced by 30 bits of a hash
 // and its own end where it is too long, or taken: what differs among machines' names
 // is usually at the end.

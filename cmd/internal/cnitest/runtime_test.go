@@ -196,12 +196,15 @@ func withoutEtcd(h hosts) {
 func withoutAgent(h hosts) {
 	r := h.runtime("1.1.0", "restarted", baize(network))
 	c := h.container("restarted")
+	c.Args = [][2]string{{"K8S_POD_NAMESPACE", "shop"}, {"K8S_POD_NAME", "pod"}} // as Kubernetes says
 	addr := r.add(c)
+	require.True(h.T, hasPort(h, "bz-pod"), "ports are named after pods (U13)")
 	agent := h.Host("host1")
 	require.NoError(h.T, agent.StopService(h.T.Context(), lab.ServiceAgent))
 	h.Must("host2/c1", "ping", "-c", "1", "-W", "5", addr.String())
 	r.del(c)
 	assert.NotContains(h.T, h.Must("host1", "ip", "-n", "restarted", "-br", "link"), "eth0")
+	assert.NotContains(h.T, h.Must("host1", "ip", "-br", "link"), "bz-pod")
 
 	added := make(chan error, 1)
 	go func() {
@@ -216,8 +219,15 @@ func withoutAgent(h hosts) {
 	require.NoError(h.T, agent.StopService(h.T.Context(), lab.ServiceAgent))
 	require.NoError(h.T, agent.StartService(h.T.Context(), lab.ServiceAgent))
 	require.NoError(h.T, r.CheckNetworkList(h.T.Context(), r.list, c))
+	require.True(h.T, hasPort(h, "bz-pod"))
 	r.del(c)
 	assert.Empty(h.T, left(h, "restarted"))
+}
+
+// hasPort reports whether the switch of host1 shows a port.
+func hasPort(h hosts, name string) bool {
+	h.T.Helper()
+	return slices.Contains(strings.Fields(h.Must("host1", "ovs-vsctl", "list-ports", "br-baize")), name)
 }
 
 // names: the aliases that a runtime gives are names in the whole network.
@@ -318,6 +328,7 @@ runroot = "`+dir+`/run"
 		podmanAddr(podman, "web").String())
 	podman("exec", "web", "ping", "-c", "1", "-W", "5", far.String())
 	assert.Contains(h.T, h.Must("host1", "baize", "endpoint", "list"), "web", "people see what it is called")
+	assert.True(h.T, hasPort(h, "bz-web"))
 
 	// A static address, and its link address follows.
 	own := podmanAddr(podman, "web").As4()
@@ -329,6 +340,7 @@ runroot = "`+dir+`/run"
 
 	// The same container again has its network again.
 	podman("restart", "-t", "0", "web")
+	assert.True(h.T, hasPort(h, "bz-web"))
 	podman("exec", "web", "ping", "-c", "1", "-W", "5", far.String())
 	podman("network", "disconnect", network, "web")
 	podman("network", "connect", network, "web")
@@ -379,6 +391,7 @@ END`, "sh", h.plugins + "/baize-cni", subcommand}, args...)...)
 	}
 	h.AwaitRun("host2 to reach it", "host2/c1", "ping", "-c", "1", "-W", "1", eth0.Subnets[0].IPNet.Addr().String())
 	assert.Contains(h.T, h.Must("host1", "baize", "endpoint", "list"), "web")
+	assert.True(h.T, hasPort(h, "bz-web"))
 	out, err = request("setup", c.NetNS)
 	require.Error(h.T, err)
 	assert.Contains(h.T, out, `"error":"interface eth0`)

@@ -24,6 +24,10 @@ type AttachSpec struct {
 	Netns string
 	// Ifname is the interface's name inside, HostIfname on this host.
 	Ifname, HostIfname string
+	// HostAltname, unless empty, is a second name of the interface on this host, by which
+	// those find it who do not know the first (altname of ip-link(8)). Linux before 5.5 has
+	// none: Attach fails with errors.ErrUnsupported then.
+	HostAltname string
 	// MAC is the container end's link address, 48 bits, unicast.
 	MAC net.HardwareAddr
 	// Addrs are the container end's addresses, each with the network's mask.
@@ -268,6 +272,11 @@ func (a *attachment) create() error {
 		return failed("veth pair "+a.HostIfname+" to "+a.item(), "making it", err)
 	}
 	a.hostEnd = pair
+	if a.HostAltname != "" {
+		if err := a.host.LinkAddAltName(pair, a.HostAltname); err != nil {
+			return errors.Join(failed(a.hostItem(), "giving it the name "+a.HostAltname, err), a.undo())
+		}
+	}
 	peer, err := a.inside.LinkByName(a.Ifname)
 	if err != nil {
 		return errors.Join(failed(a.item(), "finding it", err), a.undo())
@@ -502,7 +511,7 @@ func (a *attachment) hostUp() error {
 	return failed(a.hostItem(), "setting it up", a.host.LinkSetUp(a.hostEnd))
 }
 
-// Detach removes a pair by its host end. One that is absent is fine; a link
+// Detach removes a pair by a name of its host end. One that is absent is fine; a link
 // that is no veth is refused with ErrConflict.
 func Detach(ctx context.Context, hostIfname string) error {
 	if err := ctx.Err(); err != nil {
@@ -530,6 +539,7 @@ func Detach(ctx context.Context, hostIfname string) error {
 		if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
 			return failed(item, "removing it", err)
 		}
+		hostIfname = l.Attrs().Name // it may have been found by its second name
 	}
 	return removeIngressDrop(hostIfname)
 }

@@ -160,6 +160,28 @@ func TestAttachAgain(t *testing.T) {
 	assert.Equal(t, []string{s.HostIfname}, drops)
 }
 
+// Whoever knows only the second name of a pair finds it, and removes all of it.
+func TestAttachWithSecondName(t *testing.T) {
+	ns := newNetns(t)
+	s := spec(t, ns)
+	s.HostIfname, s.HostAltname, s.HostIngressDrop = "bz-web", HostIfname("blue/"+ns), true
+	attach(t, s)
+	require.True(t, LinkExists(s.HostIfname))
+	require.True(t, LinkExists(s.HostAltname))
+	require.NoError(t, Attach(t.Context(), s), "again")
+	require.Contains(t, output(t, "", "nft list ruleset"), s.HostIfname)
+	other := s
+	other.Ifname, other.HostIfname, other.HostAltname = "eth1", "bz-other", s.HostAltname
+	require.ErrorIs(t, Attach(t.Context(), other), topology.ErrExists)
+	require.False(t, LinkExists(other.HostIfname))
+
+	require.NoError(t, Detach(t.Context(), s.HostAltname))
+	require.False(t, LinkExists(s.HostIfname))
+	require.False(t, LinkExists(s.HostAltname))
+	require.NotContains(t, output(t, "", "nft list ruleset"), s.HostIfname)
+	require.NoError(t, Detach(t.Context(), s.HostAltname), "again")
+}
+
 func TestAttachRefuses(t *testing.T) {
 	ns := newNetns(t)
 	s := spec(t, ns)

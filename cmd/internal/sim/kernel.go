@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -24,7 +25,9 @@ type kernel struct {
 
 	mu      sync.Mutex
 	devices map[string]bool
+	second  map[string]string     // devices by their second names
 	mtus    map[string]int        // of endpoints' devices
+	old     bool                  // without second names
 	link    int                   // the underlay's MTU
 	taken   map[netip.Addr]string // addresses that endpoints took by themselves, by device
 	changed chan struct{}
@@ -33,8 +36,8 @@ type kernel struct {
 func newKernel(sw *ovsfake.Switch, vtep netip.Addr) *kernel {
 	sw.Devices = map[string]bool{}
 	k := &kernel{
-		sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, mtus: map[string]int{}, link: 1500,
-		changed: make(chan struct{}),
+		sw: sw, fake: &kernelfake.Host{}, devices: map[string]bool{}, second: map[string]string{},
+		mtus: map[string]int{}, link: 1500, changed: make(chan struct{}),
 	}
 	k.fake.AddDevice("eth0", netip.PrefixFrom(vtep, 16))
 	// The fake's devices filter strictly, which agents warn of.
@@ -56,6 +59,15 @@ func (k *kernel) set(device string, exists bool) {
 	k.changed = make(chan struct{})
 	k.mu.Unlock()
 	k.sw.SetDevice(device, exists)
+}
+
+// remove removes a device by either of its names.
+func (k *kernel) remove(name string) {
+	k.mu.Lock()
+	name = cmp.Or(k.second[name], name)
+	maps.DeleteFunc(k.second, func(_, of string) bool { return of == name })
+	k.mu.Unlock()
+	k.set(name, false)
 }
 
 func (k *kernel) veths() ([]string, error) {
@@ -142,8 +154,19 @@ func (h host) Attach(ctx context.Context, s hostnet.AttachSpec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	h.k.mu.Lock()
+	old := h.k.old
+	h.k.mu.Unlock()
+	if old && s.HostAltname != "" {
+		return errors.ErrUnsupported
+	}
 	h.k.setMTU(s.HostIfname, s.MTU)
 	h.k.set(s.HostIfname, true)
+	if s.HostAltname != "" {
+		h.k.mu.Lock()
+		defer h.k.mu.Unlock()
+		h.k.second[s.HostAltname] = s.HostIfname
+	}
 	return nil
 }
 
@@ -157,7 +180,7 @@ func (h host) Detach(ctx context.Context, port string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	h.k.set(port, false)
+	h.k.remove(port)
 	return nil
 }
 
@@ -178,7 +201,7 @@ func (h host) LinkExists(name string) bool {
 	h.gate.bug(AttachDoor)
 	h.k.mu.Lock()
 	defer h.k.mu.Unlock()
-	return h.k.devices[name]
+	return h.k.devices[cmp.Or(h.k.second[name], name)]
 }
 
 func (h host) Devices() (map[string]bool, error) {

@@ -425,6 +425,16 @@ func (n *Node) Take(device string, a netip.Addr) {
 	n.kernel.taken = map[netip.Addr]string{a: device}
 }
 
+// OldKernel takes the second names of devices from the kernel.
+func (n *Node) OldKernel() {
+	n.kernel.mu.Lock()
+	defer n.kernel.mu.Unlock()
+	n.kernel.old = true
+}
+
+// RemoveDevice removes an endpoint's device by one of its names, without asking anybody.
+func (n *Node) RemoveDevice(name string) { n.kernel.remove(name) }
+
 // MTU is that of an endpoint's device.
 func (n *Node) MTU(e api.Endpoint) int { return n.kernel.mtu(e.Port) }
 

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/cmd/internal/sim"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
@@ -117,5 +119,89 @@ func TestPortNamedAfterContainer(t *testing.T) {
 		require.NotContains(t, n.Devices(), "bz-web")
 		require.Empty(t, n.Attach().Pending())
 		require.Empty(t, n.Faults())
+	})
+}
+
+// Ports of containers of other engines have their names, too (U13): of a pod, of a container
+// of Podman's, of one whose runtime has an alias or a short ID for it.
+func TestPortNamedAfterAttachment(t *testing.T) {
+	now := hostnet.SinceBoot()
+	ask := func(t *testing.T, n *sim.Node, a api.Attachment, name string, aliases []string, began int64) (api.Endpoint, error) {
+		return n.Agent().AddEndpoint(t.Context(), api.EndpointRequest{
+			Network: "blue", Netns: "/run/netns/" + a.Container, Attachment: &a, Began: began, Container: name, Aliases: aliases,
+		})
+	}
+	scenario(t, "whatever its engine tells", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		for _, x := range []struct {
+			container, name string
+			aliases         []string
+			want            string
+		}{
+			{"0123456789abcdef", "default/web", nil, "bz-web"},
+			{"0123456789abcdee", "other/web", nil, "bz-[a-z2-7]{6}-web"},
+			{"0123456789abcded", "podmans", []string{"x"}, "bz-podmans"},
+			{"0123456789abcdec", "shop/front-7d4b9c-x2vqp", nil, "bz-[a-z2-7]{6}-x2vqp"},
+			{"0123456789abcdeb", "", []string{"front", "Web"}, "bz-front"},
+			{"ctr-one", "", nil, "bz-ctr-one"},
+			{"0123456789abcdea", "", nil, "bz[0-9a-f]{11}"},
+		} {
+			e, err := ask(t, n, of(x.container), x.name, x.aliases, now)
+			require.NoError(t, err)
+			require.Regexp(t, "^"+x.want+"$", e.Port)
+			require.Contains(t, n.Devices(), e.Port)
+			found, err := n.Agent().CheckAttachment(t.Context(), of(x.container))
+			require.NoError(t, err)
+			require.Equal(t, e.Port, found.Port)
+			_, err = ask(t, n, of(x.container), x.name, x.aliases, now)
+			require.ErrorIs(t, err, topology.ErrExists)
+		}
+		w.Settle()
+		require.Empty(t, n.Faults())
+	})
+	scenario(t, "again after a restart of the container, and of the agent", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		before := len(n.Devices())
+		for i := range int64(3) {
+			e, err := ask(t, n, of("c1"), "shop/web", nil, now+10*i)
+			require.NoError(t, err)
+			require.Equal(t, "bz-web", e.Port)
+			n.Kill()
+			n.Start()
+			w.Settle()
+			unplug(t, n, "c1", now+10*i+1)
+			require.Len(t, n.Devices(), before)
+		}
+	})
+	scenario(t, "not where plugins could not find it", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		n.OldKernel()
+		before := len(n.Devices())
+		e, err := ask(t, n, of("c1"), "shop/web", nil, now)
+		require.NoError(t, err)
+		require.Equal(t, hostnet.HostIfname("blue/"+e.Name), e.Port)
+		require.Empty(t, n.Attach().Pending())
+		unplug(t, n, "c1", now+1)
+		w.Settle()
+		require.Len(t, n.Devices(), before)
+	})
+	scenario(t, "it ends without an agent", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		e, err := ask(t, n, of("c1"), "shop/web", nil, now)
+		require.NoError(t, err)
+		n.Stop()
+		n.RemoveDevice(hostnet.HostIfname("blue/" + e.Name)) // as plugins do
+		require.NotContains(t, n.Devices(), "bz-web")
+		n.Start()
+		w.Settle()
+		require.Zero(t, count(t, n))
+		again, err := ask(t, n, of("c1"), "shop/web", nil, now+1)
+		require.NoError(t, err)
+		require.Equal(t, "bz-web", again.Port)
+		require.Equal(t, e.IPs, again.IPs)
 	})
 }

@@ -3,6 +3,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
@@ -76,7 +78,7 @@ func (p *Part) addAttachment(ctx context.Context, req api.EndpointRequest) (ovs.
 	if err := p.clearStale(ctx, a, wanted); err != nil {
 		return wanted, err
 	}
-	if p.has(wanted.Port) {
+	if p.has(p.portOf(wanted)) {
 		return wanted, &topology.Error{
 			Kind: topology.ErrExists, Item: itemOf(a), What: "it is attached already, as endpoint " + wanted.Name,
 			Remedy: "remove it first",
@@ -95,7 +97,7 @@ func (p *Part) addAttachment(ctx context.Context, req api.EndpointRequest) (ovs.
 func (p *Part) clearStale(ctx context.Context, a api.Attachment, wanted ovs.Endpoint) error {
 	known := false
 	for _, e := range p.of(a) {
-		known = known || e.Port == wanted.Port
+		known = known || (e.Network == wanted.Network && e.Name == wanted.Name)
 		if e.Netns != wanted.Netns || !p.host.LinkExists(e.Port) {
 			if err := p.disconnect(ctx, e); err != nil {
 				return err
@@ -150,12 +152,13 @@ func (p *Part) DetachAttachment(ctx context.Context, d api.Detachment) error {
 	return p.detachRest(ctx, portOf(ovs.Endpoint{Network: d.Baize, Name: a.EndpointName()}))
 }
 
-// detachRest removes what is left of an endpoint that has no record: the port of one
-// whose device is gone, the device of an agent that was killed.
+// detachRest removes what is left of an endpoint that has no record, by the name that its
+// port has unless that is named after the container: the port of one whose device is gone,
+// the device of an agent that was killed.
 func (p *Part) detachRest(ctx context.Context, port string) error {
 	var err error
-	if p.isLeaving(port) {
-		err = p.sw.Detached(ctx, port)
+	if leaving := p.leavingAs(port); leaving != "" {
+		err = p.sw.Detached(ctx, leaving)
 	}
 	if p.host.LinkExists(port) {
 		return errors.Join(err, p.detachNow(port))
@@ -225,6 +228,20 @@ func (p *Part) Retain(ctx context.Context, r api.Retention) error {
 	}
 	_ = g.Wait() // the errors are in errs
 	return errors.Join(errs...)
+}
+
+// calledBy is what the port of an attachment's endpoint is named after: the pod or the
+// container, without the namespace; its first alias; its ID where that fits. "" is for a
+// name with a hash.
+func calledBy(req api.EndpointRequest) string {
+	name := path.Base("/" + req.Container)
+	if name == "/" && len(req.Aliases) > 0 {
+		name = req.Aliases[0]
+	}
+	if id := req.Attachment.Container; name == "/" && pipeline.FitsContainerPort(id) {
+		name = id
+	}
+	return strings.Trim(name, "/")
 }
 
 // labelsOf returns the labels of an attachment's endpoint.

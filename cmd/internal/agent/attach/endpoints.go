@@ -53,13 +53,16 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err != nil {
 		return e, err
 	}
-	defer p.forget(e)
+	if req.Attachment != nil {
+		e.Port = p.named(ctx, e, calledBy(req))
+	}
+	defer func() { p.forget(e) }()
 	if req.MoveFrom == "" {
 		if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
 			return e, err
 		}
 	}
-	if err := p.host.Attach(ctx, p.attachSpec(n, e)); err != nil {
+	if err := p.makeDevice(ctx, n, &e); err != nil {
 		return e, err
 	}
 	if err := p.connect(ctx, e, p.disconnect); err != nil {
@@ -303,12 +306,27 @@ func (p *Part) pinAway(ctx context.Context, n topology.NetworkView, s *topology.
 	return nil
 }
 
+// makeDevice makes the pair of a pending endpoint. Where the kernel has no second names,
+// the port gets the one that everybody finds it by.
+func (p *Part) makeDevice(ctx context.Context, n topology.NetworkView, e *ovs.Endpoint) error {
+	spec := p.attachSpec(n, *e)
+	err := p.host.Attach(ctx, spec)
+	if spec.HostAltname == "" || !errors.Is(err, errors.ErrUnsupported) || !p.rename(*e, spec.HostAltname) {
+		return err
+	}
+	e.Port = spec.HostAltname
+	return p.host.Attach(ctx, p.attachSpec(n, *e))
+}
+
 func (p *Part) attachSpec(n topology.NetworkView, e ovs.Endpoint) hostnet.AttachSpec {
 	spec := hostnet.AttachSpec{
 		Netns: e.Netns, Ifname: e.Ifname, HostIfname: e.Port, MAC: e.MAC, MTU: n.MTU,
 		// The userspace datapath reads frames from a packet socket: checksums
 		// must be finished, and the kernel must not take the frames as well.
 		ChecksumOffload: !p.userspace, HostIngressDrop: p.userspace,
+	}
+	if name := portOf(e); name != e.Port {
+		spec.HostAltname = name // plugins find the device by it where no agent runs
 	}
 	for _, ip := range e.IPs {
 		f := topology.FamilyOf(ip)

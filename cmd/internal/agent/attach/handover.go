@@ -190,7 +190,13 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint, called string) (dev
 			return "", err
 		}
 	}
-	e.Port = p.nameAfter(ctx, e, called)
+	if port := p.named(ctx, e, called); port != e.Port {
+		e.Port = port
+		// Before there is a device: another agent must know its name.
+		if err := p.save(); err != nil {
+			p.log.Warn(err)
+		}
+	}
 	spec := hostnet.PairSpec{
 		HostIfname:      e.Port,
 		MAC:             e.MAC,
@@ -219,10 +225,9 @@ const (
 	leaveWait = time.Second
 )
 
-// nameAfter names the port of a pending endpoint after its container, and returns the
-// name. It is in the file before there is a device of it. A name that something else has,
-// or a port that an agent before this one named, stays.
-func (p *Part) nameAfter(ctx context.Context, e ovs.Endpoint, called string) string {
+// named names the port of a pending endpoint after its container, and returns the name. A
+// name that something else has, or a port that an agent before this one named, stays.
+func (p *Part) named(ctx context.Context, e ovs.Endpoint, called string) string {
 	if called == "" || e.Port != portOf(e) {
 		return e.Port
 	}
@@ -241,9 +246,6 @@ func (p *Part) nameAfter(ctx context.Context, e ovs.Endpoint, called string) str
 		}
 		if p.host.LinkExists(name) || !p.rename(e, name) {
 			continue
-		}
-		if err := p.save(); err != nil {
-			p.log.Warn(err)
 		}
 		return name
 	}

@@ -74,6 +74,8 @@ type records struct {
 	unsure    map[string]time.Time    // by port: moves that etcd may have done, and since when
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving map[string]bool
+	// hashed are their ports' other names, where they are named after containers.
+	hashed map[string]string
 	// unfinished are those of them that an agent before this one began to remove:
 	// their devices may be left.
 	unfinished map[string]bool
@@ -103,7 +105,7 @@ func newRecords(file string) *records {
 	return &records{
 		file: file, disk: atomicfile.Write, saving: part.NewLock(), wake: part.NewSignal(), known: part.NewCell(sameKnown),
 		endpoints: map[string]ovs.Endpoint{}, pending: map[string]ovs.Endpoint{},
-		moving: map[string]bool{}, unsure: map[string]time.Time{}, leaving: map[string]bool{},
+		moving: map[string]bool{}, unsure: map[string]time.Time{}, leaving: map[string]bool{}, hashed: map[string]string{},
 		reserved: map[reservation]promise{}, lent: map[reservation]loan{},
 		closed: map[string]bool{}, busy: map[string]int{}, unfinished: map[string]bool{}, plugged: map[string]bool{},
 		removals: map[api.Attachment]moment{},
@@ -153,6 +155,9 @@ func (r *records) put(e ovs.Endpoint) (err error) {
 // remove makes an endpoint one that is to have none.
 func (r *records) remove(port string) {
 	r.change(func() {
+		if e, there := r.endpoints[port]; there && portOf(e) != port {
+			r.hashed[portOf(e)] = port
+		}
 		delete(r.endpoints, port)
 		delete(r.pending, port)
 		r.leaving[port], r.plugged[port] = true, true
@@ -214,6 +219,17 @@ func (r *records) isLeaving(port string) bool {
 	return r.leaving[port]
 }
 
+// leavingAs returns the port of a removed endpoint that may be there still, by what it is
+// called unless it is named after a container; "" where there is none.
+func (r *records) leavingAs(hashed string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if port := cmp.Or(r.hashed[hashed], hashed); r.leaving[port] {
+		return port
+	}
+	return ""
+}
+
 // await makes an endpoint one on its way, which has no port, unless one of the checks
 // refuses it.
 func (r *records) await(e ovs.Endpoint, checks ...func() error) (err error) {
@@ -260,6 +276,7 @@ func (r *records) Adopt(atPorts []ovs.Endpoint) []ovs.Endpoint {
 	for port := range r.leaving {
 		if !there[port] {
 			delete(r.leaving, port)
+			maps.DeleteFunc(r.hashed, func(_, of string) bool { return of == port })
 			if r.unfinished[port] {
 				r.wake.Wake()
 			}
@@ -397,7 +414,10 @@ func (r *records) load() error {
 			}
 		}
 		for _, x := range c.Pending {
-			if e, ok := x.endpoint(); ok {
+			e, ok := x.endpoint()
+			if _, plugin := api.AttachmentOf(e); ok && plugin {
+				r.unfinished[e.Port] = true // whoever asked for it has to ask this agent
+			} else if ok {
 				r.pending[e.Port] = e
 			}
 		}

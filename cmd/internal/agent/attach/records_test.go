@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
@@ -120,4 +121,28 @@ func TestRemovalIsFinished(t *testing.T) {
 	require.NoError(t, next.await(e))
 	detached = nil
 	assert.Empty(t, finish())
+}
+
+// Endpoints of attachments that were on their way when an agent was killed are none: who
+// asked for them asks again, and gets their addresses. Their devices are removed.
+func TestAttachmentsOnTheirWay(t *testing.T) {
+	file := filepath.Join(t.TempDir(), recordsFile)
+	r := newRecords(file)
+	require.NoError(t, r.loadOnce())
+	addr := netip.MustParseAddr("10.1.5.2")
+	e := ovs.Endpoint{
+		Name: "cni-1", Network: "blue", IPs: []netip.Addr{addr}, Port: "bz-web",
+		Labels: map[string]string{api.LabelEngine: api.EngineCNI},
+	}
+	require.NoError(t, r.await(e))
+	require.NoError(t, r.save())
+
+	next := newRecords(file)
+	assert.Empty(t, next.Adopt(nil))
+	require.NoError(t, next.loadOnce())
+	assert.Empty(t, next.known.Get().All())
+	assert.Empty(t, next.taken("blue"))
+	var detached []string
+	require.NoError(t, next.finish(func(port string) error { detached = append(detached, port); return nil }))
+	assert.Equal(t, []string{e.Port}, detached)
 }

@@ -160,6 +160,9 @@ func (a *Agent) addCore() openvswitch.Inputs {
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), endpoints, sw.Offers())
+	if member.SetAsker(w.Asker); w.Asker == nil && a.probes() {
+		member.SetAsker(a.askOwner)
+	}
 	routes := kernel.New(kernel.Config{
 		Userspace: userspace, Every: cfg.AuditInterval, Masquerade: cfg.Masquerade, Protected: cfg.protected(),
 		TunnelPorts: a.udpPorts(),

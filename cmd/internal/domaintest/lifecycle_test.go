@@ -371,6 +371,7 @@ func testCleanup(d *domain) {
 	c1 := d.Endpoint("host3/c1")
 	require.NoError(d.T, d.Host("host3").StopService(ctx, lab.ServiceAgent))
 	d.Reaches("host1/c1", c1) // a stopped agent takes nothing down
+	ownerIsAway(d, c1)
 	// Who sits at a terminal is asked first.
 	asked := d.Must("host3", "sh", "-c", "echo n | script -qec 'baize agent cleanup' /dev/null")
 	require.Contains(d.T, asked, "of this host lose their network: ")
@@ -382,4 +383,27 @@ func testCleanup(d *domain) {
 	require.NotContains(d.T, bridges, "br-baize")
 	require.Contains(d.T, bridges, "br-phy")
 	require.NotContains(d.T, d.Must("host3", "ip", "-o", "link"), " bz")
+}
+
+// ownerIsAway is U2: no agent can be asked for the address, and its endpoint answers on the
+// wire. One that nobody answers for is to be had.
+func ownerIsAway(d *domain, c1 lab.EndpointStatus) {
+	d.T.Helper()
+	d.Await("host3's agent to be missed", func() (bool, string) {
+		out := d.Must("host1", "baize", "node", "list", "--filter", "name=host3", "-o", "json")
+		return strings.Contains(out, `"down"`), out
+	})
+	d.Must("host1", "ip", "netns", "add", "heir")
+	add := func(a netip.Addr) error {
+		_, err := d.Run("host1", "baize", "endpoint", "add", "--network", c1.Network, "--netns", "heir", "--ip", a.String())
+		return err
+	}
+	for _, a := range c1.IPs {
+		err := add(a)
+		require.ErrorContains(d.T, err, a.String())
+		require.ErrorContains(d.T, err, "node host3 has it: "+c1.MAC+" answers for it there, though no agent runs")
+	}
+	require.NoError(d.T, add(last(c1.IPs[0])))
+	d.Must("host1", "baize", "endpoint", "remove", "heir")
+	d.Must("host1", "ip", "netns", "del", "heir")
 }

@@ -87,10 +87,7 @@ func probeDevice(ctx context.Context, device string, a netip.Addr) (net.Hardware
 		return nil, unlessGone(err)
 	}
 	defer conn.Close()
-	frame := arpProbe(ifi.HardwareAddr, a)
-	if a.Is6() {
-		frame = neighbourSolicitation(ifi.HardwareAddr, a)
-	}
+	frame := ProbeFrame(ifi.HardwareAddr, a)
 	to := &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])}
 	buf := make([]byte, 256)
 	for ctx.Err() == nil {
@@ -112,7 +109,7 @@ func probeDevice(ctx context.Context, device string, a netip.Addr) (net.Hardware
 			if err != nil {
 				return nil, unlessGone(err)
 			}
-			if mac := claimant(buf[:n], a); mac != nil && !bytes.Equal(mac, ifi.HardwareAddr) {
+			if mac := Claimant(buf[:n], a); mac != nil && !bytes.Equal(mac, ifi.HardwareAddr) {
 				return mac, nil
 			}
 		}
@@ -161,9 +158,17 @@ func probeFilter(a netip.Addr) []bpf.Instruction {
 	}
 }
 
-// claimant returns the MAC of whoever says in a frame that it has an address: any ARP packet
+// ProbeFrame is the frame that a probe for an address consists of.
+func ProbeFrame(mac net.HardwareAddr, a netip.Addr) []byte {
+	if a.Is6() {
+		return neighbourSolicitation(mac, a)
+	}
+	return arpProbe(mac, a)
+}
+
+// Claimant returns the MAC of whoever says in a frame that it has an address: any ARP packet
 // with the address as its sender's (RFC 5227 section 2.1.1), an advertisement of it.
-func claimant(frame []byte, a netip.Addr) net.HardwareAddr {
+func Claimant(frame []byte, a netip.Addr) net.HardwareAddr {
 	is := func(off int, b []byte) bool {
 		return len(frame) >= off+len(b) && bytes.Equal(frame[off:off+len(b)], b)
 	}

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -237,6 +238,35 @@ func TestOwnerIsDead(t *testing.T) {
 			require.Empty(t, w.CheckSilence(time.Hour))
 		})
 	}
+	// Its switch forwards all the same (U2).
+	scenario(t, "and its endpoint lives", func(t *testing.T) {
+		w := world(t, 3)
+		n, away := w.Nodes[0], w.Nodes[1]
+		a := home(n)
+		n.Behind = map[netip.Addr]net.HardwareAddr{a: topology.MACOf(a)}
+		n.Kill()
+		w.Pass(20 * time.Second)
+		words := []string{a.String(), "node host1 has it", topology.MACOf(a).String() + " answers for it", "no agent runs"}
+		conflict(t, away.Add("blue", "thief", a), words...)
+		conflict(t, reserve(t, away, a), words...)
+		require.Empty(t, w.Snapshot().Pins)
+		unclaimed(t, w)
+		require.NoError(t, away.Add("blue", "other", beside(n, 1)), "nobody answers for that")
+		n.Start()
+		w.Settle()
+		require.Empty(t, n.Faults())
+		require.Empty(t, away.Faults())
+	})
+	scenario(t, "and an endpoint here took the address by itself", func(t *testing.T) {
+		w := world(t, 2)
+		n, away := w.Nodes[0], w.Nodes[1]
+		a := beside(n, 1)
+		n.Kill()
+		w.Pass(20 * time.Second)
+		away.Take(away.Attach().Endpoints()[0].Port, a)
+		conflict(t, away.Add("blue", "thief", a), a.String(), "node host2", "endpoint c-host2", "answers for it")
+		unclaimed(t, w)
+	})
 	scenario(t, "and is removed", func(t *testing.T) {
 		w := world(t, 3)
 		n, away := w.Nodes[0], w.Nodes[1]
@@ -282,6 +312,32 @@ func TestOwnerDoesNotAnswer(t *testing.T) {
 		took(t, 12*time.Second, func() { require.ErrorContains(t, reserve(t, w.Nodes[0], a), "node host9") })
 		unclaimed(t, w)
 		require.Empty(t, w.Snapshot().Pins)
+	})
+}
+
+// Nobody leases the address's subnet: nobody has to agree, and somebody may have taken it
+// all the same (U2).
+func TestNobodyLeasesTheSubnet(t *testing.T) {
+	scenario(t, "", func(t *testing.T) {
+		w := world(t, 2)
+		n := w.Nodes[0]
+		a := netip.MustParseAddr("10.1.0.77")
+		n.Take(n.Attach().Endpoints()[0].Port, a)
+		for range 2 {
+			conflict(t, n.Add("blue", "thief", a), a.String(), "node host1 has it", "endpoint c-host1", "02:00:00:00:00:01")
+			conflict(t, reserve(t, n, a), a.String(), "endpoint c-host1")
+		}
+		require.Empty(t, w.Snapshot().Pins)
+		unclaimed(t, w)
+		n.Take(n.Attach().Endpoints()[0].Port, netip.MustParseAddr("192.0.2.1"))
+		require.NoError(t, reserve(t, n, a))
+		require.NoError(t, promise(t, n, a))
+		require.Equal(t, "host1", w.Snapshot().Pins[topology.PinID{Network: "blue", Addr: a}].Node)
+		unclaimed(t, w)
+		// What is pinned here is not asked for again: its own endpoint would answer.
+		n.Take(n.Attach().Endpoints()[0].Port, a)
+		n.Attach().Forget(ovs.Endpoint{Name: "docker-1", Network: "blue"})
+		require.NoError(t, promise(t, n, a))
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -42,6 +43,9 @@ type Node struct {
 	Hostname, Epoch, ID string
 	// Ahead are the networks that its next agent leases in before it needs them.
 	Ahead []string
+	// Behind are the addresses that answer behind its switch, whatever runs on it, by whose
+	// MAC. It is not changed while others may ask.
+	Behind map[netip.Addr]net.HardwareAddr
 	// Configure changes what its next agent is started with; nil: nothing.
 	Configure func(*agent.Config)
 
@@ -112,7 +116,7 @@ func (n *Node) Start() {
 		Identity: hub.Identity{Node: n.Name, ID: n.ID, Hostname: n.Hostname, Epoch: n.Epoch},
 		Store:    store, Database: database{n.Switch.Database(), r.gate}, Flows: flows{n.Switch.Flows(), r.gate},
 		Host: host{n.kernel, n.VTEP, r.gate}, Kernel: routing{n.kernel.fake, r.gate},
-		Datapath: "netdev", DatapathReason: "simulated", Disk: n.write,
+		Datapath: "netdev", DatapathReason: "simulated", Disk: n.write, Asker: n.world.behind,
 	}, log)
 	require.NoError(n.world.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -416,6 +420,16 @@ func (n *Node) SetUnderlayMTU(mtu int) {
 	n.kernel.link = mtu
 	n.kernel.mu.Unlock()
 	n.TouchLinks()
+}
+
+// behind is who answers for an address behind the switch of its owner.
+func (w *World) behind(_ context.Context, c topology.Claim) (net.HardwareAddr, error) {
+	for _, n := range w.Nodes {
+		if n.Name == c.Owner {
+			return n.Behind[c.Addr], nil
+		}
+	}
+	return nil, nil
 }
 
 // Take gives an address to the endpoint of a device, without asking anybody.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"time"
 
@@ -42,6 +44,9 @@ type Lender interface {
 
 // Pin implements attach.Leases.
 func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
+	if err := p.unleased(ctx, pin); err != nil {
+		return err
+	}
 	for range attempts {
 		put, err := p.store.PutPin(ctx, pin)
 		if !errors.Is(err, topology.ErrUnclaimed) {
@@ -61,6 +66,41 @@ func (p *Part) Pin(ctx context.Context, pin topology.Pin) error {
 		Item: fmt.Sprintf("address %s of network %s", pin.Addr, pin.Network),
 		What: "who leases its subnet keeps changing", Remedy: "try again",
 	}
+}
+
+// passedFor is how long after a claim its address is not asked for again: a pin follows it.
+const passedFor = 30 * time.Second
+
+// notePassed notes that nobody answers for the address of a claim, or that somebody does.
+func (p *Part) notePassed(c topology.Claim, passed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.passed, func(_ topology.PinID, at time.Time) bool { return time.Since(at) > passedFor })
+	delete(p.passed, topology.PinID{Network: c.Network, Addr: c.Addr})
+	if passed {
+		p.passed[topology.PinID{Network: c.Network, Addr: c.Addr}] = time.Now()
+	}
+}
+
+// hasPassed reports whether nobody answered for an address a moment ago.
+func (p *Part) hasPassed(id topology.PinID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, there := p.passed[id]
+	return there && time.Since(at) <= passedFor
+}
+
+// unleased asks for an address that nobody leases the subnet of: no node has to agree, and
+// somebody may have it all the same. One that was claimed has been through that.
+func (p *Part) unleased(ctx context.Context, pin topology.Pin) error {
+	s, id := p.hub.Topology().Get().Snapshot, topology.PinID{Network: pin.Network, Addr: pin.Addr}
+	if s == nil || s.Pins[id].Node == pin.Node || p.hasPassed(id) {
+		return nil
+	}
+	if _, leased := s.Home(pin.Network, pin.Addr); leased {
+		return nil
+	}
+	return p.vacant(ctx, p.claimOf(pin.Network, pin.Addr, pin.Endpoint))
 }
 
 func (p *Part) claimOf(network string, a netip.Addr, what string) topology.Claim {
@@ -85,7 +125,9 @@ func (p *Part) Claim(ctx context.Context, network string, a netip.Addr, what str
 			p.Unclaim(ctx, network, a)
 			return noAnswer(p.hub.Topology().Get().Snapshot, c)
 		case next.Granted():
-			return nil
+			err := p.vacant(ctx, next)
+			p.notePassed(next, err == nil)
+			return err
 		case next.Answer == topology.ClaimRefused:
 			p.Unclaim(ctx, network, a)
 			return refusal(next)
@@ -93,6 +135,68 @@ func (p *Part) Claim(ctx context.Context, network string, a netip.Addr, what str
 		c = next
 		p.awaitAnswer(within, wake, c)
 	}
+}
+
+// Asker asks on the wire who has the address of a claim, of which only the switch of its
+// owner knows, as the agent there does not run. It returns whose MAC answers, nil where
+// nobody does or the owner cannot be reached.
+type Asker func(ctx context.Context, c topology.Claim) (net.HardwareAddr, error)
+
+// SetAsker says who asks the switches of nodes whose agent does not run; nil: they are not
+// asked.
+func (p *Part) SetAsker(a Asker) { p.asker = a }
+
+// vacant gives up a claim for an address that somebody answers for although no agent spoke
+// for it: nobody leases the subnet, or the agent of its owner does not run. Behind this
+// node's ports everybody is asked, and behind those of an owner by its tunnel. What this
+// node has pinned is its own.
+func (p *Part) vacant(ctx context.Context, c topology.Claim) error {
+	s := p.hub.Topology().Get().Snapshot
+	if c.Answer == topology.ClaimAgreed && c.Owner != "" {
+		return nil
+	}
+	if s != nil && s.Pins[topology.PinID{Network: c.Network, Addr: c.Addr}].Node == c.Node {
+		return nil
+	}
+	holder, err := p.lender.Probe(ctx, c)
+	if err == nil && holder == "" {
+		holder = p.askOwner(ctx, s, c)
+	} else if err == nil {
+		holder = fmt.Sprintf("node %s has it: taken by %s", c.Node, holder)
+	}
+	if err == nil && holder == "" {
+		return nil
+	}
+	p.Unclaim(ctx, c.Network, c.Addr)
+	if err != nil {
+		return err
+	}
+	return &topology.Error{
+		Kind: topology.ErrConflict, Code: fault.AddressTaken,
+		Item: fmt.Sprintf("address %s of network %s", c.Addr, c.Network), What: holder,
+		Remedy: "choose another, or leave it out",
+	}
+}
+
+// askOwner says who has an address of a node whose agent does not run.
+func (p *Part) askOwner(ctx context.Context, s *topology.Snapshot, c topology.Claim) (holder string) {
+	if c.Owner == "" || p.asker == nil {
+		return ""
+	}
+	mac, err := p.asker(ctx, c)
+	if err != nil {
+		p.log.Debugf("ask on the wire for %s of node %s: %v", c.Addr, c.Owner, err)
+	}
+	if mac == nil {
+		return ""
+	}
+	holder = fmt.Sprintf("node %s has it: %s answers for it there, though no agent runs", c.Owner, mac)
+	if s != nil {
+		if called := topology.DescribeEndpoint("", s.LookupAddr(c.Network, c.Addr)); called != "" {
+			holder += ", " + called
+		}
+	}
+	return holder
 }
 
 // awaitAnswer waits until there may be an answer to a claim.

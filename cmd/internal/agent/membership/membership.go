@@ -100,6 +100,7 @@ type Part struct {
 	wake    part.Signal
 	asked   part.Signal // other nodes ask for addresses
 	lender  Lender
+	asker   Asker
 	asking  asking
 	started time.Time
 	faults  part.Faults
@@ -118,6 +119,8 @@ type Part struct {
 	due       *time.Timer
 	// closings are networks that are being given back: closed to endpoints.
 	closings map[string]bool
+	// passed are addresses that nobody answered for when they were claimed, and when.
+	passed map[topology.PinID]time.Time
 }
 
 // New returns the part. It starts nothing.
@@ -126,7 +129,7 @@ func New(cfg Config, h *hub.Hub, store Store, host Host, log *logrus.Entry) *Par
 		cfg: cfg, hub: h, store: store, host: host, log: log.WithField("part", "membership"), wake: part.NewSignal(),
 		asked: part.NewSignal(), asking: asking{}, joined: errNoAnswerYet, started: time.Now(),
 		unheld: map[string]time.Time{}, leasing: make(chan struct{}, 1), closings: map[string]bool{},
-		lastNeeds: map[string]lastNeed{},
+		lastNeeds: map[string]lastNeed{}, passed: map[topology.PinID]time.Time{},
 	}
 }
 

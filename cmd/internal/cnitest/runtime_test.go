@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -23,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -412,6 +414,7 @@ func containerd(h hosts) {
 		h.Must("host1", "sh", "-c", "mkdir -p "+dir+"/cni && mount -t tmpfs cni "+dir+"/cni")
 	}
 	h.Must("host1", "sh", "-c", "mkdir -p /opt/cni/bin && ln -s "+h.plugins+"/baize-cni "+debianPlugins+"/* /opt/cni/bin/")
+	page(h)
 	h.Must("host1", "baize", "podman", "configure", "--network", network, "--yes")
 	h.Must("host1", "baize", "kubernetes", "configure", "--network", network, "--yes") // the same file
 	ctr := func(args ...string) string {
@@ -427,6 +430,56 @@ func containerd(h hosts) {
 	assert.Empty(h.T, left(h, network), "ctr calls DEL, without a namespace")
 	h.Must("host1", "baize", "podman", "configure", "--network", network, "--undo", "--yes")
 	assert.Empty(h.T, strings.TrimSpace(h.Must("host1", "ls", "/etc/cni/net.d")))
+}
+
+// page types what docs/cni.md has, with the file that it has.
+func page(h hosts) {
+	const page = "../../../docs/cni.md"
+	cnitool(h)
+	h.Must("host1", "ctr", "images", "import", image(h))
+	blocks := testkit.Blocks(h.T, page)
+	h.Must("host1", "sh", "-ec", "mkdir -p /etc/cni/net.d; cat >/etc/cni/net.d/10-blue.conflist <<'E'\n"+blocks[0].Text()+"\nE")
+	ran := 0
+	for _, c := range testkit.Commands(h.T, page) {
+		if strings.HasPrefix(c, "iptables") || strings.HasPrefix(c, "baize network") {
+			continue // the lab has it
+		}
+		out, err := h.Run("host1", "sh", "-c", "PATH=/opt/cni/bin:$PATH; "+c)
+		require.NoError(h.T, err, "%s\n%s", c, out)
+		if strings.HasPrefix(c, "ctr") {
+			assert.Contains(h.T, out, "inet 10.1.")
+		}
+		ran++
+	}
+	require.Equal(h.T, 6, ran)
+	h.Must("host1", "ip", "netns", "delete", "web")
+	h.Must("host1", "rm", "/etc/cni/net.d/10-blue.conflist")
+	assert.Empty(h.T, left(h, network))
+
+	// The chain of the page, by the reference library.
+	list, err := libcni.ConfListFromBytes([]byte(blocks[len(blocks)-1].Text()))
+	require.NoError(h.T, err)
+	r := h.runtime("1.0.0", list.Name, baize(network))
+	r.list = list
+	c := h.container("chain-of-page")
+	r.add(c)
+	assert.Equal(h.T, "500", strings.TrimSpace(h.Must("host1", "ip", "netns", "exec", "chain-of-page", "cat",
+		"/proc/sys/net/core/somaxconn")))
+	r.del(c)
+	assert.Empty(h.T, left(h, list.Name))
+}
+
+// cnitool puts CNI's own tool where the plugins are, in the version of the library.
+func cnitool(h hosts) {
+	h.T.Helper()
+	const module = "github.com/containernetworking/cni"
+	version, err := testkit.Try(time.Minute, nil, "go", "list", "-m", "-f", "{{.Version}}", module)
+	require.NoError(h.T, err, version)
+	dir := h.T.TempDir()
+	out, err := testkit.Try(10*time.Minute, []string{"GOBIN=" + dir, "CGO_ENABLED=0"},
+		"go", "install", module+"/cnitool@"+strings.TrimSpace(version))
+	require.NoError(h.T, err, out)
+	h.Must("host1", "ln", "-s", dir+"/cnitool", "/opt/cni/bin/")
 }
 
 func write(t *testing.T, file, text string) {

@@ -3,10 +3,12 @@
 package domaintest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -105,9 +107,44 @@ func firstHostsWithDocker(d *domain) {
 	}
 	require.Equal(d.T, 4, ran)
 	hostAsksForNames(d)
+	namesPage(d)
 	d.docker("host1", "rm", "-f", "web")
 	for _, host := range []string{"host1", "host2"} {
 		d.docker(host, "network", "rm", "blue")
+	}
+}
+
+// namesPage types what docs/names.md has people ask, of web, and reads the settings that it
+// has for engines.
+func namesPage(d *domain) {
+	d.T.Helper()
+	const page = "../../../docs/names.md"
+	address := d.docker("host1", "inspect", "-f", "{{.NetworkSettings.Networks.blue.IPAddress}}", "web")
+	ran := 0
+	for _, line := range testkit.Commands(d.T, page) {
+		if first, _, _ := strings.Cut(line, " "); first != "baize" && first != "docker" {
+			continue // a picture; the file of an engine's settings, which the lab's have as arguments
+		}
+		line = strings.NewReplacer("NAME", "web", "CONTAINER", "web", "10.1.5.2", address).Replace(line)
+		out, err := runAsShown(d, "host1", "PATH=/usr/bin:$PATH; "+line)
+		require.NoError(d.T, err, "%s\n%s", line, out)
+		if strings.HasPrefix(line, "baize name") {
+			assert.Contains(d.T, out, "web", line)
+		}
+		ran++
+	}
+	require.Equal(d.T, 6, ran)
+	b, err := os.ReadFile(page)
+	require.NoError(d.T, err)
+	settings := regexp.MustCompile(`(?m)^    (\{.*\})$`).FindAllSubmatch(b, -1)
+	require.Len(d.T, settings, 2)
+	known := d.Must("host1", "dockerd", "--help")
+	for _, s := range settings {
+		var keys map[string][]string
+		require.NoError(d.T, json.Unmarshal(s[1], &keys), "%s", s[1])
+		for key := range keys {
+			assert.Contains(d.T, known, "--"+strings.TrimSuffix(key, "s"), "a setting of engines is a flag of theirs")
+		}
 	}
 }
 

@@ -3,7 +3,6 @@
 package domaintest
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -38,7 +38,7 @@ func TestPages(t *testing.T) {
 	d.Must("host1", "ip", "netns", "add", "web")
 	ran := 0
 	for _, page := range []string{"README.md", "docs/mesh.md", "docs/pipeline.md", "docs/troubleshooting.md"} {
-		for _, line := range commandLines(t, "../../../"+page) {
+		for _, line := range testkit.Commands(t, "../../../"+page) {
 			host, command := "host1", line
 			if rest, inLab := strings.CutPrefix(line, "bin/baize lab exec "); inLab {
 				host, command, _ = strings.Cut(rest, " -- ")
@@ -52,6 +52,90 @@ func TestPages(t *testing.T) {
 		}
 	}
 	require.Greater(t, ran, 12)
+	settingsPage(d)
+	consolePage(d)
+}
+
+// pageDir is where somebody on host1 sits who types what a page has, and has the files that
+// it names. Of its home and of /etc the machine sees nothing.
+const pageDir = "/run/page"
+
+// prepareToType makes pageDir, once.
+func prepareToType(d *domain) {
+	d.T.Helper()
+	d.Must("host1", "sh", "-ec", "mkdir -p "+pageDir+"/upper "+pageDir+"/work "+pageDir+"/.config/baize; cd "+pageDir+`
+mount -t tmpfs etc upper; mkdir upper/upper upper/work
+mount -t overlay overlay -o lowerdir=/etc,upperdir=upper/upper,workdir=upper/work /etc; mkdir -p /etc/baize
+openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=host1 -keyout host1.key -out host1.crt 2>/dev/null
+cp host1.crt ca.crt; echo secret >password.txt`)
+}
+
+// typed is a command as somebody in pageDir types it, whom no variable tells of etcd.
+func typed(command string) []string {
+	return []string{"sh", "-c", "cd " + pageDir + "; export HOME=" + pageDir + "; unset BAIZE_ETCD_ENDPOINTS; " + command}
+}
+
+// settingsPage types what docs/settings.md has of contexts, on the file that it shows.
+func settingsPage(d *domain) {
+	d.T.Helper()
+	const page = "../../../docs/settings.md"
+	prepareToType(d)
+	for _, b := range testkit.Blocks(d.T, page) {
+		if b.Name == "config.yaml" {
+			d.Must("host1", "sh", "-c", "umask 077; cat >"+pageDir+"/.config/baize/config.yaml <<'E'\n"+b.Text()+"\nE")
+		}
+	}
+	require.Contains(d.T, d.Must("host1", typed("baize context list")...), "prod")
+	ran := 0
+	for _, line := range testkit.Commands(d.T, page) {
+		if line == "baize network list" {
+			continue // the context is that of a cluster elsewhere
+		}
+		out, err := d.Run("host1", typed(line)...)
+		assert.NoError(d.T, err, "%s: %s\n%s", page, line, out)
+		ran++
+	}
+	require.Equal(d.T, 4, ran)
+	out := d.Must("host1", typed("baize config")...)
+	for _, want := range []string{
+		`etcd-endpoints +https://192.0.2.1:2379,https://192.0.2.2:2379 +context prod`, `etcd-username +ops +context prod`,
+		`etcd-password +\(set\) +context prod`, `etcd-cafile +` + pageDir + `/ca.crt +context prod`,
+	} {
+		assert.Regexp(d.T, "(?m)^"+want, out)
+	}
+	assert.NotContains(d.T, out, "secret")
+	d.Must("host1", "rm", "-r", pageDir+"/.config")
+}
+
+// consolePage serves the console in every way that docs/console.md has.
+func consolePage(d *domain) {
+	d.T.Helper()
+	const page = "../../../docs/console.md"
+	lines := testkit.Commands(d.T, page)
+	for _, b := range testkit.Blocks(d.T, page) {
+		if b.Name == "console" {
+			command, found := strings.CutPrefix(b.Lines[0], "host1# ")
+			require.True(d.T, found)
+			lines = append(lines, command)
+		}
+	}
+	served := 0
+	for _, line := range lines {
+		if !strings.HasPrefix(line, "baize console") {
+			out, err := d.Run("host1", typed(line)...)
+			assert.NoError(d.T, err, "%s: %s\n%s", page, line, out)
+			continue
+		}
+		stop, out := d.Start("host1", typed("exec "+line)...)
+		want := "console: http://127.0.0.1:7474/"
+		if strings.Contains(line, "--listen") {
+			want = "console: https://"
+		}
+		d.Await(line, func() (bool, string) { return strings.Contains(out.String(), want), out.String() })
+		stop()
+		served++
+	}
+	require.Equal(d.T, 3, served)
 }
 
 func skipped(command string) bool {
@@ -61,25 +145,4 @@ func skipped(command string) bool {
 		}
 	}
 	return false
-}
-
-// commandLines are the lines of a page's shell blocks: indented, or fenced as "sh".
-func commandLines(t *testing.T, page string) (out []string) {
-	t.Helper()
-	b, err := os.ReadFile(page)
-	require.NoError(t, err)
-	fenced := false
-	for line := range strings.Lines(string(b)) {
-		line = strings.TrimSuffix(line, "\n")
-		if fence, ok := strings.CutPrefix(line, "```"); ok {
-			fenced = fence == "sh"
-			continue
-		}
-		command, indented := strings.CutPrefix(line, "    ")
-		first, _, _ := strings.Cut(command, " ")
-		if (fenced || indented) && first != "" && strings.Trim(first, "abcdefghijklmnopqrstuvwxyz-/") == "" {
-			out = append(out, command)
-		}
-	}
-	return out
 }

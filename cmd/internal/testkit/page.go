@@ -91,3 +91,28 @@ func TypedAsRoot(t testing.TB, page string) (out []Typed) {
 	require.NotEmpty(t, out, "%s has no command with a prompt", page)
 	return out
 }
+
+// assignment is what a command may have before it.
+var assignment = regexp.MustCompile(`^[A-Z_]+=\S+ `)
+
+// Commands are the commands of a page's shell blocks, indented or fenced as "sh": lines that
+// begin with a word in small letters.
+func Commands(t testing.TB, page string) (out []string) {
+	t.Helper()
+	b, err := os.ReadFile(page)
+	require.NoError(t, err)
+	fenced := false
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSuffix(line, "\n")
+		if fence, ok := strings.CutPrefix(line, "```"); ok {
+			fenced = fence == "sh"
+			continue
+		}
+		command, indented := strings.CutPrefix(line, "    ")
+		first, _, _ := strings.Cut(assignment.ReplaceAllString(command, ""), " ")
+		if (fenced || indented) && first != "" && strings.Trim(first, "abcdefghijklmnopqrstuvwxyz-/") == "" {
+			out = append(out, command)
+		}
+	}
+	return out
+}

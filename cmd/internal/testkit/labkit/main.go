@@ -28,7 +28,7 @@ import (
 // The test executable is a baize as well, which labs start in their hosts. Checks
 // say what else is missing before any test runs.
 func Main(m *testing.M, checks ...func() error) int {
-	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+	if isBaize(os.Args) {
 		if agent := os.Getenv(agentVar); agent != "" && isAgent(os.Args[1:]) {
 			// Where it fails there is no agent, and so no test that passes.
 			fmt.Fprintln(os.Stderr, syscall.Exec(agent, os.Args, os.Environ()))
@@ -108,6 +108,12 @@ func Race(t *testing.T, config lab.Config) lab.Config {
 	// Ending, a program with the race detector waits for a second by default.
 	config.Env = append(config.Env, agentVar+"="+exe, "GORACE=atexit_sleep_ms=100")
 	return config
+}
+
+// isBaize says that the executable is started as baize, and not as a test. In hosts it has
+// that name.
+func isBaize(args []string) bool {
+	return len(args) > 1 && (!strings.HasPrefix(args[1], "-") || filepath.Base(args[0]) == "baize")
 }
 
 func isAgentVar(v string) bool { return strings.HasPrefix(v, agentVar+"=") }

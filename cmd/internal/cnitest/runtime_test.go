@@ -354,6 +354,39 @@ runroot = "`+dir+`/run"
 	podman("pod", "rm", "-f", "-t", "0", "pod")
 	podman("rm", "-f", "-t", "0", "web")
 	assert.Empty(h.T, left(h, network))
+
+	podmanPage(h, dir, podman)
+}
+
+// podmanPage types what docs/podman.md has for Podman 4 with CNI. Its containers run one image
+// under two names.
+func podmanPage(h hosts, dir string, podman func(...string) string) {
+	h.T.Helper()
+	h.Must("host1", "sh", "-c", "mkdir -p /etc/cni && mount -t tmpfs cni /etc/cni") // of the host alone
+	h.Must("host1", "sed", "-i", `s,^network_config_dir.*,network_config_dir = "/etc/cni/net.d",`, dir+"/containers.conf")
+	podman("tag", lab.DockerImage, "docker.io/library/nginx", "docker.io/library/busybox")
+	write(h.T, filepath.Join(dir, "podman"), `#!/bin/sh
+[ "$1" != run ] || { shift; set -- run --cgroup-parent /baize-`+h.Name()+`-host1 "$@"; }
+exec /usr/bin/podman "$@"
+`)
+	require.NoError(h.T, os.Chmod(filepath.Join(dir, "podman"), 0o755))
+	typed := map[string]bool{}
+	for _, c := range testkit.Commands(h.T, "../../../docs/podman.md") {
+		if strings.HasPrefix(c, "podman network create -d baize") || typed[c] {
+			continue // netavark: see below
+		}
+		typed[c] = true
+		c = strings.Replace(c, "podman configure", "podman configure --yes", 1)
+		out, err := h.Run("host1", "sh", "-c", "export CONTAINERS_CONF="+dir+"/containers.conf CONTAINERS_STORAGE_CONF="+dir+
+			"/storage.conf PATH="+dir+":$PATH; "+c)
+		require.NoError(h.T, err, "%s\n%s", c, out)
+		if strings.Contains(c, ":ip=10.1.153.77") {
+			assert.Contains(h.T, out, "inet 10.1.153.77/16")
+		}
+	}
+	require.Len(h.T, typed, 9)
+	podman("rm", "-af", "-t", "0")
+	assert.Empty(h.T, left(h, network))
 }
 
 func podmanAddr(podman func(...string) string, name string) netip.Addr {

@@ -86,6 +86,31 @@ await "an agent that hangs is replaced" other "$third"
 await "it is ready again" baize status
 [ "$(flows)" = "$before" ] || no "the watchdog leaves the flows"
 
+# Processes of the host find containers by systemd-resolved, as docs/names.md has it.
+printf 'BAIZE_HOST_NAMES=127.0.0.12\nBAIZE_DOCKER_PLUGIN=off\n' >>/etc/default/baize # no engine runs
+systemctl restart baize
+ip netns add pod
+ip -n pod link set lo up
+cni() {
+	echo '{"cniVersion":"1.0.0","name":"blue","type":"baize-cni","runtimeConfig":{"aliases":["web"]}}' |
+		CNI_COMMAND=$1 CNI_CONTAINERID=pod CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/baize-cni
+}
+cni ADD >/tmp/result || { cat /tmp/result; no "a container with a name"; }
+dpkg --force-depends -i /try/resolved.deb >/tmp/await 2>&1 || { cat /tmp/await; no "systemd-resolved is installed"; }
+install -D -m 644 /try/resolved.conf /etc/systemd/resolved.conf.d/baize.conf
+mkdir -p /etc/systemd/system/systemd-resolved.service.d
+printf '[Service]\nPrivateDevices=no\n' >/etc/systemd/system/systemd-resolved.service.d/devices.conf # this root makes none
+systemctl daemon-reload
+systemctl restart systemd-resolved || no "systemd-resolved starts"
+ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+address=$(ip netns exec pod ip -4 -o address show eth0 | grep -o '10\.1\.[0-9.]*' | head -n 1)
+finds() { baize name list && getent ahostsv4 web.blue | grep "^$address "; }
+await "the host finds a container by systemd-resolved" finds
+cni DEL
+systemctl stop systemd-resolved
+ip netns del pod
+
+before=$(flows)
 systemctl stop baize || no "it stops"
 [ "$(of ActiveState) $(of Result)" = "inactive success" ] || no "it stopped: $(of ActiveState) $(of Result)"
 [ "$(flows)" = "$before" ] || no "a stop leaves the flows"

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -41,6 +42,27 @@ func cgroup(t *testing.T) string {
 	return dir
 }
 
+// resolved is the package of systemd-resolved, of which the machine shall have none: it would
+// take its names. It is downloaded once.
+func resolved(t *testing.T) (deb string) {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	dir := filepath.Join(cache, "baize", "root")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	found, err := filepath.Glob(filepath.Join(dir, "systemd-resolved_*.deb"))
+	require.NoError(t, err)
+	if len(found) == 0 {
+		run(t, nil, "sh", "-ec", `cd "$0" && exec apt-get -q -o APT::Sandbox::User=root download systemd-resolved`, dir)
+	}
+	return only(t, dir, "systemd-resolved_*.deb")
+}
+
+func install(t *testing.T, to, from string) {
+	t.Helper()
+	run(t, nil, "install", "-m", "0755", from, to)
+}
+
 // unit is the package's unit under a real systemd, process 1 of namespaces of its own: see
 // inside-unit.sh.
 func unit(t *testing.T, first, next string) {
@@ -50,8 +72,17 @@ func unit(t *testing.T, first, next string) {
 		"old.deb": only(t, first, "*.deb"), "new.deb": only(t, next, "*.deb"),
 		"inside-unit.sh": "inside-unit.sh",
 	} {
-		run(t, nil, "install", "-m", "0755", from, filepath.Join(dir, file))
+		install(t, filepath.Join(dir, file), from)
 	}
+	install(t, filepath.Join(dir, "resolved.deb"), resolved(t))
+	settings := regexp.MustCompile(`(?m)^    (\[Resolve\]\n(?:    .+\n)+)`)
+	page, err := os.ReadFile("../../../docs/names.md")
+	require.NoError(t, err)
+	found := settings.FindSubmatch(page)
+	require.NotNil(t, found, "docs/names.md has settings for systemd-resolved")
+	conf := strings.ReplaceAll(string(found[1]), "\n    ", "\n")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "resolved.conf"), []byte(conf), 0o644))
+
 	boot, err := filepath.Abs("boot.sh")
 	require.NoError(t, err)
 	group := cgroup(t)

@@ -163,7 +163,7 @@ test-engines: check-go need-root deps-test ## Docker 20.10, 26, 28 and 29 while 
 	@scripts/test-docker-mixed.sh '^TestEngines$$'
 
 .PHONY: test-upgrade
-test-upgrade: check-go need-root deps-test ## two versions side by side in one cluster, upgraded node by node
+test-upgrade: check-go need-root deps-test ## two versions side by side in one cluster, upgraded node by node; the package, while Docker starts containers
 	@scripts/test-upgrade.sh
 
 .PHONY: test-trace

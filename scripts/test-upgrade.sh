@@ -26,5 +26,8 @@ version=$(git describe --always "$older")
 BAIZE_TEST_OLDER=$work/baize
 export BAIZE_TEST_OLDER
 "$BAIZE_TEST_OLDER" version
+# The package, under a real systemd, while Debian's engine starts containers.
+# shellcheck disable=SC2086 # a list of flags
+CGO_ENABLED=0 go test -trimpath -tags 'system versions' -count=1 -timeout 30m -run '^TestUpgradeUnderLoad$' -v ./cmd/internal/packagetest
 # shellcheck disable=SC2086 # a list of flags
 go test -tags 'system versions' -count=1 -timeout 20m -run '^TestTwoVersions$' ${TESTFLAGS--v} ./cmd/internal/domaintest

@@ -2,10 +2,10 @@
 # What: starts systemd as process 1 of new namespaces, in this machine's own root, of which
 #       nothing is changed: what is written is in memory.
 # Why:  baize.service is tried with the systemd that reads it.
-# Use:  boot.sh DIRECTORY, by unit_system_test.go; DIRECTORY is /try inside, has inside-unit.sh
-#       and gets its log. The exit status is that of inside-unit.sh.
+# Use:  boot.sh DIRECTORY SCRIPT, by unit_system_test.go; DIRECTORY is /try inside, has the
+#       script and gets its log. The exit status is that of the script.
 set -eu
-shared=$1
+shared=$1 script=$2
 mount -t tmpfs memory /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
@@ -29,18 +29,18 @@ for unit in systemd-sysctl systemd-modules-load systemd-udevd systemd-timesyncd 
 	case $unit in *.mount) ;; *) unit=$unit.service ;; esac
 	ln -sf /dev/null etc/systemd/system/$unit
 done
-cat >etc/systemd/system/try.service <<'UNIT'
+cat >etc/systemd/system/try.service <<UNIT
 [Unit]
 SuccessAction=exit-force
 FailureAction=exit-force
 FailureActionExitStatus=1
 [Service]
 Type=oneshot
-ExecStart=/bin/sh /try/inside-unit.sh
+ExecStart=/bin/sh /try/$script
 StandardOutput=file:/try/log
 StandardError=inherit
 Environment=LC_ALL=C.UTF-8 HOME=/root DEBIAN_FRONTEND=noninteractive
-TimeoutStartSec=300
+TimeoutStartSec=1200
 UNIT
 pivot_root . mnt
 umount -l /mnt

@@ -63,14 +63,30 @@ func install(t *testing.T, to, from string) {
 	run(t, nil, "install", "-m", "0755", from, to)
 }
 
+// boot runs a script of a directory in a machine whose first process is systemd, and returns
+// what it said.
+func boot(t *testing.T, dir, script string) string {
+	t.Helper()
+	require.FileExists(t, "/lib/systemd/systemd", "apt-get install systemd")
+	install(t, filepath.Join(dir, script), script)
+	boot, err := filepath.Abs("boot.sh")
+	require.NoError(t, err)
+	group := cgroup(t)
+	_, err = exec.CommandContext(t.Context(), "sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group,
+		"unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--cgroup", "--propagation", "private",
+		"sh", boot, dir, script).CombinedOutput()
+	log, _ := os.ReadFile(filepath.Join(dir, "log"))
+	t.Logf("%s", log)
+	require.NoError(t, err)
+	return string(log)
+}
+
 // unit is the package's unit under a real systemd, process 1 of namespaces of its own: see
 // inside-unit.sh.
 func unit(t *testing.T, first, next string) {
-	require.FileExists(t, "/lib/systemd/systemd", "apt-get install systemd")
 	dir := t.TempDir()
 	for file, from := range map[string]string{
 		"old.deb": only(t, first, "*.deb"), "new.deb": only(t, next, "*.deb"),
-		"inside-unit.sh": "inside-unit.sh",
 	} {
 		install(t, filepath.Join(dir, file), from)
 	}
@@ -83,14 +99,6 @@ func unit(t *testing.T, first, next string) {
 	conf := strings.ReplaceAll(string(found[1]), "\n    ", "\n")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "resolved.conf"), []byte(conf), 0o644))
 
-	boot, err := filepath.Abs("boot.sh")
-	require.NoError(t, err)
-	group := cgroup(t)
-	_, err = exec.CommandContext(t.Context(), "sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group,
-		"unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--cgroup", "--propagation", "private",
-		"sh", boot, dir).CombinedOutput()
-	log, _ := os.ReadFile(filepath.Join(dir, "log"))
-	t.Logf("%s", log)
-	require.NoError(t, err)
-	assert.Contains(t, string(log), "ok: a removal stops it, and forwarding goes on")
+	log := boot(t, dir, "inside-unit.sh")
+	assert.Contains(t, log, "ok: a removal stops it, and forwarding goes on")
 }

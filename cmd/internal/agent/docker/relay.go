@@ -135,7 +135,7 @@ func (r *relay) pass(
 			a, err = r.send(req.Context(), m, patience)
 		}
 		if req.Context().Err() != nil {
-			// The engine is gone, or the next relay is here: the engine asks again.
+			// The engine is gone, or this relay ends.
 			panic(http.ErrAbortHandler)
 		}
 		if err != nil {

@@ -194,10 +194,11 @@ func startedRelay(t *testing.T, agentSocket string) (socket string, ended chan e
 	return socket, ended
 }
 
-// A connection that an engine has kept is not answered after the dismissal.
+// A request that is on its way when the relay is dismissed is answered by the relay, and so
+// is the next one on a connection that an engine has kept: sent again, it would have no body.
 func TestRelayIsDismissed(t *testing.T) {
 	a := newAgents(t)
-	a.start(answerEmpty)
+	kill := a.start(answerEmpty)
 	socket, ended := startedRelay(t, a.socket)
 	dial := func() net.Conn {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", socket)
@@ -205,26 +206,41 @@ func TestRelayIsDismissed(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	kept, fresh := dial(), dial()
-	request := "POST /IpamDriver.RequestAddress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-	_, err := io.WriteString(kept, request)
-	require.NoError(t, err)
-	answer, err := http.ReadResponse(bufio.NewReader(kept), nil)
-	require.NoError(t, err)
-	_, _ = io.Copy(io.Discard, answer.Body)
-	require.NoError(t, answer.Body.Close())
-	assert.Equal(t, http.StatusOK, answer.StatusCode)
+	ask := func(c net.Conn) {
+		_, err := io.WriteString(c, "POST /IpamDriver.RequestAddress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+		require.NoError(t, err)
+	}
+	answered := func(c net.Conn, last bool) {
+		t.Helper()
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		_, _ = io.Copy(io.Discard, answer.Body)
+		require.NoError(t, answer.Body.Close())
+		assert.Equal(t, http.StatusOK, answer.StatusCode)
+		assert.Equal(t, last, answer.Close)
+	}
+	kept, underway := dial(), dial()
+	for _, c := range []net.Conn{kept, underway} {
+		ask(c)
+		answered(c, false)
+	}
+	kill()
+	ask(underway)
 
 	Dismiss(t.Context(), socket)
 	next, err := api.Listen(socket)
 	require.NoError(t, err, "the socket is free")
 	defer next.Close()
-	for _, c := range []net.Conn{kept, fresh} {
-		_, _ = io.WriteString(c, request)
+	a.start(answerEmpty) // the next agent
+	answered(underway, true)
+	ask(kept)
+	answered(kept, true)
+	require.NoError(t, <-ended, "nobody is connected any more")
+	for _, c := range []net.Conn{kept, underway} {
 		_, err := c.Read(make([]byte, 1))
 		require.Error(t, err)
 	}
-	require.NoError(t, <-ended)
+	require.Len(t, a.methods(), 4)
 }
 
 // The relay knows of its agent's end at once: who asks long afterwards does not

@@ -123,58 +123,129 @@ func Relay(ctx context.Context, socket, agentSocket string, log logrus.FieldLogg
 	return r.serve(ctx, l, socket, identity{program, agentSocket})
 }
 
+// lingerFor is how long a relay that was dismissed goes on answering on connections that it
+// has: an engine sends a request again whose connection ends, and without its body (moby,
+// pkg/plugins, callWithRetry), which nobody can answer.
+const lingerFor = startPatience
+
 func (r *relay) serve(ctx context.Context, l net.Listener, socket string, is identity) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go watchSocket(ctx, socket, cancel)
+	left, markLeft := context.WithCancel(ctx)
+	defer markLeft()
+	go watchSocket(left, socket, cancel)
 	go r.payLoop(ctx)
 	mux := r.handler()
-	mux.HandleFunc("POST "+following, func(w http.ResponseWriter, req *http.Request) { r.followed(w, req, is) })
+	mux.HandleFunc("POST "+following, func(w http.ResponseWriter, req *http.Request) {
+		r.followed(w, req, left.Done(), is)
+	})
 	leave := sync.OnceFunc(func() {
 		_ = r.pay(ctx, 0)
-		cancel()
+		markLeft()
 		_ = l.Close() // the socket is free before the next relay is told so
 	})
 	mux.HandleFunc("POST "+dismissal, func(w http.ResponseWriter, _ *http.Request) {
 		leave()
 		w.WriteHeader(http.StatusOK)
 	})
+	var open connections
 	srv := &http.Server{
-		Handler: untilDone(ctx, mux), ReadHeaderTimeout: 5 * time.Second,
+		Handler: lastAfter(left, mux), ReadHeaderTimeout: 5 * time.Second, ConnState: open.change,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	// At once: an engine keeps connections for its next request, which is the next
-	// relay's.
 	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
-	if err := srv.Serve(l); ctx.Err() == nil {
+	if err := srv.Serve(l); left.Err() == nil {
 		return fmt.Errorf("the Docker plugin's socket: %w", errors.Join(err, l.Close()))
 	}
+	open.await(ctx, lingerFor)
 	return nil // dismissed
 }
 
-// followed answers an agent: its end is the end of the connection.
-func (r *relay) followed(w http.ResponseWriter, req *http.Request, is identity) {
+// connections are those of a server.
+type connections struct {
+	mu   sync.Mutex
+	busy map[net.Conn]bool // by whether there is a request
+}
+
+// change is a server's ConnState.
+func (c *connections) change(conn net.Conn, s http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy == nil {
+		c.busy = map[net.Conn]bool{}
+	}
+	if s == http.StateClosed || s == http.StateHijacked {
+		delete(c.busy, conn)
+	} else {
+		c.busy[conn] = s == http.StateActive
+	}
+}
+
+// await returns when there is no connection any more, or for a while no request on those
+// that there are.
+func (c *connections) await(ctx context.Context, idle time.Duration) {
+	for last := time.Now(); time.Since(last) < idle; {
+		c.mu.Lock()
+		open, busy := len(c.busy), false
+		for _, b := range c.busy {
+			busy = busy || b
+		}
+		c.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		if busy {
+			last = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(again):
+		}
+	}
+}
+
+// followed answers an agent: its end is the end of the connection. The relay's is that of
+// left.
+func (r *relay) followed(w http.ResponseWriter, req *http.Request, left <-chan struct{}, is identity) {
 	if json.NewEncoder(w).Encode(is) != nil || http.NewResponseController(w).Flush() != nil {
 		return
 	}
 	r.agents.Add(1)
 	r.answers()
-	<-req.Context().Done()
+	select {
+	case <-req.Context().Done():
+	case <-left:
+	}
 	if r.agents.Add(-1) == 0 {
 		r.missed() // from now on, not from the next request on
 	}
 }
 
-// untilDone cuts a request that comes after the end of ctx off: the engine
-// sends it again.
-func untilDone(ctx context.Context, h http.Handler) http.Handler {
+// lastAfter makes a request the last one of its connection once the relay has left: the
+// next one is for the next relay.
+func lastAfter(left context.Context, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if ctx.Err() != nil {
-			panic(http.ErrAbortHandler)
-		}
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(closing{w, left}, r)
 	})
 }
+
+// closing is an answer after which the connection ends, if the relay has left by then.
+type closing struct {
+	http.ResponseWriter
+	left context.Context //nolint:containedctx // it is the relay's, and no request's
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (c closing) WriteHeader(status int) {
+	if c.left.Err() != nil {
+		c.Header().Set("Connection", "close")
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (c closing) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // watchSocket calls gone when the socket is no more: Baize was removed.
 func watchSocket(ctx context.Context, socket string, gone func()) {

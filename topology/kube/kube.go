@@ -53,6 +53,16 @@ func NewSource(o Options) (*flannel.Source, error) {
 	return flannel.NewSource(o.Source), nil
 }
 
+// Merge returns own with what a source had of the nodes: raw is what its Cache has kept,
+// self the node that asks. prefix is that of the annotations.
+func Merge(own, raw *topology.Snapshot, self, prefix string) (*topology.Snapshot, error) {
+	keys, err := annotationKeys(prefix)
+	if err != nil {
+		return own, err
+	}
+	return newRegistry(Options{Source: flannel.Options{Node: self}}, keys).Merge(own, raw), nil
+}
+
 // keys are the names of flannel's annotations.
 type keys struct {
 	managed, backendType, data, v6Data, publicIP, publicIPv6, overwrite, v6Overwrite string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/sirupsen/logrus"
@@ -12,6 +13,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/attach"
 	"github.com/baize-net/baize/cmd/internal/agent/docker"
 	"github.com/baize-net/baize/cmd/internal/agent/docker0"
+	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/ovs"
@@ -69,6 +71,12 @@ func Kept(ctx context.Context, cfg Config) ([]ovs.Endpoint, error) {
 		return nil, err
 	}
 	return attach.ReadFile(cfg.StateDir)
+}
+
+// KeptSource returns what a source of an agent's topology has kept in its state directory
+// (SourceDeps.Cache); an error where it has nothing.
+func KeptSource(stateDir, file string) (*topology.Snapshot, error) {
+	return hub.NewCache(filepath.Join(stateDir, file), topology.NewRawSnapshot, func(error) {}).Load()
 }
 
 // forCleanup completes a configuration, and refuses where nothing may be cleaned up.

@@ -91,7 +91,7 @@ type Config struct {
 	// DockerEnv is the file that says what Docker must be started with.
 	DockerEnv string
 	// Etcd says where the topology is. WithoutEtcd: there is none, and the topology is
-	// that of Sources; Reach is then what they are reached at.
+	// that of Sources alone; Reach is what they are reached at.
 	Etcd        etcdstore.Config
 	WithoutEtcd bool
 	Reach       []Reached
@@ -198,13 +198,13 @@ func (c Config) Defaults() (Config, error) {
 // speaks reports whether BGP was asked for.
 func (c Config) speaks() bool { return c.BGP.AS != 0 || len(c.BGP.Neighbors) > 0 }
 
-// reached returns what the agent has to reach: etcd's endpoints that are addresses, or
-// what Reach says.
+// reached returns what the agent has to reach: what Reach says, and etcd's endpoints that
+// are addresses.
 func (c Config) reached() []Reached {
+	out := slices.Clone(c.Reach)
 	if c.WithoutEtcd {
-		return c.Reach
+		return out
 	}
-	var out []Reached
 	for _, e := range c.Etcd.Endpoints {
 		if _, rest, ok := strings.Cut(e, "://"); ok {
 			e = rest

@@ -30,6 +30,9 @@ type config struct {
 	// SubnetFile says which subnet this host routes to its containers (package
 	// subnetenv). With it a container is no endpoint of a network: see routed.go.
 	SubnetFile string `json:"subnetFile"`
+	// NetworksAnnotation is the annotation that says in which networks a pod is beside, with
+	// SubnetFile; empty: DefaultNetworksAnnotation.
+	NetworksAnnotation string `json:"networksAnnotation"`
 	// Allow are prefixes that containers may send from beside their own addresses.
 	Allow []string `json:"allow"`
 	// IPMasq is a well-known key that is refused.
@@ -40,7 +43,9 @@ type config struct {
 		Aliases   aliases         `json:"aliases"`
 		Bandwidth bandwidth       `json:"bandwidth"`
 		IPRanges  json.RawMessage `json:"ipRanges"`
-		DNS       struct {
+		// PodAnnotations are nil where the runtime does not hand them on.
+		PodAnnotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
+		DNS            struct {
 			Servers  []string `json:"servers"`
 			Searches []string `json:"searches"`
 			Options  []string `json:"options"`
@@ -112,7 +117,7 @@ func (e envArgs) container() string {
 var keys = []string{
 	"cniVersion", "cniVersions", "name", "type", "capabilities", "ipam", "dns", "prevResult", "runtimeConfig", "args",
 	"disableCheck", "disableGC", "loadOnlyInlinedPlugins", "network", "socket", "allow", "ipMasq",
-	"subnetFile",
+	"subnetFile", "networksAnnotation",
 }
 
 // parse reads a call's configuration. strict refuses what would be ignored otherwise:
@@ -151,10 +156,14 @@ func (c *config) checkKeys(stdin []byte) error {
 			return unsupported(k, all[k], "known are network, socket, allow, subnetFile, ipam and dns; see docs/cni.md")
 		}
 	}
-	for _, k := range []string{"network", "socket", "allow"} {
+	for _, k := range []string{"network", "allow"} {
 		if c.SubnetFile != "" && all[k] != nil {
-			return unsupported(k, all[k], "with subnetFile containers are routed by their host, and in no network of Baize's")
+			return unsupported(k, all[k], "with subnetFile a container's first interface is routed by its host, and in no "+
+				"network of Baize's")
 		}
+	}
+	if k := "networksAnnotation"; c.SubnetFile == "" && all[k] != nil {
+		return unsupported(k, all[k], "it goes with subnetFile")
 	}
 	if c.IPMasq {
 		return unsupported("ipMasq", all["ipMasq"],
@@ -224,7 +233,7 @@ func (c *config) wantedMAC() string { return cmp.Or(c.Runtime.MAC, c.Args.CNI.MA
 // wanted are the addresses that the runtime wants: of the capability, of args, or of
 // CNI_ARGS, which is the order of CONVENTIONS.md. Their prefix lengths are the
 // network's business.
-func (c *config) wanted() (out []netip.Addr, err error) {
+func (c *config) wanted() ([]netip.Addr, error) {
 	list := c.Runtime.IPs
 	if len(list) == 0 {
 		list = c.Args.CNI.IPs
@@ -232,6 +241,11 @@ func (c *config) wanted() (out []netip.Addr, err error) {
 	if len(list) == 0 && c.env.IP != "" {
 		list = strings.Split(string(c.env.IP), ",")
 	}
+	return parseAddresses(list)
+}
+
+// parseAddresses reads addresses, with prefix lengths or without.
+func parseAddresses(list []string) (out []netip.Addr, err error) {
 	for _, s := range list {
 		addr, _, _ := strings.Cut(strings.TrimSpace(s), "/")
 		a, err := netip.ParseAddr(addr)

@@ -26,7 +26,8 @@ import (
 // With subnetFile the host routes to its containers, as Kubernetes needs it for the first
 // interface of pods: a Service's address is translated by the pod's own node, which has to
 // see the answer as well. The agent has a part in it only as the one who writes the file,
-// and who takes packets to other nodes and from them: containers start and end without it.
+// and who takes packets to other nodes and from them: containers start and end without it,
+// but for those that have further interfaces: see podnetworks.go.
 
 // hostLocal is the ipam plugin that has the addresses of the subnet where no other is
 // configured.
@@ -123,54 +124,89 @@ func (c *config) addRouted(ctx context.Context, args *skel.CmdArgs, before *curr
 	return turns.Add(c.routedIfname(args), func() error { return c.attachRouted(ctx, args, before) })
 }
 
+// attachRouted makes the pod's first interface, then those by its annotation.
 func (c *config) attachRouted(ctx context.Context, args *skel.CmdArgs, before *current.Result) (err error) {
-	env, err := c.readSubnets()
+	further, err := c.podRequests(args)
 	if err != nil {
 		return err
+	}
+	result, undo, err := c.attachFirst(ctx, args, before)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
+	if err := c.addPodNetworks(ctx, further); err != nil {
+		return err
+	}
+	if err := types.PrintResult(result, c.CNIVersion); err != nil {
+		c.undoPodNetworks(ctx, further)
+		return err
+	}
+	return nil
+}
+
+// attachFirst makes the interface that the host routes to. Where it fails nothing is left;
+// undo takes it back.
+func (c *config) attachFirst(
+	ctx context.Context, args *skel.CmdArgs, before *current.Result,
+) (result *current.Result, undo func(), err error) {
+	env, err := c.readSubnets()
+	if err != nil {
+		return nil, nil, err
 	}
 	ipam, conf, err := c.ipamConfig(args.StdinData, subnets(env))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, undoLimit)
-	defer cancel()
 	// Before addresses are assigned: taking them back again would take those of the one
 	// that is there.
 	if err := checkFree(args); err != nil {
-		return err
+		return nil, nil, err
 	}
-	assigned, err := assign(ctx, ipam, conf)
+	limited, cancel := context.WithTimeout(ctx, undoLimit)
+	defer cancel()
+	assigned, err := assign(limited, ipam, conf)
 	if err != nil {
-		return err
-	}
-	for i, r := range assigned.routes { // nobody else is on the link
-		assigned.routes[i].Gateway = topology.RouterAddr(topology.FamilyOf(r.Dst.Addr()))
+		return nil, nil, err
 	}
 	host := c.routedIfname(args)
-	defer func() {
-		if err == nil {
-			return
-		}
+	undo = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+		defer cancel()
 		if e := errors.Join(hostnet.Detach(ctx, host), invoke.DelegateDel(ctx, ipam, conf, nil)); e != nil {
 			fmt.Fprintln(os.Stderr, "baize-cni: undoing ADD:", e)
 		}
-	}()
+	}
+	if result, err = c.makeFirst(limited, args, before, env.MTU, assigned); err != nil {
+		undo()
+	}
+	return result, undo, err
+}
+
+// makeFirst makes the interface with the addresses that were assigned.
+func (c *config) makeFirst(
+	ctx context.Context, args *skel.CmdArgs, before *current.Result, mtu int, assigned assignment,
+) (*current.Result, error) {
+	for i, r := range assigned.routes { // nobody else is on the link
+		assigned.routes[i].Gateway = topology.RouterAddr(topology.FamilyOf(r.Dst.Addr()))
+	}
 	mac, err := c.routedMAC(assigned.addrs)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	host := c.routedIfname(args)
 	err = hostnet.AttachRouted(ctx, hostnet.RoutedSpec{
-		Netns: args.Netns, Ifname: args.IfName, HostIfname: host, MAC: mac, Addrs: assigned.addrs, MTU: env.MTU,
+		Netns: args.Netns, Ifname: args.IfName, HostIfname: host, MAC: mac, Addrs: assigned.addrs, MTU: mtu,
 		Alias: c.alias(args.ContainerID, args.IfName),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	result, err := c.finish(args, host, assigned, before)
-	if err != nil {
-		return err
-	}
-	return types.PrintResult(result, c.CNIVersion)
+	return c.finish(args, host, assigned, before)
 }
 
 // checkFree makes sure that the container has no interface of the name.
@@ -210,7 +246,8 @@ func (c *config) delRouted(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	host := c.routedIfname(args)
 	return turns.Remove(host, func() error {
-		return errors.Join(errorOf(hostnet.Detach(ctx, host)), errorOf(invoke.DelegateDel(ctx, ipam, conf, nil)))
+		return errors.Join(c.delPodNetworks(ctx, args),
+			errorOf(hostnet.Detach(ctx, host)), errorOf(invoke.DelegateDel(ctx, ipam, conf, nil)))
 	})
 }
 
@@ -241,7 +278,7 @@ func (c *config) checkRouted(ctx context.Context, args *skel.CmdArgs, result *cu
 	if err := hostnet.CheckRouted(c.routedIfname(args), addrs); err != nil {
 		return broken("%v", err)
 	}
-	return nil
+	return c.checkPodNetworks(ctx, args)
 }
 
 // mine says that an address of a result is this attachment's.
@@ -258,8 +295,10 @@ func (c *config) gcRouted(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	var valid []string
+	containers := map[string]bool{}
 	for _, v := range c.ValidAttachments {
 		valid = append(valid, c.alias(v.ContainerID, v.IfName))
+		containers[v.ContainerID] = true
 	}
 	ends, err := hostnet.Routed()
 	errs := []error{errorOf(err)}
@@ -268,6 +307,7 @@ func (c *config) gcRouted(ctx context.Context, args *skel.CmdArgs) error {
 			errs = append(errs, errorOf(hostnet.Detach(ctx, name)))
 		}
 	}
+	errs = append(errs, c.removeEndpoints(ctx, func(container string) bool { return !containers[container] }))
 	return errors.Join(append(errs, invoke.DelegateGC(ctx, ipam, conf, nil))...)
 }
 

@@ -56,7 +56,7 @@ func TestRoutedRefused(t *testing.T) {
 	assert.Equal(t, types.ErrTryAgainLater, e.Code)
 	assert.Contains(t, e.Msg, "/nowhere/subnet.env")
 	assert.NotEmpty(t, conf.someSubnets(), "DEL goes on without it")
-	for _, key := range []string{`"network":"blue"`, `"allow":["10.1.0.0/16"]`, `"socket":"/x"`} {
+	for _, key := range []string{`"network":"blue"`, `"allow":["10.1.0.0/16"]`} {
 		_, err := parse(args(`,"subnetFile":"/x",`+key, ""), true)
 		require.ErrorAs(t, err, &e, key)
 		assert.Equal(t, types.ErrUnsupportedField, e.Code)

@@ -102,6 +102,8 @@ func (h Host) text() ([]byte, error) {
 	first := map[string]any{"type": pluginType, "capabilities": capabilities}
 	if h.SubnetFile != "" {
 		first["subnetFile"] = h.SubnetFile
+		// By these a pod says in which networks it is beside: see docs/kubernetes.md.
+		capabilities["io.kubernetes.cri.pod-annotations"] = true
 	} else {
 		first["network"], capabilities["aliases"] = h.Network, true
 	}

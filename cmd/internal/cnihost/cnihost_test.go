@@ -115,6 +115,7 @@ func TestRouted(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(list.Plugins[0].Bytes), `"subnetFile":"/run/flannel/subnet.env"`)
 	assert.NotContains(t, string(list.Plugins[0].Bytes), `"network"`)
+	assert.True(t, list.Plugins[0].Network.Capabilities["io.kubernetes.cri.pod-annotations"])
 	changes, err = h.Plan()
 	require.NoError(t, err)
 	assert.Empty(t, changes)

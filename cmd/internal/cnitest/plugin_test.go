@@ -57,6 +57,7 @@ func TestCNI(t *testing.T) {
 	}{
 		{"specification", specification},
 		{"routed", routed},
+		{"networks of a pod", podNetworks},
 		{"reference plugin", referencePlugin},
 		{"chain", chain},
 		{"etcd", withoutEtcd},

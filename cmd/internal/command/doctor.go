@@ -167,6 +167,7 @@ func (r *runner) gatherConfig(c *ucli.Context) (gather.Config, error) {
 		VXLANPort: c.Int("vxlan-port"), GenevePort: c.Int("geneve-port"),
 		StateDir: c.String("state-dir"), Socket: r.socket(c).Value, PluginSocket: docker.DefaultSocket,
 		Etcd: etcd, Version: currentVersion().Version,
-		Merge: func(ctx context.Context, own *topology.Snapshot) *topology.Snapshot { return r.merged(c, own, node) },
+		Merge:     func(ctx context.Context, own *topology.Snapshot) *topology.Snapshot { return r.merged(c, own, node) },
+		MergeKept: func(own *topology.Snapshot) *topology.Snapshot { return r.kubeNodes(c)(own, node) },
 	}, nil
 }

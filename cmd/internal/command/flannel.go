@@ -75,8 +75,9 @@ func (r *runner) flannelKeys(c *ucli.Context) (*etcdstore.Keys, error) {
 }
 
 // withTopology reads the whole topology for people: with what flannel's keys
-// have, where there are any in the same etcd and the user may read them. self
-// is the node whose view is meant; it may be "".
+// have, where there are any in the same etcd and the user may read them, and what this
+// host's agent knows of Kubernetes' nodes. self is the node whose view is meant; it may
+// be "".
 func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topology.Snapshot) error) error {
 	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
 		keys, err := r.flannelKeys(c)
@@ -89,7 +90,7 @@ func (r *runner) withTopology(c *ucli.Context, self string, f func(snap *topolog
 		if err != nil {
 			raw = nil
 		}
-		return f(withFlannel(snap, raw, self))
+		return f(r.kubeNodes(c)(withFlannel(snap, raw, self), self))
 	})
 }
 
@@ -106,6 +107,7 @@ func (r *runner) followTopology(c *ucli.Context, deliver func(s *topology.Snapsh
 		var mu sync.Mutex
 		var own etcdstore.Update
 		var foreign *topology.Snapshot
+		withKube := r.kubeNodes(c)
 		changed := make(chan struct{}, 1)
 		set := func(f func()) {
 			mu.Lock()
@@ -136,7 +138,7 @@ func (r *runner) followTopology(c *ucli.Context, deliver func(s *topology.Snapsh
 			if u.Snapshot == nil {
 				continue // what was read before stays
 			}
-			if err := deliver(withFlannel(u.Snapshot, raw, ""), u.Err); err != nil {
+			if err := deliver(withKube(withFlannel(u.Snapshot, raw, ""), ""), u.Err); err != nil {
 				return err
 			}
 		}
@@ -216,7 +218,7 @@ func readEnv(file string) (flannel.Env, error) {
 	}, err
 }
 
-// merged adds flannel's records to Baize's own, as withTopology does.
+// merged adds to Baize's own records what withTopology does.
 func (r *runner) merged(c *ucli.Context, own *topology.Snapshot, node string) *topology.Snapshot {
 	keys, err := r.flannelKeys(c)
 	if err != nil {
@@ -227,5 +229,5 @@ func (r *runner) merged(c *ucli.Context, own *topology.Snapshot, node string) *t
 	if err != nil {
 		raw = nil
 	}
-	return withFlannel(own, raw, node)
+	return r.kubeNodes(c)(withFlannel(own, raw, node), node)
 }

@@ -2,20 +2,27 @@ package command
 
 import (
 	"cmp"
+	"context"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/baize-net/baize/cmd/internal/agent"
+	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/kube"
 	"github.com/baize-net/baize/topology/source"
 )
 
 // flagKube makes the Kubernetes API the agent's topology.
 const flagKube = "kube-subnet-mgr"
+
+// flagOwnNetworks leaves the agent its etcd beside the Kubernetes API.
+const flagOwnNetworks = "own-networks"
 
 // kubeFlags are those with which an agent takes flannel's place in a Kubernetes
 // cluster. They have flannel's names.
@@ -44,6 +51,45 @@ func kubeFlags() []ucli.Flag {
 			Usage: "have the node's condition NetworkUnavailable say that there is a network",
 			Value: true,
 		},
+		&ucli.BoolFlag{
+			Name: flagOwnNetworks,
+			Usage: "with --kube-subnet-mgr: have etcd as well, for networks of Baize's own, which pods may have further " +
+				"interfaces in",
+		},
+	}
+}
+
+// kubeFile is where an agent keeps what it saw of the Kubernetes API last.
+const kubeFile = "kubernetes.json"
+
+// kubeTimeout bounds the question to this host's agent.
+const kubeTimeout = 5 * time.Second
+
+// kubeNodes returns what adds the nodes of the Kubernetes API to what etcd has, as this
+// host's agent has seen them last, where they are a source of its topology. self is the
+// node whose view is meant; it may be "".
+func (r *runner) kubeNodes(c *ucli.Context) func(own *topology.Snapshot, self string) *topology.Snapshot {
+	ctx, cancel := context.WithTimeout(c.Context, kubeTimeout)
+	defer cancel()
+	value := map[string]string{}
+	if cfg, err := api.NewClient(r.socket(c).Value).Config(ctx); err == nil {
+		for _, s := range cfg.Settings {
+			value[s.Name] = s.Value
+		}
+	}
+	return func(own *topology.Snapshot, self string) *topology.Snapshot {
+		if value[flagKube] != "true" || own == nil {
+			return own
+		}
+		kept, err := agent.KeptSource(value["state-dir"], kubeFile)
+		if err != nil {
+			return own // it has not seen any yet
+		}
+		merged, err := kube.Merge(own, kept, self, value["kube-annotation-prefix"])
+		if err != nil {
+			return own // the agent does not run with such a prefix
+		}
+		return merged
 	}
 }
 
@@ -55,6 +101,10 @@ const nodeNameVar = "NODE_NAME"
 // asked for.
 func addKube(c *ucli.Context, cfg *agent.Config) error {
 	if !c.Bool(flagKube) {
+		if c.Bool(flagOwnNetworks) {
+			return usagef("baize agent", "--%s goes with --%s: without it every agent has networks of its own",
+				flagOwnNetworks, flagKube)
+		}
 		return nil
 	}
 	for _, other := range []string{"flannel", "docker-bridge"} {
@@ -71,7 +121,7 @@ func addKube(c *ucli.Context, cfg *agent.Config) error {
 		return err
 	}
 	cfg.Node = cmp.Or(cfg.Node, os.Getenv(nodeNameVar))
-	cfg.WithoutEtcd, cfg.Reach = true, apiServer(found.Host)
+	cfg.WithoutEtcd, cfg.Reach = !c.Bool(flagOwnNetworks), apiServer(found.Host)
 	file, config, masquerade := c.String("subnet-file"), c.String("net-config-path"), c.Bool("ip-masq")
 	cfg.Masquerade = masqueraded(masquerade)
 	o := kube.Options{
@@ -80,7 +130,7 @@ func addKube(c *ucli.Context, cfg *agent.Config) error {
 		KeepCondition: !c.Bool("set-node-network-unavailable"),
 	}
 	cfg.Sources = append(cfg.Sources, func(d agent.SourceDeps) (source.Source, error) {
-		o.Source = flannelOptions(d, "kubernetes.json", file, masquerade)
+		o.Source = flannelOptions(d, kubeFile, file, masquerade)
 		return kube.NewSource(o)
 	})
 	return nil

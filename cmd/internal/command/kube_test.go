@@ -66,6 +66,13 @@ func TestKubeSubnetMgr(t *testing.T) {
 	assert.Equal(t, "x", cfg.Node)
 	assert.Equal(t, "2001:db8::1", cfg.Reach[0].Addr.String())
 
+	cfg, err = agentConfigOf(t, "agent", "--kube-subnet-mgr", "--kube-api-url", "https://192.0.2.10", "--own-networks",
+		"--etcd-endpoints", "http://192.0.2.20:2379")
+	require.NoError(t, err)
+	assert.False(t, cfg.WithoutEtcd)
+	assert.Equal(t, "192.0.2.10", cfg.Reach[0].Addr.String())
+	assert.Equal(t, []string{"http://192.0.2.20:2379"}, cfg.Etcd.Endpoints)
+
 	cfg, err = agentConfigOf(t, "agent")
 	require.NoError(t, err)
 	assert.False(t, cfg.WithoutEtcd)
@@ -76,6 +83,7 @@ func TestKubeSubnetMgrRefused(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	for line, want := range map[string]string{
 		"agent --kube-subnet-mgr": "--kubeconfig-file",
+		"agent --own-networks":    "goes with --kube-subnet-mgr",
 		"agent --kube-subnet-mgr --kube-api-url https://192.0.2.1 --flannel":               "leave --flannel out",
 		"agent --kube-subnet-mgr --kube-api-url https://192.0.2.1 --docker-bridge docker0": "leave --docker-bridge out",
 	} {

@@ -51,7 +51,7 @@ func (r *runner) labKubernetesOf(c *ucli.Context, cfg *lab.Config) (*labKubernet
 		}
 	}
 	cfg.Endpoints, cfg.NoProof = -1, true // the agents of these are replaced by the cluster's
-	k := &labKubernetes{options: kubernetes.Options{Dual: c.Bool("dual-stack")}}
+	k := &labKubernetes{options: kubernetes.Options{Dual: c.Bool("dual-stack"), OwnNetworks: true}}
 	var err error
 	if k.options.Program, err = kubernetes.FindProgram(); err != nil {
 		return k, err
@@ -86,6 +86,9 @@ func (k *labKubernetes) up(ctx context.Context, r *runner, l *lab.Lab, start tim
 		"  " + kubectl + " create deployment web --replicas 6 --image " + kubernetes.Image + " -- httpd -f -p 8080",
 		"  " + kubectl + " expose deployment web --port 80 --target-port 8080",
 		"  " + kubectl + " get pods,services -o wide",
+		"  " + kubectl + " run second --image " + kubernetes.Image + " --annotations baize.network/networks=" +
+			l.Networks()[0].Name + " -- sleep 1000000",
+		"  " + kubectl + " exec second -- ip addr",
 		"  " + os.Args[0] + first + " -- baize status",
 		"", "Inside, KUBECONFIG is " + cluster.Kubeconfig() + "; logs are in " + cluster.Dir + ".",
 		"It stays up until '" + os.Args[0] + strings.TrimPrefix(lab.CommandLine(l.Name(), "down"), "baize") + "'.",

@@ -64,6 +64,7 @@ func TestLabKubernetes(t *testing.T) {
 	require.ErrorContains(t, err, "apt-get install busybox-static containerd")
 	assert.Equal(t, program, k.options.Program)
 	assert.True(t, k.options.Dual)
+	assert.True(t, k.options.OwnNetworks, "the lab has etcd")
 	assert.Equal(t, -1, cfg.Endpoints)
 	assert.True(t, cfg.NoProof)
 }

@@ -53,6 +53,8 @@ type Options struct {
 	Dir string
 	// Dual: pods and Services have addresses of both families.
 	Dual bool
+	// OwnNetworks: agents have the lab's etcd as well, and with it networks of Baize's own.
+	OwnNetworks bool
 	// CNIBin and CNIConf are where runtimes find CNI's plugins and their configurations.
 	CNIBin, CNIConf string
 	// Progress is told what is done; may be nil.

@@ -196,9 +196,16 @@ func (c *Cluster) StartKubelet(ctx context.Context, n Node) (Process, error) {
 
 // StartBaize starts a node's agent, and waits until it is ready.
 func (c *Cluster) StartBaize(ctx context.Context, n Node) (Process, error) {
-	p, err := c.Spawn(ctx, n.Name, "baize", "baize", "agent", "--kube-subnet-mgr",
+	argv := []string{"baize", "agent", "--kube-subnet-mgr",
 		"--kubeconfig-file", c.pki.conf("baize"), "--net-config-path", filepath.Join(c.Dir, "net-conf.json"),
-		"--node", n.Name, "--ip-masq", "--docker-plugin", "off", "--state-dir", "/var/lib/baize/kubernetes")
+		"--node", n.Name, "--ip-masq", "--docker-plugin", "off"}
+	if c.OwnNetworks {
+		// In etcd the node is that of the lab's own agent, in whose place this one is.
+		argv = append(argv, "--own-networks", "--state-dir", "/var/lib/baize")
+	} else {
+		argv = append(argv, "--state-dir", "/var/lib/baize/kubernetes")
+	}
+	p, err := c.Spawn(ctx, n.Name, "baize", argv...)
 	if err != nil {
 		return p, err
 	}

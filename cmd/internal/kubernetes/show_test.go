@@ -44,6 +44,13 @@ func TestShow(t *testing.T) {
 	run("create", "deployment", "web", "--replicas", "4", "--image", kubernetes.Image, "--", "httpd", "-f", "-p", "8080")
 	run("rollout", "status", "deployment/web", "--timeout=50s")
 
+	// As it is printed.
+	second := "run second --image " + kubernetes.Image + " --annotations baize.network/networks=blue -- sleep 1000000"
+	assert.Contains(t, out, kubectl+" "+second)
+	run(strings.Fields(second)...)
+	run("wait", "--for=condition=Ready", "pod/second", "--timeout=50s")
+	assert.Contains(t, run("exec", "second", "--", "ip", "addr", "show", "dev", "net1"), "inet 10.1.")
+
 	out, err = testkit.Try(testkit.Patience, env, baize, "lab", "up", "--name", name, "--kubernetes")
 	require.Error(t, err)
 	assert.Contains(t, out, "it has a cluster already")

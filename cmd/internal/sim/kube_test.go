@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent"
 	"github.com/baize-net/baize/cmd/internal/sim"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/etcdserver/etcdfake"
 	"github.com/baize-net/baize/topology/fault"
 	"github.com/baize-net/baize/topology/flannel"
 	"github.com/baize-net/baize/topology/kube"
@@ -169,6 +170,66 @@ func TestKubernetes(t *testing.T) {
 		c.api.Delete("host3")
 		c.Pass(time.Minute)
 		require.Empty(t, c.SendRouted(c.Nodes[0], pod(0), pod(2)))
+	})
+}
+
+// Agents that have etcd as well have networks of Baize's own beside the nodes' pods. What
+// was seen last of the one that is away goes on, and the other with it.
+func TestKubernetesAndEtcd(t *testing.T) {
+	scenario(t, "outages", func(t *testing.T) {
+		c := newCluster(t, 3)
+		for _, n := range c.Nodes {
+			sources := n.Configure
+			n.Configure = func(cfg *agent.Config) {
+				etcd := cfg.Etcd
+				sources(cfg)
+				cfg.WithoutEtcd, cfg.Etcd = false, etcd
+			}
+		}
+		require.NoError(t, c.CreateNetworkOf("blue", topology.VXLAN))
+		for _, n := range c.Nodes {
+			n.Start()
+		}
+		c.Pass(time.Minute)
+		for _, n := range c.Nodes {
+			require.NoError(t, n.Add("blue", "second"))
+		}
+		c.Pass(time.Minute)
+		c.requireFine(t)
+		require.Empty(t, c.CheckForwarding())
+		st, err := c.Nodes[0].Agent().Status(t.Context())
+		require.NoError(t, err)
+		require.False(t, st.Etcd.Unused)
+		require.Empty(t, st.Peers[0].Layout, "it is one of Baize's own nodes")
+		before := c.changes()
+
+		for _, away := range []string{"etcd", "API", "both"} {
+			if away != "API" {
+				for _, n := range c.Nodes {
+					n.Etcd.Set(etcdfake.Faults{Refused: true})
+				}
+			}
+			if away != "etcd" {
+				c.api.Stop()
+			}
+			c.Pass(time.Minute)
+			c.Nodes[0].Kill()
+			c.Nodes[0].Start()
+			for range 30 {
+				c.Pass(time.Second)
+				c.requireReach(t)
+				require.Empty(t, c.CheckForwarding(), away)
+			}
+			for _, n := range c.Nodes {
+				n.Etcd.Set(etcdfake.Faults{})
+			}
+			if away != "etcd" {
+				c.api.Start()
+			}
+			c.Pass(2 * time.Minute)
+			c.requireFine(t)
+		}
+		require.Equal(t, before, c.changes(), "a switch that was right was touched")
 	})
 }
 

@@ -41,6 +41,8 @@ type Config struct {
 	Etcd                           etcdstore.Config
 	// Merge adds the topology's other sources to Baize's own records; nil: there are none.
 	Merge func(context.Context, *topology.Snapshot) *topology.Snapshot
+	// MergeKept adds those of which the agent has a copy, without asking etcd; nil: none.
+	MergeKept func(*topology.Snapshot) *topology.Snapshot
 	// Version is this program's.
 	Version string
 }
@@ -185,7 +187,9 @@ func (g *gatherer) store(ctx context.Context, s *etcdstore.Store) {
 	if snap, err := read(ctx, s); err != nil {
 		x := fault.Of(err)
 		f.Why = &x
-		g.snap = g.cached()
+		if g.snap = g.cached(); g.snap != nil && g.cfg.MergeKept != nil {
+			g.snap = g.cfg.MergeKept(g.snap)
+		}
 	} else {
 		f.Took = time.Since(began)
 		if g.cfg.Merge != nil {

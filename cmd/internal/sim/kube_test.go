@@ -179,12 +179,7 @@ func TestKubernetesAndEtcd(t *testing.T) {
 	scenario(t, "outages", func(t *testing.T) {
 		c := newCluster(t, 3)
 		for _, n := range c.Nodes {
-			sources := n.Configure
-			n.Configure = func(cfg *agent.Config) {
-				etcd := cfg.Etcd
-				sources(cfg)
-				cfg.WithoutEtcd, cfg.Etcd = false, etcd
-			}
+			c.giveEtcd(n)
 		}
 		require.NoError(t, c.CreateNetworkOf("blue", topology.VXLAN))
 		for _, n := range c.Nodes {
@@ -230,6 +225,55 @@ func TestKubernetesAndEtcd(t *testing.T) {
 			c.requireFine(t)
 		}
 		require.Equal(t, before, c.changes(), "a switch that was right was touched")
+	})
+}
+
+// giveEtcd has the next agent of a node use etcd as well.
+func (c *cluster) giveEtcd(n *sim.Node) {
+	sources := n.Configure
+	n.Configure = func(cfg *agent.Config) {
+		etcd := cfg.Etcd
+		sources(cfg)
+		cfg.WithoutEtcd, cfg.Etcd = false, etcd
+	}
+}
+
+// Node by node a cluster gets etcd, and loses it again: pods reach each other meanwhile.
+func TestKubernetesGetsEtcd(t *testing.T) {
+	scenario(t, "and loses it", func(t *testing.T) {
+		c := newCluster(t, 3)
+		for _, n := range c.Nodes {
+			n.Start()
+		}
+		c.Pass(time.Minute)
+		restart := func(n *sim.Node) {
+			n.Stop()
+			n.Start()
+			for range 300 {
+				c.Pass(100 * time.Millisecond)
+				c.requireReach(t)
+			}
+		}
+		var without []func(*agent.Config)
+		for _, n := range c.Nodes {
+			without = append(without, n.Configure)
+			c.giveEtcd(n)
+			restart(n)
+		}
+		c.requireFine(t)
+		require.NoError(t, c.CreateNetworkOf("blue", topology.VXLAN))
+		c.Pass(time.Minute)
+		for _, n := range c.Nodes {
+			require.NoError(t, n.Add("blue", "second"))
+		}
+		c.Pass(time.Minute)
+		require.Empty(t, c.CheckForwarding())
+		for i, n := range c.Nodes {
+			require.NoError(t, n.Remove("second"))
+			n.Configure = without[i]
+			restart(n)
+		}
+		c.requireReach(t)
 	})
 }
 

@@ -100,6 +100,9 @@ type Config struct {
 	// Masquerade says of which networks packets that leave get this host's address;
 	// nil: of none.
 	Masquerade func(topology.Network) bool `json:"-"`
+	// Pods says in which networks this host routes to containers past the switch, whose
+	// packets the host's firewall is to let pass; nil: in none.
+	Pods func(topology.Network) bool `json:"-"`
 	// BGP makes the agent speak with the routers of the fabric, where it has an
 	// AS or neighbours.
 	BGP bgp.Config

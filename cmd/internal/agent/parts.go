@@ -165,7 +165,7 @@ func (a *Agent) addCore() openvswitch.Inputs {
 	}
 	routes := kernel.New(kernel.Config{
 		Userspace: userspace, Every: cfg.AuditInterval, Masquerade: cfg.Masquerade, Protected: cfg.protected(),
-		TunnelPorts: a.udpPorts(),
+		TunnelPorts: a.udpPorts(), Pods: cfg.Pods,
 	}, h, w.Kernel, endpoints.Known(), in, sw, a.log)
 	a.rooms = rooms{hub: h, membership: member, attach: endpoints, sw: sw, kernel: routes}
 	a.parts = []part.Part{records, member, endpoints, sw, routes}

@@ -173,7 +173,7 @@ func addFlannel(c *ucli.Context, cfg *agent.Config) {
 	})
 }
 
-// masqueraded says of which networks what leaves is masqueraded.
+// masqueraded says of which networks what leaves is masqueraded: of flannel's, if wanted.
 func masqueraded(wanted bool) func(topology.Network) bool {
 	return func(n topology.Network) bool { return wanted && n.Name == flannel.Network }
 }

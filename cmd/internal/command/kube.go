@@ -123,7 +123,7 @@ func addKube(c *ucli.Context, cfg *agent.Config) error {
 	cfg.Node = cmp.Or(cfg.Node, os.Getenv(nodeNameVar))
 	cfg.WithoutEtcd, cfg.Reach = !c.Bool(flagOwnNetworks), apiServer(found.Host)
 	file, config, masquerade := c.String("subnet-file"), c.String("net-config-path"), c.Bool("ip-masq")
-	cfg.Masquerade = masqueraded(masquerade)
+	cfg.Masquerade, cfg.Pods = masqueraded(masquerade), masqueraded(true)
 	o := kube.Options{
 		Nodes: api, AnnotationPrefix: c.String("kube-annotation-prefix"),
 		NetConf:       func() ([]byte, error) { return os.ReadFile(config) },

@@ -256,6 +256,9 @@ func (h Host) compareKernel(ctx context.Context, item *Drift, in kernel.Input, r
 		if n.Router && have.NAT != "" {
 			in.Masquerade = append(in.Masquerade, n.Name)
 		}
+		if have.AcceptsPods(n.Network) { // so is this
+			in.Pods = append(in.Pods, n.Name)
+		}
 		if !slices.ContainsFunc(have.Addresses, func(a kernel.Address) bool {
 			return a.Dev == in.Bridges[n.Name] && n.IPv6.IsValid() && n.IPv6.Contains(a.Prefix.Addr())
 		}) {

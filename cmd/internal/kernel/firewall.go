@@ -154,6 +154,8 @@ type AcceptRule struct {
 	Dst    netip.Prefix    `json:"dst,omitzero"`
 	In     string          `json:"in,omitempty"`
 	Out    string          `json:"out,omitempty"`
+	// Valid: packets that conntrack finds no place for do not match.
+	Valid bool `json:"valid,omitempty"`
 }
 
 // String writes the match as iptables(8) prints it.
@@ -165,6 +167,9 @@ func (r AcceptRule) String() string {
 		if x.value != "" {
 			w = append(w, x.flag, x.value)
 		}
+	}
+	if r.Valid {
+		w = append(w, "-m conntrack ! --ctstate INVALID")
 	}
 	return strings.Join(w, " ")
 }

@@ -109,6 +109,23 @@ func TestWanted(t *testing.T) {
 	assert.Empty(t, faults)
 }
 
+// Pods of a host are reached past the network's port, and past Docker's policy DROP.
+func TestPods(t *testing.T) {
+	in := input(t)
+	in.Pods = []string{"routed"}
+	state, _ := kernel.Wanted(in)
+	require.Contains(t, state.Firewall.Accept, kernel.AcceptRule{Family: topology.IPv4, Src: p("10.5.0.0/16"), Valid: true})
+	require.Contains(t, state.Firewall.Accept, kernel.AcceptRule{Family: topology.IPv4, Dst: p("10.5.0.0/16"), Valid: true})
+	n, _ := in.View.Find("routed")
+	have := observed(state)
+	assert.False(t, have.AcceptsPods(n.Network))
+	have.IPTables = []kernel.IPTables{{
+		Tool: "iptables", Family: topology.IPv4, Filter: "-P FORWARD DROP\n-N BAIZE-FORWARD\n-A FORWARD -j BAIZE-FORWARD\n" +
+			"-A BAIZE-FORWARD -s 10.5.0.0/16 -m conntrack ! --ctstate INVALID -j ACCEPT\n",
+	}}
+	assert.True(t, have.AcceptsPods(n.Network))
+}
+
 // A change prints what it does, what makes before what breaks.
 func TestChange(t *testing.T) {
 	in := input(t)

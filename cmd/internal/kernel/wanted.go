@@ -27,6 +27,9 @@ type Input struct {
 	// Masquerade are the networks whose packets get the host's address on their way
 	// out of them.
 	Masquerade []string
+	// Pods are the networks whose containers this host routes to past their port: by a
+	// device and a route of each. Whatever comes from there, or goes there, passes.
+	Pods []string
 	// Bridges are Linux bridges of this host that are a part of a network and have
 	// an IPv6 address of it, by network: engines have no --bip for IPv6, so that
 	// containers take the rest of the network to be behind their gateway.
@@ -77,7 +80,11 @@ func Wanted(in Input) (State, []fault.Fault) {
 		for _, f := range n.Families() {
 			forward[f] = true
 		}
-		s.Firewall.Accept = append(s.Firewall.Accept, accept(n, in.OnLink, in.NextHops)...)
+		if slices.Contains(in.Pods, n.Name) {
+			s.Firewall.Accept = append(s.Firewall.Accept, acceptPods(n.Network)...)
+		} else {
+			s.Firewall.Accept = append(s.Firewall.Accept, accept(n, in.OnLink, in.NextHops)...)
+		}
 		if slices.Contains(in.Masquerade, n.Name) {
 			s.Firewall.NAT = append(s.Firewall.NAT, nat(n)...)
 		}
@@ -188,6 +195,30 @@ func accept(n route.Network, onLink topology.OnLink, hops topology.NextHops) []A
 		}
 	}
 	return out
+}
+
+// acceptPods returns what pods need forwarded: all that comes from them or goes to them, on
+// one host as well, out of the network, and from outside by a port of a node. What is part
+// of no connection is left to others: kube-proxy drops it, since an answer that it did not
+// translate back would be refused.
+func acceptPods(n topology.Network) (out []AcceptRule) {
+	for _, p := range n.Prefixes() {
+		f := topology.FamilyOf(p.Addr())
+		out = append(out, AcceptRule{Family: f, Src: p.Masked(), Valid: true},
+			AcceptRule{Family: f, Dst: p.Masked(), Valid: true})
+	}
+	return out
+}
+
+// AcceptsPods reports whether a host lets pods' packets of a network pass, as Pods asks
+// for.
+func (o Observed) AcceptsPods(n topology.Network) bool {
+	return slices.ContainsFunc(o.IPTables, func(t IPTables) bool {
+		return slices.ContainsFunc(acceptPods(n), func(r AcceptRule) bool {
+			ours, _, _ := AcceptChain.read(t.Filter)
+			return slices.Contains(ours, r.String()+" -j ACCEPT")
+		})
+	})
 }
 
 // unreachable reports nodes that no packet reaches.

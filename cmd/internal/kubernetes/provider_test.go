@@ -14,10 +14,12 @@ import (
 )
 
 // TestProvider is a cluster whose pods have Baize's own CNI plugin: each is routed by its
-// node. They start and end without the agent, whose end costs no packet.
+// node. They start and end without the agent, whose end costs no packet. As where Docker is
+// on the nodes as well, these forward nothing that no rule is for.
 func TestProvider(t *testing.T) {
 	c := up(t, 2)
 	c.provider = true
+	c.dropForwarded("iptables")
 	stops := map[string]kubernetes.Process{}
 	c.startNodes(func(n string) { stops[n] = c.baize(n) })
 	c.startPods()
@@ -58,10 +60,21 @@ spec:
 	}
 }
 
+// dropForwarded has all nodes drop what they forward, as Docker does.
+func (c *cluster) dropForwarded(tools ...string) {
+	c.T.Helper()
+	for _, n := range c.nodes {
+		for _, tool := range tools {
+			c.Must(n, tool, "-P", "FORWARD", "DROP")
+		}
+	}
+}
+
 // TestDualStack is a cluster whose pods and Services have both families.
 func TestDualStack(t *testing.T) {
 	c := upAs(t, 2, kubernetes.Options{Dual: true})
 	c.provider = true
+	c.dropForwarded("iptables", "ip6tables")
 	c.startNodes(func(n string) { c.baize(n) })
 	c.startPods()
 	c.matrix()

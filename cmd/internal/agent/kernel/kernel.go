@@ -48,6 +48,9 @@ type Config struct {
 	// Masquerade says whether packets that leave a network get this host's
 	// address; nil: those of none do.
 	Masquerade func(topology.Network) bool
+	// Pods says whether containers of a network are routed by this host, each by a device
+	// of its own or by a bridge; nil: those of none are.
+	Pods func(topology.Network) bool
 	// Protected are addresses that no network may cover, besides the underlay's.
 	Protected []model.Protected
 }

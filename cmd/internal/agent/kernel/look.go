@@ -139,6 +139,9 @@ func (k *look) input(learned Learned) {
 		if k.cfg.Masquerade != nil && k.cfg.Masquerade(n.Network) {
 			k.in.Masquerade = append(k.in.Masquerade, n.Name)
 		}
+		if k.cfg.Pods != nil && k.cfg.Pods(n.Network) {
+			k.in.Pods = append(k.in.Pods, n.Name)
+		}
 	}
 	k.NextHops = model.NextHops(ready, k.have, learned.hops(), !learned.Unsettled)
 	k.in.NextHops = k.NextHops

@@ -62,3 +62,13 @@ func (c *Cluster) WriteSuiteImages(ctx context.Context) error {
 	l.copy("coredns", beside("coredns"))
 	return l.write(filepath.Join(c.Dir, "coredns.tar"), map[string]any{"Entrypoint": []string{"/coredns"}}, DNSImage)
 }
+
+// WriteFlannelImages makes the images that flannel's manifest has its init containers of:
+// one with flannel's CNI plugin, for which plugin stands, and busybox.
+func (c *Cluster) WriteFlannelImages(ctx context.Context, plugin []byte) error {
+	l := newLayer()
+	l.file("flannel", plugin, 0o755)
+	l.busybox(ctx)
+	return l.write(filepath.Join(c.Dir, "flannel.tar"), map[string]any{"Env": []string{"PATH=/bin"}},
+		"ghcr.io/flannel-io/flannel-cni-plugin:v1.7.1-flannel1", "docker.io/library/busybox:1.37")
+}

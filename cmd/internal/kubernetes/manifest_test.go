@@ -17,8 +17,20 @@ import (
 )
 
 // TestManifest is a bare cluster that one manifest makes Ready: agent and plugin come from
-// the kubernetes.Image, where runtimes look for plugins by default. A new agent costs no packet.
+// images, where runtimes look for plugins by default. A new agent costs no packet.
 func TestManifest(t *testing.T) {
+	t.Run("provider", func(t *testing.T) { testManifest(t, "baize.yml", "kube-baize", "daemonset/baize", nil) })
+	t.Run("in flannel's place", func(t *testing.T) {
+		testManifest(t, "baize-flannel.yml", "kube-flannel", "daemonset/kube-baize-ds", func(c *cluster) {
+			stand, err := os.ReadFile("testdata/flannel")
+			require.NoError(t, err)
+			require.NoError(t, c.k.WriteFlannelImages(t.Context(), stand))
+		})
+	})
+}
+
+// testManifest applies a manifest; more writes the images that it needs beside Baize's.
+func testManifest(t *testing.T, file, namespace, set string, more func(*cluster)) {
 	c := upAs(t, 2, kubernetes.Options{CNIBin: "/opt/cni/bin", CNIConf: cnihost.Dir})
 	_, err := testkit.Try(testkit.Patience*4, nil, "sh", "../../../scripts/image.sh", c.dir)
 	require.NoError(t, err)
@@ -28,7 +40,10 @@ func TestManifest(t *testing.T) {
 	// What is there as .tar, the nodes' runtimes get.
 	_, err = testkit.Try(testkit.Patience, nil, "gunzip", images[0])
 	require.NoError(t, err)
-	manifest, err := os.ReadFile("../../../scripts/kubernetes/baize.yml")
+	if more != nil {
+		more(c)
+	}
+	manifest, err := os.ReadFile("../../../scripts/kubernetes/" + file)
 	require.NoError(t, err)
 	last := c.nodes[len(c.nodes)-1]
 	c.startNodes(func(n string) {
@@ -43,9 +58,9 @@ func TestManifest(t *testing.T) {
 	c.matrix()
 
 	pings := c.pingPod("host1", "host2")
-	c.must("-n", "kube-baize", "rollout", "restart", "daemonset/baize")
+	c.must("-n", namespace, "rollout", "restart", set)
 	c.Await("new agents", func() (bool, string) {
-		out, err := c.kubectl("-n", "kube-baize", "rollout", "status", "daemonset/baize", "--timeout=1s")
+		out, err := c.kubectl("-n", namespace, "rollout", "status", set, "--timeout=1s")
 		return err == nil, out
 	})
 	labkit.GoOn(20, pings)

@@ -55,7 +55,7 @@ func NamesOf(v topology.View) Names {
 				peers[p.Encap] = make([]string, 0, len(n.Peers))
 			}
 			peers[p.Encap] = append(peers[p.Encap], p.Node)
-			if p.Router != nil && p.Router.IPv6MAC != "" {
+			if hasSecond(p) {
 				peers[p.Encap] = append(peers[p.Encap], p.Node+secondTunnel)
 			}
 		}

@@ -47,9 +47,17 @@ func (n *network) toRoutedSubnet(p *topology.Peer, s netip.Prefix, out string) {
 	n.flow(classRouter, TableExact, prioIPPrefix, destination(s), lowered)
 }
 
-// tunnelIPv6 adds the port to a router's second VXLAN device, which is for
-// IPv6, inside and outside.
+// hasSecond reports whether a router has a tunnel over IPv6 beside the one over IPv4.
+func hasSecond(p *topology.Peer) bool {
+	return p.Router != nil && p.Router.IPv6MAC != "" && !p.Remote.Is6()
+}
+
+// tunnelIPv6 adds the port to a router's VXLAN device that is for IPv6, inside and
+// outside: its second one, unless the host has IPv6 alone.
 func (b *builder) tunnelIPv6(p *topology.Peer) string {
+	if !hasSecond(p) {
+		return b.tunnel(p)
+	}
 	var remote netip.Addr
 	for _, a := range p.VTEPs {
 		if a.Is6() {

@@ -64,9 +64,19 @@ func configError(remedy, what string, args ...any) error {
 	}
 }
 
-// DecodeConfig reads flannel's configuration as flannel does. What
+// DecodeConfig reads flannel's configuration in etcd as flannel does. What
 // Baize cannot do is refused by its name; errors are of kind ErrInvalid.
 func DecodeConfig(value []byte) (Config, error) {
+	c, err := DecodeNetConf(value)
+	if err == nil && !c.IPv4.IsValid() {
+		err = configError(`leave "EnableIPv4" out`, "without IPv4 flannel itself writes no lease into etcd")
+	}
+	return c, err
+}
+
+// DecodeNetConf is DecodeConfig where no lease is written into etcd: a network may have
+// IPv6 alone then.
+func DecodeNetConf(value []byte) (Config, error) {
 	var c Config
 	var in configJSON
 	if err := json.Unmarshal(value, &in); err != nil {
@@ -97,8 +107,8 @@ func DecodeConfig(value []byte) (Config, error) {
 			return c, err
 		}
 	}
-	if !c.IPv4.IsValid() {
-		return c, configError(`leave "EnableIPv4" out`, "without IPv4 flannel itself writes no lease into etcd")
+	if !c.IPv4.IsValid() && !c.IPv6.IsValid() {
+		return c, configError(`leave "EnableIPv4" out, or set "EnableIPv6" to true`, "it has neither IPv4 nor IPv6")
 	}
 	c.Backend, err = decodeBackend(in.Backend)
 	return c, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,10 +68,16 @@ func (l Lease) Key() string { return LeaseKey(l.Subnet, l.IPv6Subnet) }
 
 // Prefixes returns the lease's subnets, IPv4 first.
 func (l Lease) Prefixes() []netip.Prefix {
-	if l.IPv6Subnet.IsValid() {
-		return []netip.Prefix{l.Subnet, l.IPv6Subnet}
+	return slices.DeleteFunc([]netip.Prefix{l.Subnet, l.IPv6Subnet}, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+// end is where the host's tunnel ends, and which endpoint that has: those of IPv4, unless
+// the network has IPv6 alone.
+func (l Lease) end() (netip.Addr, VTEP) {
+	if l.PublicIP.IsValid() || !l.PublicIPv6.IsValid() {
+		return l.PublicIP, l.VTEP
 	}
-	return []netip.Prefix{l.Subnet}
+	return l.PublicIPv6, l.IPv6VTEP
 }
 
 // Encode returns the lease's value as flannel writes it, byte for byte.

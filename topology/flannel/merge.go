@@ -62,7 +62,11 @@ func (l Listing) Merge(own *topology.Snapshot, self string) *topology.Snapshot {
 			`etcdctl put `+DefaultPrefix+"/"+ConfigKey+` '`+exampleConfig+`'`)
 		return &m.Snapshot
 	}
-	c, err := DecodeConfig(l.Config.Value)
+	decode := DecodeNetConf
+	if l.Layout == Name {
+		decode = DecodeConfig
+	}
+	c, err := decode(l.Config.Value)
 	if err != nil {
 		m.Malformed[malformedKey(ConfigKey)] = fault.Of(err)
 		return &m.Snapshot
@@ -118,20 +122,21 @@ func (m *merger) report(key, what, remedy string) {
 // lease adds one lease.
 func (m *merger) lease(h Host) {
 	key, l := h.Key, h.Lease
-	node := m.byVTEP[l.PublicIP]
+	addr, vtep := l.end()
+	node := m.byVTEP[addr]
 	if h.Name != "" && h.Name == m.self {
 		node = h.Name
 	}
 	prefixes := l.Prefixes()
 	switch own, registered := m.Nodes[node]; {
-	case registered && l.VTEP.MAC == topology.RouterMAC(own).String():
+	case registered && vtep.MAC == topology.RouterMAC(own).String():
 	case l.Reserved && l.VTEP.MAC == "" && l.BackendType != HostGW:
 		// A reservation that its host has not taken up.
 	case node == m.self && node != "":
 		return // left by flannel on this host, and soon taken up
 	default:
 		if why := m.config.Backend.misfit(l); why != "" {
-			m.report(key, fmt.Sprintf("host %s has %s: it is not reached", l.PublicIP, why), "restart flanneld on it")
+			m.report(key, fmt.Sprintf("host %s has %s: it is not reached", addr, why), "restart flanneld on it")
 			return
 		}
 		delete(m.Nodes, node) // a host that went back to flannel
@@ -140,7 +145,7 @@ func (m *merger) lease(h Host) {
 		if l.IPv6Subnet.IsValid() && !l.reachableIPv6() {
 			prefixes = prefixes[:1]
 			m.report(key,
-				fmt.Sprintf("host %s does not say where its IPv6 tunnel ends: only IPv4 is forwarded to it", l.PublicIP),
+				fmt.Sprintf("host %s does not say where its IPv6 tunnel ends: only IPv4 is forwarded to it", addr),
 				"give the host an IPv6 address and restart flanneld on it")
 		}
 	}
@@ -154,11 +159,12 @@ func (m *merger) lease(h Host) {
 // misfit says what keeps hosts of the configured backend from reaching the host
 // of a lease; "" where nothing does.
 func (b Backend) misfit(l Lease) string {
+	_, vtep := l.end()
 	switch {
-	case l.BackendType != b.Type || (l.BackendType == VXLAN && l.VTEP.MAC == ""):
+	case l.BackendType != b.Type || (l.BackendType == VXLAN && vtep.MAC == ""):
 		return fmt.Sprintf("the backend %q, not %s", l.BackendType, b.Type)
-	case l.BackendType == VXLAN && l.VTEP.VNI != b.VNI:
-		return fmt.Sprintf("the VNI %d, not %d", l.VTEP.VNI, b.VNI)
+	case l.BackendType == VXLAN && vtep.VNI != b.VNI:
+		return fmt.Sprintf("the VNI %d, not %d", vtep.VNI, b.VNI)
 	}
 	return ""
 }
@@ -170,8 +176,9 @@ func (l Lease) reachableIPv6() bool {
 
 // host returns the node of a host that runs flannel: a router.
 func (m *merger) host(l Host) topology.Node {
+	addr, _ := l.end()
 	n := topology.Node{
-		Name: cmp.Or(l.Name, NodeName(l.PublicIP)), VTEPs: []netip.Addr{l.PublicIP},
+		Name: cmp.Or(l.Name, NodeName(addr)), VTEPs: []netip.Addr{addr},
 		Router: &topology.RouterHost{}, Layout: m.layout, Meta: l.Meta,
 	}
 	n.ID = n.Name
@@ -179,7 +186,7 @@ func (m *merger) host(l Host) topology.Node {
 		n.Encapsulations = []topology.Transport{topology.VXLAN}
 		n.Router = &topology.RouterHost{MAC: l.VTEP.MAC, IPv6MAC: l.IPv6VTEP.MAC, Port: m.config.Backend.Port}
 	}
-	if l.PublicIPv6.IsValid() {
+	if l.PublicIPv6.IsValid() && addr.Is4() {
 		n.VTEPs = append(n.VTEPs, l.PublicIPv6)
 	}
 	return n

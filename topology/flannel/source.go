@@ -334,7 +334,12 @@ func (s *Source) lookAtEnv(merged *topology.Snapshot) {
 	have, err := s.o.ReadEnv()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready = s.ready || (err == nil && env.Subnet.IsValid() && have == env)
+	s.ready = s.ready || (err == nil && env.has() && have == env)
+}
+
+// has reports whether there is a subnet: with IPv4, unless the network has none.
+func (e Env) has() bool {
+	return e.Subnet.IsValid() || (!e.Network.IsValid() && e.IPv6Subnet.IsValid())
 }
 
 func envOf(n topology.Network, subnets []netip.Prefix) Env {
@@ -351,7 +356,7 @@ func envOf(n topology.Network, subnets []netip.Prefix) Env {
 
 func (s *Source) writeEnv(n topology.Network, subnets []netip.Prefix) error {
 	env := envOf(n, subnets)
-	if !env.Subnet.IsValid() {
+	if !env.has() {
 		return nil // to be leased yet, in Baize's layout
 	}
 	if err := s.o.WriteEnv(env); err != nil {
@@ -365,11 +370,15 @@ func (s *Source) writeEnv(n topology.Network, subnets []netip.Prefix) error {
 
 // keepLease makes the lease that of this node, and keeps it.
 func (s *Source) keepLease(ctx context.Context, n topology.Network, m source.Member) (Lease, error) {
-	want := WantLease(n, m.Underlay)
-	if !want.PublicIP.IsValid() {
+	want := WantLease(n, topology.Node{Name: s.o.Node, VTEPs: m.Underlay})
+	if addr, _ := want.end(); !addr.IsValid() {
+		family := "IPv4"
+		if !n.IPv4.IsValid() {
+			family = "IPv6"
+		}
 		return want, &topology.Error{
 			Kind: topology.ErrInvalid, Code: fault.UnderlayFamily, Item: "node " + s.o.Node,
-			What: "has no IPv4 underlay address, which flannel knows hosts by", Remedy: "set one with --vtep",
+			What: "has no " + family + " underlay address, which flannel knows hosts by", Remedy: "set one with --vtep",
 		}
 	}
 	s.mu.Lock()
@@ -379,8 +388,8 @@ func (s *Source) keepLease(ctx context.Context, n topology.Network, m source.Mem
 	if err != nil {
 		return l, err
 	}
-	if l.Subnet != have.Subnet {
-		s.o.Logf("leased %s of flannel's network %s", l.Subnet, n.IPv4)
+	if !slices.Equal(l.Prefixes(), have.Prefixes()) {
+		s.o.Logf("leased %v of flannel's network", l.Prefixes())
 	}
 	s.mu.Lock()
 	s.lease = l
@@ -415,23 +424,20 @@ func (s *Source) prefer(n topology.Network, m source.Member, have Lease) []netip
 // WantLease is what a Baize node says of itself in its lease. The link address
 // of VXLAN tunnels is there with every backend: flannel does not mind it, and
 // Baize nodes are recognised by it.
-func WantLease(n topology.Network, underlay []netip.Addr) Lease {
+func WantLease(n topology.Network, self topology.Node) Lease {
 	l := Lease{BackendType: VXLAN}
 	if n.Transport == topology.Route {
 		l.BackendType = HostGW
 	}
-	for _, ip := range underlay {
-		if ip.Is4() {
-			l.PublicIP = ip
-			l.VTEP = VTEP{VNI: n.VNI, MAC: VtepMAC(ip)}
-		}
+	vtep := VTEP{VNI: n.VNI, MAC: topology.RouterMAC(self).String()}
+	only6 := n.IPv6.IsValid() && !n.IPv4.IsValid()
+	if ip, ok := self.VTEP(topology.IPv4); ok && !only6 {
+		l.PublicIP, l.VTEP = ip, vtep
 	}
-	for _, ip := range underlay {
-		if ip.Is6() && n.IPv6.IsValid() && l.PublicIP.IsValid() {
-			l.PublicIPv6 = ip
-			if l.BackendType == VXLAN {
-				l.IPv6VTEP = l.VTEP
-			}
+	if ip, ok := self.VTEP(topology.IPv6); ok && n.IPv6.IsValid() && (l.PublicIP.IsValid() || only6) {
+		l.PublicIPv6 = ip
+		if l.BackendType == VXLAN || only6 {
+			l.IPv6VTEP = vtep
 		}
 	}
 	return l

@@ -28,19 +28,19 @@ func routed(t topology.Transport) topology.Network {
 func TestWantLease(t *testing.T) {
 	underlay := []netip.Addr{netip.MustParseAddr("fd77::1"), netip.MustParseAddr("192.168.0.1")}
 	n := routed(topology.VXLAN)
-	l := flannel.WantLease(n, underlay)
+	l := flannel.WantLease(n, topology.Node{VTEPs: underlay})
 	assert.Equal(t, "vxlan", l.BackendType)
 	assert.Equal(t, flannel.VTEP{VNI: 1, MAC: "0e:ba:c0:a8:00:01"}, l.VTEP)
 	assert.Equal(t, l.VTEP, l.IPv6VTEP, "without it flannel's hosts ignore the lease")
 	assert.Equal(t, underlay[0], l.PublicIPv6)
 
-	l = flannel.WantLease(routed(topology.Route), underlay)
+	l = flannel.WantLease(routed(topology.Route), topology.Node{VTEPs: underlay})
 	assert.Equal(t, "host-gw", l.BackendType)
 	assert.Equal(t, underlay, []netip.Addr{l.PublicIPv6, l.PublicIP})
 
 	n.IPv6 = netip.Prefix{}
-	assert.False(t, flannel.WantLease(n, underlay).PublicIPv6.IsValid(), "an IPv4 network")
-	assert.False(t, flannel.WantLease(n, underlay[:1]).PublicIP.IsValid())
+	assert.False(t, flannel.WantLease(n, topology.Node{VTEPs: underlay}).PublicIPv6.IsValid(), "an IPv4 network")
+	assert.False(t, flannel.WantLease(n, topology.Node{VTEPs: underlay[:1]}).PublicIP.IsValid())
 }
 
 // file is the subnet file of a host.

@@ -27,6 +27,7 @@ var knowing = map[string]string{
 	"cmd/internal/cni/routed_test.go":            "that file",
 	"cmd/internal/cnihost/cnihost_test.go":       "where that file is",
 	"cmd/internal/cnitest/plugin_test.go":        "that file",
+	"cmd/internal/cnitest/podnetworks_test.go":   "that file",
 	"cmd/internal/command/cnihost.go":            "where that file is",
 	"cmd/internal/dockerhost/":                   "--flannel: what systemd starts Docker with",
 	"cmd/internal/command/agent.go":              "flags",

@@ -104,11 +104,11 @@ func (k keys) all() []string {
 
 // decode reads a node's annotations and subnets. taking is false where the node has
 // no lease: it has no podCIDR yet, or runs nothing that speaks flannel.
-func (k keys) decode(n Node) (l flannel.Lease, taking bool, err error) {
+func (k keys) decode(n Node, c flannel.Config) (l flannel.Lease, taking bool, err error) {
 	if n.Annotations[k.managed] != "true" || len(n.PodCIDRs) == 0 {
 		return l, false, nil
 	}
-	if err := subnets(n, &l); err != nil {
+	if err := subnets(n, c, &l); err != nil {
 		return l, true, err
 	}
 	for name, addr := range map[string]*netip.Addr{k.publicIP: &l.PublicIP, k.publicIPv6: &l.PublicIPv6} {
@@ -120,18 +120,23 @@ func (k keys) decode(n Node) (l flannel.Lease, taking bool, err error) {
 			return l, true, malformed(n.Name, "annotation "+name+" is no address: "+text)
 		}
 	}
-	if !l.PublicIP.Is4() || (l.PublicIPv6.IsValid() && !l.PublicIPv6.Is6()) {
+	only6 := !c.IPv4.IsValid()
+	if (!only6 && !l.PublicIP.Is4()) || ((only6 || l.PublicIPv6.IsValid()) && !l.PublicIPv6.Is6()) {
 		return l, true, malformed(n.Name, "annotation "+k.publicIP+" is no IPv4 address, or "+k.publicIPv6+" no IPv6 one")
 	}
 	l.BackendType = n.Annotations[k.backendType]
 	if err := l.SetData([]byte(n.Annotations[k.data]), []byte(n.Annotations[k.v6Data])); err != nil {
 		return l, true, malformed(n.Name, fmt.Sprintf("annotation %s or %s: %v", k.data, k.v6Data, err))
 	}
+	if only6 { // they may be left of an earlier network
+		l.PublicIP, l.VTEP = netip.Addr{}, flannel.VTEP{}
+	}
 	return l, true, nil
 }
 
-// subnets sets the subnets of a lease to a node's podCIDRs.
-func subnets(n Node, l *flannel.Lease) error {
+// subnets sets the subnets of a lease to a node's podCIDRs, which have to be of the
+// network's first family at the least.
+func subnets(n Node, c flannel.Config, l *flannel.Lease) error {
 	for _, text := range n.PodCIDRs {
 		p, err := netip.ParsePrefix(text)
 		if err != nil || p != p.Masked() {
@@ -146,8 +151,11 @@ func subnets(n Node, l *flannel.Lease) error {
 		}
 		*to = p
 	}
-	if !l.Subnet.IsValid() {
+	switch {
+	case c.IPv4.IsValid() && !l.Subnet.IsValid():
 		return malformed(n.Name, "it has no podCIDR for IPv4")
+	case !c.IPv4.IsValid() && !l.IPv6Subnet.IsValid():
+		return malformed(n.Name, "it has no podCIDR for IPv6")
 	}
 	return nil
 }
@@ -161,8 +169,10 @@ func (k keys) wanted(l flannel.Lease, have map[string]string) map[string]string 
 		return a.String()
 	}
 	out := map[string]string{
-		k.managed: "true", k.backendType: l.BackendType, k.data: string(l.VTEP.Data()),
-		k.publicIP: overwritten(k.overwrite, l.PublicIP),
+		k.managed: "true", k.backendType: l.BackendType,
+	}
+	if l.PublicIP.IsValid() {
+		out[k.data], out[k.publicIP] = string(l.VTEP.Data()), overwritten(k.overwrite, l.PublicIP)
 	}
 	if l.PublicIPv6.IsValid() {
 		out[k.publicIPv6] = overwritten(k.v6Overwrite, l.PublicIPv6)

@@ -174,6 +174,10 @@ func (r *registry) Merge(own, raw *topology.Snapshot) *topology.Snapshot {
 		return own
 	}
 	l := flannel.Listing{Layout: Name, Config: raw.Raw[flannel.ConfigKey]}
+	config, err := flannel.DecodeNetConf(l.Config.Value)
+	if err != nil {
+		return l.Merge(own, r.o.Source.Node) // which says what is wrong with it
+	}
 	var self flannel.Lease
 	for _, key := range slices.Sorted(maps.Keys(raw.Raw)) {
 		if !strings.HasPrefix(key, dirNodes) {
@@ -183,7 +187,7 @@ func (r *registry) Merge(own, raw *topology.Snapshot) *topology.Snapshot {
 		h := flannel.Host{Key: "node " + n.Name, Name: n.Name, Err: err}
 		taking := err != nil
 		if err == nil {
-			h.Lease, taking, h.Err = r.keys.decode(n)
+			h.Lease, taking, h.Err = r.keys.decode(n, config)
 		}
 		if n.Name == r.o.Source.Node {
 			self = h.Lease
@@ -194,8 +198,10 @@ func (r *registry) Merge(own, raw *topology.Snapshot) *topology.Snapshot {
 	}
 	merged := l.Merge(own, r.o.Source.Node)
 	// The length of a node's subnets is the cluster's business (--node-cidr-mask-size).
-	if n, ok := merged.Networks[flannel.Network]; ok && self.Subnet.IsValid() && merged != own {
-		n.SubnetLenIPv4 = self.Subnet.Bits()
+	if n, ok := merged.Networks[flannel.Network]; ok && len(self.Prefixes()) > 0 && merged != own {
+		if self.Subnet.IsValid() {
+			n.SubnetLenIPv4 = self.Subnet.Bits()
+		}
 		if self.IPv6Subnet.IsValid() {
 			n.SubnetLenIPv6 = self.IPv6Subnet.Bits()
 		}
@@ -228,10 +234,14 @@ func (r *registry) Keep(
 			Remedy: "start kube-controller-manager with --allocate-node-cidrs and --cluster-cidr",
 		}
 	}
-	if err := subnets(n, &want); err != nil {
+	config, err := flannel.DecodeNetConf(raw.Raw[flannel.ConfigKey].Value)
+	if err != nil {
 		return want, err
 	}
-	if err := contained(name, raw.Raw[flannel.ConfigKey].Value, want); err != nil {
+	if err := subnets(n, config, &want); err != nil {
+		return want, err
+	}
+	if err := contained(name, config, want); err != nil {
 		return want, err
 	}
 	changes := r.keys.wanted(want, n.Annotations)
@@ -253,11 +263,7 @@ func (r *registry) Keep(
 
 // contained refuses podCIDRs outside of the configured network, which no peer would
 // have a route to.
-func contained(node string, config []byte, l flannel.Lease) error {
-	c, err := flannel.DecodeConfig(config)
-	if err != nil {
-		return err
-	}
+func contained(node string, c flannel.Config, l flannel.Lease) error {
 	for _, p := range l.Prefixes() {
 		network := c.IPv4
 		if p.Addr().Is6() {

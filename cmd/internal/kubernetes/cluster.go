@@ -26,12 +26,17 @@ const (
 	serviceIP      = "10.96.0.1"
 	// namesIP is the Service's that names are asked of.
 	namesIP = "10.96.0.10"
+	// The same with IPv6 alone.
+	serviceIPv6 = "fd00:10:96::1"
+	namesIPv6   = "fd00:10:96::a"
 	// Those of a cluster with both families.
 	podNetwork6     = "fd00:10:244::/56"
 	serviceNetwork6 = "fd00:10:96::/112"
 	// netConf is flannel's configuration in its own manifest.
 	netConf     = `{"Network": "` + podNetwork + `", "EnableNFTables": false, "Backend": {"Type": "vxlan"}}`
 	netConfDual = `{"Network": "` + podNetwork + `", "EnableIPv6": true, "IPv6Network": "` + podNetwork6 + `",
+		"Backend": {"Type": "vxlan"}}`
+	netConf6 = `{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "` + podNetwork6 + `",
 		"Backend": {"Type": "vxlan"}}`
 )
 
@@ -51,8 +56,8 @@ type Options struct {
 	Program string
 	// Dir is for the cluster's files and logs. Its path is the same in all members.
 	Dir string
-	// Dual: pods and Services have addresses of both families.
-	Dual bool
+	// Dual: pods and Services have addresses of both families; Only6: of IPv6 alone.
+	Dual, Only6 bool
 	// OwnNetworks: agents have the lab's etcd as well, and with it networks of Baize's own.
 	OwnNetworks bool
 	// CNIBin and CNIConf are where runtimes find CNI's plugins and their configurations.
@@ -93,6 +98,9 @@ func New(l *lab.Lab, o Options) (*Cluster, error) {
 		o.Progress = func(string) {}
 	}
 	c := &Cluster{Options: o, lab: l, etcd: etcd, api: at.Addr()}
+	if o.Only6 {
+		c.api = netip.MustParseAddr(fabricIPv6)
+	}
 	for _, h := range s.Hosts {
 		if len(h.Addrs) != 2 {
 			return nil, fmt.Errorf("%s has not one address of each family in the underlay: %v", h.Name, h.Addrs)
@@ -188,10 +196,21 @@ func (c *Cluster) Apply(ctx context.Context, manifest string) error {
 	return err
 }
 
-// both are values of both families, or that of IPv4.
+// both are values of both families, or that of the one there is.
 func (c *Cluster) both(ipv4, ipv6 string) string {
-	if c.Dual {
+	switch {
+	case c.Dual:
 		return ipv4 + "," + ipv6
+	case c.Only6:
+		return ipv6
+	}
+	return ipv4
+}
+
+// first is the value of the first family.
+func (c *Cluster) first(ipv4, ipv6 string) string {
+	if c.Only6 {
+		return ipv6
 	}
 	return ipv4
 }
@@ -200,7 +219,7 @@ func (c *Cluster) both(ipv4, ipv6 string) string {
 func (c *Cluster) StartAPI(ctx context.Context) (Process, error) {
 	p := c.pki
 	api, err := c.component(ctx, fabric, "kube-apiserver", "--etcd-servers", c.etcd, "--etcd-prefix", "/kubernetes",
-		"--bind-address", "0.0.0.0", "--advertise-address", c.api.String(), "--secure-port", fmt.Sprint(apiPort),
+		"--bind-address", "::", "--advertise-address", c.api.String(), "--secure-port", fmt.Sprint(apiPort),
 		"--cert-dir", filepath.Join(c.Dir, "apiserver-certs"),
 		"--tls-cert-file", p.file("apiserver.crt"), "--tls-private-key-file", p.file("apiserver.key"),
 		"--client-ca-file", p.file("ca.crt"), "--token-auth-file", p.file("tokens.csv"),

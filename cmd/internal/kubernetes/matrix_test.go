@@ -104,6 +104,15 @@ func (c *cluster) families() []int {
 	return []int{0}
 }
 
+// nodeAddr is a node's address in the underlay, of the family of a place in such lists.
+func (c *cluster) nodeAddr(n string, family int) string {
+	c.T.Helper()
+	if c.k.Only6 {
+		family = 1
+	}
+	return c.node(n).Addrs[family].String()
+}
+
 // at is an address of a family, and a port, in a URL.
 func at(addr string, port int) string { return "http://" + net.JoinHostPort(addr, fmt.Sprint(port)) }
 
@@ -140,7 +149,7 @@ func (c *cluster) matrix() {
 func (c *cluster) ways(a, b string, family int) {
 	t, client, server := c.T, "client-"+a, "server-"+b
 	ip := c.must("get", "pod", server, "-o", fmt.Sprintf("jsonpath={.status.podIPs[%d].ip}", family))
-	node := c.node(b).Addrs[family].String()
+	node := c.nodeAddr(b, family)
 	where := fmt.Sprintf("%s to %s, %s", client, server, ip)
 	out, err := c.fetch(client, at(ip, 8080)+"/name")
 	assert.NoError(t, err, where)
@@ -166,7 +175,7 @@ func (c *cluster) services(family int) {
 	t := c.T
 	service, sticky := at(c.clusterIP("server", family), 80)+"/name", at(c.clusterIP("sticky", family), 80)+"/name"
 	for _, n := range c.nodes {
-		client, server, node := "client-"+n, "server-"+n, c.node(n).Addrs[family].String()
+		client, server, node := "client-"+n, "server-"+n, c.nodeAddr(n, family)
 		c.requireAllServe(client, service)
 		_, err := c.Run(n, "curl", "-sf", "-m", "5", service)
 		assert.NoError(t, err, "%s, a node, to the service %s", n, service)

@@ -35,6 +35,8 @@ func (c *Cluster) WritePlugins() error {
 	conf := netConf
 	if c.Dual {
 		conf = netConfDual
+	} else if c.Only6 {
+		conf = netConf6
 	}
 	return errors.Join(append(errs, os.WriteFile(filepath.Join(c.Dir, "net-conf.json"), []byte(conf), 0o600))...)
 }
@@ -89,12 +91,12 @@ func (c *Cluster) PrepareNode(ctx context.Context, n Node) (runtime, kubelet Pro
 // freeNetwork ends the lab's own agent of a node, and gives the node a default route: a
 // ClusterIP is looked up before kube-proxy's rules.
 func (c *Cluster) freeNetwork(ctx context.Context, n Node) error {
-	if _, err := c.run(ctx, n.Name, "ip", "route", "get", serviceIP); err != nil {
+	if _, err := c.run(ctx, n.Name, "ip", "route", "get", serviceIP); err != nil && !c.Only6 {
 		if _, err := c.run(ctx, n.Name, "ip", "route", "add", "default", "via", c.api.String()); err != nil {
 			return err
 		}
 	}
-	if c.Dual {
+	if c.Dual || c.Only6 {
 		if _, err := c.run(ctx, n.Name, "ip", "-6", "route", "replace", "default", "via", fabricIPv6); err != nil {
 			return err
 		}
@@ -151,7 +153,7 @@ evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFr
   imagefs.inodesFree: "0%%"}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-`, c.pki.file("ca.crt"), c.cgroup(n), namesIP, resolv, filepath.Join(dir, "pod-logs"),
+`, c.pki.file("ca.crt"), c.cgroup(n), c.first(namesIP, namesIPv6), resolv, filepath.Join(dir, "pod-logs"),
 			filepath.Join(dir, "volume-plugins")), 0o600),
 		os.WriteFile(c.nodeFile(n, "proxy.yaml"), fmt.Appendf(nil, `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -162,7 +164,8 @@ clusterCIDR: %s
 bindAddress: %s
 # These are the whole machine's.
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-`, c.pki.conf("system:kube-proxy"), n.Name, proxyMode(n.Name), c.both(podNetwork, podNetwork6), n.Addrs[0]), 0o600))
+`, c.pki.conf("system:kube-proxy"), n.Name, proxyMode(n.Name), c.both(podNetwork, podNetwork6),
+			c.first(n.Addrs[0].String(), n.Addrs[1].String())), 0o600))
 }
 
 // proxyMode is that of a node's kube-proxy: a cluster has both.

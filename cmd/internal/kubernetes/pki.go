@@ -54,7 +54,7 @@ func newPKI(dir string, api netip.Addr) (*pki, error) {
 			DNSNames: []string{
 				"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
 			},
-			IPAddresses: []net.IP{api.AsSlice(), net.ParseIP(serviceIP), net.IPv4(127, 0, 0, 1)},
+			IPAddresses: []net.IP{api.AsSlice(), net.ParseIP(serviceIP), net.ParseIP(serviceIPv6), net.IPv4(127, 0, 0, 1)},
 		}),
 		p.certificate("kubelet-client", &x509.Certificate{
 			Subject:     pkix.Name{CommonName: "kubelet-client", Organization: []string{"system:masters"}},

@@ -82,3 +82,19 @@ func TestDualStack(t *testing.T) {
 		assert.Empty(t, c.AgentStatus(n).Problems, n)
 	}
 }
+
+// TestIPv6 is a cluster whose pods and Services have IPv6 alone.
+func TestIPv6(t *testing.T) {
+	c := upAs(t, 2, kubernetes.Options{Only6: true})
+	c.provider = true
+	c.dropForwarded("ip6tables")
+	c.startNodes(func(n string) { c.baize(n) })
+	c.startPods()
+	c.matrix()
+	for _, n := range c.nodes {
+		assert.Empty(t, c.AgentStatus(n).Problems, n)
+		annotations := c.must("get", "node", n, "-o", "jsonpath={.metadata.annotations}")
+		assert.Contains(t, annotations, `"flannel.alpha.coreos.com/public-ipv6"`)
+		assert.NotContains(t, annotations, `"flannel.alpha.coreos.com/public-ip"`)
+	}
+}

@@ -382,3 +382,19 @@ func BenchmarkBuild(b *testing.B) {
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func single(s string) netip.Addr   { return netip.MustParseAddr(s) }
+
+// A router that has IPv6 alone has one tunnel, which is for IPv6.
+func TestRouterIPv6Alone(t *testing.T) {
+	c := withRouter(newCluster().put(dualNode(1), dualNode(2)), topology.VXLAN, true)
+	third := c.s.Nodes["router-192.168.0.3"]
+	third.VTEPs, third.Router = third.VTEPs[1:], &topology.RouterHost{IPv6MAC: "f6:00:00:00:00:03", Port: 8472}
+	c.s.Nodes[third.Name] = third
+	state := pipeline.Build(c.s.View("host1"), nil, pipeline.Options{})
+	var to []string
+	for _, p := range state.Ports {
+		if p.ExternalIDs[ovs.KeyNode] == third.Name {
+			to = append(to, p.Options["remote_ip"])
+		}
+	}
+	require.Equal(t, []string{"fd77::3"}, to)
+}

@@ -38,6 +38,13 @@ func TestWantLease(t *testing.T) {
 	assert.Equal(t, "host-gw", l.BackendType)
 	assert.Equal(t, underlay, []netip.Addr{l.PublicIPv6, l.PublicIP})
 
+	only6 := n
+	only6.IPv4 = netip.Prefix{}
+	l = flannel.WantLease(only6, topology.Node{VTEPs: underlay})
+	assert.Equal(t, flannel.Lease{
+		BackendType: "vxlan", PublicIPv6: underlay[0], IPv6VTEP: flannel.VTEP{VNI: 1, MAC: "0e:ba:c0:a8:00:01"},
+	}, l, "without IPv4 in the network")
+
 	n.IPv6 = netip.Prefix{}
 	assert.False(t, flannel.WantLease(n, topology.Node{VTEPs: underlay}).PublicIPv6.IsValid(), "an IPv4 network")
 	assert.False(t, flannel.WantLease(n, topology.Node{VTEPs: underlay[:1]}).PublicIP.IsValid())

@@ -194,6 +194,53 @@ func TestJoin(t *testing.T) {
 	})
 }
 
+// With IPv6 alone hosts are known by their IPv6 addresses, as flannel writes them; a node
+// that has both families says nothing of the other.
+func TestIPv6Alone(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.o.NetConf = func() ([]byte, error) {
+			return []byte(`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/56","Backend":{"Type":"vxlan"}}`), nil
+		}
+		addr := netip.MustParseAddr
+		self, other := r.own.Nodes["n1"], r.own.Nodes["n1"]
+		self.VTEPs = append(self.VTEPs, addr("fd77::1"))
+		other.Name, other.ID, other.VTEPs = "n4", "id4", []netip.Addr{addr("fd77::4")}
+		r.member.Underlay = self.VTEPs
+		r.own = topology.NewSnapshot(1, []topology.KV{
+			{Key: self.Key(), Value: topology.Encode(self)}, {Key: other.Key(), Value: topology.Encode(other)},
+		})
+		host := func(ip, mac string) map[string]string {
+			return map[string]string{
+				prefix + "kube-subnet-manager": "true", prefix + "public-ipv6": ip, prefix + "backend-type": "vxlan",
+				prefix + "backend-v6-data": fmt.Sprintf(`{"VNI":1,"VtepMAC":%q}`, mac),
+			}
+		}
+		r.cluster.Put("n1", []string{"fd00:10:244:1::/64"}, nil)
+		r.cluster.Put("n2", []string{"fd00:10:244:2::/64"}, host("fd77::2", "f6:00:00:00:00:02"))
+		r.cluster.Put("n3", []string{"10.244.3.0/24"}, host("fd77::3", "f6:00:00:00:00:03"))
+		r.cluster.Put("n4", []string{"fd00:10:244:4::/64"}, host("fd77::4", topology.RouterMAC(other).String()))
+		r.start()
+		m := r.merged()
+		assert.Equal(t, map[string]string{
+			"fd00:10:244:1::/64": "n1", "fd00:10:244:2::/64": "n2", "fd00:10:244:4::/64": "n4",
+		}, subnetsOf(m))
+		assert.Equal(t, &topology.RouterHost{IPv6MAC: "f6:00:00:00:00:02", Port: 8472}, m.Nodes["n2"].Router)
+		assert.Equal(t, "[fd77::2]", fmt.Sprint(m.Nodes["n2"].VTEPs))
+		assert.Nil(t, m.Nodes["n4"].Router, "one of Baize's, by its own record")
+		require.Len(t, m.Malformed, 1)
+		for _, f := range m.Malformed {
+			assert.Contains(t, f.String(), "no podCIDR for IPv6")
+		}
+		assert.Equal(t, host("fd77::1", "0e:ba:c0:a8:4d:01"), r.cluster.Annotations("n1"))
+		require.True(t, r.source.Ready())
+		assert.Equal(t, flannel.Env{
+			IPv6Network: netip.MustParsePrefix("fd00:10:244::/56"), IPv6Subnet: netip.MustParsePrefix("fd00:10:244:1::/64"),
+			MTU: 1430,
+		}, *r.env)
+		assert.Empty(t, r.source.Faults())
+	})
+}
+
 // Nodes come, change and go; what changes in them besides is nobody's business.
 func TestFollow(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

@@ -16,7 +16,11 @@ import (
 
 // All that the command line of the lab knows of Kubernetes.
 
-const flagKubernetes = "kubernetes"
+const (
+	flagKubernetes = "kubernetes"
+	flagDualStack  = "dual-stack"
+	flagIPv6Only   = "ipv6-only"
+)
 
 func labKubernetesFlags() []ucli.Flag {
 	return []ucli.Flag{
@@ -25,7 +29,8 @@ func labKubernetesFlags() []ucli.Flag {
 			Usage: "a Kubernetes cluster: every host is a node, and Baize is its provider " +
 				"('make lab-kubernetes' builds what it needs)",
 		},
-		&ucli.BoolFlag{Name: "dual-stack", Usage: "with --kubernetes: pods and Services have addresses of both families"},
+		&ucli.BoolFlag{Name: flagDualStack, Usage: "with --kubernetes: pods and Services have addresses of both families"},
+		&ucli.BoolFlag{Name: flagIPv6Only, Usage: "with --kubernetes: pods and Services have IPv6 alone"},
 	}
 }
 
@@ -38,10 +43,15 @@ type labKubernetes struct {
 // labKubernetesOf reads the flags; nil where no cluster is asked for.
 func (r *runner) labKubernetesOf(c *ucli.Context, cfg *lab.Config) (*labKubernetes, error) {
 	if !c.Bool(flagKubernetes) {
-		if c.Bool("dual-stack") {
-			return nil, usagef("baize lab up", "--dual-stack goes with --%s", flagKubernetes)
+		for _, f := range []string{flagDualStack, flagIPv6Only} {
+			if c.Bool(f) {
+				return nil, usagef("baize lab up", "--%s goes with --%s", f, flagKubernetes)
+			}
 		}
 		return nil, nil
+	}
+	if c.Bool(flagDualStack) && c.Bool(flagIPv6Only) {
+		return nil, usagef("baize lab up", "use either --%s or --%s", flagDualStack, flagIPv6Only)
 	}
 	for _, other := range []string{
 		"network", "transport", "endpoints", "docker", "docker-bridge", "segments", "frr", "flannel", "ipv6-underlay",
@@ -51,7 +61,9 @@ func (r *runner) labKubernetesOf(c *ucli.Context, cfg *lab.Config) (*labKubernet
 		}
 	}
 	cfg.Endpoints, cfg.NoProof = -1, true // the agents of these are replaced by the cluster's
-	k := &labKubernetes{options: kubernetes.Options{Dual: c.Bool("dual-stack"), OwnNetworks: true}}
+	k := &labKubernetes{options: kubernetes.Options{
+		Dual: c.Bool(flagDualStack), Only6: c.Bool(flagIPv6Only), OwnNetworks: true,
+	}}
 	var err error
 	if k.options.Program, err = kubernetes.FindProgram(); err != nil {
 		return k, err

@@ -52,6 +52,11 @@ func TestLabKubernetes(t *testing.T) {
 	_, _, err = labUpOf(t, "--dual-stack")
 	require.ErrorContains(t, err, "goes with --kubernetes")
 
+	_, _, err = labUpOf(t, "--ipv6-only")
+	require.ErrorContains(t, err, "goes with --kubernetes")
+	_, _, err = labUpOf(t, "--kubernetes", "--ipv6-only", "--dual-stack")
+	require.ErrorContains(t, err, "either --dual-stack or --ipv6-only")
+
 	cache := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", cache)
 	_, _, err = labUpOf(t, "--kubernetes")

@@ -85,7 +85,12 @@ func TestDualStack(t *testing.T) {
 
 // TestIPv6 is a cluster whose pods and Services have IPv6 alone.
 func TestIPv6(t *testing.T) {
-	c := upAs(t, 2, kubernetes.Options{Only6: true})
+	t.Run("without etcd", func(t *testing.T) { testIPv6(t, kubernetes.Options{Only6: true}) })
+	t.Run("with etcd", func(t *testing.T) { testIPv6(t, kubernetes.Options{Only6: true, OwnNetworks: true}) })
+}
+
+func testIPv6(t *testing.T, o kubernetes.Options) {
+	c := upAs(t, 2, o)
 	c.provider = true
 	c.dropForwarded("ip6tables")
 	c.startNodes(func(n string) { c.baize(n) })

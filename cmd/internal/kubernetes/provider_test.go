@@ -13,6 +13,18 @@ import (
 	"github.com/baize-net/baize/cmd/internal/testkit/labkit"
 )
 
+// TestQuick is what can be seen of a cluster in the shortest time: two nodes become Ready,
+// and pods reach each other on both, and by a Service.
+func TestQuick(t *testing.T) {
+	c := up(t, 2)
+	c.provider = true
+	c.startNodes(func(n string) { c.baize(n) })
+	c.startPods()
+	c.ways("host1", "host1", 0)
+	c.ways("host1", "host2", 0)
+	c.requireAllServe("client-host1", at(c.clusterIP("server", 0), 80)+"/name")
+}
+
 // TestProvider is a cluster whose pods have Baize's own CNI plugin: each is routed by its
 // node. They start and end without the agent, whose end costs no packet. As where Docker is
 // on the nodes as well, these forward nothing that no rule is for.

@@ -90,7 +90,8 @@ func parsePodNetworks(text string) (out []podNetwork, err error) {
 	if strings.HasPrefix(text, "[") {
 		d := json.NewDecoder(bytes.NewReader([]byte(text)))
 		d.DisallowUnknownFields()
-		return out, d.Decode(&out)
+		err = d.Decode(&out)
+		return out, err
 	}
 	for _, item := range strings.Split(text, ",") {
 		name, ifname, at := strings.Cut(strings.TrimSpace(item), "@")

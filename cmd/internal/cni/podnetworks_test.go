@@ -16,10 +16,10 @@ import (
 // podArgs is a call for a pod that is routed by its host, with one annotation.
 func podArgs(t *testing.T, config, pod, annotation, text string) (*config, []api.EndpointRequest, error) {
 	t.Helper()
-	quoted, err := json.Marshal(text)
+	annotations, err := json.Marshal(map[string]string{"other": "x", annotation: text})
 	require.NoError(t, err)
-	a := args(fmt.Sprintf(`,"subnetFile":"/x"%s,"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"other":"x","%s":%s}}`,
-		config, annotation, quoted), "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME="+pod)
+	a := args(fmt.Sprintf(`,"subnetFile":"/x"%s,"runtimeConfig":{"io.kubernetes.cri.pod-annotations":%s}`,
+		config, annotations), "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME="+pod)
 	c, err := parse(a, true)
 	require.NoError(t, err)
 	reqs, err := c.podRequests(a)

@@ -171,12 +171,16 @@ func (p *Part) keepServers(endpoints []ovs.Endpoint) []fault.Fault {
 // publish writes what this node's containers are called.
 func (p *Part) publish(ctx context.Context, endpoints []ovs.Endpoint) error {
 	t, called := p.hub.Records().Get(), p.called.Get()
-	if !t.Known() || t.Cached || t.Err != nil || !called.Known {
-		return nil // containers go on while their engine is down, so do their names
+	if !t.Known() || t.Cached || t.Err != nil {
+		return nil
 	}
 	self := p.hub.Self().Node
 	if _, registered := t.Snapshot.Nodes[self]; !registered {
 		return nil
+	}
+	if !called.Known {
+		// Containers go on while their engine is down, so do their names.
+		called.ByEndpoint = published(t.Snapshot, self, endpoints, p.label)
 	}
 	wanted := namesOf(endpoints, called.ByEndpoint, p.label)
 	var errs []error
@@ -194,6 +198,24 @@ func (p *Part) publish(ctx context.Context, endpoints []ovs.Endpoint) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// published returns what an engine's containers were called when this node wrote their
+// names last, by the engine's ID of the endpoint.
+func published(s *topology.Snapshot, self string, endpoints []ovs.Endpoint, label Label) map[string][]string {
+	out := map[string][]string{}
+	for _, e := range endpoints {
+		id := e.Labels[string(label)]
+		if id == "" {
+			continue
+		}
+		for name, addrs := range s.Names[topology.NamesID{Network: e.Network, Node: self}].Names {
+			if slices.ContainsFunc(e.IPs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
+				out[id] = append(out[id], name)
+			}
+		}
+	}
+	return out
 }
 
 // namesOf returns, by network, the addresses of containers by what they are

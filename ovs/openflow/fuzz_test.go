@@ -77,6 +77,9 @@ func FuzzMessages(f *testing.F) {
 				rest = rest[size:]
 			}
 			parseMeterStats(m.body)
+			if size := new(Fingerprint).add(bytes.Clone(m.body)); size > len(m.body) {
+				t.Fatalf("a flow of %d bytes in %d", size, len(m.body))
+			}
 			again, err := readMessage(io.LimitReader(bytes.NewReader(m.bytes()), int64(headerSize+len(m.body))))
 			if err != nil || again.kind != m.kind || again.xid != m.xid || !bytes.Equal(again.body, m.body) {
 				t.Fatalf("%+v was sent as %+v: %v", m, again, err)

@@ -8,7 +8,8 @@ import (
 )
 
 // The few messages of OpenFlow 1.4 that go-openvswitch cannot send: packets in and
-// out have no command of ovs-ofctl(8) that a program could hold open. Numbers and
+// out have no command of ovs-ofctl(8) that a program could hold open, and those of meters
+// and fingerprints would cost a process each. Numbers and
 // layouts are those of the OpenFlow Switch Specification 1.4.0, sections 7.1 to 7.4,
 // and of Open vSwitch's nicira-ext.h.
 const (
@@ -63,16 +64,22 @@ func (m message) bytes() []byte {
 }
 
 // readMessage reads one message.
-func readMessage(r io.Reader) (message, error) {
+func readMessage(r io.Reader) (message, error) { return readMessageInto(r, nil) }
+
+// readMessageInto reads one message, whose body is in space where it has room there.
+func readMessageInto(r io.Reader, space []byte) (message, error) {
 	var h [headerSize]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return message{}, err
 	}
-	size := int(binary.BigEndian.Uint16(h[2:]))
-	if size < headerSize {
-		return message{}, fmt.Errorf("an OpenFlow message of %d bytes", size)
+	size := int(binary.BigEndian.Uint16(h[2:])) - headerSize
+	if size < 0 {
+		return message{}, fmt.Errorf("an OpenFlow message of %d bytes", size+headerSize)
 	}
-	m := message{kind: h[1], xid: binary.BigEndian.Uint32(h[4:]), body: make([]byte, size-headerSize)}
+	if size > cap(space) {
+		space = make([]byte, size)
+	}
+	m := message{kind: h[1], xid: binary.BigEndian.Uint32(h[4:]), body: space[:size]}
 	_, err := io.ReadFull(r, m.body)
 	return m, err
 }

@@ -3,11 +3,7 @@ package openflow
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/baize-net/baize/ovs"
@@ -31,75 +27,16 @@ const (
 
 	multipartMeter       = 9
 	multipartMeterConfig = 10
-	multipartMore        = 1
 	allMeters            = 0xffffffff
 
 	unknownMeter = 4 // of meter mod failed: one to delete that is gone
 	errMeterMod  = 12
 )
 
-// session is a connection for a few messages.
-type session struct {
-	net.Conn
-	bridge string
-}
-
-func (c *Client) session(ctx context.Context) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", filepath.Join(c.cfg.RunDir, c.cfg.Bridge+".mgmt"))
-	if err != nil {
-		return nil, c.unreachable(err)
-	}
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	s := &session{conn, c.cfg.Bridge}
-	if err := s.send(hello()); err != nil {
-		_ = conn.Close()
-		return nil, c.unreachable(err)
-	}
-	return s, nil
-}
-
-// unreachable says for people why there is no connection.
-func (c *Client) unreachable(err error) error {
-	kind, code := topology.ErrUnavailable, fault.SwitchUnavailable
-	if errors.Is(err, os.ErrNotExist) {
-		kind, code = topology.ErrNotFound, fault.BridgeMissing
-	}
-	return &topology.Error{
-		Kind: kind, Code: code, Item: "bridge " + c.cfg.Bridge,
-		What: "no OpenFlow connection: " + err.Error(), Remedy: "systemctl start openvswitch-switch",
-	}
-}
-
-func (s *session) send(m message) error {
-	_, err := s.Write(m.bytes())
-	return err
-}
-
-// receive returns the next message that is no greeting.
-func (s *session) receive() (message, error) {
-	for {
-		m, err := readMessage(s)
-		if err != nil {
-			return m, err
-		}
-		switch m.kind {
-		case typeError, typeMultipartReply, typeBarrierReply:
-			return m, nil
-		}
-	}
-}
-
 // Meters reads the bridge's meters, those of others included.
 func (c *Client) Meters(ctx context.Context) ([]ovs.BoundMeter, error) {
 	var out []ovs.BoundMeter
-	err := c.multipart(ctx, multipartMeterConfig, func(body []byte) int {
+	err := c.ofMeters(ctx, multipartMeterConfig, func(body []byte) int {
 		m, size := parseMeter(body)
 		if size > 0 {
 			out = append(out, m)
@@ -112,7 +49,7 @@ func (c *Client) Meters(ctx context.Context) ([]ovs.BoundMeter, error) {
 // MeterDrops returns how many frames each meter has dropped, by its number.
 func (c *Client) MeterDrops(ctx context.Context) (map[uint32]uint64, error) {
 	out := map[uint32]uint64{}
-	err := c.multipart(ctx, multipartMeter, func(body []byte) int {
+	err := c.ofMeters(ctx, multipartMeter, func(body []byte) int {
 		id, drops, size := parseMeterStats(body)
 		if size > 0 {
 			out[id] = drops
@@ -122,39 +59,12 @@ func (c *Client) MeterDrops(ctx context.Context) (map[uint32]uint64, error) {
 	return out, err
 }
 
-// multipart asks for something of all meters. one takes an entry from the front of
-// an answer and returns its size, 0 where it is none.
-func (c *Client) multipart(ctx context.Context, what uint16, one func([]byte) int) error {
-	s, err := c.session(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	request := make([]byte, 16)
-	binary.BigEndian.PutUint16(request, what)
-	binary.BigEndian.PutUint32(request[8:], allMeters)
-	if err := s.send(message{kind: typeMultipartRequest, body: request}); err != nil {
-		return c.unreachable(err)
-	}
-	for {
-		m, err := s.receive()
-		if err != nil {
-			return c.unreachable(err)
-		}
-		if m.kind == typeError || len(m.body) < 8 {
-			return c.meterRefusal(fmt.Sprintf("% x", m.body))
-		}
-		for rest := m.body[8:]; len(rest) > 0; {
-			size := one(rest)
-			if size == 0 {
-				return c.meterRefusal(fmt.Sprintf("an answer that nobody understands: % x", rest))
-			}
-			rest = rest[size:]
-		}
-		if binary.BigEndian.Uint16(m.body[2:])&multipartMore == 0 {
-			return nil
-		}
-	}
+// ofMeters asks for something of all meters. one takes an entry from the front of an
+// answer and returns its size, 0 where it is none.
+func (c *Client) ofMeters(ctx context.Context, what uint16, one func([]byte) int) error {
+	request := make([]byte, 8)
+	binary.BigEndian.PutUint32(request, allMeters)
+	return c.multipart(ctx, what, request, c.meterRefusal, one)
 }
 
 // parseMeter reads ofp_meter_config.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -113,6 +114,43 @@ func TestApplyAndReadBack(t *testing.T) {
 	require.NoError(t, c.Apply(t.Context(), nil, nil))
 }
 
+func fingerprint(t testing.TB, c *openflow.Client) openflow.Fingerprint {
+	t.Helper()
+	f, err := c.Fingerprint(t.Context())
+	require.NoError(t, err)
+	return f
+}
+
+// A fingerprint is the same for as long as the tables are, whatever they have counted,
+// in whatever order they were filled.
+func TestFingerprint(t *testing.T) {
+	o, c := start(t)
+	require.Zero(t, fingerprint(t, c).Flows)
+	flows := append(many(3000, 2), sample()...) // an answer in several messages
+	require.NoError(t, c.Apply(t.Context(), flows, nil))
+	first := fingerprint(t, c)
+	require.Equal(t, len(flows), first.Flows)
+	o.Appctl("netdev-dummy/receive", "p1", "eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x88b5)")
+	require.True(t, waitFor(func() bool {
+		return slices.ContainsFunc(observe(t, c).Flows, func(f openflow.FlowStats) bool { return f.Packets > 0 })
+	}))
+	require.Equal(t, first, fingerprint(t, c))
+
+	require.NoError(t, c.Apply(t.Context(), nil, ids(flows)))
+	slices.Reverse(flows)
+	require.NoError(t, c.Apply(t.Context(), flows, nil))
+	require.Equal(t, first, fingerprint(t, c))
+	o.Ofctl("add-flow", "br-t", "table=9,cookie=0x77,actions=drop")
+	require.NotEqual(t, first, fingerprint(t, c))
+
+	none := openflow.New(openflow.Config{Bridge: "br-none", RunDir: o.RunDir()})
+	_, err := none.Fingerprint(t.Context())
+	require.ErrorIs(t, err, topology.ErrNotFound)
+	o.KillVswitchd()
+	_, err = c.Fingerprint(t.Context())
+	require.ErrorIs(t, err, topology.ErrUnavailable)
+}
+
 func TestCounters(t *testing.T) {
 	o, c := start(t)
 	f := flow(0, 5, "in_port=1", "output:2")
@@ -174,7 +212,9 @@ func TestAuditFindsAndHeals(t *testing.T) {
 			o.Ofctl("del-flows", "br-t")
 			require.NoError(t, c.Apply(t.Context(), sample(), nil))
 			o.Ofctl("add-flow", "br-t", "table=9,cookie=0x77,actions=drop")
+			good := fingerprint(t, c)
 			o.Ofctl(tc.damage...)
+			require.NotEqual(t, good, fingerprint(t, c))
 			a := audit(t, c, sample())
 			require.Len(t, a.Lines, tc.lines, "%v", a.Lines)
 			require.NoError(t, c.Apply(t.Context(), a.Add, a.Del))
@@ -404,6 +444,13 @@ func Benchmark10kFlows(b *testing.B) {
 	b.Run("observe", func(b *testing.B) {
 		for b.Loop() {
 			require.Len(b, observe(b, c).Flows, 10_000)
+		}
+	})
+	b.Run("fingerprint", func(b *testing.B) {
+		for b.Loop() {
+			f, err := c.Fingerprint(b.Context())
+			require.NoError(b, err)
+			require.Equal(b, 10_000, f.Flows)
 		}
 	})
 	b.Run("audit", func(b *testing.B) {

@@ -171,6 +171,13 @@ func (f flows) Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.Audit,
 	return f.FlowTables.Audit(ctx, want)
 }
 
+func (f flows) Fingerprint(ctx context.Context) (openflow.Fingerprint, error) {
+	if err := f.gate.pass(ctx); err != nil {
+		return openflow.Fingerprint{}, err
+	}
+	return f.FlowTables.Fingerprint(ctx)
+}
+
 func (f flows) NeighSet(ctx context.Context, bridge string, a netip.Addr, mac net.HardwareAddr) error {
 	if err := f.gate.pass(ctx); err != nil {
 		return err

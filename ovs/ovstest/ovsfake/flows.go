@@ -3,6 +3,7 @@ package ovsfake
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"slices"
@@ -118,6 +119,23 @@ func (t FlowTables) Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.A
 		}
 	}
 	return a, nil
+}
+
+// prints hashes flows.
+var prints = maphash.MakeSeed()
+
+// Fingerprint stands for what the tables have.
+func (t FlowTables) Fingerprint(ctx context.Context) (openflow.Fingerprint, error) {
+	if err := t.begin(ctx); err != nil {
+		return openflow.Fingerprint{}, err
+	}
+	defer t.f.mu.Unlock()
+	f := openflow.Fingerprint{Flows: len(t.f.Table)}
+	for _, flow := range t.f.Table {
+		flow.Flow = flow.Bare()
+		f.Sum += maphash.Comparable(prints, flow)
+	}
+	return f, nil
 }
 
 // Monitor reports when the connection stands, and changes made by others, until

@@ -60,6 +60,8 @@ type tables interface {
 	DeleteMeters(ctx context.Context, ids []uint32) error
 	// Audit compares whole texts, not cookies alone.
 	Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.Audit, error)
+	// Fingerprint stands for all that the tables have.
+	Fingerprint(ctx context.Context) (openflow.Fingerprint, error)
 }
 
 // staleChunk is how many ports are removed at once: vswitchd forwards
@@ -96,6 +98,8 @@ type converger struct {
 	bound bound
 	// placed is what the last pass that succeeded left.
 	placed placed
+	// audited are tables that an audit found to be what is wanted.
+	audited audited
 	// inPlace are flows that were found to be what is wanted.
 	inPlace struct {
 		want []ovs.BoundFlow
@@ -114,6 +118,12 @@ type bound struct {
 type installed struct {
 	flows []ovs.BoundFlow
 	view  flowView
+}
+
+// audited are flows, and the fingerprint of the tables that have them, text by text.
+type audited struct {
+	flows  []ovs.BoundFlow
+	tables openflow.Fingerprint
 }
 
 func newConverger(db ports, flows tables, watch *flowWatch) converger {
@@ -175,21 +185,13 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 		return fmt.Errorf("set the meters: %w", err)
 	}
 	bound := c.bind(want, ofports)
-	have, err := c.have(ctx, view, audit)
-	if err != nil {
-		return fmt.Errorf("read the flows: %w", err)
-	}
 	if audit {
 		clear(c.refused)
 	}
 	out.Bound = c.withoutRefused(bound)
-	add, del := c.diff(out.Bound, have)
-	if audit && len(add)+len(del) == 0 {
-		a, err := c.flows.Audit(ctx, out.Bound)
-		if err != nil {
-			return fmt.Errorf("audit the flows: %w", err)
-		}
-		add, del = a.Add, a.Del
+	add, del, had, err := c.compare(ctx, out.Bound, view, audit)
+	if err != nil {
+		return err
 	}
 	if len(add)+len(del) > 0 {
 		c.installed = installed{}
@@ -197,7 +199,7 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 			return fmt.Errorf("install %d and delete %d flows: %w", len(add), len(del), err)
 		}
 		out.Changes += len(add) + len(del)
-		out.Did.flowChanges(out.Want.Flows, add, del, c.placed, len(have))
+		out.Did.flowChanges(out.Want.Flows, add, del, c.placed, had)
 		out.Bound = c.withoutRefused(out.Bound)
 	}
 	c.installed = installed{out.Bound, view}
@@ -214,6 +216,42 @@ func (c *converger) convergeFlows(ctx context.Context, audit bool, out *outcome)
 		out.Changes += len(stale)
 	}
 	return nil
+}
+
+// compare returns what is to be added to our flows in the tables and deleted from them,
+// and how many there are. An audit compares whole texts, unless the tables are those in
+// which the last one found nothing.
+func (c *converger) compare(
+	ctx context.Context, want []ovs.BoundFlow, view flowView, audit bool,
+) (add []ovs.BoundFlow, del []ovs.FlowID, had int, err error) {
+	var now openflow.Fingerprint
+	if audit {
+		if now, err = c.flows.Fingerprint(ctx); err != nil {
+			return nil, nil, 0, fmt.Errorf("read the flows: %w", err)
+		}
+		if now == c.audited.tables && sameSlice(want, c.audited.flows) {
+			return nil, nil, len(want), nil
+		}
+	}
+	have, err := c.have(ctx, view, audit)
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("read the flows: %w", err)
+	}
+	add, del = c.diff(want, have)
+	if !audit || len(add)+len(del) > 0 {
+		return add, del, len(have), nil
+	}
+	found, err := c.flows.Audit(ctx, want)
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("audit the flows: %w", err)
+	}
+	if len(found.Add)+len(found.Del) == 0 {
+		// Only if nobody changed them meanwhile are they the tables that were audited.
+		if again, err := c.flows.Fingerprint(ctx); err == nil && again == now {
+			c.audited = audited{want, now}
+		}
+	}
+	return found.Add, found.Del, len(have), nil
 }
 
 // have are our flows in the tables. They are not read where the last pass left them so

@@ -209,10 +209,15 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 	}
 }
 
-// counting counts how often the tables are read.
+// counting counts how often the tables are read, and compared text by text.
 type counting struct {
 	tables
-	reads int
+	reads, audits int
+}
+
+func (c *counting) Audit(ctx context.Context, want []ovs.BoundFlow) (openflow.Audit, error) {
+	c.audits++
+	return c.tables.Audit(ctx, want)
 }
 
 func (c *counting) Observe(ctx context.Context) (openflow.Observed, error) {
@@ -262,4 +267,65 @@ func TestWatchedFlowsAreReadOnce(t *testing.T) {
 		pass()
 		require.Equal(t, 4, flows.reads)
 	}
+}
+
+// An audit of tables that are what they were when one found nothing neither reads nor
+// compares them flow by flow, also where nothing watches them; any difference has it done
+// in full, and so has another wanted state.
+func TestAuditsOfUnchangedTablesCompareNothing(t *testing.T) {
+	w := &world{rng: rand.New(rand.NewPCG(1, 3)), keys: map[string]topology.KV{}, endpoints: map[string]ovs.Endpoint{}}
+	w.put(walkNetworks[0])
+	for i, host := range []string{"host1", "host2"} {
+		w.put(topology.Node{
+			Name: host, ID: host, VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, 9, byte(i + 1)})},
+			Encapsulations: topology.Encapsulations(),
+		})
+		w.put(topology.Subnet{
+			Network: "blue", Prefix: topology.SubnetAt(walkNetworks[0], topology.IPv4, uint64(i+1)), Node: host,
+		})
+	}
+	f := ovsfake.New()
+	flows := &counting{tables: f.Flows()}
+	c := newConverger(f.Database(), flows, &flowWatch{})
+	want := w.want()
+	audit := func() (changes, reads, audits int) {
+		t.Helper()
+		flows.reads, flows.audits = 0, 0
+		observed, err := f.Database().Observe(t.Context())
+		require.NoError(t, err)
+		out, err := c.converge(t.Context(), want, observed, true)
+		require.NoError(t, err)
+		require.Len(t, out.Bound, len(want.Flows))
+		return out.Changes, flows.reads, flows.audits
+	}
+	check := func(changed bool, wantReads, wantAudits int) {
+		t.Helper()
+		changes, reads, audits := audit()
+		require.Equal(t, changed, changes > 0)
+		require.Equal(t, []int{wantReads, wantAudits}, []int{reads, audits})
+	}
+	check(true, 1, 0)
+	check(false, 1, 1)
+	for range 3 {
+		check(false, 0, 0)
+	}
+
+	f.DelFlow(0)
+	check(true, 1, 0)
+	check(false, 0, 0) // they are again what they were
+	for id, flow := range f.Table {
+		flow.Priority++ // under its cookie
+		f.Table[id] = flow
+		break
+	}
+	check(true, 1, 1)
+	check(false, 0, 0)
+
+	w.put(topology.Subnet{
+		Network: "blue", Prefix: topology.SubnetAt(walkNetworks[0], topology.IPv4, 3), Node: "host2",
+	})
+	want = w.want()
+	check(true, 1, 0)
+	check(false, 1, 1)
+	check(false, 0, 0)
 }

@@ -115,7 +115,7 @@ func (c *Client) WaitApplied(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(r.observed(c.cfg.Bridge).Unmade()) == 0 {
+	if len(c.observed(r).Unmade()) == 0 {
 		return nil
 	}
 	if err := c.commit(ctx, nil); err != nil {

@@ -17,15 +17,22 @@ import (
 	"github.com/baize-net/baize/topology/fault"
 )
 
-// Observe returns what the database says now, but for the ports' Statistics. The
-// error is a *topology.Error of kind ErrUnavailable when the server does not
+// Observe returns what the database says now, but for the ports' Statistics. What did not
+// change is shared with what it returned before: it is not to be changed. The error is a *topology.Error of kind ErrUnavailable when the server does not
 // answer.
 func (c *Client) Observe(ctx context.Context) (ovs.Observed, error) {
 	r, err := c.rows(ctx)
 	if err != nil {
 		return ovs.Observed{}, err
 	}
-	return r.observed(c.cfg.Bridge), nil
+	return c.observed(r), nil
+}
+
+// observed is what libovsdb's copy of the rows says.
+func (c *Client) observed(r *rows) ovs.Observed {
+	c.seen.Lock()
+	defer c.seen.Unlock()
+	return r.observed(c.cfg.Bridge, &c.seen.ports)
 }
 
 // ObserveAll is Observe with Statistics. It asks the server for every row in one
@@ -36,7 +43,19 @@ func (c *Client) ObserveAll(ctx context.Context) (ovs.Observed, error) {
 	if err != nil {
 		return ovs.Observed{}, err
 	}
-	return r.observed(c.cfg.Bridge), nil
+	return r.observed(c.cfg.Bridge, &portsSeen{}), nil
+}
+
+// portsSeen are the ports as they were observed last, with the rows that they were made
+// of: libovsdb replaces a row that changes, so that rows that are the same say the same.
+type portsSeen struct {
+	rows  map[string]portRows // by the UUID of the port
+	ports map[string]ovs.ObservedPort
+}
+
+type portRows struct {
+	port *vswitchd.Port
+	ifc  *vswitchd.Interface
 }
 
 // rows is the database at one moment, by UUID. Its models are shared: they are
@@ -233,7 +252,40 @@ func (r *rows) bridge(name string) *vswitchd.Bridge {
 	return nil
 }
 
-func (r *rows) observed(name string) ovs.Observed {
+// observe returns the ports of a bridge but the one of its own name, that of the last
+// time where nothing changed. To make all anew costs more than any other part of a small
+// change.
+func (s *portsSeen) observe(r *rows, b *vswitchd.Bridge) map[string]ovs.ObservedPort {
+	each := func(yield func(string, portRows) bool) {
+		for _, id := range b.Ports {
+			if p := r.ports[id]; p != nil && p.Name != b.Name && !yield(id, portRows{p, r.interfaceOf(p)}) {
+				return
+			}
+		}
+	}
+	same, n := s.ports != nil, 0
+	for id, is := range each {
+		if n++; !same || s.rows[id] != is {
+			same = false
+			break
+		}
+	}
+	if same && n == len(s.rows) {
+		return s.ports
+	}
+	rows, ports := make(map[string]portRows, len(b.Ports)), make(map[string]ovs.ObservedPort, len(b.Ports))
+	for id, is := range each {
+		if rows[id] = is; s.rows[id] == is {
+			ports[is.port.Name] = s.ports[is.port.Name]
+		} else {
+			ports[is.port.Name] = observedPort(is.port, is.ifc)
+		}
+	}
+	s.rows, s.ports = rows, ports
+	return ports
+}
+
+func (r *rows) observed(name string, seen *portsSeen) ovs.Observed {
 	o := ovs.Observed{
 		Ports:         map[string]ovs.ObservedPort{},
 		Foreign:       map[string]string{},
@@ -245,12 +297,16 @@ func (r *rows) observed(name string) ovs.Observed {
 		RestoreWaitOwned: r.root.ExternalIDs[ovs.KeyRestoreWait] != "",
 	}
 	for _, b := range r.bridges {
+		if b.Name == name {
+			o.Ports = seen.observe(r, b)
+		}
 		for _, id := range b.Ports {
 			p := r.ports[id]
-			if p == nil {
-				continue
-			}
-			if b.Name != name {
+			switch {
+			case p == nil:
+			case b.Name == name && p.Name == name:
+				o.LocalOFPort = deref(r.interfaceOf(p).Ofport)
+			case b.Name != name:
 				// A bond's members have names of their own, just as taken.
 				o.Foreign[p.Name] = b.Name
 				for _, id := range p.Interfaces {
@@ -258,14 +314,7 @@ func (r *rows) observed(name string) ovs.Observed {
 						o.Foreign[ifc.Name] = b.Name
 					}
 				}
-				continue
 			}
-			ifc := r.interfaceOf(p)
-			if p.Name == name {
-				o.LocalOFPort = deref(ifc.Ofport)
-				continue
-			}
-			o.Ports[p.Name] = observedPort(p, ifc)
 		}
 	}
 	if b := r.bridge(name); b != nil {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -55,6 +56,11 @@ type Client struct {
 	lock chan struct{} // guards the fields below; a channel, to wait with a deadline
 	cur  *session
 	end  bool
+
+	seen struct {
+		sync.Mutex
+		ports portsSeen
+	}
 }
 
 // ErrClosed is returned by the methods of a closed Client.

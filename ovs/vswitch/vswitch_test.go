@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -369,6 +370,7 @@ func BenchmarkObserve(b *testing.B) {
 			c := connect(b, ovstest.Start(b))
 			apply(b, c, ovs.DBChange{SetBridge: bridge(), AddPorts: tunnels(n)})
 			b.Run("copy", func(b *testing.B) {
+				b.ReportAllocs()
 				for b.Loop() {
 					observe(b, c)
 				}
@@ -380,5 +382,44 @@ func BenchmarkObserve(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// What is observed of libovsdb's copy is what the server says, whatever changed since the
+// last time; and where nothing did it is the same map.
+func TestObserveSharesWhatDidNotChange(t *testing.T) {
+	o := ovstest.Start(t)
+	c := connect(t, o)
+	apply(t, c, ovs.DBChange{CreateBridge: true, SetBridge: bridge(), AddPorts: tunnels(20)})
+	same := func(a, b map[string]ovs.ObservedPort) bool {
+		return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
+	}
+	last := observe(t, c)
+	require.True(t, same(last.Ports, observe(t, c).Ports))
+	for _, change := range [][]string{
+		{"set", "interface", "vx3", "options:remote_ip=198.18.200.1"},
+		{"del-port", "br-t", "vx4"},
+		{"add-port", "br-t", "vx4", "--", "set", "interface", "vx4", "type=vxlan", "options:remote_ip=198.18.200.2"},
+		{"set", "port", "vx5", "external_ids:baize-node=other"},
+		{"add-br", "br-u"},
+		{"del-port", "vx6"},
+		{"add-port", "br-u", "vx6", "--", "set", "interface", "vx6", "type=vxlan", "options:remote_ip=198.18.200.3"},
+		{"del-br", "br-t"},
+		{"add-br", "br-t"},
+	} {
+		before := maps.Clone(last.Ports)
+		o.Vsctl(change...)
+		require.Eventually(t, func() bool {
+			now := observe(t, c)
+			all, err := c.ObserveAll(t.Context())
+			require.NoError(t, err)
+			for name, p := range all.Ports {
+				p.Statistics = nil
+				all.Ports[name] = p
+			}
+			return assert.ObjectsAreEqual(all, now) && !assert.ObjectsAreEqual(last, now)
+		}, wait, tick, "%v", change)
+		require.Equal(t, before, last.Ports, "what was observed before has changed")
+		last = observe(t, c)
 	}
 }

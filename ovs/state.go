@@ -5,7 +5,6 @@ package ovs
 
 import (
 	"cmp"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -171,27 +170,64 @@ func (s *State) Sort() {
 	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.Meters, func(a, b Meter) int { return cmp.Compare(a.Port, b.Port) })
 	slices.SortFunc(s.Collectors, func(a, b CollectorSet) int { return cmp.Compare(a.ID, b.ID) })
-	// Counted, not compared: comparing the texts of thousands of flows would
-	// be the most expensive part of a small change.
-	type place struct{ table, priority int }
-	next := map[place]int{}
-	for _, f := range s.Flows {
-		next[place{f.Table, f.Priority}]++
+	s.Flows = SortFlows(s.Flows)
+}
+
+// SortFlows returns flows in the order of a State: by table and priority, and those of
+// one place as they are given, part after part.
+//
+// They are counted, not compared: comparing the texts of thousands of flows would be the
+// most expensive part of a small change.
+func SortFlows(parts ...[]Flow) []Flow {
+	var order flowOrder
+	n := 0
+	for _, flows := range parts {
+		n += len(flows)
+		for i := range flows {
+			order.place(&flows[i]).at++
+		}
 	}
-	places := slices.SortedFunc(maps.Keys(next), func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(b.priority, a.priority))
-	})
-	at := 0
-	for _, p := range places {
-		at, next[p] = at+next[p], at
+	order.settle()
+	sorted := make([]Flow, n)
+	for _, flows := range parts {
+		for i := range flows {
+			p := order.place(&flows[i])
+			sorted[p.at] = flows[i]
+			p.at++
+		}
 	}
-	sorted := make([]Flow, len(s.Flows))
-	for _, f := range s.Flows {
-		p := place{f.Table, f.Priority}
-		sorted[next[p]] = f
-		next[p]++
+	return sorted
+}
+
+// flowOrder has the places of each table: they are few.
+type flowOrder [][]flowPlace
+
+// flowPlace is a priority, and how many flows there are of it; once settled, where the
+// next of them goes.
+type flowPlace struct{ priority, at int }
+
+func (o *flowOrder) place(f *Flow) *flowPlace {
+	for f.Table >= len(*o) {
+		*o = append(*o, nil)
 	}
-	s.Flows = sorted
+	places := &(*o)[f.Table]
+	for i := range *places {
+		if p := &(*places)[i]; p.priority == f.Priority {
+			return p
+		}
+	}
+	*places = append(*places, flowPlace{priority: f.Priority})
+	return &(*places)[len(*places)-1]
+}
+
+func (o flowOrder) settle() {
+	next := 0
+	for _, places := range o {
+		slices.SortFunc(places, func(a, b flowPlace) int { return cmp.Compare(b.priority, a.priority) })
+		for i := range places {
+			places[i].at, next = next, next+places[i].at
+		}
+	}
 }
 
 // ObservedPort is a port as OVS has it.

@@ -87,6 +87,15 @@ type Peer struct {
 	Revisions []int64
 }
 
+// Equal reports whether two peers are the same, field by field.
+func (p *Peer) Equal(o *Peer) bool {
+	sameRouter := p.Router == o.Router || p.Router != nil && o.Router != nil && *p.Router == *o.Router
+	return sameRouter && p.Node == o.Node && p.Encap == o.Encap && p.Local == o.Local && p.Remote == o.Remote &&
+		p.RemoteMAC == o.RemoteMAC && slices.Equal(p.VTEPs, o.VTEPs) && slices.Equal(p.Subnets, o.Subnets) &&
+		slices.Equal(p.Bridged, o.Bridged) && p.LocalIPv6 == o.LocalIPv6 && slices.Equal(p.RouterMAC, o.RouterMAC) &&
+		p.Revision == o.Revision && slices.Equal(p.Revisions, o.Revisions)
+}
+
 // Find returns the view of one network.
 func (v View) Find(network string) (NetworkView, bool) {
 	i := slices.IndexFunc(v.Networks, func(n NetworkView) bool { return n.Name == network })

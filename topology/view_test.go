@@ -2,7 +2,9 @@ package topology_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -258,4 +260,30 @@ func TestCompareNames(t *testing.T) {
 		require.Positive(t, topology.CompareNames(c[1], c[0]), c)
 	}
 	require.Zero(t, topology.CompareNames("host1", "host1"))
+}
+
+// Peers are equal only where every field is.
+func TestPeersAreEqualFieldByField(t *testing.T) {
+	whole := func() topology.Peer {
+		return topology.Peer{
+			Node: "host1", Encap: topology.VXLAN, Local: netip.MustParseAddr("192.0.2.1"),
+			Remote: netip.MustParseAddr("192.0.2.2"), RemoteMAC: "02:00:00:00:00:01",
+			VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")},
+			Bridged: []netip.Prefix{netip.MustParsePrefix("10.1.5.0/24")}, Router: &topology.RouterHost{Port: 8472},
+			LocalIPv6: netip.MustParseAddr("2001:db8::1"), RouterMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, Revision: 7,
+			Revisions: []int64{8},
+		}
+	}
+	a, same := whole(), whole()
+	require.True(t, a.Equal(&same))
+	for i := range reflect.TypeFor[topology.Peer]().NumField() {
+		b := whole()
+		f := reflect.ValueOf(&b).Elem().Field(i)
+		require.False(t, f.IsZero(), "the test is to set every field")
+		f.SetZero()
+		require.False(t, a.Equal(&b), reflect.TypeFor[topology.Peer]().Field(i).Name)
+	}
+	b := whole()
+	b.Router.Port++
+	require.False(t, a.Equal(&b))
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 
@@ -41,27 +42,46 @@ type Names struct {
 
 // NamesOf returns the names of a view's ports. Equal views have equal names, and
 // no two ports one name.
-func NamesOf(v topology.View) Names {
-	peers := map[topology.Transport][]string{}
-	networks := make([]string, 0, len(v.Networks))
+func NamesOf(v topology.View) Names { return namedIn(v).names() }
+
+// named is what has ports named after it: networks, and by encapsulation peers.
+type named struct {
+	networks []string
+	peers    map[topology.Transport][]string
+}
+
+func namedIn(v topology.View) named {
+	out := named{make([]string, 0, len(v.Networks)), map[topology.Transport][]string{}}
 	for _, n := range v.Networks {
-		networks = append(networks, n.Name)
+		out.networks = append(out.networks, n.Name)
 		for i := range n.Peers {
 			p := &n.Peers[i]
 			if p.Encap == "" {
 				continue
 			}
-			if peers[p.Encap] == nil {
-				peers[p.Encap] = make([]string, 0, len(n.Peers))
+			names := out.peers[p.Encap]
+			if names == nil {
+				names = make([]string, 0, len(n.Peers))
 			}
-			peers[p.Encap] = append(peers[p.Encap], p.Node)
+			names = append(names, p.Node)
 			if hasSecond(p) {
-				peers[p.Encap] = append(peers[p.Encap], p.Node+secondTunnel)
+				names = append(names, p.Node+secondTunnel)
 			}
+			out.peers[p.Encap] = names
 		}
 	}
-	out := Names{tunnels: make(map[topology.Transport]map[string]string, len(peers)), hosts: HostPortNames(networks)}
-	for encap, names := range peers {
+	return out
+}
+
+func (n named) equal(o named) bool {
+	return slices.Equal(n.networks, o.networks) && maps.EqualFunc(n.peers, o.peers, slices.Equal[[]string])
+}
+
+func (n named) names() Names {
+	out := Names{
+		tunnels: make(map[topology.Transport]map[string]string, len(n.peers)), hosts: HostPortNames(n.networks),
+	}
+	for encap, names := range n.peers {
 		out.tunnels[encap] = portNames(tunnelPrefix(encap), names)
 	}
 	return out

@@ -148,45 +148,44 @@ func (n *network) ownSubnets() {
 // bridges, in the order of the peers.
 func (n *network) peers() []string {
 	tunnels := make([]string, 0, len(n.Peers))
+	w := n.b.write(n)
 	for i := range n.Peers {
 		peer := &n.Peers[i]
-		if peer.Encap == "" {
+		switch {
+		case peer.Encap == "":
 			n.routed(peer)
-			continue
-		}
-		port := n.b.tunnel(peer)
-		out := output(port)
-		n.arrive(peer, port)
-		if peer.Router != nil {
-			n.toRouterHost(peer, out)
-			continue
-		}
-		tunnels = append(tunnels, out)
-		var ranges []string
-		for j, p := range peer.Subnets {
-			before := n.b.because(n.subnetReason(p, peer.Revisions[j]))
-			n.subnet(p, classSubnet, out)
-			if n.direct(p) {
-				if ranges == nil {
-					ranges = macRanges(peer.Subnets)
-				}
-				n.directSubnet(p, ranges, peer.RouterMAC)
-			}
-			n.b.because(before)
-		}
-		if n.Router {
-			n.toRouter(peer, out)
+		case peer.Router != nil:
+			n.toRouterHost(peer, output(n.b.tunnel(peer)))
+		default:
+			tunnels = append(tunnels, w.peer(n, peer))
 		}
 	}
 	return tunnels
 }
 
+// bridge leads to a node that is a bridge, out being the output to its port.
+func (n *network) bridge(peer *topology.Peer, out string) {
+	n.arrive(peer, n.b.tunnel(peer))
+	var ranges []string
+	for j, p := range peer.Subnets {
+		before := n.b.because(n.subnetReason(p, peer.Revisions[j]))
+		n.subnet(p, classSubnet, out)
+		if n.direct(p) {
+			if ranges == nil {
+				ranges = macRanges(peer.Subnets)
+			}
+			n.directSubnet(p, ranges, peer.RouterMAC)
+		}
+		n.b.because(before)
+	}
+	if n.Router {
+		n.toRouter(peer, out)
+	}
+}
+
 // arrive takes frames out of the tunnel of a node that has a part of the network. Of
 // any other node's they are dropped: nobody there may send them.
 func (n *network) arrive(peer *topology.Peer, port string) {
-	if peer.Router != nil {
-		return // straight to table routed
-	}
 	before := n.b.because(n.peerReason(peer))
 	n.b.flow(classTunnel, TableTunnel, prioPort, fmt.Sprintf("%s,tun_id=0x%x", inPort(port), n.VNI),
 		actions(n.enter(), goTo(TableLocal)))

@@ -32,6 +32,11 @@ type Options struct {
 // of a network that the node does not carry keep their port, and nothing is
 // forwarded for them. The order in which they are given does not matter.
 func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
+	return new(Builder).Build(v, endpoints, opt)
+}
+
+// Build is Build. States of one Builder share what is the same in them.
+func (m *Builder) Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	if opt.Bridge == "" {
 		opt.Bridge = ovs.DefaultBridge
 	}
@@ -40,8 +45,9 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	for _, n := range v.Networks {
 		peers += len(n.Peers)
 	}
-	b := &builder{opt: opt, node: v.Node.Name, names: NamesOf(v), tunnels: make(map[string]bool, peers)}
-	b.state.Flows = make([]ovs.Flow, 0, 6*peers+32*(len(endpoints)+1))
+	b := &builder{opt: opt, node: v.Node.Name, names: m.namesOf(v), tunnels: make(map[string]bool, peers), last: m.networks}
+	b.parts, b.networks = make([][]ovs.Flow, 0, peers+2*len(v.Networks)+1), make(map[string]*written, len(v.Networks))
+	b.state.Flows = make([]ovs.Flow, 0, 32*(len(endpoints)+1))
 	b.state.Ports = make([]ovs.Port, 0, peers+len(endpoints))
 	b.state.Bridge = ovs.Bridge{
 		Name: opt.Bridge, Datapath: opt.Datapath, FailMode: "secure",
@@ -64,7 +70,10 @@ func Build(v topology.View, endpoints []ovs.Endpoint, opt Options) ovs.State {
 	if b.nodeRate > 0 {
 		b.state.Meters = append(b.state.Meters, ovs.Meter{Rate: b.nodeRate})
 	}
+	flows := ovs.SortFlows(append(b.parts, b.state.Flows)...)
+	b.state.Flows = nil
 	b.state.Sort()
+	b.state.Flows, m.networks = flows, b.networks
 	return b.state
 }
 
@@ -76,6 +85,10 @@ type builder struct {
 	// reason is the record that the flows being written stem from.
 	reason  ovs.Reason
 	tunnels map[string]bool // by port name: a tunnel serves all networks of its encapsulation
+	// parts are the flows that were written before those of state.
+	parts [][]ovs.Flow
+	// last is what was written for peers the last time, networks this time.
+	last, networks map[string]*written
 	// local is this node's VTEP, that nearly all tunnels share.
 	local     netip.Addr
 	localText string

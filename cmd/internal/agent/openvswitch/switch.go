@@ -138,7 +138,8 @@ type Part struct {
 	// topology. Only the passes use it.
 	patience time.Time
 	// built is the wanted state of the last pass. Only the passes use it.
-	built built
+	built   built
+	builder pipeline.Builder
 	// deeds are told to whoever keeps a journal.
 	deeds *part.Queue[Deed]
 	// ended is closed when the part stops: nobody need wait for a pass then.
@@ -416,7 +417,7 @@ func (p *Part) want(
 		maps.Equal(b.direct, direct) && reflect.DeepEqual(b.endpoints, endpoints) {
 		return b.state
 	}
-	*b = built{t, endpoints, segments, direct, pipeline.Build(t.View(), endpoints, pipeline.Options{
+	*b = built{t, endpoints, segments, direct, p.builder.Build(t.View(), endpoints, pipeline.Options{
 		Bridge: p.cfg.Bridge, Datapath: p.cfg.Datapath, Ports: p.cfg.Ports, Segments: segments, Direct: direct,
 		SFlow: p.cfg.SFlow,
 	})}

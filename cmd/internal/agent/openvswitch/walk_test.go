@@ -185,19 +185,20 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 				}
 			}
 			base := topology.NewSnapshot(1, kvs)
-			changed := []topology.KV{node(2, 193)}
+			changed := [][]topology.KV{{node(2, 193)}, {node(2, 194)}}
+			var builder pipeline.Builder
 			fake := ovsfake.New()
 			observed, _ := fake.Database().Observe(b.Context())
 			c := newConverger(fake.Database(), fake.Flows(), &flowWatch{})
-			if _, err := c.converge(b.Context(), pipeline.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
+			if _, err := c.converge(b.Context(), builder.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
 				b.Fatal(err)
 			}
 			observed, _ = fake.Database().Observe(b.Context())
 			flows, _ := fake.Flows().Observe(b.Context())
 			ids, ofports := flows.IDs(), observed.OFPorts()
 			b.ReportAllocs()
-			for b.Loop() {
-				want := pipeline.Build(base.With(2, changed, nil).View("host1"), nil, pipeline.Options{})
+			for i := 0; b.Loop(); i++ {
+				want := builder.Build(base.With(2, changed[i%2], nil).View("host1"), nil, pipeline.Options{})
 				change, _, _ := ovs.DiffDB(want, observed)
 				bound, _ := want.Bind(ofports)
 				add, del := ovs.DiffFlows(bound, ids)

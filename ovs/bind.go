@@ -14,24 +14,113 @@ import (
 // more general rule; its class says which port is down ("tunnel to host2 is
 // down"). Missing lists such ports by name.
 func (s State) Bind(ofports map[string]int) (bound []BoundFlow, missing []string) {
-	b := binder{ofports: ofports, absent: map[string]bool{}, done: map[string]boundActions{}}
+	b := newPortBinder(ofports)
 	bound = make([]BoundFlow, 0, len(s.Flows))
-	for _, f := range s.Flows {
-		if match, ok := b.match(f.Match); ok {
-			f.Match = match
-		} else {
-			continue
+	for i := range s.Flows {
+		if f, ok := b.bind(&s, s.Flows[i]); ok {
+			bound = append(bound, f)
 		}
-		if strings.IndexByte(f.Actions, '"') >= 0 {
-			done := b.actions(f.Actions)
-			f.Actions = done.text
-			if done.down != "" {
-				f.Class = s.portLabel(done.down) + isDown
-			}
-		}
-		bound = append(bound, BoundFlow{Flow: f, Cookie: CookieOf(f)})
 	}
 	return bound, slices.Sorted(maps.Keys(b.absent))
+}
+
+// Binder binds the flows of states one after the other, as Bind does. A flow that was
+// bound the last time, to ports of the same numbers, is not bound again.
+//
+// The zero Binder is ready to use, from one goroutine at a time.
+type Binder struct {
+	flows   []Flow
+	ofports map[string]int
+	bound   []BoundFlow
+	at      []int // for each of flows where it is in bound; -1: left out, or without a port
+}
+
+// Bind is State.Bind, without the names of the ports that are not there.
+func (m *Binder) Bind(s State, ofports map[string]int) []BoundFlow {
+	b := newPortBinder(ofports)
+	moved := changedPorts(m.ofports, ofports)
+	bound, at := make([]BoundFlow, 0, len(s.Flows)), make([]int, 0, len(s.Flows))
+	add := func(f Flow) {
+		x, ok := b.bind(&s, f)
+		if !ok || x.Class != f.Class { // it says what a port is that is not there
+			at = append(at, -1)
+		} else {
+			at = append(at, len(bound))
+		}
+		if ok {
+			bound = append(bound, x)
+		}
+	}
+	next := 0
+	for i, j := range aligned(len(s.Flows), len(m.flows), func(i, j int) bool { return s.Flows[i] == m.flows[j] }) {
+		for ; next < i; next++ {
+			add(s.Flows[next])
+		}
+		next = i + 1
+		if f := &s.Flows[i]; m.at[j] < 0 || namesAny(f.Match, moved) || namesAny(f.Actions, moved) {
+			add(*f)
+			continue
+		}
+		at, bound = append(at, len(bound)), append(bound, m.bound[m.at[j]])
+	}
+	for ; next < len(s.Flows); next++ {
+		add(s.Flows[next])
+	}
+	*m = Binder{s.Flows, ofports, bound, at}
+	return bound
+}
+
+// changedPorts returns the ports that are not in both with the same number.
+func changedPorts(a, b map[string]int) map[string]bool {
+	out := map[string]bool{}
+	for name, n := range a {
+		if other, ok := b[name]; !ok || other != n {
+			out[name] = true
+		}
+	}
+	for name := range b {
+		if _, ok := a[name]; !ok {
+			out[name] = true
+		}
+	}
+	return out
+}
+
+// namesAny reports whether a text has the quoted name of one of the ports.
+func namesAny(text string, ports map[string]bool) bool {
+	for len(ports) > 0 {
+		_, rest, quoted := strings.Cut(text, `"`)
+		if !quoted {
+			return false
+		}
+		name, end, _ := strings.Cut(rest, `"`)
+		if ports[name] {
+			return true
+		}
+		text = end
+	}
+	return false
+}
+
+func newPortBinder(ofports map[string]int) *binder {
+	return &binder{ofports: ofports, absent: map[string]bool{}, done: map[string]boundActions{}}
+}
+
+// bind binds one flow of a state; false where it is left out.
+func (b *binder) bind(s *State, f Flow) (BoundFlow, bool) {
+	match, ok := b.match(f.Match)
+	if !ok {
+		return BoundFlow{}, false
+	}
+	f.Match = match
+	if strings.IndexByte(f.Actions, '"') >= 0 {
+		done := b.actions(f.Actions)
+		f.Actions = done.text
+		if done.down != "" {
+			f.Class = s.portLabel(done.down) + isDown
+		}
+	}
+	return BoundFlow{Flow: f, Cookie: CookieOf(f)}, true
 }
 
 // isDown ends the class of a flow whose port is not there.

@@ -176,32 +176,76 @@ func contains(have, want map[string]string) bool {
 
 // DiffFlows returns the flows to add and the identities to delete.
 func DiffFlows(want []BoundFlow, have []FlowID) (add []BoundFlow, del []FlowID) {
-	there := make(map[FlowID]bool, len(have)) // and whether it is wanted
-	for _, id := range have {
-		there[id] = false
+	lack, extra := unaligned(want, have)
+	if len(lack)+len(extra) == 0 {
+		return nil, nil
 	}
-	kept := 0
-	for _, f := range want {
-		id := f.ID()
-		wanted, found := there[id]
-		switch {
-		case !found:
-			add = append(add, f)
-		case !wanted:
-			there[id] = true
-			kept++
+	there := idsOf(len(extra), func(i int) FlowID { return have[extra[i]] })
+	for _, i := range lack {
+		if !there.other(want[i].ID()) {
+			add = append(add, want[i])
 		}
 	}
-	if kept == len(there) {
-		return add, nil
-	}
-	for _, id := range have {
-		if !there[id] {
-			there[id] = true // once, however often it is there
-			del = append(del, id)
+	for _, j := range extra {
+		if !there[have[j]] {
+			there[have[j]] = true // once, however often it is there
+			del = append(del, have[j])
 		}
 	}
-	return add, del
+	// What is in a list twice may be aligned and be left over, too.
+	also := idsOf(len(add), func(i int) FlowID { return add[i].ID() })
+	also.others(len(have), func(j int) FlowID { return have[j] })
+	add = slices.DeleteFunc(add, func(f BoundFlow) bool { return also[f.ID()] })
+	also = idsOf(len(del), func(i int) FlowID { return del[i] })
+	also.others(len(want), func(i int) FlowID { return want[i].ID() })
+	return add, slices.DeleteFunc(del, func(id FlowID) bool { return also[id] })
+}
+
+// unaligned returns, by their indexes, those of each list that the other has not at the
+// same place: nearly all are there, in the same order.
+func unaligned(want []BoundFlow, have []FlowID) (lack, extra []int) {
+	same := func(i, j int) bool { return want[i].Cookie == have[j].Cookie && want[i].Table == have[j].Table }
+	i, j := 0, 0
+	until := func(x, y int) {
+		for ; i < x; i++ {
+			lack = append(lack, i)
+		}
+		for ; j < y; j++ {
+			extra = append(extra, j)
+		}
+		i, j = x+1, y+1
+	}
+	for x, y := range aligned(len(want), len(have), same) {
+		until(x, y)
+	}
+	until(len(want), len(have))
+	return lack, extra
+}
+
+// idSet has the identities of one list, and whether the other has them.
+type idSet map[FlowID]bool
+
+func idsOf(n int, id func(int) FlowID) idSet {
+	s := make(idSet, n)
+	for i := range n {
+		s[id(i)] = false
+	}
+	return s
+}
+
+// other notes that the other list has an identity; false where this one does not.
+func (s idSet) other(id FlowID) bool {
+	_, found := s[id]
+	if found {
+		s[id] = true
+	}
+	return found
+}
+
+func (s idSet) others(n int, id func(int) FlowID) {
+	for i := 0; i < n && len(s) > 0; i++ {
+		s.other(id(i))
+	}
 }
 
 // OFPorts returns the numbers of the ports that can forward, by name.

@@ -95,7 +95,8 @@ type converger struct {
 	// meters are what Open vSwitch has, or refuses, of them.
 	meters meters
 	// bound are the flows that were bound last.
-	bound bound
+	bound  bound
+	binder ovs.Binder
 	// placed is what the last pass that succeeded left.
 	placed placed
 	// audited are tables that an audit found to be what is wanted.
@@ -273,8 +274,7 @@ func (c *converger) have(ctx context.Context, view flowView, audit bool) ([]ovs.
 // where it is the same state on the same ports.
 func (c *converger) bind(want ovs.State, ofports map[string]int) []ovs.BoundFlow {
 	if !sameSlice(want.Flows, c.bound.flows) || !maps.Equal(ofports, c.bound.ofports) {
-		flows, _ := want.Bind(ofports)
-		c.bound = bound{want.Flows, ofports, flows}
+		c.bound = bound{want.Flows, ofports, c.binder.Bind(want, ofports)}
 	}
 	return c.bound.bound
 }

@@ -187,20 +187,25 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			base := topology.NewSnapshot(1, kvs)
 			changed := [][]topology.KV{{node(2, 193)}, {node(2, 194)}}
 			var builder pipeline.Builder
+			var binder ovs.Binder
 			fake := ovsfake.New()
 			observed, _ := fake.Database().Observe(b.Context())
-			c := newConverger(fake.Database(), fake.Flows(), &flowWatch{})
+			watch := &flowWatch{now: flowView{watched: true}}
+			c := newConverger(fake.Database(), fake.Flows(), watch)
 			if _, err := c.converge(b.Context(), builder.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
 				b.Fatal(err)
 			}
 			observed, _ = fake.Database().Observe(b.Context())
-			flows, _ := fake.Flows().Observe(b.Context())
-			ids, ofports := flows.IDs(), observed.OFPorts()
+			ofports := observed.OFPorts()
+			ids, err := c.have(b.Context(), flowView{watched: true}, false)
+			if err != nil {
+				b.Fatal(err)
+			}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				want := builder.Build(base.With(2, changed[i%2], nil).View("host1"), nil, pipeline.Options{})
 				change, _, _ := ovs.DiffDB(want, observed)
-				bound, _ := want.Bind(ofports)
+				bound := binder.Bind(want, ofports)
 				add, del := ovs.DiffFlows(bound, ids)
 				if len(change.UpdatePorts) != 1 || len(add)+len(del) != 0 {
 					b.Fatal("the change of one node's address is the change of one port")

@@ -55,8 +55,8 @@ func DiffDB(want State, have Observed) (change, stale DBChange, problems []fault
 			change.UpdatePorts = append(change.UpdatePorts, p)
 		}
 	}
-	for name, p := range have.Ports {
-		if p.Owned() && !wanted[name] {
+	for name := range have.Ports {
+		if !wanted[name] && have.Ports[name].Owned() {
 			stale.RemovePorts = append(stale.RemovePorts, name)
 		}
 	}

@@ -102,11 +102,15 @@ func EndpointOf(p Port) (Endpoint, error) {
 func (o Observed) Endpoints() ([]Endpoint, []fault.Fault) {
 	var out []Endpoint
 	var problems []fault.Fault
-	for _, name := range slices.Sorted(maps.Keys(o.Ports)) {
-		p := o.Ports[name]
-		if !p.Owned() || p.Role() != RoleEndpoint {
-			continue
+	var names []string
+	for name, p := range o.Ports { // most are tunnels
+		if p.Owned() && p.Role() == RoleEndpoint {
+			names = append(names, name)
 		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		p := o.Ports[name]
 		e, err := EndpointOf(p.Port)
 		if err != nil {
 			problems = append(problems, fault.Of(err))

@@ -178,16 +178,18 @@ type index struct {
 }
 
 func (r *rows) byName() index {
-	x := index{map[string]*vswitchd.Port{}, map[string]string{}, map[string]string{}}
+	n := len(r.ports)
+	x := index{make(map[string]*vswitchd.Port, n), make(map[string]string, n), make(map[string]string, n)}
 	for _, b := range r.bridges {
 		for _, id := range b.Ports {
 			x.bridgeOf[id] = b.Name
 		}
 	}
-	for _, p := range r.ports {
+	for id := range r.ports {
+		p := r.ports.get(id)
 		x.ports[p.Name] = p
 		for _, id := range p.Interfaces {
-			if ifc := r.interfaces[id]; ifc != nil {
+			if ifc := r.interfaces.get(id); ifc != nil {
 				x.interfaces[ifc.Name] = p.Name
 			}
 		}

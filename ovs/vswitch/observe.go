@@ -9,6 +9,7 @@ import (
 
 	"github.com/ovn-org/libovsdb/cache"
 	"github.com/ovn-org/libovsdb/mapper"
+	"github.com/ovn-org/libovsdb/model"
 	"github.com/ovn-org/libovsdb/ovsdb"
 
 	"github.com/baize-net/baize/ovs"
@@ -63,11 +64,27 @@ type portRows struct {
 type rows struct {
 	root       vswitchd.OpenvSwitch
 	bridges    map[string]*vswitchd.Bridge
-	ports      map[string]*vswitchd.Port
-	interfaces map[string]*vswitchd.Interface
+	ports      table[vswitchd.Port]
+	interfaces table[vswitchd.Interface]
 	sets       map[string]*vswitchd.FlowSampleCollectorSet
 	ipfix      map[string]*vswitchd.IPFIX
 	sflow      map[string]*vswitchd.SFlow
+}
+
+// table is the rows of a large table as libovsdb has them, by UUID.
+type table[T any] map[string]model.Model
+
+func (t table[T]) get(id string) *T {
+	row, _ := t[id].(*T)
+	return row
+}
+
+func tableOf[T any](in map[string]*T) table[T] {
+	out := make(table[T], len(in))
+	for id, row := range in {
+		out[id] = row
+	}
+	return out
 }
 
 // rows returns libovsdb's copy of the rows, made sure to be up to date.
@@ -89,8 +106,8 @@ func (c *Client) rows(ctx context.Context) (*rows, error) {
 	}
 	r := &rows{
 		bridges:    shallow[vswitchd.Bridge](copied, vswitchd.BridgeTable),
-		ports:      shallow[vswitchd.Port](copied, vswitchd.PortTable),
-		interfaces: shallow[vswitchd.Interface](copied, vswitchd.InterfaceTable),
+		ports:      copied.Table(vswitchd.PortTable).RowsShallow(),
+		interfaces: copied.Table(vswitchd.InterfaceTable).RowsShallow(),
 		sets:       shallow[vswitchd.FlowSampleCollectorSet](copied, vswitchd.FlowSampleCollectorSetTable),
 		ipfix:      shallow[vswitchd.IPFIX](copied, vswitchd.IPFIXTable),
 		sflow:      shallow[vswitchd.SFlow](copied, vswitchd.SFlowTable),
@@ -109,7 +126,7 @@ func (r *rows) forgetUnused() {
 		}
 		delete(r.bridges, id)
 		for _, port := range b.Ports {
-			if p := r.ports[port]; p != nil {
+			if p := r.ports.get(port); p != nil {
 				for _, ifc := range p.Interfaces {
 					delete(r.interfaces, ifc)
 				}
@@ -179,11 +196,11 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.ports, err = decode(schema, vswitchd.PortTable, res[2], func(r *vswitchd.Port, id string) { r.UUID = id })
+	ports, err := decode(schema, vswitchd.PortTable, res[2], func(r *vswitchd.Port, id string) { r.UUID = id })
 	if err != nil {
 		return nil, err
 	}
-	r.interfaces, err = decode(
+	interfaces, err := decode(
 		schema,
 		vswitchd.InterfaceTable,
 		res[3],
@@ -192,6 +209,7 @@ func (c *Client) selectRows(ctx context.Context) (*rows, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.ports, r.interfaces = tableOf(ports), tableOf(interfaces)
 	r.forgetUnused()
 	err = r.selectSampling(schema, res[4:])
 	return r, err
@@ -256,33 +274,56 @@ func (r *rows) bridge(name string) *vswitchd.Bridge {
 // time where nothing changed. To make all anew costs more than any other part of a small
 // change.
 func (s *portsSeen) observe(r *rows, b *vswitchd.Bridge) map[string]ovs.ObservedPort {
-	each := func(yield func(string, portRows) bool) {
-		for _, id := range b.Ports {
-			if p := r.ports[id]; p != nil && p.Name != b.Name && !yield(id, portRows{p, r.interfaceOf(p)}) {
-				return
+	changed, there := map[string]portRows{}, 0
+	for _, id := range b.Ports {
+		if p := r.ports.get(id); p != nil && p.Name != b.Name {
+			there++
+			if is := (portRows{p, r.interfaceOf(p)}); s.rows[id] != is {
+				changed[id] = is
 			}
 		}
 	}
-	same, n := s.ports != nil, 0
-	for id, is := range each {
-		if n++; !same || s.rows[id] != is {
-			same = false
-			break
-		}
-	}
-	if same && n == len(s.rows) {
+	if s.ports != nil && len(changed) == 0 && there == len(s.rows) {
 		return s.ports
 	}
-	rows, ports := make(map[string]portRows, len(b.Ports)), make(map[string]ovs.ObservedPort, len(b.Ports))
-	for id, is := range each {
-		if rows[id] = is; s.rows[id] == is {
-			ports[is.port.Name] = s.ports[is.port.Name]
-		} else {
-			ports[is.port.Name] = observedPort(is.port, is.ifc)
+	if s.rows == nil {
+		s.rows, s.ports = make(map[string]portRows, there), make(map[string]ovs.ObservedPort, there)
+	}
+	ports := maps.Clone(s.ports)
+	for id, is := range changed {
+		delete(ports, s.name(id))
+		s.rows[id] = is
+	}
+	if there < len(s.rows) {
+		s.forget(ports, r, b)
+	}
+	for _, is := range changed { // a name may be another port's now
+		ports[is.port.Name] = observedPort(is.port, is.ifc)
+	}
+	s.ports = ports
+	return ports
+}
+
+// name is the name of a port that was there.
+func (s *portsSeen) name(id string) string {
+	if was, ok := s.rows[id]; ok {
+		return was.port.Name
+	}
+	return ""
+}
+
+// forget takes out what a bridge has no more.
+func (s *portsSeen) forget(ports map[string]ovs.ObservedPort, r *rows, b *vswitchd.Bridge) {
+	left := make(map[string]bool, len(b.Ports))
+	for _, id := range b.Ports {
+		left[id] = true
+	}
+	for id, is := range s.rows {
+		if !left[id] || r.ports.get(id) == nil {
+			delete(ports, is.port.Name)
+			delete(s.rows, id)
 		}
 	}
-	s.rows, s.ports = rows, ports
-	return ports
 }
 
 func (r *rows) observed(name string, seen *portsSeen) ovs.Observed {
@@ -301,7 +342,7 @@ func (r *rows) observed(name string, seen *portsSeen) ovs.Observed {
 			o.Ports = seen.observe(r, b)
 		}
 		for _, id := range b.Ports {
-			p := r.ports[id]
+			p := r.ports.get(id)
 			switch {
 			case p == nil:
 			case b.Name == name && p.Name == name:
@@ -310,7 +351,7 @@ func (r *rows) observed(name string, seen *portsSeen) ovs.Observed {
 				// A bond's members have names of their own, just as taken.
 				o.Foreign[p.Name] = b.Name
 				for _, id := range p.Interfaces {
-					if ifc := r.interfaces[id]; ifc != nil {
+					if ifc := r.interfaces.get(id); ifc != nil {
 						o.Foreign[ifc.Name] = b.Name
 					}
 				}
@@ -334,7 +375,7 @@ func (r *rows) observed(name string, seen *portsSeen) ovs.Observed {
 func (r *rows) interfaceOf(p *vswitchd.Port) *vswitchd.Interface {
 	var out *vswitchd.Interface
 	for _, id := range p.Interfaces {
-		if ifc := r.interfaces[id]; ifc != nil && (out == nil || ifc.Name == p.Name) {
+		if ifc := r.interfaces.get(id); ifc != nil && (out == nil || ifc.Name == p.Name) {
 			out = ifc
 		}
 	}

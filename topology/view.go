@@ -108,8 +108,11 @@ func (v View) Find(network string) (NetworkView, bool) {
 // View computes what a node has to know. A node carries a network when it has
 // a subnet or a pin in it. The node need not be registered: then it has no
 // networks.
-func (s *Snapshot) View(node string) View {
-	r := s.resolve()
+func (s *Snapshot) View(node string) View { return s.resolve(nil).view(node) }
+
+// view is View of what is left.
+func (r *resolved) view(node string) View {
+	s := r.Snapshot
 	v := View{Node: s.Nodes[node], Problems: r.problems}
 	if _, ok := r.node(node); !ok {
 		v.Node.Name = node
@@ -142,18 +145,19 @@ func (s *Snapshot) View(node string) View {
 			if m == own {
 				continue
 			}
-			peer, err := connect(&v.Node, &m.node, c.Network)
+			n, _ := r.node(m.name)
+			peer, err := connect(&v.Node, &n, c.Network)
 			if err != nil {
 				v.Problems = append(v.Problems, *err)
 				continue
 			}
-			peer.Subnets, peer.Revisions, peer.Revision = m.subnets, m.revisions, m.node.ModRevision
+			peer.Subnets, peer.Revisions, peer.Revision = m.subnets, m.revisions, n.ModRevision
 			if c.Transport.Direct() == DirectOnLink {
 				peer.Bridged = r.bridged(name, m.subnets)
 			}
 			nv.Peers = append(nv.Peers, peer)
 		}
-		if p := c.checkMTU(); p != nil {
+		if p := r.checkMTU(c); p != nil {
 			v.Problems = append(v.Problems, *p)
 		}
 		v.Networks = append(v.Networks, nv)
@@ -230,10 +234,10 @@ func connect(self, peer *Node, n Network) (Peer, *fault.Fault) {
 // checkMTU finds the node whose link is the least of those that are too small for
 // the network's packets. All nodes of the network report it: whoever sends to it
 // loses packets.
-func (c *carried) checkMTU() *fault.Fault {
+func (r *resolved) checkMTU(c *carried) *fault.Fault {
 	nodes := func(yield func(Node) bool) {
 		for _, m := range c.members {
-			if !yield(m.node) {
+			if n, _ := r.node(m.name); !yield(n) {
 				return
 			}
 		}
@@ -265,6 +269,8 @@ type resolved struct {
 	networks map[string]*carried
 	routed   map[string]Network // those that kernels forward, by name
 	problems []fault.Fault
+	// settled: no subnet or pin was left out, or is of a node that is not registered.
+	settled bool
 }
 
 // node returns a node that takes part.
@@ -280,11 +286,12 @@ func (r *resolved) node(name string) (Node, bool) {
 type carried struct {
 	Network
 	members map[string]*member
+	inOrder []*member // by name, once they are asked for
 	pins    []Pin
 }
 
 type member struct {
-	node      Node
+	name      string
 	subnets   []netip.Prefix
 	revisions []int64 // of subnets
 
@@ -298,11 +305,10 @@ type member struct {
 func (r *resolved) member(c *carried, node string) *member {
 	m := c.members[node]
 	if m == nil {
-		n, ok := r.node(node)
-		if !ok {
+		if _, ok := r.node(node); !ok {
 			return nil
 		}
-		m = &member{node: n}
+		m = &member{name: node}
 		m.subnets, m.revisions = m.subnetSpace[:0], m.revisionSpace[:0]
 		c.members[node] = m
 	}
@@ -310,19 +316,22 @@ func (r *resolved) member(c *carried, node string) *member {
 }
 
 func (c *carried) sorted() []*member {
-	out := slices.AppendSeq(make([]*member, 0, len(c.members)), maps.Values(c.members))
-	slices.SortFunc(out, func(a, b *member) int { return cmp.Compare(a.node.Name, b.node.Name) })
-	return out
+	if len(c.inOrder) != len(c.members) {
+		c.inOrder = slices.AppendSeq(make([]*member, 0, len(c.members)), maps.Values(c.members))
+		slices.SortFunc(c.inOrder, func(a, b *member) int { return cmp.Compare(a.name, b.name) })
+	}
+	return c.inOrder
 }
 
 // Validate returns what is wrong with the topology as a whole: keys that
 // cannot be read and records that contradict each other.
-func (s *Snapshot) Validate() []fault.Fault { return s.resolve().problems }
+func (s *Snapshot) Validate() []fault.Fault { return s.resolve(nil).problems }
 
 // resolve leaves out what contradicts an older record: the older one wins,
-// because endpoints may already depend on it.
-func (s *Snapshot) resolve() resolved {
-	r := resolved{
+// because endpoints may already depend on it. What follows from subnets and pins alone is
+// taken from last, unless that is nil, where they are the same.
+func (s *Snapshot) resolve(last *resolved) *resolved {
+	r := &resolved{
 		Snapshot: s, excluded: map[string]bool{},
 		networks: make(map[string]*carried, len(s.Networks)), routed: map[string]Network{},
 	}
@@ -331,8 +340,14 @@ func (s *Snapshot) resolve() resolved {
 	}
 	r.resolveNetworks()
 	r.resolveNodes()
+	if r.sameSubnets(last) {
+		r.takeSubnets(last)
+		return r
+	}
+	before := len(r.problems)
 	r.resolveSubnets()
 	r.resolvePins()
+	r.settled = len(r.problems) == before && len(r.excluded) == 0
 	return r
 }
 

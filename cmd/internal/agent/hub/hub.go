@@ -76,13 +76,14 @@ func (t Topology) SameView(other Topology) bool { return t.view == other.view }
 
 type lazyView struct {
 	once     sync.Once
+	viewer   *topology.Viewer
 	snapshot *topology.Snapshot
 	node     string
 	view     topology.View
 }
 
 func (l *lazyView) get() topology.View {
-	l.once.Do(func() { l.view = l.snapshot.View(l.node) })
+	l.once.Do(func() { l.view = l.viewer.View(l.snapshot, l.node) })
 	return l.view
 }
 
@@ -92,6 +93,7 @@ type Hub struct {
 	// topology wakes at every change, records only when something changed that
 	// a view is made of: neither liveness nor names are.
 	topology, records *part.Cell[Topology]
+	viewer            topology.Viewer
 
 	mu      sync.Mutex
 	sources []source.Source
@@ -205,7 +207,7 @@ func (h *Hub) change(f func(*Topology) bool) {
 	}
 	if merged, ok := h.merged(next.Own); ok && merged != next.Snapshot {
 		if next.Snapshot = merged; !sameRecords(h.now, next) {
-			next.view = &lazyView{snapshot: merged, node: h.self.Node}
+			next.view = &lazyView{viewer: &h.viewer, snapshot: merged, node: h.self.Node}
 		}
 	}
 	next.At = time.Now()

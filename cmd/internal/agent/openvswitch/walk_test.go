@@ -186,13 +186,14 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			}
 			base := topology.NewSnapshot(1, kvs)
 			changed := [][]topology.KV{{node(2, 193)}, {node(2, 194)}}
+			var viewer topology.Viewer
 			var builder pipeline.Builder
 			var binder ovs.Binder
 			fake := ovsfake.New()
 			observed, _ := fake.Database().Observe(b.Context())
 			watch := &flowWatch{now: flowView{watched: true}}
 			c := newConverger(fake.Database(), fake.Flows(), watch)
-			if _, err := c.converge(b.Context(), builder.Build(base.View("host1"), nil, pipeline.Options{}), observed, false); err != nil {
+			if _, err := c.converge(b.Context(), builder.Build(viewer.View(base, "host1"), nil, pipeline.Options{}), observed, false); err != nil {
 				b.Fatal(err)
 			}
 			observed, _ = fake.Database().Observe(b.Context())
@@ -203,7 +204,7 @@ func BenchmarkChangeOfOneNode(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				want := builder.Build(base.With(2, changed[i%2], nil).View("host1"), nil, pipeline.Options{})
+				want := builder.Build(viewer.View(base.With(2, changed[i%2], nil), "host1"), nil, pipeline.Options{})
 				change, _, _ := ovs.DiffDB(want, observed)
 				bound := binder.Bind(want, ofports)
 				add, del := ovs.DiffFlows(bound, ids)

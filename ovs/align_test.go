@@ -92,13 +92,13 @@ func TestBinderBindsAsBindDoes(t *testing.T) {
 			number++
 			f := ovs.Flow{Table: rng.IntN(2), Match: fmt.Sprint("metadata=", number), Actions: "drop", Class: "class"}
 			if rng.IntN(3) == 0 {
-				f.Match = fmt.Sprintf(`in_port="%s",metadata=%d`, port(rng.IntN(9)), number)
+				f.Match = fmt.Sprintf("in_port=%q,metadata=%d", port(rng.IntN(9)), number)
 			}
 			switch a, b := port(rng.IntN(9)), port(rng.IntN(9)); rng.IntN(4) {
 			case 0:
-				f.Actions = fmt.Sprintf(`output:"%s",output:"%s"`, a, b)
+				f.Actions = fmt.Sprintf("output:%q,output:%q", a, b)
 			case 1:
-				f.Actions = fmt.Sprintf(`set_field:"%s"->reg2,goto_table:9`, a)
+				f.Actions = fmt.Sprintf("set_field:%q->reg2,goto_table:9", a)
 			case 2:
 				f.Actions = ovs.MeterOf(a) + ",goto_table:9"
 			}

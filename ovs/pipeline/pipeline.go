@@ -45,7 +45,8 @@ func (m *Builder) Build(v topology.View, endpoints []ovs.Endpoint, opt Options) 
 	for _, n := range v.Networks {
 		peers += len(n.Peers)
 	}
-	b := &builder{opt: opt, node: v.Node.Name, names: m.namesOf(v), tunnels: make(map[string]bool, peers), last: m.networks}
+	b := &builder{opt: opt, node: v.Node.Name, names: m.namesOf(v), tunnels: make(map[string]bool, peers)}
+	b.last = m.networks
 	b.parts, b.networks = make([][]ovs.Flow, 0, peers+2*len(v.Networks)+1), make(map[string]*written, len(v.Networks))
 	b.state.Flows = make([]ovs.Flow, 0, 32*(len(endpoints)+1))
 	b.state.Ports = make([]ovs.Port, 0, peers+len(endpoints))

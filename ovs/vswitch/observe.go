@@ -19,8 +19,8 @@ import (
 )
 
 // Observe returns what the database says now, but for the ports' Statistics. What did not
-// change is shared with what it returned before: it is not to be changed. The error is a *topology.Error of kind ErrUnavailable when the server does not
-// answer.
+// change is shared with what it returned before: it is not to be changed. The error is a
+// *topology.Error of kind ErrUnavailable when the server does not answer.
 func (c *Client) Observe(ctx context.Context) (ovs.Observed, error) {
 	r, err := c.rows(ctx)
 	if err != nil {

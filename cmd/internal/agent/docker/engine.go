@@ -31,9 +31,22 @@ func newEngine(socket string) *engine {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &engine{
-		http.Client{Timeout: engineTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	return &engine{http.Client{Timeout: engineTimeout, Transport: whereThere{socket, transport}}}
+}
+
+// whereThere makes no connection where there is no socket: a host without an engine is
+// looked at every other second all the same.
+type whereThere struct {
+	socket string
+	http.RoundTripper
+}
+
+func (t whereThere) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, err := os.Stat(t.socket); err != nil {
+		return nil, err
 	}
+	return t.RoundTripper.RoundTrip(r)
 }
 
 // engineNetwork is a network as GET /networks/ID describes it.

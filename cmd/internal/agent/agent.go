@@ -131,7 +131,11 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 	if l != nil {
 		g.Go(func() error { return api.Serve(ctx, l, a) })
 	}
-	g.Go(func() error { a.awaitReady(ctx); return nil })
+	g.Go(func() error {
+		a.awaitReady(ctx)
+		debug.FreeOSMemory() // a start takes more than what follows
+		return nil
+	})
 	g.Go(func() error { a.serveWatchdog(ctx); return nil })
 	err := g.Wait()
 	a.log.Info("agent stops; forwarding goes on")

@@ -176,11 +176,15 @@ func testMeshLossy(m mesh) {
 	heal := m.drop("host1", "udp dport 4789 ip daddr 192.168.77.12 numgen random mod 100 < 25 drop")
 	m.only(map[string]string{"host1 host2 vxlan": api.StateLossy, "host2 host1 vxlan": api.StateLossy},
 		map[string]fault.Code{"host1 host2 vxlan": fault.PeerLossy, "host2 host1 vxlan": fault.PeerLossy})
-	for _, p := range m.AgentStatus("host1").Peers {
-		if p.Node == "host2" && p.Encap == topology.VXLAN {
-			require.Greater(m.t, *p.Probed.LossOut, *p.Probed.LossIn, "the direction is known")
+	// What was lost before this test, both ways, counts until there are newer frames.
+	m.Await("the direction is known", func() (bool, string) {
+		for _, p := range m.AgentStatus("host1").Peers {
+			if p.Node == "host2" && p.Encap == topology.VXLAN {
+				return *p.Probed.LossOut > *p.Probed.LossIn, fmt.Sprint(*p.Probed.LossOut, " out, ", *p.Probed.LossIn, " in")
+			}
 		}
-	}
+		return false, "host2 is no peer"
+	})
 	heal()
 }
 

@@ -269,6 +269,42 @@ func TestPathMTU(t *testing.T) {
 	}
 }
 
+// Frames of the size that is needed were lost for a while, and pass again before it is
+// known which sizes pass: nothing is ever said of sizes.
+func TestSizesLostByChance(t *testing.T) {
+	searched := 0
+	for d := time.Duration(0); d < 2*testInterval; d += time.Second / 2 {
+		l := up(t, 2)
+		m := &l.engines[0].peers[Key{"host2", topology.VXLAN}].mtu
+		var until time.Time
+		l.drops = func(from, _, size int) bool {
+			if from != 0 || size < testSize {
+				return false
+			}
+			if until.IsZero() {
+				until = l.now.Add(d)
+			}
+			return !l.now.After(until)
+		}
+		for until.IsZero() || l.now.Before(until) {
+			l.pass(10 * time.Millisecond)
+		}
+		if m.fails > 0 && !m.searching() {
+			break // it was known by then
+		}
+		if m.searching() {
+			searched++
+		}
+		for range 2000 {
+			l.pass(10 * time.Millisecond)
+			require.NotEqual(t, Narrow, l.way(0, 1).Verdict, "lost for %s", d)
+		}
+		l.pass(soon)
+		require.Equal(t, 1450, l.way(0, 1).Passes)
+	}
+	require.Positive(t, searched)
+}
+
 // A larger MTU of a network is proven before anything is said.
 func TestPathMTUNeeded(t *testing.T) {
 	l := up(t, 2)
@@ -291,6 +327,23 @@ func TestLargerThanNeeded(t *testing.T) {
 		l.healthy()
 	}
 	require.Equal(t, 1450, l.way(0, 1).Passes)
+}
+
+// What was lost while nothing passed, as when ovs-vswitchd starts again, says nothing of
+// sizes afterwards.
+func TestOutageIsNoMatterOfSize(t *testing.T) {
+	l := up(t, 2)
+	for range testkit.Fewer(200, 20) {
+		l.drops = func(int, int, int) bool { return true }
+		l.pass(time.Duration(l.rng.IntN(40_000)) * time.Millisecond)
+		l.drops = func(int, int, int) bool { return false }
+		for range 300 {
+			l.pass(100 * time.Millisecond)
+			require.NotEqual(t, Narrow, l.way(0, 1).Verdict)
+			require.NotEqual(t, Narrow, l.way(1, 0).Verdict)
+		}
+		l.pass(time.Duration(l.rng.IntN(120)) * time.Second)
+	}
 }
 
 // An agent that is started anew, one that stops and one that never answered probes.

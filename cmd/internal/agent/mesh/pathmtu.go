@@ -11,8 +11,9 @@ type pathMTU struct {
 	passes, fails int
 	// size is what is tried now, misses how many of it were lost in a row.
 	size, misses int
-	// healing counts frames of the size that is needed that arrived while fails is set.
-	healing int
+	// healing counts frames of the size that is needed that arrived while fails is set,
+	// confirmed those that were lost after the search.
+	healing, confirmed int
 	// again: the next to try is what passed, which may have become too large.
 	again bool
 }
@@ -23,6 +24,9 @@ const (
 	missesToFail = 4
 	// passesToHeal is how many frames of a size that failed must arrive.
 	passesToHeal = 2
+	// lossesToConfirm is how many frames of the size that is needed must be lost once more
+	// where all smaller ones passed: what was lost of it may have been lost by chance.
+	lossesToConfirm = 2
 )
 
 // need sets the size that is needed.
@@ -44,7 +48,9 @@ func (m *pathMTU) next() int {
 }
 
 // suspicious reports whether frames should be sent at a faster pace.
-func (m *pathMTU) suspicious() bool { return m.searching() || m.misses > 0 || m.healing > 0 }
+func (m *pathMTU) suspicious() bool {
+	return m.searching() || m.unconfirmed() || m.misses > 0 || m.healing > 0
+}
 
 // searching reports whether sizes between passes and fails are to be tried.
 func (m *pathMTU) searching() bool { return m.fails > 0 && m.fails-m.passes > 1 }
@@ -52,7 +58,12 @@ func (m *pathMTU) searching() bool { return m.fails > 0 && m.fails-m.passes > 1 
 // found reports whether it is known that frames of the needed size do not pass, and
 // which is the largest that does.
 func (m *pathMTU) found() (passes int, smaller bool) {
-	return m.passes, m.fails > 0 && !m.searching()
+	return m.passes, m.fails > 0 && !m.searching() && !m.unconfirmed()
+}
+
+// unconfirmed reports whether the search has found nothing but the size that it began with.
+func (m *pathMTU) unconfirmed() bool {
+	return m.fails > 0 && m.fails == m.want && m.confirmed < lossesToConfirm
 }
 
 // tried takes what became of a frame.
@@ -62,6 +73,9 @@ func (m *pathMTU) tried(size int, ok bool) {
 		return
 	case !ok && m.fails > 0 && size >= m.fails:
 		m.healing = 0 // as is known
+		if !m.searching() {
+			m.confirmed++
+		}
 		return
 	}
 	if m.size != size {
@@ -92,7 +106,7 @@ func (m *pathMTU) tooLarge(size int) {
 	if m.fails > 0 && size >= m.fails {
 		return
 	}
-	m.fails = size
+	m.fails, m.confirmed = size, 0
 	if m.passes == 0 || m.passes >= size { // what passed before passes no more, perhaps
 		m.passes = min(headerSize, size-1)
 	}

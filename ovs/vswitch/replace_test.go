@@ -120,7 +120,7 @@ func TestReplacedTunnelsAreMadeByTheNext(t *testing.T) {
 		t.Cleanup(hasty.Close)
 		resume := o.PauseVswitchd()
 		t.Cleanup(resume)
-		require.NoError(t, hasty.Apply(t.Context(), replace))
+		require.NoError(t, connect(t, o).Apply(t.Context(), replace))
 		require.ErrorIs(t, hasty.WaitApplied(t.Context()), topology.ErrUnavailable)
 		resume()
 		live(t, connect(t, o))

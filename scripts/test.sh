@@ -8,7 +8,7 @@
 # Use:  scripts/test.sh [lint] [unit] [race] [system] [kernel] [TIER+TIER]    (default: all)
 #       Of TIER+TIER the first goes before the second; what that prints follows.
 #       TESTFLAGS='-run Name -v' is passed to go test.
-#       BAIZE_TEST_LABS=3 is how many tests with a lab of their own run at a time
+#       BAIZE_TEST_LABS=2 is how many tests with a lab of their own run at a time
 #       in each package, BAIZE_TEST_PACKAGES=2 how many packages of the system tier.
 set -eu
 
@@ -66,7 +66,7 @@ system() {
 		return 1
 	fi
 	# shellcheck disable=SC2086 # lists
-	CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -p "${BAIZE_TEST_PACKAGES:-2}" -parallel "${BAIZE_TEST_LABS:-3}" \
+	CGO_ENABLED=0 go test -trimpath -tags system -vet=off -count=1 -p "${BAIZE_TEST_PACKAGES:-2}" -parallel "${BAIZE_TEST_LABS:-2}" \
 		-timeout 60m ${TESTFLAGS-} $dirs
 }
 

@@ -63,15 +63,15 @@ func familyIsAdded(d *domain) {
 			out := d.Must("host1", "baize", "subnet", "list", "-q", "--network", "blue")
 			return len(strings.Fields(out)) == 4, out
 		})
-		for _, host := range d.Hosts() {
-			_, err := host.AddEndpoint(d.T.Context(), "blue", "both")
-			require.NoError(d.T, err)
-		}
-		to := d.Endpoint("host2/both")
-		require.Len(d.T, to.IPs, 2)
-		d.Reaches("host1/both", to)
-		d.Reaches("host1/both", d.Endpoint("host2/c1"))
 	}))
+	for _, host := range d.Hosts() {
+		_, err := host.AddEndpoint(d.T.Context(), "blue", "both")
+		require.NoError(d.T, err)
+	}
+	to := d.Endpoint("host2/both")
+	require.Len(d.T, to.IPs, 2)
+	d.Reaches("host1/both", to)
+	d.Reaches("host1/both", d.Endpoint("host2/c1"))
 	_, err := d.Run("host1", "baize", "network", "update", "blue", "--subnet", "10.0.0.0/8")
 	require.ErrorContains(d.T, err, "the prefix cannot change")
 	assert.ErrorContains(d.T, err, "leased by host1")

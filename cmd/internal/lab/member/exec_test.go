@@ -29,4 +29,8 @@ func TestEnvironmentInside(t *testing.T) {
 		t, []string{"PATH=/run/baize-lab/bin:" + SystemPath, "HOME=/root", "LANG=C.UTF-8", "X=1"},
 		DaemonEnv(get, []string{"X=1"}, nil),
 	)
+	assert.Equal(
+		t, []string{"Y=1", "XY=1", "X=2"}, DaemonEnv(get, []string{"Y=1", "X=1"}, []string{"XY=1", "X=2"})[3:],
+		"one's own settings go before the lab's",
+	)
 }

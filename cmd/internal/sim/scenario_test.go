@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,6 +136,47 @@ func TestTopologyVanishes(t *testing.T) {
 				require.Empty(t, w.CheckForwarding(), "after the restart of %s", n.Name)
 				everywhere(t, w, fault.RecordVanished, true)
 			}
+		})
+	}
+}
+
+// What vanished is put back record by record, as a person does it with a backup: at no moment
+// is a packet lost.
+func TestTopologyPutBack(t *testing.T) {
+	for name, order := range map[string][]string{
+		"networks first": {"networks/", "nodes/", "subnets/", "pins/"}, "networks last": {"nodes/", "subnets/", "pins/", "networks/"},
+		"networks, and nothing else": {"networks/"},
+	} {
+		scenario(t, name, func(t *testing.T) {
+			w := world(t, 3)
+			require.NoError(t, w.Nodes[0].Add("blue", "pinned", netip.MustParseAddr("10.1.250.9")))
+			w.Settle()
+			backup := w.Etcd.Keys(topology.DefaultPrefix)
+			w.Etcd.Delete(topology.DefaultPrefix, true)
+			w.Pass(5 * time.Second)
+			w.Settle()
+			for _, kind := range order {
+				for k, value := range backup {
+					if !strings.HasPrefix(k, key(kind)) {
+						continue
+					}
+					if _, there := w.Etcd.Keys(topology.DefaultPrefix)[k]; !there {
+						w.Etcd.Put(k, value)
+					}
+					for range 100 {
+						w.Pass(500 * time.Microsecond) // an agent has its lease again within five milliseconds
+						require.Empty(t, w.CheckForwarding(), k)
+					}
+				}
+			}
+			for range 400 {
+				w.Pass(100 * time.Millisecond)
+				require.Empty(t, w.CheckForwarding())
+			}
+			everywhere(t, w, fault.RecordVanished, false)
+			require.Equal(t, backup[key("subnets/blue/10.1.153.0-24")], w.Etcd.Keys(topology.DefaultPrefix)[key("subnets/blue/10.1.153.0-24")])
+			require.Contains(t, w.Snapshot().Pins, topology.PinID{Network: "blue", Addr: netip.MustParseAddr("10.1.250.9")})
+			require.Empty(t, w.CheckSilence(time.Hour))
 		})
 	}
 }

@@ -5,10 +5,16 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
 )
+
+// returning is how long the leases and pins of a network are kept after its record came
+// back without them: whoever puts a topology back does so record by record, and agents
+// that run write theirs again within a second.
+const returning = 30 * time.Second
 
 // brake keeps what vanished from the store under running endpoints: a record
 // that is not there any more is not a deletion. Nobody deletes a network, or a
@@ -16,25 +22,70 @@ import (
 // not. So what is gone all the same was wiped, restored from an old backup or
 // mistyped by hand, and the last good record stays in force. The exception is a
 // network that was to go now, with what uses it.
-//
-// last is what was in force, inUse are the networks that have endpoints on this
-// node. The snapshot that is returned is next where nothing is kept.
-func brake(last, next *topology.Snapshot, inUse map[string]bool) (*topology.Snapshot, []fault.Fault) {
+type brake struct {
+	// self is this node's name.
+	self string
+	// wiped are the networks that are kept, until those whose subnets and pins are,
+	// though the network itself is there.
+	wiped map[string]bool
+	until map[string]time.Time
+}
+
+// apply returns what is in force. last is what was until now, inUse are the networks
+// that have endpoints on this node. The snapshot is next where nothing is kept.
+func (k *brake) apply(
+	last, next *topology.Snapshot, inUse map[string]bool, now time.Time,
+) (*topology.Snapshot, []fault.Fault) {
 	if last == nil {
 		return next, nil
 	}
 	b := braking{last: last, next: next, out: *next}
+	wiped, until := map[string]bool{}, map[string]time.Time{}
 	for _, name := range slices.Sorted(maps.Keys(inUse)) {
 		n, known := last.Networks[name]
-		if _, there := next.Networks[name]; known && !there && n.Layout == "" && n.Deleting != topology.DeleteNow {
+		is, there := next.Networks[name]
+		switch {
+		case !known || n.Layout != "" || n.Deleting == topology.DeleteNow:
+		case !there:
+			wiped[name] = true
 			b.keepNetwork(n)
+		case is.Deleting == "":
+			if end, ok := k.returns(&b, name, now); ok {
+				until[name] = end
+				b.keepLeases(is)
+			}
 		}
 	}
+	k.wiped, k.until = wiped, until
 	b.keepOwners()
 	if len(b.faults) == 0 {
 		return next, nil
 	}
 	return &b.out, b.faults
+}
+
+// returns reports whether a network that is there lacks leases or pins that were not given
+// back, and until when they are kept. Nobody but this node gives its own leases back, and no
+// store goes back in time.
+func (k *brake) returns(b *braking, name string, now time.Time) (time.Time, bool) {
+	missing, own := b.missing(name)
+	if !missing {
+		return time.Time{}, false
+	}
+	if end, began := k.until[name]; began {
+		return end, now.Before(end)
+	}
+	return now.Add(returning), k.wiped[name] || own[k.self] || b.next.Revision < b.last.Revision
+}
+
+// next is when the brake has to be applied again; zero: with the next change.
+func (k *brake) next() (at time.Time) {
+	for _, end := range k.until {
+		if at.IsZero() || end.Before(at) {
+			at = end
+		}
+	}
+	return at
 }
 
 // braking is one application of the brake. The maps of out are copied before
@@ -43,27 +94,81 @@ type braking struct {
 	last, next *topology.Snapshot
 	out        topology.Snapshot
 	faults     []fault.Fault
+	// leases are those in next; nil until they are asked for.
+	leases map[member][]netip.Prefix
 }
+
+// missing reports whether leases or pins of a network are gone, and which nodes lack leases.
+func (b *braking) missing(network string) (missing bool, nodes map[string]bool) {
+	nodes = map[string]bool{}
+	for id, s := range b.last.Subnets {
+		if _, there := b.next.Subnets[id]; !there && id.Network == network {
+			missing, nodes[s.Node] = true, true
+		}
+	}
+	for id, p := range b.last.Pins {
+		missing = missing || id.Network == network && b.lacks(id, p)
+	}
+	return missing, nodes
+}
+
+// lacks reports whether a pin is gone that is needed: not one within a lease of its own node,
+// which was written while that lease was gone, too.
+func (b *braking) lacks(id topology.PinID, p topology.Pin) bool {
+	if _, there := b.next.Pins[id]; there {
+		return false
+	}
+	if b.leases == nil {
+		b.leases = map[member][]netip.Prefix{}
+		for s, lease := range b.next.Subnets {
+			m := member{s.Network, lease.Node}
+			b.leases[m] = append(b.leases[m], s.Prefix)
+		}
+	}
+	own := b.leases[member{id.Network, p.Node}]
+	return !slices.ContainsFunc(own, func(s netip.Prefix) bool { return s.Contains(id.Addr) })
+}
+
+// member is a node in a network.
+type member struct{ network, node string }
 
 // keepNetwork keeps a network with the subnets and pins that vanished with it.
 func (b *braking) keepNetwork(n topology.Network) {
 	own(&b.out.Networks, b.next.Networks)[n.Name] = n
-	for id, s := range b.last.Subnets {
-		if _, there := b.next.Subnets[id]; !there && id.Network == n.Name && !overlaps(b.next, id) {
-			own(&b.out.Subnets, b.next.Subnets)[id] = s
-		}
-	}
-	for id, p := range b.last.Pins {
-		if _, there := b.next.Pins[id]; !there && id.Network == n.Name {
-			own(&b.out.Pins, b.next.Pins)[id] = p
-		}
-	}
+	b.keepMembers(n)
 	b.faults = append(b.faults, fault.Fault{
 		Code: fault.RecordVanished, Severity: fault.Error, Item: n.Key(),
 		What: fmt.Sprintf("the record is gone from etcd, or cannot be read, while endpoints of this node use it: "+
 			"the last good one (of revision %d) stays in force", n.ModRevision),
 		Remedy: "put it back with 'baize restore', or remove the endpoints first and then " +
 			"'baize network delete " + n.Name + "'",
+	})
+}
+
+// keepMembers keeps a network's subnets and pins that vanished, but for those that would not
+// fit any more.
+func (b *braking) keepMembers(n topology.Network) {
+	for id, s := range b.last.Subnets {
+		within := n.Prefix(topology.FamilyOf(id.Prefix.Addr())).Contains(id.Prefix.Addr())
+		if _, there := b.next.Subnets[id]; !there && id.Network == n.Name && within && !overlaps(b.next, id) {
+			own(&b.out.Subnets, b.next.Subnets)[id] = s
+		}
+	}
+	for id, p := range b.last.Pins {
+		if id.Network == n.Name && b.lacks(id, p) {
+			own(&b.out.Pins, b.next.Pins)[id] = p
+		}
+	}
+}
+
+// keepLeases keeps the subnets and pins of a network whose own record is there.
+func (b *braking) keepLeases(n topology.Network) {
+	b.keepMembers(n)
+	b.faults = append(b.faults, fault.Fault{
+		Code: fault.RecordVanished, Severity: fault.Warning, Item: n.Key(),
+		What: fmt.Sprintf("its subnets or pins are gone from etcd, and nobody gave them back: the last good ones stay in "+
+			"force for %s", returning),
+		Remedy: "nothing where etcd is being restored; agents that run write theirs again",
 	})
 }
 

@@ -60,13 +60,7 @@ func newHub(t *testing.T, kvs []topology.KV, inUse ...string) *hub.Hub {
 }
 
 // peers returns whom this node sends to in a network.
-func peers(h *hub.Hub, network string) (out []string) {
-	n, _ := h.Records().Get().View().Find(network)
-	for _, p := range n.Peers {
-		out = append(out, p.Node)
-	}
-	return out
-}
+func peers(h *hub.Hub, network string) []string { return view(h.Records().Get(), network) }
 
 // A topology that vanishes takes nothing with it.
 func TestNothingVanishesUnderEndpoints(t *testing.T) {
@@ -115,6 +109,54 @@ func TestNothingVanishesUnderEndpoints(t *testing.T) {
 		h.SetOwn(topology.NewSnapshot(1, nil), false)
 		require.Equal(t, []string{"host2"}, peers(h, "blue"))
 	})
+}
+
+// Whoever puts a topology back does so record by record, in any order.
+func TestPutBackPieceByPiece(t *testing.T) {
+	for name, back := range map[string][]int{
+		"networks first": {0, 1, 2, 3, 4, 5, 6, 7}, "leases first": {7, 6, 5, 4, 3, 2, 1, 0}, "nodes last": {4, 5, 0, 1, 6, 7, 3, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHub(t, good(), "blue")
+			h.SetOwn(topology.NewSnapshot(11, nil), false)
+			var kvs []topology.KV
+			for n, i := range back {
+				kvs = append(kvs, good()[i])
+				h.SetOwn(topology.NewSnapshot(int64(12+n), kvs), false)
+				now := h.Topology().Get()
+				require.Equal(t, []string{"host2"}, view(now, "blue"), "%d records are back", n+1)
+				require.Contains(t, now.Own.Subnets, topology.SubnetID{Network: "blue", Prefix: netip.MustParsePrefix("10.1.1.0/24")})
+				require.Len(t, now.Own.Pins, 1)
+			}
+			require.Empty(t, h.Topology().Get().Vanished)
+		})
+	}
+	t.Run("some never come back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, good(), "blue")
+			h.SetOwn(topology.NewSnapshot(11, nil), false)
+			h.SetOwn(topology.NewSnapshot(12, append(good()[:4:4], good()[4])), false)
+			time.Sleep(29 * time.Second)
+			require.Equal(t, []string{"host2"}, view(h.Topology().Get(), "blue"))
+			require.NotEmpty(t, h.Topology().Get().Vanished)
+			time.Sleep(2 * time.Second)
+			require.Empty(t, view(h.Topology().Get(), "blue"), "what nobody puts back is believed to be gone")
+			require.Empty(t, h.Topology().Get().Vanished)
+		})
+	})
+	t.Run("an older backup", func(t *testing.T) {
+		h := newHub(t, good(), "blue")
+		h.SetOwn(topology.NewSnapshot(6, good()[:5]), false)
+		require.Equal(t, []string{"host2"}, view(h.Topology().Get(), "blue"), "its lease is younger than the backup")
+	})
+}
+
+func view(t hub.Topology, network string) (out []string) {
+	n, _ := t.View().Find(network)
+	for _, p := range n.Peers {
+		out = append(out, p.Node)
+	}
+	return out
 }
 
 func TestADeletionIsBelieved(t *testing.T) {

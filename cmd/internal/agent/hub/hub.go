@@ -106,6 +106,9 @@ type Hub struct {
 	// stored is what the store says, last what was in force before this agent or
 	// before it was told which networks are in use.
 	stored, last *topology.Snapshot
+	// brake says what is in force, releases is when it is asked again.
+	brake    brake
+	releases time.Time
 	// earlier is what was in force when the agent ran last.
 	earlier *topology.Snapshot
 	// inUse are the networks with endpoints on this node; nil before they are known.
@@ -114,7 +117,7 @@ type Hub struct {
 
 // New returns a hub without a topology.
 func New(self Identity) *Hub {
-	return &Hub{self: self, topology: part.NewCell[Topology](nil), records: part.NewCell(sameRecords)}
+	return &Hub{self: self, brake: brake{self: self.Node}, topology: part.NewCell[Topology](nil), records: part.NewCell(sameRecords)}
 }
 
 // Self is who this node is.
@@ -202,8 +205,9 @@ func (h *Hub) change(f func(*Topology) bool) {
 		return
 	}
 	if h.stored != nil && h.inUse != nil {
-		next.Own, next.Vanished = brake(h.last, h.stored, h.inUse)
+		next.Own, next.Vanished = h.brake.apply(h.last, h.stored, h.inUse, time.Now())
 		h.last, next.Stored = next.Own, h.stored
+		h.release()
 	}
 	if merged, ok := h.merged(next.Own); ok && merged != next.Snapshot {
 		if next.Snapshot = merged; !sameRecords(h.now, next) {
@@ -217,6 +221,16 @@ func (h *Hub) change(f func(*Topology) bool) {
 	h.topology.Set(next)
 	h.publish()
 	h.mu.Unlock()
+}
+
+// release looks again when the brake lets go of something. It needs h.mu.
+func (h *Hub) release() {
+	at := h.brake.next()
+	if at.IsZero() || at.Equal(h.releases) {
+		return
+	}
+	h.releases = at
+	time.AfterFunc(time.Until(at), h.Merge)
 }
 
 const (

@@ -341,14 +341,18 @@ func (p *Part) register(ctx context.Context, s *topology.Snapshot) error {
 	return err
 }
 
-// lease takes the subnet that local endpoints already have addresses of, so
-// that a lease lost is never a renumbering; else any.
+// lease takes the subnets that the node had when its records vanished, else the one that
+// local endpoints already have addresses of, so that a lease lost is never a renumbering;
+// else any.
 func (p *Part) lease(
 	ctx context.Context,
 	n topology.Network,
 	f topology.Family,
 	endpoints []ovs.Endpoint,
 ) (topology.Subnet, error) {
+	if back, ok := p.leaseBack(ctx, n, f); ok {
+		return back, nil
+	}
 	for _, e := range endpoints {
 		for _, ip := range e.IPs {
 			if e.Network != n.Name || topology.FamilyOf(ip) != f {
@@ -365,4 +369,22 @@ func (p *Part) lease(
 		}
 	}
 	return p.store.LeaseSubnet(ctx, n.Name, p.hub.Self().Node, f, false)
+}
+
+// leaseBack leases the subnets again that are in force and gone from etcd. ok: it got one.
+func (p *Part) leaseBack(ctx context.Context, n topology.Network, f topology.Family) (out topology.Subnet, ok bool) {
+	t := p.hub.Topology().Get()
+	for _, sub := range t.Own.NodeSubnets(n.Name, p.hub.Self().Node) {
+		if topology.FamilyOf(sub.Prefix.Addr()) != f || sub.Segment != "" {
+			continue
+		}
+		if _, there := t.Stored.Subnets[topology.SubnetID{Network: n.Name, Prefix: sub.Prefix}]; there {
+			continue
+		}
+		sub.Meta, sub.LetGo, sub.UsedBy, sub.UsedByMore = topology.Meta{}, false, nil, 0
+		if again, err := p.store.ClaimSubnet(ctx, sub); err == nil && !ok {
+			out, ok = again, true
+		}
+	}
+	return out, ok
 }

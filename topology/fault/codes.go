@@ -214,6 +214,12 @@ const (
 	PluginSocketStale Code = "BZ0623"
 	// EndpointChecksum: an endpoint leaves checksums to a device, and nobody finishes them.
 	EndpointChecksum Code = "BZ0625"
+	// EndpointRoute: an endpoint's own kernel sends nothing to its network, or elsewhere.
+	EndpointRoute Code = "BZ0626"
+	// EndpointNeighbour: an endpoint has a wrong link address for another, written down.
+	EndpointNeighbour Code = "BZ0627"
+	// EndpointFiltered: an endpoint's own firewall drops what its network brings.
+	EndpointFiltered Code = "BZ0628"
 	// Leftover: a device or a port of Baize's belongs to nothing any more.
 	Leftover Code = "BZ0624"
 

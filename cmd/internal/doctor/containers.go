@@ -24,7 +24,7 @@ func endpoints(f *Facts, r *result) {
 	for i := range f.Endpoints {
 		r.endpoint(f, &f.Endpoints[i])
 	}
-	r.ok(fmt.Sprintf("all endpoints (%d) have their interface, address, MAC and MTU", len(f.Endpoints)))
+	r.ok(fmt.Sprintf("all endpoints (%d) have their interface, address, MAC, MTU and routes", len(f.Endpoints)))
 }
 
 // inside returns a command that does something to an endpoint's interface.
@@ -67,6 +67,7 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 	e.link(f.userspace(), add)
 	r.addresses(e, item)
 	r.masks(e, item)
+	r.inner(e, item)
 }
 
 // link looks at the two ends of an endpoint, but for addresses.

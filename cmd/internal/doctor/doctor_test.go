@@ -18,6 +18,9 @@ import (
 
 var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
+// inBlue is an address on another node.
+var inBlue = netip.MustParseAddr("10.1.6.2")
+
 // healthy are the facts of a host on which all is well.
 func healthy() Facts {
 	own, peer := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
@@ -57,6 +60,7 @@ func healthy() Facts {
 				There: true, Name: "eth0", Up: true, MTU: 1450, MAC: "02:42:0a:01:05:02",
 				Addrs: []netip.Prefix{netip.MustParsePrefix("10.1.5.2/16"), netip.MustParsePrefix("fe80::1/64")},
 			},
+			Inner: Inner{Ways: []InnerWay{{To: inBlue, Dev: "eth0"}}},
 		}},
 		Engine: Engine{Socket: "/run/docker/plugins/baize.sock", There: true},
 	}
@@ -189,6 +193,25 @@ func TestFindings(t *testing.T) {
 			"endpoint c1", "nsenter --net=/run/netns/c1 ethtool -K eth0 tx off", fault.Error},
 		"prefix length": {func(f *Facts) { f.Endpoints[0].Inside.Addrs[0] = netip.MustParsePrefix("10.1.5.2/24") },
 			fault.EndpointAddress, "endpoint c1", "nsenter --net=/run/netns/c1 ip addr add 10.1.5.2/16 dev eth0", fault.Warning},
+		"no route inside": {func(f *Facts) { f.Endpoints[0].Inner.Ways[0] = InnerWay{To: inBlue, Error: "there is no route"} },
+			fault.EndpointRoute, "endpoint c1", "nsenter --net=/run/netns/c1 ip route replace 10.1.0.0/16 dev eth0 src 10.1.5.2",
+			fault.Error},
+		"another way inside": {func(f *Facts) { f.Endpoints[0].Inner.Ways[0] = InnerWay{To: inBlue, Dev: "tun0"} },
+			fault.EndpointRoute, "endpoint c1", "nsenter --net=/run/netns/c1 ip route replace 10.1.0.0/16 dev eth0 src 10.1.5.2",
+			fault.Error},
+		"blackhole inside": {func(f *Facts) {
+			f.Endpoints[0].Inner.Ways[0] = InnerWay{To: inBlue, Error: "a blackhole takes its packets", Blocked: "blackhole 10.1.6.0/24"}
+		}, fault.EndpointRoute, "endpoint c1", "nsenter --net=/run/netns/c1 ip route del blackhole 10.1.6.0/24", fault.Error},
+		"neighbour inside": {func(f *Facts) {
+			f.Endpoints[0].Inner.Fixed = []InnerNeighbour{{inBlue, "02:00:00:00:00:09", "02:42:0a:01:06:02"}}
+		}, fault.EndpointNeighbour, "endpoint c1", "nsenter --net=/run/netns/c1 ip neigh del 10.1.6.2 dev eth0", fault.Error},
+		"firewall inside": {func(f *Facts) {
+			f.Endpoints[0].Inner.NFTables = "table ip f {\n\tchain i {\n\t\ttype filter hook input priority filter; policy drop;\n" +
+				"\t\tiifname \"lo\" accept # handle 4\n\t\tct state established accept # handle 5\n\t}\n}\n"
+		}, fault.EndpointFiltered, "endpoint c1", "nsenter --net=/run/netns/c1 nft 'chain ip f i { policy accept; }'", fault.Warning},
+		"IPsec": {func(f *Facts) { f.Underlay.Peers[0].Policies = []string{"src 0.0.0.0/0 dst 192.0.2.2/32 dir out"} },
+			fault.TunnelFiltered, "node host2, VTEP 192.0.2.2", "ip xfrm policy delete src 0.0.0.0/0 dst 192.0.2.2/32 dir out",
+			fault.Error},
 		"memory":     {func(f *Facts) { f.Switch.Memory = 3 << 30 }, fault.SwitchMemory, "ovs-vswitchd", "", fault.Warning},
 		"flow limit": {func(f *Facts) { f.Switch.FlowsNow = 190000 }, fault.SwitchStarved, "ovs-vswitchd", "", fault.Warning},
 		"lost":       {func(f *Facts) { f.Switch.LostAfter = 3 }, fault.UpcallsLost, "datapath of bridge br-baize", "", fault.Warning},

@@ -279,6 +279,8 @@ type Peer struct {
 	Fixed string `json:"fixed,omitempty"`
 	// Blocked is the route that refuses it, as ip(8) prints it.
 	Blocked string `json:"blocked,omitempty"`
+	// Policies are those of IPsec that drop what is for it or from it, as ip-xfrm(8) takes them.
+	Policies []string `json:"policies,omitempty"`
 	// Sent and Answered are ICMP echoes.
 	Sent     int `json:"sent"`
 	Answered int `json:"answered"`
@@ -350,10 +352,39 @@ type Endpoint struct {
 	// Host is its end on the host, Inside the interface in its namespace.
 	Host   Interface `json:"host"`
 	Inside Interface `json:"inside"`
+	// Inner is what the kernel of its namespace does with packets of the network.
+	Inner Inner `json:"inner,omitzero"`
 	// Engine is "docker" where a container's engine moves the interface, Container is what
 	// it calls the container.
 	Engine    string `json:"engine,omitempty"`
 	Container string `json:"container,omitempty"`
+}
+
+// Inner is what is an endpoint's own: its routes, its neighbours, its firewall.
+type Inner struct {
+	// Ways are how its kernel sends packets to a few others of its network.
+	Ways []InnerWay `json:"ways,omitempty"`
+	// Fixed are neighbours whose link address somebody wrote down, another than theirs.
+	Fixed []InnerNeighbour `json:"fixed,omitempty"`
+	// NFTables is what 'nft -a list ruleset' prints there; empty where it filters nothing.
+	NFTables string `json:"nftables,omitempty"`
+}
+
+// InnerWay is a way out of an endpoint.
+type InnerWay struct {
+	To  netip.Addr `json:"to"`
+	Dev string     `json:"dev,omitempty"`
+	Via netip.Addr `json:"via,omitzero"`
+	// Error is why there is none, Blocked the route that refuses it, as ip(8) prints it.
+	Error   string `json:"error,omitempty"`
+	Blocked string `json:"blocked,omitempty"`
+}
+
+// InnerNeighbour is a neighbour with a link address that is not its own, which Is.
+type InnerNeighbour struct {
+	Addr netip.Addr `json:"addr"`
+	MAC  string     `json:"mac"`
+	Is   string     `json:"is"`
 }
 
 // Interface is a network device.

@@ -244,9 +244,20 @@ func underlayPeers(f *Facts, r *result) {
 		switch {
 		case p.RouteError != "":
 			x.What, x.Evidence = "this host has no route to it: "+p.RouteError, p.Blocked
-			x.Remedy = "add one, or remove the one that refuses it"
+			x.Remedy = "add one, or remove what refuses it: 'ip route get " + p.Addr.String() + "' and 'ip rule' show it"
 			if p.Blocked != "" {
 				x.Commands = []string{"ip route del " + p.Blocked}
+			}
+		case len(p.Policies) > 0:
+			silent++
+			x.Code, x.What = fault.TunnelFiltered, "IPsec on this host drops what tunnels send to it, or what comes from there"
+			x.Evidence, x.Remedy = "policy: "+strings.Join(p.Policies, "; "), "remove the policy, unless it is meant so"
+			if f.userspace() {
+				x.Severity = fault.Warning
+				x.What += "; the userspace datapath goes past it, the kernel's would not"
+			}
+			for _, y := range p.Policies {
+				x.Commands = append(x.Commands, "ip xfrm policy delete "+y)
 			}
 		case p.Sent == 0:
 			continue

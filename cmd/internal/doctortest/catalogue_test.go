@@ -325,6 +325,11 @@ var catalogue = []injected{
 		also: []fault.Code{fault.PeerUnreachable},
 	},
 	{
+		name: "a peer blocked by IPsec", inject: "ip xfrm policy add src 0.0.0.0/0 dst 192.168.77.12/32 dir out action block",
+		undo: "ip xfrm policy flush", code: fault.TunnelFiltered, item: "node host2, VTEP 192.168.77.12",
+		severity: fault.Warning, also: []fault.Code{fault.PeerUnreachable},
+	},
+	{
 		name: "tunnel port taken by a program",
 		inject: "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Proto => \"udp\", LocalPort => 4789) or die; sleep 3600' " +
 			">/dev/null 2>&1 &",
@@ -395,6 +400,25 @@ var catalogue = []injected{
 	{
 		name: "another host's container has another MAC", on: "host2", at: "host2",
 		inject: "nsenter --net=/run/netns/c1 ip link set eth0 address 02:00:00:00:00:98", code: fault.EndpointMAC, item: "endpoint c1",
+	},
+	{
+		name: "container's route to its network deleted", quick: true, inject: "INSIDE ip route del 10.1.0.0/16 dev eth0",
+		undo: "INSIDE ip route replace 10.1.0.0/16 dev eth0 src OWN", code: fault.EndpointRoute, item: "endpoint c1",
+	},
+	{
+		name: "blackhole inside a container", inject: "INSIDE ip route add blackhole PEER/32",
+		undo: "INSIDE ip route del blackhole PEER/32", code: fault.EndpointRoute, item: "endpoint c1",
+	},
+	{
+		name: "wrong link address written down in a container",
+		inject: "INSIDE ip neigh replace PEER lladdr 02:00:00:00:00:09 dev eth0 nud permanent",
+		undo:   "INSIDE ip neigh del PEER dev eth0", code: fault.EndpointNeighbour, item: "endpoint c1",
+	},
+	{
+		name: "container's own firewall lets nothing in",
+		inject: "INSIDE nft add table ip own && " +
+			"INSIDE nft 'add chain ip own in { type filter hook input priority 0; policy drop; }'",
+		undo: "INSIDE nft delete table ip own", code: fault.EndpointFiltered, item: "endpoint c1", severity: fault.Warning,
 	},
 	{
 		name: "stale plugin socket", service: "agent", inject: "STALE", code: fault.PluginSocketStale,

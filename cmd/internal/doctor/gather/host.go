@@ -99,7 +99,7 @@ func (g *gatherer) leftovers() {
 }
 
 // endpoints looks at every endpoint, and into its namespace.
-func (g *gatherer) endpoints(context.Context) {
+func (g *gatherer) endpoints(ctx context.Context) {
 	var view topology.View
 	if g.snap != nil {
 		view = g.snap.View(g.facts.Node)
@@ -109,7 +109,8 @@ func (g *gatherer) endpoints(context.Context) {
 			Name: e.Name, Network: e.Network, Port: e.Port, Netns: e.Netns, Ifname: e.Ifname, IPs: e.IPs, MAC: e.MAC,
 			Engine: e.Engine, Container: e.Container, Allow: e.Allow,
 		}
-		if n, ok := view.Find(e.Network); ok {
+		n, carried := view.Find(e.Network)
+		if carried {
 			x.MTU, x.Prefixes = n.MTU, n.Prefixes()
 		}
 		if d, there := g.device(e.Port); there {
@@ -118,6 +119,9 @@ func (g *gatherer) endpoints(context.Context) {
 		x.Inside = inside(e)
 		if g.facts.Switch.Datapath == "netdev" && x.Inside.There {
 			x.Inside.Offload, _ = hostnet.ChecksumOffload(e.Netns, x.Inside.Name)
+		}
+		if carried && x.Inside.There && x.Inside.Up {
+			x.Inner = inner(ctx, &x, n)
 		}
 		g.facts.Endpoints = append(g.facts.Endpoints, x)
 	}

@@ -334,6 +334,7 @@ func (g *gatherer) peers(ctx context.Context, view topology.View) {
 
 // way asks the kernel how a peer is reached.
 func way(ctx context.Context, p *doctor.Peer) {
+	p.Policies = blockingPolicies(p.Addr)
 	routes, err := netlink.RouteGet(p.Addr.AsSlice())
 	if err == nil && len(routes) > 0 {
 		if l, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
@@ -350,23 +351,27 @@ func way(ctx context.Context, p *doctor.Peer) {
 	if err == nil {
 		return
 	}
-	p.RouteError = err.Error()
-	why := refusal(err)
-	if why == "" {
+	if p.RouteError = refusal(err); p.RouteError == "" {
+		p.RouteError = err.Error()
 		return
 	}
-	p.RouteError = why
+	p.Blocked = refusing(ctx, p.Addr)
+}
+
+// refusing is the route that refuses packets to an address, as ip(8) prints it; empty where
+// none of the main table does.
+func refusing(ctx context.Context, to netip.Addr) string {
 	family := "-4"
-	if p.Addr.Is6() {
+	if to.Is6() {
 		family = "-6"
 	}
 	for _, kind := range []string{"blackhole", "unreachable", "prohibit"} {
-		out, err := run(ctx, "ip", family, "route", "show", "type", kind, "match", p.Addr.String())
+		out, err := run(ctx, "ip", family, "route", "show", "type", kind, "match", to.String())
 		if line, _, _ := strings.Cut(strings.TrimSpace(out), "\n"); err == nil && line != "" {
-			p.Blocked = strings.TrimSpace(line)
-			return
+			return strings.TrimSpace(line)
 		}
 	}
+	return ""
 }
 
 // fixed is the link address that somebody wrote down for a neighbour; empty where nobody did.

@@ -15,8 +15,8 @@ import (
 type Packet struct {
 	// Hook is that of nft(8): prerouting, input, forward, output, ingress, egress.
 	Hook string
-	// Proto is "udp" or "gre", Port the destination port of the former. Of a packet of
-	// any protocol Proto is empty.
+	// Proto is "udp" or "gre", Port the destination port of the former. Of a packet whose
+	// protocol no rule names Proto is empty; Any asks for what drops all protocols.
 	Proto string
 	Port  int
 	// Src and Dst may be unknown.
@@ -24,6 +24,10 @@ type Packet struct {
 	// In and Out are devices; empty: there is none on this hook.
 	In, Out string
 }
+
+// Any is the protocol of packets of which nothing is known: a rule for one protocol may be
+// for them.
+const Any = "any"
 
 // Drop is a rule, or a chain's policy, that drops a packet.
 type Drop struct {
@@ -254,6 +258,9 @@ func (w *walk) dport(words []string) (holds trool, n int, action, target string)
 	if len(words) < 3 {
 		return maybe, len(words), last(words), ""
 	}
+	if w.p.Proto == Any {
+		return maybe, len(words), last(words), ""
+	}
 	if words[0] == "tcp" || (words[0] == "udp" && w.p.Proto != "udp") {
 		_, n = compare(words[2:], "", name)
 		return no, n + 2, "", ""
@@ -304,6 +311,9 @@ func (w *walk) field(words []string) (holds trool, n int, action, target string)
 	p := w.p
 	switch words[0] + " " + words[1] {
 	case "meta l4proto", "ip protocol", "ip6 nexthdr":
+		if p.Proto == Any {
+			return maybe, len(words), last(words), ""
+		}
 		holds, n = compare(words[2:], p.Proto, protocol)
 	case "meta protocol", "meta nfproto", "ether type":
 		family := map[bool]string{true: "ip", false: "ip6"}[p.Dst.Is4()]

@@ -209,6 +209,12 @@ func TestFindings(t *testing.T) {
 			f.Endpoints[0].Inner.NFTables = "table ip f {\n\tchain i {\n\t\ttype filter hook input priority filter; policy drop;\n" +
 				"\t\tiifname \"lo\" accept # handle 4\n\t\tct state established accept # handle 5\n\t}\n}\n"
 		}, fault.EndpointFiltered, "endpoint c1", "nsenter --net=/run/netns/c1 nft 'chain ip f i { policy accept; }'", fault.Warning},
+		"address of a peer": {func(f *Facts) {
+			f.Underlay.Peers[0].Here = Assigned{"eth0", netip.MustParsePrefix("192.0.2.2/24")}
+		}, fault.PeerUnreachable, "node host2, VTEP 192.0.2.2", "ip addr del 192.0.2.2/24 dev eth0", fault.Error},
+		"controller": {func(f *Facts) {
+			f.Switch.Others = []BridgeSetting{{"it has an OpenFlow controller, which may change its flows", "ovs-vsctl del-controller br-baize"}}
+		}, fault.BridgeAltered, "bridge br-baize", "ovs-vsctl del-controller br-baize", fault.Warning},
 		"IPsec": {func(f *Facts) { f.Underlay.Peers[0].Policies = []string{"src 0.0.0.0/0 dst 192.0.2.2/32 dir out"} },
 			fault.TunnelFiltered, "node host2, VTEP 192.0.2.2", "ip xfrm policy delete src 0.0.0.0/0 dst 192.0.2.2/32 dir out",
 			fault.Error},

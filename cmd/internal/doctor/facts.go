@@ -161,6 +161,8 @@ type Switch struct {
 	// Memory is what ovs-vswitchd has in memory, MemoryTotal what the host has; in bytes.
 	Memory      uint64 `json:"memory"`
 	MemoryTotal uint64 `json:"memoryTotal"`
+	// Others are settings of the bridge that are none of Baize's.
+	Others []BridgeSetting `json:"others,omitempty"`
 	// LongPolls are the long poll intervals in the last minute.
 	LongPolls int `json:"longPolls"`
 	// FlowLimit is how many flows the datapath may hold now, FlowsNow how many it does.
@@ -170,6 +172,12 @@ type Switch struct {
 	// and when it ended.
 	LostBefore uint64 `json:"lostBefore"`
 	LostAfter  uint64 `json:"lostAfter"`
+}
+
+// BridgeSetting is something that somebody set on Baize's bridge, and how it is taken back.
+type BridgeSetting struct {
+	What string `json:"what"`
+	Undo string `json:"undo"`
 }
 
 // PortLimit is what somebody does to the traffic of a port.
@@ -270,6 +278,8 @@ type Peer struct {
 	Node  string     `json:"node"`
 	Addr  netip.Addr `json:"addr"`
 	Alive bool       `json:"alive"`
+	// Here is where this host has its address itself, which is a mistake.
+	Here Assigned `json:"here,omitzero"`
 	// Dev and Via are the kernel's route; RouteError is why there is none.
 	Dev        string `json:"dev,omitempty"`
 	Via        string `json:"via,omitempty"`
@@ -284,6 +294,12 @@ type Peer struct {
 	// Sent and Answered are ICMP echoes.
 	Sent     int `json:"sent"`
 	Answered int `json:"answered"`
+}
+
+// Assigned is an address of a device.
+type Assigned struct {
+	Device string       `json:"device"`
+	Prefix netip.Prefix `json:"prefix"`
 }
 
 // Mesh are the agent's probes through the tunnels.

@@ -129,6 +129,12 @@ func switchBridge(f *Facts, r *result) {
 		x.Evidence = "Flow_Sample_Collector_Set " + strings.Join(d.Collectors, ", ")
 		r.found(x)
 	}
+	for _, o := range f.Switch.Others {
+		r.found(Finding{
+			Code: fault.BridgeAltered, Severity: fault.Warning, Item: "bridge " + f.Switch.Bridge, What: o.What,
+			Remedy: "take it back: Baize makes all flows of its bridge itself", Commands: []string{o.Undo},
+		})
+	}
 	for _, p := range d.Problems {
 		if p.Code == fault.SamplingForeign {
 			r.found(of(p))

@@ -242,6 +242,11 @@ func underlayPeers(f *Facts, r *result) {
 	for _, p := range f.Underlay.Peers {
 		x := Finding{Code: fault.PeerUnreachable, Item: fmt.Sprintf("node %s, VTEP %s", p.Node, p.Addr)}
 		switch {
+		case p.Here.Device != "":
+			silent++
+			x.What = "this host has its address itself, on " + p.Here.Device + ": two machines answer for it"
+			x.Remedy = "remove it from the one whose node does not have it"
+			x.Commands = []string{fmt.Sprintf("ip addr del %s dev %s", p.Here.Prefix, arg(p.Here.Device))}
 		case p.RouteError != "":
 			x.What, x.Evidence = "this host has no route to it: "+p.RouteError, p.Blocked
 			x.Remedy = "add one, or remove what refuses it: 'ip route get " + p.Addr.String() + "' and 'ip rule' show it"

@@ -228,6 +228,20 @@ var catalogue = []injected{
 		code: fault.BridgeAltered, item: "bridge br-baize", also: append(slices.Clone(agentDown), fault.FlowMissing, fault.FlowForeign),
 	},
 	{
+		name: "controller of another program", inject: "ovs-vsctl set-controller br-baize tcp:127.0.0.1:6653",
+		undo: "ovs-vsctl del-controller br-baize", code: fault.BridgeAltered, item: "bridge br-baize", severity: fault.Warning,
+	},
+	{
+		name: "spanning tree on the bridge", inject: "ovs-vsctl set bridge br-baize stp_enable=true",
+		undo: "ovs-vsctl set bridge br-baize stp_enable=false", code: fault.BridgeAltered, item: "bridge br-baize",
+		severity: fault.Warning,
+	},
+	{
+		name: "mirror of another program", inject: "ovs-vsctl -- --id=@m create mirror name=theirs select-all=true " +
+			"output-vlan=77 -- set bridge br-baize mirrors=@m",
+		undo: "ovs-vsctl clear bridge br-baize mirrors", code: fault.BridgeAltered, item: "bridge br-baize", severity: fault.Warning,
+	},
+	{
 		name: "tunnel port deleted, agent stopped", service: "agent", inject: "ovs-vsctl del-port vx-host2", code: fault.PortMissing,
 		item: "port vx-host2", also: append(slices.Clone(agentDown), fault.FlowMissing),
 	},
@@ -323,6 +337,11 @@ var catalogue = []injected{
 			"&& nft add rule ip theirs out ip daddr 192.168.77.12 drop",
 		undo: "nft delete table ip theirs", code: fault.TunnelFiltered, item: "firewall, ip theirs out", severity: fault.Warning,
 		also: []fault.Code{fault.PeerUnreachable},
+	},
+	{
+		name: "a peer's address on this host, too", inject: "ip addr add 192.168.77.12/32 dev br-phy",
+		undo: "ip addr del 192.168.77.12/32 dev br-phy", code: fault.PeerUnreachable, item: "node host2, VTEP 192.168.77.12",
+		also: []fault.Code{fault.PeerDeaf, fault.PeerSilent, fault.PeerUnreachable},
 	},
 	{
 		name: "a peer blocked by IPsec", inject: "ip xfrm policy add src 0.0.0.0/0 dst 192.168.77.12/32 dir out action block",

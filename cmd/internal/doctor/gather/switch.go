@@ -59,6 +59,7 @@ func (g *gatherer) ovs(ctx context.Context) {
 	s.LostAfter = s.LostBefore
 	s.Tunnels = g.tunnels(ctx)
 	s.Limits = g.limits(ctx)
+	s.Others = g.settings(ctx)
 }
 
 var (
@@ -239,6 +240,42 @@ func (g *gatherer) tunnels(ctx context.Context) []doctor.Tunnel {
 		}
 	}
 	return slices.DeleteFunc(found, func(t doctor.Tunnel) bool { return t.Bridge == "" })
+}
+
+// settings are those of the bridge that are none of Baize's, and may change what it does: a
+// controller writes flows, spanning trees close ports, mirrors copy packets into ports.
+func (g *gatherer) settings(ctx context.Context) (out []doctor.BridgeSetting) {
+	bridge := g.cfg.Bridge
+	g.list(ctx, "Bridge", "name,controller,mirrors,stp_enable,rstp_enable", func(row map[string]any) {
+		if row["name"] != bridge {
+			return
+		}
+		add := func(set bool, what, undo string) {
+			if set {
+				out = append(out, doctor.BridgeSetting{What: what, Undo: undo})
+			}
+		}
+		add(!emptySet(row["controller"]), "it has an OpenFlow controller, which may change its flows",
+			"ovs-vsctl del-controller "+bridge)
+		add(!emptySet(row["mirrors"]), "it has a mirror, which copies packets into a port",
+			"ovs-vsctl clear bridge "+bridge+" mirrors")
+		add(row["stp_enable"] == true, "it takes part in a spanning tree, which closes ports",
+			"ovs-vsctl set bridge "+bridge+" stp_enable=false")
+		add(row["rstp_enable"] == true, "it takes part in a rapid spanning tree, which closes ports",
+			"ovs-vsctl set bridge "+bridge+" rstp_enable=false")
+	})
+	return out
+}
+
+// emptySet reports whether a column has no value, as OVSDB writes it (RFC 7047, section 5.1):
+// ["set", []].
+func emptySet(v any) bool {
+	pair, ok := v.([]any)
+	if !ok || len(pair) != 2 || pair[0] != "set" {
+		return v == nil
+	}
+	list, _ := pair[1].([]any)
+	return len(list) == 0
 }
 
 // portConfig is a port and its configuration (ovs-ofctl dump-ports-desc).

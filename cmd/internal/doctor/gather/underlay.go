@@ -310,7 +310,7 @@ func (g *gatherer) peers(ctx context.Context, view topology.View) {
 				reachable := slices.ContainsFunc(g.facts.Underlay.VTEPs, func(own netip.Addr) bool { return own.Is4() == a.Is4() })
 				if !seen[a] && reachable {
 					seen[a] = true
-					all = append(all, doctor.Peer{Node: p.Node, Addr: a, Alive: alive})
+					all = append(all, doctor.Peer{Node: p.Node, Addr: a, Alive: alive, Here: g.deviceWith(a)})
 				}
 			}
 		}
@@ -330,6 +330,18 @@ func (g *gatherer) peers(ctx context.Context, view topology.View) {
 	}
 	wg.Wait()
 	g.facts.Underlay.Peers = all
+}
+
+// deviceWith is the device of this host that has an address, with its prefix; empty where none has.
+func (g *gatherer) deviceWith(a netip.Addr) (here doctor.Assigned) {
+	for _, d := range g.devices {
+		for _, p := range d.Addrs {
+			if p.Addr() == a {
+				return doctor.Assigned{Device: d.Name, Prefix: p}
+			}
+		}
+	}
+	return here
 }
 
 // way asks the kernel how a peer is reached.

@@ -96,7 +96,7 @@ func Run(ctx context.Context, cfg Config, log *logrus.Logger) error {
 		return err
 	}
 	// A second agent on this host is refused before it does anything.
-	l, err := api.Listen(cfg.Socket)
+	l, err := api.ListenAndKeep(cfg.Socket)
 	if err != nil {
 		return err
 	}

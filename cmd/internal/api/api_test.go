@@ -21,6 +21,7 @@ import (
 
 	"github.com/baize-net/baize/cmd/internal/event"
 	"github.com/baize-net/baize/cmd/internal/settings"
+	"github.com/baize-net/baize/cmd/internal/testkit"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -435,6 +436,52 @@ func TestListen(t *testing.T) {
 	assert.FileExists(t, path)
 	require.NoError(t, next.Close())
 	assert.NoFileExists(t, path)
+}
+
+// Somebody cleans /run: the socket is there again, and is removed with its listener.
+func TestListenAndKeep(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	path := filepath.Join(dir, "agent.sock")
+	l, err := ListenAndKeep(path)
+	require.NoError(t, err)
+	accepted := make(chan error, 3)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err == nil {
+				err = c.Close()
+			}
+			accepted <- err
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for _, remove := range []func() error{func() error { return os.Remove(path) }, func() error { return os.RemoveAll(dir) }} {
+		require.NoError(t, remove())
+		testkit.Await(t, "the socket is there again", func() (bool, string) {
+			c, err := net.Dial("unix", path)
+			if err != nil {
+				return false, err.Error()
+			}
+			return true, fmt.Sprint(c.Close())
+		})
+		require.NoError(t, <-accepted)
+		info, err := os.Lstat(path)
+		require.NoError(t, err)
+		require.Equal(t, os.ModeSocket|0o600, info.Mode())
+	}
+	require.NoError(t, l.Close())
+	require.ErrorIs(t, <-accepted, net.ErrClosed)
+	require.NoFileExists(t, path)
+
+	// What another one made in the meantime stays his.
+	l, err = ListenAndKeep(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, l.Close())
+	require.FileExists(t, path)
 }
 
 func TestListenRefuses(t *testing.T) {

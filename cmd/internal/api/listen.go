@@ -26,10 +26,31 @@ const makingMark = "~"
 // agent listens the error is of kind ErrConflict and names its process; what a
 // dead one left is replaced; a file that is no socket is left alone. Closing
 // the listener removes the socket.
-func Listen(path string) (net.Listener, error) {
+func Listen(path string) (net.Listener, error) { return newListener(path) }
+
+// ListenAndKeep is Listen for a socket that is made again when somebody removes it, alone
+// or with its directory.
+func ListenAndKeep(path string) (net.Listener, error) {
+	l, err := newListener(path)
+	if err != nil {
+		return nil, err
+	}
+	l.keeper.Go(l.keep)
+	return l, nil
+}
+
+func newListener(path string) (*listener, error) {
+	current, info, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{path: path, closed: make(chan struct{}), current: current, info: info}, nil
+}
+
+func listen(path string) (*net.UnixListener, os.FileInfo, error) {
 	item := "socket " + path
 	if len(path) > maxSocketPath || !filepath.IsAbs(path) {
-		return nil, &topology.Error{
+		return nil, nil, &topology.Error{
 			Kind:   topology.ErrInvalid,
 			Item:   item,
 			What:   fmt.Sprintf("not an absolute path of at most %d bytes", maxSocketPath),
@@ -38,33 +59,33 @@ func Listen(path string) (net.Listener, error) {
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fileError(item, "making its directory", err)
+		return nil, nil, fileError(item, "making its directory", err)
 	}
 	// Two agents that start together must not both find the socket stale.
 	unlock, err := lockDir(dir)
 	if err != nil {
-		return nil, fileError(item, "locking its directory", err)
+		return nil, nil, fileError(item, "locking its directory", err)
 	}
 	defer unlock()
 	if err := clearStale(path); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// A socket takes its mode from the process' umask. Under another name
 	// until that is settled, nobody meets it too open or not yet listening.
 	making := path + makingMark
 	if err := os.Remove(making); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fileError(item, "clearing the way", err)
+		return nil, nil, fileError(item, "clearing the way", err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: making, Net: "unix"})
 	if err != nil {
-		return nil, fileError(item, "listening", err)
+		return nil, nil, fileError(item, "listening", err)
 	}
 	l.SetUnlinkOnClose(false)
 	info, err := secure(making, path)
 	if err != nil {
-		return nil, errors.Join(fileError(item, "making it", err), l.Close(), os.Remove(making))
+		return nil, nil, errors.Join(fileError(item, "making it", err), l.Close(), os.Remove(making))
 	}
-	return &listener{UnixListener: l, path: path, info: info}, nil
+	return l, info, nil
 }
 
 func secure(making, path string) (os.FileInfo, error) {
@@ -173,23 +194,83 @@ func fileError(item, doing string, err error) error {
 	return fmt.Errorf("%s: %s: %w", item, doing, err)
 }
 
-// listener removes its socket when it is closed, unless another one stands
-// under the name by then.
+// lookAgain is how soon a socket that somebody removed is made again.
+const lookAgain = 2 * time.Second
+
+// listener removes its socket when it is closed, unless another one stands under the
+// name by then.
 type listener struct {
-	*net.UnixListener
-	path string
-	info os.FileInfo
-	once sync.Once
+	path   string
+	closed chan struct{}
+	once   sync.Once
+	keeper sync.WaitGroup
+
+	mu      sync.Mutex
+	current *net.UnixListener
+	info    os.FileInfo
 }
 
+func (l *listener) now() (*net.UnixListener, os.FileInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current, l.info
+}
+
+// keep makes the socket anew where it is gone. Where something else has its place, that stays.
+func (l *listener) keep() {
+	t := time.NewTicker(lookAgain)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.closed:
+			return
+		case <-t.C:
+		}
+		if _, err := os.Lstat(l.path); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		next, info, err := listen(l.path)
+		if err != nil {
+			continue // until there is room, or a directory, again
+		}
+		l.mu.Lock()
+		before := l.current
+		l.current, l.info = next, info
+		l.mu.Unlock()
+		_ = before.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		u, _ := l.now()
+		c, err := u.Accept()
+		if err == nil {
+			return c, nil
+		}
+		if next, _ := l.now(); next == u {
+			return nil, err
+		}
+	}
+}
+
+// Addr implements net.Listener.
+func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close implements net.Listener.
 func (l *listener) Close() error {
 	var removed error
 	l.once.Do(func() {
+		close(l.closed)
+		l.keeper.Wait()
 		// First the name, then the listener: nobody is refused by a name that
 		// is still there.
-		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.info) {
+		_, info := l.now()
+		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, info) {
 			removed = os.Remove(l.path)
 		}
 	})
-	return errors.Join(removed, l.UnixListener.Close())
+	u, _ := l.now()
+	return errors.Join(removed, u.Close())
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -68,7 +69,14 @@ func (r *runner) doctor(c *ucli.Context) error {
 	}
 	switch {
 	case c.Bool("all"):
-		return r.doctorAll(c)
+		err := r.doctorAll(c)
+		if !errors.Is(err, topology.ErrUnavailable) || os.Geteuid() != 0 {
+			return err
+		}
+		// Without etcd nobody else is asked. What is wrong may be seen from here.
+		if err := r.note("%v\nThe other nodes cannot be asked; this host alone:\n", err); err != nil {
+			return err
+		}
 	case c.Bool("preflight"):
 		return r.preflight(c)
 	case c.IsSet("file"):

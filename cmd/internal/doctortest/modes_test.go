@@ -25,6 +25,7 @@ func TestModes(t *testing.T) {
 	}{
 		{"all: a fault of another host is named", testAll},
 		{"all: a node without an agent is not checked", testAllWithoutAgent},
+		{"all: without etcd this host is looked at", testAllWithoutEtcd},
 		{"fix does what is safe", testFix},
 		{"a bundle says what the host said", testBundle},
 		{"a topology on paper", testPaper},
@@ -63,6 +64,17 @@ func testAll(p *patient) {
 		return len(r.Findings()) == 1 && finding(r, fault.EndpointMAC, "host2")
 	})
 	p.Must("host2/c1", "ip", "link", "set", "eth0", "address", p.Endpoint("host2/c1").MAC)
+	p.awaitHealthy()
+}
+
+func testAllWithoutEtcd(p *patient) {
+	require.NoError(p.T, p.Host("fabric").StopService(p.T.Context(), lab.ServiceEtcd))
+	p.Await("the host says what it sees itself", func() (bool, string) {
+		out, err := p.Run("host1", "baize", "doctor", "--all")
+		return err != nil && strings.Contains(out, "this host alone") && strings.Contains(out, string(fault.StoreUnavailable)) &&
+			strings.Contains(out, "containers"), out
+	})
+	require.NoError(p.T, p.Host("fabric").StartService(p.T.Context(), lab.ServiceEtcd))
 	p.awaitHealthy()
 }
 

@@ -133,9 +133,9 @@ func (p *Part) Listen() error {
 func (p *Part) listen() (net.Listener, error) {
 	if len(p.settings.Relay) == 0 {
 		dismiss(p.settings.Socket)
-		return api.Listen(p.settings.Socket)
+		return api.ListenAndKeep(p.settings.Socket)
 	}
-	l, err := api.Listen(p.settings.AgentSocket)
+	l, err := api.ListenAndKeep(p.settings.AgentSocket)
 	if err != nil {
 		return nil, err
 	}

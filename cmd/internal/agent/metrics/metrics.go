@@ -91,7 +91,7 @@ func (p *Part) Run(ctx context.Context) error {
 
 func (p *Part) listen(ctx context.Context) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(p.address, unixScheme); ok {
-		return api.Listen(path)
+		return api.ListenAndKeep(path)
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", p.address)
 	if err != nil {

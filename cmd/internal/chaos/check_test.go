@@ -25,7 +25,7 @@ const prefix = "/baize/v1/"
 // equal found the same.
 type seen map[string]string
 
-// see looks at the whole domain: what there is in etcd, in every host's switch. The error
+// see looks at the whole domain: what there is in etcd, in every host's switch and kernel. The error
 // says what did not answer.
 func (c *chaos) see() (seen, error) {
 	out := seen{}
@@ -34,6 +34,9 @@ func (c *chaos) see() (seen, error) {
 	}
 	for _, h := range c.hosts {
 		if err := c.seeSwitch(h, out); err != nil {
+			return nil, err
+		}
+		if err := c.seeKernel(h, out); err != nil {
 			return nil, err
 		}
 	}
@@ -46,16 +49,15 @@ func (c *chaos) seeStore(out seen) error {
 	if err != nil {
 		return fmt.Errorf("etcd: %w: %s", err, text)
 	}
-	lines := strings.Split(text, "\n")
-	for i := 0; i+1 < len(lines); i += 2 {
-		key := strings.TrimPrefix(lines[i], prefix)
+	for key, line := range keysAndValues(text) {
+		key = strings.TrimPrefix(key, prefix)
 		var value struct {
 			Node  string   `json:"node"`
 			VTEPs []string `json:"vteps"`
 			IPv4  string   `json:"ipv4"`
 			VNI   int      `json:"vni"`
 		}
-		if err := json.Unmarshal([]byte(lines[i+1]), &value); err != nil {
+		if err := json.Unmarshal([]byte(line), &value); err != nil {
 			return fmt.Errorf("key %s: %w", key, err)
 		}
 		out["key "+key] = fmt.Sprintf("%+v", value)
@@ -99,6 +101,37 @@ func (c *chaos) seeSwitch(h string, out seen) error {
 		line = meter.ReplaceAllString(line, "meter")
 		if text := strings.TrimSpace(cookie.ReplaceAllString(line, "")); strings.Contains(text, "actions=") {
 			out[h+": flow "+text] = "there"
+		}
+	}
+	return nil
+}
+
+// kernelViews are what a host's kernel has for Baize, by the commands that list it: a line each.
+var kernelViews = [][]string{
+	{"ip", "-4", "route", "show", "table", "all", "proto", "173"},
+	{"ip", "rule", "show"},
+	{"ip", "-4", "-o", "address", "show"},
+	{"iptables", "-w", "-S", "FORWARD"},
+	{"iptables", "-w", "-S", "BAIZE-FORWARD"},
+	{"sysctl", "net.ipv4.ip_forward", "net/ipv4/conf/bn-lane/rp_filter", "net/ipv4/conf/bn-lane/arp_ignore"},
+}
+
+// deviceNumber is another after a device was made anew.
+var deviceNumber = regexp.MustCompile(`^\d+: `)
+
+// seeKernel reads what a host's kernel has.
+func (c *chaos) seeKernel(h string, out seen) error {
+	for _, view := range kernelViews {
+		text, err := c.Run(h, view...)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w: %s", h, strings.Join(view, " "), err, text)
+		}
+		for n, line := range strings.Split(strings.TrimSpace(text), "\n") {
+			if view[0] != "iptables" {
+				n = 0 // the order says nothing
+			}
+			line = deviceNumber.ReplaceAllString(strings.Join(strings.Fields(line), " "), "")
+			out[fmt.Sprintf("%s: %s %d %s", h, view[0], n, line)] = "there"
 		}
 	}
 	return nil

@@ -16,9 +16,9 @@ import (
 const dockerCLI = "/usr/bin/docker"
 
 // guests are what comes and goes while faults last: one is there before and leaves, one
-// comes. With -chaos-docker they are containers in a network of Docker's, otherwise network
+// comes, and one moves to another host. With -chaos-docker they are containers in a network of Docker's, otherwise network
 // namespaces.
-type guests struct{ leaving, coming guest }
+type guests struct{ leaving, coming, moving guest }
 
 type guest struct {
 	name, host string
@@ -33,8 +33,10 @@ func (c *chaos) invite() guests {
 		host := c.hosts[c.random.IntN(len(c.hosts))]
 		return guest{fmt.Sprintf("%s%d", what, c.invited), host, *docker && c.random.IntN(2) == 0}
 	}
-	g := guests{draw("leaves"), draw("comes")}
+	g := guests{draw("leaves"), draw("comes"), draw("moves")}
+	g.moving.container = false
 	c.comes(g.leaving)
+	c.comes(g.moving)
 	return g
 }
 
@@ -44,6 +46,7 @@ func (g guests) turn(c *chaos) {
 	c.note("%s: %s is to leave; %s: %s is to come", g.leaving.host, g.leaving.name, g.coming.host, g.coming.name)
 	c.remove(g.leaving)
 	c.add(g.coming)
+	c.move(g.moving, c.after(g.moving.host))
 }
 
 // leave has the one be gone and the other one be reached, and then be gone as well.
@@ -52,6 +55,48 @@ func (g guests) leave(c *chaos) {
 	c.goes(g.leaving)
 	c.comes(g.coming)
 	c.goes(g.coming)
+	c.isAtOne(g.moving)
+}
+
+// after is the host that comes after another.
+func (c *chaos) after(host string) string {
+	return c.hosts[(slices.Index(c.hosts, host)+1)%len(c.hosts)]
+}
+
+// move moves a guest to another host, or not: its agent may not be there, or etcd.
+func (c *chaos) move(g guest, to string) {
+	c.turned[g.host]++
+	c.turned[to]++
+	_, _ = c.Run(to, "ip", "netns", "add", g.name)
+	out, err := c.Run(to, "timeout", "20", "baize", "endpoint", "move", g.name, g.host, "--netns", g.name)
+	c.note("%s from %s to %s: %s%v", g.name, g.host, to, out, err)
+}
+
+// isAtOne waits until a guest that was to move is at one host, the old or the new one, and is
+// reached there; then it leaves.
+func (c *chaos) isAtOne(g guest) {
+	c.T.Helper()
+	places := []guest{g, {g.name, c.after(g.host), false}}
+	var at []guest
+	c.Await(g.name+" is at one host", func() (bool, string) {
+		at = nil
+		var saw []string
+		for _, p := range places {
+			addr, err := c.address(p)
+			if addr.IsValid() {
+				at = append(at, p)
+			}
+			saw = append(saw, fmt.Sprintf("%s: %s %v", p.host, addr, err))
+			if err != nil {
+				return false, saw[len(saw)-1]
+			}
+		}
+		return len(at) == 1, strings.Join(saw, "; ")
+	})
+	c.comes(at[0])
+	for _, p := range places {
+		c.goes(p)
+	}
 }
 
 // comes waits until a guest is there and is reached from another host.
@@ -59,7 +104,7 @@ func (c *chaos) comes(g guest) {
 	c.T.Helper()
 	c.Await(g.name+" comes to "+g.host, func() (bool, string) {
 		if addr, err := c.address(g); err == nil && addr.IsValid() {
-			from := c.hosts[(slices.Index(c.hosts, g.host)+1)%len(c.hosts)]
+			from := c.after(g.host)
 			out, err := c.reach(from, addr, g.container)
 			return err == nil, fmt.Sprintf("%s from %s: %s", addr, from, out)
 		}

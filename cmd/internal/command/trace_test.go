@@ -26,7 +26,9 @@ func traceCluster(t *testing.T) {
 		asked <- s.Questions(ctx, func(q topology.Question) {
 			for _, n := range q.Nodes {
 				a := topology.NodeAnswer{Node: n, Error: "the agent does not know the topology yet"}
-				assert.NoError(t, s.PutAnswer(ctx, q, a))
+				if err := s.PutAnswer(ctx, q, a); ctx.Err() == nil { // else the test is over, and nobody waits for it
+					assert.NoError(t, err)
+				}
 			}
 		})
 	}()

@@ -249,7 +249,7 @@ func (c *chaos) streams(during func()) {
 // went, and those that its sockets had no room for, because it got no processor time.
 var lostCounts = map[string]*regexp.Regexp{
 	"ovs-appctl dpctl/show":    regexp.MustCompile(`lookups:.* lost:(\d+)`),
-	"ovs-appctl coverage/show": regexp.MustCompile(`datapath_drop_\w+_error .* total: (\d+)`),
+	"ovs-appctl coverage/show": regexp.MustCompile(`datapath_drop_(?:lock|upcall|userspace_action)_error .* total: (\d+)`),
 	"ss -f link -m":            regexp.MustCompile(`skmem:\([^)]*,d(\d+)\)`),
 }
 

@@ -16,7 +16,8 @@ func (r *result) inner(e *Endpoint, item string) {
 			Code: fault.EndpointNeighbour, Item: item,
 			What: fmt.Sprintf("somebody wrote down link address %s for %s, which has %s: what it sends there goes elsewhere",
 				n.MAC, n.Addr, n.Is),
-			Evidence: "a permanent neighbour of interface " + e.Inside.Name, Remedy: "remove it: the network answers for everybody",
+			Evidence: "a permanent neighbour of interface " + e.Inside.Name,
+			Remedy:   "remove it: the network answers for everybody",
 			Commands: []string{e.inside("ip neigh del %s dev %s", n.Addr, arg(e.Inside.Name))},
 		})
 	}

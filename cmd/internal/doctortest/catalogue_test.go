@@ -429,7 +429,7 @@ var catalogue = []injected{
 		undo: "INSIDE ip route del blackhole PEER/32", code: fault.EndpointRoute, item: "endpoint c1",
 	},
 	{
-		name: "wrong link address written down in a container",
+		name:   "wrong link address written down in a container",
 		inject: "INSIDE ip neigh replace PEER lladdr 02:00:00:00:00:09 dev eth0 nud permanent",
 		undo:   "INSIDE ip neigh del PEER dev eth0", code: fault.EndpointNeighbour, item: "endpoint c1",
 	},

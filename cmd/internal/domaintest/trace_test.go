@@ -263,7 +263,7 @@ func (w *traceWorld) fault(round int) (what string, repair func()) {
 	h := w.host()
 	w.near = place{host: h}
 	agent := func() { w.repair(h) }
-	switch kind := round % 11; kind {
+	switch kind := round % 12; kind {
 	case 0:
 		w.near = place{}
 		return "nothing wrong", func() {}
@@ -304,10 +304,42 @@ func (w *traceWorld) fault(round int) (what string, repair func()) {
 	case 9:
 		w.near.network = []string{"route", "auto"}[w.random.IntN(2)]
 		return w.firewall(h), func() { w.Must(h, "nft", "delete", "table", "inet", "faulty") }
+	case 11:
+		return w.inside(h)
 	default:
 		w.near.network = []string{"route", "auto"}[w.random.IntN(2)]
 		w.Must(h, "sysctl", "-qw", "net.ipv4.ip_forward=0")
 		return h + ": no router", func() { w.Must(h, "sysctl", "-qw", "net.ipv4.ip_forward=1") }
+	}
+}
+
+// inside does harm in an endpoint's own namespace.
+func (w *traceWorld) inside(h string) (what string, repair func()) {
+	w.T.Helper()
+	e := w.endpoint()
+	for e.Node != h {
+		e = w.endpoint()
+	}
+	w.near.network = e.Network
+	do := func(argv ...string) { w.Must(e.String(), argv...) }
+	chain := func(hook, rule string) func() {
+		do("nft", fmt.Sprintf("add table inet own; add chain inet own c { type filter hook %s priority 0; }; add rule inet own c %s",
+			hook, rule))
+		return func() { do("nft", "delete", "table", "inet", "own") }
+	}
+	switch w.random.IntN(4) {
+	case 0:
+		return e.String() + ": takes nothing from its network", chain("input", "iifname != lo drop")
+	case 1:
+		return e.String() + ": takes no UDP", chain("prerouting", "meta l4proto udp drop")
+	case 2:
+		return e.String() + ": sends no TCP", chain("output", "meta l4proto tcp reject")
+	default:
+		network := netip.PrefixFrom(e.IPs[0], 16).Masked().String() // of those of newTraceWorld
+		do("ip", "route", "replace", "unreachable", network)
+		return e.String() + ": without its route", func() {
+			do("ip", "route", "replace", network, "dev", "eth0", "src", e.IPs[0].String())
+		}
 	}
 }
 

@@ -76,6 +76,9 @@ func (h *hop) fastDeliver(local fastpath.Local, p forward.Packet) {
 		return
 	}
 	h.step(StageFastPath, Good, "past firewall and switch to endpoint "+e.Name)
+	if !h.takes(e, p) {
+		return
+	}
 	h.out.Exits = append(h.out.Exits, Exit{
 		Kind: Delivered, Packet: p, Port: local.Dev, Endpoint: e.Name, MAC: e.MAC.String(), IPs: e.IPs,
 	})

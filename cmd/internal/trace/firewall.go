@@ -72,7 +72,8 @@ func ParseFilter(ruleset []byte) (Filter, error) {
 	return f, nil
 }
 
-// Passing is a packet that a host forwards, the first of its connection.
+// Passing is a packet that a host forwards, the first of its connection, or that a
+// namespace sends (without In) or receives (without Out).
 type Passing struct {
 	In, Out  string
 	From, To netip.Addr
@@ -90,8 +91,16 @@ type Judgement struct {
 	Hooks int
 }
 
-// hooks are those that a forwarded packet passes, in their order.
-var hooks = []string{"ingress", "prerouting", "forward", "postrouting"}
+// hooks are those that a packet passes, in their order.
+func (p Passing) hooks() []string {
+	switch {
+	case p.In == "":
+		return []string{"output", "postrouting", "egress"}
+	case p.Out == "":
+		return []string{"ingress", "prerouting", "input"}
+	}
+	return []string{"ingress", "prerouting", "forward", "postrouting"}
+}
 
 // Judge sends a packet through the hooks (nft(8), "Address families").
 func (f Filter) Judge(p Passing) Judgement {
@@ -101,6 +110,7 @@ func (f Filter) Judge(p Passing) Judgement {
 		return j
 	}
 	var base []*chain
+	hooks := p.hooks()
 	for _, c := range f.chains {
 		if slices.Contains(hooks, c.Hook) && c.sees(p) {
 			base = append(base, c)
@@ -138,7 +148,11 @@ func (c *chain) sees(p Passing) bool {
 	case "inet":
 		return c.Hook != "ingress"
 	case "netdev":
-		return fmt.Sprint(c.Dev) == p.In || fmt.Sprint(c.Dev) == "["+p.In+"]"
+		dev := p.In
+		if c.Hook == "egress" {
+			dev = p.Out
+		}
+		return fmt.Sprint(c.Dev) == dev || fmt.Sprint(c.Dev) == "["+dev+"]"
 	}
 	return false
 }

@@ -65,6 +65,9 @@ func (h *hop) enter() {
 		h.end(StagePort, fmt.Sprintf("no endpoint %s is on the node", h.q.From), "'baize endpoint list' there")
 		return
 	}
+	if e, is := h.endpointAt(port); is && !h.leaves(e, h.q.Packet) {
+		return
+	}
 	if !h.fastFrom(port, h.q.Packet) && h.usable(port, "endpoint "+h.q.From) {
 		h.tables(port, h.q.Packet)
 	}
@@ -318,7 +321,7 @@ func (h *hop) deliver(port string, p forward.Packet) {
 			Text: fmt.Sprintf("out of port %s, which is not Baize's", port)})
 		return
 	}
-	if h.usable(port, "endpoint "+e.Name) {
+	if h.usable(port, "endpoint "+e.Name) && h.takes(e, p) {
 		h.out.Exits = append(h.out.Exits, Exit{
 			Kind: Delivered, Packet: p, Port: port, Endpoint: e.Name, MAC: e.MAC.String(), IPs: e.IPs,
 		})

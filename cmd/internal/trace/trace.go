@@ -124,6 +124,7 @@ const (
 
 // Stages of a packet on a host that are no tables.
 const (
+	StageEndpoint = "endpoint"
 	StagePort     = "port"
 	StageTunnel   = "encapsulation"
 	StageFastPath = "fast path"

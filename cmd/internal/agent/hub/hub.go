@@ -117,7 +117,9 @@ type Hub struct {
 
 // New returns a hub without a topology.
 func New(self Identity) *Hub {
-	return &Hub{self: self, brake: brake{self: self.Node}, topology: part.NewCell[Topology](nil), records: part.NewCell(sameRecords)}
+	return &Hub{
+		self: self, brake: brake{self: self.Node}, topology: part.NewCell[Topology](nil), records: part.NewCell(sameRecords),
+	}
 }
 
 // Self is who this node is.

@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/baize-net/baize/cmd/internal/doctor"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
+	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/topology"
 )
 
@@ -34,7 +34,7 @@ func inner(ctx context.Context, e *doctor.Endpoint, n topology.NetworkView) (out
 		if n.Transport.Direct() == topology.DirectNever {
 			out.Fixed = misfixed(link.Attrs().Index, n)
 		}
-		if filtersPackets() {
+		if filters, _ := linux.Filters(); filters {
 			out.NFTables, err = run(ctx, "nft", "-a", "list", "ruleset")
 		}
 		return err
@@ -113,19 +113,6 @@ func macElsewhere(n topology.NetworkView, a netip.Addr) string {
 		}
 	}
 	return ""
-}
-
-// filtersPackets reports whether the namespace of this thread filters packets by nftables: reading
-// the rules takes a program, and most containers have none.
-func filtersPackets() bool {
-	c, err := nftables.New()
-	if err != nil {
-		return false
-	}
-	chains, err := c.ListChains()
-	return err == nil && slices.ContainsFunc(chains, func(x *nftables.Chain) bool {
-		return x.Hooknum != nil && x.Type == nftables.ChainTypeFilter
-	})
 }
 
 // blockingPolicies are the IPsec policies of this host that drop what is for, or from, an

@@ -129,14 +129,14 @@ COMMIT
 
 // Whatever protocol a packet has: only what drops all of them is certain.
 func TestDropsOfAnyProtocol(t *testing.T) {
-	any := tunnelIn
-	any.Proto, any.Port = Any, 0
+	p := tunnelIn
+	p.Proto, p.Port = Any, 0
 	for rules, want := range map[string]int{
 		"": 1, "iifname \"lo\" accept # handle 8\n": 1, "ct state established,related accept # handle 8\n": 1,
 		"tcp dport 22 accept # handle 8\n": 0, "meta l4proto icmp accept # handle 8\n": 0, "icmp type echo-request accept # handle 8\n": 0,
 		"udp dport 53 drop # handle 8\n": 1, "drop # handle 8\n": 1,
 	} {
-		require.Len(t, ParseNFT(input("drop", rules)).Drops(any), want, rules)
+		require.Len(t, ParseNFT(input("drop", rules)).Drops(p), want, rules)
 	}
-	require.Empty(t, ParseNFT(input("accept", "tcp dport 22 drop # handle 8\n")).Drops(any))
+	require.Empty(t, ParseNFT(input("accept", "tcp dport 22 drop # handle 8\n")).Drops(p))
 }

@@ -212,6 +212,8 @@ func TestFindings(t *testing.T) {
 		"address of a peer": {func(f *Facts) {
 			f.Underlay.Peers[0].Here = Assigned{"eth0", netip.MustParsePrefix("192.0.2.2/24")}
 		}, fault.PeerUnreachable, "node host2, VTEP 192.0.2.2", "ip addr del 192.0.2.2/24 dev eth0", fault.Error},
+		"QoS of a port": {func(f *Facts) { f.Switch.Limits = []PortLimit{{Port: "vx-host2", QoS: true}} }, fault.PortLimited,
+			"port vx-host2", "ovs-vsctl clear port vx-host2 qos", fault.Warning},
 		"controller": {func(f *Facts) {
 			f.Switch.Others = []BridgeSetting{{"it has an OpenFlow controller, which may change its flows", "ovs-vsctl del-controller br-baize"}}
 		}, fault.BridgeAltered, "bridge br-baize", "ovs-vsctl del-controller br-baize", fault.Warning},
@@ -225,7 +227,11 @@ func TestFindings(t *testing.T) {
 		"MTU of the underlay": {func(f *Facts) { f.Underlay.MTU, f.Underlay.MTUDevice, f.Underlay.Need = 1400, "eth0", 1500 },
 			fault.UnderlayMTU, "device eth0", "ip link set dev eth0 mtu 1500", fault.Error},
 		"device down": {func(f *Facts) { f.Underlay.Down = []string{"eth0"} }, fault.UnderlayDown, "device eth0", "ip link set dev eth0 up", fault.Error},
-		"no carrier":  {func(f *Facts) { f.Underlay.NoCarrier = []string{"eth0"} }, fault.UnderlayDown, "device eth0", "", fault.Error},
+		"no ARP in the underlay": {func(f *Facts) { f.Underlay.NoARP = []string{"eth0"} }, fault.UnderlayDown, "device eth0",
+			"ip link set dev eth0 arp on", fault.Error},
+		"MTU of the host's end": {func(f *Facts) { f.Endpoints[0].Host.MTU = 600 }, fault.EndpointMTU, "endpoint c1",
+			"ip link set dev bz1 mtu 1450", fault.Error},
+		"no carrier": {func(f *Facts) { f.Underlay.NoCarrier = []string{"eth0"} }, fault.UnderlayDown, "device eth0", "", fault.Error},
 		"blackhole within a network": {func(f *Facts) {
 			f.Host.Refusals = []Refusal{{Network: "red", To: "10.2.14.2/32", Why: "a blackhole takes its packets", Route: "blackhole 10.2.14.2/32"}}
 		}, fault.RouteForeign, "route to 10.2.14.2/32", "ip route del blackhole 10.2.14.2/32", fault.Error},

@@ -185,6 +185,8 @@ type PortLimit struct {
 	Port string `json:"port"`
 	// Rate is how much it may send, in kbit/s; 0: as much as it likes (ingress_policing_rate).
 	Rate int `json:"rate,omitempty"`
+	// QoS: what goes out of it is queued or limited.
+	QoS bool `json:"qos,omitempty"`
 	// NoForward: nothing goes out of it. NoReceive: what comes in by it is dropped.
 	NoForward bool `json:"noForward,omitempty"`
 	NoReceive bool `json:"noReceive,omitempty"`
@@ -221,6 +223,8 @@ type Underlay struct {
 	// are up and have no other end.
 	Down      []string `json:"down,omitempty"`
 	NoCarrier []string `json:"noCarrier,omitempty"`
+	// NoARP are those with a link address that ask for no other.
+	NoARP []string `json:"noARP,omitempty"`
 	// MTU is the smallest of Device and Below, that of MTUDevice. Need is what the
 	// largest packet of a network takes there, and NeedOf says of which.
 	MTU       int    `json:"mtu"`

@@ -295,6 +295,13 @@ func switchLimits(f *Facts, r *result) {
 			x.Commands = []string{"ovs-vsctl set interface " + arg(p.Port) + " ingress_policing_rate=0 ingress_policing_burst=0"}
 			r.found(x)
 		}
+		if p.QoS {
+			x.What, x.Evidence = "has a QoS: what goes out of it is queued, or limited and dropped", "column qos of table Port"
+			x.Commands = []string{"ovs-vsctl clear port " + arg(p.Port) + " qos"}
+			q := x
+			q.Severity = fault.Warning // somebody may mean it so
+			r.found(q)
+		}
 		if p.NoForward {
 			x.What, x.Evidence, x.Commands = "is closed for what goes out of it", "config: NO_FWD", []string{mod + "forward"}
 			r.found(x)

@@ -42,6 +42,13 @@ func underlayDevice(f *Facts, r *result) {
 			Remedy:   "look at its cable, and at the port of the switch at its other end",
 		})
 	}
+	for _, d := range u.NoARP {
+		r.found(Finding{
+			Code: fault.UnderlayDown, Item: "device " + d, What: "does not take part in ARP: it finds no other node, and none finds it",
+			Evidence: "NOARP; the VTEPs are on " + u.Device, Remedy: "let it",
+			Commands: []string{"ip link set dev " + arg(d) + " arp on"}, Safe: true,
+		})
+	}
 	for _, a := range u.Lacking {
 		bits := 24
 		if a.Is6() {

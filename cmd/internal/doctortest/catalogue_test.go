@@ -168,6 +168,12 @@ var catalogue = []injected{
 		undo: "ovs-vsctl set interface PORT ingress_policing_rate=0", code: fault.PortLimited, item: "port PORT",
 	},
 	{
+		name: "QoS on an endpoint's port", inject: "ovs-vsctl -- --id=@q create qos type=egress-policer other-config:cir=1000 " +
+			"other-config:cbs=1000 -- set port PORT qos=@q",
+		undo: "ovs-vsctl clear port PORT qos", code: fault.PortLimited, item: "port PORT",
+		severity: fault.Warning,
+	},
+	{
 		name: "endpoint's port closed for what comes in", inject: "ovs-ofctl mod-port br-baize PORT no-receive",
 		undo: "ovs-ofctl mod-port br-baize PORT receive", code: fault.PortLimited, item: "port PORT",
 	},
@@ -355,6 +361,10 @@ var catalogue = []injected{
 		undo: "pkill -f LocalPort", code: fault.TunnelPortTaken, item: "UDP port 4789", severity: fault.Warning,
 	},
 	{
+		name: "ARP off in the underlay", inject: "ip link set br-phy arp off", undo: "ip link set br-phy arp on",
+		code: fault.UnderlayDown, item: "device br-phy", also: cutOff,
+	},
+	{
 		name: "cable of the underlay unplugged", inject: "UNPLUG", undo: "PLUG", person: "PLUG", code: fault.UnderlayDown,
 		item: "device eth0", also: cutOff,
 	},
@@ -393,6 +403,10 @@ var catalogue = []injected{
 	{
 		name: "container's MTU 9000", quick: true, inject: "ip link set PORT mtu 9000 && INSIDE ip link set eth0 mtu 9000",
 		undo: "INSIDE ip link set eth0 mtu 1450", code: fault.EndpointMTU, item: "endpoint c1",
+	},
+	{
+		name: "MTU 600 at the end on the host", inject: "ip link set PORT mtu 600", undo: "ip link set PORT mtu 1450",
+		code: fault.EndpointMTU, item: "endpoint c1",
 	},
 	{
 		name: "device left over", inject: "ip link add bzdeadbeef01 type veth peer name peerofdead",

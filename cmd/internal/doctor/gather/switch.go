@@ -289,6 +289,12 @@ func (g *gatherer) limits(ctx context.Context) (out []doctor.PortLimit) {
 		rate, _ := row["ingress_policing_rate"].(float64)
 		all[name] = doctor.PortLimit{Port: name, Rate: int(rate)}
 	})
+	g.list(ctx, "Port", "name,qos", func(row map[string]any) {
+		name, _ := row["name"].(string)
+		p := all[name]
+		p.Port, p.QoS = name, !emptySet(row["qos"])
+		all[name] = p
+	})
 	dir := g.cfg.RunDir
 	if dir == "" {
 		dir = openflow.DefaultRunDir
@@ -302,7 +308,7 @@ func (g *gatherer) limits(ctx context.Context) (out []doctor.PortLimit) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		p := all[name]
-		if _, own := g.observed.Ports[name]; own && (p.Rate > 0 || p.NoForward || p.NoReceive) {
+		if _, own := g.observed.Ports[name]; own && (p.Rate > 0 || p.QoS || p.NoForward || p.NoReceive) {
 			out = append(out, p)
 		}
 	}

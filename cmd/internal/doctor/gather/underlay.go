@@ -88,6 +88,8 @@ func (g *gatherer) links() {
 			u.Down = append(u.Down, name)
 		case there && name != u.Device && !d.Carrier:
 			u.NoCarrier = append(u.NoCarrier, name)
+		case there && name == u.Device && d.NoARP && len(d.MAC) > 0: // point to point links have no address
+			u.NoARP = append(u.NoARP, name)
 		}
 	}
 }

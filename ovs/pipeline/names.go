@@ -27,8 +27,9 @@ func tunnelPrefix(t topology.Transport) string {
 // hostPrefix is what the name of the host's own port in a network starts with.
 const hostPrefix = "bn-"
 
-// containerPrefix is what the names of ports start with that are named after containers.
-const containerPrefix = "bz-"
+// endpointPrefix is what the names of ports start with that are named after containers and
+// endpoints.
+const endpointPrefix = "bz-"
 
 // secondTunnel is added to a peer's name for the tunnel over IPv6 that it has
 // beside the one over IPv4. No name of a node has a space in it.
@@ -145,15 +146,16 @@ func portNames(prefix string, names []string) map[string]string {
 	return out
 }
 
-// ContainerPortName returns the name of the port of a container, after what people call
-// it. Where another port has the name, the next try has another.
-func ContainerPortName(container string, try int) string {
-	return portName(containerPrefix, container, try)
+// EndpointPortName returns the name of the port of an endpoint, after what people call it
+// or its container. Where another port has the name, the next try has another.
+func EndpointPortName(called string, try int) string {
+	return portName(endpointPrefix, called, try)
 }
 
-// FitsContainerPort reports whether a port's name has all of a container's name.
-func FitsContainerPort(container string) bool {
-	return len(containerPrefix)+len(container) <= maxIfname
+// FitsEndpointPort reports whether a port's name has all of an endpoint's or a container's
+// name.
+func FitsEndpointPort(called string) bool {
+	return len(endpointPrefix)+len(called) <= maxIfname
 }
 
 // portName returns the prefix and a name, which is replaced by 30 bits of a hash

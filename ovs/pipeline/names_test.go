@@ -150,20 +150,20 @@ func TestTunnelNames(t *testing.T) {
 }
 
 // Ports of containers are named after them (finding U13).
-func TestContainerPortName(t *testing.T) {
-	require.Equal(t, "bz-web", pipeline.ContainerPortName("web", 0))
-	require.Equal(t, "bz-shop-front-1", pipeline.ContainerPortName("shop-front-1", 0))
+func TestEndpointPortName(t *testing.T) {
+	require.Equal(t, "bz-web", pipeline.EndpointPortName("web", 0))
+	require.Equal(t, "bz-shop-front-1", pipeline.EndpointPortName("shop-front-1", 0))
 	seen := map[string]bool{}
 	for _, name := range []string{"web", "accounting-front-1", "accounting-front-2", "accounting.front-1"} {
 		for try := range 5 {
-			port := pipeline.ContainerPortName(name, try)
+			port := pipeline.EndpointPortName(name, try)
 			require.LessOrEqual(t, len(port), 15)
 			require.False(t, seen[port], "%s, try %d: %s", name, try, port)
 			seen[port] = true
 		}
 	}
-	require.Regexp(t, "^bz-[a-z2-7]{6}-ont-1$", pipeline.ContainerPortName("accounting-front-1", 0))
-	require.Regexp(t, "^bz-[a-z2-7]{6}-web$", pipeline.ContainerPortName("web", 1))
+	require.Regexp(t, "^bz-[a-z2-7]{6}-ont-1$", pipeline.EndpointPortName("accounting-front-1", 0))
+	require.Regexp(t, "^bz-[a-z2-7]{6}-web$", pipeline.EndpointPortName("web", 1))
 }
 
 // The second tunnel to one peer is another one, with a name of its own.

@@ -205,6 +205,7 @@ func (host) ProbeAddress(ctx context.Context, devices []string, a netip.Addr) (*
 func (host) Abandoned(port string) (bool, error) { return hostnet.Abandoned(port) }
 
 func (host) LinkExists(name string) bool       { return hostnet.LinkExists(name) }
+func (host) DeviceCalled(name string) string   { return hostnet.DeviceCalled(name) }
 func (host) Devices() (map[string]bool, error) { return hostnet.Devices() }
 
 func (host) LowerMTU(port, netns string, mac net.HardwareAddr, mtu int) (int, error) {

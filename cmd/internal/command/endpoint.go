@@ -61,7 +61,11 @@ subnets; what lies behind a router is reached by those who have a route to it.
   baize endpoint add gw --network blue --netns gw --allow 0.0.0.0/0,::/0,ra
 
 Router advertisements and redirects, answers of DHCP servers, frames of bridges and
-tagged frames are dropped unless the network or the endpoint is allowed them.`,
+tagged frames are dropped unless the network or the endpoint is allowed them.
+
+The port on the bridge is named after the endpoint: that of c1 is bz-c1. Of a name
+that is longer than twelve characters, or that another port has, the port's name has
+a hash and the end.`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "network", Usage: "`NAME` of the network", Required: true},
 			&ucli.StringFlag{Name: "netns", Usage: "the namespace: a `PATH`, or a name that 'ip netns' knows", Required: true},

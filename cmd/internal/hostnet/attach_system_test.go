@@ -168,6 +168,8 @@ func TestAttachWithSecondName(t *testing.T) {
 	attach(t, s)
 	require.True(t, LinkExists(s.HostIfname))
 	require.True(t, LinkExists(s.HostAltname))
+	require.Equal(t, s.HostIfname, DeviceCalled(s.HostAltname))
+	require.Equal(t, s.HostIfname, DeviceCalled(s.HostIfname))
 	require.NoError(t, Attach(t.Context(), s), "again")
 	require.Contains(t, output(t, "", "nft list ruleset"), s.HostIfname)
 	other := s
@@ -178,6 +180,7 @@ func TestAttachWithSecondName(t *testing.T) {
 	require.NoError(t, Detach(t.Context(), s.HostAltname))
 	require.False(t, LinkExists(s.HostIfname))
 	require.False(t, LinkExists(s.HostAltname))
+	require.Empty(t, DeviceCalled(s.HostAltname))
 	require.NotContains(t, output(t, "", "nft list ruleset"), s.HostIfname)
 	require.NoError(t, Detach(t.Context(), s.HostAltname), "again")
 }

@@ -17,6 +17,16 @@ func LinkExists(name string) bool {
 	return !errors.As(err, &notFound)
 }
 
+// DeviceCalled returns the first name of the device of this host that has a name, as its
+// first or as its second one (altname of ip-link(8)); "" where there is none.
+func DeviceCalled(name string) string {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return ""
+	}
+	return l.Attrs().Name
+}
+
 // Devices returns the names of all devices of this host. A list that changed while it
 // was read is an error: one may be missing in it.
 func Devices() (map[string]bool, error) {

@@ -204,6 +204,16 @@ func (h host) LinkExists(name string) bool {
 	return h.k.devices[cmp.Or(h.k.second[name], name)]
 }
 
+func (h host) DeviceCalled(name string) string {
+	h.gate.bug(AttachDoor)
+	h.k.mu.Lock()
+	defer h.k.mu.Unlock()
+	if name = cmp.Or(h.k.second[name], name); h.k.devices[name] {
+		return name
+	}
+	return ""
+}
+
 func (h host) Devices() (map[string]bool, error) {
 	h.gate.bug(AttachDoor)
 	h.k.mu.Lock()

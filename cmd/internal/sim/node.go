@@ -439,11 +439,22 @@ func (n *Node) Take(device string, a netip.Addr) {
 	n.kernel.taken = map[netip.Addr]string{a: device}
 }
 
-// OldKernel takes the second names of devices from the kernel.
-func (n *Node) OldKernel() {
+// OldKernel takes the second names of devices from the kernel; NewKernel gives them back.
+func (n *Node) OldKernel() { n.secondNames(false) }
+
+// NewKernel undoes OldKernel.
+func (n *Node) NewKernel() { n.secondNames(true) }
+
+func (n *Node) secondNames(has bool) {
 	n.kernel.mu.Lock()
 	defer n.kernel.mu.Unlock()
-	n.kernel.old = true
+	n.kernel.old = !has
+}
+
+// LoseEndpointsFile takes the file with the endpoints' records from a node whose agent does
+// not run.
+func (n *Node) LoseEndpointsFile() {
+	require.NoError(n.world.t, os.Remove(filepath.Join(n.dir, "endpoints.json")))
 }
 
 // RemoveDevice removes an endpoint's device by one of its names, without asking anybody.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -203,5 +204,97 @@ func TestPortNamedAfterAttachment(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "bz-web", again.Port)
 		require.Equal(t, e.IPs, again.IPs)
+	})
+}
+
+// Ports of endpoints that people add have the endpoints' names (U13).
+func TestPortNamedAfterEndpoint(t *testing.T) {
+	ask := func(t *testing.T, n *sim.Node, network, name string) (api.Endpoint, error) {
+		t.Helper()
+		return n.Agent().AddEndpoint(t.Context(), api.EndpointRequest{
+			Network: network, Netns: "/run/netns/" + name, Name: name,
+		})
+	}
+	scenario(t, "and no two have one name", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		require.NoError(t, w.CreateNetwork("red"))
+		w.Settle()
+		require.Equal(t, "bz-web", started(t, n, "docker-1", "web").Port)
+		for _, x := range []struct{ network, name, want string }{
+			{"blue", "db", "bz-db"},
+			{"red", "db", "bz-[a-z2-7]{6}-db"},
+			{"blue", "web", "bz-[a-z2-7]{6}-web"},
+			{"blue", "twelve.chars", "bz-twelve.chars"},
+			{"blue", "accounting-db-1", "bz-[a-z2-7]{6}-db-1"},
+		} {
+			e, err := ask(t, n, x.network, x.name)
+			require.NoError(t, err)
+			require.Regexp(t, "^"+x.want+"$", e.Port)
+			require.LessOrEqual(t, len(e.Port), 15)
+			require.Contains(t, n.Devices(), e.Port)
+			_, err = ask(t, n, x.network, x.name)
+			require.ErrorIs(t, err, topology.ErrExists)
+		}
+		w.Settle()
+		require.Empty(t, n.Faults())
+	})
+	scenario(t, "again after it was removed, and whatever agent runs", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		before := n.Devices()
+		for range 3 {
+			e, err := ask(t, n, "blue", "web")
+			require.NoError(t, err)
+			require.Equal(t, "bz-web", e.Port)
+			n.Kill()
+			n.Start()
+			w.Settle()
+			_, err = ask(t, n, "blue", "web")
+			require.ErrorIs(t, err, topology.ErrExists)
+			require.NoError(t, n.Agent().RemoveEndpoint(t.Context(), "blue/web"))
+			require.Equal(t, before, n.Devices())
+		}
+	})
+	scenario(t, "also of a device that only the kernel remembers", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		first, before := n.Wanted["blue/c-host1"], n.Devices()
+		require.Equal(t, "bz-c-host1", first.Port)
+		n.Kill()
+		n.LoseEndpointsFile()
+		n.Switch.Wipe()
+		n.Start()
+		w.Pass(time.Minute)
+		require.Equal(t, before, n.Devices())
+		require.NoError(t, n.Add("blue", "c-host1"))
+		require.Equal(t, first, n.Wanted["blue/c-host1"])
+		require.Equal(t, before, n.Devices())
+		w.Settle()
+		require.Empty(t, n.Faults())
+	})
+	scenario(t, "not of one that an older agent made", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		n.OldKernel() // the port of its endpoint has a name as an older agent gives it
+		e, err := ask(t, n, "blue", "web")
+		require.NoError(t, err)
+		require.Equal(t, hostnet.HostIfname("blue/web"), e.Port)
+		require.Empty(t, n.Attach().Pending())
+		n.Kill()
+		n.NewKernel()
+		n.Start()
+		w.Settle()
+		list, err := n.Agent().Endpoints(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, list, e)
+		_, err = ask(t, n, "blue", "web")
+		require.ErrorIs(t, err, topology.ErrExists)
+		require.NoError(t, n.Agent().RemoveEndpoint(t.Context(), "blue/web"))
+		e, err = ask(t, n, "blue", "web")
+		require.NoError(t, err)
+		require.Equal(t, "bz-web", e.Port)
+		w.Settle()
+		require.Empty(t, n.Faults())
 	})
 }

@@ -97,6 +97,9 @@ type Host interface {
 	// LinkExists reports whether there is a device of that name; when in doubt it
 	// says yes.
 	LinkExists(name string) bool
+	// DeviceCalled returns the first name of the device that has one of that name, as its
+	// first or its second; "" where there is none.
+	DeviceCalled(name string) string
 	// Devices are the names of all devices, or an error: nothing is cleaned up on a
 	// guess.
 	Devices() (map[string]bool, error)

@@ -153,7 +153,7 @@ func (p *Part) DetachAttachment(ctx context.Context, d api.Detachment) error {
 }
 
 // detachRest removes what is left of an endpoint that has no record, by the name that its
-// port has unless that is named after the container: the port of one whose device is gone,
+// port has unless that is a name for people: the port of one whose device is gone,
 // the device of an agent that was killed.
 func (p *Part) detachRest(ctx context.Context, port string) error {
 	var err error
@@ -238,7 +238,7 @@ func calledBy(req api.EndpointRequest) string {
 	if name == "/" && len(req.Aliases) > 0 {
 		name = req.Aliases[0]
 	}
-	if id := req.Attachment.Container; name == "/" && pipeline.FitsContainerPort(id) {
+	if id := req.Attachment.Container; name == "/" && pipeline.FitsEndpointPort(id) {
 		name = id
 	}
 	return strings.Trim(name, "/")

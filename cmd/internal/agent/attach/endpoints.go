@@ -53,9 +53,11 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err != nil {
 		return e, err
 	}
+	called := e.Name
 	if req.Attachment != nil {
-		e.Port = p.named(ctx, e, calledBy(req))
+		called = calledBy(req)
 	}
+	e.Port = p.named(ctx, e, called)
 	defer func() { p.forget(e) }()
 	if req.MoveFrom == "" {
 		if err := p.pinAway(ctx, n, t.Snapshot, e); err != nil {
@@ -187,7 +189,8 @@ func endpointOf(req api.EndpointRequest) (ovs.Endpoint, error) {
 	return e, nil
 }
 
-// portOf returns the name of an endpoint's port, unless it is named after a container.
+// portOf returns the name that an endpoint's device can be found by without any record: that
+// of its port, or where this has a name for people the second one.
 func portOf(e ovs.Endpoint) string { return hostnet.HostIfname(e.Network + "/" + e.Name) }
 
 // choose fills in addresses and MAC and makes the endpoint pending. full names
@@ -202,8 +205,7 @@ func (p *Part) choose(
 		if err = p.checkOpen(n.Name); err != nil {
 			return
 		}
-		_, there := p.endpoints[e.Port]
-		if _, coming := p.pending[e.Port]; there || coming {
+		if _, there := p.find(*e); there {
 			err = &topology.Error{
 				Kind: topology.ErrExists, Item: "endpoint " + e.Name, What: "is in network " + e.Network + " already",
 				Remedy: "remove it first, or choose another name",

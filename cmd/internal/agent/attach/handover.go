@@ -217,22 +217,26 @@ func (p *Part) HandOver(ctx context.Context, e ovs.Endpoint, called string) (dev
 }
 
 const (
-	// nameTries is how many names a port may have that is named after a container: as
-	// many containers of a host may be called the same, one in each network.
+	// nameTries is how many names a port may have that is named after a container or an
+	// endpoint: as many of a host may be called the same, one in each network.
 	nameTries = 64
-	// leaveWait is how long the port of a container that has just ended is waited for:
-	// started again, it has the name again.
+	// leaveWait is how long the port of one that has just ended is waited for: started
+	// again, it has the name again.
 	leaveWait = time.Second
 )
 
-// named names the port of a pending endpoint after its container, and returns the name. A
-// name that something else has, or a port that an agent before this one named, stays.
+// named names the port of a pending endpoint after what people call it, and returns the
+// name. A name that something else has, or a port that an agent before this one named, stays.
 func (p *Part) named(ctx context.Context, e ovs.Endpoint, called string) string {
 	if called == "" || e.Port != portOf(e) {
 		return e.Port
 	}
+	// An agent that was killed, or a switch that lost its ports, has left the device.
+	if device := p.host.DeviceCalled(e.Port); device != "" && (device == e.Port || p.rename(e, device)) {
+		return device
+	}
 	for try := range nameTries {
-		name := pipeline.ContainerPortName(called, try)
+		name := pipeline.EndpointPortName(called, try)
 		if !hostnet.ValidIfname(name) {
 			break
 		}

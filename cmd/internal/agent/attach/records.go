@@ -74,7 +74,7 @@ type records struct {
 	unsure    map[string]time.Time    // by port: moves that etcd may have done, and since when
 	// leaving are ports of endpoints that were removed: they are not adopted.
 	leaving map[string]bool
-	// hashed are their ports' other names, where they are named after containers.
+	// hashed are their ports' other names, where they have names for people.
 	hashed map[string]string
 	// unfinished are those of them that an agent before this one began to remove:
 	// their devices may be left.
@@ -178,14 +178,22 @@ func (r *records) unplugged(port string) {
 func (r *records) portOf(e ovs.Endpoint) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if port, there := r.find(e); there {
+		return port
+	}
+	return portOf(e)
+}
+
+// find returns the port of an endpoint that is there or on its way. It needs r.mu.
+func (r *records) find(e ovs.Endpoint) (port string, there bool) {
 	for _, m := range []map[string]ovs.Endpoint{r.endpoints, r.pending} {
 		for port, o := range m {
 			if o.Network == e.Network && o.Name == e.Name {
-				return port
+				return port, true
 			}
 		}
 	}
-	return portOf(e)
+	return "", false
 }
 
 // rename gives a pending endpoint another port. It is refused where another endpoint has
@@ -198,6 +206,10 @@ func (r *records) rename(e ovs.Endpoint, port string) (renamed bool) {
 			return
 		}
 		delete(r.pending, e.Port)
+		if r.moving[e.Port] {
+			delete(r.moving, e.Port)
+			r.moving[port] = true
+		}
 		e.Port = port
 		r.pending[port], renamed = e, true
 	})
@@ -220,7 +232,7 @@ func (r *records) isLeaving(port string) bool {
 }
 
 // leavingAs returns the port of a removed endpoint that may be there still, by what it is
-// called unless it is named after a container; "" where there is none.
+// called unless it has a name for people; "" where there is none.
 func (r *records) leavingAs(hashed string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

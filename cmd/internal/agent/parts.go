@@ -160,7 +160,7 @@ func (a *Agent) addCore() openvswitch.Inputs {
 	}, h, w.Database, w.Flows, w.Host, endpoints, in, a.log)
 	endpoints.SetSwitch(sw)
 	member.Follow(endpoints.Known(), endpoints, sw.Offers())
-	if member.SetAsker(w.Asker); w.Asker == nil && a.probes() {
+	if member.SetAsker(w.Asker); w.Asker == nil && w.Probes != nil {
 		member.SetAsker(a.askOwner)
 	}
 	routes := kernel.New(kernel.Config{

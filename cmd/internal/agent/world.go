@@ -66,7 +66,8 @@ type World struct {
 	Probes mesh.Wire
 	// Echo sends echo requests to other hosts; nil: none are sent.
 	Echo mesh.Echo
-	// Asker asks the switches of nodes whose agent does not run; nil: by Probes.
+	// Asker asks for addresses of nodes whose agent does not run; nil: by Probes, and by
+	// pings where kernels route.
 	Asker membership.Asker
 	// Datapath is "system" or "netdev", DatapathReason says why it is that one.
 	Datapath, DatapathReason string

@@ -296,6 +296,11 @@ func testRouteCleanup(d *domain) {
 	c1 := d.Endpoint("host3/c1")
 	require.NoError(d.T, d.Host("host3").StopService(d.T.Context(), lab.ServiceAgent))
 	d.Reaches("host1/c1", c1) // a stopped agent takes nothing down
+	answer := c1.MAC + " answers for it"
+	if d.transport("blue") == topology.Route { // no ARP goes from node to node
+		answer = "it answers to a ping"
+	}
+	ownerIsAway(d, c1, answer)
 	d.Must("host3", "ip", "route", "add", "10.99.0.0/24", "via", "192.168.77.1")
 	require.Contains(d.T, d.Must("host3", "tc", "filter", "show", "dev", "br-phy", "ingress"), "baize_to")
 	d.Must("host3", "baize", "agent", "cleanup")

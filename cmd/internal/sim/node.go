@@ -423,13 +423,13 @@ func (n *Node) SetUnderlayMTU(mtu int) {
 }
 
 // behind is who answers for an address behind the switch of its owner.
-func (w *World) behind(_ context.Context, c topology.Claim) (net.HardwareAddr, error) {
+func (w *World) behind(_ context.Context, c topology.Claim) (string, error) {
 	for _, n := range w.Nodes {
-		if n.Name == c.Owner {
-			return n.Behind[c.Addr], nil
+		if mac := n.Behind[c.Addr]; n.Name == c.Owner && mac != nil {
+			return mac.String() + " answers for it", nil
 		}
 	}
-	return nil, nil
+	return "", nil
 }
 
 // Take gives an address to the endpoint of a device, without asking anybody.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"time"
 
@@ -137,10 +136,10 @@ func (p *Part) Claim(ctx context.Context, network string, a netip.Addr, what str
 	}
 }
 
-// Asker asks on the wire who has the address of a claim, of which only the switch of its
-// owner knows, as the agent there does not run. It returns whose MAC answers, nil where
-// nobody does or the owner cannot be reached.
-type Asker func(ctx context.Context, c topology.Claim) (net.HardwareAddr, error)
+// Asker asks on the wire who has the address of a claim, of which only the switch and the
+// kernel of its owner know, as the agent there does not run. It says who answers, in words:
+// "02:42:0a:01:05:02 answers for it"; "" where nobody does or the owner cannot be reached.
+type Asker func(ctx context.Context, c topology.Claim) (answer string, err error)
 
 // SetAsker says who asks the switches of nodes whose agent does not run; nil: they are not
 // asked.
@@ -183,14 +182,14 @@ func (p *Part) askOwner(ctx context.Context, s *topology.Snapshot, c topology.Cl
 	if c.Owner == "" || p.asker == nil {
 		return ""
 	}
-	mac, err := p.asker(ctx, c)
+	answer, err := p.asker(ctx, c)
 	if err != nil {
 		p.log.Debugf("ask on the wire for %s of node %s: %v", c.Addr, c.Owner, err)
 	}
-	if mac == nil {
+	if answer == "" {
 		return ""
 	}
-	holder = fmt.Sprintf("node %s has it: %s answers for it there, though no agent runs", c.Owner, mac)
+	holder = fmt.Sprintf("node %s has it: %s there, though no agent runs", c.Owner, answer)
 	if s != nil {
 		if called := topology.DescribeEndpoint("", s.LookupAddr(c.Network, c.Addr)); called != "" {
 			holder += ", " + called

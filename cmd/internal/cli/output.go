@@ -114,7 +114,9 @@ func Print(w io.Writer, f Format, t Table, value any) error {
 			b = append(append(b, Printable(name)...), '\n')
 		}
 	default:
-		b, err = t.byTemplate(f, value)
+		if b, err = t.byTemplate(f, value); err != nil {
+			return err // it names the template
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("output as %s: %w", f, err)

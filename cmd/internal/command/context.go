@@ -160,8 +160,9 @@ func (r *runner) contextUse(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	var chosen settings.NamedContext
 	if !none {
-		if _, err := findContext(file, name); err != nil {
+		if chosen, err = findContext(file, name); err != nil {
 			return err
 		}
 	}
@@ -171,6 +172,14 @@ func (r *runner) contextUse(c *ucli.Context) error {
 	}
 	if none {
 		return r.say("no context is the current one")
+	}
+	own, err := r.ownPlaces(c, r.root.Flags)
+	if err != nil {
+		return err
+	}
+	if variable := overridden(chosen, own[1]); variable != "" {
+		fmt.Fprintf(r.Err, "the variable %s is set and comes before the context: 'unset %[1]s', and 'baize config' shows "+
+			"what holds\n", variable)
 	}
 	return r.say("context %s is the current one", name)
 }

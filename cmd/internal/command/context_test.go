@@ -45,6 +45,15 @@ func TestContextCommands(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 
+	// A variable would hide the context.
+	t.Setenv("BAIZE_ETCD_ENDPOINTS", "http://d:2379")
+	res = baize(t, "context", "use", "prod")
+	assert.Equal(t, cli.ExitOK, res.code)
+	assert.Contains(t, res.err, "the variable BAIZE_ETCD_ENDPOINTS is set and comes before the context")
+	t.Setenv("BAIZE_ETCD_ENDPOINTS", "https://a:2379,https://b:2379")
+	assert.Empty(t, baize(t, "context", "use", "prod").err)
+	t.Setenv("BAIZE_ETCD_ENDPOINTS", "")
+
 	// Another user's password is another one.
 	require.Zero(t, baize(t, "context", "set", "prod", "--etcd-username", "other").code)
 	assert.Contains(t, baize(t, "context", "show", "prod").out, "(not set)")

@@ -26,6 +26,9 @@ func documentFlag(f ucli.Flag) flagDoc {
 	value := ""
 	if d.TakesValue() {
 		value = " VALUE"
+		if _, ok := f.(*ucli.DurationFlag); ok {
+			value = " DURATION"
+		}
 		if before, rest, ok := strings.Cut(usage, "`"); ok {
 			if word, after, ok := strings.Cut(rest, "`"); ok {
 				value = " " + word

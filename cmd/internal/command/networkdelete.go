@@ -125,6 +125,9 @@ func (r *runner) awaitDeletion(c *ucli.Context, d *deletion) error {
 	switch {
 	case err == nil:
 		return r.say("network %s deleted", name)
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintf(r.Err, "network %s is being deleted all the same; 'baize network delete --cancel %[1]s' keeps it\n", name)
+		return err
 	case !errors.Is(err, errHeld):
 		return err
 	case limit == 0:

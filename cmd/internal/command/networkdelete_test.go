@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"net/netip"
 	"strings"
 	"testing"
@@ -72,6 +73,27 @@ func TestNetworkDeleteCancel(t *testing.T) {
 	snap, err := s.Snapshot(t.Context())
 	require.NoError(t, err)
 	assert.Empty(t, snap.Networks["blue"].Deleting)
+}
+
+// Who interrupts the command only stops to wait: it says so, and how to keep the network.
+func TestNetworkDeleteInterrupted(t *testing.T) {
+	s := cluster(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	go func() {
+		defer interrupt()
+		for snap, err := s.Snapshot(ctx); ctx.Err() == nil; snap, err = s.Snapshot(ctx) {
+			if assert.NoError(t, err); snap.Networks["blue"].Deleting != "" {
+				return
+			}
+		}
+	}()
+	var out, errOut bytes.Buffer
+	code := Run(ctx, []string{"network", "delete", "blue"}, Streams{strings.NewReader(""), &out, &errOut})
+	assert.Equal(t, cli.ExitInterrupted, code)
+	assert.Empty(t, out.String())
+	assert.Contains(t, errOut.String(), "network blue is being deleted all the same; 'baize network delete --cancel blue' keeps it")
+	assert.True(t, strings.HasSuffix(errOut.String(), "baize: interrupted\n"), errOut.String())
 }
 
 // --force asks, and takes the network from agents that do not give it.

@@ -161,14 +161,23 @@ func (r *runner) contextPlace(c *ucli.Context, w *whereabouts, own []settings.Pl
 	}
 	// The environment has precedence: who names a context on the line and gets
 	// another cluster would not see it.
-	for _, key := range settings.Cluster() {
-		set, mine := own[1].Values[key]
-		if v, ok := ctx.Values[key]; ok && mine && v.Text != set.Text {
-			return settings.Place{}, usagef("baize", "--context %s and the variable %s contradict each other: "+
-				"unset the variable, or leave --context out", name, set.Where)
-		}
+	if variable := overridden(ctx, own[1]); variable != "" {
+		return settings.Place{}, usagef("baize", "--context %s and the variable %s contradict each other: "+
+			"unset the variable, or leave --context out", name, variable)
 	}
 	return ctx.Place(), nil
+}
+
+// overridden is a variable of the environment that says other than a context; "" where
+// none does.
+func overridden(ctx settings.NamedContext, env settings.Place) (variable string) {
+	for _, key := range settings.Cluster() {
+		set, mine := env.Values[key]
+		if v, ok := ctx.Values[key]; ok && mine && v.Text != set.Text {
+			return set.Where
+		}
+	}
+	return ""
 }
 
 // chosenContext is the name of the context in use, as a setting.

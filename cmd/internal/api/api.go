@@ -94,6 +94,9 @@ type EndpointRequest struct {
 	// MoveFrom is the node that has an endpoint of the same name with these addresses and
 	// this MAC: it is moved here.
 	MoveFrom string `json:"moveFrom,omitempty"`
+	// DryRun asks only what endpoint it would be: see attach.Part. Where its addresses are
+	// not known it has none.
+	DryRun bool `json:"dryRun,omitempty"`
 	// Attachment is what the endpoint is of where an engine's plugin asks for it: Name
 	// and Ifname are empty then.
 	Attachment *Attachment `json:"attachment,omitempty"`

@@ -25,7 +25,7 @@ func (r *runner) endpointCommand() *ucli.Command {
 				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
 				Description: `A container loses this interface without its engine knowing: 'docker network
 disconnect', or 'docker rm', is what removes it. So that is asked first.`,
-				Flags:  []ucli.Flag{yesFlag()},
+				Flags:  []ucli.Flag{yesFlag(), dryRunFlag()},
 				Action: r.endpointRemove,
 			},
 			r.endpointMoveCommand(),
@@ -80,7 +80,7 @@ a hash and the end.`,
 			&ucli.StringFlag{
 				Name: "ifname", Usage: "`NAME` of the interface in the namespace (default eth0)", Action: isDevice("ifname"),
 			},
-			outputFlag(formatsItem...),
+			dryRunFlag(), outputFlag(formatsItem...),
 		},
 		Action: r.endpointAdd,
 	}
@@ -106,7 +106,7 @@ its address and MAC ('docker run --ip … --mac-address …').`,
 			&ucli.StringFlag{
 				Name: "ifname", Usage: "`NAME` of the interface in the namespace (default as it was)", Action: isDevice("ifname"),
 			},
-			outputFlag(formatsItem...),
+			dryRunFlag(), outputFlag(formatsItem...),
 		},
 		Action: r.endpointMove,
 	}
@@ -166,6 +166,9 @@ func (r *runner) endpointAdd(c *ucli.Context) error {
 		}
 		req.MAC = m.String()
 	}
+	if c.Bool(flagDryRun) {
+		return r.rehearseAdd(c, req)
+	}
 	e, err := waiting(r, c, "attaching the namespace", func(ctx context.Context) (api.Endpoint, error) {
 		return r.agentClient(c).AddEndpoint(ctx, req)
 	})
@@ -210,6 +213,9 @@ func (r *runner) endpointMove(c *ucli.Context) error {
 		req := api.EndpointRequest{
 			Name: old.Name, Network: old.Network, Netns: netns, Ifname: cmp.Or(c.String("ifname"), old.Ifname),
 			IPs: old.IPs, MAC: old.MAC, Allow: old.Allow, AllowTraffic: old.AllowTraffic, MoveFrom: host,
+		}
+		if c.Bool(flagDryRun) {
+			return r.rehearseMove(c, snap, old, req)
 		}
 		e, err := waiting(r, c, "moving the endpoint", func(ctx context.Context) (api.Endpoint, error) {
 			return r.agentClient(c).AddEndpoint(ctx, req)
@@ -266,6 +272,9 @@ func (r *runner) endpointOn(c *ucli.Context, s *etcdstore.Store, host, name stri
 
 func (r *runner) endpointRemove(c *ucli.Context) error {
 	name := c.Args().First()
+	if c.Bool(flagDryRun) {
+		return r.rehearseRemove(c, name)
+	}
 	if ok, err := r.mayDetach(c, name); err != nil || !ok {
 		return err
 	}
@@ -274,11 +283,7 @@ func (r *runner) endpointRemove(c *ucli.Context) error {
 	})
 	if errors.Is(err, topology.ErrNotFound) {
 		if list, lerr := r.agentClient(c).Endpoints(c.Context); lerr == nil {
-			var names []string
-			for _, e := range list {
-				names = append(names, e.Name)
-			}
-			return notFound("endpoint", name, names, "'baize endpoint list' shows those of this node")
+			return noEndpoint(name, list)
 		}
 	}
 	if err != nil {

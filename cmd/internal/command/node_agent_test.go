@@ -55,7 +55,9 @@ func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.endpoints = append(f.endpoints, e)
+	if !req.DryRun {
+		f.endpoints = append(f.endpoints, e)
+	}
 	return e, nil
 }
 
@@ -211,6 +213,47 @@ func TestEndpointCommands(t *testing.T) {
 }
 
 // Row U8: a container is cut off only by who says so.
+// A dry run shows endpoint and pins, and the agent is asked for nothing else.
+func TestEndpointDryRun(t *testing.T) {
+	s := cluster(t)
+	f := &fakeAgent{}
+	f.serve(t)
+	before, err := s.Snapshot(t.Context())
+	require.NoError(t, err)
+	away := before.NodeSubnets("blue", "host2")[0].Prefix.Addr().Next().Next()
+	add := []string{"endpoint", "add", "c1", "--network", "blue", "--netns", "c1", "--ip", away.String()}
+	res := baize(t, append(add, "--dry-run")...)
+	require.Equal(t, 0, res.code, res.err)
+	pin := "pins/blue/" + away.String() + "\n"
+	record := `{"node":"host1","mac":"02:42:0a:01:05:02","endpoint":"c1"}` + "\n"
+	for _, want := range []string{
+		"endpoint blue/c1 of node host1\n  before  none\n  after   {\"name\":\"c1\",", pin + "  before  none\n  after   " + record,
+		"nothing was changed (--dry-run)\n",
+	} {
+		assert.Contains(t, res.out, want)
+	}
+	assert.Contains(t, res.err, "node host2 leases ")
+	assert.Contains(t, res.err, "node host1 leases a subnet of network blue first")
+	assert.True(t, f.last.DryRun)
+	assert.Empty(t, f.endpoints)
+
+	require.Equal(t, 0, baize(t, add...).code)
+	assert.False(t, f.last.DryRun)
+	_, err = s.PutPin(t.Context(), topology.Pin{
+		Network: "blue", Addr: netip.MustParseAddr("10.1.0.98"), Node: "host1", MAC: f.endpoints[0].MAC, Endpoint: "c1",
+	})
+	require.NoError(t, err)
+	f.endpoints[0].IPs = []netip.Addr{netip.MustParseAddr("10.1.0.98")}
+	res = baize(t, "endpoint", "remove", "c1", "--dry-run")
+	require.Equal(t, 0, res.code, res.err)
+	assert.Contains(t, res.out, "endpoint blue/c1 of node host1\n  before  {\"name\":\"c1\",")
+	assert.Contains(t, res.out, "pins/blue/10.1.0.98\n  before  "+record+"  after   none\n")
+	assert.Len(t, f.endpoints, 1)
+	res = baize(t, "endpoint", "remove", "c2", "--dry-run")
+	assert.Equal(t, cli.ExitNotFound, res.code)
+	assert.Contains(t, res.err, "did you mean c1?")
+}
+
 func TestEndpointRemoveOfAContainer(t *testing.T) {
 	f := &fakeAgent{endpoints: []api.Endpoint{{
 		Name: "docker-0123456789ab", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, Engine: api.EngineDocker,

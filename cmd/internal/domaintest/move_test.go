@@ -41,6 +41,11 @@ func TestEndpointMove(t *testing.T) {
 			var web api.Endpoint
 			out := d.Must("host2", "baize", "endpoint", "add", "web", "--network", "blue", "--netns", "web", "-o", "json")
 			require.NoError(t, json.Unmarshal([]byte(out), &web))
+			dry := d.Must("host3", "baize", "endpoint", "move", "web", "host2", "--netns", "web", "--dry-run")
+			require.Contains(t, dry, "endpoint blue/web of node host2\n  before  {")
+			require.Contains(t, dry, "endpoint blue/web of node host3\n  before  none\n")
+			require.Contains(t, dry, `"movedFrom":"host2"`)
+			require.Empty(t, strings.TrimSpace(d.Must("host1", "baize", "pin", "list", "-q")))
 			for i, way := range [][2]string{{"host2", "host3"}, {"host3", "host2"}} {
 				d.moves(web, way[0], way[1], fmt.Sprintf("move %d", i+1))
 			}

@@ -33,7 +33,10 @@ func (p *Part) Endpoints() []ovs.Endpoint {
 func (p *Part) Add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, error) {
 	ctx, cancel := p.limit(ctx)
 	defer cancel()
-	if req.Attachment != nil {
+	switch {
+	case req.DryRun:
+		return p.rehearse(req)
+	case req.Attachment != nil:
 		return p.addAttachment(ctx, req)
 	}
 	return p.add(ctx, req)
@@ -130,13 +133,8 @@ func (p *Part) plan(
 	ctx context.Context, t hub.Topology, n *topology.NetworkView, e ovs.Endpoint, req api.EndpointRequest,
 ) (ovs.Endpoint, error) {
 	static := req.IPs
-	if err := p.checkBehindKernel(*n, static); err != nil {
+	if err := p.checkStatic(t, *n, static); err != nil {
 		return e, err
-	}
-	for _, ip := range static {
-		if err := addresses.CheckSegment(t.Snapshot, n.Name, ip.Unmap()); err != nil {
-			return e, err
-		}
 	}
 	for {
 		full, err := p.choose(*n, &e, static, req.MoveFrom)
@@ -149,6 +147,19 @@ func (p *Part) plan(
 			return e, err
 		}
 	}
+}
+
+// checkStatic refuses addresses that somebody else assigns.
+func (p *Part) checkStatic(t hub.Topology, n topology.NetworkView, static []netip.Addr) error {
+	if err := p.checkBehindKernel(n, static); err != nil {
+		return err
+	}
+	for _, ip := range static {
+		if err := addresses.CheckSegment(t.Snapshot, n.Name, ip.Unmap()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // endpointOf reads what was asked for, but for addresses.
@@ -202,23 +213,7 @@ func (p *Part) choose(
 	from string,
 ) (full topology.Family, err error) {
 	p.change(func() {
-		if err = p.checkOpen(n.Name); err != nil {
-			return
-		}
-		if _, there := p.find(*e); there {
-			err = &topology.Error{
-				Kind: topology.ErrExists, Item: "endpoint " + e.Name, What: "is in network " + e.Network + " already",
-				Remedy: "remove it first, or choose another name",
-			}
-			return
-		}
-		if e.IPs, full, err = addresses.ChooseAll(n, static, p.occupiedBut(n.Name, static, from)); err != nil {
-			return
-		}
-		if e.MAC == nil {
-			e.MAC = topology.MACOf(e.IPs[0])
-		}
-		if err = p.checkMAC(n, *e); err == nil {
+		if full, err = p.fit(n, e, static, from); err == nil {
 			p.pending[e.Port] = *e
 			if delete(p.unfinished, e.Port); from != "" {
 				p.moving[e.Port] = true

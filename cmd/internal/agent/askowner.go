@@ -135,7 +135,8 @@ func (a *Agent) routedToOwner(ctx context.Context, c topology.Claim) bool {
 	for {
 		routes, err := a.Routes(ctx)
 		if err == nil && slices.ContainsFunc(routes, func(r api.Route) bool {
-			return r.Network == c.Network && r.Node == c.Owner && r.Kind == string(topology.PathRoute) && r.Prefix.Contains(c.Addr)
+			return r.Network == c.Network && r.Node == c.Owner && r.Prefix.Contains(c.Addr) &&
+				r.Kind == string(topology.PathRoute)
 		}) {
 			return true
 		}

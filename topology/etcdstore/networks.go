@@ -57,7 +57,7 @@ func (s *Store) CreateNetwork(ctx context.Context, n topology.Network) (topology
 		if err := checkVNI(v.Networks, n); err != nil {
 			return false, err
 		}
-		if err := topology.CheckRouted(n, v.Networks); err != nil {
+		if err := checkKernel(v, topology.Network{}, n); err != nil {
 			return false, err
 		}
 		resp, err := s.commit(ctx, txn{
@@ -142,7 +142,7 @@ func (s *Store) UpdateNetwork(
 ) (topology.Network, error) {
 	var out topology.Network
 	err := s.attempts(ctx, "network "+name, func() (bool, error) {
-		v, err := s.readNetwork(ctx, name, topology.DirNetworks)
+		v, err := s.readNetwork(ctx, name, topology.DirNetworks, topology.DirNodes)
 		if err != nil {
 			return false, err
 		}
@@ -175,6 +175,17 @@ func (s *Store) UpdateNetwork(
 	return out, err
 }
 
+// checkKernel refuses what kernels could not forward, unless it has been so before: a node
+// that came later is told by its agent.
+func checkKernel(v view, old, n topology.Network) error {
+	if !old.Kernel() || n.IPv4 != old.IPv4 || n.IPv6 != old.IPv6 {
+		if err := topology.CheckCovers(n, v.Nodes); err != nil {
+			return err
+		}
+	}
+	return topology.CheckRouted(n, v.Networks)
+}
+
 // mayUpdate returns what has to hold still when a network is changed, or why it
 // cannot be.
 func (s *Store) mayUpdate(v view, old, n topology.Network) ([]clientv3.Cmp, error) {
@@ -188,7 +199,7 @@ func (s *Store) mayUpdate(v view, old, n topology.Network) ([]clientv3.Cmp, erro
 	if err := checkVNI(v.Networks, n); err != nil {
 		return nil, err
 	}
-	if err := topology.CheckRouted(n, v.Networks); err != nil {
+	if err := checkKernel(v, old, n); err != nil {
 		return nil, err
 	}
 	cmps := []clientv3.Cmp{s.unchanged(n.Key(), old.ModRevision)}

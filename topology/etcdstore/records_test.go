@@ -15,6 +15,39 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// A network that kernels would forward covers no node's underlay address: nobody would have
+// a route in it.
+func TestRoutedNetworkCoversNoNode(t *testing.T) {
+	t.Parallel()
+	s := openAt(t, etcdtest.Start(t))
+	ctx := t.Context()
+	_, err := s.RegisterNode(ctx, node("host1"))
+	require.NoError(t, err)
+	wide := topology.Network{Name: "wide", IPv4: prefix("192.0.0.0/16"), Transport: topology.Route}
+	what := []string{"network wide", "192.0.2.1", "node host1"}
+	_, err = s.CreateNetwork(ctx, wide)
+	refused(t, err, topology.ErrConflict, what...)
+	wide.Transport = topology.VXLAN
+	mustCreate(t, s, wide)
+	_, err = s.UpdateNetwork(ctx, "wide", func(n *topology.Network) error { n.Transport = topology.Auto; return nil })
+	refused(t, err, topology.ErrConflict, what...)
+	_, err = s.UpdateNetwork(ctx, "wide", func(n *topology.Network) error {
+		n.Transport, n.IPv4 = topology.Auto, prefix("10.9.0.0/16")
+		return nil
+	})
+	require.NoError(t, err)
+	_, err = s.UpdateNetwork(ctx, "wide", func(n *topology.Network) error { n.IPv4 = wide.IPv4; return nil })
+	refused(t, err, topology.ErrConflict, what...)
+
+	// One that was there before the node can be changed otherwise.
+	late := node("host2")
+	late.VTEPs = []netip.Addr{netip.MustParseAddr("10.9.0.1")}
+	_, err = s.RegisterNode(ctx, late)
+	require.NoError(t, err)
+	_, err = s.UpdateNetwork(ctx, "wide", func(n *topology.Network) error { n.MTU = 1400; return nil })
+	require.NoError(t, err)
+}
+
 func TestNetworks(t *testing.T) {
 	t.Parallel()
 	s := openAt(t, etcdtest.Start(t))

@@ -6,6 +6,7 @@ package fault
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -155,4 +156,12 @@ func Keep(before, now []Fault, at time.Time) []Fault {
 		}
 	}
 	return out
+}
+
+// Counted is a number of things, as people read it: "1 node", "2 nodes".
+func Counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func (r *runner) agentCommand() *ucli.Command {
@@ -355,7 +356,7 @@ func (r *runner) cleanupAgreed(c *ucli.Context, cfg agent.Config) (bool, error) 
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
 	return r.confirm(fmt.Sprintf("%s of this host lose their network: %s. Remove all that Baize made?",
-		capital(counted(len(kept), "endpoint")), strings.Join(names, ", ")))
+		capital(fault.Counted(len(kept), "endpoint")), strings.Join(names, ", ")))
 }
 
 func (r *runner) agentCleanup(c *ucli.Context) error {

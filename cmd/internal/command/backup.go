@@ -11,6 +11,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func (r *runner) backupCommand() *ucli.Command {
@@ -81,7 +82,7 @@ func (r *runner) backup(c *ucli.Context) error {
 		if err := atomicfile.Write(file, []byte(text.String()), 0o600); err != nil {
 			return fmt.Errorf("backup: %w", err)
 		}
-		return r.say("%s: %s at revision %d", file, counted(b.Count, "key"), b.Revision)
+		return r.say("%s: %s at revision %d", file, fault.Counted(b.Count, "key"), b.Revision)
 	})
 }
 
@@ -103,7 +104,7 @@ func (r *runner) restore(c *ucli.Context) error {
 			return err
 		}
 		if plan.Empty() {
-			return r.say("nothing to do: all %s are as in the backup", counted(plan.Same, "key"))
+			return r.say("nothing to do: all %s are as in the backup", fault.Counted(plan.Same, "key"))
 		}
 		if c.Bool(flagDryRun) {
 			return r.rehearsed(c, s, func() error { return s.Restore(c.Context, plan) })
@@ -151,7 +152,7 @@ func (r *runner) mayRestore(plan topology.RestorePlan, raw *topology.Snapshot) (
 	if len(raw.Raw) == 0 {
 		return true, nil
 	}
-	write, remove := counted(len(plan.Put), "key"), counted(len(plan.Delete), "key")
+	write, remove := fault.Counted(len(plan.Put), "key"), fault.Counted(len(plan.Delete), "key")
 	return r.confirm(fmt.Sprintf("Write %s and remove %s?", write, remove))
 }
 

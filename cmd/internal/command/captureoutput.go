@@ -18,6 +18,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/capture"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // How long packets are held to be put in order: those of this host come at once, those of
@@ -188,7 +189,7 @@ func packetLine(at api.Point, p capture.Packet, what string, width int) string {
 // summary says how much was captured, and what was not.
 func (x *capturing) summary(counts []capture.Counts) error {
 	for i, s := range x.spots {
-		line := fmt.Sprintf("%s: %s captured", s.point, counted(int(counts[i].Captured), "packet"))
+		line := fmt.Sprintf("%s: %s captured", s.point, fault.Counted(int(counts[i].Captured), "packet"))
 		if n := counts[i].Lost; n > 0 {
 			line += fmt.Sprintf(", %d lost, because they came faster than they were read", n)
 		}

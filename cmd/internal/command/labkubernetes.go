@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/cmd/internal/kubernetes"
 	"github.com/baize-net/baize/cmd/internal/lab"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // All that the command line of the lab knows of Kubernetes.
@@ -91,7 +92,7 @@ func (k *labKubernetes) up(ctx context.Context, r *runner, l *lab.Lab, start tim
 	kubectl := cluster.KubectlFile()
 	first := strings.TrimPrefix(lab.CommandLine(l.Name(), "exec"), "baize") + " " + cluster.Nodes[0].Name
 	return r.say("%s", strings.Join([]string{
-		fmt.Sprintf("lab %s is up: a Kubernetes cluster with %s, in %s", l.Name(), counted(len(cluster.Nodes), "node"),
+		fmt.Sprintf("lab %s is up: a Kubernetes cluster with %s, in %s", l.Name(), fault.Counted(len(cluster.Nodes), "node"),
 			time.Since(start).Round(100*time.Millisecond)),
 		"", "Try:",
 		"  " + kubectl + " get nodes -o wide",

@@ -11,6 +11,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // mostColumns is how many nodes a matrix has; of more only what is wrong is shown.
@@ -109,7 +110,7 @@ func drawWrong(out *bytes.Buffer, list []api.Way, color bool) {
 	slices.SortFunc(wrong, func(a, b api.Way) int {
 		return cmp.Or(topology.CompareNames(a.From, b.From), topology.CompareNames(a.To, b.To), cmp.Compare(a.Encap, b.Encap))
 	})
-	fmt.Fprintf(out, "\n%d of %s ok", good, counted(len(list), "way"))
+	fmt.Fprintf(out, "\n%d of %s ok", good, fault.Counted(len(list), "way"))
 	if unknown > 0 {
 		fmt.Fprintf(out, ", %d not known", unknown)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // deletionWait is how long a deletion is waited for. Agents that do not use the
@@ -149,7 +150,7 @@ func (r *runner) awaitDeletion(c *ucli.Context, d *deletion) error {
 	}
 	return &topology.Error{
 		Kind: topology.ErrInUse, Item: "network " + name,
-		What: "it is being deleted, and in use on " + counted(len(d.holders), "node"),
+		What: "it is being deleted, and in use on " + fault.Counted(len(d.holders), "node"),
 		Remedy: fmt.Sprintf("remove what uses it, and 'baize node remove' what is gone for good, or take it away with "+
 			"'baize network delete --force %s'; 'baize network delete --cancel %s' keeps it", name, name),
 	}

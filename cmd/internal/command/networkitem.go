@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // networkItem is a network in JSON and YAML.
@@ -188,7 +189,7 @@ func (n networkItem) describe() []field {
 		{"Transport", string(n.Transport)}, {"MTU", n.mtuText()}, {"Gateway", joined(n.Gateways)},
 	}
 	if n.Deleting != "" {
-		out = append(out, field{"Status", "being deleted; it waits for " + counted(len(n.Holders), "node")})
+		out = append(out, field{"Status", "being deleted; it waits for " + fault.Counted(len(n.Holders), "node")})
 	}
 	for _, h := range n.Holders {
 		out = append(out, field{"Held by " + h.Node, h.Why()})

@@ -16,6 +16,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/cli"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 const (
@@ -133,7 +134,7 @@ func (r *runner) pingNode(c *ucli.Context) error {
 	}
 	answered := slices.DeleteFunc(slices.Clone(list), func(p pongItem) bool { return p.RTT == nil })
 	if lines {
-		err = r.say("%s, %d answered%s", counted(len(list), "probe"), len(answered), rttRange(answered))
+		err = r.say("%s, %d answered%s", fault.Counted(len(list), "probe"), len(answered), rttRange(answered))
 	} else {
 		err = pongs.print(r, f, list)
 	}

@@ -230,14 +230,14 @@ func (r *runner) statusText(item statusItem, color bool) error {
 		fmt.Fprintf(
 			&b,
 			"\nCluster: %s, %d ready; %s, %s, %s; etcd at revision %d\n",
-			counted(
+			fault.Counted(
 				cl.Nodes,
 				"node",
 			),
 			cl.Ready,
-			counted(cl.Networks, "network"),
-			counted(cl.Subnets, "subnet"),
-			counted(cl.Pins, "pin"),
+			fault.Counted(cl.Networks, "network"),
+			fault.Counted(cl.Subnets, "subnet"),
+			fault.Counted(cl.Pins, "pin"),
 			cl.Revision,
 		)
 	} else {
@@ -246,7 +246,7 @@ func (r *runner) statusText(item statusItem, color bool) error {
 	if len(item.Problems) == 0 {
 		b.WriteString("\nNo problems.\n")
 	} else {
-		fmt.Fprintf(&b, "\n%s:\n", capital(counted(len(item.Problems), "problem")))
+		fmt.Fprintf(&b, "\n%s:\n", capital(fault.Counted(len(item.Problems), "problem")))
 	}
 	for _, p := range item.Problems {
 		headline := p
@@ -291,12 +291,12 @@ func agentText(b *strings.Builder, a api.Status) {
 	rows := [][]string{
 		{"agent:", fmt.Sprintf("%s, up %s", orUnknown(a.Version), time.Duration(a.Uptime).Round(time.Second))},
 		{"etcd:", etcd},
-		{"bridge:", fmt.Sprintf("%s, %s, %s", a.Bridge, counted(a.Ports, "port"), counted(a.Flows, "flow"))},
+		{"bridge:", fmt.Sprintf("%s, %s, %s", a.Bridge, fault.Counted(a.Ports, "port"), fault.Counted(a.Flows, "flow"))},
 		{"datapath:", withReason(a.Datapath, a.DatapathReason)},
 		{"Open vSwitch:", orUnknown(a.OVSVersion)},
 	}
 	for _, reason := range sortedNames(a.Drops) {
-		rows = append(rows, []string{"dropped " + reason + ":", counted(int(a.Drops[reason]), "packet")})
+		rows = append(rows, []string{"dropped " + reason + ":", fault.Counted(int(a.Drops[reason]), "packet")})
 	}
 	for _, s := range a.Segments {
 		rows = append(rows, []string{s.Name + ":", fmt.Sprintf("a part of %s, %s", s.Network, orDash(joined(s.Subnets)))})
@@ -414,11 +414,4 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

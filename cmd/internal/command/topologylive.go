@@ -12,6 +12,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/draw"
 	"github.com/baize-net/baize/cmd/internal/panels"
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // rateText is a rate for people; nil is not known.
@@ -151,7 +152,7 @@ func hostOf(n draw.Node, a panels.Answered) *liveHost {
 	case !t.Ready:
 		h.state, h.wrong = "not ready", true
 	case t.Errors > 0:
-		h.state, h.wrong = counted(t.Errors, "error"), true
+		h.state, h.wrong = fault.Counted(t.Errors, "error"), true
 	}
 	if t != nil {
 		h.endpoints = fmt.Sprint(t.Endpoints)
@@ -184,8 +185,8 @@ func (x *liveLink) fill(a panels.Answered) {
 // draw writes the picture in so many lines; 0 for all.
 func (l live) draw(out *bytes.Buffer, rows int, color bool) {
 	hosts, links := l.rooms(rows)
-	fmt.Fprintf(out, "%s, %s, %s: %s\n", counted(len(l.hosts), "host"), counted(l.networks, "network"),
-		counted(len(l.links), "link"), rateText(l.total))
+	fmt.Fprintf(out, "%s, %s, %s: %s\n", fault.Counted(len(l.hosts), "host"), fault.Counted(l.networks, "network"),
+		fault.Counted(len(l.links), "link"), rateText(l.total))
 	l.drawHosts(out, hosts, color)
 	if len(l.links) > 0 {
 		l.drawLinks(out, links, color)

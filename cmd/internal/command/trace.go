@@ -24,6 +24,7 @@ import (
 	"github.com/baize-net/baize/ovs/vswitch"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/etcdstore"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 func (r *runner) traceCommand() *ucli.Command {
@@ -403,7 +404,7 @@ func (r *runner) dropsText(drops []trace.Drop) error {
 			}
 		}
 		err := r.say("  %s ago  %s from %s: %s", time.Duration(d.Seconds*float64(time.Second)).Round(100*time.Millisecond),
-			counted(int(d.Packets), "packet"), d.From, d.Header)
+			fault.Counted(int(d.Packets), "packet"), d.From, d.Header)
 		if err != nil {
 			return err
 		}

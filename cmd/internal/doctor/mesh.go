@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"fmt"
-
 	"github.com/baize-net/baize/topology/fault"
 )
 
@@ -14,7 +12,7 @@ var meshChecks = []check{
 			r.unchecked(f.Mesh.Reason())
 			return
 		}
-		r.ok(fmt.Sprintf("%d ways to other nodes were probed through their tunnels", f.Mesh.Ways))
+		r.ok(fault.Counted(f.Mesh.Ways, "way") + " to other nodes probed through their tunnels")
 	}},
 }
 

@@ -98,7 +98,7 @@ func storeCertificates(f *Facts, r *result) {
 		x.Evidence = c.Subject
 		r.found(x)
 	}
-	r.ok(fmt.Sprintf("%d certificates are good for %d days and more", len(f.Store.Certificates), certificateDays))
+	r.ok(fmt.Sprintf("%s good for %d days and more", fault.Counted(len(f.Store.Certificates), "certificate"), certificateDays))
 }
 
 func storeRecords(f *Facts, r *result) {
@@ -113,7 +113,8 @@ func storeRecords(f *Facts, r *result) {
 	for _, n := range f.Store.Networks {
 		names[n.Network] = true
 	}
-	r.ok(fmt.Sprintf("%d networks and %d nodes, no record contradicts another", len(names), len(f.Store.Nodes)))
+	r.ok(fmt.Sprintf("%s and %s, no record contradicts another",
+		fault.Counted(len(names), "network"), fault.Counted(len(f.Store.Nodes), "node")))
 }
 
 func storeSubnets(f *Facts, r *result) {

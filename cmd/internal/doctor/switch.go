@@ -206,7 +206,7 @@ func switchFlows(f *Facts, r *result) {
 		x.What, x.Evidence = fmt.Sprintf("%d are altered or not wanted any more", extra), evidence(d.UnwantedFlows)
 		r.found(x)
 	}
-	r.ok(fmt.Sprintf("%d flows as planned", f.Switch.Flows))
+	r.ok(fault.Counted(f.Switch.Flows, "flow") + " as planned")
 }
 
 // flowParts are table, priority and match of a flow as ovs-ofctl(8) prints it.

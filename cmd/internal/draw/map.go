@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // A large cluster is drawn as a map: a box for each segment of the underlay, a tile for
@@ -62,7 +63,7 @@ func (t Topology) areas() []area {
 
 // title is "192.168.77.0/24 · 40 hosts, 2 down".
 func (a area) title() string {
-	text := a.name + " · " + counted(len(a.nodes), "host")
+	text := a.name + " · " + fault.Counted(len(a.nodes), "host")
 	for _, s := range a.states() {
 		text += fmt.Sprintf(", %d %s", a.count(s), s)
 	}
@@ -188,7 +189,7 @@ func (t Topology) meshes() []string {
 		line := fmt.Sprintf("%s: %s tunnels between all of its %d hosts",
 			n.Name, strings.Join(names, " and "), len(n.Members))
 		if missing, count := n.missing(have[n.Name]); count > 0 {
-			line += fmt.Sprintf(", but for %s: %s", counted(count, "pair"), strings.Join(missing, ", "))
+			line += fmt.Sprintf(", but for %s: %s", fault.Counted(count, "pair"), strings.Join(missing, ", "))
 		}
 		out = append(out, line)
 	}

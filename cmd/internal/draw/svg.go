@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // The most hosts a picture shows in a row and around a ring. A larger cluster is
@@ -309,8 +310,8 @@ func (t Topology) summary() string {
 	for i, n := range t.Networks {
 		names[i] = n.Name
 	}
-	return fmt.Sprintf("Baize topology: %d hosts, %d tunnels, networks %s",
-		len(t.Nodes), len(t.Tunnels), strings.Join(names, ", "))
+	return fmt.Sprintf("Baize topology: %s, %s, networks %s",
+		fault.Counted(len(t.Nodes), "host"), fault.Counted(len(t.Tunnels), "tunnel"), strings.Join(names, ", "))
 }
 
 // networkLine describes a network in the legend.

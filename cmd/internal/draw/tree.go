@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/baize-net/baize/topology"
+	"github.com/baize-net/baize/topology/fault"
 )
 
 // A tree that names every host and tunnel is readable as long as there are few.
@@ -108,14 +109,14 @@ func (t Topology) memberGroups(root *branch, n Network) {
 	groups(root, nodes)
 	for _, m := range n.Members {
 		if len(m.Endpoints) > 0 {
-			root.add("%s on %s", counted(len(m.Endpoints), "endpoint"), m.Node)
+			root.add("%s on %s", fault.Counted(len(m.Endpoints), "endpoint"), m.Node)
 		}
 	}
 	if pinned > 0 {
-		root.add("%s", counted(pinned, "pin"))
+		root.add("%s", fault.Counted(pinned, "pin"))
 	}
 	if len(n.Reserved) > 0 {
-		root.add("%s reserved", counted(len(n.Reserved), "subnet"))
+		root.add("%s reserved", fault.Counted(len(n.Reserved), "subnet"))
 	}
 }
 
@@ -131,13 +132,6 @@ func groups(root *branch, nodes []Node) {
 	}) {
 		root.add("%d %s  %s", len(byStatus[s]), s, foldNames(byStatus[s], maxNames))
 	}
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // writeIdleNodes writes the nodes that carry no network.

@@ -211,11 +211,13 @@ func (r *runner) labUp(c *ucli.Context) error {
 	}
 	lines := append(labForeignLines(cfg.Foreign, l),
 		fmt.Sprintf(
-			"lab %s is up: %s, in %s", l.Name(), fault.Counted(len(l.Hosts()), "host"), time.Since(start).Round(100*time.Millisecond),
+			"lab %s is up: %s, in %s", l.Name(), fault.Counted(len(l.Hosts()), "host"),
+			time.Since(start).Round(100*time.Millisecond),
 		))
 	if p := l.Proof; p != nil {
 		lines = append(lines, fmt.Sprintf("proven: %s between %s, pings and bulk TCP, median round trip %s",
-			fault.Counted(len(p.Paths), "path"), fault.Counted(len(p.Endpoints), "endpoint"), p.MedianRTT().Round(10*time.Microsecond)))
+			fault.Counted(len(p.Paths), "path"), fault.Counted(len(p.Endpoints), "endpoint"),
+			p.MedianRTT().Round(10*time.Microsecond)))
 	}
 	if err := r.say("%s", strings.Join(lines, "\n")); err != nil {
 		return err

@@ -115,7 +115,8 @@ func exitRows(h trace.Hop) (rows [][]string) {
 // have been in its place.
 func rawFlow(s trace.Step) (lines []string) {
 	if s.Flow != "" {
-		lines = append(lines, fmt.Sprintf("%s (cookie %s, %s so far)", s.Flow, s.Cookie, fault.Counted(int(s.Packets), "packet")))
+		lines = append(lines, fmt.Sprintf("%s (cookie %s, %s so far)",
+			s.Flow, s.Cookie, fault.Counted(int(s.Packets), "packet")))
 	}
 	if s.Wanted != "" {
 		lines = append(lines, "wanted: "+s.Wanted)

@@ -98,7 +98,8 @@ func storeCertificates(f *Facts, r *result) {
 		x.Evidence = c.Subject
 		r.found(x)
 	}
-	r.ok(fmt.Sprintf("%s good for %d days and more", fault.Counted(len(f.Store.Certificates), "certificate"), certificateDays))
+	r.ok(fmt.Sprintf("%s good for %d days and more",
+		fault.Counted(len(f.Store.Certificates), "certificate"), certificateDays))
 }
 
 func storeRecords(f *Facts, r *result) {

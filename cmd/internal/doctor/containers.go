@@ -65,8 +65,9 @@ func (r *result) endpoint(f *Facts, e *Endpoint) {
 		return
 	}
 	e.link(f.userspace(), add)
-	r.addresses(e, item)
-	r.masks(e, item)
+	if found := r.addresses(e, item); r.masks(e, item) || found {
+		return // its routes follow from its addresses
+	}
 	r.inner(e, item)
 }
 
@@ -96,9 +97,8 @@ func (e *Endpoint) link(userspace bool, add func(code fault.Code, what, evidence
 			"interface "+e.Inside.Name, "give it back", e.inside("ip link set dev %s address %s", arg(e.Inside.Name), e.MAC))
 	}
 	if e.Host.MTU > 0 && e.Host.MTU < min(e.Inside.MTU, e.MTU) {
-		add(fault.EndpointMTU, fmt.Sprintf("its end on the host has MTU %d, its interface %d: larger packets vanish", e.Host.MTU,
-			e.Inside.MTU),
-			"device "+e.Port, "raise it", fmt.Sprintf("ip link set dev %s mtu %d", arg(e.Port), e.MTU))
+		what := fmt.Sprintf("its end on the host has MTU %d, its interface %d: larger packets vanish", e.Host.MTU, e.Inside.MTU)
+		add(fault.EndpointMTU, what, "device "+e.Port, "raise it", fmt.Sprintf("ip link set dev %s mtu %d", arg(e.Port), e.MTU))
 	}
 	if e.MTU > 0 && e.Inside.MTU > e.MTU {
 		add(fault.EndpointMTU, fmt.Sprintf("its interface has MTU %d, its network %d: larger packets vanish", e.Inside.MTU,
@@ -151,7 +151,7 @@ func (e *Endpoint) withBits(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
-func (r *result) addresses(e *Endpoint, item string) {
+func (r *result) addresses(e *Endpoint, item string) (found bool) {
 	var missing, own []netip.Addr
 	var commands []string
 	for _, a := range e.IPs {
@@ -184,13 +184,14 @@ func (r *result) addresses(e *Endpoint, item string) {
 			"spoofed", joined(own))
 		x.Severity = fault.Warning
 	default:
-		return
+		return false
 	}
 	r.found(x)
+	return true
 }
 
 // masks looks at the lengths of an endpoint's prefixes: to it its network is one Ethernet.
-func (r *result) masks(e *Endpoint, item string) {
+func (r *result) masks(e *Endpoint, item string) (found bool) {
 	for _, p := range e.Inside.Addrs {
 		want := e.withBits(p.Addr())
 		if !slices.Contains(e.IPs, p.Addr()) || p == want || slices.Contains(e.Inside.Addrs, want) || want.IsSingleIP() {
@@ -207,7 +208,9 @@ func (r *result) masks(e *Endpoint, item string) {
 				e.inside("ip addr del %s dev %s", p, arg(e.Inside.Name)),
 			},
 		})
+		found = true
 	}
+	return found
 }
 
 func orNone(list []netip.Prefix) string {

@@ -44,7 +44,8 @@ func underlayDevice(f *Facts, r *result) {
 	}
 	for _, d := range u.NoARP {
 		r.found(Finding{
-			Code: fault.UnderlayDown, Item: "device " + d, What: "does not take part in ARP: it finds no other node, and none finds it",
+			Code: fault.UnderlayDown, Item: "device " + d,
+			What:     "does not take part in ARP: it finds no other node, and none finds it",
 			Evidence: "NOARP; the VTEPs are on " + u.Device, Remedy: "let it",
 			Commands: []string{"ip link set dev " + arg(d) + " arp on"}, Safe: true,
 		})

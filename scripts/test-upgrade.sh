@@ -1,8 +1,8 @@
 #!/bin/sh
 # What: builds an older version of Baize from this repository's history and runs
-#       the test that has both in one cluster.
+#       the tests that have both.
 # Why:  clusters are upgraded node by node.
-# Use:  scripts/test-upgrade.sh, as root. OLDER=COMMIT is another version than the
+# Use:  scripts/test-upgrade.sh [PACKAGE…], as root. OLDER=COMMIT is another version than the
 #       default one; TESTFLAGS is passed to go test.
 set -eu
 
@@ -26,8 +26,10 @@ version=$(git describe --always "$older")
 BAIZE_TEST_OLDER=$work/baize
 export BAIZE_TEST_OLDER
 "$BAIZE_TEST_OLDER" version
-# The package, under a real systemd, while Debian's engine starts containers.
-# shellcheck disable=SC2086 # a list of flags
-CGO_ENABLED=0 go test -trimpath -tags 'system versions' -count=1 -timeout 30m -run '^TestUpgradeUnderLoad$' -v ./cmd/internal/packagetest
-# shellcheck disable=SC2086 # a list of flags
-go test -tags 'system versions' -count=1 -timeout 20m -run '^TestTwoVersions$' ${TESTFLAGS--v} ./cmd/internal/domaintest
+# In packagetest the package, under a real systemd, while Debian's engine starts containers.
+[ $# -gt 0 ] || set -- ./cmd/internal/packagetest ./cmd/internal/domaintest
+for package in "$@"; do
+	# shellcheck disable=SC2086 # a list of flags
+	CGO_ENABLED=0 go test -trimpath -tags 'system versions' -count=1 -timeout 30m \
+		-run '^(TestUpgradeUnderLoad|TestTwoVersions)$' ${TESTFLAGS--v} "$package"
+done

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,7 +33,8 @@ func link(thread string) string {
 
 const pageHead = `# Reliability
 
-What users of other overlays ran into, and what was found in Baize itself. Each is one of:
+What Baize promises, what users of other overlays ran into, and what was found in Baize itself. A promise has the tests
+that prove it. Of the rest each is one of:
 
 - **impossible** by construction: the state in which it happens cannot come about;
 - **healed**, without anybody;
@@ -53,10 +55,48 @@ TCP all the while, and every one has to arrive. Endpoints come and go while faul
 real engines, too: nothing of them may be left. A few steps of it are in ` + "`make test`" + `.
 `
 
+// group is a part of what Baize promises: the promises whose IDs begin with id.
+type group struct {
+	id, title, text string
+	// lost says that its promises are events and what these may cost.
+	lost bool
+}
+
+var groups = []group{
+	{id: "L", title: "Ways to lose everything", text: "A network is not lost with what stores it, describes it or carries it."},
+	{id: "E", title: "What an event may cost", lost: true,
+		text: "Lost are packets of endpoints: tests count pings, sent every 10 ms, and check every byte of TCP streams."},
+	{id: "I", title: "Nobody breaks it from inside", text: "[security.md](security.md) says the same by who could try."},
+}
+
+// promises is the section of what Baize promises.
+func promises(s suite) string {
+	var b strings.Builder
+	b.WriteString("\n## What Baize promises\n\nEach line, and the tests that prove it.\n")
+	for _, g := range groups {
+		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n", g.title, g.text)
+		if g.lost {
+			b.WriteString("| # | event | lost at most | tests |\n|---|---|---|---|\n")
+		} else {
+			b.WriteString("| # | promise | tests |\n|---|---|---|\n")
+		}
+		for _, p := range s.Promises {
+			if p.ID[:1] != g.id {
+				continue
+			}
+			columns := []string{p.ID, p.What, p.Lost, places(p.Tests)}
+			columns = slices.DeleteFunc(columns, func(x string) bool { return x == "" })
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(columns, " | "))
+		}
+	}
+	return b.String()
+}
+
 // page is docs/reliability.md.
 func page(s suite) string {
 	var b strings.Builder
 	b.WriteString(pageHead)
+	b.WriteString(promises(s))
 	b.WriteString("\n## What users of other overlays ran into\n\n| # | what | here | tests | reported |\n|---|---|---|---|---|\n")
 	for _, r := range s.Rows {
 		links := make([]string, len(r.Threads))
@@ -85,8 +125,13 @@ func tests(r row) string {
 	if r.Here == "" {
 		return r.Open
 	}
-	out := make([]string, len(r.Tests))
-	for i, x := range r.Tests {
+	return places(r.Tests)
+}
+
+// places are tests with the packages in which they are.
+func places(tests []string) string {
+	out := make([]string, len(tests))
+	for i, x := range tests {
 		pkg, name, _ := strings.Cut(x, " ")
 		out[i] = name + " in `" + pkg + "`"
 	}

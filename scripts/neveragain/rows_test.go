@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,8 +16,30 @@ import (
 
 // suite is rows.yaml.
 type suite struct {
-	Rows     []row `yaml:"rows"`
-	Findings []row `yaml:"findings"`
+	Rows     []row     `yaml:"rows"`
+	Findings []row     `yaml:"findings"`
+	Promises []promise `yaml:"promises"`
+}
+
+// promise is a line of what Baize promises.
+type promise struct {
+	ID string `yaml:"id"`
+	// What is the promise; of one that has Lost, the event.
+	What string `yaml:"what"`
+	// Lost is what the event may cost at most.
+	Lost  string   `yaml:"lost"`
+	Tests []string `yaml:"tests"`
+}
+
+// names are the tests of all parts of the suite.
+func (s suite) names() (out []string) {
+	for _, r := range append(slices.Clone(s.Rows), s.Findings...) {
+		out = append(out, r.Tests...)
+	}
+	for _, p := range s.Promises {
+		out = append(out, p.Tests...)
+	}
+	return out
 }
 
 // row is one failure.
@@ -52,7 +75,8 @@ type test struct {
 	tier          string
 }
 
-var buildTag = regexp.MustCompile(`(?m)^//go:build (\w+)$`)
+// buildTag has the tier: the second of two, such as versions, has more to it.
+var buildTag = regexp.MustCompile(`(?m)^//go:build (\w+)(?: && (\w+))?$`)
 
 // find looks a named test up in the tree.
 func find(name string) (test, error) {
@@ -68,12 +92,17 @@ func find(name string) (test, error) {
 		if err != nil {
 			return t, err
 		}
-		if !bytes.Contains(b, []byte("\nfunc "+t.top+"(t *testing.T)")) {
+		// A fuzz target without -fuzz is a test of its corpus.
+		if !bytes.Contains(b, []byte("\nfunc "+t.top+"(t *testing.T)")) &&
+			!bytes.Contains(b, []byte("\nfunc "+t.top+"(f *testing.F)")) {
 			continue
 		}
 		t.tier = "unit"
 		if m := buildTag.FindSubmatch(b); m != nil {
-			t.tier = string(m[1])
+			t.tier = string(m[len(m)-1])
+			if len(m[2]) == 0 {
+				t.tier = string(m[1])
+			}
 		}
 		return t, nil
 	}
@@ -107,9 +136,29 @@ func TestRows(t *testing.T) {
 		for _, name := range r.Tests {
 			found, err := find(name)
 			require.NoError(t, err, r.ID)
-			require.Contains(t, []string{"unit", "system", "kernel"}, found.tier, "%s: %s", r.ID, name)
+			require.Contains(t, tiers, found.tier, "%s: %s", r.ID, name)
 		}
 	}
 	_, err = find("topology TestNoSuchThing")
 	require.ErrorContains(t, err, "there is no TestNoSuchThing in topology")
+}
+
+// Every promise has tests that exist, and its group is one that the page has.
+func TestPromises(t *testing.T) {
+	s, err := readSuite()
+	require.NoError(t, err)
+	count := map[string]int{}
+	for _, p := range s.Promises {
+		id := p.ID[:1]
+		count[id]++
+		require.Equal(t, fmt.Sprint(id, count[id]), p.ID)
+		require.True(t, slices.ContainsFunc(groups, func(g group) bool { return g.id == id && g.lost == (p.Lost != "") }), p.ID)
+		require.NotEmpty(t, p.What, p.ID)
+		require.NotEmpty(t, p.Tests, p.ID)
+		for _, name := range p.Tests {
+			found, err := find(name)
+			require.NoError(t, err, p.ID)
+			require.Contains(t, tiers, found.tier, "%s: %s", p.ID, name)
+		}
+	}
 }

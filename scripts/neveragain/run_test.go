@@ -22,16 +22,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// runVar has the tiers to run: "unit system kernel"; without it the package's own tests
-// run.
+// runVar has the tiers to run: "unit system kernel versions"; without it the package's
+// own tests run.
 const runVar = "BAIZE_NEVER_AGAIN"
 
+// tiers are those that tests may be of, in the order in which they run.
+var tiers = []string{"unit", "system", "kernel", "versions"}
+
 func TestMain(m *testing.M) {
-	tiers, run := os.LookupEnv(runVar)
+	chosen, run := os.LookupEnv(runVar)
 	if !run {
 		os.Exit(m.Run())
 	}
-	if err := runAll(os.Stdout, os.Stderr, strings.Fields(tiers)); err != nil {
+	if err := runAll(os.Stdout, os.Stderr, strings.Fields(chosen)); err != nil {
 		fmt.Fprintln(os.Stderr, "never-again:", err)
 		os.Exit(1)
 	}
@@ -39,12 +42,12 @@ func TestMain(m *testing.M) {
 
 // runAll runs the tests of all rows in some tiers, and prints what is proven. The error
 // says that a test that should prove something did not.
-func runAll(out, progress io.Writer, tiers []string) error {
+func runAll(out, progress io.Writer, chosen []string) error {
 	s, err := readSuite()
 	if err != nil {
 		return err
 	}
-	commands, err := plan(s, tiers)
+	commands, err := plan(s, chosen)
 	if err != nil {
 		return err
 	}
@@ -65,28 +68,26 @@ type command struct {
 
 // plan says which tests to run together: those of a package and tier, and of a test with
 // subtests the part that the first level of them names.
-func plan(s suite, tiers []string) ([]command, error) {
+func plan(s suite, chosen []string) ([]command, error) {
 	type place struct{ pkg, tier string }
 	whole := map[place]map[string]bool{}
 	parts := map[place]map[string]bool{}
-	for _, r := range append(slices.Clone(s.Rows), s.Findings...) {
-		for _, name := range r.Tests {
-			t, err := find(name)
-			if err != nil {
-				return nil, err
-			}
-			if !slices.Contains(tiers, t.tier) {
-				continue
-			}
-			p := place{t.pkg, t.tier}
-			if whole[p] == nil {
-				whole[p], parts[p] = map[string]bool{}, map[string]bool{}
-			}
-			if first, _, _ := strings.Cut(t.sub, "/"); first != "" {
-				parts[p]["^"+t.top+"$/^"+regexp.QuoteMeta(first)+"$"] = true
-			} else {
-				whole[p][t.top] = true
-			}
+	for _, name := range s.names() {
+		t, err := find(name)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(chosen, t.tier) {
+			continue
+		}
+		p := place{t.pkg, t.tier}
+		if whole[p] == nil {
+			whole[p], parts[p] = map[string]bool{}, map[string]bool{}
+		}
+		if first, _, _ := strings.Cut(t.sub, "/"); first != "" {
+			parts[p]["^"+t.top+"$/^"+regexp.QuoteMeta(first)+"$"] = true
+		} else {
+			whole[p][t.top] = true
 		}
 	}
 	var out []command
@@ -96,10 +97,13 @@ func plan(s suite, tiers []string) ([]command, error) {
 			out = append(out, command{p.pkg, p.tier, "^(" + names + ")$"})
 		}
 		for pattern := range parts[p] {
-			out = append(out, command{p.pkg, p.tier, pattern})
+			// A test that runs as a whole is not run again for a part of it.
+			if top, _, _ := strings.Cut(pattern, "/"); !whole[p][strings.Trim(top, "^$")] {
+				out = append(out, command{p.pkg, p.tier, pattern})
+			}
 		}
 	}
-	order := func(c command) int { return slices.Index([]string{"unit", "system", "kernel"}, c.tier) }
+	order := func(c command) int { return slices.Index(tiers, c.tier) }
 	slices.SortFunc(out, func(a, b command) int {
 		return cmp.Or(order(a)-order(b), strings.Compare(a.pkg, b.pkg), strings.Compare(a.pattern, b.pattern))
 	})
@@ -115,6 +119,9 @@ func (c command) run(passed map[string]bool) error {
 	defer cancel()
 	var cmd *exec.Cmd
 	switch c.tier {
+	case "versions":
+		cmd = exec.CommandContext(ctx, "scripts/test-upgrade.sh", "./"+c.pkg)
+		cmd.Env = append(os.Environ(), "TESTFLAGS=-v")
 	case "kernel":
 		cmd = exec.CommandContext(ctx, "scripts/test.sh", "kernel")
 		cmd.Env = append(os.Environ(), "TESTFLAGS=-run "+c.pattern)
@@ -156,6 +163,19 @@ func passes(r io.Reader) []string {
 	return out
 }
 
+// provenBy says that all of some tests passed.
+func provenBy(passed map[string]bool, tests []string) bool {
+	return !slices.ContainsFunc(tests, func(name string) bool { return !passed[name] })
+}
+
+// line is a promise in one line.
+func (p promise) line() string {
+	if p.Lost == "" {
+		return p.What
+	}
+	return p.What + ": " + p.Lost
+}
+
 // report prints the table, and how much of it is proven.
 func report(out io.Writer, s suite, passed map[string]bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -166,10 +186,8 @@ func report(out io.Writer, s suite, passed map[string]bool) error {
 			text := "open"
 			if r.Here != "" {
 				text = "yes"
-				for _, name := range r.Tests {
-					if !passed[name] {
-						text = "NO"
-					}
+				if !provenBy(passed, r.Tests) {
+					text = "NO"
 				}
 			}
 			if text == "yes" {
@@ -184,10 +202,22 @@ func report(out io.Writer, s suite, passed map[string]bool) error {
 		return n
 	}
 	rows, findings := count(s.Rows), count(s.Findings)
+	promises := 0
+	for _, p := range s.Promises {
+		text := "NO"
+		if provenBy(passed, p.Tests) {
+			text = "yes"
+			promises++
+		} else {
+			failed = append(failed, p.ID)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.ID, "promised", text, p.line(), strings.Join(p.Tests, "; "))
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nnever-again: %d of %d rows, %d of %d findings proven\n", rows, len(s.Rows), findings, len(s.Findings))
+	fmt.Fprintf(out, "\n%d of %d promises proven\n", promises, len(s.Promises))
+	fmt.Fprintf(out, "never-again: %d of %d rows, %d of %d findings proven\n", rows, len(s.Rows), findings, len(s.Findings))
 	if len(failed) > 0 {
 		return fmt.Errorf("a test failed or did not run for %s", strings.Join(failed, ", "))
 	}
@@ -214,10 +244,15 @@ func TestReport(t *testing.T) {
 		},
 		Findings: []row{{ID: "S1", What: "three", Here: "named", Tests: []string{"p TestA"}}},
 	}
+	s.Promises = []promise{
+		{ID: "E1", What: "an event", Lost: "nothing", Tests: []string{"p TestB"}},
+		{ID: "I1", What: "a promise", Tests: []string{"p TestA"}},
+	}
 	var out bytes.Buffer
 	err := report(&out, s, map[string]bool{"p TestA": true})
-	require.ErrorContains(t, err, "for 1")
-	require.Contains(t, out.String(), "\nnever-again: 0 of 2 rows, 1 of 1 findings proven\n")
+	require.ErrorContains(t, err, "for 1, E1")
+	require.Regexp(t, `(?m)^E1 +promised +NO +an event: nothing +p TestB$`, out.String())
+	require.Contains(t, out.String(), "\n1 of 2 promises proven\nnever-again: 0 of 2 rows, 1 of 1 findings proven\n")
 	out.Reset()
 	require.NoError(t, report(&out, s, map[string]bool{"p TestA": true, "p TestB": true}))
 	require.True(t, strings.HasSuffix(out.String(), "never-again: 1 of 2 rows, 1 of 1 findings proven\n"))
@@ -229,14 +264,17 @@ func TestPlan(t *testing.T) {
 	s := suite{Rows: []row{{Tests: []string{
 		"topology TestMACOf", "topology TestMTU", "cmd/internal/domaintest TestDomain/vxlan/a_storm",
 		"cmd/internal/domaintest TestDomain/vxlan", "cmd/internal/domaintest TestNames", "cmd/internal/kerneltest TestKernel",
+	}}}, Promises: []promise{{Tests: []string{
+		"topology FuzzDecode", "topology TestMTU/ipv4", "cmd/internal/domaintest TestTwoVersions",
 	}}}}
-	got, err := plan(s, []string{"unit", "system", "kernel"})
+	got, err := plan(s, tiers)
 	require.NoError(t, err)
 	require.Equal(t, []command{
-		{"topology", "unit", "^(TestMACOf|TestMTU)$"},
+		{"topology", "unit", "^(FuzzDecode|TestMACOf|TestMTU)$"},
 		{"cmd/internal/domaintest", "system", "^(TestNames)$"},
 		{"cmd/internal/domaintest", "system", "^TestDomain$/^vxlan$"},
 		{"cmd/internal/kerneltest", "kernel", "^(TestKernel)$"},
+		{"cmd/internal/domaintest", "versions", "^(TestTwoVersions)$"},
 	}, got)
 	got, err = plan(s, []string{"unit"})
 	require.NoError(t, err)

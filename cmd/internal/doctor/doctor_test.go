@@ -34,7 +34,7 @@ func healthy() Facts {
 		Store: Store{
 			Endpoints: []string{"http://192.0.2.9:2379"}, Prefix: "/baize/v1", Took: time.Millisecond,
 			Members:  []Member{{Endpoint: "http://192.0.2.9:2379", Leader: true, Size: 1 << 20, Quota: 1 << 31}},
-			Networks: []NetworkUse{{Network: "blue", Family: "IPv4", Total: 255, Used: 2}},
+			Networks: []NetworkUse{{Network: "blue", Family: "IPv4", Total: 255, Used: 203}},
 			Nodes:    []Node{{Name: "host1", Alive: true}, {Name: "host2", Alive: true}},
 		},
 		Switch: Switch{
@@ -125,7 +125,7 @@ func TestFindings(t *testing.T) {
 		"malformed key": {func(f *Facts) {
 			f.Store.Topology = []fault.Fault{{Code: fault.RecordMalformed, Item: "networks/x", What: "bad"}}
 		}, fault.RecordMalformed, "networks/x", "etcdctl --endpoints=http://192.0.2.9:2379 del /baize/v1/networks/x", fault.Error},
-		"few subnets": {func(f *Facts) { f.Store.Networks[0].Used = 250; f.Store.Networks[0].Dead = []string{"host7"} },
+		"few subnets": {func(f *Facts) { f.Store.Networks[0].Used = 204; f.Store.Networks[0].Dead = []string{"host7"} },
 			fault.NetworkNearlyFull, "network blue", "baize node remove host7", fault.Warning},
 
 		"no vswitchd": {func(f *Facts) { f.Switch.Daemon = down(fault.SwitchUnavailable, "ovs-vswitchd") }, fault.SwitchUnavailable,

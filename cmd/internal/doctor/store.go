@@ -124,8 +124,8 @@ func storeSubnets(f *Facts, r *result) {
 		return
 	}
 	for _, n := range f.Store.Networks {
-		// Nine of ten, where ten are possible: of few, all but none.
-		if n.Total == 0 || n.Used*10 < n.Total*9 {
+		// Four of five, where five are possible: of few, all but none.
+		if n.Total == 0 || n.Used*5 < n.Total*4 {
 			continue
 		}
 		x := Finding{

@@ -450,7 +450,7 @@ func TestPacer(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		require.Equal(t, 20*time.Millisecond, (<-fired).Sub(start), "the first one soon")
-		require.Less(t, len(fired), 40, "a minute of churn")
+		require.Less(t, len(fired), 130, "a minute of churn")
 		time.Sleep(10 * time.Second)
 		for len(fired) > 0 {
 			<-fired

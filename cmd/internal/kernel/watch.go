@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,14 +36,25 @@ type Interest struct {
 	// Devices are more that matter than the host's own ports: bridges, the
 	// underlay's.
 	Devices []string
+	// Neighbours are the addresses of permanent neighbours.
+	Neighbours []netip.Addr
+	// Sysctls are keys of settings that no message tells of.
+	Sysctls []string
 }
 
 // Interest returns what matters for the state that is wanted.
 func (in Input) Interest() Interest {
 	var i Interest
 	for _, n := range in.View.Networks {
-		if _, ok := n.Host(); ok || in.Bridges[n.Name] != "" {
+		h, ok := n.Host()
+		if ok || in.Bridges[n.Name] != "" {
 			i.Networks = append(i.Networks, n.Prefixes()...)
+		}
+		i.Neighbours = slices.AppendSeq(i.Neighbours, maps.Keys(h.Neighbours))
+		if dev := in.Ports[n.Name]; ok && dev != "" {
+			for _, s := range PortSysctls(dev) {
+				i.Sysctls = append(i.Sysctls, s.Key)
+			}
 		}
 	}
 	i.Addrs = Ask(in.View, nil).Lookups
@@ -60,6 +72,7 @@ func (in Input) Interest() Interest {
 		}
 	}
 	slices.Sort(i.Devices)
+	slices.SortFunc(i.Neighbours, netip.Addr.Compare)
 	return i
 }
 
@@ -91,6 +104,9 @@ func (i Interest) Device(name string) bool {
 	return i.All || strings.HasPrefix(name, PortPrefix) || slices.Contains(i.Devices, name)
 }
 
+// Neighbour reports whether the entry of an address in the neighbour table matters.
+func (i Interest) Neighbour(a netip.Addr) bool { return i.All || slices.Contains(i.Neighbours, a) }
+
 // Chain reports whether a chain of nftables matters, those of iptables-nft
 // included; empty: the whole table has changed.
 func (i Interest) Chain(table, chain string) bool {
@@ -111,9 +127,10 @@ const (
 	// paceSettle is how long changes gather before the first trigger.
 	paceSettle = 20 * time.Millisecond
 	// paceFirst is the least time between two triggers. It doubles up to paceLast
-	// while they follow each other without a rest.
+	// while they follow each other without a rest: what is changed by hand is back
+	// within a second also then.
 	paceFirst = 100 * time.Millisecond
-	paceLast  = 2 * time.Second
+	paceLast  = 500 * time.Millisecond
 )
 
 // Pacer passes wake-ups on at a bounded rate. Any number of them until the next

@@ -359,8 +359,12 @@ func TestWatch(t *testing.T) {
 	var wakes atomic.Int32
 	done := make(chan error, 1)
 	interest := kernel.Interest{
-		Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
-		Addrs:    []netip.Addr{netip.MustParseAddr("198.51.100.7")},
+		Networks:   []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		Addrs:      []netip.Addr{netip.MustParseAddr("198.51.100.7")},
+		Neighbours: []netip.Addr{netip.MustParseAddr("169.254.7.7")},
+	}
+	for _, s := range kernel.PortSysctls("bn-blue") {
+		interest.Sysctls = append(interest.Sysctls, s.Key)
 	}
 	go func() {
 		done <- Host{}.Watch(ctx, kernel.Watcher{
@@ -383,6 +387,8 @@ func TestWatch(t *testing.T) {
 	for _, c := range []string{
 		"ip route add 10.1.6.0/24 via 192.0.2.66", "ip route add 198.51.100.0/24 via 192.0.2.254",
 		"ip link set bn-blue mtu 1400",
+		"ip neigh add 169.254.7.7 lladdr 02:00:00:00:00:07 dev bn-blue", "ip neigh del 169.254.7.7 dev bn-blue",
+		"sysctl -w net.ipv4.conf.bn-blue.arp_ignore=0", "sysctl -w net.ipv6.conf.bn-blue.accept_ra=1",
 		"ip address add 10.1.5.1/32 dev bn-red", "nft add table inet baize",
 		"iptables-nft -P FORWARD DROP", "iptables-nft -P FORWARD ACCEPT",
 	} {
@@ -404,6 +410,8 @@ func TestWatch(t *testing.T) {
 				),
 			)
 			testkit.IP(t, "link set bz-b down")
+			testkit.IP(t, "neigh replace 192.0.2.67 lladdr 02:00:00:00:00:08 dev "+kernelfake.Underlay)
+			testkit.Run(t, "cat", "/proc/sys/net/ipv4/conf/bn-blue/arp_ignore")
 		}
 		testkit.Run(
 			t,

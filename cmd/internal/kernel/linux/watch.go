@@ -49,7 +49,7 @@ func (Host) Watch(ctx context.Context, w kernel.Watcher) error {
 	protected(func() error { return pacer.Run(ctx, w.Fire) })
 	protected(func() error {
 		return follow.Run(ctx, follow.Subscription{
-			Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+			Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 				unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, groupNetconfIPv4, groupNetconfIPv6),
 			Matters: someMatter(interest, routeMatters), Fire: pacer.Wake, Failed: failed("links, addresses and routes"),
 		})
@@ -63,6 +63,11 @@ func (Host) Watch(ctx context.Context, w kernel.Watcher) error {
 		}
 		return follow.Run(ctx, follow.Subscription{
 			Open: open, Matters: someMatter(interest, nftMatters), Fire: pacer.Wake, Failed: failed("nftables"),
+		})
+	})
+	protected(func() error {
+		return follow.Run(ctx, follow.Subscription{
+			Open: openSysctls(interest), Fire: pacer.Wake, Failed: failed("sysctls"),
 		})
 	})
 	return g.Wait()
@@ -90,6 +95,10 @@ func routeMatters(i kernel.Interest, m syscall.NetlinkMessage) bool {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		attrs, ok := attributes(m.Data, unix.SizeofIfInfomsg)
 		return !ok || i.Device(text(attrs[unix.IFLA_IFNAME]))
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		attrs, ok := attributes(m.Data, unix.SizeofNdMsg)
+		a, _ := netip.AddrFromSlice(attrs[unix.NDA_DST])
+		return !ok || i.Neighbour(a)
 	case unix.RTM_NEWNETCONF:
 		// Every new device sends some; those of all devices turn forwarding on or off.
 		attrs, ok := attributes(m.Data, 4)

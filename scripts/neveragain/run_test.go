@@ -129,9 +129,10 @@ func (c command) run(passed map[string]bool) error {
 		cmd = exec.CommandContext(ctx, "go", "test", "-trimpath", "-tags", "system", "-vet=off", "-count=1", "-json",
 			"-timeout", "30m", "-run", c.pattern, "./"+c.pkg)
 		// Of the catalogue of faults only a quick part is run otherwise.
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "BAIZE_TEST_FAULTS=all")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "BAIZE_TEST_FAULTS=all", "BAIZE_TEST_WHOLE=1")
 	default:
-		cmd = exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-json", "-run", c.pattern, "./"+c.pkg)
+		cmd = exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-json", "-timeout", "30m", "-run", c.pattern, "./"+c.pkg)
+		cmd.Env = append(os.Environ(), "BAIZE_TEST_WHOLE=1") // see testkit.Some
 	}
 	cmd.Dir = root
 	cmd.WaitDelay = 10 * time.Second

@@ -35,6 +35,8 @@ import (
 const (
 	// agentVar says that the process is to be an agent, and with which configuration.
 	agentVar = "BAIZE_TEST_AGENT_CONFIG"
+	// boundsVar has the files that put a process into a control group.
+	boundsVar = "BAIZE_TEST_AGENT_BOUNDS"
 
 	// awaitLimit is ample: what is waited for takes seconds on a busy machine
 	// with the race detector.
@@ -55,6 +57,11 @@ func TestMain(m *testing.M) {
 }
 
 func beAgent(config string) error {
+	for _, file := range strings.Fields(os.Getenv(boundsVar)) {
+		if err := os.WriteFile(file, []byte("0"), 0o644); err != nil {
+			return err
+		}
+	}
 	var cfg Config
 	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
 		return err
@@ -109,6 +116,8 @@ type cluster struct {
 	endpoint string
 	store    *etcdstore.Store
 	nodes    int // host101 … are registered and have their subnets
+	// bounds, unless nil, are those of the agents that are started.
+	bounds *testkit.Bounds
 }
 
 const (
@@ -225,6 +234,9 @@ func (c *cluster) start(tb testing.TB, i int, sw *ovstest.OVS, audit time.Durati
 	require.NoError(tb, err)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), agentVar+"="+string(config))
+	if c.bounds != nil {
+		cmd.Env = append(cmd.Env, boundsVar+"="+strings.Join(c.bounds.Files(), " "))
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)

@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
 )
 
@@ -52,7 +53,8 @@ func (n *network) Connect(context.Context) (Client, error) {
 	for i, e := range n.endpoints {
 		urls[i] = e.url
 	}
-	out := &netClient{conns: newConnections()}
+	out := &netClient{conns: newConnections(), open: &openConns{all: map[*trackedConn]bool{}}}
+	creds := insecure.NewCredentials()
 	options := []grpc.DialOption{
 		grpc.WithStatsHandler(out.conns),
 		// gRPC's own backoff would grow to two minutes: for that long after its
@@ -75,9 +77,9 @@ func (n *network) Connect(context.Context) (Client, error) {
 	}
 	if n.certs != nil {
 		conf.TLS = n.certs.config() // makes the client use TLS at all
-		options = append(options, grpc.WithTransportCredentials(n.certs))
+		creds = n.certs
 	}
-	conf.DialOptions = options
+	conf.DialOptions = append(options, grpc.WithTransportCredentials(tracked{creds, out.open}))
 	c, err := clientv3.New(conf)
 	if err != nil {
 		return nil, err
@@ -90,6 +92,7 @@ func (n *network) Connect(context.Context) (Client, error) {
 type netClient struct {
 	*clientv3.Client
 	conns *connections
+	open  *openConns
 }
 
 // Renew implements Client.

@@ -55,6 +55,8 @@ type Store interface {
 	AnswerDeletion(ctx context.Context, network, node string, usedBy []string) error
 	FinishDeletion(ctx context.Context, network string) error
 	GiveBack(ctx context.Context, network, node string) error
+	// Moved gives up connections from addresses that this host has no more. It does not block.
+	Moved()
 }
 
 // Host tells what of this host others have to know.
@@ -257,6 +259,9 @@ func (p *Part) Ready() bool {
 }
 
 func (p *Part) pass(ctx context.Context) error {
+	if p.store != nil {
+		p.store.Moved()
+	}
 	err := p.ensure(ctx)
 	p.mu.Lock()
 	before := p.joined

@@ -189,3 +189,6 @@ func (*Store) FinishDeletion(context.Context, string) error { return nil }
 
 // GiveBack has nothing to give back.
 func (*Store) GiveBack(context.Context, string, string) error { return nil }
+
+// Moved has no connection to give up.
+func (*Store) Moved() {}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -90,6 +91,9 @@ func (c *Client) own(e event) bool {
 // onEvent is called from Monitor's goroutine. Changes made by this Client's Apply
 // are not reported, but one may be when the switch takes seconds to announce it.
 func (c *Client) Monitor(parent context.Context, onEvent func(Event)) error {
+	if err := c.listens(parent); err != nil {
+		return err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -139,6 +143,17 @@ func (c *Client) Monitor(parent context.Context, onEvent func(Event)) error {
 		What:   "OpenFlow connection lost: " + last,
 		Remedy: "systemctl status openvswitch-switch",
 	}
+}
+
+// listens returns why the management socket cannot be connected to, where that is known:
+// trying costs next to nothing, and a program more while ovs-vswitchd starts.
+func (c *Client) listens(ctx context.Context) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", strings.TrimPrefix(c.target(), "unix:"))
+	if err != nil {
+		return c.refused(err.Error())
+	}
+	return conn.Close()
 }
 
 // parseEvent reads a line of ovs-ofctl monitor.

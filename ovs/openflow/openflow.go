@@ -8,6 +8,7 @@ package openflow
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -129,27 +131,38 @@ func (c *Client) explain(ctx context.Context, name string, err error, text strin
 		return ctx.Err()
 	case !errors.As(err, &exit):
 		return fmt.Errorf("%s: %w", name, err)
-	case strings.Contains(text, "Permission denied"), strings.Contains(text, "Operation not permitted"):
+	}
+	if refused := c.refused(text); refused != nil {
+		return refused
+	}
+	return &commandError{exit, cmp.Or(text, name+": "+exit.Error())}
+}
+
+// refused returns the error for what the management socket, or a program that connects to
+// it, says; nil: it is none that is known.
+func (c *Client) refused(text string) error {
+	says := func(some ...string) bool {
+		return slices.ContainsFunc(some, func(x string) bool { return strings.Contains(strings.ToLower(text), x) })
+	}
+	switch {
+	case says("permission denied", "operation not permitted"):
 		return &topology.Error{
 			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "bridge " + c.cfg.Bridge, What: text,
 			Remedy: "run as root",
 		}
-	case strings.Contains(text, "Connection refused"), strings.Contains(text, "cannot read pidfile"),
-		strings.Contains(text, "cannot connect"):
+	case says("connection refused", "cannot read pidfile", "cannot connect"):
 		return &topology.Error{
 			Kind: topology.ErrUnavailable, Code: fault.SwitchUnavailable, Item: "ovs-vswitchd", What: "is not running: " + text,
 			Remedy: "systemctl start openvswitch-switch",
 		}
-	case strings.Contains(text, "No such file or directory"), strings.Contains(text, "is not a bridge"):
+	case says("no such file or directory", "is not a bridge"):
 		return &topology.Error{
 			Kind: topology.ErrNotFound, Code: fault.BridgeMissing, Item: "bridge " + c.cfg.Bridge,
 			What:   "is not there, or ovs-vswitchd is not running: " + text,
 			Remedy: "systemctl start openvswitch-switch",
 		}
-	case text == "":
-		text = name + ": " + exit.Error()
 	}
-	return &commandError{exit, text}
+	return nil
 }
 
 // Dump returns the flows as a person reads them: ports by name, no counters.

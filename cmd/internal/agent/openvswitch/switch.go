@@ -245,12 +245,13 @@ func (p *Part) Run(ctx context.Context) error {
 // watchFlows notices within milliseconds that ovs-vswitchd was restarted (its
 // flows are gone then) or that somebody changed flows by hand.
 func (p *Part) watchFlows(ctx context.Context) error {
-	const first, last = 50 * time.Millisecond, 250 * time.Millisecond
-	backoff := first
+	// A local socket costs nothing to try, and each pause adds to the outage of an
+	// ovs-vswitchd that is started again, which takes a third of a second.
+	const often, seldom, restarting = 10 * time.Millisecond, 250 * time.Millisecond, 2 * time.Second
+	last := time.Now() // when there was a connection
 	for ctx.Err() == nil {
 		connected := false
 		err := p.flows.Monitor(ctx, func(e openflow.Event) {
-			backoff = first
 			p.watch.event()
 			switch e.Kind {
 			case openflow.Changed:
@@ -268,13 +269,17 @@ func (p *Part) watchFlows(ctx context.Context) error {
 		}
 		p.lostVswitchd() // first of all: see restore.go
 		if connected {
+			last = time.Now()
 			p.lostConnection(err)
 		}
 		p.log.Debugf("OpenFlow connection: %v", err)
-		if !part.Sleep(ctx, backoff) {
+		pause := seldom
+		if time.Since(last) < restarting {
+			pause = often
+		}
+		if !part.Sleep(ctx, pause) {
 			return nil
 		}
-		backoff = min(2*backoff, last)
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ func TestDomain(t *testing.T) {
 			}
 			if transport == topology.VXLAN { // which tunnel carries it makes no difference
 				t.Run("a storm", func(t *testing.T) { testStorm(d.in(t)) })
+				t.Run("a forged tunnel", func(t *testing.T) { testForgedTunnel(d.in(t)) })
 			}
 		})
 	}

@@ -79,7 +79,8 @@ func (n *network) Connect(context.Context) (Client, error) {
 		conf.TLS = n.certs.config() // makes the client use TLS at all
 		creds = n.certs
 	}
-	conf.DialOptions = append(options, grpc.WithTransportCredentials(tracked{creds, out.open}))
+	options = append(options, grpc.WithTransportCredentials(tracked{creds, out.open}))
+	conf.DialOptions = options
 	c, err := clientv3.New(conf)
 	if err != nil {
 		return nil, err

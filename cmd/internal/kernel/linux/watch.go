@@ -49,8 +49,8 @@ func (Host) Watch(ctx context.Context, w kernel.Watcher) error {
 	protected(func() error { return pacer.Run(ctx, w.Fire) })
 	protected(func() error {
 		return follow.Run(ctx, follow.Subscription{
-			Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-				unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, groupNetconfIPv4, groupNetconfIPv6),
+			Open: follow.Netlink(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR,
+				unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, groupNetconfIPv4, groupNetconfIPv6),
 			Matters: someMatter(interest, routeMatters), Fire: pacer.Wake, Failed: failed("links, addresses and routes"),
 		})
 	})

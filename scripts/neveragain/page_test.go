@@ -46,13 +46,21 @@ and counts (as root; the labs and the virtual machine take a while); ` + "`make 
 exists. This page is made of ` + "`scripts/neveragain/rows.yaml`" + ` by ` + "`make docs`" + `.
 
 What nobody has thought of is looked for at random. ` + "`make chaos MINUTES=5`" + ` makes a lab of three hosts with traffic
-between all of them, and then, again and again, one or two faults at a time: an agent or ovs-vswitchd is killed, etcd
-too, or stopped for a while; flows are deleted or changed, a port or the bridge deleted, the firewall's table flushed, a
-host cut off. A checker of its own reads etcd by key and every switch with Open vSwitch's tools: after each step all has
-to be as it was, by itself, within a minute, and of packets between hosts that nobody harmed none may be lost. What it
-finds comes with the history that led there, and ` + "`SEED=`" + ` draws the same faults again. Bytes go from host to host by
-TCP all the while, and every one has to arrive. Endpoints come and go while faults last, with ` + "`DOCKER=1`" + ` containers of
-real engines, too: nothing of them may be left. A few steps of it are in ` + "`make test`" + `.
+between all of them, in a tunnelled and in a routed network, and then, again and again, one or two faults at a time:
+
+- agents, ovs-vswitchd, ovsdb-server and etcd are killed, stopped or paused, a host dies with all of them;
+- etcd is full, emptied and put back record by record, compacted, has a record spoiled, its certificate replaced; a host
+  is cut off from it;
+- flows, groups, meters, ports, the bridge, Open vSwitch's database, routes, addresses, devices, sysctls and the firewall
+  are deleted or altered by hand;
+- a host is cut off from the others, or gets another VTEP.
+
+A checker of its own reads etcd by key, every switch and every kernel with the tools that a person has: after each step
+all has to be as it was, by itself, within a minute, and of packets between hosts that nobody harmed none may be lost.
+What it finds comes with the history that led there, and ` + "`SEED=`" + ` draws the same faults again. Bytes go from host to host
+by TCP all the while, and every one has to arrive. Endpoints come, go and move from host to host while faults last, with
+` + "`DOCKER=1`" + ` containers of real engines, too: nothing of them may be left, and none is at two hosts. A few steps of it
+are in ` + "`make test`" + `.
 `
 
 // group is a part of what Baize promises: the promises whose IDs begin with id.

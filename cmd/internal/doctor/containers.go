@@ -97,8 +97,9 @@ func (e *Endpoint) link(userspace bool, add func(code fault.Code, what, evidence
 			"interface "+e.Inside.Name, "give it back", e.inside("ip link set dev %s address %s", arg(e.Inside.Name), e.MAC))
 	}
 	if e.Host.MTU > 0 && e.Host.MTU < min(e.Inside.MTU, e.MTU) {
-		what := fmt.Sprintf("its end on the host has MTU %d, its interface %d: larger packets vanish", e.Host.MTU, e.Inside.MTU)
-		add(fault.EndpointMTU, what, "device "+e.Port, "raise it", fmt.Sprintf("ip link set dev %s mtu %d", arg(e.Port), e.MTU))
+		command := fmt.Sprintf("ip link set dev %s mtu %d", arg(e.Port), e.MTU)
+		add(fault.EndpointMTU, fmt.Sprintf("its end on the host has MTU %d, its interface %d: larger packets vanish",
+			e.Host.MTU, e.Inside.MTU), "device "+e.Port, "raise it", command)
 	}
 	if e.MTU > 0 && e.Inside.MTU > e.MTU {
 		add(fault.EndpointMTU, fmt.Sprintf("its interface has MTU %d, its network %d: larger packets vanish", e.Inside.MTU,

@@ -51,8 +51,8 @@ between all of them, in a tunnelled and in a routed network, and then, again and
 - agents, ovs-vswitchd, ovsdb-server and etcd are killed, stopped or paused, a host dies with all of them;
 - etcd is full, emptied and put back record by record, compacted, has a record spoiled, its certificate replaced; a host
   is cut off from it;
-- flows, groups, meters, ports, the bridge, Open vSwitch's database, routes, addresses, devices, sysctls and the firewall
-  are deleted or altered by hand;
+- flows, groups, meters, ports, the bridge, Open vSwitch's database, routes, addresses, devices, sysctls and the
+  firewall are deleted or altered by hand;
 - a host is cut off from the others, or gets another VTEP.
 
 A checker of its own reads etcd by key, every switch and every kernel with the tools that a person has: after each step

@@ -50,7 +50,9 @@ var ofDaemons = []kind{
 	}},
 	{name: "ovs-vswitchd killed", service: lab.ServiceVswitchd, breaks: true, harm: kills(lab.ServiceVswitchd)},
 	{name: "ovs-vswitchd stopped", service: lab.ServiceVswitchd, breaks: true, harm: stops(lab.ServiceVswitchd)},
-	{name: "ovsdb-server killed", service: lab.ServiceOVSDB, harm: kills(lab.ServiceOVSDB)},
+	// Until ovs-vswitchd has its lock in the database again (bridge_run), it looks at no port of the
+	// userspace datapath: packets wait for a second or more, as long as their sockets have room.
+	{name: "ovsdb-server killed", service: lab.ServiceOVSDB, breaks: true, harm: kills(lab.ServiceOVSDB)},
 	{name: "dockerd killed", service: lab.ServiceDockerd, engines: true, harm: kills(lab.ServiceDockerd)},
 	{name: "the host dies", service: theHost, breaks: true, harm: func(c *chaos, h string) func() {
 		require.NoError(c.T, c.Host(h).Unplug())

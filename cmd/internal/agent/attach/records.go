@@ -197,23 +197,24 @@ func (r *records) find(e ovs.Endpoint) (port string, there bool) {
 }
 
 // rename gives a pending endpoint another port. It is refused where another endpoint has
-// that, or an agent before this one has left it.
+// that, or an agent before this one has left it. Nobody is told: what is on its way has no
+// port yet, and a pass that began now would be waited for when it has.
 func (r *records) rename(e ovs.Endpoint, port string) (renamed bool) {
-	r.change(func() {
-		_, attached := r.endpoints[port]
-		_, coming := r.pending[port]
-		if _, pending := r.pending[e.Port]; !pending || attached || coming || r.unfinished[port] || r.plugged[port] {
-			return
-		}
-		delete(r.pending, e.Port)
-		if r.moving[e.Port] {
-			delete(r.moving, e.Port)
-			r.moving[port] = true
-		}
-		e.Port = port
-		r.pending[port], renamed = e, true
-	})
-	return renamed
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, attached := r.endpoints[port]
+	_, coming := r.pending[port]
+	if _, pending := r.pending[e.Port]; !pending || attached || coming || r.unfinished[port] || r.plugged[port] {
+		return false
+	}
+	delete(r.pending, e.Port)
+	if r.moving[e.Port] {
+		delete(r.moving, e.Port)
+		r.moving[port] = true
+	}
+	e.Port = port
+	r.pending[port] = e
+	return true
 }
 
 // has reports whether an endpoint is to have a port.

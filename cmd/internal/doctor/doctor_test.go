@@ -244,6 +244,12 @@ func TestFindings(t *testing.T) {
 			"UDP port 4789", "kill 7", fault.Error},
 		"VXLAN device": {func(f *Facts) { f.Underlay.Takers = []Taker{{Port: 4789, Device: "vx9"}} }, fault.TunnelPortTaken,
 			"UDP port 4789", "ip link del dev vx9", fault.Error},
+		"firewalld": {func(f *Facts) {
+			f.Host.NFTables = "table inet firewalld {\n\tchain filter_INPUT {\n\t\ttype filter hook input priority filter + 10; " +
+				"policy accept;\n\t\tct state { established, related } accept # handle 2\n\t\tct status dnat accept # handle 3\n" +
+				"\t\treject with icmpx admin-prohibited # handle 4\n\t}\n}\n"
+		}, fault.TunnelFiltered, "firewall, inet firewalld filter_INPUT",
+			"firewall-cmd --permanent --add-port=4789/udp && firewall-cmd --reload", fault.Error},
 		"firewall": {func(f *Facts) { f.Host.NFTables = input("udp dport 4789 drop # handle 3") }, fault.TunnelFiltered,
 			"firewall, inet f in", "nft delete rule inet f in handle 3", fault.Error},
 		"firewall, userspace": {func(f *Facts) {

@@ -185,7 +185,7 @@ func underlayFirewall(f *Facts, r *result) {
 			x := Finding{
 				Code: fault.TunnelFiltered, Item: "firewall, " + d.Where, Evidence: d.Rule,
 				What:   "drops " + what + " " + direction + f.nodeOf(other),
-				Remedy: "let it pass: docs/production.md lists what nodes must let through", Commands: commandOf(d),
+				Remedy: "let it pass: docs/production.md lists what nodes must let through", Commands: tunnelCommands(d, p),
 			}
 			if f.userspace() && p.Hook != "egress" {
 				x.Severity = fault.Warning
@@ -195,6 +195,19 @@ func underlayFirewall(f *Facts, r *result) {
 		}
 	}
 	r.ok("no rule drops packets of tunnels for certain")
+}
+
+// tunnelCommands let a tunnel's packets pass. firewalld makes its table anew whenever it
+// loads its own settings: it is told itself.
+func tunnelCommands(d netfilter.Drop, p netfilter.Packet) []string {
+	if !strings.HasPrefix(d.Where, "inet firewalld ") {
+		return commandOf(d)
+	}
+	what := fmt.Sprintf("--add-port=%d/udp", p.Port)
+	if p.Proto == "gre" {
+		what = "--add-protocol=gre"
+	}
+	return []string{"firewall-cmd --permanent " + what + " && firewall-cmd --reload"}
 }
 
 func commandOf(d netfilter.Drop) []string {

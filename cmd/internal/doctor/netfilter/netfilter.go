@@ -246,6 +246,8 @@ func (w *walk) word(words []string) (holds trool, n int, action, target string) 
 		return holds, n + 1, "", ""
 	case "udp", "tcp", "th":
 		return w.dport(words)
+	case "icmp", "icmpv6", "igmp", "sctp", "dccp", "udplite", "esp", "ah", "comp":
+		return w.other(words)
 	case "meta", "ip", "ip6", "ct", "ether":
 		return w.field(words)
 	}
@@ -270,6 +272,14 @@ func (w *walk) dport(words []string) (holds trool, n int, action, target string)
 	}
 	holds, n = compare(words[2:], fmt.Sprint(w.p.Port), port)
 	return holds, n + 2, "", ""
+}
+
+// other reads a match on a header of another protocol than those that are asked about.
+func (w *walk) other(words []string) (holds trool, n int, action, target string) {
+	if w.p.Proto == "udp" || w.p.Proto == "gre" {
+		return no, len(words), "", ""
+	}
+	return maybe, len(words), last(words), ""
 }
 
 // last is the verdict at the end of a rule that is not understood: drop where it can be
@@ -328,6 +338,8 @@ func (w *walk) field(words []string) (holds trool, n int, action, target string)
 		holds, n = compareAddr(words[2:], p.Dst)
 	case "ct state":
 		holds, n = compare(words[2:], "new", state)
+	case "ct status": // nobody has answered the first packet, or translated its addresses
+		holds, n = compare(words[2:], "", name)
 	default:
 		return maybe, len(words), last(words), ""
 	}

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -139,4 +140,60 @@ func TestDropsOfAnyProtocol(t *testing.T) {
 		require.Len(t, ParseNFT(input("drop", rules)).Drops(p), want, rules)
 	}
 	require.Empty(t, ParseNFT(input("accept", "tcp dport 22 drop # handle 8\n")).Drops(p))
+}
+
+// firewalld's rules for a host in its zone public, as it makes them (version 1.3), without
+// chains that have no rules.
+const firewalld = `table inet firewalld { # handle 1
+	chain filter_PREROUTING { # handle 2
+		type filter hook prerouting priority filter + 10; policy accept;
+		icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept # handle 3
+		meta nfproto ipv6 fib saddr . mark . iif oif missing drop # handle 4
+	}
+	chain filter_INPUT { # handle 5
+		type filter hook input priority filter + 10; policy accept;
+		ct state { established, related } accept # handle 6
+		ct status dnat accept # handle 7
+		iifname "lo" accept # handle 8
+		ct state invalid drop # handle 9
+		jump filter_INPUT_ZONES # handle 10
+		reject with icmpx admin-prohibited # handle 11
+	}
+	chain filter_INPUT_ZONES { # handle 12
+		iifname "eth9" goto filter_IN_internal # handle 13
+		goto filter_IN_public # handle 14
+	}
+	chain filter_IN_public { # handle 15
+		jump filter_IN_public_deny # handle 16
+		jump filter_IN_public_allow # handle 17
+		meta l4proto { icmp, ipv6-icmp } accept # handle 18
+		reject with icmpx admin-prohibited # handle 19
+	}
+	chain filter_IN_public_deny { # handle 20
+	}
+	chain filter_IN_public_allow { # handle 21
+		tcp dport 22 accept # handle 22
+		ip6 daddr fe80::/64 udp dport 546 accept # handle 23
+ALLOWED
+	}
+}
+`
+
+func TestFirewalld(t *testing.T) {
+	gre := tunnelIn
+	gre.Proto, gre.Port = "gre", 0
+	for allowed, want := range map[string][2]int{
+		"": {1, 1}, "udp dport 4789 accept # handle 30": {0, 1}, "meta l4proto gre accept # handle 30": {1, 0},
+	} {
+		rules := ParseNFT(strings.ReplaceAll(firewalld, "ALLOWED", allowed))
+		for i, p := range []Packet{tunnelIn, gre} {
+			found := rules.Drops(p)
+			require.Len(t, found, want[i], "%s: %s", allowed, p.Proto)
+			for _, d := range found {
+				require.Equal(t, "inet firewalld filter_IN_public", d.Where)
+			}
+			p.Hook = "prerouting"
+			require.Empty(t, rules.Drops(p))
+		}
+	}
 }

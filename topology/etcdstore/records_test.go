@@ -375,7 +375,7 @@ func TestKeepAliveReacquires(t *testing.T) {
 	p := newProxy(t, ep)
 	c := raw(t, ep)
 	s := open(t, quick(p.endpoint))
-	_, states := alive(t, s, topology.Liveness{Node: "a", ID: "1", Hostname: "h"}, time.Second)
+	_, states := alive(t, s, topology.Liveness{Node: "a", ID: "1", Hostname: "h"}, 5*time.Second)
 	key := topology.DefaultPrefix + "/alive/a"
 	back := func() { // lost, then held
 		t.Helper()
@@ -410,7 +410,7 @@ func TestKeepAliveReplacesWhatIsNoAgents(t *testing.T) {
 		require.NoError(t, err)
 	}
 	put(`{}`)
-	_, states := alive(t, s, topology.Liveness{Node: "a", ID: "1", Hostname: "h"}, time.Second)
+	_, states := alive(t, s, topology.Liveness{Node: "a", ID: "1", Hostname: "h"}, 5*time.Second)
 	require.Contains(t, getRaw(t, c, "alive/a"), `"id":"1"`)
 	for _, value := range []string{`{"hostname":"h"}`, `nonsense`} {
 		put(value)

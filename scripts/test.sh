@@ -21,9 +21,10 @@ export GORACE="${GORACE-atexit_sleep_ms=100}"
 
 lint() { scripts/lint.sh; }
 
-# unit and race run more packages at a time than there are processors: some wait for
-# connections and for timers of libraries. go vet is lint's. The flags are the system
-# tier's: nothing is compiled twice, and nothing anew in another clone.
+# unit runs more packages at a time than there are processors: some wait for connections
+# and for timers of libraries. race does not: beside kernel, leases expire in those that wait.
+# go vet is lint's. The flags are the system tier's: nothing is compiled twice, and nothing
+# anew in another clone.
 unit() {
 	# shellcheck disable=SC2086 # a list of flags
 	CGO_ENABLED=0 go test -trimpath -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} ./...
@@ -45,7 +46,7 @@ race() {
 		dirs=$(echo "$dirs" | grep -vxF "$waiting") || : # none is left
 	fi
 	# shellcheck disable=SC2046,SC2086 # lists
-	go test -race $short -trimpath -vet=off -p "$(($(nproc) + 2))" -timeout 30m ${TESTFLAGS-} \
+	go test -race $short -trimpath -vet=off -p "$(nproc)" -timeout 30m ${TESTFLAGS-} \
 		$(go list -e -find -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $dirs)
 }
 

@@ -15,8 +15,10 @@ type waiter struct {
 	// done judges the outcome of a pass; until it says so the waiter stays.
 	done   func(Outcome) (done bool, err error)
 	answer chan error
-	// last is why the passes since did not satisfy it.
+	// last is why the passes since did not satisfy it, gone that nobody waits any more. They
+	// need the part's lock.
 	last error
+	gone bool
 }
 
 // Await wakes the part and returns when done says so of a pass that began after
@@ -35,7 +37,7 @@ func (p *Part) awaitAfter(ctx context.Context, change func() error, done func(Ou
 	ended := p.ended
 	p.mu.Unlock()
 	if err := change(); err != nil {
-		p.giveUp(w)
+		_ = p.giveUp(w)
 		return err
 	}
 	select {
@@ -44,10 +46,9 @@ func (p *Part) awaitAfter(ctx context.Context, change func() error, done func(Ou
 	case <-ended:
 	case <-ctx.Done():
 	}
-	p.giveUp(w)
 	what := "did not take the change in time"
-	if w.last != nil {
-		what += ": " + w.last.Error()
+	if last := p.giveUp(w); last != nil {
+		what += ": " + last.Error()
 	}
 	return &topology.Error{
 		Kind:   topology.ErrUnavailable,
@@ -58,11 +59,14 @@ func (p *Part) awaitAfter(ctx context.Context, change func() error, done func(Ou
 	}
 }
 
-// giveUp ends a wait. A pass at work may still answer; nobody hears it.
-func (p *Part) giveUp(w *waiter) {
+// giveUp ends a wait, and returns why the last pass did not satisfy it. A pass at work may
+// still answer; nobody hears it.
+func (p *Part) giveUp(w *waiter) (last error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
+	w.gone = true
+	return w.last
 }
 
 // answer gives an outcome to those who waited for it, and keeps the others.
@@ -70,6 +74,9 @@ func (p *Part) answer(waiters []*waiter, o Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, w := range waiters {
+		if w.gone {
+			continue // while the pass was at work
+		}
 		done, err := w.done(o)
 		if done {
 			w.answer <- err

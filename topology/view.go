@@ -89,11 +89,18 @@ type Peer struct {
 
 // Equal reports whether two peers are the same, field by field.
 func (p *Peer) Equal(o *Peer) bool {
-	sameRouter := p.Router == o.Router || p.Router != nil && o.Router != nil && *p.Router == *o.Router
-	return sameRouter && p.Node == o.Node && p.Encap == o.Encap && p.Local == o.Local && p.Remote == o.Remote &&
-		p.RemoteMAC == o.RemoteMAC && slices.Equal(p.VTEPs, o.VTEPs) && slices.Equal(p.Subnets, o.Subnets) &&
-		slices.Equal(p.Bridged, o.Bridged) && p.LocalIPv6 == o.LocalIPv6 && slices.Equal(p.RouterMAC, o.RouterMAC) &&
-		p.Revision == o.Revision && slices.Equal(p.Revisions, o.Revisions)
+	return p.Node == o.Node && p.sameTunnel(o) && p.sameRouter(o) && slices.Equal(p.Subnets, o.Subnets) &&
+		slices.Equal(p.Bridged, o.Bridged) && p.Revision == o.Revision && slices.Equal(p.Revisions, o.Revisions)
+}
+
+func (p *Peer) sameTunnel(o *Peer) bool {
+	return p.Encap == o.Encap && p.Local == o.Local && p.Remote == o.Remote && p.RemoteMAC == o.RemoteMAC &&
+		slices.Equal(p.VTEPs, o.VTEPs)
+}
+
+func (p *Peer) sameRouter(o *Peer) bool {
+	same := p.Router == o.Router || p.Router != nil && o.Router != nil && *p.Router == *o.Router
+	return same && p.LocalIPv6 == o.LocalIPv6 && slices.Equal(p.RouterMAC, o.RouterMAC)
 }
 
 // Find returns the view of one network.

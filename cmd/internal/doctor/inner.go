@@ -73,40 +73,29 @@ func viaAddr(a netip.Addr) string {
 
 // innerFirewall looks at its own packet filter. One that lets anything pass is meant so.
 func (r *result) innerFirewall(e *Endpoint, item string) {
-	if e.Inner.NFTables == "" {
-		return
-	}
 	rules, seen := netfilter.ParseNFT(e.Inner.NFTables), map[string]bool{}
-	for _, w := range e.Inner.Ways {
-		own := e.own(w.To)
-		for _, x := range []struct {
-			what  string
-			hooks []string
-			p     netfilter.Packet
-		}{
-			{"what others send to it", []string{"ingress", "prerouting", "input"},
-				netfilter.Packet{Proto: netfilter.Any, Src: w.To, Dst: own, In: e.Inside.Name}},
-			{"what it sends to others", []string{"output", "postrouting", "egress"},
-				netfilter.Packet{Proto: netfilter.Any, Src: own, Dst: w.To, Out: e.Inside.Name}},
-		} {
-			for _, hook := range x.hooks {
-				x.p.Hook = hook
-				for _, d := range rules.Drops(x.p) {
-					if seen[d.Where+d.Rule] {
-						continue
-					}
-					seen[d.Where+d.Rule] = true
-					y := Finding{
-						Code: fault.EndpointFiltered, Severity: fault.Warning, Item: item, Evidence: d.Where + ": " + d.Rule,
-						What:   "its own firewall drops all of " + x.what,
-						Remedy: "let it pass, unless it is meant so",
-					}
-					if d.Undo != "" {
-						y.Commands = []string{e.inside("%s", d.Undo)}
-					}
-					r.found(y)
+	drops := func(what string, p netfilter.Packet, hooks ...string) {
+		for _, p.Hook = range hooks {
+			for _, d := range rules.Drops(p) {
+				if seen[d.Where+d.Rule] {
+					continue
 				}
+				seen[d.Where+d.Rule] = true
+				x := Finding{
+					Code: fault.EndpointFiltered, Severity: fault.Warning, Item: item, Evidence: d.Where + ": " + d.Rule,
+					What: "its own firewall drops all of " + what, Remedy: "let it pass, unless it is meant so",
+				}
+				if d.Undo != "" {
+					x.Commands = []string{e.inside("%s", d.Undo)}
+				}
+				r.found(x)
 			}
 		}
+	}
+	for _, w := range e.Inner.Ways {
+		p := netfilter.Packet{Proto: netfilter.Any, Src: w.To, Dst: e.own(w.To), In: e.Inside.Name}
+		drops("what others send to it", p, "ingress", "prerouting", "input")
+		p.Src, p.Dst, p.In, p.Out = p.Dst, p.Src, "", p.In
+		drops("what it sends to others", p, "output", "postrouting", "egress")
 	}
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -259,63 +260,88 @@ func underlayPeers(f *Facts, r *result) {
 		r.ok("no other node is in its networks")
 		return
 	}
-	asked, silent := 0, 0
-	for _, p := range f.Underlay.Peers {
-		x := Finding{Code: fault.PeerUnreachable, Item: fmt.Sprintf("node %s, VTEP %s", p.Node, p.Addr)}
-		switch {
-		case p.Here.Device != "":
-			silent++
-			x.What = "this host has its address itself, on " + p.Here.Device + ": two machines answer for it"
-			x.Remedy = "remove it from the one whose node does not have it"
-			x.Commands = []string{fmt.Sprintf("ip addr del %s dev %s", p.Here.Prefix, arg(p.Here.Device))}
-		case p.RouteError != "":
-			x.What, x.Evidence = "this host has no route to it: "+p.RouteError, p.Blocked
-			x.Remedy = "add one, or remove what refuses it: 'ip route get " + p.Addr.String() + "' and 'ip rule' show it"
-			if p.Blocked != "" {
-				x.Commands = []string{"ip route del " + p.Blocked}
-			}
-		case len(p.Policies) > 0:
-			silent++
-			x.Code, x.What = fault.TunnelFiltered, "IPsec on this host drops what tunnels send to it, or what comes from there"
-			x.Evidence, x.Remedy = "policy: "+strings.Join(p.Policies, "; "), "remove the policy, unless it is meant so"
-			if f.userspace() {
-				x.Severity = fault.Warning
-				x.What += "; the userspace datapath goes past it, the kernel's would not"
-			}
-			for _, y := range p.Policies {
-				x.Commands = append(x.Commands, "ip xfrm policy delete "+y)
-			}
-		case p.Sent == 0:
-			continue
-		case p.Answered == 0:
-			asked++
-			silent++
-			x.What = fmt.Sprintf("does not answer: %d ICMP echoes by %s%s", p.Sent, p.Dev, via(p.Via))
-			x.Remedy = fmt.Sprintf("is the host up? 'baize doctor' there; 'tracepath -n %s' here", p.Addr)
-			x.Severity = fault.Warning // echoes alone may be filtered
-			if !p.Alive {
-				x.What += ", and its agent does not run"
-			}
-			if p.Fixed != "" {
-				hop := p.Addr.String()
-				if p.Via != "" {
-					hop = p.Via
-				}
-				x.Evidence = fmt.Sprintf("somebody wrote down %s as the link address of %s", p.Fixed, hop)
-				x.Remedy = "remove the entry: the kernel asks for the address then"
-				x.Commands = []string{fmt.Sprintf("ip neigh del %s dev %s", hop, arg(p.Dev))}
-			}
-		case p.Answered < p.Sent:
-			asked++
-			x.What = fmt.Sprintf("answers %d of %d ICMP echoes: packets are lost on the way", p.Answered, p.Sent)
-			x.Remedy, x.Severity = "look at the links between: 'ip -s link' counts errors", fault.Warning
-		default:
-			asked++
-			continue
+	answer := 0
+	for i := range f.Underlay.Peers {
+		p := &f.Underlay.Peers[i]
+		if x := f.peerFinding(p); x.What != "" {
+			x.Item = fmt.Sprintf("node %s, VTEP %s", p.Node, p.Addr)
+			r.found(x)
 		}
-		r.found(x)
+		if p.Answered > 0 {
+			answer++
+		}
 	}
-	r.ok(fmt.Sprintf("%d VTEPs answer", asked-silent))
+	r.ok(fmt.Sprintf("%d VTEPs answer", answer))
+}
+
+// peerFinding says what keeps packets from a peer, the first cause of all; without text where
+// nothing does, or nobody asked.
+func (f *Facts) peerFinding(p *Peer) Finding {
+	switch {
+	case p.Here.Device != "":
+		return Finding{
+			Code: fault.PeerUnreachable, Remedy: "remove it from the one whose node does not have it",
+			What:     "this host has its address itself, on " + p.Here.Device + ": two machines answer for it",
+			Commands: []string{fmt.Sprintf("ip addr del %s dev %s", p.Here.Prefix, arg(p.Here.Device))},
+		}
+	case p.RouteError != "":
+		x := Finding{
+			Code: fault.PeerUnreachable, What: "this host has no route to it: " + p.RouteError, Evidence: p.Blocked,
+			Remedy: "add one, or remove what refuses it: 'ip route get " + p.Addr.String() + "' and 'ip rule' show it",
+		}
+		if p.Blocked != "" {
+			x.Commands = []string{"ip route del " + p.Blocked}
+		}
+		return x
+	case len(p.Policies) > 0:
+		return f.policyFinding(p)
+	case p.Sent == 0:
+		return Finding{}
+	case p.Answered == 0:
+		return p.silent()
+	case p.Answered < p.Sent:
+		return Finding{
+			Code: fault.PeerUnreachable, Severity: fault.Warning,
+			What:   fmt.Sprintf("answers %d of %d ICMP echoes: packets are lost on the way", p.Answered, p.Sent),
+			Remedy: "look at the links between: 'ip -s link' counts errors",
+		}
+	}
+	return Finding{}
+}
+
+// policyFinding is for a peer that IPsec's policies keep packets from.
+func (f *Facts) policyFinding(p *Peer) Finding {
+	x := Finding{
+		Code: fault.TunnelFiltered, What: "IPsec on this host drops what tunnels send to it, or what comes from there",
+		Evidence: "policy: " + strings.Join(p.Policies, "; "), Remedy: "remove the policy, unless it is meant so",
+	}
+	if f.userspace() {
+		x.Severity = fault.Warning
+		x.What += "; the userspace datapath goes past it, the kernel's would not"
+	}
+	for _, y := range p.Policies {
+		x.Commands = append(x.Commands, "ip xfrm policy delete "+y)
+	}
+	return x
+}
+
+// silent is for a peer that answers no echo. Echoes alone may be filtered.
+func (p *Peer) silent() Finding {
+	x := Finding{
+		Code: fault.PeerUnreachable, Severity: fault.Warning,
+		What:   fmt.Sprintf("does not answer: %d ICMP echoes by %s%s", p.Sent, p.Dev, via(p.Via)),
+		Remedy: fmt.Sprintf("is the host up? 'baize doctor' there; 'tracepath -n %s' here", p.Addr),
+	}
+	if !p.Alive {
+		x.What += ", and its agent does not run"
+	}
+	if p.Fixed != "" {
+		hop := cmp.Or(p.Via, p.Addr.String())
+		x.Evidence = fmt.Sprintf("somebody wrote down %s as the link address of %s", p.Fixed, hop)
+		x.Remedy = "remove the entry: the kernel asks for the address then"
+		x.Commands = []string{fmt.Sprintf("ip neigh del %s dev %s", hop, arg(p.Dev))}
+	}
+	return x
 }
 
 func via(router string) string {

@@ -1,6 +1,7 @@
 package gather
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,23 +64,10 @@ func others(e *doctor.Endpoint, n topology.NetworkView) (out []netip.Addr) {
 
 // innerWay is how the kernel of this thread's namespace sends packets to an address.
 func innerWay(ctx context.Context, to netip.Addr) doctor.InnerWay {
-	out := doctor.InnerWay{To: to}
-	list, err := netlink.RouteGet(to.AsSlice())
-	switch {
-	case err != nil:
-		if out.Error = refusal(err); out.Error == "" {
-			out.Error = err.Error()
-		}
-		out.Blocked = refusing(ctx, to)
-		return out
-	case len(list) == 0:
-		return out
-	}
-	if l, err := netlink.LinkByIndex(list[0].LinkIndex); err == nil {
-		out.Dev = l.Attrs().Name
-	}
-	if gw, ok := netip.AddrFromSlice(list[0].Gw); ok {
-		out.Via = gw.Unmap()
+	way := linux.Host{}.Way(to)
+	out := doctor.InnerWay{To: to, Dev: way.Dev, Via: way.Via}
+	if way.Err != nil {
+		out.Error, out.Blocked = cmp.Or(refusal(way.Err), way.Err.Error()), refusing(ctx, to)
 	}
 	return out
 }

@@ -12,3 +12,12 @@ type Way struct {
 	// Err: there is no way, or no answer.
 	Err error
 }
+
+// Inside is what the kernel of an endpoint's own namespace does with packets.
+type Inside struct {
+	// Ifname is the endpoint's interface there; empty where it is gone.
+	Ifname string
+	Way    func(netip.Addr) Way
+	// Ruleset is what 'nft -j list ruleset' prints there; empty where nothing is filtered.
+	Ruleset []byte
+}

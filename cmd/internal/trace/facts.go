@@ -39,19 +39,10 @@ type Observed struct {
 	Way func(netip.Addr) kernel.Way
 	// Filter is the host's firewall (nftables).
 	Filter Filter
-	// Inner says what an endpoint's own kernel does; nil where nobody looked.
-	Inner func(ovs.Endpoint) (Inner, error)
+	// Inside looks into an endpoint's namespace; nil where nobody does.
+	Inside func(ovs.Endpoint) (kernel.Inside, error)
 	// FastPath is what the programs have that forward past the switch.
 	FastPath fastpath.State
-}
-
-// Inner is what the kernel of an endpoint's namespace does with packets.
-type Inner struct {
-	// Ifname is the endpoint's interface there.
-	Ifname string
-	Way    func(netip.Addr) kernel.Way
-	// Ruleset is what 'nft -j list ruleset' prints there; empty where nothing is filtered.
-	Ruleset []byte
 }
 
 // Computed are the facts of a node that etcd alone knows, with ends that are taken

@@ -30,9 +30,7 @@ type Kernel interface {
 	Way(a netip.Addr) kernel.Way
 	Up() (map[string]bool, error)
 	Ruleset(ctx context.Context) ([]byte, error)
-	Inside(ctx context.Context, netns string, mac net.HardwareAddr) (
-		ifname string, way func(netip.Addr) kernel.Way, ruleset []byte, err error,
-	)
+	Inside(ctx context.Context, netns string, mac net.HardwareAddr) (kernel.Inside, error)
 }
 
 // Host is a host that can be read.
@@ -70,10 +68,7 @@ func (h Host) Read(
 	if o.Up, err = h.Kernel.Up(); err != nil {
 		return f, err
 	}
-	o.Inner = func(e ovs.Endpoint) (in Inner, err error) {
-		in.Ifname, in.Way, in.Ruleset, err = h.Kernel.Inside(ctx, e.Netns, e.MAC)
-		return in, err
-	}
+	o.Inside = func(e ovs.Endpoint) (kernel.Inside, error) { return h.Kernel.Inside(ctx, e.Netns, e.MAC) }
 	if h.FastPath != nil {
 		if o.FastPath, err = h.FastPath(ctx); err != nil {
 			return f, err

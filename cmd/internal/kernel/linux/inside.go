@@ -13,35 +13,30 @@ import (
 	"github.com/baize-net/baize/cmd/internal/kernel"
 )
 
-// Inside looks into a network namespace: the name of the interface there that has a MAC, the
-// way that its kernel has to an address, and its rules of nftables, as Host.Ruleset does; none
-// where it filters nothing.
-func (h Host) Inside(ctx context.Context, netns string, mac net.HardwareAddr) (
-	ifname string, way func(netip.Addr) kernel.Way, ruleset []byte, err error,
-) {
+// Inside looks into a network namespace, at the interface there that has a MAC.
+func (h Host) Inside(ctx context.Context, netns string, mac net.HardwareAddr) (in kernel.Inside, err error) {
 	list, err := hostnet.Interfaces(netns)
 	if err != nil {
-		return "", nil, nil, err
+		return in, err
 	}
 	i := slices.IndexFunc(list, func(d hostnet.Interface) bool { return strings.EqualFold(d.MAC.String(), mac.String()) })
 	if i >= 0 {
-		ifname = list[i].Name
+		in.Ifname = list[i].Name
 	}
-	way = func(a netip.Addr) (w kernel.Way) {
-		err := hostnet.InNetns(netns, func() error { w = h.Way(a); return nil })
-		if err != nil {
+	in.Way = func(a netip.Addr) (w kernel.Way) {
+		if err := hostnet.InNetns(netns, func() error { w = h.Way(a); return nil }); err != nil {
 			w.Err = err
 		}
 		return w
 	}
 	err = hostnet.InNetns(netns, func() error {
-		if filters, err := Filters(); err != nil || !filters {
-			return err
+		filters, err := Filters()
+		if err == nil && filters {
+			in.Ruleset, err = h.Ruleset(ctx)
 		}
-		ruleset, err = h.Ruleset(ctx)
 		return err
 	})
-	return ifname, way, ruleset, err
+	return in, err
 }
 
 // Filters reports whether the namespace of this thread filters packets by nftables, those of

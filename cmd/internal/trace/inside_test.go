@@ -20,46 +20,46 @@ func ownChain(hook, policy string) []byte {
 }
 
 // What an endpoint's own kernel does is a part of the way.
-func TestInner(t *testing.T) {
+func TestInside(t *testing.T) {
 	way := func(dev string, err error) func(netip.Addr) kernel.Way {
 		return func(netip.Addr) kernel.Way { return kernel.Way{Dev: dev, Err: err} }
 	}
-	good := trace.Inner{Ifname: "eth0", Way: way("eth0", nil)}
+	good := kernel.Inside{Ifname: "eth0", Way: way("eth0", nil)}
 	for name, c := range map[string]struct {
 		on    string // the host whose endpoint it is
-		inner trace.Inner
+		inner kernel.Inside
 		err   error
 		want  string // empty: delivered
 	}{
 		"all is well":           {on: "host1", inner: good},
 		"nobody can look":       {on: "host1", err: errors.New("no such file or directory")},
-		"its interface is gone": {on: "host1", inner: trace.Inner{Way: way("", errors.New("no way"))}},
+		"its interface is gone": {on: "host1", inner: kernel.Inside{Way: way("", errors.New("no way"))}},
 		"no route": {
-			"host1", trace.Inner{Ifname: "eth0", Way: way("", errors.New("no way to 10.1.2.2"))}, nil,
+			"host1", kernel.Inside{Ifname: "eth0", Way: way("", errors.New("no way to 10.1.2.2"))}, nil,
 			"the packet is dropped on host1, in endpoint: endpoint c1 itself sends nothing there: no way to 10.1.2.2",
 		},
 		"another interface": {
-			"host1", trace.Inner{Ifname: "eth0", Way: way("tun0", nil)}, nil,
+			"host1", kernel.Inside{Ifname: "eth0", Way: way("tun0", nil)}, nil,
 			"the packet is dropped on host1, in endpoint: endpoint c1 itself sends it by tun0, and not by eth0",
 		},
 		"lets nothing out": {
-			"host1", trace.Inner{Ifname: "eth0", Way: way("eth0", nil), Ruleset: ownChain("output", "drop")}, nil,
+			"host1", kernel.Inside{Ifname: "eth0", Way: way("eth0", nil), Ruleset: ownChain("output", "drop")}, nil,
 			"the packet is dropped on host1, in endpoint: the firewall of endpoint c1 itself drops it: " +
 				"chain c of table ip own, by its policy",
 		},
 		"lets nothing in": {
-			"host2", trace.Inner{Ifname: "eth0", Way: way("eth0", nil), Ruleset: ownChain("input", "drop")}, nil,
+			"host2", kernel.Inside{Ifname: "eth0", Way: way("eth0", nil), Ruleset: ownChain("input", "drop")}, nil,
 			"the packet is dropped on host2, in endpoint: the firewall of endpoint c1 itself drops it: " +
 				"chain c of table ip own, by its policy",
 		},
-		"forwards nothing": {on: "host2", inner: trace.Inner{Ifname: "eth0", Ruleset: ownChain("forward", "drop")}},
-		"sends nothing":    {on: "host2", inner: trace.Inner{Ifname: "eth0", Ruleset: ownChain("output", "drop")}},
+		"forwards nothing": {on: "host2", inner: kernel.Inside{Ifname: "eth0", Ruleset: ownChain("forward", "drop")}},
+		"sends nothing":    {on: "host2", inner: kernel.Inside{Ifname: "eth0", Ruleset: ownChain("output", "drop")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, topology.VXLAN)
 			f := w.facts[c.on]
 			f.Endpoints[0].Netns = "/run/netns/c1"
-			f.Observed.Inner = func(e ovs.Endpoint) (trace.Inner, error) {
+			f.Observed.Inside = func(e ovs.Endpoint) (kernel.Inside, error) {
 				require.Equal(t, "c1", e.Name)
 				return c.inner, c.err
 			}

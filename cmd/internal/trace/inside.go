@@ -3,6 +3,7 @@ package trace
 import (
 	"fmt"
 
+	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/forward"
 )
@@ -11,7 +12,7 @@ import (
 // firewall let it out?
 func (h *hop) leaves(e ovs.Endpoint, p forward.Packet) bool {
 	from, to, ip := p.Addrs()
-	in, known := h.inner(e, ip)
+	in, known := h.inside(e, ip)
 	if !known || p.Number(forward.EthDst)>>40&1 == 1 {
 		return true
 	}
@@ -25,26 +26,26 @@ func (h *hop) leaves(e ovs.Endpoint, p forward.Packet) bool {
 		h.end(StageEndpoint, text, look)
 		return false
 	}
-	return h.innerFirewall(e, in, Passing{Out: in.Ifname, From: from, To: to, Packet: p})
+	return h.ownFirewall(e, in, Passing{Out: in.Ifname, From: from, To: to, Packet: p})
 }
 
 // takes lets the endpoint's own firewall have a packet that came for it.
 func (h *hop) takes(e ovs.Endpoint, p forward.Packet) bool {
 	from, to, ip := p.Addrs()
-	in, known := h.inner(e, ip)
-	return !known || h.innerFirewall(e, in, Passing{In: in.Ifname, From: from, To: to, Packet: p})
+	in, known := h.inside(e, ip)
+	return !known || h.ownFirewall(e, in, Passing{In: in.Ifname, From: from, To: to, Packet: p})
 }
 
-// inner looks into an endpoint's namespace.
-func (h *hop) inner(e ovs.Endpoint, ip bool) (Inner, bool) {
-	if !ip || h.Observed == nil || h.Observed.Inner == nil || e.Netns == "" {
-		return Inner{}, false
+// inside looks into an endpoint's namespace.
+func (h *hop) inside(e ovs.Endpoint, ip bool) (kernel.Inside, bool) {
+	if !ip || h.Observed == nil || h.Observed.Inside == nil || e.Netns == "" {
+		return kernel.Inside{}, false
 	}
-	in, err := h.Observed.Inner(e)
+	in, err := h.Observed.Inside(e)
 	return in, err == nil && in.Ifname != "" // one whose interface is gone has a port that says so
 }
 
-func (h *hop) innerFirewall(e ovs.Endpoint, in Inner, p Passing) bool {
+func (h *hop) ownFirewall(e ovs.Endpoint, in kernel.Inside, p Passing) bool {
 	if len(in.Ruleset) == 0 {
 		return true
 	}

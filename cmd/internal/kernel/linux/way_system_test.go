@@ -33,6 +33,7 @@ func TestWay(t *testing.T) {
 	})
 	testkit.IP(t, "route add 100.65.113.0/24 via 198.51.100.9")
 	testkit.IP(t, "route add unreachable 100.65.113.64/26")
+	t.Cleanup(func() { testkit.IP(t, "route del unreachable 100.65.113.64/26") })
 
 	require.Equal(t, kernel.Way{Dev: "way0"}, Host{}.Way(a("198.51.100.7")))
 	require.Equal(t, kernel.Way{Dev: "way0", Via: a("198.51.100.9")}, Host{}.Way(a("100.65.113.1")))

@@ -13,8 +13,10 @@ package vswitch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -215,6 +217,12 @@ func (c *Client) explain(err error) error {
 		e.What, e.Remedy = "does not answer", "systemctl restart openvswitch-switch"
 	default:
 		e.What, e.Remedy = err.Error(), start
+	}
+	if strings.HasPrefix(c.cfg.Endpoint, "unix:") && e.Remedy == start {
+		if file, why := damagedDatabase(); why != "" {
+			e.What = fmt.Sprintf("ovsdb-server cannot read %s: %s", file, why)
+			e.Remedy = "mv " + file + " " + file + ".damaged && systemctl restart openvswitch-switch; Baize makes its part anew"
+		}
 	}
 	return e
 }

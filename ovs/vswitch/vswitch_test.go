@@ -1,10 +1,12 @@
 package vswitch_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -349,6 +351,33 @@ func TestConfigErrors(t *testing.T) {
 	_, err = c.Observe(t.Context())
 	require.ErrorIs(t, err, topology.ErrUnavailable)
 	require.ErrorContains(t, err, "systemctl start openvswitch-switch")
+}
+
+func TestDamagedDatabase(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("OVS_DBDIR", dir)
+	file := filepath.Join(dir, "conf.db")
+	good, err := os.ReadFile(ovstest.Start(t).RunDir() + "/conf.db")
+	require.NoError(t, err)
+	c, err := vswitch.New(vswitch.Config{Endpoint: "unix:" + dir + "/none.sock", Bridge: "b"})
+	require.NoError(t, err)
+	defer c.Close()
+	for name, x := range map[string]struct {
+		content []byte
+		why     string
+	}{
+		"as it should be":    {good, "no such socket"},
+		"its end is missing": {good[:len(good)-20], "no such socket"}, // ovsdb-server leaves the last record out
+		"empty":              {nil, "ovsdb-server cannot read " + file + ": cannot identify file type"},
+		"of something else":  {[]byte("something else\n"), "unexpected file format"},
+		"altered":            {bytes.Replace(good, []byte("Open_vSwitch"), []byte("Open-vSwitch"), 1), "should have hash"},
+	} {
+		require.NoError(t, os.WriteFile(file, x.content, 0o600))
+		_, err = c.Observe(t.Context())
+		require.ErrorIs(t, err, topology.ErrUnavailable, name)
+		require.ErrorContains(t, err, x.why, name)
+		require.Equal(t, strings.Contains(err.Error(), "mv "), x.why != "no such socket", err)
+	}
 }
 
 func TestThousandPorts(t *testing.T) {

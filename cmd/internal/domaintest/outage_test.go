@@ -29,6 +29,7 @@ func TestOutages(t *testing.T) {
 		},
 	})
 	t.Run("ovs-vswitchd is back as soon as without Baize", func(t *testing.T) { testBareRestart(d.in(t)) })
+	t.Run("Open vSwitch's database is damaged", func(t *testing.T) { testDamagedDatabase(d.in(t)) })
 	t.Run("a host dies and comes back", func(t *testing.T) { testHostDies(d.in(t)) })
 	if t.Failed() {
 		d.Explain()
@@ -72,6 +73,35 @@ done`)
 		}
 	}
 	assert.LessOrEqual(d.T, later, bareGap)
+}
+
+// switchBack is how long after Open vSwitch's return its endpoints are back.
+const switchBack = 2 * time.Second
+
+// The file of the database cannot be read any more, so that ovsdb-server does not start: this
+// is named, and once somebody has taken the file away all is made anew.
+func testDamagedDatabase(d *domain) {
+	want := d.made("host2")
+	others := d.PingEndpoint("host1/c1", "host3/c1", 10*time.Millisecond)
+	d.Must("host2", "sh", "-ec", "head -c 4096 /dev/urandom >/etc/openvswitch/conf.db")
+	require.NoError(d.T, d.Host("host2").Kill(d.T.Context(), lab.ServiceOVSDB, unix.SIGKILL))
+	d.Await("the host says what is wrong", func() (bool, string) {
+		out, _ := d.Run("host2", "baize", "status")
+		return strings.Contains(out, "ovsdb-server cannot read /etc/openvswitch/conf.db"), out
+	})
+	d.Must("host2", "rm", "/etc/openvswitch/conf.db")
+	require.NoError(d.T, d.Host("host2").AwaitService(d.T.Context(), lab.ServiceOVSDB))
+	began := time.Now()
+	d.Await("all is as it was", func() (bool, string) {
+		have := d.made("host2")
+		return have == want, have
+	})
+	took := time.Since(began)
+	d.T.Logf("as it was %v later", took.Round(time.Millisecond))
+	assert.LessOrEqual(d.T, took, switchBack)
+	d.Reaches("host1/c1", d.Endpoint("host2/c1"))
+	d.Reaches("host2/c1", d.Endpoint("host3/c1"))
+	assert.Empty(d.T, others.Ends().Missing, others.Name)
 }
 
 // A host's power fails: it is shown within the liveness time, nobody else notices, and it

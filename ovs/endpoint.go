@@ -71,7 +71,10 @@ func EndpointOf(p Port) (Endpoint, error) {
 			if err != nil {
 				return bad("%s=%q: %v", KeyIPs, s, err)
 			}
-			e.IPs = append(e.IPs, a)
+			if a.Zone() != "" {
+				return bad("%s=%q: an address has no zone here", KeyIPs, s)
+			}
+			e.IPs = append(e.IPs, a.Unmap())
 		}
 	}
 	if s := id[KeyMAC]; s != "" {

@@ -367,7 +367,9 @@ func (r record) endpoint() (e ovs.Endpoint, ok bool) {
 		}
 		e.MAC = mac
 	}
-	return e, e.Name != "" && e.Network != "" && e.Port != ""
+	port := e.Port
+	e, err := ovs.EndpointOf(e.AsPort()) // one reader: what a port may not say, the file may not either
+	return e, err == nil && port != ""
 }
 
 // ReadFile returns the endpoints that the file of a state directory has; none where

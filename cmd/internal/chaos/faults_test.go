@@ -53,7 +53,7 @@ var ofDaemons = []kind{
 	// Until ovs-vswitchd has its lock in the database again (bridge_run), it looks at no port of the
 	// userspace datapath: packets wait for a second or more, as long as their sockets have room.
 	{name: "ovsdb-server killed", service: lab.ServiceOVSDB, breaks: true, harm: kills(lab.ServiceOVSDB)},
-	{name: "dockerd killed", service: lab.ServiceDockerd, engines: true, harm: kills(lab.ServiceDockerd)},
+	{name: "dockerd killed", service: lab.ServiceDockerd, engines: true, harm: killEngine},
 	{name: "the host dies", service: theHost, breaks: true, harm: func(c *chaos, h string) func() {
 		require.NoError(c.T, c.Host(h).Unplug())
 		heals := []func(){func() { require.NoError(c.T, c.Host(h).Plug()) }}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/baize-net/baize/cmd/internal/lab"
 )
 
@@ -16,8 +18,8 @@ import (
 const dockerCLI = "/usr/bin/docker"
 
 // guests are what comes and goes while faults last: one is there before and leaves, one
-// comes, and one moves to another host. With -chaos-docker they are containers in a network of Docker's, otherwise network
-// namespaces.
+// comes, and one moves to another host. With -chaos-docker some are containers in a network
+// of Docker's, all others network namespaces.
 type guests struct{ leaving, coming, moving guest }
 
 type guest struct {
@@ -186,7 +188,7 @@ func (c *chaos) address(g guest) (netip.Addr, error) {
 
 func (c *chaos) reach(from string, to netip.Addr, container bool) (string, error) {
 	if container {
-		return c.Run(from, dockerCLI, "exec", "peer", "ping", "-c", "1", "-W", "1", to.String())
+		return c.Run(from, dockerCLI, "exec", peer, "ping", "-c", "1", "-W", "1", to.String())
 	}
 	return c.Run(from+"/c1", "ping", "-c", "1", "-W", "1", to.String())
 }
@@ -197,6 +199,27 @@ func (c *chaos) engines() {
 	for _, h := range c.hosts {
 		c.Must(h, dockerCLI, "network", "create", "-d", "baize", "--ipam-driver", "baize", "--ipam-opt", "baize.network=shop",
 			"-o", "baize.network=shop", "--subnet", "10.7.0.0/16", "shop")
-		c.Must(h, dockerCLI, "run", "-d", "--init", "--name", "peer", "--network", "shop", lab.DockerImage, "sleep", "100000")
+		c.add(guest{peer, h, true})
+		addr, err := c.address(guest{peer, h, true})
+		require.NoError(c.T, err)
+		c.Must(h, dockerCLI, "rm", "-f", peer)
+		// It keeps its address when it is started again.
+		c.Must(h, dockerCLI, "run", "-d", "--init", "--name", peer, "--network", "shop", "--ip", addr.String(),
+			lab.DockerImage, "sleep", "100000")
+	}
+}
+
+// peer is the container that stays on every host.
+const peer = "peer"
+
+// killEngine kills an engine, whose containers end with it, and starts the one that stays again.
+func killEngine(c *chaos, h string) func() {
+	back := c.kill(h, lab.ServiceDockerd)
+	return func() {
+		back()
+		c.Await(peer+" runs again on "+h, func() (bool, string) {
+			out, err := c.Run(h, "timeout", "20", dockerCLI, "start", peer)
+			return err == nil, out
+		})
 	}
 }

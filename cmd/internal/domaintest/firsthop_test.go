@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -186,65 +185,5 @@ func testAllowedEndpoint(d *domain) {
 // packet is lost between endpoints of its network, of another network on its host, or
 // between other hosts, and what it floods arrives at the rate of its network.
 func testStorm(d *domain) {
-	from, to := d.Endpoint("host1/c1"), d.Endpoint("host2/c1")
-	src := testkit.MAC(d.T, from.MAC)
-	a, wire := d.Inside(from), d.Wire(to.Node)
-	// What the flooder itself loses, whose own queue it fills, is its own affair.
-	d.Must("host1", "ip", "netns", "add", "quiet")
-	d.Must("host1", "baize", "endpoint", "add", "quiet", "--network", "blue", "--netns", "quiet")
-	d.T.Cleanup(func() { _, _ = d.Run("host1", "baize", "endpoint", "remove", "quiet") })
-	const rate = 200
-	d.Must("host1", "baize", "network", "update", "blue", "--bum", fmt.Sprint(rate))
-	d.Await("the meter has the network's rate", func() (bool, string) {
-		out := d.Must("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-meters", "br-baize")
-		return strings.Contains(out, fmt.Sprintf("rate=%d ", rate)), out
-	})
-	own := from.IPs[0]
-	for name, frame := range map[string][]byte{
-		"broadcast":       testkit.Frame(testkit.Broadcast, src, testkit.OtherExperimental, []byte("storm 1.")),
-		"multicast":       testkit.Frame(net.HardwareAddr{1, 0, 0x5e, 1, 2, 3}, src, testkit.OtherExperimental, []byte("storm 2.")),
-		"unknown unicast": testkit.Frame(net.HardwareAddr{2, 0, 0, 9, 9, 9}, src, testkit.OtherExperimental, []byte("storm 3.")),
-		"gratuitous ARP":  append(testkit.ARPRequest(src, src, own, own), []byte("storm 4.")...),
-	} {
-		mark := frame[len(frame)-8:]
-		if i := strings.Index(string(frame), "storm "); i > 0 {
-			mark = frame[i : i+8]
-		}
-		before := d.AgentStatus("host1").Drops[pipeline.DropFlood]
-		pings := []struct{ from, to string }{
-			{"host2/c1", "host3/c1"}, {"host3/c1", "host1/quiet"}, {"host1/red-c1", "host2/red-c1"},
-		}
-		var lost []string
-		storm := func() {
-			begin := time.Now()
-			sent := 0
-			for end := begin.Add(2 * time.Second); time.Now().Before(end); sent++ {
-				a.Send(d.T, frame)
-			}
-			d.Await("what is beyond the limit is counted", func() (bool, string) {
-				n := d.AgentStatus("host1").Drops[pipeline.DropFlood] - before
-				return n > 0, fmt.Sprint(n)
-			})
-			took := time.Since(begin)
-			n := wire.Count(mark) // unknown unicast goes no further than the node
-			d.T.Logf("%s: %d sent, %d on the wire in %v", name, sent, n, took)
-			require.Positive(d.T, n)
-			// A second's worth at once, and the rate.
-			require.LessOrEqual(d.T, float64(n), rate*(2+1.2*took.Seconds()), name)
-			require.Less(d.T, n, sent)
-		}
-		for i := range pings[1:] {
-			inner, p := storm, pings[i+1]
-			storm = func() {
-				if n := d.Lost(p.from, p.to, inner); n > 0 {
-					lost = append(lost, fmt.Sprintf("%v: %d", p, n))
-				}
-			}
-		}
-		if n := d.Lost(pings[0].from, pings[0].to, storm); n > 0 {
-			lost = append(lost, fmt.Sprintf("%v: %d", pings[0], n))
-		}
-		require.Empty(d.T, lost, "packets lost to a storm of %s", name)
-	}
-	d.Must("host1", "baize", "network", "update", "blue", "--bum", fmt.Sprint(topology.DefaultBUM))
+	d.Storm("blue", [2]string{"host2/c1", "host3/c1"}, [2]string{"host3/c1", "host1/quiet"}, [2]string{"host1/red-c1", "host2/red-c1"})
 }

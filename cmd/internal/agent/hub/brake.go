@@ -13,7 +13,8 @@ import (
 
 // returning is how long the leases and pins of a network are kept after its record came
 // back without them: whoever puts a topology back does so record by record, and agents
-// that run write theirs again within a second.
+// that run write theirs again within a second. A network without a record is kept as long
+// after its last endpoint left: a container that is restarted leaves and comes back.
 const returning = 30 * time.Second
 
 // brake keeps what vanished from the store under running endpoints: a record
@@ -29,6 +30,8 @@ type brake struct {
 	// though the network itself is there.
 	wiped map[string]bool
 	until map[string]time.Time
+	// left is until when those of wiped are kept that have no endpoints any more.
+	left map[string]time.Time
 }
 
 // apply returns what is in force. last is what was until now, inUse are the networks
@@ -40,23 +43,36 @@ func (k *brake) apply(
 		return next, nil
 	}
 	b := braking{last: last, next: next, out: *next}
-	wiped, until := map[string]bool{}, map[string]time.Time{}
-	for _, name := range slices.Sorted(maps.Keys(inUse)) {
+	wiped, until, left := map[string]bool{}, map[string]time.Time{}, map[string]time.Time{}
+	concerned := maps.Clone(inUse)
+	for name := range k.wiped {
+		concerned[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(concerned)) {
 		n, known := last.Networks[name]
 		is, there := next.Networks[name]
 		switch {
 		case !known || n.Layout != "" || n.Deleting == topology.DeleteNow:
+		case !there && !inUse[name]:
+			end, began := k.left[name]
+			if !began {
+				end = now.Add(returning)
+			}
+			if now.Before(end) {
+				wiped[name], left[name] = true, end
+				b.keepNetwork(n)
+			}
 		case !there:
 			wiped[name] = true
 			b.keepNetwork(n)
-		case is.Deleting == "":
+		case is.Deleting == "" && inUse[name]:
 			if end, ok := k.returns(&b, name, now); ok {
 				until[name] = end
 				b.keepLeases(is)
 			}
 		}
 	}
-	k.wiped, k.until = wiped, until
+	k.wiped, k.until, k.left = wiped, until, left
 	b.keepOwners()
 	if len(b.faults) == 0 {
 		return next, nil
@@ -80,9 +96,11 @@ func (k *brake) returns(b *braking, name string, now time.Time) (time.Time, bool
 
 // next is when the brake has to be applied again; zero: with the next change.
 func (k *brake) next() (at time.Time) {
-	for _, end := range k.until {
-		if at.IsZero() || end.Before(at) {
-			at = end
+	for _, ends := range []map[string]time.Time{k.until, k.left} {
+		for _, end := range ends {
+			if at.IsZero() || end.Before(at) {
+				at = end
+			}
 		}
 	}
 	return at

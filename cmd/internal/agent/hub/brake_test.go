@@ -79,6 +79,21 @@ func TestNothingVanishesUnderEndpoints(t *testing.T) {
 		h.SetOwn(topology.NewSnapshot(20, good()), false)
 		require.Empty(t, h.Records().Get().Vanished)
 	})
+	t.Run("the store is emptied, and the last container is restarted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, good(), "blue", "red")
+			h.SetOwn(topology.NewSnapshot(1, nil), false)
+			h.SetInUse(map[string]bool{"blue": true})
+			require.Contains(t, h.Records().Get().Snapshot.Networks, "red", "it may come back")
+			h.SetInUse(map[string]bool{"blue": true, "red": true})
+			time.Sleep(time.Hour)
+			require.Contains(t, h.Records().Get().Snapshot.Networks, "red")
+			h.SetInUse(map[string]bool{"blue": true})
+			time.Sleep(time.Minute)
+			require.NotContains(t, h.Records().Get().Snapshot.Networks, "red", "nothing of this node uses it")
+			require.Equal(t, []string{"host2"}, peers(h, "blue"))
+		})
+	})
 	t.Run("a network is mistyped", func(t *testing.T) {
 		h := newHub(t, good(), "blue")
 		kvs := good()
@@ -184,12 +199,16 @@ func TestADeletionIsBelieved(t *testing.T) {
 		require.NotContains(t, h.Records().Get().Snapshot.Networks, "blue")
 		require.Empty(t, h.Records().Get().Vanished)
 	})
-	t.Run("of a network whose last endpoint goes", func(t *testing.T) {
-		h := newHub(t, good(), "blue")
-		h.SetOwn(topology.NewSnapshot(1, nil), false)
-		require.NotEmpty(t, h.Records().Get().Vanished)
-		h.SetInUse(map[string]bool{})
-		require.NotContains(t, h.Records().Get().Snapshot.Networks, "blue")
+	t.Run("of a network whose last endpoint goes, half a minute later", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, good(), "blue")
+			h.SetOwn(topology.NewSnapshot(1, nil), false)
+			require.NotEmpty(t, h.Records().Get().Vanished)
+			h.SetInUse(map[string]bool{})
+			time.Sleep(time.Minute)
+			require.NotContains(t, h.Records().Get().Snapshot.Networks, "blue")
+			require.Empty(t, h.Records().Get().Vanished)
+		})
 	})
 }
 

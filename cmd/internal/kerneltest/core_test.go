@@ -71,6 +71,10 @@ func TestKernel(t *testing.T) {
 			return
 		}
 	}
+	t.Run("a storm", func(t *testing.T) {
+		l.In(t).Storm("vxlan", [2]string{"host2/c1", "host3/c1"}, [2]string{"host3/c1", "host1/quiet"},
+			[2]string{"host1/geneve-c1", "host2/geneve-c1"})
+	})
 	t.Run("agent restart", func(t *testing.T) { agentRestart(t, l.In(t)) })
 	t.Run("ovs-vswitchd restart", func(t *testing.T) { vswitchdRestart(t, l.In(t)) })
 	t.Run("agent dies meanwhile", func(t *testing.T) { agentDiesMeanwhile(t, l.In(t)) })

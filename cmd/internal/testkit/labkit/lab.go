@@ -251,14 +251,20 @@ func (l *Lab) Start(target string, argv ...string) (stop func(), out *testkit.Ou
 	return stop, out
 }
 
-// AgentStatus is what the agent of a host says.
-func (l *Lab) AgentStatus(host string) api.Status {
+// Agent is the agent of a host, by its socket.
+func (l *Lab) Agent(host string) *api.Client {
 	l.T.Helper()
 	pid, err := l.Host(host).PID()
 	require.NoError(l.T, err)
+	return api.NewClient(fmt.Sprintf("/proc/%d/root%s", pid, api.DefaultSocket))
+}
+
+// AgentStatus is what the agent of a host says.
+func (l *Lab) AgentStatus(host string) api.Status {
+	l.T.Helper()
 	ctx, cancel := context.WithTimeout(l.T.Context(), testkit.Patience)
 	defer cancel()
-	st, err := api.NewClient(fmt.Sprintf("/proc/%d/root%s", pid, api.DefaultSocket)).Status(ctx)
+	st, err := l.Agent(host).Status(ctx)
 	require.NoError(l.T, err)
 	return st
 }

@@ -1,7 +1,6 @@
 package labkit
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"strings"
@@ -33,18 +32,20 @@ func (l *Lab) Storm(network string, pings ...[2]string) {
 		out := l.Must("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-meters", "br-baize")
 		return strings.Contains(out, fmt.Sprintf("rate=%d ", stormRate)), out
 	})
-	frames := []struct {
-		kind  string
-		frame []byte
-	}{
-		{"broadcast", testkit.Frame(testkit.Broadcast, src, testkit.OtherExperimental, []byte("storm 1."))},
-		{"multicast", testkit.Frame(net.HardwareAddr{1, 0, 0x5e, 1, 2, 3}, src, testkit.OtherExperimental, []byte("storm 2."))},
-		{"unknown unicast", testkit.Frame(net.HardwareAddr{2, 0, 0, 9, 9, 9}, src, testkit.OtherExperimental, []byte("storm 3."))},
-		{"gratuitous ARP", append(testkit.ARPRequest(src, src, own, own), []byte("storm 4.")...)},
+	flooded := func(to net.HardwareAddr, mark string) []byte {
+		return testkit.Frame(to, src, testkit.OtherExperimental, []byte(mark))
 	}
-	for _, x := range frames {
-		mark := x.frame[bytes.Index(x.frame, []byte("storm ")):][:len("storm 1.")]
-		storm := func() { l.flood(a, x.kind, x.frame, mark, wire) }
+	storms := []struct {
+		kind, mark string
+		frame      []byte
+	}{
+		{"broadcast", "storm 1.", flooded(testkit.Broadcast, "storm 1.")},
+		{"multicast", "storm 2.", flooded(net.HardwareAddr{1, 0, 0x5e, 1, 2, 3}, "storm 2.")},
+		{"unknown unicast", "storm 3.", flooded(net.HardwareAddr{2, 0, 0, 9, 9, 9}, "storm 3.")},
+		{"gratuitous ARP", "storm 4.", append(testkit.ARPRequest(src, src, own, own), "storm 4."...)},
+	}
+	for _, x := range storms {
+		storm := func() { l.flood(a, x.kind, x.frame, []byte(x.mark), wire) }
 		var lost []string
 		for _, p := range pings {
 			inner := storm

@@ -494,11 +494,11 @@ func (s *Source) ignored() []fault.Fault {
 	return nil
 }
 
-// Cleanup implements source.Source. The subnet file stays: Docker was started
+// Files implements source.Source. The subnet file is none of them: Docker was started
 // with it.
-func (s *Source) Cleanup(context.Context) ([]string, error) {
+func (s *Source) Files() []string {
 	if s.o.Cache == nil {
-		return nil, nil
+		return nil
 	}
-	return s.o.Cache.Remove()
+	return []string{s.o.Cache.File()}
 }

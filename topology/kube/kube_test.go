@@ -109,7 +109,7 @@ func (r *rig) read() (flannel.Env, error) {
 	return *r.env, nil
 }
 
-// Load, Save, Flush and Remove implement source.Cache.
+// Load, Save, Flush and File implement source.Cache.
 func (r *rig) Load() (*topology.Snapshot, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,8 +125,8 @@ func (r *rig) Save(s *topology.Snapshot) {
 	r.kept = s
 }
 
-func (*rig) Flush()                    {}
-func (*rig) Remove() ([]string, error) { return nil, nil }
+func (*rig) Flush()       {}
+func (*rig) File() string { return "kept.json" }
 
 // bubble runs a test in virtual time with a cluster of n1 and a host that runs
 // flannel.

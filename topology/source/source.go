@@ -41,8 +41,8 @@ type Source interface {
 	Ready() bool
 	// Faults are what is wrong with it now.
 	Faults() []fault.Fault
-	// Cleanup removes what it keeps on this host. It is called without Run.
-	Cleanup(ctx context.Context) (report []string, err error)
+	// Files are those that it keeps on this host, which a cleanup removes.
+	Files() []string
 }
 
 // ErrNotYet says that the node may not take part yet: the source waits for
@@ -65,6 +65,6 @@ type Cache interface {
 	// Save has a snapshot kept soon, Flush now.
 	Save(*topology.Snapshot)
 	Flush()
-	// Remove removes it, and says what it removed.
-	Remove() (report []string, err error)
+	// File is where it is.
+	File() string
 }

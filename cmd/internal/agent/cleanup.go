@@ -25,9 +25,10 @@ import (
 // node's records in etcd are the business of 'baize node remove': they are only
 // left to the next installation of its name. It returns what
 // it removed and what it left, one line each. What one part cannot undo does not
-// keep the others from it.
-func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, error) {
-	cfg, err := forCleanup(ctx, cfg)
+// keep the others from it. In a dry run nothing changes, and an agent may run.
+func Cleanup(ctx context.Context, cfg Config, dryRun bool, log *logrus.Logger) ([]string, error) {
+	undo := part.Undo{DryRun: dryRun}
+	cfg, err := forCleanup(ctx, cfg, undo)
 	if err != nil {
 		return nil, err
 	}
@@ -53,20 +54,20 @@ func Cleanup(ctx context.Context, cfg Config, log *logrus.Logger) ([]string, err
 	var report []string
 	var errs []error
 	for _, p := range slices.Backward(a.parts) {
-		done, err := p.Cleanup(ctx)
+		done, err := p.Cleanup(ctx, undo)
 		report = append(report, done...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.Name(), err))
 		}
 	}
-	files, err := part.RemoveFiles(cfg.identityFile())
+	files, err := undo.RemoveFiles(cfg.identityFile())
 	return append(report, files...), errors.Join(append(errs, err)...)
 }
 
 // Kept returns the endpoints that Cleanup would cut off; an error where there can be
 // no cleanup.
 func Kept(ctx context.Context, cfg Config) ([]ovs.Endpoint, error) {
-	cfg, err := forCleanup(ctx, cfg)
+	cfg, err := forCleanup(ctx, cfg, part.Undo{})
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func KeptSource(stateDir, file string) (*topology.Snapshot, error) {
 }
 
 // forCleanup completes a configuration, and refuses where nothing may be cleaned up.
-func forCleanup(ctx context.Context, cfg Config) (Config, error) {
+func forCleanup(ctx context.Context, cfg Config, undo part.Undo) (Config, error) {
 	cfg, err := cfg.Defaults()
 	if err != nil {
 		return cfg, err
@@ -93,7 +94,7 @@ func forCleanup(ctx context.Context, cfg Config) (Config, error) {
 			Remedy: "run it with sudo",
 		}
 	}
-	if _, err := api.NewClient(cfg.Socket).Status(ctx); err == nil {
+	if _, err := api.NewClient(cfg.Socket).Status(ctx); err == nil && !undo.DryRun {
 		return cfg, &topology.Error{
 			Kind: topology.ErrInUse, Item: "socket " + cfg.Socket, What: "the agent is running and would put everything back",
 			Remedy: "stop it first: 'systemctl stop baize'",

@@ -335,6 +335,11 @@ type sourcePart struct {
 
 func newSourcePart(s source.Source) sourcePart { return sourcePart{s, part.NewSignal()} }
 
+// Cleanup implements part.Part.
+func (p sourcePart) Cleanup(_ context.Context, undo part.Undo) ([]string, error) {
+	return undo.RemoveFiles(p.Files()...)
+}
+
 // Run implements part.Part.
 func (p sourcePart) Run(ctx context.Context) error {
 	g := part.NewGroup(ctx)

@@ -43,10 +43,15 @@ port hangs on it, the endpoints' interfaces and the state directory's files; and
 with them the traffic of every endpoint on this node. The node stays registered
 and keeps its subnets for the next installation of its name; 'baize node remove'
 gives them back. Where the node has endpoints, a person at a terminal is asked first.
-With the agent's flags of BGP, the routers forget the node at once:
+With the agent's flags of BGP, the routers forget the node at once. --dry-run says
+what would go, also while the agent runs:
 
+  baize agent cleanup --dry-run
   baize agent --bgp 65001 --bgp-neighbor 65000@192.0.2.1 cleanup`,
-				Flags: []ucli.Flag{yesFlag()}, Action: r.agentCleanup,
+				Flags: []ucli.Flag{
+					yesFlag(), &ucli.BoolFlag{Name: flagDryRun, Usage: "change nothing, and show what would be removed"},
+				},
+				Action: r.agentCleanup,
 			},
 		},
 	}
@@ -340,7 +345,7 @@ func hostName() (string, error) {
 // cleanupAgreed asks before endpoints lose their networks. What is no terminal is not
 // asked: packages call this, and who does has stopped the agent before.
 func (r *runner) cleanupAgreed(c *ucli.Context, cfg agent.Config) (bool, error) {
-	if in, ok := r.In.(*os.File); c.Bool(flagYes) || ok && !cli.IsTerminal(in) {
+	if in, ok := r.In.(*os.File); c.Bool(flagYes) || c.Bool(flagDryRun) || ok && !cli.IsTerminal(in) {
 		return true, nil
 	}
 	kept, err := agent.Kept(c.Context, cfg)
@@ -359,7 +364,18 @@ func (r *runner) cleanupAgreed(c *ucli.Context, cfg agent.Config) (bool, error) 
 		capital(fault.Counted(len(kept), "endpoint")), strings.Join(names, ", ")))
 }
 
+// would says of what a cleanup did that it would have done it.
+func would(line string) string {
+	for did, does := range map[string]string{"removed": "remove", "left": "leave", "withdrew": "withdraw"} {
+		if rest, ok := strings.CutPrefix(line, did+" "); ok {
+			return "would " + does + " " + rest
+		}
+	}
+	return line
+}
+
 func (r *runner) agentCleanup(c *ucli.Context) error {
+	dryRun := c.Bool(flagDryRun)
 	cfg, err := r.agentConfig(c)
 	if err != nil {
 		return err
@@ -372,15 +388,21 @@ func (r *runner) agentCleanup(c *ucli.Context) error {
 		return err
 	}
 	done, err := waiting(r, c, "removing what Baize made", func(ctx context.Context) ([]string, error) {
-		return agent.Cleanup(ctx, cfg, log)
+		return agent.Cleanup(ctx, cfg, dryRun, log)
 	})
 	for _, line := range done { // also what was done before an error
+		if dryRun {
+			line = would(line)
+		}
 		if err := r.say("%s", line); err != nil {
 			return err
 		}
 	}
-	if err == nil && len(done) == 0 {
+	switch {
+	case err == nil && len(done) == 0:
 		return r.say("nothing of Baize's is left on this node")
+	case err == nil && dryRun:
+		return r.say("nothing was changed (--dry-run)")
 	}
 	return err
 }

@@ -24,6 +24,8 @@ const (
 	flagPasswords, flagCertificates = "passwords", "certificates"
 	roleNode, roleOperator          = "node", "operator"
 	roleReader                      = "reader"
+
+	authentication = "authentication of etcd"
 )
 
 func (r *runner) authCommand() *ucli.Command {
@@ -68,13 +70,13 @@ its forwarding goes on.
 
   baize auth enable --etcd-username root --etcd-password-file root.password`,
 				Flags: []ucli.Flag{
-					&ucli.BoolFlag{Name: "force", Usage: "even where nodes have no user"}, yesFlag(),
+					&ucli.BoolFlag{Name: "force", Usage: "even where nodes have no user"}, yesFlag(), plan,
 				},
 				Action: r.authEnable,
 			},
 			{
 				Name: "disable", Usage: "have etcd take everything from everybody again; users and roles stay",
-				Flags: []ucli.Flag{yesFlag()}, Action: r.authDisable,
+				Flags: []ucli.Flag{yesFlag(), plan}, Action: r.authDisable,
 			},
 		},
 	}
@@ -405,7 +407,7 @@ func (r *runner) authEnable(c *ucli.Context) error {
 	return r.withAccess(c, func(a access) error {
 		refuse := func(what, remedy string) error {
 			return &topology.Error{
-				Kind: topology.ErrConflict, Item: "authentication of etcd", What: what, Remedy: remedy,
+				Kind: topology.ErrConflict, Item: authentication, What: what, Remedy: remedy,
 			}
 		}
 		w, err := r.whereabouts(c)
@@ -424,6 +426,9 @@ func (r *runner) authEnable(c *ucli.Context) error {
 			return refuse("these nodes have no user, and their agents could not write any more: "+strings.Join(without, ", "),
 				"'baize auth init' makes them one, 'baize node remove' is for those that no longer exist, "+
 					"--force for those that have one of your own")
+		}
+		if c.Bool(flagDryRun) {
+			return r.rehearsedLine(authentication, "off", "on")
 		}
 		ok, err := r.agreed(c, "From now on etcd refuses who comes without a user, agents and other programs. Enable it?")
 		if err != nil || !ok {
@@ -447,6 +452,9 @@ func (r *runner) authDisable(c *ucli.Context) error {
 		}
 		if !on {
 			return r.say("authentication is off already")
+		}
+		if c.Bool(flagDryRun) {
+			return r.rehearsedLine(authentication, "on", "off")
 		}
 		ok, err := r.agreed(c, "From now on whoever reaches etcd may change everything in it. Disable authentication?")
 		if err != nil || !ok {

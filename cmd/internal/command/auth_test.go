@@ -63,6 +63,7 @@ func TestAuth(t *testing.T) {
 	assert.Contains(t, refusal(t, as("root", "auth", "enable", "--yes")...), "host3")
 	require.NoError(t, os.Remove(file("host3")))
 	did(t, "auth", "add", "host3", "--passwords", dir)
+	assert.Contains(t, did(t, as("root", "auth", "enable", "--dry-run")...), "before  off\n  after   on")
 	assert.Contains(t, did(t, as("root", "auth", "enable", "--yes")...), "authentication is on")
 
 	assert.Contains(t, refusal(t, "node", "list"), "etcd wants a user")

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 const flagPasswordStdin = "password-stdin"
 
 func (r *runner) contextCommand() *ucli.Command {
+	plan := &ucli.BoolFlag{Name: flagDryRun, Usage: "change nothing, and show what would be changed"}
 	return &ucli.Command{
 		Name: "context", Aliases: []string{"ctx"}, Usage: "keep how clusters are reached, by name",
 		Description: `For who looks after clusters from elsewhere: a context has the endpoints of a
@@ -39,7 +41,7 @@ current one is used.
 			},
 			{
 				Name: "use", Usage: "make a context the current one", ArgsUsage: "[NAME]",
-				Flags:  []ucli.Flag{&ucli.BoolFlag{Name: "none", Usage: "use no context"}},
+				Flags:  []ucli.Flag{&ucli.BoolFlag{Name: "none", Usage: "use no context"}, plan},
 				Action: r.contextUse,
 			},
 			{
@@ -54,12 +56,13 @@ are; one that is given as "" is removed.
 					&ucli.BoolFlag{
 						Name: flagPasswordStdin, Usage: "read etcd's password from the first line of standard input",
 					},
+					plan,
 				},
 				Action: r.contextSet,
 			},
 			{
 				Name: "delete", Aliases: []string{"rm"}, Usage: "delete a context", ArgsUsage: "NAME",
-				Action: r.contextDelete,
+				Flags: []ucli.Flag{plan}, Action: r.contextDelete,
 			},
 		},
 	}
@@ -108,6 +111,17 @@ func findContext(file *settings.Contexts, name string) (settings.NamedContext, e
 		return n, notFound("context", name, file.Names(), "'baize context list' shows those of "+file.Path)
 	}
 	return n, nil
+}
+
+// contextText is a context in a line, without its password.
+func contextText(n settings.NamedContext) string {
+	var parts []string
+	for _, s := range newContextItem(n, "").Settings {
+		if s.Set {
+			parts = append(parts, s.Name+"="+s.Text())
+		}
+	}
+	return strings.Join(parts, " ")
 }
 
 func (r *runner) contextItems(_ context.Context, c *ucli.Context) ([]contextItem, error) {
@@ -166,6 +180,9 @@ func (r *runner) contextUse(c *ucli.Context) error {
 			return err
 		}
 	}
+	if c.Bool(flagDryRun) {
+		return r.rehearsedLine("the current context", cmp.Or(file.Current, nothing), cmp.Or(name, nothing))
+	}
 	file.Use(name)
 	if err := file.Write(); err != nil {
 		return err
@@ -201,6 +218,13 @@ func (r *runner) contextSet(c *ucli.Context) error {
 	forgetPassword(n, values)
 	if err := checkContext(c, n.With(name, values)); err != nil {
 		return err
+	}
+	if c.Bool(flagDryRun) {
+		before := nothing
+		if existed {
+			before = contextText(n)
+		}
+		return r.rehearsedLine("context "+name, before, contextText(n.With(name, values)))
 	}
 	file.Set(name, values)
 	if err := file.Write(); err != nil {
@@ -287,8 +311,12 @@ func (r *runner) contextDelete(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := findContext(file, name); err != nil {
+	n, err := findContext(file, name)
+	if err != nil {
 		return err
+	}
+	if c.Bool(flagDryRun) {
+		return r.rehearsedLine("context "+name, contextText(n), nothing)
 	}
 	current := file.Current == name
 	file.Delete(name)

@@ -54,6 +54,27 @@ func TestContextCommands(t *testing.T) {
 	assert.Empty(t, baize(t, "context", "use", "prod").err)
 	t.Setenv("BAIZE_ETCD_ENDPOINTS", "")
 
+	// What a dry run shows has no password, and changes nothing.
+	file, err := os.ReadFile(s.contexts)
+	require.NoError(t, err)
+	for line, want := range map[string][]string{
+		"context use lab":    {"the current context", "before  prod", "after   lab"},
+		"context delete lab": {"context lab", "before  etcd-endpoints=http://c:2379", "after   none"},
+		"context set lab --etcd-endpoints http://e:2379":   {"before  etcd-endpoints=http://c:2379", "after   etcd-endpoints=http://e:2379"},
+		"context set prod --etcd-user ops:hunter3":         {"etcd-password=(set)"},
+		"context set other --etcd-endpoints http://f:2379": {"before  none"},
+	} {
+		res := baize(t, append(strings.Fields(line), "--dry-run")...)
+		require.Equal(t, cli.ExitOK, res.code, res.err)
+		for _, text := range append(want, "nothing was changed (--dry-run)") {
+			assert.Contains(t, res.out, text, line)
+		}
+		assert.NotContains(t, res.out, "hunter")
+	}
+	still, err := os.ReadFile(s.contexts)
+	require.NoError(t, err)
+	require.Equal(t, string(file), string(still))
+
 	// Another user's password is another one.
 	require.Zero(t, baize(t, "context", "set", "prod", "--etcd-username", "other").code)
 	assert.Contains(t, baize(t, "context", "show", "prod").out, "(not set)")

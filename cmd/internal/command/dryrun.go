@@ -15,6 +15,9 @@ import (
 
 const flagDryRun, flagYes = "dry-run", "yes"
 
+// nothing is what there was before something was made, and what there is after it was removed.
+const nothing = "none"
+
 func dryRunFlag() ucli.Flag {
 	return &ucli.BoolFlag{Name: flagDryRun, Usage: "write nothing, and show the records in etcd before and after"}
 }
@@ -56,6 +59,14 @@ func (r *runner) rehearsed(c *ucli.Context, s *etcdstore.Store, f func() error) 
 	return r.showRehearsal(c, rehearsal.Changes())
 }
 
+// rehearsedLine says what one thing that is no record would become.
+func (r *runner) rehearsedLine(item, before, after string) error {
+	if err := r.say("%s\n  before  %s\n  after   %s", item, before, after); err != nil {
+		return err
+	}
+	return r.say("nothing was changed (--dry-run)")
+}
+
 // rehearsedItem is a record in JSON and YAML. Before and After are left out where
 // there is none.
 type rehearsedItem struct {
@@ -78,7 +89,7 @@ func (r *runner) showRehearsal(c *ucli.Context, changes []etcdstore.RehearsedCha
 	}
 	text := func(raw json.RawMessage) string {
 		if raw == nil {
-			return "none"
+			return nothing
 		}
 		return string(raw)
 	}

@@ -79,6 +79,9 @@ func (r *runner) networkDelete(c *ucli.Context) error {
 			}
 		}
 		if n, err = s.MarkNetwork(c.Context, name, how); err != nil {
+			if errors.Is(err, context.Canceled) && isMarked(c.Context, s, name) {
+				r.sayGoesOn(name)
+			}
 			return err
 		}
 		d := deletion{store: s, network: n, force: c.Bool("force"), taken: map[string]bool{}, err: errNotYet(name)}
@@ -127,7 +130,7 @@ func (r *runner) awaitDeletion(c *ucli.Context, d *deletion) error {
 	case err == nil:
 		return r.say("network %s deleted", name)
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintf(r.Err, "network %s is being deleted all the same; 'baize network delete --cancel %[1]s' keeps it\n", name)
+		r.sayGoesOn(name)
 		return err
 	case !errors.Is(err, errHeld):
 		return err
@@ -154,6 +157,20 @@ func (r *runner) awaitDeletion(c *ucli.Context, d *deletion) error {
 		Remedy: fmt.Sprintf("remove what uses it, and 'baize node remove' what is gone for good, or take it away with "+
 			"'baize network delete --force %s'; 'baize network delete --cancel %s' keeps it", name, name),
 	}
+}
+
+// isMarked reports whether a network is being deleted, although who asked for it has
+// interrupted the command before the answer came.
+func isMarked(ctx context.Context, s *etcdstore.Store, name string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	snap, err := s.Snapshot(ctx)
+	return err == nil && snap.Networks[name].Deleting != ""
+}
+
+// sayGoesOn is what an interrupted command leaves behind.
+func (r *runner) sayGoesOn(name string) {
+	fmt.Fprintf(r.Err, "network %s is being deleted all the same; 'baize network delete --cancel %[1]s' keeps it\n", name)
 }
 
 // errHeld says that a network that is marked is not gone yet.

@@ -77,7 +77,7 @@ func (p *Part) Name() string { return "console" }
 func (p *Part) Faults() []fault.Fault { return nil }
 
 // Cleanup implements part.Part: it leaves nothing.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+func (p *Part) Cleanup(context.Context, part.Undo) ([]string, error) { return nil, nil }
 
 // Run implements part.Part. It reads the token and opens the listener each time, so that
 // a fault that was mended ends.

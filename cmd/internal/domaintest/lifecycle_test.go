@@ -368,6 +368,12 @@ func testCleanup(d *domain) {
 	ctx := d.T.Context()
 	_, err := d.Run("host3", "baize", "agent", "cleanup")
 	require.ErrorContains(d.T, err, "the agent is running")
+	before := d.belongings("host3")
+	plan := d.Must("host3", "baize", "agent", "cleanup", "--dry-run")
+	require.Contains(d.T, plan, "would remove bridge br-baize with ")
+	require.Contains(d.T, plan, "would remove network device bz-c1")
+	require.Contains(d.T, plan, "nothing was changed (--dry-run)")
+	require.Equal(d.T, before, d.belongings("host3"))
 	c1 := d.Endpoint("host3/c1")
 	require.NoError(d.T, d.Host("host3").StopService(ctx, lab.ServiceAgent))
 	d.Reaches("host1/c1", c1) // a stopped agent takes nothing down
@@ -378,7 +384,13 @@ func testCleanup(d *domain) {
 	require.Contains(d.T, asked, "c1 ("+c1.IPs[0].String())
 	require.Contains(d.T, asked, "nothing was changed")
 	d.Reaches("host1/c1", c1)
-	d.Must("host3", "baize", "agent", "cleanup")
+	// The same is done then, but for what the agent made meanwhile.
+	report := d.Must("host3", "baize", "agent", "cleanup")
+	for line := range strings.Lines(report) {
+		if rest, ok := strings.CutPrefix(line, "removed network device "); ok {
+			require.Contains(d.T, plan, "would remove network device "+rest)
+		}
+	}
 	bridges := d.Must("host3", "ovs-vsctl", "list-br")
 	require.NotContains(d.T, bridges, "br-baize")
 	require.Contains(d.T, bridges, "br-phy")

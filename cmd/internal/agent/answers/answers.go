@@ -73,7 +73,7 @@ func (p *Part) Name() string { return "answers" }
 func (p *Part) Faults() []fault.Fault { return nil }
 
 // Cleanup implements part.Part: there is nothing to undo.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+func (p *Part) Cleanup(context.Context, part.Undo) ([]string, error) { return nil, nil }
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {

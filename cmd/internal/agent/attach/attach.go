@@ -455,7 +455,7 @@ func (p *Part) later(f func(ctx context.Context)) {
 
 // Cleanup implements part.Part: the endpoints' devices. Their ports go with the
 // switch's.
-func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
+func (p *Part) Cleanup(ctx context.Context, undo part.Undo) (report []string, err error) {
 	if err := p.loadOnce(); err != nil {
 		p.log.Warn(err)
 	}
@@ -476,11 +476,11 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 	}
 	slices.Sort(devices)
 	for _, d := range devices {
-		if err := p.host.Detach(ctx, d); err != nil {
+		if err := undo.Do(func() error { return p.host.Detach(ctx, d) }); err != nil {
 			return report, err
 		}
 		report = append(report, "removed network device "+d)
 	}
-	files, err := part.RemoveFiles(p.file)
+	files, err := undo.RemoveFiles(p.file)
 	return append(report, files...), err
 }

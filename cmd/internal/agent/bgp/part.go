@@ -166,8 +166,9 @@ func locals(v topology.View) []Local {
 }
 
 // Cleanup implements part.Part: the routers forget this node.
-func (p *Part) Cleanup(ctx context.Context) ([]string, error) {
-	missed, err := Forget(ctx, p.cfg, p.hub.Self().Node, p.slog())
+func (p *Part) Cleanup(ctx context.Context, undo part.Undo) ([]string, error) {
+	var missed []Neighbor
+	err := undo.Do(func() (err error) { missed, err = Forget(ctx, p.cfg, p.hub.Self().Node, p.slog()); return err })
 	if err != nil {
 		return nil, err
 	}

@@ -249,9 +249,9 @@ func free(ctx context.Context, socket string) error {
 }
 
 // Cleanup implements part.Part.
-func (p *Part) Cleanup(context.Context) ([]string, error) {
+func (p *Part) Cleanup(_ context.Context, undo part.Undo) ([]string, error) {
 	dismiss(p.settings.Socket)
-	return part.RemoveFiles(p.plugin.file)
+	return undo.RemoveFiles(p.plugin.file)
 }
 
 func dismiss(socket string) {

@@ -430,4 +430,6 @@ func (p *Part) finish(ctx context.Context, v topology.View, segments []ovs.Segme
 }
 
 // Cleanup implements part.Part. The devices are among those of endpoints.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return part.RemoveFiles(p.cfg.EnvFile) }
+func (p *Part) Cleanup(_ context.Context, undo part.Undo) ([]string, error) {
+	return undo.RemoveFiles(p.cfg.EnvFile)
+}

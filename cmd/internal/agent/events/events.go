@@ -109,8 +109,8 @@ func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 func (p *Part) Journal() *Journal { return p.journal }
 
 // Cleanup implements part.Part.
-func (p *Part) Cleanup(context.Context) ([]string, error) {
-	return part.RemoveFiles(p.journal.paths()...)
+func (p *Part) Cleanup(_ context.Context, undo part.Undo) ([]string, error) {
+	return undo.RemoveFiles(p.journal.paths()...)
 }
 
 // Run implements part.Part.

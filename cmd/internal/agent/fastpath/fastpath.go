@@ -271,7 +271,7 @@ func (p *Part) Counters() ([]bpf.Counter, error) { return p.programs.Counters() 
 
 // Cleanup implements part.Part. It removes the programs, with all they have, and
 // those of other versions.
-func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
+func (p *Part) Cleanup(ctx context.Context, undo part.Undo) (report []string, err error) {
 	seen, err := p.programs.Observe(ctx)
 	if err != nil {
 		return nil, err
@@ -280,7 +280,8 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 	if len(devices) == 0 {
 		return nil, nil
 	}
-	if err := p.programs.Apply(ctx, model.Diff(model.NewState(), seen.State)); err != nil {
+	remove := func() error { return p.programs.Apply(ctx, model.Diff(model.NewState(), seen.State)) }
+	if err := undo.Do(remove); err != nil {
 		return nil, err
 	}
 	return []string{fmt.Sprintf("removed the fast path of %d devices", len(devices))}, nil

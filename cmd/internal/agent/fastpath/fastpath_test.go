@@ -141,11 +141,14 @@ func TestPass(t *testing.T) {
 	n.why()
 	assert.Equal(t, 1, n.host.reads, "the firewall is read when it changes")
 
-	report, err := n.Cleanup(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, []string{"removed the fast path of 2 devices"}, report)
+	for _, undo := range []part.Undo{{DryRun: true}, {}} {
+		require.False(t, n.host.state.Empty())
+		report, err := n.Cleanup(t.Context(), undo)
+		require.NoError(t, err)
+		assert.Equal(t, []string{"removed the fast path of 2 devices"}, report)
+	}
 	assert.True(t, n.host.state.Empty())
-	report, err = n.Cleanup(t.Context())
+	report, err := n.Cleanup(t.Context(), part.Undo{})
 	require.NoError(t, err)
 	assert.Empty(t, report)
 }

@@ -151,5 +151,5 @@ func (c *Cache) Load() (*topology.Snapshot, error) {
 	return c.decode(t.Revision, kvs), nil
 }
 
-// Remove implements source.Cache.
-func (c *Cache) Remove() ([]string, error) { return part.RemoveFiles(c.file) }
+// File implements source.Cache.
+func (c *Cache) File() string { return c.file }

@@ -170,6 +170,6 @@ func (h *Hub) Await(ctx context.Context) (Topology, error) {
 }
 
 // Cleanup implements part.Part.
-func (r *Records) Cleanup(context.Context) ([]string, error) {
-	return r.cache.Remove()
+func (r *Records) Cleanup(_ context.Context, undo part.Undo) ([]string, error) {
+	return undo.RemoveFiles(r.cache.File())
 }

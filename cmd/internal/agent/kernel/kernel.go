@@ -216,7 +216,7 @@ func (p *Part) pass(ctx context.Context) error {
 
 // Cleanup implements part.Part. It removes the routes, tables and chains of
 // Baize's, those of earlier versions too.
-func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
+func (p *Part) Cleanup(ctx context.Context, undo part.Undo) (report []string, err error) {
 	have, err := p.host.Observe(ctx, model.Query{})
 	if err != nil {
 		return nil, err
@@ -227,7 +227,7 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 	change, _ := model.Diff(model.State{}, have, nil)
 	var errs []error
 	for _, s := range change.Steps {
-		if err := p.host.Apply(ctx, model.Change{Steps: []model.Step{s}}); err != nil {
+		if err := undo.Do(func() error { return p.host.Apply(ctx, model.Change{Steps: []model.Step{s}}) }); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -243,12 +243,12 @@ func TestFirewall(t *testing.T) {
 	assert.Contains(t, steps, "-X BAIZE-MASQ")
 
 	n.kernel.Log()
-	report, err := n.Cleanup(t.Context())
+	report, err := n.Cleanup(t.Context(), part.Undo{})
 	require.NoError(t, err)
 	assert.Contains(t, strings.Join(report, "\n"), "removed route 10.1.6.0/24")
 	assert.Contains(t, report, "removed chain BAIZE-FORWARD (iptables)")
 	assert.Contains(t, report, "removed table netdev baize of nftables")
-	report, err = n.Cleanup(t.Context())
+	report, err = n.Cleanup(t.Context(), part.Undo{})
 	require.NoError(t, err)
 	assert.Empty(t, report)
 }

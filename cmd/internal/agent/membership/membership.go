@@ -155,14 +155,14 @@ func (p *Part) Passes() part.Passes { return p.stats.Passes() }
 
 // Cleanup implements part.Part: this installation ends, and the next one of the
 // name may have its subnets. Etcd need not answer for that.
-func (p *Part) Cleanup(ctx context.Context) ([]string, error) {
+func (p *Part) Cleanup(ctx context.Context, undo part.Undo) ([]string, error) {
 	self := p.hub.Self()
 	if p.store == nil || self.ID == "" {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
-	err := p.store.HandOverNode(ctx, self.Node, self.ID)
+	err := undo.Do(func() error { return p.store.HandOverNode(ctx, self.Node, self.ID) })
 	switch {
 	case err == nil:
 		return []string{fmt.Sprintf("left node %s in etcd to the next installation of the name; "+

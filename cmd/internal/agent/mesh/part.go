@@ -116,7 +116,7 @@ func (p *Part) Faults() []fault.Fault { return p.faults.Get() }
 func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 
 // Cleanup implements part.Part: nothing is left of probes.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+func (p *Part) Cleanup(context.Context, part.Undo) ([]string, error) { return nil, nil }
 
 // Results are what is known of all ways, by node and encapsulation.
 func (p *Part) Results() []Result {

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/topology"
 	"github.com/baize-net/baize/topology/fault"
@@ -77,7 +78,7 @@ func (p *Part) Name() string { return "metrics" }
 func (p *Part) Faults() []fault.Fault { return nil }
 
 // Cleanup implements part.Part.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+func (p *Part) Cleanup(context.Context, part.Undo) ([]string, error) { return nil, nil }
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {

@@ -109,7 +109,7 @@ func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 func (p *Part) Passes() part.Passes { return p.stats.Passes() }
 
 // Cleanup implements part.Part: name servers end with the agent.
-func (p *Part) Cleanup(context.Context) ([]string, error) { return nil, nil }
+func (p *Part) Cleanup(context.Context, part.Undo) ([]string, error) { return nil, nil }
 
 // Run implements part.Part.
 func (p *Part) Run(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/ovs"
 )
 
@@ -17,12 +18,13 @@ func (p *Part) Elsewhere(ctx context.Context) (map[string]string, error) {
 
 // Cleanup implements part.Part: ports and flows go, and the bridge unless a
 // foreign port is on it.
-func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
+func (p *Part) Cleanup(ctx context.Context, undo part.Undo) (report []string, err error) {
 	observed, err := p.db.Observe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cleared, err := p.db.ClearRestoreWait(ctx)
+	var cleared bool
+	err = undo.Do(func() (err error) { cleared, err = p.db.ClearRestoreWait(ctx); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +36,7 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 	}
 	foreign := observed.ForeignPorts()
 	if len(foreign) == 0 {
-		if err := p.db.Apply(ctx, ovs.DBChange{DeleteBridge: p.cfg.Bridge}); err != nil {
+		if err := undo.Do(func() error { return p.db.Apply(ctx, ovs.DBChange{DeleteBridge: p.cfg.Bridge}) }); err != nil {
 			return report, err
 		}
 		return append(report, fmt.Sprintf("removed bridge %s with %d ports", p.cfg.Bridge, len(observed.Ports))), nil
@@ -43,7 +45,7 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 	if err != nil {
 		return report, err
 	}
-	if err := p.flows.Apply(ctx, nil, have.IDs()); err != nil {
+	if err := undo.Do(func() error { return p.flows.Apply(ctx, nil, have.IDs()) }); err != nil {
 		return report, err
 	}
 	var own []string
@@ -55,7 +57,7 @@ func (p *Part) Cleanup(ctx context.Context) (report []string, err error) {
 	slices.Sort(own)
 	sets := slices.Sorted(maps.Keys(observed.Collectors))
 	change := ovs.DBChange{RemovePorts: own, RemoveCollectors: sets, RemoveSFlow: observed.SFlow != nil}
-	if err := p.db.Apply(ctx, change); err != nil {
+	if err := undo.Do(func() error { return p.db.Apply(ctx, change) }); err != nil {
 		return report, err
 	}
 	return append(report,

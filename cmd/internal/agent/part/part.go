@@ -32,7 +32,7 @@ type Part interface {
 	// Cleanup undoes what the part made on this host, and nothing else. It is
 	// called without Run, on a host whose agent does not run. It returns what it
 	// removed and what it left, one line each.
-	Cleanup(ctx context.Context) ([]string, error)
+	Cleanup(ctx context.Context, undo Undo) ([]string, error)
 }
 
 // FaultTeller is a part that says when its faults change. Those of others are
@@ -261,10 +261,26 @@ func (f *Faults) Get() []fault.Fault {
 	return f.list
 }
 
+// Undo is how a cleanup is meant. In a dry run nothing changes, and the lines that it
+// returns say what would have been done in the words of what was.
+type Undo struct{ DryRun bool }
+
+// Do does one thing, but not in a dry run.
+func (u Undo) Do(change func() error) error {
+	if u.DryRun {
+		return nil
+	}
+	return change()
+}
+
 // RemoveFiles removes what is there of files, and says so.
-func RemoveFiles(files ...string) (report []string, err error) {
+func (u Undo) RemoveFiles(files ...string) (report []string, err error) {
 	for _, f := range files {
-		if err := os.Remove(f); err == nil {
+		_, err := os.Lstat(f)
+		if err == nil {
+			err = u.Do(func() error { return os.Remove(f) })
+		}
+		if err == nil {
 			report = append(report, "removed "+f)
 		} else if !errors.Is(err, os.ErrNotExist) {
 			return report, err

@@ -16,6 +16,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
 	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
+	"github.com/baize-net/baize/cmd/internal/atomicfile"
 	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/topology"
 )
@@ -60,7 +61,7 @@ func Cleanup(ctx context.Context, cfg Config, dryRun bool, log *logrus.Logger) (
 			errs = append(errs, fmt.Errorf("%s: %w", p.Name(), err))
 		}
 	}
-	files, err := undo.RemoveFiles(cfg.identityFile())
+	files, err := undo.RemoveFiles(append(atomicfile.Left(cfg.StateDir, 0), cfg.identityFile())...)
 	return append(report, files...), errors.Join(append(errs, err)...)
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -97,6 +98,11 @@ func realWorld(ctx context.Context, cfg Config, log *logrus.Logger) (World, erro
 	w, err := localWorld(cfg, log)
 	if err != nil {
 		return w, err
+	}
+	for _, file := range atomicfile.Left(cfg.StateDir, time.Minute) { // agents were killed
+		if err := os.Remove(file); err != nil {
+			log.Warnf("what a killed agent left: %v", err)
+		}
 	}
 	if w.Identity.ID, err = cfg.nodeID(); err != nil {
 		w.close()

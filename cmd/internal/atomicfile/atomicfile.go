@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"time"
 )
 
 // Writer is Write, or what stands for it where a disk is slow on purpose.
@@ -20,7 +22,7 @@ func Write(file string, b []byte, mode os.FileMode) (err error) {
 			return nil
 		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // see Left
 	if err != nil {
 		return err
 	}
@@ -35,4 +37,20 @@ func Write(file string, b []byte, mode os.FileMode) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), file)
+}
+
+// half is the name of a file that is being written.
+var half = regexp.MustCompile(`^\..+-[0-9]+$`)
+
+// Left returns the files in a directory that Write began longer than age ago and did not
+// end: who wrote them was killed.
+func Left(dir string, age time.Duration) (files []string) {
+	entries, _ := os.ReadDir(dir) // none where it is not there
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && half.MatchString(e.Name()) && info.Mode().IsRegular() && time.Since(info.ModTime()) >= age {
+			files = append(files, filepath.Join(dir, e.Name()))
+		}
+	}
+	return files
 }

@@ -70,25 +70,33 @@ func TestEngines(t *testing.T) {
 	for _, host := range d.Hosts() {
 		plugin{d}.network(host.Name(), "shop", "--subnet", "10.7.0.0/16")
 	}
+	kinds := map[string]string{}
+	for _, host := range d.Hosts() {
+		kinds[host.Name()] = d.docker(host.Name(), "version", "-f", "{{.Server.Version}}")
+	}
+	// Most of their time hosts wait for agents that are started again.
+	t.Run("agents are killed", func(t *testing.T) {
+		for host, version := range kinds {
+			t.Run(version, func(t *testing.T) {
+				t.Parallel()
+				t.Run("while containers start", func(t *testing.T) { plugin{d.in(t)}.engineUnderKills(host) })
+				t.Run("while compose works", func(t *testing.T) { plugin{d.in(t)}.engineCompose(host) })
+				t.Run("an agent that hangs", func(t *testing.T) { plugin{d.in(t)}.engineHangs(host) })
+			})
+		}
+	})
 	for i, host := range d.Hosts() {
 		h, other := host.Name(), d.Hosts()[(i+1)%len(d.Hosts())].Name()
-		version := d.docker(h, "version", "-f", "{{.Server.Version}}")
-		for _, c := range []struct {
-			name string
-			test func(p plugin)
-		}{
-			{"containers start while the agent is killed every second", func(p plugin) { p.engineUnderKills(h) }},
-			{"compose", func(p plugin) { p.engineCompose(h) }},
-			{"an agent that hangs", func(p plugin) { p.engineHangs(h) }},
-			{"an address that is taken", func(p plugin) { p.engineTheft(h, other) }},
-			{"an alias on two hosts", func(p plugin) { p.engineAlias(h, other) }},
-			{"ports are named after containers", func(p plugin) {
+		for name, test := range map[string]func(p plugin){
+			"an address that is taken": func(p plugin) { p.engineTheft(h, other) },
+			"an alias on two hosts":    func(p plugin) { p.engineAlias(h, other) },
+			"ports are named after containers": func(p plugin) {
 				p.container(h, "named", "--network", "shop")
 				require.Contains(p.T, p.Must(h, "ovs-vsctl", "show"), "Port bz-named")
 				p.docker(h, "rm", "-f", "named")
-			}},
+			},
 		} {
-			t.Run(version+"/"+c.name, func(t *testing.T) { c.test(plugin{d.in(t)}) })
+			t.Run(kinds[h]+"/"+name, func(t *testing.T) { test(plugin{d.in(t)}) })
 		}
 	}
 }

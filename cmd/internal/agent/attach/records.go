@@ -124,14 +124,15 @@ func (r *records) change(f func()) {
 	defer r.mu.Unlock()
 	f()
 	r.version++
-	byPort := func(m map[string]ovs.Endpoint) []ovs.Endpoint {
-		return slices.SortedFunc(maps.Values(m), func(a, b ovs.Endpoint) int { return cmp.Compare(a.Port, b.Port) })
-	}
 	known := Known{Endpoints: byPort(r.endpoints), Pending: byPort(r.pending), Complete: r.complete}
 	if len(r.moving) > 0 {
 		known.Moving = maps.Clone(r.moving)
 	}
 	r.known.Set(known)
+}
+
+func byPort(m map[string]ovs.Endpoint) []ovs.Endpoint {
+	return slices.SortedFunc(maps.Values(m), func(a, b ovs.Endpoint) int { return cmp.Compare(a.Port, b.Port) })
 }
 
 // put makes an endpoint one that is to have a port.
@@ -197,8 +198,8 @@ func (r *records) find(e ovs.Endpoint) (port string, there bool) {
 }
 
 // rename gives a pending endpoint another port. It is refused where another endpoint has
-// that, or an agent before this one has left it. Nobody is told: what is on its way has no
-// port yet, and a pass that began now would be waited for when it has.
+// that, or an agent before this one has left it. Nobody is told but the file: what is on its
+// way has no port yet, and a pass that began now would be waited for when it has.
 func (r *records) rename(e ovs.Endpoint, port string) (renamed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -214,6 +215,7 @@ func (r *records) rename(e ovs.Endpoint, port string) (renamed bool) {
 	}
 	e.Port = port
 	r.pending[port] = e
+	r.version++
 	return true
 }
 
@@ -465,10 +467,10 @@ func (r *records) save() error {
 	r.mu.Lock()
 	version := r.version
 	c := contents{Endpoints: []record{}}
-	for _, e := range r.known.Get().Endpoints {
+	for _, e := range byPort(r.endpoints) {
 		c.Endpoints = append(c.Endpoints, recordOf(e))
 	}
-	for _, e := range r.known.Get().Pending {
+	for _, e := range byPort(r.pending) {
 		c.Pending = append(c.Pending, recordOf(e))
 	}
 	for x, p := range r.reserved {

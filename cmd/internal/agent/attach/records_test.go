@@ -33,6 +33,14 @@ func TestPromisesOutliveTheAgent(t *testing.T) {
 	require.NoError(t, next.loadOnce())
 	assert.Equal(t, []ovs.Endpoint{e}, next.known.Get().Pending)
 
+	// The next agent knows a device that this one is about to make by its name.
+	e.Port = "bz-web"
+	require.True(t, next.rename(next.known.Get().Pending[0], e.Port))
+	require.NoError(t, next.save())
+	next = newRecords(file)
+	require.NoError(t, next.loadOnce())
+	assert.Equal(t, []ovs.Endpoint{e}, next.known.Get().Pending)
+
 	// Handed over, and taken back to be handed over again: it is known all the time.
 	require.NoError(t, next.put(e))
 	require.NoError(t, next.save())

@@ -151,6 +151,9 @@ func (h host) Underlay() (hostnet.Underlay, error) {
 }
 
 func (h host) Attach(ctx context.Context, s hostnet.AttachSpec) error {
+	if err := h.gate.pass(ctx); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -170,14 +173,17 @@ func (h host) Attach(ctx context.Context, s hostnet.AttachSpec) error {
 	return nil
 }
 
-func (h host) MakePair(_ context.Context, s hostnet.PairSpec) error {
+func (h host) MakePair(ctx context.Context, s hostnet.PairSpec) error {
+	if err := h.gate.pass(ctx); err != nil {
+		return err
+	}
 	h.k.setMTU(s.HostIfname, s.MTU)
 	h.k.set(s.HostIfname, true)
 	return nil
 }
 
 func (h host) Detach(ctx context.Context, port string) error {
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), h.gate.pass(ctx)); err != nil {
 		return err
 	}
 	h.k.remove(port)

@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,12 +103,7 @@ func TestPortNamedAfterContainer(t *testing.T) {
 		e := ovs.Endpoint{Name: "docker-1", Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
 		require.NoError(t, n.Attach().Promise(t.Context(), e))
 		n.Switch.StopOVSDB()
-		gaveUp := make(chan struct{})
-		go func() {
-			defer close(gaveUp)
-			_, err := n.Attach().HandOver(t.Context(), e, "web")
-			assert.Error(t, err)
-		}()
+		gaveUp := refusedLater(t, n, e)
 		synctest.Wait()
 		require.Contains(t, n.Devices(), "bz-web")
 		n.Kill()
@@ -115,12 +111,58 @@ func TestPortNamedAfterContainer(t *testing.T) {
 		n.Switch.StartOVSDB()
 		n.Start()
 		w.Settle()
-		n.Attach().Forget(e)
+		givesUp(t, n, e)
 		w.Settle()
 		require.NotContains(t, n.Devices(), "bz-web")
 		require.Empty(t, n.Attach().Pending())
 		require.Empty(t, n.Faults())
 	})
+	scenario(t, "also of one whose port was not in the file yet", func(t *testing.T) {
+		w := world(t, 1)
+		n := w.Nodes[0]
+		a, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
+		require.NoError(t, err)
+		e := ovs.Endpoint{Name: "docker-1", Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
+		require.NoError(t, n.Attach().Promise(t.Context(), e))
+		n.SetDisk(time.Second)
+		n.Switch.StopOVSDB()
+		gaveUp := refusedLater(t, n, e)
+		for !slices.Contains(n.Devices(), "bz-web") {
+			time.Sleep(10 * time.Millisecond)
+		}
+		n.Kill() // that it has a port is not written yet
+		<-gaveUp
+		n.SetDisk(0)
+		n.Switch.StartOVSDB()
+		n.Start()
+		w.Settle()
+		givesUp(t, n, e)
+		w.Settle()
+		require.NotContains(t, n.Devices(), "bz-web")
+		require.Empty(t, n.Faults())
+	})
+}
+
+// refusedLater hands an endpoint over, which gets nowhere, and returns what is closed then.
+func refusedLater(t *testing.T, n *sim.Node, e ovs.Endpoint) <-chan struct{} {
+	gaveUp := make(chan struct{})
+	go func() {
+		defer close(gaveUp)
+		_, err := n.Attach().HandOver(t.Context(), e, "web")
+		assert.Error(t, err)
+	}()
+	return gaveUp
+}
+
+// givesUp is an engine that deletes an endpoint whose container does not start.
+func givesUp(t *testing.T, n *sim.Node, e ovs.Endpoint) {
+	t.Helper()
+	for _, have := range n.Attach().Endpoints() {
+		if have.Name == e.Name {
+			require.NoError(t, n.Attach().Detach(t.Context(), have))
+		}
+	}
+	n.Attach().Forget(e)
 }
 
 // Ports of containers of other engines have their names, too (U13): of a pod, of a container

@@ -159,7 +159,7 @@ test-docker-mixed: check-go need-root deps-test ## the Docker tests with engines
 	@scripts/test-docker-mixed.sh
 
 .PHONY: test-engines
-test-engines: check-go need-root deps-test ## Docker 20.10, 26, 28 and 29 while their agents are killed every second (an hour)
+test-engines: check-go need-root deps-test ## Docker 20.10, 26, 28 and 29 while their agents are killed every second (half an hour)
 	@scripts/test-docker-mixed.sh '^TestEngines$$'
 
 .PHONY: test-upgrade

@@ -39,7 +39,13 @@ func testEndpointsComeAndGo(d *domain) {
 	for _, h := range hosts {
 		d.Must(h, "sh", "-ec", fmt.Sprintf("for i in $(seq 0 %d); do ip netns add many$i; done", atOnce-1))
 	}
-	revision := d.revision()
+	revision := 0
+	d.Await("etcd is quiet", func() (bool, string) {
+		before := revision
+		time.Sleep(time.Second)
+		revision = d.revision()
+		return revision == before, fmt.Sprint(revision)
+	})
 	left := map[string]string{}
 	for _, h := range hosts {
 		left[h] = d.belongings(h)

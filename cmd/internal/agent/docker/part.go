@@ -250,7 +250,9 @@ func free(ctx context.Context, socket string) error {
 
 // Cleanup implements part.Part.
 func (p *Part) Cleanup(_ context.Context, undo part.Undo) ([]string, error) {
-	dismiss(p.settings.Socket)
+	if !undo.DryRun {
+		dismiss(p.settings.Socket)
+	}
 	return undo.RemoveFiles(p.plugin.file)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/topology"
 )
@@ -241,6 +242,19 @@ func TestRelayIsDismissed(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.Len(t, a.methods(), 4)
+}
+
+// A dry run of the cleanup, which an agent may outlive, leaves the relay where it is.
+func TestDryCleanupKeepsTheRelay(t *testing.T) {
+	a := newAgents(t)
+	a.start(answerEmpty)
+	p := &Part{settings: Settings{Socket: a.socket}, plugin: &Plugin{file: filepath.Join(t.TempDir(), "none")}}
+	_, err := p.Cleanup(t.Context(), part.Undo{DryRun: true})
+	require.NoError(t, err)
+	require.Empty(t, a.methods())
+	_, err = p.Cleanup(t.Context(), part.Undo{})
+	require.NoError(t, err)
+	require.Len(t, a.methods(), 1)
 }
 
 // The relay knows of its agent's end at once: who asks long afterwards does not

@@ -23,9 +23,10 @@ func damagedDatabase() (file, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "ovsdb-tool", "db-version", file).CombinedOutput()
-	if err == nil || len(out) == 0 {
+	text := strings.TrimPrefix(strings.TrimSpace(string(out)), "ovsdb-tool: ")
+	damaged := strings.HasPrefix(text, "ovsdb error: ") || strings.HasPrefix(text, "syntax error: ")
+	if err == nil || !damaged { // who may not open it gets an "I/O error: "
 		return file, ""
 	}
-	text := strings.TrimPrefix(strings.TrimSpace(string(out)), "ovsdb-tool: ")
 	return file, strings.TrimPrefix(strings.Replace(text, file+": ", "", 1), "ovsdb error: ")
 }

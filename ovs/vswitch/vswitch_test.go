@@ -380,6 +380,23 @@ func TestDamagedDatabase(t *testing.T) {
 	}
 }
 
+// Who may not read the database does not know that it is damaged.
+func TestDatabaseOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("OVS_DBDIR", dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "conf.db"), nil, 0o600))
+	tool := filepath.Join(dir, "ovsdb-tool")
+	const refused = "#!/bin/sh\necho 'ovsdb-tool: I/O error: conf.db: open failed (Permission denied)' >&2\nexit 1\n"
+	require.NoError(t, os.WriteFile(tool, []byte(refused), 0o700))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	c, err := vswitch.New(vswitch.Config{Endpoint: "unix:" + dir + "/none.sock", Bridge: "b"})
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Observe(t.Context())
+	require.ErrorContains(t, err, "no such socket")
+	require.NotContains(t, err.Error(), "mv ")
+}
+
 func TestThousandPorts(t *testing.T) {
 	c := connect(t, ovstest.Start(t))
 	start := time.Now()

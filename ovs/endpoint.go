@@ -66,16 +66,11 @@ func EndpointOf(p Port) (Endpoint, error) {
 		}
 	}
 	if s := id[KeyIPs]; s != "" {
-		for _, f := range strings.Split(s, ",") {
-			a, err := netip.ParseAddr(f)
-			if err != nil {
-				return bad("%s=%q: %v", KeyIPs, s, err)
-			}
-			if a.Zone() != "" {
-				return bad("%s=%q: an address has no zone here", KeyIPs, s)
-			}
-			e.IPs = append(e.IPs, a.Unmap())
+		ips, err := parseIPs(s)
+		if err != nil {
+			return bad("%s=%q: %v", KeyIPs, s, err)
 		}
+		e.IPs = ips
 	}
 	if s := id[KeyMAC]; s != "" {
 		m, err := topology.ParseMAC(s)
@@ -98,6 +93,21 @@ func EndpointOf(p Port) (Endpoint, error) {
 		}
 	}
 	return e, nil
+}
+
+// parseIPs reads addresses with commas between them. A flow has none with a zone.
+func parseIPs(s string) (ips []netip.Addr, err error) {
+	for _, f := range strings.Split(s, ",") {
+		a, err := netip.ParseAddr(f)
+		if err != nil {
+			return nil, err
+		}
+		if a.Zone() != "" {
+			return nil, fmt.Errorf("%s: an address has no zone here", f)
+		}
+		ips = append(ips, a.Unmap())
+	}
+	return ips, nil
 }
 
 // Endpoints reads all endpoints of a bridge, by network and name, and reports

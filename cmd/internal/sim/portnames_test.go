@@ -22,11 +22,17 @@ import (
 // endpoint, its device. It returns the endpoint as the node has it then.
 func started(t *testing.T, n *sim.Node, endpoint, container string) ovs.Endpoint {
 	t.Helper()
+	return joined(t, n, promised(t, n, endpoint), container)
+}
+
+// promised is what an engine asks before a container joins: an address and an endpoint.
+func promised(t *testing.T, n *sim.Node, endpoint string) ovs.Endpoint {
+	t.Helper()
 	a, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
 	require.NoError(t, err)
 	e := ovs.Endpoint{Name: endpoint, Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
 	require.NoError(t, n.Attach().Promise(t.Context(), e))
-	return joined(t, n, e, container)
+	return e
 }
 
 func joined(t *testing.T, n *sim.Node, e ovs.Endpoint, container string) ovs.Endpoint {
@@ -98,10 +104,7 @@ func TestPortNamedAfterContainer(t *testing.T) {
 	scenario(t, "also of a device that a killed agent left", func(t *testing.T) {
 		w := world(t, 1)
 		n := w.Nodes[0]
-		a, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
-		require.NoError(t, err)
-		e := ovs.Endpoint{Name: "docker-1", Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
-		require.NoError(t, n.Attach().Promise(t.Context(), e))
+		e := promised(t, n, "docker-1")
 		n.Switch.StopOVSDB()
 		gaveUp := refusedLater(t, n, e)
 		synctest.Wait()
@@ -120,10 +123,7 @@ func TestPortNamedAfterContainer(t *testing.T) {
 	scenario(t, "also of one whose port was not in the file yet", func(t *testing.T) {
 		w := world(t, 1)
 		n := w.Nodes[0]
-		a, err := n.Attach().Reserve(t.Context(), attach.Reservation{Network: "blue", Family: topology.IPv4})
-		require.NoError(t, err)
-		e := ovs.Endpoint{Name: "docker-1", Network: "blue", IPs: []netip.Addr{a}, MAC: topology.MACOf(a)}
-		require.NoError(t, n.Attach().Promise(t.Context(), e))
+		e := promised(t, n, "docker-1")
 		n.SetDisk(time.Second)
 		n.Switch.StopOVSDB()
 		gaveUp := refusedLater(t, n, e)

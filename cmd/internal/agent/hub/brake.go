@@ -53,18 +53,14 @@ func (k *brake) apply(
 		is, there := next.Networks[name]
 		switch {
 		case !known || n.Layout != "" || n.Deleting == topology.DeleteNow:
-		case !there && !inUse[name]:
-			end, began := k.left[name]
-			if !began {
-				end = now.Add(returning)
-			}
-			if now.Before(end) {
+		case !there && inUse[name]:
+			wiped[name] = true
+			b.keepNetwork(n)
+		case !there:
+			if end, ok := k.stays(name, now); ok {
 				wiped[name], left[name] = true, end
 				b.keepNetwork(n)
 			}
-		case !there:
-			wiped[name] = true
-			b.keepNetwork(n)
 		case is.Deleting == "" && inUse[name]:
 			if end, ok := k.returns(&b, name, now); ok {
 				until[name] = end
@@ -78,6 +74,16 @@ func (k *brake) apply(
 		return next, nil
 	}
 	return &b.out, b.faults
+}
+
+// stays reports whether a network without a record is kept although its last endpoint has
+// left, and until when.
+func (k *brake) stays(name string, now time.Time) (time.Time, bool) {
+	end, began := k.left[name]
+	if !began {
+		end = now.Add(returning)
+	}
+	return end, now.Before(end)
 }
 
 // returns reports whether a network that is there lacks leases or pins that were not given

@@ -55,7 +55,10 @@ func runAll(out, progress io.Writer, chosen []string) error {
 	for _, c := range commands {
 		fmt.Fprintf(progress, "%s: %s, %s\n", c.tier, c.pkg, c.pattern)
 		begin := time.Now()
-		err := c.run(passed)
+		said, err := c.run(passed)
+		if err != nil {
+			fmt.Fprintf(progress, "%s\n", printed(said))
+		}
 		fmt.Fprintf(progress, "  %v, %v\n", time.Since(begin).Round(time.Second), cmp.Or(err, errors.New("passed")))
 	}
 	return report(out, s, passed)
@@ -113,8 +116,8 @@ func plan(s suite, chosen []string) ([]command, error) {
 // commandLimit bounds one command: the virtual machine is the slowest.
 const commandLimit = 40 * time.Minute
 
-// run runs the tests and notes, by package and name, which passed.
-func (c command) run(passed map[string]bool) error {
+// run runs the tests and notes, by package and name, which passed. It returns what go test said.
+func (c command) run(passed map[string]bool) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
 	var cmd *exec.Cmd
@@ -136,11 +139,24 @@ func (c command) run(passed map[string]bool) error {
 	}
 	cmd.Dir = root
 	cmd.WaitDelay = 10 * time.Second
-	b, err := cmd.Output()
+	b, err := cmd.CombinedOutput()
 	for _, name := range passes(bytes.NewReader(b)) {
 		passed[c.pkg+" "+name] = true
 	}
-	return err
+	return b, err
+}
+
+// printed is what go test printed, without the envelope that -json puts around each line.
+func printed(said []byte) string {
+	var out strings.Builder
+	for line := range strings.Lines(string(said)) {
+		var event struct{ Output string }
+		if json.Unmarshal([]byte(line), &event) != nil {
+			event.Output = line
+		}
+		out.WriteString(event.Output)
+	}
+	return out.String()
 }
 
 var passLine = regexp.MustCompile(`^\s*--- PASS: (\S+) \(`)
@@ -238,6 +254,8 @@ func TestReport(t *testing.T) {
 --- FAIL: TestC (0.00s)
 `
 	require.Equal(t, []string{"TestA/one", "TestB", "TestB/sub_test"}, passes(strings.NewReader(text)))
+	require.Equal(t, "    a_test.go:1: lost\nplain\n", printed([]byte(
+		`{"Action":"run","Test":"TestA"}`+"\n"+`{"Action":"output","Output":"    a_test.go:1: lost\n"}`+"\nplain\n")))
 	s := suite{
 		Rows: []row{
 			{ID: "1", What: "one", Here: "healed", Tests: []string{"p TestA", "p TestB"}},

@@ -5,6 +5,7 @@ package domaintest
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -150,16 +151,28 @@ func (p plugin) hang(host string) {
 	p.nothingLeft(host)
 }
 
+func (p plugin) restartEngine(host string) {
+	require.NoError(p.T, p.Host(host).StopService(p.T.Context(), lab.ServiceDockerd))
+	require.NoError(p.T, p.Host(host).StartService(p.T.Context(), lab.ServiceDockerd))
+}
+
+// portNamedAtBoot restarts the engine: what it starts before it answers anybody has a port
+// that is named after the container (U13).
+func (p plugin) portNamedAtBoot(host string) {
+	p.container(host, "booted", "--network", "shop", "--restart", "always")
+	p.restartEngine(host)
+	p.Await("the container to be back", func() (bool, string) {
+		out := p.Must(host, "ovs-vsctl", "show")
+		return strings.Contains(out, "Port bz-booted"), out
+	})
+	p.docker(host, "rm", "-f", "booted")
+}
+
 func testDockerEngine(p plugin) {
 	p.container("host1", "peer", "--network", "shop")
 	p.container("host2", "server", "--network", "shop")
-	restart := func() time.Duration {
-		start := time.Now()
-		require.NoError(p.T, p.Host("host2").StopService(p.T.Context(), lab.ServiceDockerd))
-		require.NoError(p.T, p.Host("host2").StartService(p.T.Context(), lab.ServiceDockerd))
-		return time.Since(start)
-	}
-	restart()
+	restart := func() { p.restartEngine("host2") }
+	p.portNamedAtBoot("host2")
 	p.docker("host2", "start", "server")
 	p.reach("host1", "peer", p.addr("host2", "server", "shop"))
 	p.nothingLeft("host2")

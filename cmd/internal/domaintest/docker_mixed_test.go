@@ -94,6 +94,7 @@ func TestEngines(t *testing.T) {
 				p.container(h, "named", "--network", "shop")
 				require.Contains(p.T, p.Must(h, "ovs-vsctl", "show"), "Port bz-named")
 				p.docker(h, "rm", "-f", "named")
+				p.portNamedAtBoot(h)
 			},
 		} {
 			t.Run(kinds[h]+"/"+name, func(t *testing.T) { test(plugin{d.in(t)}) })

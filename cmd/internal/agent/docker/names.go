@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -47,28 +48,37 @@ const (
 	namePause = 5 * time.Second
 )
 
-// nameOf asks the engine for the name of the container that joins an endpoint; "" where it
-// does not tell. Engines have it before they ask the driver: an endpoint has the name of its
-// container.
+// nameOf returns the name of the container that joins an endpoint; "" where nobody tells
+// it. Engines have it before they ask the driver: an endpoint has the name of its
+// container. One that does not answer has written it down.
 func (p *Plugin) nameOf(ctx context.Context, network, endpoint string) string {
+	name, err := p.askName(ctx, network, endpoint)
+	if err != nil {
+		p.log.Debugf("Docker: the name of endpoint %.12s: %v", endpoint, err)
+		if name, err = storedName(p.settings, endpoint); err != nil {
+			p.log.Debugf("Docker: the name of endpoint %.12s: %v", endpoint, err)
+		}
+	}
+	return name
+}
+
+// askName asks the engine, unless it has just not answered.
+func (p *Plugin) askName(ctx context.Context, network, endpoint string) (string, error) {
 	p.mu.Lock()
 	silent := time.Since(p.silent) < namePause
 	p.mu.Unlock()
 	if silent {
-		return ""
+		return "", errors.New("the engine does not answer")
 	}
 	limited, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
 	name, err := p.engine.endpointName(limited, network, endpoint)
-	if err != nil {
-		p.log.Debugf("Docker: the name of endpoint %.12s: %v", endpoint, err)
-	}
 	if limited.Err() != nil {
 		p.mu.Lock()
 		p.silent = time.Now()
 		p.mu.Unlock()
 	}
-	return name
+	return name, err
 }
 
 // nameLoop keeps the names as the engine has them.

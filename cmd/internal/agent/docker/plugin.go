@@ -93,6 +93,8 @@ type Plugin struct {
 	log    logrus.FieldLogger
 	file   string
 	engine *engine
+	// settings is the engine's own file of settings.
+	settings string
 
 	mu       sync.Mutex
 	networks map[string]network // by the engine's ID
@@ -119,7 +121,7 @@ type planned struct {
 // the engine answers.
 func New(node Node, file, engineSocket string, log logrus.FieldLogger) *Plugin {
 	return &Plugin{
-		node: node, log: log, file: file, engine: newEngine(engineSocket),
+		node: node, log: log, file: file, engine: newEngine(engineSocket), settings: engineSettings,
 		networks: map[string]network{}, created: map[string]planned{}, called: part.NewCell[names.Called](nil),
 		used: part.NewCell(func(a, b map[string][]string) bool { return maps.EqualFunc(a, b, slices.Equal) }),
 	}

@@ -66,7 +66,7 @@ func (a *Agent) addConsole() {
 
 // tracer follows packets for the console, where the agent's world can read this host.
 func (a *Agent) tracer() (t panels.Tracer, ok bool) {
-	hop := a.world.kinds(a.rooms.hub)[trace.QuestionKind]
+	hop := a.world.kinds(a.rooms.hub, a.containerOf)[trace.QuestionKind]
 	if hop == nil {
 		return t, false
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/fastpath/bpf"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/cmd/internal/trace"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -24,8 +25,8 @@ import (
 )
 
 // kinds are the questions that an agent of this configuration answers. A hub has the
-// topology with its other sources.
-func (c Config) kinds(h *hub.Hub) answers.Kinds {
+// topology with its other sources; containers are those of trace.Facts.
+func (c Config) kinds(h *hub.Hub, containers func(ovs.Endpoint) string) answers.Kinds {
 	return answers.Kinds{
 		doctor.Kind: func(ctx context.Context, _ json.RawMessage) (any, error) {
 			f, err := gather.Facts(ctx, c.gathering(h))
@@ -39,13 +40,18 @@ func (c Config) kinds(h *hub.Hub) answers.Kinds {
 			if err := json.Unmarshal(arguments, &q); err != nil {
 				return nil, err
 			}
-			return c.hop(ctx, h, q)
+			return c.hop(ctx, h, containers, q)
 		},
 	}
 }
 
 // hop says what becomes of a packet on this host, as it is now.
-func (c Config) hop(ctx context.Context, h *hub.Hub, q trace.Question) (trace.Hop, error) {
+func (c Config) hop(
+	ctx context.Context,
+	h *hub.Hub,
+	containers func(ovs.Endpoint) string,
+	q trace.Question,
+) (trace.Hop, error) {
 	t := h.Records().Get()
 	if !t.Known() {
 		return trace.Hop{}, errors.New("the agent does not know the topology yet")
@@ -57,7 +63,7 @@ func (c Config) hop(ctx context.Context, h *hub.Hub, q trace.Question) (trace.Ho
 	defer db.Close()
 	host := trace.Host{
 		DB: db, Flows: openflow.New(openflow.Config{Bridge: c.Bridge, RunDir: c.OVSRunDir}), Kernel: linux.Host{},
-		FastPath: bpf.Read,
+		FastPath: bpf.Read, Containers: containers,
 	}
 	view := t.View()
 	f, err := host.Read(ctx, view, pipeline.Options{
@@ -112,6 +118,6 @@ func (a *Agent) kinds() answers.Kinds {
 	}
 	out[capture.QuestionKind] = a.rooms.captures.Answer
 	out[api.TrafficKind] = a.answerTraffic
-	maps.Copy(out, a.world.kinds(a.rooms.hub))
+	maps.Copy(out, a.world.kinds(a.rooms.hub, a.containerOf))
 	return out
 }

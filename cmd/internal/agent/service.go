@@ -106,6 +106,11 @@ func apiEndpoints(endpoints []ovs.Endpoint, containers map[string]names.Containe
 	return out
 }
 
+// containerOf returns what people call an endpoint's container; "" where it has none.
+func (a *Agent) containerOf(e ovs.Endpoint) string {
+	return apiEndpoints([]ovs.Endpoint{e}, a.containers())[0].Container
+}
+
 // Config implements api.Service.
 func (a *Agent) Config(context.Context) (api.Config, error) {
 	out := make([]settings.Setting, len(a.cfg.Settings))

@@ -25,6 +25,7 @@ import (
 	"github.com/baize-net/baize/cmd/internal/kernel"
 	"github.com/baize-net/baize/cmd/internal/kernel/linux"
 	"github.com/baize-net/baize/cmd/internal/panels"
+	"github.com/baize-net/baize/ovs"
 	"github.com/baize-net/baize/ovs/openflow"
 	"github.com/baize-net/baize/ovs/pipeline"
 	"github.com/baize-net/baize/ovs/vswitch"
@@ -74,17 +75,18 @@ type World struct {
 	Datapath, DatapathReason string
 
 	// Kinds makes the questions of other hosts that the agent answers; nil: there are none.
-	Kinds func(h *hub.Hub) answers.Kinds
+	// It is told what people call the container of an endpoint.
+	Kinds func(h *hub.Hub, containers func(ovs.Endpoint) string) answers.Kinds
 
 	closers []func()
 }
 
 // kinds are those that an agent with a hub answers.
-func (w World) kinds(h *hub.Hub) answers.Kinds {
+func (w World) kinds(h *hub.Hub, containers func(ovs.Endpoint) string) answers.Kinds {
 	if w.Kinds == nil {
 		return nil
 	}
-	return w.Kinds(h)
+	return w.Kinds(h, containers)
 }
 
 func (w World) close() {

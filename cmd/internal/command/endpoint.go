@@ -3,7 +3,6 @@ package command
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -24,7 +23,8 @@ func (r *runner) endpointCommand() *ucli.Command {
 			{
 				Name: "remove", Aliases: []string{"rm"}, Usage: "detach an endpoint of this node", ArgsUsage: "NAME",
 				Description: `A container loses this interface without its engine knowing: 'docker network
-disconnect', or 'docker rm', is what removes it. So that is asked first.`,
+disconnect', or 'docker rm', is what removes it. So that is asked first. NAME may be
+the container's.`,
 				Flags:  []ucli.Flag{yesFlag(), dryRunFlag()},
 				Action: r.endpointRemove,
 			},
@@ -275,21 +275,20 @@ func (r *runner) endpointRemove(c *ucli.Context) error {
 	if c.Bool(flagDryRun) {
 		return r.rehearseRemove(c, name)
 	}
-	if ok, err := r.mayDetach(c, name); err != nil || !ok {
-		return err
-	}
-	_, err := waiting(r, c, "detaching the namespace", func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.agentClient(c).RemoveEndpoint(ctx, name)
-	})
-	if errors.Is(err, topology.ErrNotFound) {
-		if list, lerr := r.agentClient(c).Endpoints(c.Context); lerr == nil {
-			return noEndpoint(name, list)
-		}
-	}
+	e, err := r.ownEndpoint(c, name)
 	if err != nil {
 		return err
 	}
-	return r.say("endpoint %s removed", name)
+	if ok, err := r.mayDetach(c, e); err != nil || !ok {
+		return err
+	}
+	_, err = waiting(r, c, "detaching the namespace", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.agentClient(c).RemoveEndpoint(ctx, e.Network+"/"+e.Name)
+	})
+	if err != nil {
+		return err
+	}
+	return r.say("endpoint %s removed", e.Name)
 }
 
 func listEndpoints(ctx context.Context, c *ucli.Context, agent *api.Client) ([]api.Endpoint, error) {
@@ -298,24 +297,12 @@ func listEndpoints(ctx context.Context, c *ucli.Context, agent *api.Client) ([]a
 }
 
 // mayDetach asks where an endpoint is that of a container.
-func (r *runner) mayDetach(c *ucli.Context, name string) (bool, error) {
-	if c.Bool(flagYes) {
+func (r *runner) mayDetach(c *ucli.Context, e api.Endpoint) (bool, error) {
+	if e.Engine == "" || c.Bool(flagYes) {
 		return true, nil
 	}
-	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Endpoint, error) {
-		return r.agentClient(c).Endpoints(ctx)
-	})
-	if err != nil {
-		return false, err
-	}
-	for _, e := range list {
-		if e.Engine == "" || (e.Name != name && e.Network+"/"+e.Name != name) {
-			continue
-		}
-		return r.agreed(c, fmt.Sprintf("Endpoint %s is that of %s, which loses %s in network %s; its engine goes on to "+
-			"think that it has them. Detach it?", e.Name, containerOf(e), joined(e.IPs), e.Network))
-	}
-	return true, nil
+	return r.agreed(c, fmt.Sprintf("Endpoint %s is that of %s, which loses %s in network %s; its engine goes on to "+
+		"think that it has them. Detach it?", e.Name, containerOf(e), joined(e.IPs), e.Network))
 }
 
 // containerOf says which container has an endpoint that an engine made.

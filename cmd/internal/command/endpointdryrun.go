@@ -1,10 +1,10 @@
 package command
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -16,13 +16,39 @@ import (
 // Endpoints are records of their nodes; etcd has the pins of those addresses that lie
 // outside of the nodes' subnets. A dry run shows both.
 
-// noEndpoint is the error for an endpoint that this node does not have.
-func noEndpoint(name string, list []api.Endpoint) error {
+// ownEndpoint finds an endpoint of this node by its name, with its network's before it or
+// without, or by its container's.
+func (r *runner) ownEndpoint(c *ucli.Context, name string) (api.Endpoint, error) {
+	list, err := waiting(r, c, "asking the agent", func(ctx context.Context) ([]api.Endpoint, error) {
+		return r.agentClient(c).Endpoints(ctx)
+	})
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	var found, called []api.Endpoint
 	var names []string
 	for _, e := range list {
-		names = append(names, e.Name)
+		names = append(names, e.Name, e.Container)
+		switch {
+		case e.Name == name || e.Network+"/"+e.Name == name:
+			found = append(found, e)
+		case e.Is(name):
+			called = append(called, e)
+		}
 	}
-	return notFound("endpoint", name, names, "'baize endpoint list' shows those of this node")
+	if len(found) == 0 {
+		found = called
+	}
+	switch len(found) {
+	case 0:
+		return api.Endpoint{}, notFound("endpoint", name, names, "'baize endpoint list' shows those of this node")
+	case 1:
+		return found[0], nil
+	}
+	return api.Endpoint{}, &topology.Error{
+		Kind: topology.ErrConflict, Item: "endpoint " + name, What: "there is one in several networks",
+		Remedy: "name it " + found[0].Network + "/" + found[0].Name,
+	}
 }
 
 // rehearseAdd shows what 'endpoint add' would make. The owner of an address is not asked.
@@ -73,23 +99,10 @@ func (r *runner) rehearseMove(
 // rehearseRemove shows what 'endpoint remove' would remove.
 func (r *runner) rehearseRemove(c *ucli.Context, name string) error {
 	return r.withSnapshot(c, func(_ *etcdstore.Store, snap *topology.Snapshot) error {
-		list, err := r.agentClient(c).Endpoints(c.Context)
+		e, err := r.ownEndpoint(c, name)
 		if err != nil {
 			return err
 		}
-		found := slices.DeleteFunc(slices.Clone(list), func(e api.Endpoint) bool {
-			return e.Name != name && e.Network+"/"+e.Name != name
-		})
-		switch {
-		case len(found) == 0:
-			return noEndpoint(name, list)
-		case len(found) > 1:
-			return &topology.Error{
-				Kind: topology.ErrConflict, Item: "endpoint " + name, What: "there is one in several networks",
-				Remedy: "name it " + found[0].Network + "/" + name,
-			}
-		}
-		e := found[0]
 		changes := []etcdstore.RehearsedChange{endpointChange(e, true)}
 		for _, ip := range e.IPs {
 			pin, pinned := snap.Pins[topology.PinID{Network: e.Network, Addr: ip}]

@@ -63,7 +63,7 @@ func (f *fakeAgent) AddEndpoint(_ context.Context, req api.EndpointRequest) (api
 
 func (f *fakeAgent) RemoveEndpoint(_ context.Context, name string) error {
 	for i, e := range f.endpoints {
-		if e.Name == name {
+		if e.Name == name || e.Network+"/"+e.Name == name {
 			f.endpoints = append(f.endpoints[:i], f.endpoints[i+1:]...)
 			return nil
 		}
@@ -212,7 +212,6 @@ func TestEndpointCommands(t *testing.T) {
 	assert.Equal(t, result{0, "endpoint c1 removed\n", ""}, baize(t, "endpoint", "rm", "c1"))
 }
 
-// Row U8: a container is cut off only by who says so.
 // A dry run shows endpoint and pins, and the agent is asked for nothing else.
 func TestEndpointDryRun(t *testing.T) {
 	s := cluster(t)
@@ -254,13 +253,14 @@ func TestEndpointDryRun(t *testing.T) {
 	assert.Contains(t, res.err, "did you mean c1?")
 }
 
+// Row U8: a container is cut off only by who says so.
 func TestEndpointRemoveOfAContainer(t *testing.T) {
 	f := &fakeAgent{endpoints: []api.Endpoint{{
 		Name: "docker-0123456789ab", Network: "blue", IPs: []netip.Addr{netip.MustParseAddr("10.1.5.2")}, Engine: api.EngineDocker,
 		Container: "web",
 	}}}
 	f.serve(t)
-	for _, name := range []string{"docker-0123456789ab", "blue/docker-0123456789ab"} {
+	for _, name := range []string{"docker-0123456789ab", "blue/docker-0123456789ab", "web"} {
 		res := baize(t, "endpoint", "remove", name)
 		assert.Equal(t, cli.ExitOK, res.code, res.err)
 		assert.Contains(t, res.out, "that of container web, which loses 10.1.5.2 in network blue")
@@ -273,6 +273,17 @@ func TestEndpointRemoveOfAContainer(t *testing.T) {
 	assert.Empty(t, f.endpoints)
 	f.endpoints = []api.Endpoint{{Name: "docker-1", Network: "blue", Container: "container web"}}
 	assert.Equal(t, result{0, "endpoint docker-1 removed\n", ""}, baize(t, "endpoint", "remove", "docker-1", "--yes"))
+
+	// By the container's name, as long as that says which (U13).
+	f.endpoints = []api.Endpoint{
+		{Name: "docker-1", Network: "blue", Container: "web"}, {Name: "docker-2", Network: "red", Container: "web"},
+		{Name: "docker-3", Network: "red", Container: "db"}, {Name: "db", Network: "blue"},
+	}
+	res := baize(t, "endpoint", "remove", "web", "--yes")
+	assert.Equal(t, cli.ExitConflict, res.code, res.err)
+	assert.Contains(t, res.err, "name it blue/docker-1")
+	assert.Equal(t, result{0, "endpoint db removed\n", ""}, baize(t, "endpoint", "remove", "db"))
+	assert.Equal(t, result{0, "endpoint docker-3 removed\n", ""}, baize(t, "endpoint", "remove", "db", "--yes"))
 }
 
 // Row B7: what is allowed gets to the agent, and is shown.

@@ -317,7 +317,9 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 			opt.Direct = nil
 		}
 	}
-	host := trace.Host{DB: db, Flows: a.flows(), Kernel: linux.Host{}, FastPath: bpf.Read}
+	host := trace.Host{
+		DB: db, Flows: a.flows(), Kernel: linux.Host{}, FastPath: bpf.Read, Containers: a.containerOf,
+	}
 	endpoints := make([]ovs.Endpoint, len(a.endpoints))
 	for i, e := range a.endpoints {
 		endpoints[i] = e.OfSwitch()
@@ -327,6 +329,16 @@ func (a *traceAsker) observed(ctx context.Context, view topology.View) (trace.Fa
 		a.facts = &f
 	}
 	return f, err
+}
+
+// containerOf returns what people call the container of an endpoint of this host.
+func (a *traceAsker) containerOf(e ovs.Endpoint) string {
+	for _, x := range a.endpoints {
+		if x.Network == e.Network && x.Name == e.Name {
+			return x.Container
+		}
+	}
+	return ""
 }
 
 // flows are those of this host's bridge.

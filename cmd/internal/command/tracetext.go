@@ -94,7 +94,7 @@ func exitRows(h trace.Hop) (rows [][]string) {
 	for _, x := range h.Exits {
 		switch x.Kind {
 		case trace.Delivered:
-			text := x.Endpoint
+			text := x.Who()
 			if !strings.HasPrefix(x.Port, "(") { // else it is taken for granted
 				text += ", out of " + x.Port
 			}

@@ -85,6 +85,11 @@ func TestNames(t *testing.T) {
 		}
 		_, err := d.Run("host2", "baize", "name", "resolve", "nobody")
 		require.Error(t, err)
+		for from, to := range map[string]string{"web-1": "db", "db": "shop"} {
+			out := d.Must("host2", "baize", "trace", from, to)
+			require.Contains(t, out, " from "+from+" (")
+			require.NotContains(t, out, "docker-")
+		}
 	})
 
 	// U12: an alias on two hosts was never balanced, because the engine answers first.

@@ -154,11 +154,15 @@ func (a Parties) parties(arg, network string) (out []trace.Party, err error) {
 // partiesOf are the addresses of a known endpoint.
 func partiesOf(node string, e api.Endpoint) (out []trace.Party) {
 	for _, ip := range e.IPs {
-		out = append(out, trace.Party{
-			Node: node, Network: e.Network, Endpoint: e.Name, Address: ip, MAC: e.MAC, Known: true,
-		})
+		out = append(out, partyOf(node, e, ip))
 	}
 	return out
+}
+
+func partyOf(node string, e api.Endpoint, addr netip.Addr) trace.Party {
+	return trace.Party{
+		Node: node, Network: e.Network, Endpoint: e.Name, Container: e.Container, Address: addr, MAC: e.MAC, Known: true,
+	}
 }
 
 // whereKnown says where the endpoint may be found.
@@ -187,7 +191,7 @@ func (a Parties) byName(name, node, network string) (out []trace.Party, known []
 			}
 			for _, addr := range p.Addrs {
 				q := a.at(n, addr)
-				q.Node, q.Endpoint = p.Node, p.Name
+				q.Node, q.Container = p.Node, p.Name
 				out = append(out, q)
 			}
 		}
@@ -200,9 +204,7 @@ func (a Parties) byName(name, node, network string) (out []trace.Party, known []
 func (a Parties) byAddress(addr netip.Addr, network string) (out []trace.Party) {
 	for _, e := range a.Endpoints {
 		if slices.Contains(e.IPs, addr) && (network == "" || e.Network == network) {
-			out = append(out, trace.Party{
-				Node: a.Self, Network: e.Network, Endpoint: e.Name, Address: addr, MAC: e.MAC, Known: true,
-			})
+			out = append(out, partyOf(a.Self, e, addr))
 		}
 	}
 	for _, n := range a.Snap.SortedNetworks() {

@@ -71,7 +71,7 @@ func (f Facts) droppedAt(d openflow.Dropped) (port, from string) {
 	if !d.Remote.IsValid() {
 		from = "port " + d.InPort
 		if e, ok := f.endpointAt(d.InPort); ok {
-			from = "endpoint " + e.Name
+			from = "endpoint " + f.who(e)
 		}
 		return d.InPort, from
 	}

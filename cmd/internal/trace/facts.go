@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -21,6 +22,9 @@ type Facts struct {
 	// Endpoints are those of the node, Known says that these are all.
 	Endpoints []ovs.Endpoint
 	Known     bool
+	// Containers returns what people call an endpoint's container, "" where it has none;
+	// nil: nobody knows.
+	Containers func(ovs.Endpoint) string
 	// Wanted is the state that its switch should have.
 	Wanted ovs.State
 	// Observed is what the host has; nil where it was not asked, and Note says why.
@@ -48,7 +52,14 @@ type Observed struct {
 // Computed are the facts of a node that etcd alone knows, with ends that are taken
 // for granted.
 func Computed(view topology.View, opt pipeline.Options, note string, assume []Party) Facts {
-	f := Facts{View: view, Note: note}
+	f := Facts{View: view, Note: note, Containers: func(e ovs.Endpoint) string {
+		for _, p := range assume {
+			if p.Node == e.Node && p.Network == e.Network && slices.Contains(e.IPs, p.Address) {
+				return p.Container
+			}
+		}
+		return ""
+	}}
 	for _, n := range view.Networks {
 		for _, s := range n.Segments {
 			opt.Segments = append(opt.Segments, ovs.Segment{Name: s.Name, Network: n.Name, Port: "(" + s.Name + ")"})
@@ -165,6 +176,16 @@ func (f *Facts) endpointAt(port string) (ovs.Endpoint, bool) {
 		return ovs.Endpoint{}, false
 	}
 	return f.Endpoints[i], true
+}
+
+// who is what people call an endpoint: its container, where it has one.
+func (f *Facts) who(e ovs.Endpoint) string { return cmp.Or(f.container(e), e.Name) }
+
+func (f *Facts) container(e ovs.Endpoint) string {
+	if f.Containers == nil {
+		return ""
+	}
+	return f.Containers(e)
 }
 
 // sender returns the port by which an endpoint, known by its name or an address,

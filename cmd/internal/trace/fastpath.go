@@ -71,15 +71,13 @@ func (h *hop) fastDeliver(local fastpath.Local, p forward.Packet) {
 		return
 	}
 	if up := h.Observed.Up[local.Dev]; !up {
-		h.end(StagePort, fmt.Sprintf("the link of endpoint %s is down (port %s)", e.Name, local.Dev),
+		h.end(StagePort, fmt.Sprintf("the link of endpoint %s is down (port %s)", h.who(e), local.Dev),
 			"'ip link set up' for the interface in its namespace, and for "+local.Dev)
 		return
 	}
-	h.step(StageFastPath, Good, "past firewall and switch to endpoint "+e.Name)
+	h.step(StageFastPath, Good, "past firewall and switch to endpoint "+h.who(e))
 	if !h.takes(e, p) {
 		return
 	}
-	h.out.Exits = append(h.out.Exits, Exit{
-		Kind: Delivered, Packet: p, Port: local.Dev, Endpoint: e.Name, MAC: e.MAC.String(), IPs: e.IPs,
-	})
+	h.deliverTo(e, local.Dev, p)
 }

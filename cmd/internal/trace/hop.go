@@ -65,10 +65,14 @@ func (h *hop) enter() {
 		h.end(StagePort, fmt.Sprintf("no endpoint %s is on the node", h.q.From), "'baize endpoint list' there")
 		return
 	}
-	if e, is := h.endpointAt(port); is && !h.leaves(e, h.q.Packet) {
-		return
+	what := h.q.From
+	if e, is := h.endpointAt(port); is {
+		what = h.who(e)
+		if !h.leaves(e, h.q.Packet) {
+			return
+		}
 	}
-	if !h.fastFrom(port, h.q.Packet) && h.usable(port, "endpoint "+h.q.From) {
+	if !h.fastFrom(port, h.q.Packet) && h.usable(port, "endpoint "+what) {
 		h.tables(port, h.q.Packet)
 	}
 }
@@ -321,11 +325,15 @@ func (h *hop) deliver(port string, p forward.Packet) {
 			Text: fmt.Sprintf("out of port %s, which is not Baize's", port)})
 		return
 	}
-	if h.usable(port, "endpoint "+e.Name) && h.takes(e, p) {
-		h.out.Exits = append(h.out.Exits, Exit{
-			Kind: Delivered, Packet: p, Port: port, Endpoint: e.Name, MAC: e.MAC.String(), IPs: e.IPs,
-		})
+	if h.usable(port, "endpoint "+h.who(e)) && h.takes(e, p) {
+		h.deliverTo(e, port, p)
 	}
+}
+
+func (h *hop) deliverTo(e ovs.Endpoint, port string, p forward.Packet) {
+	h.out.Exits = append(h.out.Exits, Exit{
+		Kind: Delivered, Packet: p, Port: port, Endpoint: e.Name, Container: h.container(e), MAC: e.MAC.String(), IPs: e.IPs,
+	})
 }
 
 // tunnel sends a packet to another host.

@@ -19,10 +19,10 @@ func (h *hop) leaves(e ovs.Endpoint, p forward.Packet) bool {
 	look := fmt.Sprintf("'nsenter --net=%s ip route get %s' there", e.Netns, to)
 	switch way := in.Way(to); {
 	case way.Err != nil:
-		h.end(StageEndpoint, fmt.Sprintf("endpoint %s itself sends nothing there: %v", e.Name, way.Err), look)
+		h.end(StageEndpoint, fmt.Sprintf("endpoint %s itself sends nothing there: %v", h.who(e), way.Err), look)
 		return false
 	case way.Dev != in.Ifname:
-		text := fmt.Sprintf("endpoint %s itself sends it by %s, and not by %s", e.Name, way.Dev, in.Ifname)
+		text := fmt.Sprintf("endpoint %s itself sends it by %s, and not by %s", h.who(e), way.Dev, in.Ifname)
 		h.end(StageEndpoint, text, look)
 		return false
 	}
@@ -56,12 +56,12 @@ func (h *hop) ownFirewall(e ovs.Endpoint, in kernel.Inside, p Passing) bool {
 	case err != nil:
 		verdict.Unsure = err.Error()
 	case verdict.Drop:
-		h.end(StageEndpoint, fmt.Sprintf("the firewall of endpoint %s itself drops it: %s", e.Name, verdict.Where), look)
+		h.end(StageEndpoint, fmt.Sprintf("the firewall of endpoint %s itself drops it: %s", h.who(e), verdict.Where), look)
 		return false
 	}
 	if verdict.Unsure != "" {
 		h.step(StageEndpoint, Unknown, fmt.Sprintf(
-			"what the firewall of endpoint %s itself does with it is not known: %s", e.Name, verdict.Unsure,
+			"what the firewall of endpoint %s itself does with it is not known: %s", h.who(e), verdict.Unsure,
 		))
 	}
 	return true

@@ -40,6 +40,8 @@ type Host struct {
 	Kernel Kernel
 	// FastPath reads what the programs of the fast path have; nil: there are none.
 	FastPath func(context.Context) (fastpath.State, error)
+	// Containers is as in Facts.
+	Containers func(ovs.Endpoint) string
 }
 
 // Read observes the host. Endpoints that the agent knows, and that the switch may
@@ -51,7 +53,7 @@ func (h Host) Read(
 	opt pipeline.Options,
 	endpoints []ovs.Endpoint,
 ) (Facts, error) {
-	f := Facts{View: v, Known: true}
+	f := Facts{View: v, Known: true, Containers: h.Containers}
 	o := Observed{Way: h.Kernel.Way}
 	var err error
 	if o.Switch, err = h.DB.ObserveAll(ctx); err != nil {

@@ -5,6 +5,7 @@
 package trace
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 
@@ -19,6 +20,8 @@ type Party struct {
 	Endpoint string     `json:"endpoint,omitempty"`
 	Address  netip.Addr `json:"address,omitzero"`
 	MAC      string     `json:"mac,omitempty"`
+	// Container is what people call it, where it is a container.
+	Container string `json:"container,omitempty"`
 	// Known: an endpoint has the address. Otherwise that is taken for granted, and
 	// the MAC is the one that such an endpoint would have.
 	Known bool `json:"known"`
@@ -26,13 +29,14 @@ type Party struct {
 
 // String is "c1 (10.1.5.2)", or the address alone.
 func (p Party) String() string {
+	name := cmp.Or(p.Container, p.Endpoint)
 	switch {
 	case !p.Address.IsValid():
-		return p.Endpoint
-	case p.Endpoint == "" || p.Endpoint == p.Address.String():
+		return name
+	case name == "" || name == p.Address.String():
 		return p.Address.String()
 	}
-	return p.Endpoint + " (" + p.Address.String() + ")"
+	return name + " (" + p.Address.String() + ")"
 }
 
 // from is the party as somebody on a node calls it: "host3/c1 (10.1.5.2)" where it is on
@@ -174,11 +178,13 @@ type Exit struct {
 	Packet forward.Packet `json:"packet"`
 	// Port is the port of the bridge.
 	Port string `json:"port,omitempty"`
-	// Endpoint is who gets it; Host: the host itself.
-	Endpoint string       `json:"endpoint,omitempty"`
-	MAC      string       `json:"mac,omitempty"`
-	IPs      []netip.Addr `json:"ips,omitempty"`
-	Host     bool         `json:"host,omitempty"`
+	// Endpoint is who gets it, Container what people call it where it is a container;
+	// Host: the host itself.
+	Endpoint  string       `json:"endpoint,omitempty"`
+	Container string       `json:"container,omitempty"`
+	MAC       string       `json:"mac,omitempty"`
+	IPs       []netip.Addr `json:"ips,omitempty"`
+	Host      bool         `json:"host,omitempty"`
 	// Bridge: the endpoint is a local bridge, whose hosts are not known.
 	Bridge bool `json:"bridge,omitempty"`
 	// Peer is the node that it goes to, by Tunnel or by routes.
@@ -189,6 +195,9 @@ type Exit struct {
 	Text   string `json:"text,omitempty"`
 	Remedy string `json:"remedy,omitempty"`
 }
+
+// Who is what people call the endpoint that gets it.
+func (x Exit) Who() string { return cmp.Or(x.Container, x.Endpoint) }
 
 // Phase is a packet that has to get through for the one that was asked about.
 type Phase struct {

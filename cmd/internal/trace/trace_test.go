@@ -197,6 +197,33 @@ func TestDelivered(t *testing.T) {
 	}
 }
 
+// Containers are called what people call them (U13), by who asks and by the nodes; who sends
+// is found by its address where another node's name for it is all that is known.
+func TestContainersByName(t *testing.T) {
+	w := newWorld(t, topology.VXLAN)
+	for i, name := range []string{"web", "db"} {
+		w.facts[fmt.Sprintf("host%d", i+1)].Containers = func(ovs.Endpoint) string { return name }
+	}
+	src, dst := party(1), party(2)
+	src.Endpoint, src.Container, dst.Container = src.Address.String(), "web", "db"
+	out := w.walk(t, trace.Request{Source: src, Destination: dst})
+	require.Equal(t, "delivered to db on host2", out.Verdict.Text)
+	require.Equal(t, "who has 10.1.2.2? asks web (10.1.1.2)", out.Phases[0].About)
+	require.Contains(t, out.Phases[1].About, "answers db")
+	require.Contains(t, out.Phases[2].About, "from web (10.1.1.2) to host2/db (10.1.2.2)")
+	hops := out.Phases[2].Hops
+	exit := hops[len(hops)-1].Exits[0]
+	require.Equal(t, []string{"c1", "db"}, []string{exit.Endpoint, exit.Container})
+
+	delete(w.facts["host1"].Observed.Switch.Ports, "bzc1")
+	require.Contains(t, w.walk(t, trace.Request{Source: src, Destination: dst}).Verdict.Text, "of endpoint web is missing")
+
+	dst = party(3)
+	dst.Container = "cache"
+	w = newWorld(t, topology.VXLAN)
+	require.Equal(t, "delivered to cache on host3", w.walk(t, trace.Request{Source: party(1), Destination: dst}).Verdict.Text)
+}
+
 // The record that each flow is there for is told with it.
 func TestReasons(t *testing.T) {
 	out := newWorld(t, topology.VXLAN).walk(t, trace.Request{})

@@ -113,7 +113,7 @@ func to(x Exit) string {
 	if x.Bridge {
 		return "bridge " + x.Endpoint
 	}
-	return x.Endpoint
+	return x.Who()
 }
 
 func (w *walk) setProtocol(p *forward.Packet) {

@@ -222,7 +222,7 @@ func (p *Part) look() {
 	var faults []fault.Fault
 	if t := p.hub.Records().Get(); t.Known() {
 		endpoints := p.settled(t.Snapshot)
-		faults = append(endpointFaults(t.View(), endpoints), p.lowerMTUs(t.View(), endpoints)...)
+		faults = append(p.endpointFaults(t.View(), endpoints), p.lowerMTUs(t.View(), endpoints)...)
 	}
 	if err := p.save(); err != nil {
 		faults = fault.Add(faults, err)
@@ -250,23 +250,23 @@ func (p *Part) tellInUse() {
 
 // endpointFaults reports local endpoints whose network is gone, or whose
 // address etcd assigns to somebody else.
-func endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
+func (p *Part) endpointFaults(v topology.View, endpoints []ovs.Endpoint) []fault.Fault {
 	var out []fault.Fault
 	for _, e := range endpoints {
 		n, ok := v.Find(e.Network)
 		if !ok {
 			out = append(out, fault.Fault{
-				Code: fault.EndpointCutOff, Severity: fault.Error, Item: "endpoint " + e.Name,
+				Code: fault.EndpointCutOff, Severity: fault.Error, Item: p.item(e),
 				What:   fmt.Sprintf("this node does not carry its network %s: it is cut off", e.Network),
 				Remedy: "create the network again, or remove the endpoint",
 			})
 			continue
 		}
-		for _, p := range n.Pins {
-			if p.Node != v.Node.Name && slices.Contains(e.IPs, p.Addr) {
+		for _, pin := range n.Pins {
+			if pin.Node != v.Node.Name && slices.Contains(e.IPs, pin.Addr) {
 				out = append(out, fault.Fault{
-					Code: fault.AddressTaken, Severity: fault.Error, Item: "endpoint " + e.Name,
-					What:   fmt.Sprintf("its address %s is also pinned to node %s", p.Addr, p.Node),
+					Code: fault.AddressTaken, Severity: fault.Error, Item: p.item(e),
+					What:   fmt.Sprintf("its address %s is also pinned to node %s", pin.Addr, pin.Node),
 					Remedy: "remove one of the two endpoints",
 				})
 			}
@@ -294,7 +294,7 @@ func (p *Part) lowerMTUs(v topology.View, endpoints []ovs.Endpoint) (faults []fa
 		switch {
 		case err != nil:
 			faults = append(faults, fault.Fault{
-				Code: fault.EndpointMTU, Severity: fault.Warning, Item: "endpoint " + e.Name,
+				Code: fault.EndpointMTU, Severity: fault.Warning, Item: p.item(e),
 				What: fmt.Sprintf("its MTU is %d, packets of network %s have %d at most, larger ones vanish; it cannot be "+
 					"lowered while the endpoint runs: %v", was, e.Network, n.MTU, err),
 				Remedy: "restart the container, or add the endpoint again",

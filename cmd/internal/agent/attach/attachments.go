@@ -198,7 +198,7 @@ func (p *Part) CheckAttachment(ctx context.Context, a api.Attachment) (ovs.Endpo
 		}
 	}
 	if t := p.hub.Records().Get(); t.Known() {
-		if faults := endpointFaults(t.View(), found[:1]); len(faults) > 0 {
+		if faults := p.endpointFaults(t.View(), found[:1]); len(faults) > 0 {
 			f := faults[0]
 			return e, &topology.Error{Kind: topology.ErrUnavailable, Code: f.Code, Item: f.Item, What: f.What, Remedy: f.Remedy}
 		}

@@ -93,6 +93,15 @@ func (p *Part) Called(e ovs.Endpoint) string {
 	return p.called(e)
 }
 
+// item names an endpoint in a fault, with its container.
+func (p *Part) item(e ovs.Endpoint) string {
+	item := "endpoint " + e.Name
+	if called := p.Called(e); called != "" {
+		item += ", " + called
+	}
+	return item
+}
+
 func (p *Part) calledEndpoint(e ovs.Endpoint) string {
 	return cmp.Or(p.Called(e), "endpoint "+e.Name)
 }

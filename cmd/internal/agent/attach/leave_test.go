@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/baize-net/baize/ovs"
+	"github.com/baize-net/baize/topology"
 )
 
 // A network is closed before it is given back, at a moment when no request, promise or
@@ -54,4 +55,20 @@ func TestCloseIdle(t *testing.T) {
 			end()
 		})
 	}
+}
+
+// A fault of an endpoint names its container (U13).
+func TestFaultsNameContainers(t *testing.T) {
+	p := &Part{}
+	endpoints := []ovs.Endpoint{{Name: "docker-1", Network: "gone"}, {Name: "c1", Network: "gone"}}
+	p.SetCalled(func(e ovs.Endpoint) string {
+		if e.Name == "docker-1" {
+			return "container web"
+		}
+		return ""
+	})
+	faults := p.endpointFaults(topology.View{}, endpoints)
+	require.Len(t, faults, 2)
+	require.Equal(t, "endpoint docker-1, container web", faults[0].Item)
+	require.Equal(t, "endpoint c1", faults[1].Item)
 }

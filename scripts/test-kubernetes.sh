@@ -1,12 +1,12 @@
 #!/bin/sh
-# What: builds Kubernetes, its tests of networks and CoreDNS, once, and runs the tests of
+# What: builds Kubernetes, its tests of networks, CoreDNS and Multus, once, and runs the tests of
 #       clusters whose network is Baize on them.
 # Why:  no image and no registry is needed: all of Kubernetes is one Go program (the
 #       module cmd/internal/kubernetes/cluster), containerd and runc are Debian's.
 # Use:  scripts/test-kubernetes.sh [--build|--lab]   (as root; --build: only build;
 #       --lab: only Kubernetes itself, which is all that 'baize lab up --kubernetes' needs)
 #       TESTFLAGS is passed to go test. The first build takes 15 minutes on two cores
-#       and 3 GB of memory; the programs (340 MB) stay in ~/.cache/baize.
+#       and 3 GB of memory; the programs (390 MB) stay in ~/.cache/baize.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -43,6 +43,7 @@ for old in "$cache"/v*; do
 done
 [ "${1-}" != --lab ] || exit 0
 program coredns cmd/internal/kubernetes/dns build .
+program multus cmd/internal/kubernetes/multus build .
 program e2e.test "$module" test -c ./e2e
 program ginkgo "$module" build github.com/onsi/ginkgo/v2/ginkgo
 # What the suite's pods run, and its certificate, which is in no package.

@@ -11,19 +11,10 @@ import (
 	"github.com/mdlayher/packet"
 )
 
-const (
-	// announceCount and announceInterval: RFC 5227 section 1.1 announces twice,
-	// two seconds apart. Somebody is waiting for the endpoint, and what would
-	// swallow the first (a flow that is not in yet) is over sooner.
-	announceCount    = 2
-	announceInterval = 200 * time.Millisecond
-)
-
 // Announce tells the network who owns the addresses of an interface inside a
 // namespace: an ARP announcement (RFC 5227 section 3) for each IPv4 address, an
 // unsolicited neighbour advertisement (RFC 4861 section 7.2.6) for each IPv6
-// one. Each is sent twice within a fraction of a second; Announce returns after
-// the last.
+// one. RFC 5227 announces twice: it is for the caller to do so again.
 func Announce(ctx context.Context, pathOrName, ifname string, mac net.HardwareAddr, addrs []netip.Addr) error {
 	if len(mac) != 6 {
 		return fmt.Errorf("announcing on %s: %q is not an Ethernet address", ifname, mac)
@@ -45,23 +36,14 @@ func Announce(ctx context.Context, pathOrName, ifname string, mac net.HardwareAd
 	}
 	defer conn.Close()
 
-	for i := range announceCount {
-		if i > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(announceInterval):
-			}
+	for _, a := range addrs {
+		frame := arpAnnouncement(mac, a)
+		if a.Unmap().Is6() {
+			frame = neighbourAdvertisement(mac, a)
 		}
-		for _, a := range addrs {
-			frame := arpAnnouncement(mac, a)
-			if a.Unmap().Is6() {
-				frame = neighbourAdvertisement(mac, a)
-			}
-			dst := net.HardwareAddr(frame[:6])
-			if _, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: dst}); err != nil {
-				return failed(item, "announcing "+a.String(), err)
-			}
+		dst := net.HardwareAddr(frame[:6])
+		if _, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: dst}); err != nil {
+			return failed(item, "announcing "+a.String(), err)
 		}
 	}
 	return nil

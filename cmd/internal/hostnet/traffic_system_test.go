@@ -83,7 +83,7 @@ func TestAnnounce(t *testing.T) {
 			}
 		}
 		for _, n := range want {
-			if n < announceCount {
+			if n == 0 {
 				return false
 			}
 		}
@@ -93,6 +93,7 @@ func TestAnnounce(t *testing.T) {
 	require.Error(t, Announce(t.Context(), ns, "eth9", s.MAC, addrs))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
+	mustIP(t, "link set "+s.HostIfname+" down")
 	require.ErrorIs(t, Announce(ctx, ns, "eth0", s.MAC, addrs), context.Canceled)
 }
 

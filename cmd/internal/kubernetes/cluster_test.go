@@ -42,6 +42,8 @@ type cluster struct {
 	nodes []string // their names
 	// provider: pods have Baize's own CNI plugin, and not flannel's.
 	provider bool
+	// multus: what runtimes call is Multus, which calls the plugin.
+	multus bool
 	// kubelets and runtimes are those of nodes.
 	kubelets, runtimes map[string]kubernetes.Process
 	api                kubernetes.Process
@@ -113,6 +115,9 @@ func (c *cluster) startNodes(network func(node string)) {
 	if filepath.Dir(c.k.CNIBin) == c.dir {
 		require.NoError(c.T, c.k.WritePlugins())
 		c.writePlugin()
+		if c.multus {
+			c.writeMultus()
+		}
 	}
 	for _, n := range c.k.Nodes {
 		var err error

@@ -62,16 +62,21 @@ func TestPodNetworks(t *testing.T) {
 
 // pod is one with a server, in networks of Baize's.
 func pod(name, node, networks string) string {
+	return annotated(name, node, "baize.network/networks", networks)
+}
+
+// annotated is one whose networks another annotation says.
+func annotated(name, node, annotation, networks string) string {
 	return fmt.Sprintf(`---
 apiVersion: v1
 kind: Pod
-metadata: {name: %s, annotations: {baize.network/networks: %q}}
+metadata: {name: %s, annotations: {%s: %q}}
 spec:
   nodeName: %s
   terminationGracePeriodSeconds: 0
   containers:
   - {name: c, image: %q, command: [sh, -c, %s]}
-`, name, networks, node, kubernetes.Image,
+`, name, annotation, networks, node, kubernetes.Image,
 		"mkdir /www && dd if=/dev/zero of=/www/bulk bs=1M count=20 && httpd -f -p 8080 -h /www")
 }
 

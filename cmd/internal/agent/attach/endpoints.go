@@ -81,6 +81,9 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 		p.later(func(ctx context.Context) { p.announce(ctx, attached) })
 	} else if err := p.host.Announce(ctx, e.Netns, e.Ifname, e.MAC, e.IPs); err != nil {
 		p.log.Warnf("announce endpoint %s: %v", e.Name, err)
+	} else {
+		attached := e
+		p.later(func(ctx context.Context) { p.announceAgain(ctx, attached, attached.Ifname) })
 	}
 	p.log.Infof("endpoint %s attached to network %s: %v %s", e.Name, e.Network, e.IPs, e.MAC)
 	p.note(e, Attached, byRequest)

@@ -267,6 +267,24 @@ func (p *Part) announce(ctx context.Context, e ovs.Endpoint) {
 	}
 	if err != nil {
 		p.log.Debugf("announce endpoint %s: %v", e.Name, err)
+		return
+	}
+	p.announceAgain(ctx, e, ifname)
+}
+
+// announceAfter: RFC 5227 section 1.1 announces twice, two seconds apart. What would swallow
+// the first (a flow at a peer that is not in yet) is over sooner.
+const announceAfter = 200 * time.Millisecond
+
+// announceAgain announces for the second time.
+func (p *Part) announceAgain(ctx context.Context, e ovs.Endpoint, ifname string) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(announceAfter):
+	}
+	if err := p.host.Announce(ctx, e.Netns, ifname, e.MAC, e.IPs); err != nil {
+		p.log.Debugf("announce endpoint %s: %v", e.Name, err)
 	}
 }
 

@@ -11,6 +11,7 @@ package openvswitch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -137,6 +138,9 @@ type Part struct {
 	// patience is when inputs are waited for no longer; zero before the first
 	// topology. Only the passes use it.
 	patience time.Time
+	// neighbours are the link addresses that the userspace datapath was given. Only the
+	// passes use them.
+	neighbours neighbours
 	// built is the wanted state of the last pass. Only the passes use it.
 	built   built
 	builder pipeline.Builder
@@ -484,9 +488,19 @@ func firstTunnel(before, after ovs.Observed) bool {
 	return false
 }
 
+// neighbours are what an ovs-vswitchd was given: of each peer's address the bridge, link
+// address and port. One that was started anew has forgotten it.
+type neighbours struct {
+	lost uint64 // Totals.Lost when it was given
+	of   map[netip.Addr]string
+}
+
 // setNeighbours gives the userspace datapath the peers' link addresses, so
 // that the first packet to a peer does not wait for ARP.
 func (p *Part) setNeighbours(ctx context.Context, o Outcome) {
+	if lost := p.Totals().Lost; p.neighbours.of == nil || p.neighbours.lost != lost {
+		p.neighbours = neighbours{lost, map[netip.Addr]string{}}
+	}
 	done, tunnels := map[string]bool{}, o.Observed.Tunnels()
 	for _, n := range o.View.Networks {
 		for _, peer := range n.Peers {
@@ -499,13 +513,19 @@ func (p *Part) setNeighbours(ctx context.Context, o Outcome) {
 				continue
 			}
 			done[peer.Node] = true
+			given := fmt.Sprint(bridge, peer.RemoteMAC, port.OFPort)
+			if p.neighbours.of[peer.Remote] == given {
+				continue
+			}
 			mac, err := topology.ParseMAC(peer.RemoteMAC)
 			if err == nil {
 				err = p.flows.NeighSet(ctx, bridge, peer.Remote, mac)
 			}
 			if err != nil {
 				p.log.Debugf("neighbour %s: %v", peer.Remote, err)
+				continue
 			}
+			p.neighbours.of[peer.Remote] = given
 		}
 	}
 }

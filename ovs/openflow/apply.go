@@ -38,7 +38,7 @@ func (c *Client) Apply(ctx context.Context, add []ovs.BoundFlow, del []ovs.FlowI
 	// deadline. This runner keeps both.
 	var failed error
 	pipe := func(stdin io.Reader, name string, args ...string) ([]byte, error) {
-		out, err := c.run(ctx, stdin, name, args...)
+		out, err := c.pipe(ctx, stdin, name, args...)
 		failed = err
 		return []byte(out), err
 	}

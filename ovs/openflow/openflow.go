@@ -46,10 +46,13 @@ type Config struct {
 	// Timeout bounds every command; a command that takes longer is killed. Zero
 	// means DefaultTimeout.
 	Timeout time.Duration
+	// Spare: flows are changed again and again, and the command for the next change is
+	// started ahead. Then Close has to be called.
+	Spare bool
 }
 
 // Client works on one bridge's flows. Its methods may be called from any
-// goroutine. It has no state to close.
+// goroutine. It has no state to close, unless Config.Spare says so.
 type Client struct {
 	cfg Config
 
@@ -57,6 +60,9 @@ type Client struct {
 	// expected are the events our own Apply causes, so that Monitor does not
 	// report them.
 	expected map[event]pending
+	// spare is the command for the next change; closed: there is to be none.
+	spare  *spare
+	closed bool
 }
 
 // New returns a client. It runs nothing.

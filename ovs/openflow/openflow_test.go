@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +37,9 @@ func start(t testing.TB) (*ovstest.OVS, *openflow.Client) {
 		"--", "add-port", "br-t", "p1", "--", "set", "interface", "p1", "ofport_request=1",
 		"--", "add-port", "br-t", "p2", "--", "set", "interface", "p2", "ofport_request=2",
 		"--", "add-port", "br-t", "p3", "--", "set", "interface", "p3", "ofport_request=3")
-	return o, openflow.New(openflow.Config{Bridge: "br-t", RunDir: o.RunDir(), Timeout: time.Minute})
+	c := openflow.New(openflow.Config{Bridge: "br-t", RunDir: o.RunDir(), Timeout: time.Minute, Spare: true})
+	t.Cleanup(c.Close)
+	return o, c
 }
 
 func flow(table, priority int, match, actions string) ovs.BoundFlow {
@@ -408,6 +413,50 @@ func TestBridgeNamedLikeAFile(t *testing.T) {
 	require.NoError(t, os.WriteFile("br-t", []byte("priority=1,actions=drop\n"), 0o600))
 	require.NoError(t, c.Apply(t.Context(), sample(), nil))
 	require.Empty(t, audit(t, c, sample()))
+}
+
+// The command for the next change waits already, and gets along with whatever becomes of it
+// and of ovs-vswitchd.
+func TestSpare(t *testing.T) {
+	o, c := start(t)
+	waiting := func() (pids []int) {
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		require.NoError(t, err)
+		for _, f := range files {
+			line, _ := os.ReadFile(f) // one that has ended is none
+			if strings.Contains(string(line), "--bundle") && strings.Contains(string(line), o.RunDir()) {
+				pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+				require.NoError(t, err)
+				pids = append(pids, pid)
+			}
+		}
+		return pids
+	}
+	one := func() int {
+		require.Eventually(t, func() bool { return len(waiting()) == 1 }, wait, tick)
+		return waiting()[0]
+	}
+	require.Empty(t, waiting())
+	require.NoError(t, c.Apply(t.Context(), sample(), nil))
+	first := one()
+	require.NoError(t, c.Apply(t.Context(), many(2000, 2), nil), "more than a pipe holds")
+	require.NotEqual(t, first, one(), "each is used once")
+	require.Empty(t, audit(t, c, append(sample(), many(2000, 2)...)))
+
+	require.NoError(t, syscall.Kill(one(), syscall.SIGKILL))
+	require.NoError(t, c.Apply(t.Context(), nil, ids(many(2000, 2))), "somebody has killed it")
+	require.Empty(t, audit(t, c, sample()))
+
+	one()
+	require.ErrorContains(t, c.Apply(t.Context(), []ovs.BoundFlow{flow(1, 1, "in_port=nowhere", "drop")}, nil), "refused")
+	require.Empty(t, audit(t, c, sample()))
+
+	one()
+	c.Close()
+	require.Empty(t, waiting())
+	require.NoError(t, c.Apply(t.Context(), nil, ids(sample())))
+	require.Empty(t, observe(t, c).Flows)
+	require.Empty(t, waiting(), "nobody would end it")
 }
 
 func TestNeighSet(t *testing.T) {

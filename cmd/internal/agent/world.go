@@ -151,13 +151,13 @@ func localWorld(cfg Config, log *logrus.Logger) (World, error) {
 		return w, err
 	}
 	w.Database = db
-	flows := openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir})
+	flows := openflow.New(openflow.Config{Bridge: cfg.Bridge, RunDir: cfg.OVSRunDir, Spare: true})
 	w.Flows = flows
 	w.Probes = flows.Packets(openflow.PacketsConfig{
 		ID: pipeline.ProbeController, Rate: mesh.MostPackets, Burst: mesh.MostBurst,
 	})
 	w.Echo = hostnet.NewEcho(uint16(os.Getpid()))
-	w.closers = append(w.closers, db.Close)
+	w.closers = append(w.closers, db.Close, flows.Close)
 	w.Datapath, w.DatapathReason = chooseDatapath(cfg, log)
 	w.Kinds = cfg.kinds
 	return w, nil

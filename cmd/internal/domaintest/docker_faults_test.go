@@ -168,11 +168,30 @@ func (p plugin) portNamedAtBoot(host string) {
 	p.docker(host, "rm", "-f", "booted")
 }
 
+// addressAfterKill kills the engine, and has an agent that has just started beside it. The
+// next engine ends the container, tells the driver nothing of that, and starts it again with
+// its address.
+func (p plugin) addressAfterKill(host string) {
+	p.container(host, "fixed", "--network", "shop", "--restart", "always", "--ip", "10.7.252.9")
+	before := p.docker(host, "inspect", "-f", "{{.State.Pid}}", "fixed")
+	require.NoError(p.T, p.Host(host).StopService(p.T.Context(), lab.ServiceAgent))
+	require.NoError(p.T, p.Host(host).StartService(p.T.Context(), lab.ServiceAgent))
+	require.NoError(p.T, p.Host(host).Kill(p.T.Context(), lab.ServiceDockerd, unix.SIGKILL))
+	require.NoError(p.T, p.Host(host).AwaitService(p.T.Context(), lab.ServiceDockerd))
+	p.Await("the container to run again", func() (bool, string) {
+		now := p.docker(host, "inspect", "-f", "{{.State.Running}} {{.State.Pid}} {{.State.Error}}", "fixed")
+		return strings.HasPrefix(now, "true ") && !strings.HasPrefix(now, "true "+before+" "), now
+	})
+	p.docker(host, "rm", "-f", "fixed")
+	p.nothingLeft(host)
+}
+
 func testDockerEngine(p plugin) {
 	p.container("host1", "peer", "--network", "shop")
 	p.container("host2", "server", "--network", "shop")
 	restart := func() { p.restartEngine("host2") }
 	p.portNamedAtBoot("host2")
+	p.addressAfterKill("host2")
 	p.docker("host2", "start", "server")
 	p.reach("host1", "peer", p.addr("host2", "server", "shop"))
 	p.nothingLeft("host2")

@@ -96,6 +96,7 @@ func TestEngines(t *testing.T) {
 				p.docker(h, "rm", "-f", "named")
 				p.portNamedAtBoot(h)
 			},
+			"an engine is killed": func(p plugin) { p.addressAfterKill(h) },
 		} {
 			t.Run(kinds[h]+"/"+name, func(t *testing.T) { test(plugin{d.in(t)}) })
 		}

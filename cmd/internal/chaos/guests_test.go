@@ -203,8 +203,10 @@ func (c *chaos) engines() {
 		addr, err := c.address(guest{peer, h, true})
 		require.NoError(c.T, err)
 		c.Must(h, dockerCLI, "rm", "-f", peer)
-		// It keeps its address when it is started again.
-		c.Must(h, dockerCLI, "run", "-d", "--init", "--name", peer, "--network", "shop", "--ip", addr.String(),
+		// It keeps its address when it is started again: none that another one is given while it is away.
+		b := addr.As4()
+		b[3] = 250
+		c.Must(h, dockerCLI, "run", "-d", "--init", "--name", peer, "--network", "shop", "--ip", netip.AddrFrom4(b).String(),
 			lab.DockerImage, "sleep", "100000")
 	}
 }

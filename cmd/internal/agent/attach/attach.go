@@ -123,7 +123,6 @@ type Part struct {
 	log    *logrus.Entry
 	// userspace: the datapath reads frames from packet sockets.
 	userspace bool
-	called    func(ovs.Endpoint) string
 	faults    part.Faults
 	deeds     *part.Queue[Deed]
 	// mtus are those that the endpoints' devices are known to have at the most, by

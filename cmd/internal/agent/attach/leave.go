@@ -19,7 +19,7 @@ import (
 
 // SetCalled says what people call an endpoint, a container for example; "" where
 // they do not.
-func (p *Part) SetCalled(called func(ovs.Endpoint) string) { p.called = called }
+func (p *Part) SetCalled(called func(ovs.Endpoint) string) { p.records.called = called }
 
 // CloseUnused closes a network of which this node has the subnets own, unless
 // others or endpoints use it. It says what does, in words.
@@ -86,17 +86,17 @@ func (r *records) begin(network string) (closed bool, end func()) {
 }
 
 // Called is what people call an endpoint; "" where they do not.
-func (p *Part) Called(e ovs.Endpoint) string {
-	if p.called == nil {
+func (r *records) Called(e ovs.Endpoint) string {
+	if r.called == nil {
 		return ""
 	}
-	return p.called(e)
+	return r.called(e)
 }
 
 // item names an endpoint in a fault, with its container.
-func (p *Part) item(e ovs.Endpoint) string {
+func (r *records) item(e ovs.Endpoint) string {
 	item := "endpoint " + e.Name
-	if called := p.Called(e); called != "" {
+	if called := r.Called(e); called != "" {
 		item += ", " + called
 	}
 	return item

@@ -59,7 +59,7 @@ func TestCloseIdle(t *testing.T) {
 
 // A fault of an endpoint names its container (U13).
 func TestFaultsNameContainers(t *testing.T) {
-	p := &Part{}
+	p := &Part{records: newRecords(filepath.Join(t.TempDir(), recordsFile))}
 	endpoints := []ovs.Endpoint{{Name: "docker-1", Network: "gone"}, {Name: "c1", Network: "gone"}}
 	p.SetCalled(func(e ovs.Endpoint) string {
 		if e.Name == "docker-1" {
@@ -71,4 +71,8 @@ func TestFaultsNameContainers(t *testing.T) {
 	require.Len(t, faults, 2)
 	require.Equal(t, "endpoint docker-1, container web", faults[0].Item)
 	require.Equal(t, "endpoint c1", faults[1].Item)
+
+	web := netip.MustParseAddr("10.1.5.2")
+	require.NoError(t, p.put(ovs.Endpoint{Name: "docker-1", Network: "blue", Port: "bz-web", IPs: []netip.Addr{web}}))
+	require.Equal(t, "endpoint docker-1, container web", p.taken("blue")[web])
 }

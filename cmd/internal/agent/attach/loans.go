@@ -72,12 +72,7 @@ func (p *Part) Probe(ctx context.Context, c topology.Claim) (holder string, err 
 	if err := p.save(); err != nil {
 		p.log.Warn(err)
 	}
-	e := ports[found.Device]
-	holder = "endpoint " + e.Name
-	if called := p.Called(e); called != "" {
-		holder += ", " + called
-	}
-	return fmt.Sprintf("%s, which nobody gave it: %s answers for it", holder, found.MAC), nil
+	return fmt.Sprintf("%s, which nobody gave it: %s answers for it", p.item(ports[found.Device]), found.MAC), nil
 }
 
 // Settle implements membership.Lender.

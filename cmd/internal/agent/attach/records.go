@@ -66,6 +66,8 @@ type records struct {
 	file  string
 	disk  atomicfile.Writer
 	known *part.Cell[Known]
+	// called says what people call an endpoint; nil: nobody knows.
+	called func(ovs.Endpoint) string
 
 	mu        sync.Mutex
 	endpoints map[string]ovs.Endpoint // by port
@@ -530,16 +532,16 @@ func (r *records) taken(network string) map[netip.Addr]string {
 			}
 			// An endpoint with that address would have its MAC.
 			if a, ok := topology.AddrOfMAC(e.MAC.String()); ok && taken[a] == "" {
-				taken[a] = "endpoint " + e.Name + ", whose MAC is made of it"
+				taken[a] = r.item(e) + ", whose MAC is made of it"
 			}
 			// A wider prefix is what the endpoint forwards for, not what it has.
 			for _, a := range e.Allow {
 				if a.IsSingleIP() && taken[a.Addr()] == "" {
-					taken[a.Addr()] = "endpoint " + e.Name + ", which is allowed it"
+					taken[a.Addr()] = r.item(e) + ", which is allowed it"
 				}
 			}
 			for _, ip := range e.IPs {
-				taken[ip] = "endpoint " + e.Name
+				taken[ip] = r.item(e)
 			}
 		}
 	}

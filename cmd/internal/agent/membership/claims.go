@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -305,8 +306,8 @@ func (p *Part) answerOne(ctx context.Context, s *topology.Snapshot, home topolog
 
 // lend lends an address, or says what has it.
 func (p *Part) lend(s *topology.Snapshot, c topology.Claim) (holder string) {
-	if holder = p.lender.Lend(c); holder == "" {
-		return ""
+	if holder = p.lender.Lend(c); holder == "" || strings.Contains(holder, ", container ") {
+		return holder
 	}
 	if called := topology.DescribeEndpoint("", s.LookupAddr(c.Network, c.Addr)); called != "" {
 		holder += ", " + called

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What: time of ADD and DEL of baize-cni, for an endpoint of a network and for a container
-#       that its host routes to, beside the reference plugin bridge with host-local, in
-#       one run.
+#       that its host routes to, beside the reference plugin bridge with host-local, with
+#       IPv4 alone and with both families, in one run.
 # Why:  a pod waits for it.
 # Use:  scripts/bench-cni.sh, as root; builds bin/baize where it is missing.
 #       ROUNDS=30 sets how many of each, PLUGINS=/usr/lib/cni where the reference plugins are.
@@ -30,17 +30,23 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 1' INT TERM
 
-"$baize" lab up --name "$lab" --hosts 2 >/dev/null
-cat >"$work/subnet.env" <<'END'
-FLANNEL_NETWORK=10.88.0.0/16
-FLANNEL_SUBNET=10.88.1.1/24
-FLANNEL_MTU=1450
-FLANNEL_IPMASQ=false
-END
+"$baize" lab up --name "$lab" --hosts 2 \
+	--network four=10.1.0.0/16 --network both=10.2.0.0/16 --network both=fd00:2::/48 >/dev/null
+four='FLANNEL_NETWORK=10.88.0.0/16 FLANNEL_SUBNET=10.88.1.1/24 FLANNEL_MTU=1450 FLANNEL_IPMASQ=false'
+six='FLANNEL_IPV6_NETWORK=fd00:88::/48 FLANNEL_IPV6_SUBNET=fd00:88:0:1::1/64'
+echo "$four" | tr ' ' '\n' >"$work/four.env"
+echo "$four $six" | tr ' ' '\n' >"$work/both.env"
 conf() { printf '{"cniVersion": "1.0.0", "name": "bench-%s", %s}\n' "$1" "$2" >"$work/$1.conf"; }
-conf bridge '"type": "bridge", "bridge": "bench0", "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.89.0.0/16"}'
-conf endpoint '"type": "baize-cni", "network": "blue"'
-conf routed '"type": "baize-cni", "subnetFile": "'"$work"'/subnet.env"'
+# bridge NAME RANGES
+bridge() {
+	conf "bridge-$1" "\"type\": \"bridge\", \"bridge\": \"bench-$1\", \"ipam\": {\"type\": \"host-local\", \"ranges\": [$2]}"
+}
+bridge four '[{"subnet": "10.89.0.0/16"}]'
+bridge both '[{"subnet": "10.90.0.0/16"}], [{"subnet": "fd00:90::/64"}]'
+for families in four both; do
+	conf "endpoint-$families" "\"type\": \"baize-cni\", \"network\": \"$families\""
+	conf "routed-$families" "\"type\": \"baize-cni\", \"subnetFile\": \"$work/$families.env\""
+done
 
 # One shell on the host does it all: what starts it is not measured. In turns, so that a busy
 # moment hits all; the first round warms up and counts not.
@@ -48,7 +54,7 @@ cat >"$work/measure" <<'END'
 set -eu
 verb() { # VERB WAY CONTAINER: notes microseconds
 	case $2 in
-	bridge) plugin=$plugins/bridge ;;
+	bridge-*) plugin=$plugins/bridge ;;
 	*) plugin=$baize-cni ;;
 	esac
 	begin=$(date +%s%N)
@@ -62,7 +68,7 @@ verb() { # VERB WAY CONTAINER: notes microseconds
 }
 i=0
 while [ $i -le "$rounds" ]; do
-	for way in bridge endpoint routed; do
+	for way in bridge-four endpoint-four routed-four bridge-both endpoint-both routed-both; do
 		ip netns add "bench$i$way"
 		ip -n "bench$i$way" link set dev lo up
 		verb ADD $way "bench$i$way"
@@ -78,12 +84,16 @@ END
 quarter() { sort -n "$1" | awk -v q="$2" '{ v[NR] = $1 } END { print v[int((NR - 1) * q / 4) + 1] }'; }
 echo "median of $rounds, in brackets the middle half; beside the reference plugin bridge with host-local:"
 row() { # VERB WAY NAME
-	awk -v n="$1, $3" -v m="$(quarter "$work/$1.$2" 2)" -v l="$(quarter "$work/$1.$2" 1)" -v h="$(quarter "$work/$1.$2" 3)" \
-		-v b="$(quarter "$work/$1.bridge" 2)" \
-		'BEGIN { printf "%-40s %6.1f ms  %5.2f (%.2f to %.2f)\n", n, m / 1000, m / b, l / b, h / b }'
+	f=$work/$1.$2
+	awk -v n="  $1, $3" -v m="$(quarter "$f" 2)" -v l="$(quarter "$f" 1)" -v h="$(quarter "$f" 3)" \
+		-v b="$(quarter "$work/$1.bridge-${2#*-}" 2)" \
+		'BEGIN { printf "%-36s %7.1f ms  %5.2f (%.2f to %.2f)\n", n, m / 1000, m / b, l / b, h / b }'
 }
-for verb in ADD DEL; do
-	row $verb bridge 'bridge'
-	row $verb endpoint 'an endpoint of a network'
-	row $verb routed 'routed by its host'
+for families in four both; do
+	[ $families = four ] && echo 'IPv4 alone' || echo 'both families'
+	for verb in ADD DEL; do
+		row $verb bridge-$families bridge
+		row $verb endpoint-$families 'an endpoint of a network'
+		row $verb routed-$families 'routed by its host'
+	done
 done

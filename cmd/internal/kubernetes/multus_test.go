@@ -21,8 +21,8 @@ import (
 const multusNetworks = "k8s.v1.cni.cncf.io/networks"
 
 // TestMultus is a cluster with Multus: it gives pods their first interface by the plugin of
-// the cluster's network, and a second one by docs/kubernetes.md's NetworkAttachmentDefinition.
-// Of both providers of pods' first interface there is one each.
+// the cluster's network, whichever that is, and a second one by the NetworkAttachmentDefinition
+// of docs/kubernetes.md.
 func TestMultus(t *testing.T) {
 	for name, provider := range map[string]bool{"with Baize's plugin": true, "in flannel's place": false} {
 		t.Run(name, func(t *testing.T) { testMultus(t, provider) })
@@ -51,13 +51,13 @@ func testMultus(t *testing.T, provider bool) {
 
 	c.oneEthernet()
 	c.matrix()
-	for i, n := range c.nodes {
+	for _, n := range c.nodes {
 		assert.Empty(t, c.AgentStatus(n).Problems, n)
 		require.Len(t, c.podEndpoints(n), 1)
-		assert.Equal(t, "peer-"+n, c.podEndpoints(n)[0].Container)
+		assert.Equal(t, "default/peer-"+n, c.podEndpoints(n)[0].Container)
 		// Multus tells Kubernetes of it.
 		status := c.must("get", "pod", "peer-"+n, "-o", `jsonpath={.metadata.annotations.k8s\.v1\.cni\.cncf\.io/network-status}`)
-		assert.Contains(t, status, c.second("peer-"+n).String(), "host %d", i)
+		assert.Contains(t, status, c.second("peer-"+n).String())
 	}
 
 	// An address and a MAC that somebody wants, and an end without an agent.

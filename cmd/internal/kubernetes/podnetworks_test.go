@@ -3,7 +3,6 @@
 package kubernetes_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -43,7 +42,6 @@ func TestPodNetworks(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	c.delegated()
 	c.withoutAgent(agents)
 	c.staysWithPod()
 	for _, n := range c.nodes {
@@ -135,37 +133,6 @@ func (c *cluster) oneEthernet() {
 		heard := []int{other.Count([]byte("to all of blue")), stranger.Count([]byte("to all of blue"))}
 		return heard[0] > 0 && heard[1] > 0, fmt.Sprint(heard)
 	})
-}
-
-// delegated calls the plugin as Multus does for a NetworkAttachmentDefinition: the pod has
-// its first interface, which is another configuration's.
-func (c *cluster) delegated() {
-	t := c.T
-	t.Helper()
-	netns := "/run/netns/" + c.podNetns("host1", "client-host1")[strings.LastIndex(
-		c.podNetns("host1", "client-host1"), "/")+1:]
-	call := func(verb string) (string, error) {
-		return c.Run("host1", "env", "CNI_COMMAND="+verb, "CNI_CONTAINERID=multus", "CNI_NETNS="+netns, "CNI_IFNAME=net1",
-			"CNI_PATH="+c.k.CNIBin, "CNI_ARGS=IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=client-host1",
-			"sh", "-c", `printf %s "$0" | "$1"`,
-			`{"cniVersion": "0.3.1", "name": "blue", "type": "baize-cni"}`, c.k.CNIBin+"/baize-cni")
-	}
-	out, err := call("ADD")
-	require.NoError(t, err, out)
-	var result struct {
-		IPs []struct{ Address string }
-	}
-	require.NoError(t, json.Unmarshal([]byte(out), &result), out)
-	require.NotEmpty(t, result.IPs, out)
-	assert.Equal(t, c.second("client-host1").String()+"/16", result.IPs[0].Address)
-	_, err = c.inPod("client-host1", "ping", "-c", "1", "-W", "5", c.second("peer-host2").String())
-	assert.NoError(t, err)
-	c.ways("host1", "host2", 0)
-	out, err = call("DEL")
-	assert.NoError(t, err, out)
-	c.ways("host1", "host2", 0)
-	_, err = c.inPod("client-host1", "ip", "link", "show", "dev", "net1")
-	assert.Error(t, err, "it is gone")
 }
 
 // withoutAgent ends an agent: what is there goes on, pods without further interfaces

@@ -1,6 +1,7 @@
 package etcdstore_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/baize-net/baize/topology/etcdserver/etcdtest"
 	"github.com/baize-net/baize/topology/etcdstore"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func TestOpenRefuses(t *testing.T) {
@@ -56,14 +58,24 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// closedPort is an address that refuses connections: a socket has the port, so that no other
+// test gets it, and does not listen.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	at, err := unix.Getsockname(fd)
+	require.NoError(t, err)
+	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
+}
+
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := l.Addr().String()
-	require.NoError(t, l.Close())
+	addr := closedPort(t)
 	start := time.Now()
-	err = open(t, etcdstore.Config{Endpoints: []string{"http://" + addr}}).Check(t.Context())
+	err := open(t, etcdstore.Config{Endpoints: []string{"http://" + addr}}).Check(t.Context())
 	refused(t, err, topology.ErrUnavailable, "http://"+addr+": connection refused", "check that etcd runs")
 	require.Less(t, time.Since(start), patience)
 	// With a password too: Open does not connect.

@@ -33,9 +33,11 @@ const (
 	queryEvery   = 100 * time.Millisecond
 	queryTimeout = 5 * time.Second
 	// queryQuiet is for how long nothing more arrives before the rest is taken
-	// for lost. Datagrams that take the detour by ovs-vswitchd are overtaken by
-	// the queries behind them.
-	queryQuiet = time.Second
+	// for lost, and quietAnswers how many answers in a row have to say so: a
+	// busy machine may ask seldom. Datagrams that take the detour by
+	// ovs-vswitchd are overtaken by the queries behind them.
+	queryQuiet   = time.Second
+	quietAnswers = 6
 )
 
 // Datagrams is the result of a UDP probe.
@@ -158,11 +160,11 @@ func intact(b []byte) bool {
 	return crc32.Checksum(b[:end], castagnoli) == binary.BigEndian.Uint32(b[end:])
 }
 
-// ask repeats the query until all have arrived or the count stands still for
-// queryQuiet: datagrams may still be on their way at the first ones.
+// ask repeats the query until all have arrived or the count stands still: datagrams
+// may still be on their way at the first ones.
 func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
-	answered, last := false, -1
-	var since time.Time // the count is last
+	answered, last, still := false, -1, 0
+	var since time.Time // the count is last, in still answers
 	for deadline := time.Now().Add(queryTimeout); time.Now().Before(deadline); {
 		ok, err := d.query(conn, id)
 		if err != nil {
@@ -170,9 +172,12 @@ func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
 		}
 		answered = answered || ok
 		if ok && d.Received != last {
-			last, since = d.Received, time.Now()
+			last, since, still = d.Received, time.Now(), 0
 		}
-		if ok && (d.Received == d.Sent || time.Since(since) >= queryQuiet) {
+		if ok {
+			still++
+		}
+		if ok && (d.Received == d.Sent || still >= quietAnswers && time.Since(since) >= queryQuiet) {
 			return nil
 		}
 		if !sleep(ctx, queryEvery) {
@@ -188,10 +193,10 @@ func (d *Datagrams) ask(ctx context.Context, conn net.Conn, id uint64) error {
 // query asks once and takes the answer. ok is false where none came within
 // queryEvery: that is no error, and neither is what else was received.
 func (d *Datagrams) query(conn net.Conn, id uint64) (ok bool, err error) {
+	_, _ = conn.Write(datagram(kindQuery, id, uint64(d.Sent)))
 	if err := conn.SetReadDeadline(time.Now().Add(queryEvery)); err != nil {
 		return false, err
 	}
-	_, _ = conn.Write(datagram(kindQuery, id, uint64(d.Sent)))
 	buf := make([]byte, answerLen)
 	n, err := conn.Read(buf)
 	if err != nil {

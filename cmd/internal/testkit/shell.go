@@ -13,6 +13,7 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // Shells are those that the program has completion for: how each is started
@@ -62,15 +63,20 @@ func StartShell(t testing.TB, argv, env []string, dir, setup string) *Shell {
 	s := &Shell{t: t, out: new(Output)}
 	s.tty, err = pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 250})
 	require.NoError(t, err)
+	// Close is to end a read, whoever has the terminal still; pty has made it one that blocks.
+	raw, err := s.tty.SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) { err = unix.SetNonblock(int(fd), true) }))
+	require.NoError(t, err)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_, _ = io.Copy(s.out, s.tty) // until nobody has the terminal any more
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // a terminal of its own is a session of its own
 		_ = s.tty.Close()
+		_ = cmd.Wait()
 		<-ended
 	})
 	s.write(setup + "\n")

@@ -133,8 +133,8 @@ type Part struct {
 	lingering map[string]time.Time
 
 	// background is what goes on after a request was answered, until lifetime
-	// ends; Run sets it.
-	mu         sync.Mutex
+	// ends; Run sets it. It has a lock of its own: mu is that of the records.
+	lifetimeMu sync.Mutex
 	lifetime   context.Context
 	background sync.WaitGroup
 
@@ -169,9 +169,9 @@ func (p *Part) FaultsWake(s part.Signal) { p.faults.Wakes(s) }
 func (p *Part) Run(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	p.mu.Lock()
+	p.lifetimeMu.Lock()
 	p.lifetime = ctx
-	p.mu.Unlock()
+	p.lifetimeMu.Unlock()
 	if err := p.loadOnce(); err != nil {
 		p.log.Warn(err)
 	}
@@ -427,9 +427,9 @@ func hasSubnets(n topology.NetworkView) bool {
 // stops undoes what is not done rather than leave half of it.
 func (p *Part) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, endpointTimeout)
-	p.mu.Lock()
+	p.lifetimeMu.Lock()
 	lifetime := p.lifetime
-	p.mu.Unlock()
+	p.lifetimeMu.Unlock()
 	if lifetime == nil {
 		return ctx, cancel
 	}
@@ -439,9 +439,9 @@ func (p *Part) limit(ctx context.Context) (context.Context, context.CancelFunc) 
 
 // later runs f after the request was answered, until the part ends.
 func (p *Part) later(f func(ctx context.Context)) {
-	p.mu.Lock()
+	p.lifetimeMu.Lock()
 	ctx := p.lifetime
-	p.mu.Unlock()
+	p.lifetimeMu.Unlock()
 	if ctx == nil || ctx.Err() != nil {
 		return
 	}

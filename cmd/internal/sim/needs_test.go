@@ -106,6 +106,22 @@ func TestLeaseFollowsUse(t *testing.T) {
 	})
 }
 
+// A network that is created a moment later than an endpoint in it is asked for, or whose
+// record is on its way, is waited for; one that is not there is refused soon.
+func TestNetworkOfThisMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := sim.New(t, 1, 1)
+		w.StartAll()
+		w.Pass(time.Minute)
+		time.AfterFunc(time.Second, func() { _ = w.CreateNetworkOf("blue", topology.VXLAN) })
+		require.NoError(t, w.Nodes[0].Add("blue", "c"))
+		begin := time.Now()
+		require.ErrorIs(t, w.Nodes[0].Add("green", "c"), topology.ErrNotFound)
+		require.Less(t, time.Since(begin), 5*time.Second)
+		w.Settle()
+	})
+}
+
 // A network gets a prefix of the other family while endpoints run in it: its nodes
 // lease subnets of that as well, and endpoints that come have addresses of both.
 func TestFamilyIsAdded(t *testing.T) {

@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/baize-net/baize/cmd/internal/agent/addresses"
 	"github.com/baize-net/baize/cmd/internal/agent/hub"
+	"github.com/baize-net/baize/cmd/internal/agent/part"
 	"github.com/baize-net/baize/cmd/internal/api"
 	"github.com/baize-net/baize/cmd/internal/hostnet"
 	"github.com/baize-net/baize/ovs"
@@ -47,7 +49,7 @@ func (p *Part) add(ctx context.Context, req api.EndpointRequest) (ovs.Endpoint, 
 	if err != nil {
 		return e, err
 	}
-	n, t, leave, err := p.enter(ctx, t, e.Network)
+	n, t, leave, err := p.enter(ctx, p.withNetwork(ctx, t, e.Network), e.Network)
 	defer leave()
 	if err != nil {
 		return e, err
@@ -128,6 +130,35 @@ func (p *Part) requested(req api.EndpointRequest) (ovs.Endpoint, hub.Topology, e
 		err = unknownTopology(req.Network)
 	}
 	return e, t, err
+}
+
+// networkWait is how long a network that is not there is waited for.
+const networkWait = 2 * time.Second
+
+// withNetwork returns a topology that has a network. One that was created a moment ago may
+// be on its way: who creates a network and attaches a namespace at once, with the same
+// script, is not told that there is none.
+func (p *Part) withNetwork(ctx context.Context, t hub.Topology, network string) hub.Topology {
+	wake := part.NewSignal()
+	p.hub.Records().Wakes(wake)
+	defer p.hub.Records().Forget(wake)
+	limit := time.NewTimer(networkWait)
+	defer limit.Stop()
+	for {
+		if _, there := t.Snapshot.Networks[network]; there {
+			return t
+		}
+		select {
+		case <-wake:
+			if now := p.hub.Records().Get(); now.Known() {
+				t = now
+			}
+		case <-limit.C:
+			return t
+		case <-ctx.Done():
+			return t
+		}
+	}
 }
 
 // plan chooses addresses and MAC. The endpoint is pending then: they are taken until

@@ -447,6 +447,15 @@ func TestSpare(t *testing.T) {
 	require.NoError(t, c.Apply(t.Context(), nil, ids(many(2000, 2))), "somebody has killed it")
 	require.Empty(t, audit(t, c, sample()))
 
+	waits := one()
+	o.KillVswitchd()
+	o.StartVswitchd()
+	require.Eventually(t, func() bool { seen, err := c.Observe(t.Context()); return err == nil && len(seen.Flows) == 0 }, wait, tick)
+	require.Equal(t, waits, one(), "it does not know ovs-vswitchd yet")
+	require.NoError(t, c.Apply(t.Context(), sample(), nil), "to another ovs-vswitchd")
+	require.NotContains(t, waiting(), waits)
+	require.Empty(t, audit(t, c, sample()))
+
 	one()
 	require.ErrorContains(t, c.Apply(t.Context(), []ovs.BoundFlow{flow(1, 1, "in_port=nowhere", "drop")}, nil), "refused")
 	require.Empty(t, audit(t, c, sample()))

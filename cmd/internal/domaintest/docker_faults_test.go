@@ -168,9 +168,9 @@ func (p plugin) portNamedAtBoot(host string) {
 	p.docker(host, "rm", "-f", "booted")
 }
 
-// addressAfterKill kills the engine, and has an agent that has just started beside it. The
-// next engine ends the container, tells the driver nothing of that, and starts it again with
-// its address.
+// addressAfterKill kills the engine beside an agent that has just started. The next engine
+// ends the container, cleans up after it, and starts it again with its address, which must
+// be free by then: a container that is not started at this moment stays dead (U1).
 func (p plugin) addressAfterKill(host string) {
 	p.container(host, "fixed", "--network", "shop", "--restart", "always", "--ip", "10.7.252.9")
 	before := p.docker(host, "inspect", "-f", "{{.State.Pid}}", "fixed")
